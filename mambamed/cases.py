@@ -1,0 +1,159 @@
+"""What a dataset is, in words: cases, channels, labels, regions, landmarks, classes. No pixels.
+
+A converter turns files on disk into a `RawDataset`; `prepare` keeps its `DatasetManifest` in the
+prepared dataset, and every run carries a copy, so that a model knows what it reads and what it answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mambamed.errors import DatasetError
+
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class ChannelFile:
+    """Where one channel of one case lies.
+
+    Attributes:
+        path: the image file.
+        volume: index along the fourth axis of a 4-D file, as the Medical Segmentation Decathlon
+            stores its channels; None for a 3-D file.
+    """
+
+    path: Path
+    volume: int | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One subject at one visit.
+
+    Attributes:
+        id: unique in its dataset; names the output files, so it holds no path separator.
+        channels: one file a channel, in the manifest's order.
+        label: label map, or None where there is none (prediction).
+        points: landmark name -> world position, mm, RAS+; None where the task has no landmarks.
+        class_name: what the case as a whole is; None where the task has no classes.
+        subject: the person; cases of one subject never straddle a split. The id where not known.
+    """
+
+    id: str
+    channels: tuple[ChannelFile, ...]
+    label: Path | None = None
+    points: Mapping[str, tuple[float, float, float]] | None = None
+    class_name: str | None = None
+    subject: str = ""
+
+    def __post_init__(self) -> None:
+        check_case_id(self.id)
+        if not self.subject:
+            object.__setattr__(self, "subject", self.id)
+
+
+@dataclass(frozen=True)
+class DatasetManifest:
+    """What the cases of a dataset have in common.
+
+    Attributes:
+        name: the dataset's name, for people.
+        channels: channel name -> kind of intensity: "ct" (Hounsfield units) or "mri" (arbitrary units).
+        labels: label name -> integer class; holds "background": 0 where there are labels at all.
+        regions: region name -> the labels it unites; may overlap ("WT": (1, 2, 3)). Empty: labels
+            exclude each other and are told apart by softmax.
+        landmarks: names of the landmarks, in the network's output order.
+        classes: names of the classes, in the network's output order.
+    """
+
+    name: str
+    channels: Mapping[str, str]
+    labels: Mapping[str, int] = field(default_factory=dict)
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    landmarks: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        values = list(self.labels.values())
+        if self.labels and self.labels.get(BACKGROUND) != 0:
+            raise DatasetError(
+                f'{self.name}: no background label; add "background": 0 to "labels" (found {dict(self.labels)})'
+            )
+        for value in values:
+            if values.count(value) > 1:
+                names = [name for name, v in self.labels.items() if v == value]
+                raise DatasetError(f"{self.name}: labels {names} share the value {value}; give each its own")
+        for region, members in self.regions.items():
+            unknown = [m for m in members if m not in values]
+            if unknown:
+                raise DatasetError(
+                    f"{self.name}: region {region} names labels {unknown} that are not among {sorted(values)}"
+                )
+
+    @property
+    def foreground(self) -> dict[str, tuple[int, ...]]:
+        """Answer name -> labels: the regions where there are any, else every label but the background."""
+        if self.regions:
+            return {name: tuple(members) for name, members in self.regions.items()}
+        return {name: (value,) for name, value in self.labels.items() if value != 0}
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dict; `from_json` gives the manifest back."""
+        return {
+            "name": self.name,
+            "channels": dict(self.channels),
+            "labels": dict(self.labels),
+            "regions": {name: list(members) for name, members in self.regions.items()},
+            "landmarks": list(self.landmarks),
+            "classes": list(self.classes),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> DatasetManifest:
+        """The manifest that `to_json` wrote; further keys are passed over."""
+        return cls(
+            name=str(document["name"]),
+            channels=dict(document["channels"]),
+            labels=dict(document.get("labels", {})),
+            regions={name: tuple(members) for name, members in document.get("regions", {}).items()},
+            landmarks=tuple(document.get("landmarks", ())),
+            classes=tuple(document.get("classes", ())),
+        )
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A dataset as a converter found it: its manifest and its cases, sorted by id."""
+
+    manifest: DatasetManifest
+    cases: Sequence[Case]
+
+
+def check_case_id(case_id: str) -> None:
+    """Refuse an id that could leave its folder, hide a line of a log, or not be a file name.
+
+    Raises:
+        DatasetError: the id is empty, too long, holds a path separator, a control character, or is a
+            dot name.
+
+    >>> check_case_id("BRATS_001")
+    >>> check_case_id("../evil")
+    Traceback (most recent call last):
+    ...
+    mambamed.errors.DatasetError: case id '../evil': holds a path separator; rename the case
+    """
+    fact = ""
+    if not case_id or case_id in {".", ".."}:
+        fact = "is not a file name"
+    elif "/" in case_id or "\\" in case_id:
+        fact = "holds a path separator"
+    elif not case_id.isprintable():
+        fact = "holds a control character"
+    elif len(case_id.encode()) > 200:
+        fact = "is longer than 200 bytes"
+    if fact:
+        raise DatasetError(f"case id {case_id!r}: {fact}; rename the case")

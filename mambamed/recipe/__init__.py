@@ -1,0 +1,35 @@
+"""Recipes: the schema, loading with `extends` and overrides, the shipped ones, the JSON Schema.
+
+This folder is the only place that knows YAML.
+"""
+
+from mambamed.recipe.loading import dump_recipe, load_recipe, recipe_schema, shipped_recipes
+from mambamed.recipe.schema import (
+    Augment,
+    Evaluation,
+    Inference,
+    Loss,
+    Optimizer,
+    Preprocess,
+    Recipe,
+    Schedule,
+    Split,
+    Training,
+)
+
+__all__ = [
+    "Augment",
+    "Evaluation",
+    "Inference",
+    "Loss",
+    "Optimizer",
+    "Preprocess",
+    "Recipe",
+    "Schedule",
+    "Split",
+    "Training",
+    "dump_recipe",
+    "load_recipe",
+    "recipe_schema",
+    "shipped_recipes",
+]

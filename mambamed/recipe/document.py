@@ -1,0 +1,139 @@
+"""YAML as recipes use it: version 1.2 scalars, no tags, no duplicate keys, a line for every key."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from mambamed.errors import RecipeError
+
+KeyPath = tuple[str | int, ...]
+
+_CORE_SCHEMA = {
+    "tag:yaml.org,2002:null": (re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
+    "tag:yaml.org,2002:bool": (re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
+    "tag:yaml.org,2002:int": (re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789")),
+    "tag:yaml.org,2002:float": (
+        re.compile(r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan)$"),
+        list("-+.0123456789"),
+    ),
+}
+_MAX_DEPTH = 32
+_MAX_CHARACTERS = 1_000_000
+
+
+class _Yaml12Loader(yaml.SafeLoader):
+    """A safe loader whose plain scalars follow YAML 1.2: `2e-3` is a number, `on` is text."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own form
+
+
+for _tag, (_pattern, _first) in _CORE_SCHEMA.items():
+    _Yaml12Loader.add_implicit_resolver(_tag, _pattern, _first)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a key was written: a file and its line, or an override on the command line."""
+
+    file: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.file if self.line is None else f"{self.file}:{self.line}"
+
+
+def parse_document(text: str, file: str) -> tuple[dict[str, Any], dict[KeyPath, Origin]]:
+    """Read one recipe's text.
+
+    Args:
+        text: the YAML document, a mapping.
+        file: its name, for messages.
+
+    Returns:
+        The plain values, and for every key path the place where it was written.
+
+    Raises:
+        RecipeError: broken YAML, a tag, an anchor, a duplicate key, too deep or too long, or not a mapping.
+
+    >>> values, origins = parse_document("training: {lr: 2e-3}\\nfast: on", "a.yaml")
+    >>> values["training"]["lr"], values["fast"], str(origins[("fast",)])
+    (0.002, 'on', 'a.yaml:2')
+    """
+    if len(text) > _MAX_CHARACTERS:
+        raise RecipeError(f"{file}: {len(text)} characters; a recipe has at most {_MAX_CHARACTERS}")
+    try:
+        for event in yaml.parse(text, Loader=_Yaml12Loader):
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+                raise RecipeError(
+                    f"{file}:{event.start_mark.line + 1}: anchors are not allowed; write it out"
+                )
+        root = yaml.compose(text, Loader=_Yaml12Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise RecipeError(f"{file}{line}: not valid YAML: {problem}; check indentation and quotes") from error
+    except RecursionError as error:
+        raise RecipeError(f"{file}: nested too deep; a recipe has at most {_MAX_DEPTH} levels") from error
+    if not isinstance(root, yaml.MappingNode):
+        raise RecipeError(f"{file}: holds no keys; a recipe is a mapping that begins with 'task:'")
+    origins: dict[KeyPath, Origin] = {}
+    return _value(root, (), file, origins), origins
+
+
+def parse_value(text: str) -> Any:
+    """The value of an override, read as YAML: `2e-3` a number, `[1, 2]` a list, `adam` a text."""
+    document, _ = parse_document(f"value: {text}", "--set")
+    return document["value"]
+
+
+def _value(node: yaml.Node, path: KeyPath, file: str, origins: dict[KeyPath, Origin]) -> Any:
+    line = node.start_mark.line + 1
+    if len(path) > _MAX_DEPTH:
+        raise RecipeError(f"{file}:{line}: nested deeper than {_MAX_DEPTH} levels")
+    origins.setdefault(path, Origin(file, line))
+    if isinstance(node, yaml.MappingNode):
+        values: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            at = f"{file}:{key_node.start_mark.line + 1}"
+            if key is None:
+                raise RecipeError(f"{at}: a key must be plain text")
+            if key in values:
+                raise RecipeError(f"{at}: {_dotted((*path, key))}: written twice; keep one")
+            origins[(*path, key)] = Origin(file, key_node.start_mark.line + 1)
+            values[key] = _value(value_node, (*path, key), file, origins)
+        return values
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(item, (*path, i), file, origins) for i, item in enumerate(node.value)]
+    return _scalar(node, f"{file}:{line}")
+
+
+def _scalar(node: yaml.Node, at: str) -> Any:
+    text, kind = node.value, node.tag.rsplit(":", 1)[-1]
+    if not node.tag.startswith("tag:yaml.org,2002:") or kind not in {"null", "bool", "int", "float", "str"}:
+        raise RecipeError(
+            f"{at}: tag {node.tag!r} is not allowed; a recipe holds text, numbers, lists and keys"
+        )
+    try:
+        if kind == "null":
+            return None
+        if kind == "bool":
+            return text.lower() == "true"
+        if kind == "int":
+            return int(text)
+        if kind == "float":
+            special = {".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}
+            return special.get(text.lower()) if text.lower() in special else float(text)
+    except ValueError as error:
+        raise RecipeError(f"{at}: {text[:40]!r} is not a {kind}") from error
+    return text
+
+
+def _dotted(path: KeyPath) -> str:
+    return ".".join(str(part) for part in path)

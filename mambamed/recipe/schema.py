@@ -1,0 +1,225 @@
+"""The schema of a recipe: what a person may write, with its defaults. Defaults live here only.
+
+The strings under the fields reach the JSON Schema (`mambamed recipes schema`), hence editors.
+Options of a network are checked by the network itself, because each has its own.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Triple = tuple[int, int, int]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are refused, nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Split(Section):
+    """How cases are parted into training, validation and test; cases of one subject stay together."""
+
+    folds: int = Field(5, ge=2)
+    """Number of cross-validation folds; unused where fractions are given."""
+    train: Probability | None = None
+    """Fraction of subjects for training, for one fixed split instead of cross-validation."""
+    val: Probability | None = None
+    """Fraction of subjects for validation."""
+    test: Probability | None = None
+    """Fraction of subjects kept for testing."""
+    group_by: Literal["subject", "case"] = "subject"
+    """What is never torn apart."""
+    seed: int = 12345
+    """Seed of the shuffle; the default is nnU-Net's."""
+
+    @model_validator(mode="after")
+    def _fractions_belong_together(self) -> Split:
+        given = [self.train, self.val, self.test]
+        if any(f is not None for f in given):
+            if self.train is None or self.val is None:
+                raise ValueError("give train and val (and test) together")
+            total = sum(f or 0.0 for f in given)
+            if abs(total - 1) > 1e-6:
+                raise ValueError(f"train + val + test must be 1, here {total:g}")
+        return self
+
+
+class Dataset(Section):
+    """What the recipe expects of the dataset; what is given must agree with the prepared one."""
+
+    prepared: str | None = None
+    """Folder of the prepared dataset; `-d` on the command line goes before it."""
+    channels: dict[str, Literal["ct", "mri"]] | None = None
+    """Channel name -> kind of intensity, in the order in which the network reads them."""
+    labels: dict[str, int] | None = None
+    """Label name -> integer class."""
+    regions: dict[str, tuple[int, ...]] | None = None
+    """Region name -> labels it unites; given, the network answers overlapping regions by sigmoid."""
+    landmarks: tuple[str, ...] | None = None
+    """Names of the landmarks."""
+    classes: tuple[str, ...] | None = None
+    """Names of the classes."""
+    split: Split = Split()
+
+
+class Preprocess(Section):
+    """From the native to the prepared grid; `prepare --recipe` uses it."""
+
+    spacing: Literal["median", "keep"] | tuple[Positive, Positive, Positive] = "median"
+    """Spacing of the prepared grid in mm (x, y, z): the training cases' median (nnU-Net's rule), each
+    case's own, or three numbers."""
+    crop: Literal["nonzero", "none"] = "nonzero"
+    """Crop to the bounding box of what is not zero in any channel."""
+    normalize: Literal["auto", "zscore", "zscore_nonzero", "ct", "none"] = "auto"
+    """Intensities: auto = ct for CT channels, else zscore (over nonzero voxels where cropping removed much)."""
+
+
+class Network(BaseModel):
+    """The network and its options, which the network itself checks."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+
+    name: str
+    """A name of `mambamed.networks.NETWORKS`."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every key but the name."""
+        return dict(self.model_extra or {})
+
+
+class Optimizer(Section):
+    name: Literal["adam", "adamw", "sgd", "radam"] = "adamw"
+    lr: Positive = 1e-3
+    """Learning rate at the start of the schedule."""
+    weight_decay: Annotated[float, Field(ge=0)] = 3e-5
+    momentum: Probability = 0.99
+    """SGD only, with Nesterov's form."""
+
+
+class Schedule(Section):
+    name: Literal["poly", "linear", "cosine", "constant"] = "poly"
+    """How the learning rate falls over the steps of the run."""
+    power: Positive = 0.9
+    """Exponent of poly: lr * (1 - step/steps)^power."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps of linear rise from zero before it."""
+
+
+class Loss(Section):
+    """Soft Dice plus cross-entropy (binary cross-entropy for regions), weighted."""
+
+    dice: Annotated[float, Field(ge=0)] = 1.0
+    cross_entropy: Annotated[float, Field(ge=0)] = 1.0
+    batch_dice: bool = False
+    """Count Dice over the whole batch rather than each patch of it."""
+    smooth: Annotated[float, Field(ge=0)] = 1e-5
+    """Added to numerator and denominator of Dice."""
+
+    @model_validator(mode="after")
+    def _something_is_learned(self) -> Loss:
+        if self.dice == 0 and self.cross_entropy == 0:
+            raise ValueError("dice and cross_entropy are both 0: nothing would be learned")
+        return self
+
+
+class Augment(Section):
+    """Random changes of a training patch; each probability counts per patch. Zero switches off."""
+
+    mirror: tuple[Literal["x", "y", "z"], ...] = ("x", "y", "z")
+    """Axes that may be mirrored, each with probability one half. Also the axes of mirroring in prediction."""
+    rotate: Probability = 0.2
+    rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 30.0
+    """Largest angle about each axis."""
+    scale: Probability = 0.2
+    scale_range: tuple[Positive, Positive] = (0.7, 1.4)
+    noise: Probability = 0.1
+    noise_std: Annotated[float, Field(ge=0)] = 0.3
+    """Largest standard deviation of additive Gaussian noise, in units of the normalized image."""
+    blur: Probability = 0.2
+    blur_sigma: tuple[Positive, Positive] = (0.5, 1.0)
+    """Sigma of the Gaussian, in voxels."""
+    brightness: Probability = 0.15
+    brightness_range: tuple[Positive, Positive] = (0.75, 1.25)
+    contrast: Probability = 0.15
+    contrast_range: tuple[Positive, Positive] = (0.75, 1.25)
+    low_resolution: Probability = 0.25
+    low_resolution_range: tuple[Positive, Positive] = (0.5, 1.0)
+    gamma: Probability = 0.3
+    gamma_range: tuple[Positive, Positive] = (0.7, 1.5)
+
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> Augment:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if (name.endswith("_range") or name == "blur_sigma") and value[0] > value[1]:
+                raise ValueError(f"{name}: the first number must not exceed the second, here {list(value)}")
+        return self
+
+
+class Training(Section):
+    epochs: int = Field(1000, ge=1)
+    """Reporting intervals, each of `steps_per_epoch` optimizer updates."""
+    steps_per_epoch: int = Field(250, ge=1)
+    batch_size: int | None = Field(None, ge=1)
+    """Patches a step; the plan's where not given."""
+    patch_size: Triple | None = None
+    """Voxels the network sees (x, y, z); the plan's where not given."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """auto = bf16 where the device computes it fast, else fp32."""
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    loss: Loss = Loss()
+    foreground: Probability = 0.33
+    """Fraction of the patches of a batch that are centered on a foreground voxel."""
+    augment: Augment = Augment()
+    clip: Annotated[float, Field(ge=0)] = 12.0
+    """Largest norm of the gradient; 0 = no clipping."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the moving average of the weights, used for validation and prediction; 0 = none."""
+    validation_patches: int = Field(16, ge=1)
+    """Patches of validation cases scored after each epoch; the whole volumes are scored at the end."""
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Optimizer updates of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+
+class Inference(Section):
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Share of a window that its neighbor along an axis covers too."""
+    gaussian: bool = True
+    """Weight a window's center more than its rim."""
+    tta: Literal["mirror", "none"] = "mirror"
+    """Average over mirrored copies, along the axes that training mirrored."""
+
+
+class Evaluation(Section):
+    metrics: tuple[str, ...] = ("dice", "hd95")
+    hd95: Literal["pooled", "max-directed", "surface-area"] = "max-directed"
+    """Which of the three distances that go by this name."""
+    empty: Literal["exclude", "brats"] = "exclude"
+    """A structure absent from reference and prediction: left out of the mean by name, or Dice 1."""
+
+
+class Recipe(Section):
+    """One experiment: what is learned, from what, by which network, how."""
+
+    task: Literal["segmentation", "landmarks", "classification"] = "segmentation"
+    name: str = ""
+    """Name of the run; the file's name where not given."""
+    dataset: Dataset = Dataset()
+    preprocess: Preprocess = Preprocess()
+    network: Network
+    training: Training = Training()
+    inference: Inference = Inference()
+    evaluation: Evaluation = Evaluation()
+    paper: dict[str, float | str] = {}
+    """The paper's own numbers, shown beside ours."""
