@@ -81,7 +81,7 @@ class DatasetManifest:
         values = list(self.labels.values())
         if self.labels and self.labels.get(BACKGROUND) != 0:
             raise DatasetError(
-                f'{self.name}: no background label; add "background": 0 to "labels" (found {dict(self.labels)})'
+                f'{self.name}: no background label; add "background": 0 to "labels" {dict(self.labels)}'
             )
         for value in values:
             if values.count(value) > 1:

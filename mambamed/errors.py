@@ -30,6 +30,6 @@ class ModelError(MambamedError):
 
 
 class RunError(MambamedError):
-    """A run failed while working: the disk is full, the loss stays non-finite, another process holds the folder."""
+    """A run failed while working: a full disk, a loss that stays non-finite, a folder held by another process."""
 
     exit_code = 1
