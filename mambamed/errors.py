@@ -30,6 +30,6 @@ class ModelError(MambamedError):
 
 
 class RunError(MambamedError):
-    """A run failed while working: a full disk, a loss that stays non-finite, a folder held by another process."""
+    """A run failed while working: a full disk, a loss that stays non-finite, a folder in use."""
 
     exit_code = 1

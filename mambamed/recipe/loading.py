@@ -61,9 +61,8 @@ def find_recipe(recipe: str | Path) -> Path:
         return shipped[name]
     if path.is_dir():
         raise RecipeError(f"{recipe}: is a folder; give a recipe file or a name from 'mambamed recipes list'")
-    raise RecipeError(
-        f"{recipe}: no such recipe{_did_you_mean(path.stem, shipped)}; see 'mambamed recipes list' or give a path"
-    )
+    hint = _did_you_mean(path.stem, shipped)
+    raise RecipeError(f"{recipe}: no such recipe{hint}; see 'mambamed recipes list' or give a path")
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -85,7 +84,7 @@ def recipe_schema() -> dict[str, Any]:
     schema = Recipe.model_json_schema()
     schema["properties"]["extends"] = {
         "type": "string",
-        "description": "Name of a shipped recipe, or a file beside this one, whose keys hold where not given here.",
+        "description": "A shipped recipe, or a file beside this one, whose keys hold where not given here.",
     }
     return schema
 
@@ -123,10 +122,9 @@ def _merge(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any
     for key, value in child.items():
         whole = key in {"channels", "labels", "regions", "paper"}
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and not whole:
-            renamed = key == "network" and value.get("name", merged[key].get("name")) != merged[key].get(
-                "name"
-            )
-            merged[key] = dict(value) if renamed else _merge(merged[key], value)
+            # Another network's options mean nothing to this one.
+            another = key == "network" and value.get("name") not in {None, merged[key].get("name")}
+            merged[key] = dict(value) if another else _merge(merged[key], value)
         else:
             merged[key] = value
     return merged
@@ -155,9 +153,8 @@ def _fault_line(fault: Any, origins: Mapping[KeyPath, Origin], file: str) -> str
     while known and known not in origins:
         known = known[:-1]
     at = origins.get(known, Origin(file))
-    key = ".".join(
-        str(part) for part in location[: len(known) + 1] if not str(part).startswith(("literal", "tuple"))
-    )
+    # Pydantic adds the tried alternatives of a union ("literal[...]", "tuple[...]") to the location.
+    key = ".".join(str(part) for part in location[: len(known) + 1] if "[" not in str(part))
     if fault["type"] == "extra_forbidden":
         return f"{at}: {key}: unknown key{_did_you_mean(str(location[-1]), _keys_at(location[:-1]))}"
     if fault["type"] == "missing":

@@ -76,7 +76,7 @@ class Preprocess(Section):
     crop: Literal["nonzero", "none"] = "nonzero"
     """Crop to the bounding box of what is not zero in any channel."""
     normalize: Literal["auto", "zscore", "zscore_nonzero", "ct", "none"] = "auto"
-    """Intensities: auto = ct for CT channels, else zscore (over nonzero voxels where cropping removed much)."""
+    """Intensities: auto = ct for CT channels, else zscore (of nonzero voxels where cropping removed much)."""
 
 
 class Network(BaseModel):
