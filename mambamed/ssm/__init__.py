@@ -1,0 +1,56 @@
+"""The selective scan, alone in its wing: one definition, several ways to compute it, and the Mamba blocks.
+
+=============  ==========================================================================
+`scan`         `selective_scan`: the public function; chooses among `BACKENDS`
+`reference`    the recurrence of the paper as a loop, in any float type: the definition
+`chunked`      plain torch, any device, bounded memory
+`cpu`          numba with explicit SIMD
+`triton`       kernels for NVIDIA and AMD GPUs, compiled at first use
+`cuda`         the functions of `mamba_ssm`, where that package is installed
+`conv`         the causal depthwise convolution
+`orders`       the ways in which a 3D grid is read as a sequence
+`mamba`        `Mamba` and `BidirectionalMamba`
+=============  ==========================================================================
+
+Importing this package imports nothing; the names below are found at first use (PEP 562).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mambamed.ssm.conv import causal_conv
+    from mambamed.ssm.mamba import BidirectionalMamba, Mamba
+    from mambamed.ssm.scan import BACKENDS, chosen_backend, selective_scan, set_backend
+
+_HOME = {
+    "selective_scan": "scan",
+    "set_backend": "scan",
+    "chosen_backend": "scan",
+    "BACKENDS": "scan",
+    "causal_conv": "conv",
+    "Mamba": "mamba",
+    "BidirectionalMamba": "mamba",
+}
+
+__all__ = [
+    "BACKENDS",
+    "BidirectionalMamba",
+    "Mamba",
+    "causal_conv",
+    "chosen_backend",
+    "selective_scan",
+    "set_backend",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"mambamed.ssm.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'mambamed.ssm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

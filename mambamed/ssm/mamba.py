@@ -1,0 +1,252 @@
+"""The Mamba block and its bidirectional sibling, with the parameter names and shapes of the public code.
+
+State dicts of `mamba_ssm.Mamba` load into `Mamba`; those of Vim's and SegMamba's fork ("bimamba v2, v3") load into
+`BidirectionalMamba`. Parameters are drawn in the order of the public code: the same seed gives the same weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mambamed.ssm.conv import causal_conv
+from mambamed.ssm.orders import deinterleave_slices, interleave_slices
+from mambamed.ssm.scan import selective_scan
+
+Direction = Literal["forward", "backward", "slice"]
+_SUFFIX: dict[str, str] = {"forward": "", "backward": "_b", "slice": "_s"}
+
+
+class _MambaBase(nn.Module):
+    """What both blocks share: the sizes, and one direction's conv -> x_proj -> dt_proj -> scan -> gate."""
+
+    def __init__(self, d_model: int, d_state: int, d_conv: int, expand: int, dt_rank: int | Literal["auto"]):
+        super().__init__()
+        self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
+        self.d_inner = int(expand * d_model)
+        self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else int(dt_rank)
+
+    def _add_direction(self, suffix: str, conv_bias: bool) -> None:
+        """Parameters of one direction; `A{suffix}_log`, `D{suffix}`, `conv1d{suffix}`, ... as in the public code."""
+        D, N = self.d_inner, self.d_state
+        conv = nn.Conv1d(D, D, self.d_conv, groups=D, padding=self.d_conv - 1, bias=conv_bias)
+        self.add_module(f"conv1d{suffix}", conv)
+        self.add_module(f"x_proj{suffix}", nn.Linear(D, self.dt_rank + 2 * N, bias=False))
+        self.add_module(f"dt_proj{suffix}", nn.Linear(self.dt_rank, D))
+        A = torch.arange(1, N + 1, dtype=torch.float32).log().repeat(D, 1)
+        self.register_parameter(f"A{suffix}_log", nn.Parameter(A))
+        self.register_parameter(f"D{suffix}", nn.Parameter(torch.ones(D)))
+        for name in (f"A{suffix}_log", f"D{suffix}"):
+            getattr(self, name)._no_weight_decay = True
+
+    def _init_steps(
+        self, dt_min: float, dt_max: float, dt_init: str, dt_scale: float, dt_init_floor: float
+    ) -> None:
+        """Step sizes log-uniform in [dt_min, dt_max] at the start (Gu & Dao 2023, section 3.6)."""
+        proj = cast(nn.Linear, self.dt_proj)
+        bound = self.dt_rank**-0.5 * dt_scale
+        if dt_init == "random":
+            nn.init.uniform_(proj.weight, -bound, bound)
+        elif dt_init == "constant":
+            nn.init.constant_(proj.weight, bound)
+        else:
+            raise ValueError(f"dt_init must be 'random' or 'constant', got {dt_init!r}")
+        low, high = math.log(dt_min), math.log(dt_max)
+        dt = torch.exp(torch.rand(self.d_inner) * (high - low) + low).clamp(min=dt_init_floor)
+        with torch.no_grad():
+            proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        proj.bias._no_reinit = True  # type: ignore[attr-defined]
+
+    def _scan_direction(self, xz: Tensor, suffix: str, reverse: bool) -> Tensor:
+        """`(B, L, 2 D)` -> `(B, L, D)`: convolution, selective scan and gate with one direction's parameters."""
+        u, z = xz.transpose(1, 2).chunk(2, dim=1)  # (B, D, L) each, channel-last views
+        conv = getattr(self, f"conv1d{suffix}")
+        u = causal_conv(u, conv.weight[:, 0], conv.bias, silu=True, reverse=reverse)
+        projected = getattr(self, f"x_proj{suffix}")(u.transpose(1, 2))  # (B, L, r + 2 N)
+        step, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=2)
+        dt_proj = getattr(self, f"dt_proj{suffix}")
+        delta = F.linear(step, dt_proj.weight).transpose(1, 2)
+        out = selective_scan(
+            u,
+            delta,
+            -torch.exp(getattr(self, f"A{suffix}_log").float()),
+            B.transpose(1, 2),
+            C.transpose(1, 2),
+            getattr(self, f"D{suffix}").float(),
+            z,
+            dt_proj.bias.float(),
+            delta_softplus=True,
+            reverse=reverse,
+        )
+        return out.transpose(1, 2)
+
+
+class Mamba(_MambaBase):
+    """in_proj -> causal conv -> x_proj -> dt_proj -> selective scan -> gate -> out_proj.
+
+    No norm and no residual inside. Under autocast the projections run in the autocast type; the convolution and
+    the scan are float32.
+
+    Args:
+        d_model: width of the tokens.
+        d_state: N, states a channel.
+        d_conv: taps of the causal convolution.
+        expand: `d_inner = expand * d_model` channels are scanned.
+        dt_rank: rank of the step-size projection; "auto" is ceil(d_model / 16).
+        dt_min, dt_max, dt_init, dt_scale, dt_init_floor: distribution of the step sizes at initialization.
+        conv_bias, bias: whether the convolution, and the in and out projections, have a bias.
+
+    Source:
+        Gu & Dao 2023; names, shapes and random draws as `mamba_ssm.Mamba` 2.3.2.
+
+    >>> Mamba(8)(torch.zeros(2, 5, 8)).shape
+    torch.Size([2, 5, 8])
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | Literal["auto"] = "auto",
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_init: str = "random",
+        dt_scale: float = 1.0,
+        dt_init_floor: float = 1e-4,
+        conv_bias: bool = True,
+        bias: bool = False,
+    ):
+        super().__init__(d_model, d_state, d_conv, expand, dt_rank)
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
+        self._add_direction("", conv_bias)
+        self._init_steps(dt_min, dt_max, dt_init, dt_scale, dt_init_floor)
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
+
+    def forward(self, x: Tensor, reverse: bool = False, flip_channels: bool = False) -> Tensor:
+        """`(B, L, d_model)` -> `(B, L, d_model)`.
+
+        Args:
+            x: tokens.
+            reverse: read from the last token to the first: equals `flip(Mamba(flip(x, 1)), 1)`.
+            flip_channels: equals `flip(Mamba(flip(x, 2)), 2)`; the weights are flipped instead of the tokens.
+        """
+        if not flip_channels:
+            return self.out_proj(self._scan_direction(self.in_proj(x), "", reverse))
+        xz = F.linear(x, self.in_proj.weight.flip(1), self.in_proj.bias)
+        out_bias = None if self.out_proj.bias is None else self.out_proj.bias.flip(0)
+        return F.linear(self._scan_direction(xz, "", reverse), self.out_proj.weight.flip(0), out_bias)
+
+    def readings(self, x: Tensor) -> Tensor:
+        """Mean of the four readings of MICCSS: as it is, length flipped, channels flipped, both.
+
+        Equals `mean(self(x, reverse, flip) for reverse in (False, True) for flip in (False, True))` at less than
+        half of its cost outside the scan: the two projections of the input are one product for both directions,
+        the channel-flipped reading is a second batch entry, and the outputs are added before one last product.
+
+        Args:
+            x: `(B, L, d_model)` tokens.
+
+        Returns:
+            `(B, L, d_model)`.
+
+        Source:
+            nnMamba (Gong et al. 2024), Mamba-In-Convolution with Channel-Spatial Siamese learning (MICCSS).
+        """
+        batch, length, width = x.shape
+        w_in, w_out = self.in_proj.weight, self.out_proj.weight
+        both_in = torch.stack([w_in, w_in.flip(1)]).transpose(1, 2)  # (2, d_model, 2 D)
+        xz = torch.matmul(x.reshape(1, batch * length, width), both_in)  # (2, B L, 2 D)
+        if self.in_proj.bias is not None:
+            xz = xz + self.in_proj.bias
+        xz = xz.view(2 * batch, length, -1)
+        y = self._scan_direction(xz, "", False) + self._scan_direction(xz, "", True)
+        y = y.view(2, batch * length, self.d_inner)
+        both_out = torch.stack([w_out, w_out.flip(0)]).transpose(1, 2) * 0.25  # (2, D, d_model)
+        out = torch.matmul(y, both_out).sum(0).view(batch, length, width)
+        if self.out_proj.bias is not None:
+            out = out + 0.5 * (self.out_proj.bias + self.out_proj.bias.flip(0))
+        return out
+
+
+class BidirectionalMamba(_MambaBase):
+    """Several directions over one input projection, summed before one output projection (Vim, SegMamba).
+
+    Every direction has its own convolution, projections, A and D, suffix none, `_b`, `_s`, and is multiplied by
+    silu of its own z. The step sizes of the extra directions keep nn.Linear's default initialization, as in the
+    public code.
+
+    Args:
+        d_model, d_state, d_conv, expand, dt_rank, dt_*, conv_bias, bias: as in `Mamba`.
+        directions: "forward" always, then "backward" (read from the end) and "slice" (SegMamba's inter-slice
+            order); the fork's v2 is `("forward", "backward")`, its v3 has all three.
+        nslices: runs of equal length into which L is cut for the "slice" direction; `forward` may override it.
+
+    Raises:
+        ValueError: for a list of directions that is not such a one.
+
+    Source:
+        Zhu et al. 2024 (Vision Mamba); Xing et al. 2024 (SegMamba).
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | Literal["auto"] = "auto",
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_init: str = "random",
+        dt_scale: float = 1.0,
+        dt_init_floor: float = 1e-4,
+        conv_bias: bool = True,
+        bias: bool = False,
+        directions: Sequence[Direction] = ("forward", "backward"),
+        nslices: int | None = None,
+    ):
+        super().__init__(d_model, d_state, d_conv, expand, dt_rank)
+        if directions[:1] != type(directions)(("forward",)) or len(set(directions)) != len(directions):
+            raise ValueError(f"directions must begin with 'forward' and not repeat, got {directions!r}")
+        if unknown := set(directions) - set(_SUFFIX):
+            raise ValueError(f"unknown directions {sorted(unknown)}; choose from {', '.join(_SUFFIX)}")
+        self.directions, self.nslices = tuple(directions), nslices
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
+        self._add_direction("", conv_bias)
+        self._init_steps(dt_min, dt_max, dt_init, dt_scale, dt_init_floor)
+        for direction in self.directions[1:]:
+            self._add_direction(_SUFFIX[direction], conv_bias)
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
+
+    def forward(self, x: Tensor, nslices: int | None = None) -> Tensor:
+        """`(B, L, d_model)` -> `(B, L, d_model)`.
+
+        Args:
+            x: tokens.
+            nslices: overrides the constructor's; must divide L. Only the "slice" direction reads it.
+
+        Raises:
+            ValueError: if the "slice" direction has no `nslices`, or one that does not divide L.
+        """
+        xz = self.in_proj(x)
+        y = None
+        for direction in self.directions:
+            if direction == "slice":
+                part = self._scan_slices(xz, nslices or self.nslices)
+            else:
+                part = self._scan_direction(xz, _SUFFIX[direction], direction == "backward")
+            y = part if y is None else y + part
+        return self.out_proj(y)
+
+    def _scan_slices(self, xz: Tensor, nslices: int | None) -> Tensor:
+        if nslices is None:
+            raise ValueError("the 'slice' direction needs nslices, here or in the constructor")
+        part = self._scan_direction(interleave_slices(xz, nslices), "_s", False)
+        return deinterleave_slices(part, nslices)

@@ -1,0 +1,269 @@
+"""`selective_scan`: one function, several backends, one node in a compiled graph.
+
+A **backend** is a module with three functions (the seam):
+
+    saved_shape(batch, length, d_inner, d_state) -> tuple[int, ...]
+        shape of the float32 tensor (float64 for float64 inputs) that its forward keeps for its backward;
+    scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save) -> (out, saved)
+        `saved` has `saved_shape(...)` if `save`, else it is ignored (give `u.new_empty(0)`);
+    scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
+        -> (du, ddelta, dA, dB, dC, dD, dz, ddelta_bias), None for what was not given.
+
+They see the tensors as the caller gave them: `(B, D, L)`, any strides (channel-last, i.e. the transposed view
+of a `(B, L, D)` tensor, is the native one), any float type, batch and length at least 1. They run below
+autograd: nothing they do is recorded. What they return may have any float type and strides; it is brought into
+shape here. The meaning of the arguments is defined in `mambamed.ssm.reference`.
+
+A backend that cannot serve here says so from `unavailable() -> str | None` (a reason, or None when it works).
+To add one: write the module, add a line to `BACKENDS`; `tests/ssm/test_scan.py` runs over the table.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from functools import lru_cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+BACKENDS = {
+    "reference": "mambamed.ssm.reference",
+    "chunked": "mambamed.ssm.chunked",
+}
+
+# first that works, by device type; `chunked` works everywhere
+_PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
+
+_forced: str | None = None
+
+
+@lru_cache(maxsize=None)
+def _backend(name: str) -> ModuleType:
+    if name not in BACKENDS:
+        raise ValueError(f"{name!r}: no such scan backend; choose one of {', '.join(BACKENDS)} or 'auto'")
+    return importlib.import_module(BACKENDS[name])
+
+
+@lru_cache(maxsize=None)
+def why_unavailable(name: str) -> str | None:
+    """The reason for which backend `name` cannot serve on this machine, or None when it can."""
+    try:
+        module = _backend(name)
+    except ImportError as error:
+        return f"{error}"
+    probe = getattr(module, "unavailable", None)
+    return probe() if probe else None
+
+
+def set_backend(name: str) -> None:
+    """Make every `backend="auto"` scan of this process use `name`; `"auto"` restores the choice by device."""
+    global _forced
+    if name != "auto" and (reason := (_backend(name), why_unavailable(name))[1]):
+        raise ValueError(f"scan backend {name!r} cannot serve here: {reason}")
+    _forced = None if name == "auto" else name
+
+
+def chosen_backend(device: str | torch.device = "cpu") -> tuple[str, str]:
+    """What `backend="auto"` means on `device`: the backend's name, and why.
+
+    >>> chosen_backend("meta")
+    ('chunked', "plain torch, as there is no kernel for device type 'meta'")
+    """
+    if _forced is not None:
+        return _forced, "set by set_backend"
+    return _choose(torch.device(device).type)
+
+
+@lru_cache(maxsize=None)
+def _choose(device_type: str) -> tuple[str, str]:
+    refused = []
+    for name in _PREFERENCE.get(device_type, ()):
+        if name not in BACKENDS:
+            continue
+        reason = why_unavailable(name)
+        if reason is None:
+            why = f"first that works on {device_type}" + "".join(f"; no {r}" for r in refused)
+            log.info("selective scan on %s: %s (%s)", device_type, name, why)
+            return name, why
+        refused.append(f"{name}: {reason}")
+    why = f"plain torch, as there is no kernel for device type {device_type!r}"
+    if refused:
+        why = "plain torch" + "".join(f"; no {r}" for r in refused)
+    log.info("selective scan on %s: chunked (%s)", device_type, why)
+    return "chunked", why
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    reverse: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    """Selective scan of `mamba_ssm.selective_scan_fn`, by whichever backend serves the device best.
+
+    Args:
+        u: `(B, D, L)` input sequence, any float type.
+        delta: `(B, D, L)` step sizes, before `delta_bias` and softplus.
+        A: `(D, N)` real, negative: decay rates of the N states of each channel.
+        B: `(B, N, L)` how the input enters the states.
+        C: `(B, N, L)` how the states are read out.
+        D: `(D,)` skip connection, or None.
+        z: `(B, D, L)` gate; the output is multiplied by silu(z). None: no gate.
+        delta_bias: `(D,)` added to delta, or None.
+        delta_softplus: whether softplus is applied to delta (+ bias).
+        reverse: run from the last token to the first: the scan of the flipped sequence, flipped back.
+        backend: a name of `BACKENDS`, or "auto".
+
+    Returns:
+        `(B, D, L)` in u's type, channel-last in memory (`out.transpose(1, 2)` is contiguous). States are float32
+        (float64 for float64 inputs) whatever the types of the inputs, also under autocast.
+
+    Raises:
+        ValueError: shapes that do not fit together, or a backend that does not exist or cannot serve.
+
+    Source:
+        Gu & Dao 2023, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces".
+
+    >>> one = torch.ones(1, 1, 3)
+    >>> selective_scan(one, one, torch.tensor([[-0.6931472]]), one, one).flatten().tolist()
+    [1.0, 1.5, 1.75]
+    """
+    _check_shapes(u, delta, A, B, C, D, z, delta_bias)
+    if backend == "auto":
+        backend = chosen_backend(u.device)[0]
+    elif reason := (_backend(backend), why_unavailable(backend))[1]:
+        raise ValueError(f"scan backend {backend!r} cannot serve here: {reason}")
+    if u.numel() == 0:
+        return torch.zeros_like(u)
+    given = [t for t in (u, delta, A, B, C, D, z, delta_bias) if t is not None]
+    save = torch.is_grad_enabled() and any(t.requires_grad for t in given)
+    out, _ = torch.ops.mambamed.selective_scan(
+        u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, backend
+    )
+    return out
+
+
+def _check_shapes(u, delta, A, B, C, D, z, delta_bias) -> None:
+    if u.ndim != 3:
+        raise ValueError(f"u must be (B, D, L), got {tuple(u.shape)}")
+    batch, channels, length = u.shape
+    if A.ndim != 2 or A.shape[0] != channels:
+        raise ValueError(f"A must be (D={channels}, N), got {tuple(A.shape)}")
+    sequence, state = (batch, channels, length), (batch, A.shape[1], length)
+    expected = [("delta", delta, sequence), ("B", B, state), ("C", C, state), ("z", z, sequence)]
+    expected += [("D", D, (channels,)), ("delta_bias", delta_bias, (channels,))]
+    for name, tensor, shape in expected:
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} must be {shape} beside u {tuple(u.shape)}, got {tuple(tensor.shape)}")
+
+
+# --- the custom operators -------------------------------------------------------------------------------------
+
+_INPUTS = (
+    "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
+    "bool delta_softplus, bool reverse"
+)
+
+
+def _channel_last(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype).transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def _empty_channel_last(like: Tensor) -> Tensor:
+    batch, channels, length = like.shape
+    return like.new_empty(batch, length, channels).transpose(1, 2)
+
+
+def _saved_like(u: Tensor, A: Tensor, save: bool, backend: str) -> Tensor:
+    shape = _backend(backend).saved_shape(u.shape[0], u.shape[2], *A.shape) if save else (0,)
+    return u.new_empty(shape, dtype=torch.promote_types(torch.float32, u.dtype))
+
+
+def _forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, backend):
+    out, saved = _backend(backend).scan_forward(
+        u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save
+    )
+    if not save:
+        saved = u.new_empty(0, dtype=torch.promote_types(torch.float32, u.dtype))
+    return _channel_last(out, u.dtype), saved
+
+
+def _backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, backend):
+    grads = _backend(backend).scan_backward(
+        grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse
+    )
+    inputs = (u, delta, A, B, C, D, z, delta_bias)
+    shaped = []
+    for grad, of in zip(grads, inputs, strict=True):
+        if of is None:
+            shaped.append(u.new_empty(0))
+        elif of.ndim == 3:
+            shaped.append(_channel_last(grad, of.dtype))
+        else:
+            shaped.append(grad.to(of.dtype).contiguous())
+    return tuple(shaped)
+
+
+forward_op = torch.library.custom_op(
+    "mambamed::selective_scan",
+    _forward,
+    mutates_args=(),
+    schema=f"({_INPUTS}, bool save, str backend) -> (Tensor, Tensor)",
+)
+backward_op = torch.library.custom_op(
+    "mambamed::selective_scan_backward",
+    _backward,
+    mutates_args=(),
+    schema=f"(Tensor grad_out, Tensor saved, {_INPUTS}, str backend) -> (" + ", ".join(["Tensor"] * 8) + ")",
+)
+
+
+@forward_op.register_fake
+def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, backend):
+    return _empty_channel_last(u), _saved_like(u, A, save, backend)
+
+
+@backward_op.register_fake
+def _(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, backend):
+    shaped = []
+    for of in (u, delta, A, B, C, D, z, delta_bias):
+        if of is None:
+            shaped.append(u.new_empty(0))
+        else:
+            shaped.append(_empty_channel_last(of) if of.ndim == 3 else of.new_empty(of.shape))
+    return tuple(shaped)
+
+
+def _setup_context(ctx, inputs, output):
+    *tensors, delta_softplus, reverse, save, backend = inputs
+    ctx.options = (delta_softplus, reverse, backend)
+    ctx.given = [t is not None for t in tensors]
+    if not save:
+        raise RuntimeError(
+            "mambamed::selective_scan was called with save=False although a gradient is asked for"
+        )
+    ctx.save_for_backward(output[1], *tensors)
+
+
+def _autograd(ctx, grad_out, _grad_saved):
+    delta_softplus, reverse, backend = ctx.options
+    saved, *tensors = ctx.saved_tensors
+    grads = torch.ops.mambamed.selective_scan_backward(
+        grad_out, saved, *tensors, delta_softplus, reverse, backend
+    )
+    given = [grad if there else None for grad, there in zip(grads, ctx.given, strict=True)]
+    return (*given, None, None, None, None)
+
+
+forward_op.register_autograd(_autograd, setup_context=_setup_context)
