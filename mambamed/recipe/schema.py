@@ -24,7 +24,7 @@ class Section(BaseModel):
 class Split(Section):
     """How cases are parted into training, validation and test; cases of one subject stay together."""
 
-    folds: int = Field(5, ge=2)
+    folds: Annotated[int, Field(ge=2)] = 5
     """Number of cross-validation folds; unused where fractions are given."""
     train: Probability | None = None
     """Fraction of subjects for training, for one fixed split instead of cross-validation."""
@@ -107,7 +107,7 @@ class Schedule(Section):
     """How the learning rate falls over the steps of the run."""
     power: Positive = 0.9
     """Exponent of poly: lr * (1 - step/steps)^power."""
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps of linear rise from zero before it."""
 
 
@@ -163,10 +163,10 @@ class Augment(Section):
 
 
 class Training(Section):
-    epochs: int = Field(1000, ge=1)
+    epochs: Annotated[int, Field(ge=1)] = 1000
     """Reporting intervals, each of `steps_per_epoch` optimizer updates."""
-    steps_per_epoch: int = Field(250, ge=1)
-    batch_size: int | None = Field(None, ge=1)
+    steps_per_epoch: Annotated[int, Field(ge=1)] = 250
+    batch_size: Annotated[int, Field(ge=1)] | None = None
     """Patches a step; the plan's where not given."""
     patch_size: Triple | None = None
     """Voxels the network sees (x, y, z); the plan's where not given."""
@@ -182,7 +182,7 @@ class Training(Section):
     """Largest norm of the gradient; 0 = no clipping."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the moving average of the weights, used for validation and prediction; 0 = none."""
-    validation_patches: int = Field(16, ge=1)
+    validation_patches: Annotated[int, Field(ge=1)] = 16
     """Patches of validation cases scored after each epoch; the whole volumes are scored at the end."""
     seed: int = 0
 
