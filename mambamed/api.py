@@ -1,0 +1,146 @@
+"""The verbs. Each is a function here and a command of the same name, parameters and help.
+
+Every verb takes paths, does its work through one station of the house, and returns a summary whose
+`faults` name the cases that could not be done; the command line prints it and turns faults into
+exit code 3. Torch and the readers are imported inside the verbs, so that `--help` stays quick.
+`progress`, where a verb takes it, hears how far the work is; the command line passes a progress bar.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from typer import Argument, Option
+
+if TYPE_CHECKING:
+    from mambamed.demo import DemoSummary
+    from mambamed.evaluation import Evaluation
+    from mambamed.inference.predict import PredictSummary
+    from mambamed.preparation.prepare import PreparedSummary
+    from mambamed.progress import Progress
+    from mambamed.training import TrainSummary
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+
+
+def prepare(
+    source: Annotated[Path, Argument(help="Folder of the dataset as it was downloaded.")],
+    output: Annotated[
+        Path | None, Option("-o", "--output", help="Prepared dataset; prepared/<source>.")
+    ] = None,
+    format: Annotated[
+        Literal["auto", "msd", "nnunet", "brats"], Option(help="Layout of SOURCE; auto looks for itself.")
+    ] = "auto",
+    recipe: Annotated[
+        str | None, Option(help="Recipe whose dataset and preprocess sections are used.")
+    ] = None,
+    spacing: Annotated[
+        str | None, Option(help="median, keep, or x,y,z in mm; goes before the recipe.")
+    ] = None,
+    workers: Annotated[int, Option(help="Processes; 0 = one a core, as far as --max-ram allows.")] = 0,
+    max_ram: Annotated[
+        str | None, Option(help="Memory that all processes together may use, as in 8G.")
+    ] = None,
+    check_only: Annotated[bool, Option(help="Only verify the cases and print what is wrong.")] = False,
+    progress: Progress | None = None,
+) -> PreparedSummary:
+    """Turn a dataset into one that can be trained on: verify, crop, resample, normalize, plan, split.
+
+    Killed at any moment, the same command finishes with the same files.
+    """
+    from mambamed import converters
+    from mambamed.preparation.prepare import prepare
+    from mambamed.recipe import load_recipe
+
+    raw = converters.convert(source, format=format)
+    return prepare(
+        raw,
+        output or Path("prepared") / source.resolve().name,
+        recipe=load_recipe(recipe) if recipe else None,
+        spacing=spacing,
+        workers=workers,
+        max_ram=max_ram,
+        check_only=check_only,
+        progress=progress,
+    )
+
+
+def train(
+    recipe: Annotated[str, Argument(help="A recipe file, or the name of a shipped recipe.")],
+    data: Annotated[
+        Path | None, Option("-d", "--data", help="Prepared dataset; goes before the recipe's.")
+    ] = None,
+    output: Annotated[Path | None, Option("-o", "--output", help="Run folder; runs/<recipe>.")] = None,
+    fold: Annotated[str, Option("-f", "--fold", help="Number of the fold, or all.")] = "0",
+    set: Annotated[list[str] | None, Option("--set", help="Override, as in training.epochs=100.")] = None,
+    resume: Annotated[bool, Option("--resume", help="Go on where the run was stopped.")] = False,
+    init_from: Annotated[Path | None, Option(help="Run folder whose weights to start from.")] = None,
+    device: Annotated[Device, Option(help="Where to compute.")] = "auto",
+    precision: Annotated[Precision | None, Option(help="Goes before the recipe's.")] = None,
+    max_hours: Annotated[
+        float | None, Option(help="Fit the schedule into this time, validation included.")
+    ] = None,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Build the network, take one step, show the cost.")
+    ] = False,
+    progress: Progress | None = None,
+) -> TrainSummary:
+    """Train a network as a recipe says, validate it on whole volumes.
+
+    Ctrl-C, a kill, or a file named STOP in the run folder ends it without loss; --resume goes on.
+    """
+    from mambamed.recipe import load_recipe
+    from mambamed.training import train
+
+    return train(
+        load_recipe(recipe, set or ()),
+        prepared=data,
+        output=output,
+        fold=fold,
+        resume=resume,
+        init_from=init_from,
+        device=device,
+        precision=precision,
+        max_hours=max_hours,
+        dry_run=dry_run,
+        progress=progress,
+    )
+
+
+def predict(
+    model: Annotated[
+        list[Path], Argument(help="Run folder; several make an ensemble. The last path is INPUT.")
+    ],
+    input: Annotated[Path, Argument(help="An image, a folder of images, or a folder of case folders.")],
+    output: Annotated[Path, Option("-o", "--output", help="Folder for the masks.")],
+    folds: Annotated[str, Option(help="Folds to average: all that are trained, or as in 0,2.")] = "all",
+    checkpoint: Annotated[Literal["best", "last"], Option(help="Which checkpoint of a fold.")] = "best",
+    overlap: Annotated[float | None, Option(help="Share that neighboring windows have in common.")] = None,
+    tta: Annotated[Literal["mirror", "none"] | None, Option(help="Average over mirrored copies.")] = None,
+    device: Annotated[Device, Option(help="Where to compute.")] = "auto",
+    precision: Annotated[Precision | None, Option(help="Goes before the recipe's.")] = None,
+    resume: Annotated[bool, Option("--resume", help="Keep the cases that are already done.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Do every case again.")] = False,
+    preview: Annotated[bool, Option("--preview", help="Also write a picture of every case.")] = False,
+    progress: Progress | None = None,
+) -> PredictSummary:
+    """Segment images: one mask a case, on the grid of its own file."""
+    from mambamed.inference.predict import predict
+
+    return predict(
+        model,
+        input,
+        output,
+        folds=folds,
+        checkpoint=checkpoint,
+        overlap=overlap,
+        tta=tta,
+        device=device,
+        precision=precision,
+        resume=resume,
+        overwrite=overwrite,
+        preview=preview,
+        progress=progress,
+    )
