@@ -9,7 +9,7 @@ exit code 3. Torch and the readers are imported inside the verbs, so that `--hel
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
@@ -17,32 +17,30 @@ if TYPE_CHECKING:
     from mambamed.demo import DemoSummary
     from mambamed.evaluation import Evaluation
     from mambamed.inference.predict import PredictSummary
+    from mambamed.networks.cost import RecipeCost
     from mambamed.preparation.prepare import PreparedSummary
     from mambamed.progress import Progress
+    from mambamed.recipe import RecipeLine
     from mambamed.training import TrainSummary
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
+HD95 = Literal["pooled", "max-directed", "surface-area"]
+Empty = Literal["exclude", "brats"]
 
 
 def prepare(
     source: Annotated[Path, Argument(help="Folder of the dataset as it was downloaded.")],
     output: Annotated[
-        Path | None, Option("-o", "--output", help="Prepared dataset; prepared/<source>.")
+        Path | None, Option("-o", "--output", help="Folder to write; prepared/<source>.")
     ] = None,
     format: Annotated[
         Literal["auto", "msd", "nnunet", "brats"], Option(help="Layout of SOURCE; auto looks for itself.")
     ] = "auto",
-    recipe: Annotated[
-        str | None, Option(help="Recipe whose dataset and preprocess sections are used.")
-    ] = None,
-    spacing: Annotated[
-        str | None, Option(help="median, keep, or x,y,z in mm; goes before the recipe.")
-    ] = None,
+    recipe: Annotated[str | None, Option(help="Use its dataset and preprocess sections.")] = None,
+    spacing: Annotated[str | None, Option(help="median, keep, or x,y,z in mm.")] = None,
     workers: Annotated[int, Option(help="Processes; 0 = one a core, as far as --max-ram allows.")] = 0,
-    max_ram: Annotated[
-        str | None, Option(help="Memory that all processes together may use, as in 8G.")
-    ] = None,
+    max_ram: Annotated[str | None, Option(help="Memory for all processes, as in 8G.")] = None,
     check_only: Annotated[bool, Option(help="Only verify the cases and print what is wrong.")] = False,
     progress: Progress | None = None,
 ) -> PreparedSummary:
@@ -79,12 +77,8 @@ def train(
     init_from: Annotated[Path | None, Option(help="Run folder whose weights to start from.")] = None,
     device: Annotated[Device, Option(help="Where to compute.")] = "auto",
     precision: Annotated[Precision | None, Option(help="Goes before the recipe's.")] = None,
-    max_hours: Annotated[
-        float | None, Option(help="Fit the schedule into this time, validation included.")
-    ] = None,
-    dry_run: Annotated[
-        bool, Option("--dry-run", help="Build the network, take one step, show the cost.")
-    ] = False,
+    max_hours: Annotated[float | None, Option(help="Fit schedule and validation into this time.")] = None,
+    dry_run: Annotated[bool, Option("--dry-run", help="Take one step, show the cost.")] = False,
     progress: Progress | None = None,
 ) -> TrainSummary:
     """Train a network as a recipe says, validate it on whole volumes.
@@ -110,9 +104,7 @@ def train(
 
 
 def predict(
-    model: Annotated[
-        list[Path], Argument(help="Run folder; several make an ensemble. The last path is INPUT.")
-    ],
+    model: Annotated[list[Path], Argument(help="Run folder; several make an ensemble.")],
     input: Annotated[Path, Argument(help="An image, a folder of images, or a folder of case folders.")],
     output: Annotated[Path, Option("-o", "--output", help="Folder for the masks.")],
     folds: Annotated[str, Option(help="Folds to average: all that are trained, or as in 0,2.")] = "all",
@@ -144,3 +136,85 @@ def predict(
         preview=preview,
         progress=progress,
     )
+
+
+def evaluate(
+    predictions: Annotated[Path, Argument(help="Folder of predicted masks.")],
+    references: Annotated[Path, Argument(help="Folder of reference masks, or of BraTS case folders.")],
+    output: Annotated[Path | None, Option("-o", "--output", help="Folder for the tables.")] = None,
+    recipe: Annotated[str | None, Option(help="Use its labels, regions and evaluation section.")] = None,
+    metrics: Annotated[str | None, Option(help="As in dice,hd95.")] = None,
+    hd95: Annotated[HD95 | None, Option(help="Which of the distances of this name.")] = None,
+    empty: Annotated[Empty | None, Option(help="Rule where both masks are empty.")] = None,
+    workers: Annotated[int, Option(help="Threads; 0 = one a core.")] = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Compare masks with references: Dice and HD95 per case and label, as tables."""
+    from mambamed.evaluation import evaluate
+    from mambamed.recipe import Evaluation, load_recipe
+
+    asked = load_recipe(recipe) if recipe else None
+    rules = asked.evaluation if asked else Evaluation()
+    return evaluate(
+        predictions,
+        references,
+        labels=asked.dataset.labels if asked else None,
+        regions=asked.dataset.regions if asked else None,
+        metrics=tuple(metrics.split(",")) if metrics else rules.metrics,
+        hd95=hd95 or rules.hd95,
+        empty=empty or rules.empty,
+        output=output,
+        workers=workers,
+        progress=progress,
+    )
+
+
+def demo(
+    output: Annotated[Path, Option("-o", "--output", help="Folder for everything.")] = Path("demo"),
+    minutes: Annotated[float, Option(help="Time for training, its validation included.")] = 3.5,
+    progress: Progress | None = None,
+) -> DemoSummary:
+    """Make tumor phantoms, then prepare, train, predict, evaluate, and draw three cases.
+
+    Interrupted, the same command goes on where it was stopped.
+    """
+    from mambamed.demo import demo
+
+    return demo(output, minutes=minutes, progress=progress)
+
+
+def recipes_list() -> list[RecipeLine]:
+    """List the shipped recipes."""
+    from mambamed.recipe import describe_recipes
+
+    return describe_recipes()
+
+
+def recipes_show(
+    recipe: Annotated[str, Argument(help="A recipe file, or the name of a shipped recipe.")],
+    set: Annotated[list[str] | None, Option("--set", help="Override, as in training.epochs=100.")] = None,
+) -> RecipeCost:
+    """Show a recipe with every default filled in, and what its network costs."""
+    from mambamed.networks.cost import recipe_cost
+    from mambamed.recipe import load_recipe
+
+    return recipe_cost(load_recipe(recipe, set or ()))
+
+
+def recipes_check(
+    recipe: Annotated[list[str], Argument(help="Recipe files, or names of shipped recipes.")],
+) -> list[str]:
+    """Check recipes: every key, value and network option."""
+    from mambamed.networks.cost import recipe_cost
+    from mambamed.recipe import load_recipe
+
+    for each in recipe:
+        recipe_cost(load_recipe(each))
+    return recipe
+
+
+def recipes_schema() -> dict[str, Any]:
+    """Print the JSON Schema of a recipe, for editors."""
+    from mambamed.recipe import recipe_schema
+
+    return recipe_schema()

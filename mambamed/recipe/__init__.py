@@ -3,7 +3,14 @@
 This folder is the only place that knows YAML.
 """
 
-from mambamed.recipe.loading import dump_recipe, load_recipe, recipe_schema, shipped_recipes
+from mambamed.recipe.loading import (
+    RecipeLine,
+    describe_recipes,
+    dump_recipe,
+    load_recipe,
+    recipe_schema,
+    shipped_recipes,
+)
 from mambamed.recipe.schema import (
     Augment,
     Evaluation,
@@ -25,9 +32,11 @@ __all__ = [
     "Optimizer",
     "Preprocess",
     "Recipe",
+    "RecipeLine",
     "Schedule",
     "Split",
     "Training",
+    "describe_recipes",
     "dump_recipe",
     "load_recipe",
     "recipe_schema",

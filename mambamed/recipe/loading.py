@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,26 @@ def shipped_recipes() -> dict[str, Path]:
         if folder.is_dir():
             return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
     return {}
+
+
+@dataclass(frozen=True)
+class RecipeLine:
+    """A shipped recipe in one line: its first comment says what it is."""
+
+    name: str
+    task: str
+    network: str
+    headline: str
+
+
+def describe_recipes() -> list[RecipeLine]:
+    """The shipped recipes, one line each."""
+    lines = []
+    for name, file in shipped_recipes().items():
+        recipe = load_recipe(file)
+        first = file.read_text(encoding="utf-8").splitlines()[0]
+        lines.append(RecipeLine(name, recipe.task, recipe.network.name, first.lstrip("# ").strip()))
+    return lines
 
 
 def dump_recipe(recipe: Recipe) -> str:

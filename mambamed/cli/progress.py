@@ -1,0 +1,111 @@
+"""Progress for people: a live bar on a terminal, plain lines in a log, nothing where it must be quiet."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+
+from mambamed.progress import Progress, Silence
+
+_SECONDS_BETWEEN_LINES = 20.0
+
+
+@contextmanager
+def open_progress(quiet: bool) -> Iterator[Progress]:
+    """The listener that fits where stderr goes.
+
+    Args:
+        quiet: say nothing at all.
+
+    Yields:
+        A `Progress`; its bar is gone when the block ends.
+    """
+    console = Console(stderr=True)
+    if quiet:
+        yield Silence()
+    elif console.is_terminal:
+        bar = RichProgress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TextColumn("[cyan]{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        with bar:
+            yield Bar(bar)
+    else:
+        yield Lines()
+
+
+class Bar:
+    """A live bar; the lines that are said scroll above it."""
+
+    def __init__(self, bar: RichProgress) -> None:
+        self._bar = bar
+        self._task: TaskID | None = None
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(stage, total=total, unit=unit, facts="")
+
+    def advance(self, count: int = 1, **facts: str | float) -> None:
+        if self._task is not None:
+            shown = {"facts": show_facts(facts)} if facts else {}
+            self._bar.update(self._task, advance=count, **shown)
+
+    def say(self, line: str) -> None:
+        self._bar.console.print(line, markup=False, highlight=False)
+
+
+class Lines:
+    """Plain lines for a log: every stage, and within one a line each twenty seconds and at its end."""
+
+    def __init__(self) -> None:
+        self._stage, self._unit = "", ""
+        self._done, self._total = 0, 0
+        self._began = self._said = time.monotonic()
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        self._stage, self._unit = stage, unit
+        self._done, self._total = 0, total
+        self._began = self._said = time.monotonic()
+
+    def advance(self, count: int = 1, **facts: str | float) -> None:
+        self._done += count
+        now = time.monotonic()
+        if now - self._said < _SECONDS_BETWEEN_LINES and self._done < self._total:
+            return
+        self._said = now
+        seconds = now - self._began
+        left = seconds / max(self._done, 1) * (self._total - self._done)
+        line = f"{self._stage} {self._done}/{self._total} {self._unit}, {seconds:.0f} s, {left:.0f} s left"
+        self.say(f"{line}  {show_facts(facts)}".rstrip())
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+def show_facts(facts: dict[str, str | float]) -> str:
+    """`loss 0.312  dice 0.841`, as a line shows them.
+
+    >>> show_facts({"loss": 0.3124, "case": "BRATS_001"})
+    'loss 0.312  case BRATS_001'
+    """
+    return "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in facts.items())

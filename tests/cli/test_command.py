@@ -1,0 +1,94 @@
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from mambamed.cli.command import as_json, command
+from mambamed.errors import CaseError, DatasetError, RunError
+from mambamed.progress import Progress
+
+
+@dataclass
+class Summary:
+    output: Path
+    dice: float = float("nan")
+    faults: list[CaseError] = field(default_factory=list)
+
+
+def verb(
+    source: Annotated[Path, typer.Argument(help="What to read.")],
+    mode: Annotated[str, typer.Option(help="What happens.")] = "work",
+    progress: Progress | None = None,
+) -> Summary:
+    """Do something."""
+    assert progress is not None
+    progress.start("working", 1, "cases")
+    progress.advance(1, loss=0.5)
+    if mode == "dataset":
+        raise DatasetError("a.json: no images; give another folder\nb.json: broken")
+    if mode == "run":
+        raise RunError("disk full")
+    if mode == "interrupt":
+        raise KeyboardInterrupt
+    if mode == "bug":
+        raise ZeroDivisionError
+    return Summary(source, faults=[CaseError("case_2: cut off")] if mode == "case" else [])
+
+
+@pytest.fixture
+def run():
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(command(verb, lambda summary: print("wrote", summary.output)))
+    return lambda *arguments: CliRunner().invoke(app, list(arguments))
+
+
+def test_the_result_goes_to_stdout(run) -> None:
+    done = run("here", "-q")
+    assert (done.exit_code, done.stdout) == (0, "wrote here\n")
+
+
+def test_json_is_the_summary_by_field(run) -> None:
+    done = run("here", "--json")
+    assert json.loads(done.stdout) == {"output": "here", "dice": None, "faults": []}
+
+
+@pytest.mark.parametrize(
+    ("mode", "code", "line"),
+    [
+        ("dataset", 2, "mambamed: a.json: no images; give another folder\nmambamed: b.json: broken\n"),
+        ("run", 1, "mambamed: disk full\n"),
+        ("case", 3, "mambamed: case_2: cut off\n"),
+    ],
+)
+def test_a_fault_is_a_line_and_an_exit_code(run, mode, code, line) -> None:
+    done = run("here", "--mode", mode, "-q")
+    assert (done.exit_code, done.stderr) == (code, line)
+
+
+def test_an_interruption_says_how_to_go_on(run) -> None:
+    done = run("here", "--mode", "interrupt", "-q")
+    assert done.exit_code == 130
+    assert "goes on" in done.stderr
+
+
+def test_a_bug_keeps_its_traceback(run) -> None:
+    assert isinstance(run("here", "--mode", "bug", "-q").exception, ZeroDivisionError)
+
+
+def test_help_shows_the_verbs_parameters_and_not_the_progress(run) -> None:
+    text = run("--help").stdout
+    assert "Do something" in text
+    assert "What happens" in text
+    assert "progress " not in text
+
+
+def test_numbers_that_json_lacks_become_null_or_text() -> None:
+    assert as_json({"a": float("nan"), "b": float("inf"), "c": (1, 2.5)}) == {
+        "a": None,
+        "b": "inf",
+        "c": [1, 2.5],
+    }
