@@ -1,0 +1,120 @@
+"""The house's own rules, executed: who imports whom, what `--help` costs, files = tables, recipes shipped."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "mambamed"
+
+# folder -> (name of its table, files that are no entry of it)
+TABLES = {
+    "networks": "NETWORKS",
+    "converters": "CONVERTERS",
+    "tasks": "TASKS",
+    "ssm": "BACKENDS",
+}
+
+
+def test_rooms_import_only_from_below(monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
+
+
+def imported_by(arguments: list[str]) -> set[str]:
+    code = (
+        "import sys\n"
+        f"sys.argv = ['mambamed', *{arguments!r}]\n"
+        "from mambamed.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    pass\n"
+        "print('imported:', *sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.rpartition("imported:")[2].split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments) -> None:
+    imported = imported_by(arguments)
+    assert "typer" in imported
+    heavy = {"torch", "numpy", "nibabel", "scipy", "SimpleITK", "matplotlib", "numba", "pydantic", "blosc2"}
+    assert not imported & heavy
+
+
+def test_the_package_imports_without_torch() -> None:
+    code = "import sys, mambamed; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("folder", [f for f in TABLES if (PACKAGE / f / "__init__.py").exists()])
+def test_every_line_of_a_table_is_a_file(folder) -> None:
+    home = importlib.import_module("mambamed.ssm.scan" if folder == "ssm" else f"mambamed.{folder}")
+    table = getattr(home, TABLES[folder])
+    assert table
+    for name, target in table.items():
+        module = target.partition(":")[0]
+        assert re.fullmatch(r"mambamed(\.\w+)+", module), f"{name}: {target}"
+        assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), f"{name}: {target}"
+
+
+def test_every_network_file_has_a_line_in_the_table() -> None:
+    from mambamed.networks import NETWORKS
+
+    targets = {target.partition(":")[0].rpartition(".")[2] for target in NETWORKS.values()}
+    for file in (PACKAGE / "networks").glob("*.py"):
+        tree = ast.parse(file.read_text())
+        networks = [
+            node.name
+            for node in tree.body
+            if isinstance(node, ast.ClassDef)
+            and any(isinstance(b, ast.FunctionDef) and b.name == "forward" for b in node.body)
+            and any(
+                isinstance(b, ast.FunctionDef)
+                and b.name == "__init__"
+                and "out_channels" in [a.arg for a in [*b.args.args, *b.args.kwonlyargs]]
+                and [a.arg for a in b.args.args][1:3] == ["in_channels", "out_channels"]
+                for b in node.body
+            )
+            and any("divisor" in ast.unparse(b) for b in node.body)
+        ]
+        if networks:
+            assert file.stem in targets, f"{file.name} holds {networks}, which no line of NETWORKS names"
+
+
+def test_no_file_is_empty_or_a_drawer_for_anything() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        assert file.read_text().strip(), f"{file} is empty"
+        assert file.stem not in {"utils", "helpers", "misc", "common"}, file
+
+
+def test_no_module_reads_what_could_run_code() -> None:
+    forbidden = re.compile(
+        r"pickle\.load|torch\.load|yaml\.load\(|weights_only=False|allow_pickle=True|\bexec\("
+    )
+    caught = [str(file) for file in PACKAGE.rglob("*.py") if forbidden.search(file.read_text())]
+    assert [file for file in caught if not file.endswith("networks/weights.py")] == []
+
+
+def test_recipes_are_found_in_an_installed_wheel(tmp_path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    code = "from mambamed.recipe import load_recipe, shipped_recipes; print(*shipped_recipes());" + (
+        "print(load_recipe('hippocampus_nnmamba').network.name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "site", check=True, capture_output=True, text=True
+    )
+    names, network = done.stdout.split("\n")[:2]
+    assert set(names.split()) == {file.stem for file in (ROOT / "recipes").glob("*.yaml")}
+    assert network == "nnmamba"
