@@ -1,0 +1,253 @@
+"""How a training patch varies: one fused affine for image and label, then intensities.
+
+The geometric part (mirror, rotation, scale) is one matrix, applied to image and label in one pass, so that
+each is interpolated once and they move together. Distributions and order follow nnU-Net; where we depart is
+said below.
+
+Source:
+    Isensee et al. 2021, supplement "Data augmentation", and batchgeneratorsv2 as nnU-Net 2 sets it up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mambamed.batches.kernels import along_axis, warp
+from mambamed.recipe import Augment
+
+Triple = tuple[int, int, int]
+_BLUR_RADIUS = 3  # in sigmas: what lies beyond weighs 0.3 %
+_INVERTED_GAMMA = 0.25  # share of gamma changes made on the negative: nnU-Net's 0.1 beside 0.3
+
+
+@dataclass(frozen=True)
+class Spatial:
+    """Where a patch's voxels come from.
+
+    Attributes:
+        matrix: `(3, 3)`, patch voxel -> prepared voxel, about the patch's center.
+        mirrored: the axes that only run backwards, where the matrix does nothing else; None where it does.
+    """
+
+    matrix: NDArray[np.float64]
+    mirrored: tuple[int, ...] | None
+
+
+def random_spatial(augment: Augment, spacing_mm: tuple[float, ...], random: np.random.Generator) -> Spatial:
+    """Draw mirror, rotation and scale.
+
+    Rotation is one of space, in mm, also where voxels are not cubes; nnU-Net rotates in voxels. A scale s
+    above 1 shows structures s times larger; both sides of 1 are equally likely.
+    """
+    mirror = np.ones(3)
+    for axis in augment.mirror:
+        mirror["xyz".index(axis)] = random.choice((1.0, -1.0))
+    rotated, scaled = random.random() < augment.rotate, random.random() < augment.scale
+    if not rotated and not scaled:
+        return Spatial(np.diag(mirror), tuple(int(a) for a in np.flatnonzero(mirror < 0)))
+    matrix = np.diag(mirror)
+    if rotated:
+        angles = np.deg2rad(random.uniform(-augment.rotate_degrees, augment.rotate_degrees, 3))
+        spacing = np.asarray(spacing_mm, dtype=float)
+        matrix = (rotation(angles) * spacing[None, :] / spacing[:, None]) @ matrix
+    if scaled:
+        matrix = matrix / two_sided(augment.scale_range, random)
+    return Spatial(matrix, None)
+
+
+def rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`(3, 3)`: rotate about x, then y, then z; radians.
+
+    >>> rotation(np.array([0, 0, np.pi / 2])).round().tolist()
+    [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    """
+    matrix = np.eye(3)
+    for axis, angle in enumerate(angles):
+        a, b = [i for i in range(3) if i != axis]
+        turn = np.eye(3)
+        turn[a, a] = turn[b, b] = np.cos(angle)
+        sign = -1.0 if axis == 1 else 1.0  # (z, x) is the positive sense about y
+        turn[a, b], turn[b, a] = -sign * np.sin(angle), sign * np.sin(angle)
+        matrix = turn @ matrix
+    return matrix
+
+
+def two_sided(bounds: tuple[float, float], random: np.random.Generator) -> float:
+    """A factor below or above 1 with equal chance, uniform on either side; uniform where 1 is not between."""
+    low, high = bounds
+    if low < 1 < high:
+        low, high = (low, 1.0) if random.random() < 0.5 else (1.0, high)
+    return float(random.uniform(low, high))
+
+
+def source_box(spatial: Spatial, start: Triple, patch_size: Triple) -> tuple[NDArray, NDArray, NDArray]:
+    """Which prepared voxels a patch touches.
+
+    Returns:
+        first and last + 1 voxel of the box, which may reach beyond the case; and the prepared voxel at which
+        the patch's voxel (0, 0, 0) lies.
+    """
+    half = (np.asarray(patch_size) - 1) / 2
+    center = np.asarray(start) + half
+    reach = np.abs(spatial.matrix) @ half
+    offset = center - spatial.matrix @ half
+    low, high = np.floor(center - reach + 1e-9), np.floor(center + reach - 1e-9) + 2
+    return low.astype(int), high.astype(int), offset
+
+
+def apply_spatial(
+    image: NDArray[np.float32],
+    label: NDArray,
+    box_start: NDArray,
+    spatial: Spatial,
+    offset: NDArray,
+    patch_size: Triple,
+) -> tuple[NDArray[np.float32], NDArray]:
+    """Fill a patch from the box that was read.
+
+    Args:
+        image: `(C, X, Y, Z)` float32, the part of `source_box` inside the case.
+        label: `(X, Y, Z)` of the same box, uint8 or int16.
+        box_start: prepared voxel of the box's first voxel.
+        spatial, offset: as from `source_box`.
+        patch_size: voxels.
+
+    Returns:
+        `(C, *patch_size)` float32 and `(*patch_size)`; zeros outside of the case.
+    """
+    patch = np.zeros((image.shape[0], *patch_size), np.float32)
+    target = np.zeros(patch_size, label.dtype)
+    if spatial.mirrored is None:
+        warp(
+            np.ascontiguousarray(image),
+            np.ascontiguousarray(label),
+            np.ascontiguousarray(spatial.matrix),
+            offset - box_start,
+            patch,
+            target,
+        )
+        return patch, target
+    # Only mirrored: copy, each axis forwards or backwards.
+    into, backwards = [], []
+    for axis, size in enumerate(patch_size):
+        flipped = axis in spatial.mirrored
+        first = offset[axis] - size + 1 if flipped else offset[axis]
+        into.append(slice(begin := round(box_start[axis] - first), begin + label.shape[axis]))
+        backwards.append(slice(None, None, -1 if flipped else 1))
+    patch[(slice(None), *into)] = image
+    target[tuple(into)] = label
+    return patch[(slice(None), *backwards)], target[tuple(backwards)]
+
+
+def change_intensities(
+    patch: NDArray[np.float32], augment: Augment, random: np.random.Generator
+) -> NDArray[np.float32]:
+    """Noise, blur, brightness, contrast, low resolution, gamma, in nnU-Net's order, each by its probability.
+
+    Factors are drawn for each channel; blur and low resolution spare each channel with chance one half.
+
+    Args:
+        patch: `(C, X, Y, Z)` float32, C-contiguous; changed in place.
+    """
+    channels = range(len(patch))
+    if random.random() < augment.noise:
+        std = np.float32(random.uniform(0, augment.noise_std))
+        patch += std * random.standard_normal(patch.shape, dtype=np.float32)
+    if random.random() < augment.blur:
+        for c in _some(channels, random):
+            patch[c] = blur(patch[c], random.uniform(*augment.blur_sigma))
+    if random.random() < augment.brightness:
+        for c in channels:
+            patch[c] *= np.float32(random.uniform(*augment.brightness_range))
+    if random.random() < augment.contrast:
+        for c in channels:
+            change_contrast(patch[c], two_sided(augment.contrast_range, random))
+    if random.random() < augment.low_resolution:
+        for c in _some(channels, random):
+            patch[c] = lower_resolution(patch[c], random.uniform(*augment.low_resolution_range))
+    if random.random() < augment.gamma:
+        negative = random.random() < _INVERTED_GAMMA
+        for c in channels:
+            change_gamma(patch[c], two_sided(augment.gamma_range, random), negative)
+    return patch
+
+
+def _some(channels: range, random: np.random.Generator) -> list[int]:
+    """A random half of the channels, at least one."""
+    chosen = [c for c in channels if random.random() < 0.5]
+    return chosen or [int(random.integers(len(channels)))]
+
+
+def change_contrast(volume: NDArray[np.float32], factor: float) -> None:
+    """Stretch about the mean, in place, and clip to the range that was there."""
+    low, high, mean = volume.min(), volume.max(), volume.mean()
+    volume -= mean
+    volume *= np.float32(factor)
+    volume += mean
+    np.clip(volume, low, high, out=volume)
+
+
+def change_gamma(volume: NDArray[np.float32], gamma: float, negative: bool) -> None:
+    """Raise intensities, scaled to 0..1, to the power gamma, in place; mean and standard deviation stay.
+
+    Args:
+        negative: whether the image is turned into its negative before, and back after.
+    """
+    mean, std = float(volume.mean()), float(volume.std())
+    low, high = float(volume.min()), float(volume.max())
+    if not high - low > 1e-7:
+        return
+    volume -= np.float32(high if negative else low)
+    volume *= np.float32((-1 if negative else 1) / (high - low))
+    np.clip(volume, 0, 1, out=volume)  # rounding may leave a tiny negative, whose power is not a number
+    np.power(volume, np.float32(gamma), out=volume)
+    sign = -1 if negative else 1
+    now_mean, now_std = float(volume.mean()), float(volume.std())
+    scale = std / max(now_std, 1e-7) * sign
+    volume -= np.float32(now_mean)
+    volume *= np.float32(scale)
+    volume += np.float32(mean)
+
+
+def blur(volume: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """Gaussian of `sigma` voxels along every axis, the border reflected."""
+    radius = max(1, int(_BLUR_RADIUS * sigma + 0.5))
+    shifts = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (shifts / sigma) ** 2)
+    weights /= weights.sum()
+    for axis, size in enumerate(volume.shape):
+        index = np.arange(size)[:, None] + shifts
+        index = np.abs(index) if size > 1 else np.zeros_like(index)
+        index = np.where(index >= size, 2 * (size - 1) - index, index).clip(0, size - 1)
+        volume = _operate(volume, axis, index, np.broadcast_to(weights, index.shape))
+    return volume
+
+
+def lower_resolution(volume: NDArray[np.float32], zoom: float) -> NDArray[np.float32]:
+    """Sample every axis at `zoom` times its voxels by the nearest, and back by linear interpolation."""
+    for axis, size in enumerate(volume.shape):
+        coarse = max(1, round(size * zoom))
+        nearest = ((np.arange(coarse) + 0.5) * size / coarse).astype(int).clip(0, size - 1)
+        at = ((np.arange(size) + 0.5) * coarse / size - 0.5).clip(0, coarse - 1)
+        below = at.astype(int)
+        above = np.minimum(below + 1, coarse - 1)
+        index = np.stack([nearest[below], nearest[above]], axis=1)
+        weights = np.stack([1 - (at - below), at - below], axis=1)
+        volume = _operate(volume, axis, index, weights)
+    return volume
+
+
+def _operate(volume: NDArray[np.float32], axis: int, index: NDArray, weights: NDArray) -> NDArray[np.float32]:
+    shape = volume.shape
+    out = np.empty(shape, np.float32)
+    folded = (int(np.prod(shape[:axis])), shape[axis], int(np.prod(shape[axis + 1 :])))
+    along_axis(
+        np.ascontiguousarray(volume).reshape(folded),
+        np.ascontiguousarray(index, dtype=np.int32),
+        np.ascontiguousarray(weights, dtype=np.float32),
+        out.reshape(folded),
+    )
+    return out

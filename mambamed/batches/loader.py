@@ -1,0 +1,136 @@
+"""Patches read, varied and stacked by threads, a bounded number of batches ahead.
+
+Threads, not processes: the heavy parts hold no lock, nothing is copied between processes, no worker can die.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mambamed.batches.augment import Spatial, apply_spatial, change_intensities, random_spatial, source_box
+from mambamed.batches.sampler import PatchRequest, Sampler, Triple, random_stream
+from mambamed.recipe import Augment
+
+Box = tuple[Sequence[int], Sequence[int]]
+
+
+class PatchCase(Protocol):
+    """What a patch is read from; `mambamed.preparation.store.PreparedCase` is one."""
+
+    @property
+    def shape(self) -> Triple: ...
+
+    @property
+    def foreground(self) -> np.ndarray: ...
+
+    def image(self, box: Box | None = None) -> np.ndarray: ...
+
+    def label(self, box: Box | None = None) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step learns from.
+
+    Attributes:
+        image: `(B, C, X, Y, Z)` float32.
+        label: `(B, X, Y, Z)` label values.
+        case_ids: of each patch, for messages.
+    """
+
+    image: Tensor
+    label: Tensor
+    case_ids: tuple[str, ...]
+
+
+class PatchReader:
+    """Reads one patch: the box that it needs, no more, moved and varied.
+
+    Args:
+        cases: id -> case.
+        patch_size: voxels (x, y, z).
+        augment: how patches vary; None: as they are.
+        spacing_mm: of the prepared grid, for rotations.
+    """
+
+    def __init__(
+        self,
+        cases: dict[str, PatchCase],
+        patch_size: Triple,
+        augment: Augment | None,
+        spacing_mm: tuple[float, ...],
+    ) -> None:
+        self._cases, self._patch_size = cases, patch_size
+        self._augment, self._spacing = augment, spacing_mm
+
+    def read(self, request: PatchRequest) -> tuple[np.ndarray, np.ndarray]:
+        """`(C, *patch_size)` float32 and `(*patch_size)` labels (uint8 or int16)."""
+        case = self._cases[request.case_id]
+        random = random_stream(*request.key)
+        spatial = Spatial(np.eye(3), ())
+        if self._augment is not None:
+            spatial = random_spatial(self._augment, self._spacing, random)
+        low, high, offset = source_box(spatial, request.start, self._patch_size)
+        if spatial.mirrored is not None:  # no interpolation: not a voxel more than the patch
+            low = np.asarray(request.start)
+            high = low + self._patch_size
+        shape = np.asarray(case.shape)
+        low, high = np.clip(low, 0, shape), np.clip(high, 0, shape)
+        box = (tuple(int(v) for v in low), tuple(int(v) for v in high))
+        image = case.image(box).astype(np.float32)
+        label = case.label(box)
+        if label.dtype not in (np.uint8, np.int16):
+            label = label.astype(np.int16)
+        patch, target = apply_spatial(image, label, low, spatial, offset, self._patch_size)
+        patch = np.ascontiguousarray(patch)
+        if self._augment is not None:
+            patch = change_intensities(patch, self._augment, random)
+        return patch, target
+
+    def batch(self, requests: Sequence[PatchRequest]) -> Batch:
+        """Read and stack several patches."""
+        patches = [self.read(request) for request in requests]
+        return Batch(
+            torch.from_numpy(np.stack([image for image, _ in patches])),
+            torch.from_numpy(np.stack([label for _, label in patches])),
+            tuple(request.case_id for request in requests),
+        )
+
+
+def batches_ahead(
+    sampler: Sampler, reader: PatchReader, first_step: int, last_step: int, threads: int = 2
+) -> Iterator[Batch]:
+    """The batches of steps `first_step <= k < last_step` in order, read ahead by threads.
+
+    At most `threads + 2` batches are in memory. A fault in a thread is raised at its batch's turn. Closing
+    the iterator ends the threads.
+
+    Args:
+        sampler: names the patches of a step.
+        reader: reads them.
+        threads: how many read at a time.
+    """
+    steps = iter(range(first_step, last_step))
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
+    waiting: deque[Future[Batch]] = deque()
+
+    def make(step: int) -> Batch:
+        return reader.batch(sampler.requests(step))
+
+    try:
+        for step in steps:
+            waiting.append(pool.submit(make, step))
+            if len(waiting) > threads + 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,106 @@
+"""Which patch comes next: a pure function of (seed, fold, step); a resumed run needs no sampler state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+Triple = tuple[int, int, int]
+
+# One number a use of randomness, so that streams never meet.
+_ORDER, _PLACE, _AUGMENT = 1, 2, 3
+
+
+def random_stream(*key: int) -> np.random.Generator:
+    """A generator that depends on the numbers of `key` alone; different keys give independent streams.
+
+    >>> random_stream(0, 7).integers(100) == random_stream(0, 7).integers(100)
+    True
+    """
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([k % 2**64 for k in key])))
+
+
+class SampledCase(Protocol):
+    """What the sampler needs to know of a case."""
+
+    @property
+    def shape(self) -> Triple: ...
+
+    @property
+    def foreground(self) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class PatchRequest:
+    """One patch to be read.
+
+    Attributes:
+        case_id: of which case.
+        start: first voxel on the prepared grid; negative, or reaching beyond the case, where the case is
+            smaller than the patch.
+        key: seeds the patch's augmentation.
+    """
+
+    case_id: str
+    start: Triple
+    key: tuple[int, ...]
+
+
+class Sampler:
+    """Draws patches: every case equally often, a fixed share of them centered on foreground.
+
+    Patch n = step * batch_size + i takes the case at place n of a chain of shuffled passes over the cases.
+    It is a foreground patch when `floor((n + 1) f) > floor(n f)`: exactly the share f, evenly spread. Such a
+    patch is centered on a random voxel of a random label of its case. A case smaller than the patch lies
+    wholly inside it, at a random place.
+
+    Args:
+        cases: id -> case; the ids' order does not matter.
+        patch_size: voxels (x, y, z).
+        batch_size: patches a step.
+        foreground: share f of foreground patches.
+        key: (seed, fold, ...).
+
+    Source:
+        nnU-Net draws cases with replacement and forces foreground in the last third of each batch.
+    """
+
+    def __init__(
+        self,
+        cases: dict[str, SampledCase],
+        patch_size: Triple,
+        batch_size: int,
+        foreground: float,
+        key: Sequence[int],
+    ) -> None:
+        if not cases:
+            raise ValueError("no cases to sample from")
+        self._cases, self._ids = cases, sorted(cases)
+        self._patch_size, self._batch_size = patch_size, batch_size
+        self._foreground, self._key = foreground, tuple(key)
+
+    def requests(self, step: int) -> list[PatchRequest]:
+        """The patches of a step."""
+        return [self._request(step * self._batch_size + i) for i in range(self._batch_size)]
+
+    def _request(self, n: int) -> PatchRequest:
+        turn, place = divmod(n, len(self._ids))
+        order = random_stream(*self._key, _ORDER, turn).permutation(len(self._ids))
+        case_id = self._ids[order[place]]
+        case = self._cases[case_id]
+        random = random_stream(*self._key, _PLACE, n)
+        low = [min(0, size - patch) for size, patch in zip(case.shape, self._patch_size, strict=True)]
+        high = [max(0, size - patch) for size, patch in zip(case.shape, self._patch_size, strict=True)]
+        voxels = case.foreground
+        if int((n + 1) * self._foreground) > int(n * self._foreground) and len(voxels):
+            labels = np.unique(voxels[:, 0])
+            rows = np.flatnonzero(voxels[:, 0] == labels[random.integers(len(labels))])
+            center = voxels[rows[random.integers(len(rows))], 1:]
+            start = [int(c) - patch // 2 for c, patch in zip(center, self._patch_size, strict=True)]
+            start = [min(max(s, a), b) for s, a, b in zip(start, low, high, strict=True)]
+        else:
+            start = [int(random.integers(a, b + 1)) for a, b in zip(low, high, strict=True)]
+        return PatchRequest(case_id, (start[0], start[1], start[2]), (*self._key, _AUGMENT, n))

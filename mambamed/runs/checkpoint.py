@@ -1,0 +1,125 @@
+"""Checkpoints: tensors as safetensors, everything else as JSON in its metadata. No pickle: a model from a
+stranger cannot run code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from mambamed.errors import ModelError
+from mambamed.io.atomic import write_bytes
+
+FORMAT = 1
+_KEY = "mambamed"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a checkpoint file.
+
+    Attributes:
+        tensors: name -> tensor on the CPU. `network.` weights; in `last` also `ema.` (the moving average of
+            the weights, where there is one) and `optimizer.` (its state).
+        facts: JSON-ready: step, epoch, scores, ... as training wrote them.
+    """
+
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors below `prefix.`, without it."""
+        return {n[len(prefix) + 1 :]: t for n, t in self.tensors.items() if n.startswith(f"{prefix}.")}
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically: killed at any moment, the old file or the new one is there, whole.
+
+    Tensors that share memory (a module used twice) are written once, under their first name.
+
+    Raises:
+        RunError: the disk is full.
+    """
+    written: dict[str, Tensor] = {}
+    seen: set[tuple[int, tuple[int, ...], tuple[int, ...]]] = set()
+    for name, tensor in tensors.items():
+        place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+        if tensor.numel() and place in seen:
+            continue
+        seen.add(place)
+        written[name] = tensor.detach().cpu().contiguous()
+    metadata = {_KEY: json.dumps({"format": FORMAT, **facts})}
+    write_bytes(path, save(written, metadata=metadata))
+
+
+def read_checkpoint(path: Path, parts: tuple[str, ...] | None = None) -> Checkpoint:
+    """Read a checkpoint.
+
+    Args:
+        path: a file that `write_checkpoint` wrote.
+        parts: prefixes to read ("network", ...); None = everything.
+
+    Raises:
+        ModelError: the file is absent, damaged, not a checkpoint of mambamed, or of a newer one.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: no such checkpoint; train this fold first")
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            names = [n for n in file.keys() if parts is None or n.split(".")[0] in parts]  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: is not a whole safetensors file ({error}); copy it anew") from error
+    if not isinstance(facts, dict) or not isinstance(facts.get("format"), int):
+        raise ModelError(f"{path}: is not a checkpoint of mambamed; give one that 'train' wrote")
+    if facts["format"] > FORMAT:
+        raise ModelError(
+            f"{path}: has format {facts['format']}, this mambamed reads up to {FORMAT}; install a newer one"
+        )
+    return Checkpoint(tensors, facts)
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: Path | str) -> None:
+    """Put weights into a network, strictly.
+
+    Args:
+        network: receives them; its memory layout is kept.
+        weights: name -> tensor. A module used twice may be named once or twice.
+        source: the file, for messages.
+
+    Raises:
+        ModelError: a name or shape differs (the first three are named), or a weight is not finite.
+    """
+    own = network.state_dict()
+    first_name = {}
+    for name, tensor in own.items():
+        first_name.setdefault((tensor.data_ptr(), tensor.shape) if tensor.numel() else name, name)
+    needed = set(first_name.values())
+    faults = [f"no {name}" for name in own if name in needed and name not in weights]
+    faults += [f"unknown {name}" for name in weights if name not in own]
+    faults += [
+        f"{name} is {tuple(weights[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise ModelError(
+            f"{source}: weights of another network than {type(network).__name__}: "
+            f"{', '.join(faults[:3])}{more}; give the run that they belong to"
+        )
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ModelError(f"{source}: {name} holds NaN or Inf; take another checkpoint")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if name in weights:
+                tensor.copy_(weights[name])

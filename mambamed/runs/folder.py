@@ -1,0 +1,169 @@
+"""The run folder: what was asked, on what, and where each fold's results lie. No torch.
+
+```
+RUN/ recipe.yaml     the recipe, every default filled in     plan.json   the plan, no "auto" left
+     dataset.json    the dataset's manifest                  run.json    versions, seeds, backend, device
+     fold_0/ log.csv progress.png train.log checkpoint_last.safetensors checkpoint_best.safetensors
+             validation/CASE.nii.gz cases.csv summary.json
+```
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mambamed.cases import DatasetManifest
+from mambamed.errors import ModelError, RecipeError
+from mambamed.io.atomic import write_text
+from mambamed.io.documents import read_json, write_json
+from mambamed.preparation.plan import Plan
+from mambamed.recipe import Recipe, dump_recipe, load_recipe
+
+CHECKPOINTS = ("best", "last")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a recipe, on disk.
+
+    Attributes:
+        root: its folder.
+        recipe: what was asked, every default filled in.
+        plan: the prepared dataset's plan with the recipe's patch and batch size in it.
+        manifest: what the cases have: channels, labels, regions.
+    """
+
+    root: Path
+    recipe: Recipe
+    plan: Plan
+    manifest: DatasetManifest
+
+    @classmethod
+    def open(cls, root: Path) -> Run:
+        """Read a run folder.
+
+        Raises:
+            ModelError: it is not one, or one of its files cannot be read.
+        """
+        for name in ("recipe.yaml", "plan.json", "dataset.json"):
+            if not (root / name).is_file():
+                raise ModelError(
+                    f"{root}: is not a run folder: no {name}; give the folder that 'train' wrote"
+                )
+        try:
+            recipe = load_recipe(root / "recipe.yaml")
+        except RecipeError as error:
+            raise ModelError(f"{error}; the run needs the mambamed that wrote it") from error
+        try:
+            plan = Plan.from_json(read_json(root / "plan.json"))
+            manifest = DatasetManifest.from_json(read_json(root / "dataset.json"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{root}: plan.json or dataset.json lacks {error}; copy the run anew") from error
+        return cls(root, recipe, plan, manifest)
+
+    @property
+    def folds(self) -> list[int]:
+        """The folds that have a checkpoint, sorted."""
+        found = {path.parent.name for name in CHECKPOINTS for path in self.root.glob(f"fold_*/{_file(name)}")}
+        return sorted(int(name.removeprefix("fold_")) for name in found if name[5:].isdigit())
+
+    def fold_folder(self, fold: int) -> Path:
+        """Where the results of a fold lie."""
+        return self.root / f"fold_{fold}"
+
+    def checkpoint(self, fold: int, name: str = "best") -> Path:
+        """The file of a fold's checkpoint, "best" or "last"; it need not exist."""
+        return self.fold_folder(fold) / _file(name)
+
+    def record(self, fold: int, facts: Mapping[str, Any]) -> None:
+        """Write what is known of one fold's training into run.json, beside what is there of the others."""
+        path = self.root / "run.json"
+        known = read_json(path) if path.is_file() else {}
+        folds = {**known.get("folds", {}), str(fold): dict(facts)}
+        write_json(path, {**known, "recipe": self.recipe.name, "folds": dict(sorted(folds.items()))})
+
+    def recorded(self, fold: int) -> dict[str, Any]:
+        """What `record` wrote of this fold; empty where nothing was."""
+        path = self.root / "run.json"
+        return dict(read_json(path).get("folds", {}).get(str(fold), {})) if path.is_file() else {}
+
+
+def create_run(recipe: Recipe, plan: Plan, manifest: DatasetManifest, root: Path) -> Run:
+    """Make a run folder, or find that `root` already is the same run.
+
+    Args:
+        recipe: the recipe; its patch and batch size go before the plan's.
+        plan: the prepared dataset's.
+        manifest: the prepared dataset's; the recipe's labels, regions and channels must agree with it.
+        root: the folder; made with its parents.
+
+    Raises:
+        RecipeError: recipe and dataset do not agree, or the folder holds another run.
+    """
+    manifest = agreed_manifest(recipe, manifest)
+    plan = dataclasses.replace(
+        plan,
+        patch_size=recipe.training.patch_size or plan.patch_size,
+        batch_size=recipe.training.batch_size or plan.batch_size,
+    )
+    run = Run(root, recipe, plan, manifest)
+    if (root / "recipe.yaml").is_file():
+        other = Run.open(root)
+        changed = _changed_keys(other.recipe.model_dump(), recipe.model_dump())
+        if other.plan != plan:
+            changed.append("the plan")
+        if other.manifest != manifest:
+            changed.append("the dataset's manifest")
+        if changed:
+            raise RecipeError(
+                f"{root}: holds another run, which differs in {', '.join(changed[:5])}; give another -o"
+            )
+        return other
+    root.mkdir(parents=True, exist_ok=True)
+    write_json(root / "plan.json", plan.to_json())
+    write_json(root / "dataset.json", manifest.to_json())
+    write_text(root / "recipe.yaml", dump_recipe(recipe))  # the last one: it makes the folder a run
+    return run
+
+
+def agreed_manifest(recipe: Recipe, manifest: DatasetManifest) -> DatasetManifest:
+    """The dataset's manifest with the recipe's regions, after a check that the two speak of the same things.
+
+    Raises:
+        RecipeError: channels or labels differ.
+    """
+    wanted = recipe.dataset
+    if wanted.channels is not None and list(wanted.channels) != list(manifest.channels):
+        raise RecipeError(
+            f"recipe {recipe.name}: dataset.channels {list(wanted.channels)} are not those of "
+            f"{manifest.name}, {list(manifest.channels)}; correct the recipe or prepare the right dataset"
+        )
+    if wanted.labels is not None and dict(wanted.labels) != dict(manifest.labels):
+        raise RecipeError(
+            f"recipe {recipe.name}: dataset.labels {dict(wanted.labels)} are not those of "
+            f"{manifest.name}, {dict(manifest.labels)}; correct the recipe or prepare the right dataset"
+        )
+    if wanted.regions is None:
+        return manifest
+    return dataclasses.replace(manifest, regions={k: tuple(v) for k, v in wanted.regions.items()})
+
+
+def _file(checkpoint: str) -> str:
+    if checkpoint not in CHECKPOINTS:
+        raise ValueError(f"{checkpoint!r}: a checkpoint is one of {', '.join(CHECKPOINTS)}")
+    return f"checkpoint_{checkpoint}.safetensors"
+
+
+def _changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    changed: list[str] = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            changed += _changed_keys(a, b, f"{prefix}{key}.")
+        elif a != b:
+            changed.append(f"{prefix}{key}")
+    return changed

@@ -1,0 +1,1 @@
+"""What is asked of the network: one file a task, found through `base.TASKS`."""
