@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from mambamed.cases import DatasetManifest
 from mambamed.errors import DatasetError
@@ -58,7 +58,7 @@ class Segmentation:
         labels = labels.long()
         lookup = self._index_of.to(labels.device)
         low, high = (int(v) for v in torch.aminmax(labels))
-        target = lookup[labels] if 0 <= low and high < len(lookup) else None
+        target = lookup[labels] if low >= 0 and high < len(lookup) else None
         if target is None or bool((target < 0).any()):
             strange = sorted(set(torch.unique(labels).tolist()) - set(self._label_values))
             raise DatasetError(
@@ -93,11 +93,11 @@ class Segmentation:
         reference = self._masks(target)  # (B, names, X, Y, Z) bool
         if self.by_regions:
             probabilities = torch.sigmoid(logits)
-            entropy = F.binary_cross_entropy_with_logits(logits, reference.to(logits.dtype))
+            entropy = functional.binary_cross_entropy_with_logits(logits, reference.to(logits.dtype))
         else:
-            log_probabilities = F.log_softmax(logits, dim=1)
+            log_probabilities = functional.log_softmax(logits, dim=1)
             probabilities = log_probabilities[:, 1:].exp()
-            entropy = F.nll_loss(log_probabilities, target)
+            entropy = functional.nll_loss(log_probabilities, target)
         dice = soft_dice(probabilities, reference, self._loss.smooth, self._loss.batch_dice)
         return self._loss.dice * (1 - dice.mean()) + self._loss.cross_entropy * entropy
 
