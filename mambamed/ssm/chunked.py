@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 from torch import Tensor
 
 SEGMENT_NUMBERS = 1 << 22  # states of one segment: 16 MiB in float32, so that a step's tensors stay in cache
@@ -99,7 +99,7 @@ class _Inputs:
         raw = cut(self.delta)
         if self.bias is not None:
             raw = raw + self.bias
-        dt = F.softplus(raw) if self.softplus else raw
+        dt = functional.softplus(raw) if self.softplus else raw
         if K * T > tokens:
             dt = dt.clone() if dt is raw else dt
             dt.flatten(1, 2)[:, tokens:] = 0
@@ -113,7 +113,7 @@ def cut_chunks(x: Tensor, K: int, T: int) -> Tensor:
     """`(B, tokens, X)` -> `(B, K, T, X)`, padded with zeros."""
     padding = K * T - x.shape[1]
     if padding:
-        x = F.pad(x, (0, 0, 0, padding))
+        x = functional.pad(x, (0, 0, 0, padding))
     return x.reshape(x.shape[0], K, T, x.shape[2])
 
 
@@ -142,7 +142,7 @@ def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, s
     if D is not None:
         y.addcmul_(u.transpose(1, 2).to(inputs.work), D.to(inputs.work))
     if z is not None:
-        y.mul_(F.silu(z.transpose(1, 2).to(inputs.work)))
+        y.mul_(functional.silu(z.transpose(1, 2).to(inputs.work)))
     return y.transpose(1, 2), torch.stack(kept) if save else y.new_empty(0)
 
 

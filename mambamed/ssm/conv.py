@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 from torch import Tensor
 
 
@@ -36,7 +36,7 @@ def causal_conv(
     for back in range(1, min(width, length)):
         shifted = tokens[:, back:] if reverse else tokens[:, : length - back]
         padding = (0, 0, 0, back) if reverse else (0, 0, back, 0)
-        out = out + F.pad(shifted * taps[:, width - 1 - back], padding)
+        out = out + functional.pad(shifted * taps[:, width - 1 - back], padding)
     if bias is not None:
         out = out + bias.to(work)
-    return (F.silu(out) if silu else out).transpose(1, 2)
+    return (functional.silu(out) if silu else out).transpose(1, 2)

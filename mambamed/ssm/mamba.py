@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 from torch import Tensor, nn
 
 from mambamed.ssm.conv import causal_conv
@@ -70,7 +70,7 @@ class _MambaBase(nn.Module):
         projected = getattr(self, f"x_proj{suffix}")(u.transpose(1, 2))  # (B, L, r + 2 N)
         step, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=2)
         dt_proj = getattr(self, f"dt_proj{suffix}")
-        delta = F.linear(step, dt_proj.weight).transpose(1, 2)
+        delta = functional.linear(step, dt_proj.weight).transpose(1, 2)
         out = selective_scan(
             u,
             delta,
@@ -139,9 +139,11 @@ class Mamba(_MambaBase):
         """
         if not flip_channels:
             return self.out_proj(self._scan_direction(self.in_proj(x), "", reverse))
-        xz = F.linear(x, self.in_proj.weight.flip(1), self.in_proj.bias)
+        xz = functional.linear(x, self.in_proj.weight.flip(1), self.in_proj.bias)
         out_bias = None if self.out_proj.bias is None else self.out_proj.bias.flip(0)
-        return F.linear(self._scan_direction(xz, "", reverse), self.out_proj.weight.flip(0), out_bias)
+        return functional.linear(
+            self._scan_direction(xz, "", reverse), self.out_proj.weight.flip(0), out_bias
+        )
 
     def readings(self, x: Tensor) -> Tensor:
         """Mean of the four readings of MICCSS: as it is, length flipped, channels flipped, both.

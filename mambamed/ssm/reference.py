@@ -16,7 +16,7 @@ Everything is computed in float32, or in float64 when `u` is float64.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 from torch import Tensor
 
 
@@ -41,7 +41,7 @@ def selective_scan_loop(
     if delta_bias is not None:
         dt = dt + delta_bias.to(work)[:, None]
     if delta_softplus:
-        dt = F.softplus(dt)
+        dt = functional.softplus(dt)
     # unbind once: indexing inside the loop makes the backward pass quadratic in L
     steps = list(zip(uf.unbind(2), dt.unbind(2), Bf.unbind(2), Cf.unbind(2), strict=True))
     h = uf.new_zeros(uf.shape[0], uf.shape[1], A.shape[1])  # (B, D, N)
@@ -53,7 +53,7 @@ def selective_scan_loop(
     if D is not None:
         y = y + D.to(work)[:, None] * uf
     if z is not None:
-        y = y * F.silu(z.to(work))
+        y = y * functional.silu(z.to(work))
     return y.to(u.dtype)
 
 
@@ -77,7 +77,7 @@ def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_so
     uf, Af, Bf, Cf, raw = (t.to(work) for t in (u, A, B, C, delta))
     if delta_bias is not None:
         raw = raw + delta_bias.to(work)[:, None]
-    dt = F.softplus(raw) if delta_softplus else raw
+    dt = functional.softplus(raw) if delta_softplus else raw
     positions = range(u.shape[2] - 1, -1, -1) if reverse else range(u.shape[2])
     h = uf.new_zeros(uf.shape[0], uf.shape[1], A.shape[1])
     before, y = [], torch.zeros_like(uf)

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 BACKENDS = {
     "reference": "mambamed.ssm.reference",
     "chunked": "mambamed.ssm.chunked",
+    "cpu": "mambamed.ssm.cpu",
 }
 
 # first that works, by device type; `chunked` works everywhere
