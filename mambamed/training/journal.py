@@ -1,0 +1,38 @@
+"""What a training tells: to whoever listens, to train.log, to log.csv and to progress.png."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mambamed.io.tables import write_csv
+from mambamed.progress import Progress
+from mambamed.report.progress import draw_progress
+
+
+class Journal:
+    """Says each line twice: to `progress`, and with the time of day to the fold's train.log.
+
+    Args:
+        folder: the fold's; it exists.
+        progress: who listens.
+    """
+
+    def __init__(self, folder: Path, progress: Progress) -> None:
+        self.progress = progress
+        self._folder = folder
+
+    def say(self, line: str) -> None:
+        """A line worth keeping."""
+        self.progress.say(line)
+        stamp = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        with (self._folder / "train.log").open("a", encoding="utf-8") as log:
+            log.write(f"{stamp}  {line}\n")
+
+    def tabulate(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Write log.csv and progress.png anew."""
+        if history:
+            write_csv(self._folder / "log.csv", history)
+            draw_progress(history, self._folder / "progress.png")

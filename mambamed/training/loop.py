@@ -1,0 +1,301 @@
+"""The loop over steps and epochs of one fold: it reads top to bottom as a training goes."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from mambamed.batches.loader import Batch, PatchReader, batches_ahead
+from mambamed.batches.sampler import Sampler, random_stream
+from mambamed.errors import RunError
+from mambamed.runs.device import autocast
+from mambamed.runs.folder import Run
+from mambamed.tasks.base import Task
+from mambamed.training.journal import Journal
+from mambamed.training.optimize import RunningStatistics
+from mambamed.training.patches import ValidationPatches
+from mambamed.training.schedule import Pace, learning_rate, steps_that_fit
+from mambamed.training.state import TrainingState
+from mambamed.training.stopping import StopRequests
+
+BAD_STEPS_IN_ROW = 10
+ROLLBACKS = 3
+_WARM_STEPS = 3  # the first ones compile kernels and fill the memory
+_MEASURED_STEPS = 8
+_FORWARD_SHARE = 0.4  # of a training step, before it is measured
+_DRIFT = 0.03  # share of the budget by which a plan may be off before it is made anew
+_MODEL_STREAM = 4  # beside those of `batches.sampler`
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where and how precisely a training computes.
+
+    Attributes:
+        layout: how 5-D tensors lie in memory.
+    """
+
+    device: torch.device
+    precision: str
+    layout: torch.memory_format
+
+
+class Loop:
+    """One fold's training, from wherever its state stands to the end of the schedule.
+
+    Args:
+        run: recipe, plan, folders.
+        fold: index of the fold.
+        task: what is asked of the network.
+        state: network, optimizer, average, counters; on the device.
+        sampler: number of roll-backs -> sampler; each draws other patches, so that a bad one is not met
+            again and again.
+        reader: reads training patches, varied.
+        validation: the patches that score an epoch; empty without validation cases.
+        workplace: where to compute.
+        journal: hears how far the work is.
+        final_passes: patches that the network will see in the whole-volume validation, for `--max-hours`.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        fold: int,
+        task: Task,
+        state: TrainingState,
+        sampler: Callable[[int], Sampler],
+        reader: PatchReader,
+        validation: ValidationPatches,
+        workplace: Workplace,
+        journal: Journal,
+        final_passes: int,
+    ) -> None:
+        self._run, self._fold, self._task, self.state = run, fold, task, state
+        self._sampler, self._reader, self._validation = sampler, reader, validation
+        self._workplace, self._journal, self._final_passes = workplace, journal, final_passes
+        self._settings = run.recipe.training
+        self._statistics = RunningStatistics(state.network)
+        self._step_seconds: list[float] = []
+        self._clock = time.monotonic()
+
+    def go(self, stop: StopRequests) -> str | None:
+        """Train to the end of the schedule, or until someone wants it to stop.
+
+        Returns:
+            None at the end, else why it stopped; the state is saved in both cases.
+
+        Raises:
+            RunError: the loss stays non-finite, or the disk is full.
+        """
+        if self.state.counters.step == 0:
+            self.state.save(self._run.checkpoint(self._fold, "last"))
+        self._show_stage()
+        self._lap()
+        reason = None
+        while reason is None and self.state.counters.step < self.state.counters.steps:
+            reason = self._go_on(stop)
+        return reason
+
+    def _go_on(self, stop: StopRequests) -> str | None:
+        """Steps until the end, a request to stop, or a roll-back."""
+        state, counters = self.state, self.state.counters
+        sampler = self._sampler(counters.rollbacks)
+        with closing(batches_ahead(sampler, self._reader, counters.step, sys.maxsize)) as batches:
+            for batch in batches:
+                self._take_step(batch)
+                counters.step += 1
+                self._step_seconds.append(self._lap())
+                if counters.skipped_in_row >= BAD_STEPS_IN_ROW:
+                    self._roll_back()
+                    return None
+                self._plan_once()
+                self._journal.progress.advance(1, **self._facts())
+                if counters.step % self._settings.steps_per_epoch == 0 or counters.step >= counters.steps:
+                    self._end_epoch()
+                if counters.step >= counters.steps:
+                    return None
+                if reason := stop.reason():
+                    state.save(self._run.checkpoint(self._fold, "last"))
+                    return reason
+        return None
+
+    def _take_step(self, batch: Batch) -> None:
+        """One optimizer update; none where loss or gradient are not finite."""
+        state, counters, place = self.state, self.state.counters, self._workplace
+        key = (self._settings.seed, self._fold, counters.rollbacks, _MODEL_STREAM, counters.step)
+        torch.manual_seed(int(random_stream(*key).integers(2**63)))
+        rate = counters.rate_factor * learning_rate(
+            self._settings.schedule, self._settings.optimizer.lr, counters.step, counters.steps
+        )
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        image = batch.image.to(place.device, memory_format=place.layout, non_blocking=True)
+        target = self._task.encode(batch.label.to(place.device, non_blocking=True))
+
+        state.network.train()
+        self._statistics.keep()
+        with autocast(place.device, place.precision):
+            outputs = state.network(image)
+        loss = self._task.loss(outputs, target)
+        state.optimizer.zero_grad(set_to_none=True)
+        state.scaler.scale(loss).backward()
+        state.scaler.unscale_(state.optimizer)
+        norm = clip_grad_norm_(state.network.parameters(), self._settings.clip or math.inf)
+        value = float(loss.detach())
+        if math.isfinite(value) and math.isfinite(float(norm)):
+            state.scaler.step(state.optimizer)
+            if state.average:
+                state.average.update(state.network, counters.step)
+            counters.loss_sum += value
+            counters.loss_count += 1
+            counters.skipped_in_row = 0
+        else:
+            self._statistics.put_back()
+            counters.skipped += 1
+            counters.skipped_in_row += 1
+            what = f"loss {value}, gradient {float(norm)}"
+            self._journal.say(
+                f"step {counters.step}: {what}: skipped ({counters.skipped} so far); "
+                f"patches of {', '.join(batch.case_ids)}"
+            )
+        state.scaler.update()
+
+    def _roll_back(self) -> None:
+        """Back to the last checkpoint, with half the learning rate and other patches."""
+        old = self.state.counters
+        if old.rollbacks >= ROLLBACKS:
+            raise RunError(
+                f"{self._run.fold_folder(self._fold)}: loss not finite in {BAD_STEPS_IN_ROW} steps in a row at "
+                f"step {old.step}, after {ROLLBACKS} roll-backs; lower training.optimizer.lr or use fp32"
+            )
+        self.state.restore(self._run.checkpoint(self._fold, "last"))
+        new = self.state.counters
+        new.rollbacks, new.rate_factor = old.rollbacks + 1, old.rate_factor / 2
+        new.skipped, new.seconds, new.skipped_in_row = old.skipped, old.seconds, 0
+        new.steps, new.planned = old.steps, old.planned
+        self._journal.say(
+            f"{BAD_STEPS_IN_ROW} steps in a row were not finite: back to step {new.step} with "
+            f"{new.rate_factor:g} of the learning rate"
+        )
+        self._show_stage()
+
+    def _end_epoch(self) -> None:
+        """Score the validation patches, keep checkpoints, write a row; then see whether the time still fits."""
+        state, counters, place = self.state, self.state.counters, self._workplace
+        folder = self._run.fold_folder(self._fold)
+        epoch = math.ceil(counters.step / self._settings.steps_per_epoch)
+        began = time.monotonic()
+        loss, scores = self._validation.score(state.validated, place.device, place.precision, place.layout)
+        pass_seconds = (time.monotonic() - began) / max(len(self._validation), 1)
+        known = [score for score in scores.values() if not math.isnan(score)]
+        dice = sum(known) / len(known) if known else math.nan
+        best = (dice > counters.best_dice or not len(self._validation)) and state.is_finite()
+        if best:
+            counters.best_dice, counters.best_epoch = dice, epoch
+            state.save_validated(self._run.checkpoint(self._fold, "best"))
+        taken = sum(row["seconds"] for row in counters.history)
+        row = {
+            "epoch": epoch,
+            "step": counters.step,
+            "learning_rate": state.optimizer.param_groups[0]["lr"],
+            "loss": counters.loss_sum / counters.loss_count if counters.loss_count else math.nan,
+            "validation_loss": loss if len(self._validation) else math.nan,
+            "dice": dice,
+            **{f"dice_{name}": score for name, score in scores.items()},
+            "seconds": round(counters.seconds - taken, 2),
+            "skipped": counters.skipped,
+        }
+        counters.history.append(row)
+        counters.loss_sum, counters.loss_count = 0.0, 0
+        state.save(self._run.checkpoint(self._fold, "last"))
+        self._journal.tabulate(counters.history)
+        each = "  ".join(f"{name} {score:.3f}" for name, score in scores.items())
+        self._journal.say(
+            f"epoch {epoch}: loss {row['loss']:.4f}  dice {dice:.4f} ({each}){'  best' if best else ''}  "
+            f"{row['seconds']:.0f} s"
+        )
+        self._plan_again(epoch_seconds=self._lap(), pass_seconds=pass_seconds)
+
+    # --- time ---------------------------------------------------------------------------------------------
+
+    def _lap(self) -> float:
+        """Seconds since the last call, added to the counters'."""
+        now = time.monotonic()
+        seconds, self._clock = now - self._clock, now
+        self.state.counters.seconds += seconds
+        return seconds
+
+    def _plan_once(self) -> None:
+        """With `--max-hours`: fit the schedule into it, once some steps have been measured."""
+        counters = self.state.counters
+        if (
+            counters.budget_seconds is None
+            or counters.planned
+            or len(self._step_seconds) < _WARM_STEPS + _MEASURED_STEPS
+        ):
+            return
+        step = statistics.median(self._step_seconds[_WARM_STEPS:])
+        forward = _FORWARD_SHARE * step / self._run.plan.batch_size
+        pace = Pace(step, forward * len(self._validation), forward * self._final_passes)
+        self._set_steps(pace, f"{step:.2f} s a step")
+        counters.planned = True
+
+    def _plan_again(self, epoch_seconds: float, pass_seconds: float) -> None:
+        """With `--max-hours`: shorten or lengthen what is left where the plan no longer fits."""
+        counters = self.state.counters
+        steps, self._step_seconds = self._step_seconds[-self._settings.steps_per_epoch :], []
+        if counters.budget_seconds is None or counters.step >= counters.steps or not steps:
+            return
+        counters.planned = True
+        pace = Pace(statistics.mean(steps), epoch_seconds, pass_seconds * self._final_passes)
+        per_step = pace.step_seconds + epoch_seconds / self._settings.steps_per_epoch
+        end = counters.seconds + (counters.steps - counters.step) * per_step + pace.validation_seconds
+        late = end - counters.budget_seconds
+        short = counters.steps < self._settings.steps
+        if late > _DRIFT * counters.budget_seconds or (short and late < -_DRIFT * counters.budget_seconds):
+            self._set_steps(pace, f"now {per_step:.2f} s a step, epochs' ends included")
+
+    def _set_steps(self, pace: Pace, reason: str) -> None:
+        counters = self.state.counters
+        assert counters.budget_seconds is not None
+        counters.steps = steps_that_fit(
+            pace,
+            counters.step,
+            self._settings.steps_per_epoch,
+            counters.budget_seconds - counters.seconds,
+            self._settings.steps,
+        )
+        recorded = self._run.recorded(self._fold)
+        self._run.record(self._fold, {**recorded, "steps": counters.steps})
+        self._journal.say(
+            f"schedule: {counters.steps} of {self._settings.steps} steps fit into "
+            f"{counters.budget_seconds / 3600:.2f} h ({reason}; about {pace.validation_seconds:.0f} s kept for "
+            f"the validation of whole volumes)"
+        )
+        self._show_stage()
+
+    def _show_stage(self) -> None:
+        counters = self.state.counters
+        self._journal.progress.start(
+            f"training fold {self._fold}", max(counters.steps - counters.step, 0), "steps"
+        )
+
+    def _facts(self) -> dict[str, str | float]:
+        counters = self.state.counters
+        facts: dict[str, str | float] = {
+            "epoch": math.ceil(counters.step / self._settings.steps_per_epoch),
+            "loss": counters.loss_sum / counters.loss_count if counters.loss_count else math.nan,
+        }
+        if counters.history:
+            facts["dice"] = counters.history[-1]["dice"]
+        recent = self._step_seconds[-20:]
+        facts["steps/s"] = len(recent) / max(sum(recent), 1e-9)
+        return facts

@@ -1,0 +1,121 @@
+"""Optimizers, clipping, and the moving average of the weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from mambamed.recipe import Optimizer
+
+
+def make_optimizer(network: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
+    """The recipe's optimizer over a network's parameters.
+
+    Weight decay spares vectors (biases, scales of normalizations) and what the network marks with
+    `_no_weight_decay` (A and D of a Mamba block); the peers decay everything.
+
+    Args:
+        network: on its device, in its memory format.
+        settings: the recipe's.
+    """
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    spared = [p for p in parameters if p.ndim <= 1 or getattr(p, "_no_weight_decay", False)]
+    ids = {id(p) for p in spared}
+    groups = [
+        {"params": [p for p in parameters if id(p) not in ids], "weight_decay": settings.weight_decay},
+        {"params": spared, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    # One pass over the memory instead of ten; where torch has it.
+    fused = parameters[0].device.type in {"cpu", "cuda"}
+    if settings.name == "adam":
+        return torch.optim.Adam(groups, lr=settings.lr, fused=fused)
+    if settings.name == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr, fused=fused)
+    if settings.name == "radam":
+        return torch.optim.RAdam(groups, lr=settings.lr)
+    nesterov = settings.momentum > 0
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov, fused=fused)
+
+
+def optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state by the parameters' names: `exp_avg.stem.weight` and so on."""
+    tensors = {}
+    for name, parameter in network.named_parameters():
+        for field, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"{field}.{name}"] = value
+            elif value is not None:
+                tensors[f"{field}.{name}"] = torch.tensor(float(value))
+    return tensors
+
+
+def restore_optimizer(
+    network: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+) -> None:
+    """Put `optimizer_tensors` back. Each lies in memory as its parameter does: fused kernels count on it."""
+    parameters = dict(network.named_parameters())
+    optimizer.state.clear()
+    for key, tensor in tensors.items():
+        field, _, name = key.partition(".")
+        parameter = parameters[name]
+        if field == "step":
+            fused = optimizer.defaults.get("fused")
+            value = tensor.clone().to(parameter.device if fused else "cpu")
+        else:
+            value = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
+        optimizer.state[parameter][field] = value
+
+
+class WeightAverage:
+    """Exponential moving average of a network's weights, and of its running statistics.
+
+    After step t (from 0): `average += (1 - d) (weights - average)`, d = min(decay, (1 + t) / (10 + t)), so
+    that the random start is soon forgotten. Integer buffers are copied.
+
+    Attributes:
+        network: a copy of the network, in evaluation mode, that holds the average.
+
+    Source:
+        Polyak & Juditsky 1992; the warm-up of the decay as in TensorFlow's ExponentialMovingAverage.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self._decay = decay
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Take in the weights after `step`."""
+        own, new = _unique_tensors(self.network), _unique_tensors(network)
+        share = 1 - min(self._decay, (1 + step) / (10 + step))
+        floats = [(a, b) for a, b in zip(own, new, strict=True) if a.is_floating_point()]
+        torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], share)
+        for a, b in zip(own, new, strict=True):
+            if not a.is_floating_point():
+                a.copy_(b)
+
+
+def _unique_tensors(network: nn.Module) -> list[Tensor]:
+    """Parameters and buffers, each once also where a module is used twice."""
+    return [p.detach() for p in network.parameters()] + list(network.buffers())
+
+
+class RunningStatistics:
+    """The float buffers of a network, kept so that a step which is not finite leaves no trace in them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._live = list(network.buffers())
+        self._kept = [buffer.clone() for buffer in self._live]
+
+    def keep(self) -> None:
+        """Remember the buffers as they are."""
+        if self._live:
+            torch._foreach_copy_(self._kept, self._live)
+
+    def put_back(self) -> None:
+        """Undo what happened to them since."""
+        if self._live:
+            torch._foreach_copy_(self._live, self._kept)

@@ -1,0 +1,60 @@
+"""Scoring a network on patches of the validation cases after each epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from mambamed.batches.loader import PatchReader
+from mambamed.batches.sampler import PatchRequest
+from mambamed.runs.device import autocast
+from mambamed.tasks.base import Task
+
+
+class ValidationPatches:
+    """A fixed set of patches, the same after each epoch, so that epochs can be compared.
+
+    Args:
+        requests: which patches.
+        reader: reads them, unvaried.
+        task: scores them.
+        batch_size: patches at a time.
+    """
+
+    def __init__(
+        self, requests: Sequence[PatchRequest], reader: PatchReader, task: Task, batch_size: int
+    ) -> None:
+        self._requests, self._reader, self._task = list(requests), reader, task
+        self._batch_size = batch_size
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    @torch.no_grad()
+    def score(
+        self, network: nn.Module, device: torch.device, precision: str, layout: torch.memory_format
+    ) -> tuple[float, dict[str, float]]:
+        """Loss and scores of a network.
+
+        Args:
+            network: on the device; evaluated in evaluation mode and left in the mode it had.
+
+        Returns:
+            Mean loss, and name -> score; NaN for what is in no patch.
+        """
+        was_training = network.training
+        network.eval()
+        loss, counts = 0.0, torch.zeros(len(self._task.names), 3, dtype=torch.int64)
+        for first in range(0, len(self._requests), self._batch_size):
+            requests = self._requests[first : first + self._batch_size]
+            batch = self._reader.batch(requests)
+            image = batch.image.to(device, memory_format=layout)
+            target = self._task.encode(batch.label.to(device))
+            with autocast(device, precision):
+                logits = network(image)
+            loss += float(self._task.loss(logits, target)) * len(requests)
+            counts += self._task.score(logits, target).sum(0).cpu()
+        network.train(was_training)
+        return loss / max(len(self._requests), 1), self._task.summarize(counts)

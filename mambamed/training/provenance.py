@@ -1,0 +1,55 @@
+"""Where a result comes from: versions, commit, command, device; written to run.json without being asked."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mambamed
+
+_PACKAGES = ("torch", "numpy", "numba", "scipy", "blosc2", "safetensors", "nibabel", "SimpleITK")
+
+
+def provenance() -> dict[str, Any]:
+    """Versions of everything that computes, the commit of mambamed's sources, the command, the machine."""
+    versions = {"mambamed": mambamed.__version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "versions": versions,
+        "git_commit": git_commit(),
+        "platform": platform.platform(),
+        "cpu_cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of mambamed's sources, with "+" where they were changed since; None outside of git."""
+    sources = Path(mambamed.__file__).resolve().parent
+    if not (sources.parent / ".git").exists():
+        return None
+    try:
+        commit = _git(sources, "rev-parse", "HEAD")
+        changed = _git(sources, "status", "--porcelain", "--untracked-files=no", ".")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changed else "")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
+    )
+    return done.stdout.strip()

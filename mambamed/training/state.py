@@ -1,0 +1,109 @@
+"""The state of a training: everything that `--resume` needs, in one file."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mambamed.runs.checkpoint import load_weights, read_checkpoint, write_checkpoint
+from mambamed.training.optimize import WeightAverage, optimizer_tensors, restore_optimizer
+
+
+@dataclass
+class Counters:
+    """What a training counts. JSON-ready; random states are absent because each step derives its own.
+
+    Attributes:
+        step: optimizer updates done (or skipped) so far.
+        steps: length of the run; `--max-hours` may have set it.
+        seconds: spent so far, in all sessions.
+        budget_seconds: what `--max-hours` gave to the fold, None without it.
+        planned: whether `steps` was fitted into it.
+        loss_sum, loss_count: of the epoch that is not finished.
+        skipped: steps whose loss or gradient was not finite; `skipped_in_row`: without a good one between.
+        rate_factor: learning rate relative to the schedule's; halved by each roll-back.
+        rollbacks: how often that happened.
+        best_dice, best_epoch: of the checkpoint `best`.
+        history: a row of log.csv an epoch.
+    """
+
+    step: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    budget_seconds: float | None = None
+    planned: bool = False
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    skipped: int = 0
+    skipped_in_row: int = 0
+    rate_factor: float = 1.0
+    rollbacks: int = 0
+    best_dice: float = float("-inf")
+    best_epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class TrainingState:
+    """Network, optimizer, moving average and counters of one fold.
+
+    Attributes:
+        scaler: scales the loss under fp16; switched off otherwise.
+    """
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage | None
+    scaler: torch.amp.GradScaler
+    counters: Counters
+
+    @property
+    def validated(self) -> nn.Module:
+        """The network whose weights are validated and predict: the moving average where there is one."""
+        return self.average.network if self.average else self.network
+
+    def save(self, path: Path) -> None:
+        """Write everything, atomically."""
+        tensors: dict[str, Tensor] = {f"network.{n}": t for n, t in self.network.state_dict().items()}
+        if self.average:
+            tensors |= {f"ema.{n}": t for n, t in self.average.network.state_dict().items()}
+        state = optimizer_tensors(self.network, self.optimizer)
+        tensors |= {f"optimizer.{n}": t for n, t in state.items()}
+        facts = {"counters": dataclasses.asdict(self.counters), "scaler": self.scaler.state_dict()}
+        write_checkpoint(path, tensors, facts)
+
+    def save_validated(self, path: Path) -> None:
+        """Write the weights that predict, and nothing else."""
+        counters = self.counters
+        facts = {"step": counters.step, "epoch": counters.best_epoch, "dice": counters.best_dice}
+        weights = {f"network.{n}": t for n, t in self.validated.state_dict().items()}
+        write_checkpoint(path, weights, facts)
+
+    def restore(self, path: Path) -> None:
+        """Become what `save` wrote, bit by bit.
+
+        Raises:
+            ModelError: the file is damaged or of another network.
+        """
+        content = read_checkpoint(path)
+        load_weights(self.network, content.part("network"), path)
+        if self.average:
+            load_weights(self.average.network, content.part("ema"), path)
+        restore_optimizer(self.network, self.optimizer, content.part("optimizer"))
+        if content.facts["scaler"]:
+            self.scaler.load_state_dict(content.facts["scaler"])
+        known = {f.name for f in dataclasses.fields(Counters)}
+        self.counters = Counters(**{k: v for k, v in content.facts["counters"].items() if k in known})
+
+    def is_finite(self) -> bool:
+        """Whether no weight that predicts is NaN or Inf."""
+        return all(
+            bool(torch.isfinite(t).all())
+            for t in self.validated.state_dict().values()
+            if t.is_floating_point()
+        )

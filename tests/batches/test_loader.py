@@ -1,0 +1,66 @@
+"""Batches, read ahead by threads."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+from memory_case import MemoryCase, blob_case
+
+from mambamed.batches.loader import PatchReader, batches_ahead
+from mambamed.batches.sampler import Sampler
+from mambamed.recipe import Augment
+
+
+def make(threads_cases=4, patch=(12, 12, 12)):
+    cases = {f"c{i}": blob_case(seed=i, channels=2) for i in range(threads_cases)}
+    return Sampler(cases, patch, 2, 0.5, (0, 0)), PatchReader(cases, patch, Augment(), (1, 1, 1))
+
+
+def test_batches_come_in_order_and_do_not_depend_on_the_threads():
+    sampler, reader = make()
+    one = list(batches_ahead(sampler, reader, 0, 6, threads=1))
+    four = list(batches_ahead(sampler, reader, 0, 6, threads=4))
+    assert len(one) == len(four) == 6
+    for a, b in zip(one, four, strict=True):
+        assert torch.equal(a.image, b.image) and torch.equal(a.label, b.label)
+        assert a.case_ids == b.case_ids
+
+
+def test_a_later_start_gives_the_same_batches():
+    sampler, reader = make()
+    whole, rest = (list(batches_ahead(sampler, reader, first, 5)) for first in (0, 3))
+    assert torch.equal(whole[3].image, rest[0].image) and torch.equal(whole[4].image, rest[1].image)
+
+
+def test_shapes_and_types():
+    sampler, reader = make()
+    batch = next(iter(batches_ahead(sampler, reader, 0, 1)))
+    assert batch.image.shape == (2, 2, 12, 12, 12) and batch.image.dtype == torch.float32
+    assert batch.label.shape == (2, 12, 12, 12) and batch.label.dtype == torch.uint8
+
+
+def test_no_more_batches_are_made_than_threads_and_two():
+    sampler, reader = make()
+    made = []
+    original = reader.batch
+    reader.batch = lambda requests: made.append(1) or original(requests)  # type: ignore[method-assign]
+    with closing(batches_ahead(sampler, reader, 0, 1000, threads=2)) as batches:
+        next(batches)
+        assert len(made) <= 4
+
+
+def test_a_fault_in_a_thread_is_raised_and_the_threads_end():
+    class Broken(MemoryCase):
+        def image(self, box=None):
+            raise OSError("the disk is gone")
+
+    cases = {"c": Broken(np.zeros((1, 8, 8, 8), np.float16), np.ones((8, 8, 8), np.uint8))}
+    sampler = Sampler(cases, (8, 8, 8), 1, 0.5, (0,))
+    reader = PatchReader(cases, (8, 8, 8), None, (1, 1, 1))
+    with pytest.raises(OSError, match="disk is gone"):
+        list(batches_ahead(sampler, reader, 0, 5))
+    assert not [t for t in threading.enumerate() if t.name.startswith("batches")]
