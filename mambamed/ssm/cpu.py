@@ -1,4 +1,4 @@
-"""The scan on CPUs: numba with explicit SIMD, channel-last, on several threads; see `mambamed.ssm.cpu_kernels`.
+"""The scan on CPUs: numba with explicit SIMD, channel-last, on several threads; see `mambamed.ssm.cpu_forward`.
 
 Tensors whose channels are neighbors in memory (`stride(1) == 1`, the transposed view of a `(B, L, D)` tensor or a
 slice of one) and whose type is float32 are read where they are; others are copied first. A `reverse` scan gets
@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mambamed.ssm.cpu_threads import run_all, shares, workers
+from mambamed.ssm import kept_memory
+from mambamed.ssm.cpu_threads import run_kernel, shares, workers
 
 FLOAT64 = False  # the kernels know float32 only
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def vector_width() -> int:
 
 def saved_shape(batch: int, length: int, d_inner: int, d_state: int) -> tuple[int, ...]:
     """`(B, K, N', D')`: the states before each of K tiles, channels and states rounded up to what kernels take."""
-    from mambamed.ssm.cpu_kernels import TILE
+    from mambamed.ssm.cpu_forward import TILE
 
     width = vector_width()
     states = _round_up(d_state, width // 2)
@@ -99,7 +99,7 @@ class _Scan:
         return _Rows(tensor, self.columns, self.reverse)
 
     def new_rows(self) -> _Rows:
-        return self.rows(torch.empty(self.batch, self.length, self.columns).transpose(1, 2))
+        return self.rows(kept_memory.empty(self.batch, self.length, self.columns).transpose(1, 2))
 
     def _per_channel(self, tensor: Tensor | None) -> Tensor:
         if tensor is None:
@@ -107,15 +107,12 @@ class _Scan:
         return functional.pad(tensor.float(), (0, self.columns - tensor.shape[0])).contiguous()
 
     def inputs(self, b: int, column: int) -> tuple[int, ...]:
-        u, delta, z = self.u, self.delta, self.z
-        return (u.at(b, column), u.stride, delta.at(b, column), delta.stride, z.at(b, column), z.stride)
-
-    def projections(self, b: int) -> tuple[int, ...]:
-        return self.B.at(b), self.B.stride, self.C.at(b), self.C.stride
-
-    def parameters(self, column: int) -> tuple[int, ...]:
-        offset = column * 4
-        return tuple(t.data_ptr() + offset for t in (self.rates, self.skip, self.bias))
+        """What every kernel is told first, for the channels from `column` on of batch entry b."""
+        rows = (self.u.at(b, column), self.u.stride, self.delta.at(b, column), self.delta.stride)
+        gate = (self.z.at(b, column), self.z.stride)
+        projections = (self.B.at(b), self.B.stride, self.C.at(b), self.C.stride)
+        parameters = (_at(self.rates, 0, column), _at(self.skip, column), _at(self.bias, column))
+        return (*rows, *gate, *projections, *parameters, self.columns * 4)
 
     def tasks(self) -> list[tuple[int, int, int]]:
         """(batch entry, first block, end block) of each task."""
@@ -124,71 +121,67 @@ class _Scan:
         return [(b, *piece) for b in range(self.batch) for piece in pieces]
 
 
-def _scratch(width: int) -> Tensor:
-    from mambamed.ssm.cpu_kernels import scratch_floats
-
-    return torch.empty(scratch_floats(width))
-
-
 def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, width=None):
     """See `mambamed.ssm.scan` for the seam; `width` overrides the vector width, for tests."""
-    from mambamed.ssm.cpu_kernels import TILE, forward_kernel
+    from mambamed.ssm.cpu_backward import scratch_floats
+    from mambamed.ssm.cpu_forward import TILE, forward_kernel
 
     scan = _Scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, width)
     out = scan.new_rows()
     group = 16 if scan.width == 16 and scan.states % 16 == 0 else scan.width // 2
     kernel = forward_kernel(scan.width, group, scan.softplus, scan.gated)
     state = torch.zeros(scan.batch, scan.states, scan.columns)
-    tiles = -(-scan.length // TILE)
-    kept = torch.empty(scan.batch, tiles if save else 0, scan.states, scan.columns)
-
-    def task(b: int, first: int, end: int) -> Callable[[], object]:
+    kept = kept_memory.empty(scan.batch, -(-scan.length // TILE) if save else 0, scan.states, scan.columns)
+    tasks = scan.tasks()
+    scratch = torch.empty(len(tasks), scratch_floats(scan.width))
+    table = []
+    for i, (b, first, end) in enumerate(tasks):
         column = first * scan.width
-        kept_at = kept.data_ptr() + (b * kept.stride(0) + column) * 4 if save else 0
-        scratch = _scratch(scan.width)
-        return lambda: kernel(
-            *scan.inputs(b, column), out.at(b, column), out.stride, *scan.projections(b), *scan.parameters(column),
-            state.data_ptr() + (b * state.stride(0) + column) * 4, scan.columns * 4,
-            kept_at, kept.stride(1) * 4, scratch.data_ptr(), scan.length, scan.states // group, end - first,
-        )  # fmt: skip
-
-    run_all([task(*bounds) for bounds in scan.tasks()])
+        table.append((
+            *scan.inputs(b, column), out.at(b, column), out.stride, _at(state, b, 0, column),
+            _at(kept, b, 0, 0, column) if save else 0, kept.stride(1) * 4,
+            _at(scratch, i), scan.length, scan.states // group, end - first,
+        ))  # fmt: skip
+    run_kernel(kernel, table)
     return out.tensor[..., : scan.channels].transpose(1, 2), kept
+
+
+def _at(tensor: Tensor, *index: int) -> int:
+    """The address of an element."""
+    offset = sum(i * stride for i, stride in zip(index, tensor.stride(), strict=False))
+    return tensor.data_ptr() + offset * tensor.element_size()
 
 
 def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, width=None):
     """See `mambamed.ssm.scan` for the seam."""
-    from mambamed.ssm.cpu_kernels import backward_kernel
+    from mambamed.ssm.cpu_backward import backward_kernel, scratch_floats
 
     scan = _Scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, width)
     g = scan.rows(grad_out)
     du, ddelta = scan.new_rows(), scan.new_rows()
     dz = scan.new_rows() if scan.gated else du
     kernel = backward_kernel(scan.width, scan.softplus, scan.gated)
-    bounds = scan.tasks()
-    pieces = len(bounds) // scan.batch
+    tasks = scan.tasks()
+    pieces = len(tasks) // scan.batch
     adjoint = torch.zeros(scan.batch, scan.states, scan.columns)
     dA = torch.zeros(scan.batch, scan.states, scan.columns)
     sums = torch.zeros(2, scan.batch, scan.columns)  # of dD and of ddelta
     # every task adds up over its own channels: tasks never write to the same place
-    dBC = torch.zeros(pieces, scan.batch, scan.length, 2 * scan.states)
+    dBC = kept_memory.empty(pieces, scan.batch, scan.length, 2 * scan.states).zero_()
     dBC_rows = [_Rows(part.transpose(1, 2), 2 * scan.states, reverse) for part in dBC]
 
-    def task(piece: int, b: int, first: int, end: int) -> Callable[[], object]:
-        column = first * scan.width
-        rows, per_state = dBC_rows[piece], (b * scan.states * scan.columns + column) * 4
-        per_channel = (b * scan.columns + column) * 4
-        scratch = _scratch(scan.width)
-        return lambda: kernel(
-            *scan.inputs(b, column), g.at(b, column), g.stride, *scan.projections(b), *scan.parameters(column),
-            scan.columns * 4, saved.data_ptr() + (b * saved.stride(0) + column) * 4, saved.stride(1) * 4,
+    scratch = torch.empty(len(tasks), scratch_floats(scan.width))
+    table = []
+    for i, (b, first, end) in enumerate(tasks):
+        column, rows = first * scan.width, dBC_rows[i % pieces]
+        table.append((
+            *scan.inputs(b, column), g.at(b, column), g.stride, _at(saved, b, 0, 0, column), saved.stride(1) * 4,
             du.at(b, column), du.stride, ddelta.at(b, column), ddelta.stride, dz.at(b, column), dz.stride,
-            rows.at(b), rows.stride, adjoint.data_ptr() + per_state, dA.data_ptr() + per_state,
-            sums[0].data_ptr() + per_channel, sums[1].data_ptr() + per_channel, scratch.data_ptr(),
+            rows.at(b), rows.stride, _at(adjoint, b, 0, column), _at(dA, b, 0, column),
+            _at(sums, 0, b, column), _at(sums, 1, b, column), _at(scratch, i),
             scan.length, 2 * scan.states // scan.width, end - first,
-        )  # fmt: skip
-
-    run_all([task(i % pieces, *b) for i, b in enumerate(bounds)])
+        ))  # fmt: skip
+    run_kernel(kernel, table)
     dB, dC = (dBC[0] if pieces == 1 else dBC.sum(0)).unflatten(2, (scan.states, 2)).unbind(3)
     n, d = A.shape[1], scan.channels
     turned = [rows.tensor[..., :d].transpose(1, 2) for rows in (du, ddelta, dz)]

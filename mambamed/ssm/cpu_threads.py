@@ -1,16 +1,34 @@
-"""A pool of threads for the `cpu` backend.
+"""Runs a compiled kernel on several threads: on those of torch where possible.
 
-Kernels release the GIL, so Python threads do; another OpenMP runtime beside torch's would not survive a fork. As
-many threads as torch uses (`torch.get_num_threads()`): one in a data loader's worker.
+torch's OpenMP workers stay awake and spin for some milliseconds after each parallel operation. Threads of our own
+would compete with them for the cores (measured: a backward pass twice as slow), so a kernel is handed to the same
+OpenMP runtime through its C entry point `GOMP_parallel`, found in the library that torch has loaded. Where there
+is none (macOS, Windows), Python threads call the kernel, which runs without the GIL.
+
+A kernel is a C function of one address, that of a **table** of int64:
+
+    next task, number of tasks, bytes a task, stamp, then for each task its arguments
+
+Every thread that enters takes the next task until none is left. Kernels never raise.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import logging
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 import torch
+
+HEADER = 4  # int64 before the first task
+log = logging.getLogger(__name__)
+_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
@@ -27,29 +45,56 @@ if hasattr(os, "register_at_fork"):
 
 
 def workers() -> int:
-    """How many tasks may run at once."""
+    """How many tasks may run at once: as many as torch's; one in the worker of a data loader."""
     return max(1, torch.get_num_threads())
 
 
-def run_all(tasks: Sequence[Callable[[], object]]) -> None:
-    """Run the tasks, at most `workers()` at once, the last one here; an exception in any is raised here."""
-    global _pool, _pool_size
-    count = min(workers(), len(tasks))
-    if count <= 1:
-        for task in tasks:
-            task()
-        return
-    if _pool is None or _pool_size < count - 1:
-        _pool, _pool_size = ThreadPoolExecutor(count - 1, thread_name_prefix="mambamed-scan"), count - 1
-    futures = [_pool.submit(task) for task in tasks[:-1]]
+@functools.cache
+def _gomp_parallel():
+    """`GOMP_parallel(kernel, table, threads, flags)` of torch's own OpenMP library, or None."""
+    if not sys.platform.startswith("linux"):
+        return None
+    home = Path(torch.__file__).resolve().parent
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    paths = {
+        line.split(maxsplit=5)[5] for line in lines if "gomp" in line or "libomp" in line or "libiomp" in line
+    }
+    # other packages bring their own copies, with threads of their own
+    ours = [p for p in paths if home in Path(p).parents or f"{home}.libs" in p] or list(paths)
+    if len(ours) != 1:
+        log.debug("no OpenMP runtime to share with torch among %s", sorted(paths))
+        return None
     try:
-        tasks[-1]()
-    finally:
-        # wait for all even after a failure: they write into memory that the caller owns
-        outcomes = [future.exception() for future in futures]
-    for outcome in outcomes:
-        if outcome is not None:
-            raise outcome
+        entry = ctypes.CDLL(ours[0]).GOMP_parallel
+    except (OSError, AttributeError) as error:
+        log.debug("torch's OpenMP runtime cannot be shared: %s", error)
+        return None
+    entry.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    entry.restype = None
+    return entry
+
+
+def run_kernel(address: int, tasks: Sequence[Sequence[int]]) -> np.ndarray:
+    """Run the kernel at `address` over all tasks, at most `workers()` at once; returns the table."""
+    global _pool, _pool_size
+    table = np.empty(HEADER + len(tasks) * len(tasks[0]), np.int64)
+    table[:HEADER] = 0, len(tasks), 8 * len(tasks[0]), 0
+    table[HEADER:] = np.asarray(tasks, np.int64).reshape(-1)
+    threads = min(workers(), len(tasks))
+    if threads == 1:
+        _KERNEL(address)(table.ctypes.data)
+    elif (parallel := _gomp_parallel()) is not None:
+        parallel(address, table.ctypes.data, threads, 0)
+    else:
+        if _pool is None or _pool_size < threads - 1:
+            _pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="mambamed-scan")
+            _pool_size = threads - 1
+        kernel = _KERNEL(address)
+        others = [_pool.submit(kernel, table.ctypes.data) for _ in range(threads - 1)]
+        kernel(table.ctypes.data)
+        for other in others:
+            other.result()
+    return table
 
 
 def shares(count: int, parts: int) -> list[tuple[int, int]]:

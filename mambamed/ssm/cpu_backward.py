@@ -1,0 +1,224 @@
+"""The backward kernel of the `cpu` backend; read `mambamed.ssm.cpu_forward` first.
+
+Tiles are taken last to first. The state before each tile was kept; the states of the tile and the decays between
+them are computed again into the scratch area (they fit the first-level cache), then the adjoint state runs
+backwards through them. dB and dC are sums over channels, that is over the lanes of vectors: a butterfly of
+shuffles adds W of them at once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from numba import cfunc, types
+
+from mambamed.ssm.cpu_forward import TILE
+from mambamed.ssm.lanes import (
+    FLOAT,
+    keep_kernel,
+    load_arguments,
+    load_rows,
+    next_task,
+    prefetch,
+    store_rows,
+    store_zero,
+)
+from mambamed.ssm.simd import LOG2E, STAMP, LaneSums, Value, emitter, exp2, fma, sigmoid, softplus
+
+
+@emitter(
+    lambda raw, bias, is_softplus, u, g, z, gated, dt, dtu, slope, dy, gate, width: types.void,
+)
+def prepare_adjoint(
+    raw: Value, bias: Value, is_softplus: int, u: Value, g: Value, z: Value, gated: int,
+    dt: Value, dtu: Value, slope: Value, dy: Value, gate: Value, width: int,
+) -> None:  # fmt: skip
+    """As `prepare_token`; also the softplus' slope, the gradient dy of y, and d out / d y's gate."""
+    step = raw.load(width) + bias.load(width)
+    if is_softplus:
+        slope.store(sigmoid(step))
+        step = softplus(step)
+    dt.store(step)
+    dtu.store(step * u.load(width))
+    gradient = g.load(width)
+    if gated:
+        x = z.load(width)
+        opening = sigmoid(x)
+        # silu(x)' = s + x s (1 - s)
+        gate.store(gradient * fma(x * opening, (opening * -1.0) + 1.0, opening))
+        gradient = gradient * x * opening
+    dy.store(gradient)
+
+
+@emitter(lambda states, rates, dt, dtu, y, B, C, decays, trajectory, width: states)
+def advance_keeping(
+    states, rates, dt: Value, dtu: Value, y: Value, B: Value, C: Value, decays: Value, trajectory: Value, width: int
+) -> list[Value]:  # fmt: skip
+    """As `advance`, writing down the decays and the new states."""
+    step, push, result = dt.load(width), dtu.load(width), y.load(width)
+    vector = width * FLOAT
+    new = []
+    factors = exp2([step * rate for rate in rates])
+    for n, (factor, state) in enumerate(zip(factors, states, strict=True)):
+        decays.at(vector * n).store(factor)
+        state = fma(factor, state, push * B.at(FLOAT * n).broadcast(width))
+        trajectory.at(vector * n).store(state)
+        result = fma(state, C.at(FLOAT * n).broadcast(width), result)
+        new.append(state)
+    y.store(result)
+    return new
+
+
+@emitter(
+    lambda adjoint, dA, rates, dt, dtu, dy, B, C, decays, before, after, through_B, through_A, sums, width: (
+        types.Tuple((adjoint, dA))
+    )
+)
+def retreat(
+    adjoint, dA, rates, dt: Value, dtu: Value, dy: Value, B: Value, C: Value, decays: Value, before: Value,
+    after: Value, through_B: Value, through_A: Value, sums: Value, width: int,
+) -> tuple[list[Value], list[Value]]:  # fmt: skip
+    """One token, backward, for one group of states.
+
+    With g = dy C + (what the next token sends back) the gradient of the state h: dB = sum_d g dt u,
+    dC = sum_d dy h, what this token sends back = exp(dt A) g, and, summed over states, the gradient that reaches
+    dt u through B (`through_B`) and dt through A log2(e) (`through_A`).
+    """
+    step, push, gradient = dt.load(width), dtu.load(width), dy.load(width)
+    by_B, by_A = through_B.load(width), through_A.load(width)
+    vector = width * FLOAT
+    sent, new_dA = [], []
+    totals = LaneSums(width)
+    for n, rate in enumerate(rates):
+        g = fma(gradient, C.at(FLOAT * n).broadcast(width), adjoint[n])
+        totals.add(g * push)
+        totals.add(gradient * after.at(vector * n).load(width))
+        by_B = fma(g, B.at(FLOAT * n).broadcast(width), by_B)
+        back = g * decays.at(vector * n).load(width)
+        reached = back * before.at(vector * n).load(width)
+        by_A = fma(reached, rate, by_A)
+        sent.append(back)
+        new_dA.append(fma(reached, step, dA[n]))
+    sums.store(sums.load(width) + totals.total())
+    through_B.store(by_B)
+    through_A.store(by_A)
+    return sent, new_dA
+
+
+@emitter(
+    lambda u, dt, slope, is_softplus, dy, gate, gated, y, skip, through_B, through_A, du, ddelta, dz, sums, width: (
+        sums
+    )
+)
+def finish_adjoint(
+    u: Value, dt: Value, slope: Value, is_softplus: int, dy: Value, gate: Value, gated: int, y: Value, skip: Value,
+    through_B: Value, through_A: Value, du: Value, ddelta: Value, dz: Value, sums, width: int,
+) -> list[Value]:  # fmt: skip
+    """Gradients of one token's u, delta and z; adds to the sums over tokens of dD and of ddelta."""
+    value, gradient, by_B, passed = u.load(width), dy.load(width), through_B.load(width), skip.load(width)
+    du.store(fma(gradient, passed, dt.load(width) * by_B))
+    step = fma(value, by_B, through_A.load(width) * (1 / LOG2E))
+    if is_softplus:
+        step = step * slope.load(width)
+    ddelta.store(step)
+    if gated:
+        dz.store(gate.load(width) * fma(value, passed, y.load(width)))
+    return [fma(gradient, value, sums[0]), sums[1] + step]
+
+
+def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Callable:
+    """The backward kernel; W/2 states at a time, so that their dB and dC fill one vector."""
+    group, vector = width // 2, width * FLOAT
+
+    @cfunc("void(int64)", cache=True, error_model="numpy")
+    def backward(table):
+        """`adjoint` is read and left as what this stretch of tokens sends back; dA, dD, dbias, dBC are added to.
+
+        A token's row of dBC holds dB and dC of the first state, then of the second, ...
+        """
+        arguments = next_task(table, stamp)
+        while arguments != 0:
+            (
+                u, rows_u, delta, rows_delta, z, rows_z, B, rows_B, C, rows_C, rates, skip, bias, row_state,
+                g, rows_g, kept, step_kept, du, rows_du, ddelta, rows_ddelta, dz, rows_dz, dBC, rows_dBC,
+                adjoint, dA, dD, dbias, scratch, length, groups, blocks,
+            ) = load_arguments(arguments, 34)  # fmt: skip
+            area = TILE * vector
+            dts, dtus, slopes, dys = scratch, scratch + area, scratch + 2 * area, scratch + 3 * area
+            gates, ys, by_B, by_A = (
+                scratch + 4 * area,
+                scratch + 5 * area,
+                scratch + 6 * area,
+                scratch + 7 * area,
+            )
+            decays = scratch + 8 * area
+            states = decays + group * area
+            for tile_and_block in range((length + TILE - 1) // TILE * blocks - 1, -1, -1):
+                tile = tile_and_block // blocks
+                x = (tile_and_block - tile * blocks) * vector
+                first = tile * TILE
+                count = min(TILE, length - first)
+                for i in range(count):
+                    t, o = first + i, i * vector
+                    prepare_adjoint(
+                        delta + t * rows_delta + x, bias + x, is_softplus, u + t * rows_u + x,
+                        g + t * rows_g + x, z + t * rows_z + x, gated,
+                        dts + o, dtus + o, slopes + o, dys + o, gates + o, width,
+                    )  # fmt: skip
+                    store_zero(ys + o, width)
+                    store_zero(by_B + o, width)
+                    store_zero(by_A + o, width)
+                    before = t - TILE
+                    prefetch(u + before * rows_u + x, 0)
+                    prefetch(delta + before * rows_delta + x, 0)
+                    prefetch(z + before * rows_z + x, 0)
+                    prefetch(g + before * rows_g + x, 0)
+                    prefetch(du + before * rows_du + x, 1)
+                    prefetch(ddelta + before * rows_ddelta + x, 1)
+                    prefetch(dz + before * rows_dz + x, 1)
+                for j in range(groups):
+                    at, n = j * group * row_state + x, j * group * FLOAT
+                    A = load_rows(rates + at, row_state, width, group)
+                    h = load_rows(kept + tile * step_kept + at, row_state, width, group)
+                    store_rows(states, vector, h)
+                    for i in range(count):
+                        t, o, e = first + i, i * vector, i * group * vector
+                        h = advance_keeping(
+                            h, A, dts + o, dtus + o, ys + o, B + t * rows_B + n, C + t * rows_C + n,
+                            decays + e, states + e + group * vector, width,
+                        )  # fmt: skip
+                    q = load_rows(adjoint + at, row_state, width, group)
+                    a = load_rows(dA + at, row_state, width, group)
+                    for i in range(count - 1, -1, -1):
+                        t, o, e = first + i, i * vector, i * group * vector
+                        q, a = retreat(
+                            q, a, A, dts + o, dtus + o, dys + o, B + t * rows_B + n, C + t * rows_C + n,
+                            decays + e, states + e, states + e + group * vector, by_B + o, by_A + o,
+                            dBC + t * rows_dBC + 2 * n, width,
+                        )  # fmt: skip
+                    store_rows(adjoint + at, row_state, q)
+                    store_rows(dA + at, row_state, a)
+                totals = load_rows(dD + x, dbias - dD, width, 2)
+                for i in range(count):
+                    t, o = first + i, i * vector
+                    totals = finish_adjoint(
+                        u + t * rows_u + x, dts + o, slopes + o, is_softplus, dys + o, gates + o, gated, ys + o,
+                        skip + x, by_B + o, by_A + o, du + t * rows_du + x, ddelta + t * rows_ddelta + x,
+                        dz + t * rows_dz + x, totals, width,
+                    )  # fmt: skip
+                store_rows(dD + x, dbias - dD, totals)
+            arguments = next_task(table, stamp)
+
+    return backward
+
+
+def scratch_floats(width: int) -> int:
+    """Size of the scratch area that either kernel needs."""
+    return 8 * TILE * width + (width // 2) * width * (2 * TILE + 1)
+
+
+@functools.cache
+def backward_kernel(width: int, is_softplus: bool, gated: bool) -> int:
+    """Address of the backward kernel for these choices."""
+    return keep_kernel(make_backward(width, int(is_softplus), int(gated), STAMP))

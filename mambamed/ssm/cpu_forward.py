@@ -1,0 +1,145 @@
+"""The forward kernel of the `cpu` backend.
+
+Vectors run over channels (tensors are channel-last: W neighboring channels are W neighboring numbers), the states
+of these channels live in registers, B and C are broadcast. The sequence is worked through in tiles of `TILE`
+tokens; within a tile, what all states share (step size, input, gate) is computed once into a scratch area, then the
+states follow in groups that fit into the registers. All arguments are addresses and strides in bytes; `rows_x`
+leads from one token of x to the next and is negative when the sequence is read backwards. Channel blocks
+are the inner loop, so that whole rows of the tensors are read.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from numba import cfunc, types
+
+from mambamed.ssm.lanes import (
+    FLOAT,
+    keep_kernel,
+    load_arguments,
+    load_rows,
+    next_task,
+    prefetch,
+    store_rows,
+    store_zero,
+)
+from mambamed.ssm.simd import STAMP, Value, emitter, exp2, fma, sigmoid, softplus
+
+TILE = 16  # tokens between two kept states
+ABREAST = 8  # states whose exponentials are computed together
+
+
+@emitter(lambda raw, bias, is_softplus, u, dt, dtu, width: types.void)
+def prepare_token(
+    raw: Value, bias: Value, is_softplus: int, u: Value, dt: Value, dtu: Value, width: int
+) -> None:
+    """Step size dt = softplus(delta + bias), and dt u."""
+    step = raw.load(width) + bias.load(width)
+    if is_softplus:
+        step = softplus(step)
+    dt.store(step)
+    dtu.store(step * u.load(width))
+
+
+@emitter(lambda out, y, u, skip, z, gated, width: types.void)
+def finish_token(out: Value, y: Value, u: Value, skip: Value, z: Value, gated: int, width: int) -> None:
+    """out = (y + D u) silu(z)."""
+    result = fma(u.load(width), skip.load(width), y.load(width))
+    if gated:
+        gate = z.load(width)
+        result = result * gate * sigmoid(gate)
+    out.store(result)
+
+
+@emitter(lambda states, rates, dt, dtu, y, B, C, width: states)
+def advance(states, rates, dt: Value, dtu: Value, y: Value, B: Value, C: Value, width: int) -> list[Value]:
+    """One token, forward: h = exp(dt A) h + dt u B, y = y + C h, for one group of states."""
+    step, push = dt.load(width), dtu.load(width)
+    outputs = [y.load(width)]
+    new = []
+    for first in range(0, len(states), ABREAST):
+        group = range(first, min(first + ABREAST, len(states)))
+        decays = exp2([step * rates[n] for n in group])
+        for n, decay in zip(group, decays, strict=True):
+            entering = push * B.at(FLOAT * n).broadcast(width)
+            new.append(fma(decay, states[n], entering))
+        for lane, n in enumerate(group):
+            read = C.at(FLOAT * n).broadcast(width)
+            if lane < len(outputs):
+                outputs[lane] = fma(new[n], read, outputs[lane])
+            else:
+                outputs.append(new[n] * read)
+    y.store(functools.reduce(lambda a, b: a + b, outputs))
+    return new
+
+
+def make_forward(width: int, group: int, is_softplus: int, gated: int, stamp: int) -> Callable:
+    """The forward kernel: `group` states at a time, with or without softplus and gate."""
+    vector = width * FLOAT
+
+    @cfunc("void(int64)", cache=True, error_model="numpy")
+    def forward(table):
+        """`state` is read and left as the state after the last token; `kept` 0 keeps nothing."""
+        arguments = next_task(table, stamp)
+        while arguments != 0:
+            (
+                u, rows_u, delta, rows_delta, z, rows_z, B, rows_B, C, rows_C, rates, skip, bias, row_state,
+                out, rows_out, state, kept, step_kept, scratch, length, groups, blocks,
+            ) = load_arguments(arguments, 23)  # fmt: skip
+            dts, dtus, ys = scratch, scratch + TILE * vector, scratch + 2 * TILE * vector
+            for tile_and_block in range((length + TILE - 1) // TILE * blocks):
+                tile = tile_and_block // blocks
+                x = (tile_and_block - tile * blocks) * vector
+                first = tile * TILE
+                count = min(TILE, length - first)
+                for i in range(count):
+                    t, o = first + i, i * vector
+                    prepare_token(
+                        delta + t * rows_delta + x,
+                        bias + x,
+                        is_softplus,
+                        u + t * rows_u + x,
+                        dts + o,
+                        dtus + o,
+                        width,
+                    )
+                    store_zero(ys + o, width)
+                    later = t + TILE
+                    prefetch(u + later * rows_u + x, 0)
+                    prefetch(delta + later * rows_delta + x, 0)
+                    prefetch(z + later * rows_z + x, 0)
+                    prefetch(out + later * rows_out + x, 1)
+                for g in range(groups):
+                    at, n = g * group * row_state + x, g * group * FLOAT
+                    h = load_rows(state + at, row_state, width, group)
+                    if kept != 0:
+                        store_rows(kept + tile * step_kept + at, row_state, h)
+                    A = load_rows(rates + at, row_state, width, group)
+                    for i in range(count):
+                        t, o = first + i, i * vector
+                        h = advance(
+                            h, A, dts + o, dtus + o, ys + o, B + t * rows_B + n, C + t * rows_C + n, width
+                        )
+                    store_rows(state + at, row_state, h)
+                for i in range(count):
+                    t, o = first + i, i * vector
+                    finish_token(
+                        out + t * rows_out + x,
+                        ys + o,
+                        u + t * rows_u + x,
+                        skip + x,
+                        z + t * rows_z + x,
+                        gated,
+                        width,
+                    )
+            arguments = next_task(table, stamp)
+
+    return forward
+
+
+@functools.cache
+def forward_kernel(width: int, group: int, is_softplus: bool, gated: bool) -> int:
+    """Address of the forward kernel for these choices, compiled once (or read from numba's cache on disk)."""
+    return keep_kernel(make_forward(width, group, int(is_softplus), int(gated), STAMP))

@@ -1,0 +1,48 @@
+"""Large CPU tensors whose memory is used again.
+
+The system hands out memory page by page and clears each at its first touch: for a tensor of some megabytes that
+takes as long as the scan that fills it (twice as long on two threads, which wait for each other). Blocks made here
+come back when the last tensor that looks at them is gone, and serve the next request of about their size.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SMALLEST = 1 << 18  # numbers (1 MiB); the C library itself keeps smaller blocks
+LIMIT = 1 << 27  # numbers (512 MiB) kept without a user; more than that go back to the system, oldest first
+
+_lock = threading.RLock()  # a finalizer may run inside `empty` itself
+_free: list[np.ndarray] = []
+
+
+def empty(*shape: int) -> Tensor:
+    """An uninitialized float32 CPU tensor, from kept memory if it is large."""
+    count = prod(shape)
+    if count < SMALLEST:
+        return torch.empty(*shape)
+    block = _take(count)
+    view = block[:count]
+    weakref.finalize(view, _give_back, block).atexit = False
+    return torch.from_numpy(view).view(*shape)
+
+
+def _take(count: int) -> np.ndarray:
+    with _lock:
+        fitting = [i for i, block in enumerate(_free) if count <= block.size <= count + count // 2]
+        if fitting:
+            return _free.pop(min(fitting, key=lambda i: _free[i].size))
+    return np.empty(count, np.float32)
+
+
+def _give_back(block: np.ndarray) -> None:
+    with _lock:
+        _free.append(block)
+        while sum(b.size for b in _free) > LIMIT:
+            del _free[0]
