@@ -1,0 +1,11 @@
+"""Every file is read and written here: images, JSON, CSV, bytes. All writes are atomic.
+
+=============  ==========================================================================
+`images`       `read_image`, `read_header`, `write_image`: NIfTI, NRRD, MetaImage as RAS+ arrays
+`nifti`        the fast, checking path for NIfTI-1 and NIfTI-2
+`documents`    JSON, with faults told by line
+`tables`       CSV, with formula cells made harmless
+`atomic`       bytes under a temporary name, flushed, renamed
+`lock`         one writer a folder
+=============  ==========================================================================
+"""

@@ -1,0 +1,52 @@
+"""JSON documents: read with faults told by file and line, written atomically."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mambamed.errors import DatasetError
+from mambamed.io.atomic import write_text
+
+MAX_BYTES = 256 * 2**20
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON document.
+
+    Raises:
+        DatasetError: absent, unreadable, not JSON (with line and column), a key given twice, nested too deep.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DatasetError(f"{path}: larger than {MAX_BYTES >> 20} MB; not a document of this kind")
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path}: is not text in UTF-8; save it as such") from error
+    try:
+        return json.loads(text, object_pairs_hook=lambda pairs: _without_duplicates(pairs, path))
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        raise DatasetError(f"{path}: not valid JSON at {where}: {error.msg}; correct it") from error
+    except RecursionError as error:
+        raise DatasetError(f"{path}: nested too deep for a document of this kind") from error
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a JSON document atomically, indented; keys keep their order.
+
+    NaN and infinities are written as Python's JSON writes and reads them (`NaN`, `Infinity`).
+    """
+    write_text(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise DatasetError(f"{path}: duplicate key {twice!r}; one of the two would be lost, so remove one")
+    return document

@@ -1,0 +1,79 @@
+"""CSV tables: written so that no spreadsheet runs a cell, read with faults told by line."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mambamed.errors import DatasetError
+from mambamed.io.atomic import write_text
+
+# A spreadsheet runs a cell that begins with one of these (OWASP, "CSV Injection").
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def write_csv(path: Path, headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file atomically.
+
+    Numbers are written with the digits that give them back; None and NaN as an empty cell; text that a
+    spreadsheet would run gets an apostrophe in front.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([cell_text(header) for header in headers])
+    writer.writerows([cell_text(cell) for cell in row] for row in rows)
+    write_text(path, text.getvalue())
+
+
+def cell_text(cell: Any) -> str:
+    """A cell as text.
+
+    >>> cell_text("=HYPERLINK(1)"), cell_text(-0.5), cell_text(float("nan")), cell_text(None)
+    ("'=HYPERLINK(1)", '-0.5', '', '')
+    """
+    if cell is None or (isinstance(cell, float) and cell != cell):
+        return ""
+    text = str(cell.item() if hasattr(cell, "item") else cell)
+    return f"'{text}" if isinstance(cell, str) and text.startswith(_FORMULA) else text
+
+
+def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Read a CSV or TSV file with a header line; the separator (comma, tab, semicolon) is the header's.
+
+    Returns:
+        The headers, and a row a line as header -> text.
+
+    Raises:
+        DatasetError: absent, empty, not text, a header given twice, or a row of another length.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path}: is not text in UTF-8; save it as such") from error
+    first = text.partition("\n")[0]
+    separator = max(",\t;", key=first.count)
+    try:
+        lines = list(csv.reader(io.StringIO(text), delimiter=separator, strict=True))
+    except csv.Error as error:
+        raise DatasetError(f"{path}: not a CSV table: {error}; check its quotes") from error
+    if not lines or not any(lines[0]):
+        raise DatasetError(f"{path}: is empty; give a header line and a row a case")
+    headers = [header.strip() for header in lines[0]]
+    if len(set(headers)) != len(headers):
+        raise DatasetError(f"{path}: a header is given twice in {headers}; name each column once")
+    rows = []
+    for number, line in enumerate(lines[1:], start=2):
+        if not any(line):
+            continue
+        if len(line) != len(headers):
+            raise DatasetError(
+                f"{path}:{number}: {len(line)} cells under {len(headers)} headers ({separator.join(line)}); "
+                "mind decimal commas and quotes"
+            )
+        rows.append({header: cell.strip() for header, cell in zip(headers, line, strict=True)})
+    return headers, rows
