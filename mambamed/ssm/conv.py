@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch.nn import functional
+
+from mambamed.ssm.scan import chosen_backend
 from torch import Tensor
 
 
@@ -28,6 +30,18 @@ def causal_conv(
     >>> causal_conv(torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[10.0, 1.0]])).tolist()
     [[[1.0, 12.0, 23.0]]]
     """
+    if x.ndim != 3 or weight.ndim != 2 or weight.shape[0] != x.shape[1]:
+        raise ValueError(
+            f"x must be (B, D, L) and weight (D, W), got {tuple(x.shape)} and {tuple(weight.shape)}"
+        )
+    kernel = x.device.type == "cpu" and x.dtype != torch.float64 and x.numel() > 0
+    if kernel and chosen_backend("cpu")[0] == "cpu":
+        return torch.ops.mambamed.causal_conv(x, weight, bias, silu, reverse)
+    return _shifted_sums(x, weight, bias, silu, reverse)
+
+
+def _shifted_sums(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, reverse: bool) -> Tensor:
+    """The convolution in plain torch, as a sum of shifted and scaled copies."""
     work = torch.promote_types(torch.float32, x.dtype)
     tokens = x.transpose(1, 2).to(work)  # (B, L, D)
     taps = weight.to(work)
@@ -40,3 +54,66 @@ def causal_conv(
     if bias is not None:
         out = out + bias.to(work)
     return (functional.silu(out) if silu else out).transpose(1, 2)
+
+
+def _forward(x, weight, bias, silu, reverse):
+    from mambamed.ssm.cpu_conv import conv_forward
+
+    # a copy only where channels were padded: an operator's output must have the strides that its fake has
+    return conv_forward(x, weight, bias, silu, reverse).transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def _backward(grad_out, x, weight, bias, silu, reverse):
+    from mambamed.ssm.cpu_conv import conv_backward
+
+    dx, dweight, dbias = conv_backward(grad_out, x, weight, bias, silu, reverse)
+    dx = dx.to(x.dtype).transpose(1, 2).contiguous().transpose(1, 2)
+    return dx, dweight.to(weight.dtype).contiguous(), dbias.to(weight.dtype)
+
+
+conv_op = torch.library.custom_op(
+    "mambamed::causal_conv",
+    _forward,
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor x, Tensor weight, Tensor? bias, bool silu, bool reverse) -> Tensor",
+)
+conv_backward_op = torch.library.custom_op(
+    "mambamed::causal_conv_backward",
+    _backward,
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor grad_out, Tensor x, Tensor weight, Tensor? bias, bool silu, bool reverse)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+
+
+def _like(x: Tensor, dtype: torch.dtype) -> Tensor:
+    batch, channels, length = x.shape
+    return x.new_empty(batch, length, channels, dtype=dtype).transpose(1, 2)
+
+
+@conv_op.register_fake
+def _(x, weight, bias, silu, reverse):
+    return _like(x, torch.float32)
+
+
+@conv_backward_op.register_fake
+def _(grad_out, x, weight, bias, silu, reverse):
+    return _like(x, x.dtype), torch.empty_like(weight), weight.new_empty(weight.shape[0])
+
+
+def _setup_context(ctx, inputs, output):
+    x, weight, bias, ctx.silu, ctx.reverse = inputs
+    ctx.save_for_backward(x, weight, bias)
+
+
+def _autograd(ctx, grad_out):
+    x, weight, bias = ctx.saved_tensors
+    dx, dweight, dbias = torch.ops.mambamed.causal_conv_backward(
+        grad_out, x, weight, bias, ctx.silu, ctx.reverse
+    )
+    return dx, dweight, None if bias is None else dbias.to(bias.dtype), None, None
+
+
+conv_op.register_autograd(_autograd, setup_context=_setup_context)

@@ -7,7 +7,6 @@ the address of the last token and negative strides. Work is divided over batch e
 
 from __future__ import annotations
 
-import functools
 import logging
 
 import torch
@@ -16,6 +15,7 @@ from torch.nn import functional
 
 from mambamed.ssm import kept_memory
 from mambamed.ssm.cpu_threads import run_kernel, shares, workers
+from mambamed.ssm.rows import Rows, address, round_up, vector_width
 
 FLOAT64 = False  # the kernels know float32 only
 log = logging.getLogger(__name__)
@@ -31,48 +31,13 @@ def unavailable() -> str | None:
         return f"the kernels do not compile here: {type(error).__name__}: {error}"
 
 
-@functools.cache
-def vector_width() -> int:
-    """Channels in a vector register: 16 with AVX-512, else 8."""
-    from mambamed.ssm.simd import host_width
-
-    return host_width()
-
-
 def saved_shape(batch: int, length: int, d_inner: int, d_state: int) -> tuple[int, ...]:
     """`(B, K, N', D')`: the states before each of K tiles, channels and states rounded up to what kernels take."""
     from mambamed.ssm.cpu_forward import TILE
 
     width = vector_width()
-    states = _round_up(d_state, width // 2)
-    return (batch, -(-length // TILE), states, _round_up(d_inner, width))
-
-
-def _round_up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
-
-
-class _Rows:
-    """A sequence tensor as kernels see it: address of the first token to be read, bytes between tokens."""
-
-    def __init__(self, tensor: Tensor, columns: int, reverse: bool):
-        rows = tensor.transpose(1, 2)  # (B, L, columns)
-        if rows.dtype != torch.float32:
-            rows = rows.float()
-        if rows.shape[2] != columns:
-            rows = functional.pad(rows, (0, columns - rows.shape[2]))
-        if rows.stride(2) != 1 and columns > 1:
-            rows = rows.contiguous()
-        self.tensor = rows
-        self.stride = rows.stride(1) * 4
-        self.start = rows.data_ptr() + (self.stride * (rows.shape[1] - 1) if reverse else 0)
-        self.batch_stride = rows.stride(0) * 4
-        if reverse:
-            self.stride = -self.stride
-
-    def at(self, batch: int, column: int = 0) -> int:
-        """Address of a column of the first token of a batch entry."""
-        return self.start + batch * self.batch_stride + column * 4
+    states = round_up(d_state, width // 2)
+    return (batch, -(-length // TILE), states, round_up(d_inner, width))
 
 
 class _Scan:
@@ -83,22 +48,22 @@ class _Scan:
 
         self.width = width or vector_width()
         self.batch, self.channels, self.length = u.shape
-        self.columns = _round_up(self.channels, self.width)
-        self.states = _round_up(A.shape[1], self.width // 2)
+        self.columns = round_up(self.channels, self.width)
+        self.states = round_up(A.shape[1], self.width // 2)
         self.softplus, self.gated, self.reverse = delta_softplus, z is not None, reverse
         self.u, self.delta = self.rows(u), self.rows(delta)
         self.z = self.u if z is None else self.rows(z)
-        self.B, self.C = _Rows(B, self.states, reverse), _Rows(C, self.states, reverse)
+        self.B, self.C = Rows(B, self.states, reverse), Rows(C, self.states, reverse)
         rates = (A.float() * LOG2E).T
         self.rates = functional.pad(
             rates, (0, self.columns - rates.shape[1], 0, self.states - rates.shape[0])
         ).contiguous()
         self.skip, self.bias = self._per_channel(D), self._per_channel(delta_bias)
 
-    def rows(self, tensor: Tensor) -> _Rows:
-        return _Rows(tensor, self.columns, self.reverse)
+    def rows(self, tensor: Tensor) -> Rows:
+        return Rows(tensor, self.columns, self.reverse)
 
-    def new_rows(self) -> _Rows:
+    def new_rows(self) -> Rows:
         return self.rows(kept_memory.empty(self.batch, self.length, self.columns).transpose(1, 2))
 
     def _per_channel(self, tensor: Tensor | None) -> Tensor:
@@ -108,10 +73,10 @@ class _Scan:
 
     def inputs(self, b: int, column: int) -> tuple[int, ...]:
         """What every kernel is told first, for the channels from `column` on of batch entry b."""
-        rows = (self.u.at(b, column), self.u.stride, self.delta.at(b, column), self.delta.stride)
-        gate = (self.z.at(b, column), self.z.stride)
+        rows = (self.u.at(b, 0, column), self.u.stride, self.delta.at(b, 0, column), self.delta.stride)
+        gate = (self.z.at(b, 0, column), self.z.stride)
         projections = (self.B.at(b), self.B.stride, self.C.at(b), self.C.stride)
-        parameters = (_at(self.rates, 0, column), _at(self.skip, column), _at(self.bias, column))
+        parameters = (address(self.rates, 0, column), address(self.skip, column), address(self.bias, column))
         return (*rows, *gate, *projections, *parameters, self.columns * 4)
 
     def tasks(self) -> list[tuple[int, int, int]]:
@@ -138,18 +103,12 @@ def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, s
     for i, (b, first, end) in enumerate(tasks):
         column = first * scan.width
         table.append((
-            *scan.inputs(b, column), out.at(b, column), out.stride, _at(state, b, 0, column),
-            _at(kept, b, 0, 0, column) if save else 0, kept.stride(1) * 4,
-            _at(scratch, i), scan.length, scan.states // group, end - first,
+            *scan.inputs(b, column), out.at(b, 0, column), out.stride, address(state, b, 0, column),
+            address(kept, b, 0, 0, column) if save else 0, kept.stride(1) * 4,
+            address(scratch, i), scan.length, scan.states // group, end - first,
         ))  # fmt: skip
     run_kernel(kernel, table)
     return out.tensor[..., : scan.channels].transpose(1, 2), kept
-
-
-def _at(tensor: Tensor, *index: int) -> int:
-    """The address of an element."""
-    offset = sum(i * stride for i, stride in zip(index, tensor.stride(), strict=False))
-    return tensor.data_ptr() + offset * tensor.element_size()
 
 
 def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, width=None):
@@ -167,25 +126,28 @@ def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_so
     dA = torch.zeros(scan.batch, scan.states, scan.columns)
     sums = torch.zeros(2, scan.batch, scan.columns)  # of dD and of ddelta
     # every task adds up over its own channels: tasks never write to the same place
-    dBC = kept_memory.empty(pieces, scan.batch, scan.length, 2 * scan.states).zero_()
-    dBC_rows = [_Rows(part.transpose(1, 2), 2 * scan.states, reverse) for part in dBC]
-
+    dB, dC = (kept_memory.empty(pieces, scan.batch, scan.length, scan.states).zero_() for _ in range(2))
+    dB_rows, dC_rows = (
+        [Rows(part.transpose(1, 2), scan.states, reverse) for part in parts] for parts in (dB, dC)
+    )
     scratch = torch.empty(len(tasks), scratch_floats(scan.width))
     table = []
     for i, (b, first, end) in enumerate(tasks):
-        column, rows = first * scan.width, dBC_rows[i % pieces]
+        column, dB_i, dC_i = first * scan.width, dB_rows[i % pieces], dC_rows[i % pieces]
         table.append((
-            *scan.inputs(b, column), g.at(b, column), g.stride, _at(saved, b, 0, 0, column), saved.stride(1) * 4,
-            du.at(b, column), du.stride, ddelta.at(b, column), ddelta.stride, dz.at(b, column), dz.stride,
-            rows.at(b), rows.stride, _at(adjoint, b, 0, column), _at(dA, b, 0, column),
-            _at(sums, 0, b, column), _at(sums, 1, b, column), _at(scratch, i),
+            *scan.inputs(b, column), g.at(b, 0, column), g.stride, address(saved, b, 0, 0, column), saved.stride(1) * 4,
+            du.at(b, 0, column), du.stride, ddelta.at(b, 0, column), ddelta.stride, dz.at(b, 0, column), dz.stride,
+            dB_i.at(b), dB_i.stride, dC_i.at(b), dC_i.stride, address(adjoint, b, 0, column), address(dA, b, 0, column),
+            address(sums, 0, b, column), address(sums, 1, b, column), address(scratch, i),
             scan.length, 2 * scan.states // scan.width, end - first,
         ))  # fmt: skip
     run_kernel(kernel, table)
-    dB, dC = (dBC[0] if pieces == 1 else dBC.sum(0)).unflatten(2, (scan.states, 2)).unbind(3)
+    for parts in (dB, dC):
+        for part in parts[1:]:
+            parts[0] += part
     n, d = A.shape[1], scan.channels
     turned = [rows.tensor[..., :d].transpose(1, 2) for rows in (du, ddelta, dz)]
-    turned_BC = [t[..., :n].transpose(1, 2) for t in (dB, dC)]
+    turned_BC = [parts[0, ..., :n].transpose(1, 2) for parts in (dB, dC)]
     return (
         turned[0], turned[1], dA.sum(0)[:n, :d].T, *turned_BC, None if D is None else sums[0].sum(0)[:d],
         turned[2] if scan.gated else None, None if delta_bias is None else sums[1].sum(0)[:d],

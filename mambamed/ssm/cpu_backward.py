@@ -3,7 +3,7 @@
 Tiles are taken last to first. The state before each tile was kept; the states of the tile and the decays between
 them are computed again into the scratch area (they fit the first-level cache), then the adjoint state runs
 backwards through them. dB and dC are sums over channels, that is over the lanes of vectors: a butterfly of
-shuffles adds W of them at once.
+shuffles adds up W of them at once.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ def advance_keeping(
 
 
 @emitter(
-    lambda adjoint, dA, rates, dt, dtu, dy, B, C, decays, before, after, through_B, through_A, sums, width: (
+    lambda adjoint, dA, rates, dt, dtu, dy, B, C, decays, before, after, through_B, through_A, dB, dC, width: (
         types.Tuple((adjoint, dA))
     )
 )
 def retreat(
     adjoint, dA, rates, dt: Value, dtu: Value, dy: Value, B: Value, C: Value, decays: Value, before: Value,
-    after: Value, through_B: Value, through_A: Value, sums: Value, width: int,
+    after: Value, through_B: Value, through_A: Value, dB: Value, dC: Value, width: int,
 ) -> tuple[list[Value], list[Value]]:  # fmt: skip
     """One token, backward, for one group of states.
 
@@ -92,15 +92,17 @@ def retreat(
     totals = LaneSums(width)
     for n, rate in enumerate(rates):
         g = fma(gradient, C.at(FLOAT * n).broadcast(width), adjoint[n])
-        totals.add(g * push)
-        totals.add(gradient * after.at(vector * n).load(width))
+        totals.add(0, g * push)
+        totals.add(1, gradient * after.at(vector * n).load(width))
         by_B = fma(g, B.at(FLOAT * n).broadcast(width), by_B)
         back = g * decays.at(vector * n).load(width)
         reached = back * before.at(vector * n).load(width)
         by_A = fma(reached, rate, by_A)
         sent.append(back)
         new_dA.append(fma(reached, step, dA[n]))
-    sums.store(sums.load(width) + totals.total())
+    total, half = totals.total(), width // 2
+    for sums, lanes in ((dB, range(half)), (dC, range(half, width))):
+        sums.store(sums.load(half) + total.shuffle(total, list(lanes)))
     through_B.store(by_B)
     through_A.store(by_A)
     return sent, new_dA
@@ -133,17 +135,14 @@ def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Calla
 
     @cfunc("void(int64)", cache=True, error_model="numpy")
     def backward(table):
-        """`adjoint` is read and left as what this stretch of tokens sends back; dA, dD, dbias, dBC are added to.
-
-        A token's row of dBC holds dB and dC of the first state, then of the second, ...
-        """
+        """`adjoint` is read and left as what this stretch of tokens sends back; dA, dD, dbias, dB, dC are added to."""
         arguments = next_task(table, stamp)
         while arguments != 0:
             (
                 u, rows_u, delta, rows_delta, z, rows_z, B, rows_B, C, rows_C, rates, skip, bias, row_state,
-                g, rows_g, kept, step_kept, du, rows_du, ddelta, rows_ddelta, dz, rows_dz, dBC, rows_dBC,
+                g, rows_g, kept, step_kept, du, rows_du, ddelta, rows_ddelta, dz, rows_dz, dB, rows_dB, dC, rows_dC,
                 adjoint, dA, dD, dbias, scratch, length, groups, blocks,
-            ) = load_arguments(arguments, 34)  # fmt: skip
+            ) = load_arguments(arguments, 36)  # fmt: skip
             area = TILE * vector
             dts, dtus, slopes, dys = scratch, scratch + area, scratch + 2 * area, scratch + 3 * area
             gates, ys, by_B, by_A = (
@@ -195,7 +194,7 @@ def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Calla
                         q, a = retreat(
                             q, a, A, dts + o, dtus + o, dys + o, B + t * rows_B + n, C + t * rows_C + n,
                             decays + e, states + e, states + e + group * vector, by_B + o, by_A + o,
-                            dBC + t * rows_dBC + 2 * n, width,
+                            dB + t * rows_dB + n, dC + t * rows_dC + n, width,
                         )  # fmt: skip
                     store_rows(adjoint + at, row_state, q)
                     store_rows(dA + at, row_state, a)

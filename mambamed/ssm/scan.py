@@ -15,6 +15,7 @@ autograd: nothing they do is recorded. What they return may have any float type 
 shape here. The meaning of the arguments is defined in `mambamed.ssm.reference`.
 
 A backend that cannot serve here says so from `unavailable() -> str | None` (a reason, or None when it works).
+One whose kernels know no float64 has `FLOAT64 = False`; "auto" then leaves such scans to `chunked`.
 To add one: write the module, add a line to `BACKENDS`; `tests/ssm/test_scan.py` runs over the table.
 """
 
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from functools import lru_cache
+from functools import cache
 from types import ModuleType
 
 import torch
@@ -34,6 +35,8 @@ BACKENDS = {
     "reference": "mambamed.ssm.reference",
     "chunked": "mambamed.ssm.chunked",
     "cpu": "mambamed.ssm.cpu",
+    "triton": "mambamed.ssm.triton",
+    "cuda": "mambamed.ssm.cuda",
 }
 
 # first that works, by device type; `chunked` works everywhere
@@ -42,14 +45,12 @@ _PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 _forced: str | None = None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _backend(name: str) -> ModuleType:
-    if name not in BACKENDS:
-        raise ValueError(f"{name!r}: no such scan backend; choose one of {', '.join(BACKENDS)} or 'auto'")
     return importlib.import_module(BACKENDS[name])
 
 
-@lru_cache(maxsize=None)
+@cache
 def why_unavailable(name: str) -> str | None:
     """The reason for which backend `name` cannot serve on this machine, or None when it can."""
     try:
@@ -63,8 +64,8 @@ def why_unavailable(name: str) -> str | None:
 def set_backend(name: str) -> None:
     """Make every `backend="auto"` scan of this process use `name`; `"auto"` restores the choice by device."""
     global _forced
-    if name != "auto" and (reason := (_backend(name), why_unavailable(name))[1]):
-        raise ValueError(f"scan backend {name!r} cannot serve here: {reason}")
+    if name != "auto":
+        _refuse_unavailable(name)
     _forced = None if name == "auto" else name
 
 
@@ -79,12 +80,10 @@ def chosen_backend(device: str | torch.device = "cpu") -> tuple[str, str]:
     return _choose(torch.device(device).type)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _choose(device_type: str) -> tuple[str, str]:
     refused = []
     for name in _PREFERENCE.get(device_type, ()):
-        if name not in BACKENDS:
-            continue
         reason = why_unavailable(name)
         if reason is None:
             why = f"first that works on {device_type}" + "".join(f"; no {r}" for r in refused)
@@ -141,10 +140,7 @@ def selective_scan(
     [1.0, 1.5, 1.75]
     """
     _check_shapes(u, delta, A, B, C, D, z, delta_bias)
-    if backend == "auto":
-        backend = chosen_backend(u.device)[0]
-    elif reason := (_backend(backend), why_unavailable(backend))[1]:
-        raise ValueError(f"scan backend {backend!r} cannot serve here: {reason}")
+    backend = _backend_for(u, backend)
     if u.numel() == 0:
         return torch.zeros_like(u)
     given = [t for t in (u, delta, A, B, C, D, z, delta_bias) if t is not None]
@@ -153,6 +149,25 @@ def selective_scan(
         u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, backend
     )
     return out
+
+
+def _backend_for(u: Tensor, backend: str) -> str:
+    """The backend's name, "auto" resolved; ValueError if it cannot serve."""
+    name = chosen_backend(u.device)[0] if backend == "auto" else backend
+    if backend != "auto":
+        _refuse_unavailable(name)
+    if u.dtype == torch.float64 and not getattr(_backend(name), "FLOAT64", True):
+        if backend != "auto":
+            raise ValueError(f"scan backend {name!r} computes in float32, got float64; use 'chunked'")
+        return "chunked"
+    return name
+
+
+def _refuse_unavailable(name: str) -> None:
+    if name not in BACKENDS:
+        raise ValueError(f"{name!r}: no such scan backend; choose one of {', '.join(BACKENDS)} or 'auto'")
+    if reason := why_unavailable(name):
+        raise ValueError(f"scan backend {name!r} cannot serve here: {reason}")
 
 
 def _check_shapes(u, delta, A, B, C, D, z, delta_bias) -> None:

@@ -200,31 +200,36 @@ def sigmoid(x: Value) -> Value:
 
 
 class LaneSums:
-    """Sums over the lanes of as many vectors as a vector has lanes: lane i of `total` is that of the i-th one.
+    """Sums over lanes of two kinds of vectors, w/2 of each: lane i is that of the i-th of the first kind, lane
+    w/2 + i of the i-th of the second.
 
     A butterfly of 2 shuffles and 1 addition a pair, first within the 128-bit quarters of a register (where
     shuffles are cheap), then among them; pairs are merged as soon as they meet, so that few are alive at once.
     """
 
     def __init__(self, width: int):
-        self.levels = _butterfly(width)
-        self.waiting: list[Value | None] = [None] * (len(self.levels) + 1)
+        *self.levels, self.last = _butterfly(width)
+        self.waiting: list[list[Value | None]] = [[None] * (len(self.levels) + 1) for _ in range(2)]
 
-    def add(self, vector: Value) -> None:
+    def add(self, kind: int, vector: Value) -> None:
+        """The next vector of a kind (0 or 1)."""
+        waiting = self.waiting[kind]
         for level, (low, high) in enumerate(self.levels):
-            first = self.waiting[level]
+            first = waiting[level]
             if first is None:
-                self.waiting[level] = vector
+                waiting[level] = vector
                 return
             vector = first.shuffle(vector, low) + first.shuffle(vector, high)
-            self.waiting[level] = None
-        self.waiting[-1] = vector
+            waiting[level] = None
+        waiting[-1] = vector
 
     def total(self) -> Value:
-        result = self.waiting[-1]
-        if result is None:
-            raise ValueError("the lanes of a vector are summed over as many vectors as it has lanes")
-        return result
+        """All sums, once w/2 vectors of each kind were added."""
+        first, second = (waiting[-1] for waiting in self.waiting)
+        if first is None or second is None:
+            raise ValueError("lanes are summed over w/2 vectors of each kind")
+        low, high = self.last
+        return first.shuffle(second, low) + first.shuffle(second, high)
 
 
 def _butterfly(width: int) -> list[tuple[list[int], list[int]]]:

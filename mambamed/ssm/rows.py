@@ -1,0 +1,53 @@
+"""Sequence tensors as the kernels of the `cpu` backend see them: addresses and strides in bytes."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@functools.cache
+def vector_width() -> int:
+    """Channels in a vector register: 16 with AVX-512, else 8."""
+    from mambamed.ssm.simd import host_width
+
+    return host_width()
+
+
+def round_up(count: int, multiple: int) -> int:
+    """The least multiple that is no less."""
+    return -(-count // multiple) * multiple
+
+
+def address(tensor: Tensor, *index: int) -> int:
+    """The address of an element; trailing indices may be left out."""
+    offset = sum(i * stride for i, stride in zip(index, tensor.stride(), strict=False))
+    return tensor.data_ptr() + offset * tensor.element_size()
+
+
+class Rows:
+    """A `(B, X, L)` tensor, read token by token: row t of a batch entry is its X numbers at token t.
+
+    Read in place if the tensor is float32, its X are neighbors in memory and `columns` many; else copied, and
+    padded with zeros to `columns`. `reverse`: the first row is the last token, and strides are negative.
+    """
+
+    def __init__(self, tensor: Tensor, columns: int, reverse: bool):
+        rows = tensor.transpose(1, 2)  # (B, L, X)
+        if rows.dtype != torch.float32:
+            rows = rows.float()
+        if rows.shape[2] != columns:
+            rows = functional.pad(rows, (0, columns - rows.shape[2]))
+        if rows.stride(2) != 1 and columns > 1:
+            rows = rows.contiguous()
+        self.tensor = rows
+        self.reverse = reverse
+        self.stride = rows.stride(1) * (-4 if reverse else 4)
+
+    def at(self, batch: int, token: int = 0, column: int = 0) -> int:
+        """Address of a column of the `token`-th row to be read of a batch entry."""
+        row = self.tensor.shape[1] - 1 - token if self.reverse else token
+        return address(self.tensor, batch, row, column)
