@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mambamed.runs.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
     from mambamed.runs.device import autocast, choose_device, choose_precision, keep_freed_memory
-    from mambamed.runs.folder import Run, create_run
+    from mambamed.runs.folder import Run, create_run, planned_run
     from mambamed.runs.model import load_network, make_network, make_task
 
 _HOME = {
@@ -31,6 +31,7 @@ _HOME = {
     "keep_freed_memory": "device",
     "Run": "folder",
     "create_run": "folder",
+    "planned_run": "folder",
     "load_network": "model",
     "make_network": "model",
     "make_task": "model",
@@ -47,6 +48,7 @@ __all__ = [
     "load_network",
     "make_network",
     "make_task",
+    "planned_run",
     "read_checkpoint",
     "write_checkpoint",
 ]

@@ -92,25 +92,34 @@ class Run:
         return dict(read_json(path).get("folds", {}).get(str(fold), {})) if path.is_file() else {}
 
 
-def create_run(recipe: Recipe, plan: Plan, manifest: DatasetManifest, root: Path) -> Run:
-    """Make a run folder, or find that `root` already is the same run.
+def planned_run(recipe: Recipe, plan: Plan, manifest: DatasetManifest, root: Path) -> Run:
+    """The run that a recipe means on a prepared dataset; nothing is written.
 
     Args:
         recipe: the recipe; its patch and batch size go before the plan's.
         plan: the prepared dataset's.
-        manifest: the prepared dataset's; the recipe's labels, regions and channels must agree with it.
-        root: the folder; made with its parents.
+        manifest: the prepared dataset's; the recipe's labels and channels must agree with it, its regions
+            replace the dataset's.
+        root: the folder that the run will have.
 
     Raises:
-        RecipeError: recipe and dataset do not agree, or the folder holds another run.
+        RecipeError: recipe and dataset do not agree.
     """
-    manifest = agreed_manifest(recipe, manifest)
     plan = dataclasses.replace(
         plan,
         patch_size=recipe.training.patch_size or plan.patch_size,
         batch_size=recipe.training.batch_size or plan.batch_size,
     )
-    run = Run(root, recipe, plan, manifest)
+    return Run(root, recipe, plan, agreed_manifest(recipe, manifest))
+
+
+def create_run(run: Run) -> Run:
+    """Write a planned run's folder, or find that it is there already.
+
+    Raises:
+        RecipeError: the folder holds another run.
+    """
+    root, recipe, plan, manifest = run.root, run.recipe, run.plan, run.manifest
     if (root / "recipe.yaml").is_file():
         other = Run.open(root)
         changed = _changed_keys(other.recipe.model_dump(), recipe.model_dump())

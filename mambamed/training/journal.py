@@ -34,5 +34,7 @@ class Journal:
     def tabulate(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Write log.csv and progress.png anew."""
         if history:
-            write_csv(self._folder / "log.csv", history)
+            headers = list(history[0])
+            rows = [[row[header] for header in headers] for row in history]
+            write_csv(self._folder / "log.csv", headers, rows)
             draw_progress(history, self._folder / "progress.png")

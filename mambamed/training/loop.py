@@ -173,8 +173,8 @@ class Loop:
         old = self.state.counters
         if old.rollbacks >= ROLLBACKS:
             raise RunError(
-                f"{self._run.fold_folder(self._fold)}: loss not finite in {BAD_STEPS_IN_ROW} steps in a row at "
-                f"step {old.step}, after {ROLLBACKS} roll-backs; lower training.optimizer.lr or use fp32"
+                f"{self._run.fold_folder(self._fold)}: loss not finite in {BAD_STEPS_IN_ROW} steps in a row "
+                f"at step {old.step}, after {ROLLBACKS} roll-backs; lower training.optimizer.lr or use fp32"
             )
         self.state.restore(self._run.checkpoint(self._fold, "last"))
         new = self.state.counters
@@ -188,9 +188,8 @@ class Loop:
         self._show_stage()
 
     def _end_epoch(self) -> None:
-        """Score the validation patches, keep checkpoints, write a row; then see whether the time still fits."""
+        """Score the validation patches, keep checkpoints, write a row; see whether the time still fits."""
         state, counters, place = self.state, self.state.counters, self._workplace
-        folder = self._run.fold_folder(self._fold)
         epoch = math.ceil(counters.step / self._settings.steps_per_epoch)
         began = time.monotonic()
         loss, scores = self._validation.score(state.validated, place.device, place.precision, place.layout)
@@ -277,8 +276,8 @@ class Loop:
         self._run.record(self._fold, {**recorded, "steps": counters.steps})
         self._journal.say(
             f"schedule: {counters.steps} of {self._settings.steps} steps fit into "
-            f"{counters.budget_seconds / 3600:.2f} h ({reason}; about {pace.validation_seconds:.0f} s kept for "
-            f"the validation of whole volumes)"
+            f"{counters.budget_seconds / 3600:.2f} h ({reason}; about {pace.validation_seconds:.0f} s "
+            f"kept for the validation of whole volumes)"
         )
         self._show_stage()
 

@@ -20,11 +20,7 @@ _PACKAGES = ("torch", "numpy", "numba", "scipy", "blosc2", "safetensors", "nibab
 def provenance() -> dict[str, Any]:
     """Versions of everything that computes, the commit of mambamed's sources, the command, the machine."""
     versions = {"mambamed": mambamed.__version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    versions |= {package: importlib.metadata.version(package) for package in _PACKAGES}
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": versions,

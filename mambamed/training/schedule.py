@@ -63,7 +63,7 @@ def steps_that_fit(pace: Pace, done: int, steps_per_epoch: int, seconds_left: fl
         most: the recipe's own number of steps, never exceeded.
 
     >>> steps_that_fit(Pace(1.0, 10.0, 100.0), 10, 100, 1200.0, 10_000)
-    1001
+    1000
     """
     per_step = pace.step_seconds + pace.epoch_seconds / steps_per_epoch
     # The last epoch may be a short one and has an end of its own.

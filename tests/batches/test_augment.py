@@ -25,10 +25,8 @@ from mambamed.batches.loader import PatchReader
 from mambamed.batches.sampler import PatchRequest
 from mambamed.recipe import Augment
 
-ALWAYS_MOVED = Augment(
-    rotate=1, scale=1, noise=0, blur=0, brightness=0, contrast=0, low_resolution=0, gamma=0
-)
 STILL = Augment(rotate=0, scale=0, noise=0, blur=0, brightness=0, contrast=0, low_resolution=0, gamma=0)
+ALWAYS_MOVED = STILL.model_copy(update={"rotate": 1.0, "scale": 1.0})
 
 
 def center_of_mass(volume: np.ndarray) -> np.ndarray:
@@ -74,7 +72,7 @@ def test_the_affine_equals_torchs_grid_sample():
     random = np.random.default_rng(0)
     image = random.normal(size=(2, 21, 17, 19)).astype(np.float32)
     spatial = random_spatial(ALWAYS_MOVED, (1.0, 1.0, 1.0), random)
-    low, _, offset = source_box(spatial, (-2, 3, 0), (16, 18, 22))
+    _, _, offset = source_box(spatial, (-2, 3, 0), (16, 18, 22))
     label = np.zeros(image.shape[1:], np.uint8)
     patch, _ = apply_spatial(image, label, np.zeros(3), spatial, offset, (16, 18, 22))
     voxels = np.indices((16, 18, 22)).reshape(3, -1).T @ spatial.matrix.T + offset

@@ -145,7 +145,7 @@ def test_regions_in_any_order_write_their_own_labels():
 
 
 def test_two_equal_regions_cannot_be_written():
-    with pytest.raises(DatasetError, match="region a .*label map cannot show it"):
+    with pytest.raises(DatasetError, match=r"region a .*label map cannot show it"):
         region_writing({"a": (1, 2), "b": (2, 1)})
 
 
@@ -186,5 +186,5 @@ def test_every_task_of_the_table_is_there():
 
 def test_a_task_that_is_not_in_the_table_is_refused():
     manifest = DatasetManifest("d", {"a": "mri"}, LABELS)
-    with pytest.raises(RecipeError, match="landmarks.*segmentation"):
+    with pytest.raises(RecipeError, match=r"landmarks.*segmentation"):
         task_for(recipe().model_copy(update={"task": "landmarks"}), manifest)

@@ -1,0 +1,106 @@
+"""One training step at full size: what a recipe costs, before it is let loose."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mambamed.batches.loader import Batch
+from mambamed.runs.device import autocast
+from mambamed.tasks.base import Task
+from mambamed.training.loop import Workplace
+from mambamed.training.state import TrainingState
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What one step took.
+
+    Attributes:
+        network: the recipe's name of it.
+        parts: name of a direct part of the network -> its parameters; a part used twice counts once.
+        parameters: of the whole network.
+        patch_size, batch_size: of the step.
+        gflops: floating point operations of forward and backward, 10^9; convolutions and products (a
+            multiply-add counts two), not the scans.
+        seconds: of the step, the first of the process: later ones are faster.
+        peak_gib: largest memory of the device (of the whole process on the CPU), GiB; NaN where unknown.
+        loss: of the untrained network.
+    """
+
+    network: str
+    parts: dict[str, int]
+    parameters: int
+    patch_size: tuple[int, ...]
+    batch_size: int
+    gflops: float
+    seconds: float
+    peak_gib: float
+    loss: float
+
+
+def take_one_step(state: TrainingState, task: Task, batch: Batch, place: Workplace, name: str) -> DryRun:
+    """Forward, loss, backward and update on one batch, measured.
+
+    Args:
+        state: freshly made; changed by the step.
+        task: gives the loss.
+        batch: at full patch and batch size.
+        place: where to compute.
+        name: the network's, for the summary.
+    """
+    network = state.network.train()
+    began = time.monotonic()
+    with FlopCounterMode(display=False) as counter:
+        image = batch.image.to(place.device, memory_format=place.layout)
+        with autocast(place.device, place.precision):
+            outputs = network(image)
+        loss = task.loss(outputs, task.encode(batch.label.to(place.device)))
+        state.scaler.scale(loss).backward()
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    value = float(loss.detach())
+    return DryRun(
+        network=name,
+        parts=parameters_by_part(network),
+        parameters=sum(p.numel() for p in network.parameters()),
+        patch_size=tuple(batch.label.shape[1:]),
+        batch_size=len(batch.label),
+        gflops=counter.get_total_flops() / 1e9,
+        seconds=time.monotonic() - began,
+        peak_gib=peak_memory(place.device) / 2**30,
+        loss=value,
+    )
+
+
+def parameters_by_part(network: nn.Module) -> dict[str, int]:
+    """Direct part -> number of parameters that no part before it has.
+
+    >>> parameters_by_part(nn.Sequential(nn.Linear(3, 2), nn.ReLU()))
+    {'0': 8}
+    """
+    seen: set[int] = set()
+    parts = {}
+    for name, part in network.named_children():
+        new = {id(p): p.numel() for p in part.parameters() if id(p) not in seen}
+        seen |= set(new)
+        if new:
+            parts[name] = sum(new.values())
+    return parts
+
+
+def peak_memory(device: torch.device) -> float:
+    """Bytes at most held on the device so far; of the process for the CPU; NaN where it cannot be known."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    if device.type != "cpu" or sys.platform == "win32":
+        return float("nan")
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else peak * 1024)

@@ -1,0 +1,366 @@
+"""`train`: a recipe and a prepared dataset become a run folder."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mambamed.batches.loader import PatchReader
+from mambamed.batches.sampler import Sampler
+from mambamed.errors import ModelError, RecipeError
+from mambamed.io.lock import folder_lock
+from mambamed.preparation.store import PreparedCase, PreparedDataset
+from mambamed.progress import Progress, Silence
+from mambamed.recipe import Recipe
+from mambamed.runs.checkpoint import read_checkpoint
+from mambamed.runs.device import choose_device, choose_precision, keep_freed_memory, memory_format
+from mambamed.runs.folder import Run, create_run, planned_run
+from mambamed.runs.model import make_network, make_task
+from mambamed.ssm import chosen_backend
+from mambamed.training.dry_run import DryRun, take_one_step
+from mambamed.training.journal import Journal
+from mambamed.training.loop import Loop, Workplace
+from mambamed.training.optimize import WeightAverage, make_optimizer
+from mambamed.training.patches import ValidationPatches
+from mambamed.training.provenance import provenance
+from mambamed.training.schedule import window_count
+from mambamed.training.state import Counters, TrainingState
+from mambamed.training.stopping import StopRequests
+from mambamed.training.volumes import VolumeScores, read_scores, validate_volumes
+
+_LOADER_THREADS = 2
+_VALIDATION_STREAM = 10**6  # in the key of patches, where training has the number of roll-backs
+
+
+@dataclass(frozen=True)
+class FoldSummary:
+    """One trained fold.
+
+    Attributes:
+        fold: its index.
+        folder: its results.
+        steps: taken; `planned_steps` of these.
+        seconds: of training, in all sessions.
+        patch_dice: mean Dice on validation patches of the checkpoint `best`; NaN without validation cases.
+        dice: structure -> mean Dice over the whole validation volumes; empty where they were not scored.
+        stopped: why the fold ended before its schedule did, or None.
+    """
+
+    fold: int
+    folder: Path
+    steps: int
+    planned_steps: int
+    seconds: float
+    patch_dice: float
+    dice: dict[str, float]
+    stopped: str | None
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """What `train` did.
+
+    Attributes:
+        run: the run folder.
+        folds: one entry a fold.
+        dry_run: the cost of one step, where only that was asked for.
+        faults: validation cases that could not be scored.
+        next_command: what to do next.
+    """
+
+    run: Path
+    folds: tuple[FoldSummary, ...]
+    dry_run: DryRun | None
+    faults: tuple[str, ...]
+    next_command: str
+
+
+def train(
+    recipe: Recipe,
+    *,
+    prepared: Path | None = None,
+    output: Path | None = None,
+    fold: int | str = 0,
+    resume: bool = False,
+    init_from: Path | None = None,
+    device: str = "auto",
+    precision: str | None = None,
+    max_hours: float | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> TrainSummary:
+    """Train a network as a recipe says, and validate it on whole volumes.
+
+    Args:
+        recipe: what to learn and how.
+        prepared: the prepared dataset; the recipe's `dataset.prepared` where not given.
+        output: the run folder; `runs/<recipe>` where not given.
+        fold: index of the fold, or "all".
+        resume: go on where a former training of this run stopped; start where there is none.
+        init_from: run folder whose weights to start from, as far as names and shapes agree.
+        device: "auto", "cpu", "cuda", "mps".
+        precision: "auto", "bf16", "fp16", "fp32"; the recipe's where not given.
+        max_hours: wall time for all that is asked for, the final validation included; the schedule is
+            shortened to fit.
+        dry_run: take one step, write nothing.
+        progress: hears how far the work is.
+
+    Returns:
+        Scores and places. With "auto" precision on a CPU, or with another number of threads, results differ
+        in rounding; on the same machine a resumed run equals an undisturbed one bit by bit.
+
+    Raises:
+        RecipeError: recipe, options and dataset do not fit together.
+        ModelError: a checkpoint cannot be used.
+        RunError: the folder is in use, the disk full, or the loss stays non-finite.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, the state saved.
+    """
+    progress = progress or Silence()
+    if prepared is None and recipe.dataset.prepared is None:
+        raise RecipeError(f"recipe {recipe.name}: names no dataset.prepared; add it or give -d PREPARED")
+    keep_freed_memory()
+    dataset = PreparedDataset.open(prepared or Path(str(recipe.dataset.prepared)))
+    root = output or Path("runs") / recipe.name
+    run = planned_run(recipe, dataset.plan, dataset.manifest, root)
+    folds = chosen_folds(fold, len(dataset.splits), dataset.root)
+    place, reasons = choose_workplace(recipe, device, precision)
+    if dry_run:
+        for line in reasons.values():
+            progress.say(line)
+        session = Session(run, dataset, folds[0], place, progress)
+        cost = take_one_step(
+            session.fresh_state(), session.task, session.first_batch(), place, recipe.network.name
+        )
+        return TrainSummary(root, (), cost, (), f"mambamed train {recipe.name} -o {root}")
+    run = create_run(run)
+    progress.say(f"run: {root}")
+    deadline = None if max_hours is None else time.monotonic() + max_hours * 3600
+    summaries, faults = [], []
+    for place_in_line, index in enumerate(folds):
+        budget = None
+        if deadline is not None:
+            budget = (deadline - time.monotonic()) / (len(folds) - place_in_line)
+        session = Session(run, dataset, index, place, progress)
+        summary, fold_faults = session.train(resume, init_from, budget, reasons)
+        summaries.append(summary)
+        faults += fold_faults
+        if summary.stopped:
+            break
+    following = f"mambamed predict {root} IMAGES -o predictions/{root.name}"
+    if summaries[-1].stopped:
+        following = f"mambamed train {root / 'recipe.yaml'} -d {dataset.root} -o {root} -f {fold} --resume"
+    return TrainSummary(root, tuple(summaries), None, tuple(faults), following)
+
+
+def chosen_folds(fold: int | str, count: int, dataset: Path) -> list[int]:
+    """The folds that "all", "2" or 2 means.
+
+    Raises:
+        RecipeError: there is no such fold.
+    """
+    if fold == "all":
+        return list(range(count))
+    if not str(fold).isdigit() or int(fold) >= count:
+        raise RecipeError(f"--fold {fold}: {dataset} has folds 0 to {count - 1}; choose one of them or all")
+    return [int(fold)]
+
+
+def choose_workplace(recipe: Recipe, device: str, precision: str | None) -> tuple[Workplace, dict[str, str]]:
+    """Device, precision and memory layout, and a line about each choice and the scan's, with its reason."""
+    chosen, why_device = choose_device(device)
+    kind, why_kind = choose_precision(precision or recipe.training.precision, chosen)
+    layout = memory_format(chosen, kind)
+    backend, why_backend = chosen_backend(chosen)
+    lines = {
+        "device": f"device {chosen}: {why_device}",
+        "precision": f"precision {kind}: {why_kind}",
+        "scan_backend": f"scan backend {backend}: {why_backend}",
+        "layout": f"memory layout {str(layout).removeprefix('torch.')}",
+    }
+    return Workplace(chosen, kind, layout), lines
+
+
+class Session:
+    """One fold of a run on this machine: makes the parts, lets the loop run, validates.
+
+    Args:
+        run: recipe, plan, folders.
+        dataset: the prepared cases.
+        fold: index of the fold.
+        place: where to compute.
+        progress: hears how far the work is.
+    """
+
+    def __init__(
+        self, run: Run, dataset: PreparedDataset, fold: int, place: Workplace, progress: Progress
+    ) -> None:
+        self.run, self.dataset, self.fold, self.place = run, dataset, fold, place
+        self.task = make_task(run)
+        self._progress = progress
+        self._settings = run.recipe.training
+        split = dataset.splits[fold]
+        self._training = self._cases(split["train"])
+        self._validation = self._cases(split["val"])
+        if not self._training:
+            raise RecipeError(f"{dataset.root}: fold {fold} has no training cases; prepare again")
+
+    def train(
+        self, resume: bool, init_from: Path | None, budget: float | None, reasons: dict[str, str]
+    ) -> tuple[FoldSummary, list[str]]:
+        """Train to the end of the schedule and validate, or stop where asked."""
+        folder, last = self.run.fold_folder(self.fold), self.run.checkpoint(self.fold, "last")
+        folder.mkdir(parents=True, exist_ok=True)
+        with folder_lock(folder):
+            if last.is_file() and not resume:
+                raise RecipeError(
+                    f"{folder}: has been trained already; --resume goes on, another -o starts anew"
+                )
+            journal = Journal(folder, self._progress)
+            for line in reasons.values():
+                journal.say(line)
+            state = self.fresh_state()
+            state.counters.budget_seconds = budget
+            if last.is_file():
+                state.restore(last)
+                journal.say(f"resumed at step {state.counters.step} of {state.counters.steps}")
+            elif init_from is not None:
+                journal.say(load_initial_weights(state, init_from, self.fold))
+            self._record(reasons, state)
+            with StopRequests(self.run.root) as stop:
+                stopped = self._loop(state, journal).go(stop)
+            if stopped:
+                journal.say(f"{stopped}: stopped at step {state.counters.step}; --resume goes on")
+                if stop.interrupted:
+                    raise KeyboardInterrupt
+                return self._summary(state, {}, stopped), []
+            scores = self._validate(journal)
+            return self._summary(state, scores.dice, None), list(scores.faults)
+
+    def fresh_state(self) -> TrainingState:
+        """Network, optimizer and average at step 0; the seed and the fold decide the weights."""
+        torch.manual_seed(self._settings.seed * 1000 + self.fold)
+        network = make_network(self.run.recipe, self.run.manifest)
+        network = network.to(self.place.device).to(memory_format=self.place.layout)  # type: ignore[call-overload]
+        optimizer = make_optimizer(network, self._settings.optimizer)
+        average = WeightAverage(network, self._settings.ema) if self._settings.ema else None
+        scaler = torch.amp.GradScaler(self.place.device.type, enabled=self.place.precision == "fp16")
+        return TrainingState(network, optimizer, average, scaler, Counters(steps=self._settings.steps))
+
+    def first_batch(self):
+        """What the first step learns from."""
+        return self._reader().batch(self._sampler(0).requests(0))
+
+    def _cases(self, ids: Sequence[str]) -> dict[str, PreparedCase]:
+        return {case_id: self.dataset.case(case_id) for case_id in ids}
+
+    def _reader(self) -> PatchReader:
+        plan = self.run.plan
+        return PatchReader(self._training, plan.patch_size, self._settings.augment, plan.spacing_mm)
+
+    def _sampler(self, rollbacks: int) -> Sampler:
+        plan, settings = self.run.plan, self._settings
+        key = (settings.seed, self.fold, rollbacks)
+        return Sampler(self._training, plan.patch_size, plan.batch_size, settings.foreground, key)
+
+    def _loop(self, state: TrainingState, journal: Journal) -> Loop:
+        plan, settings = self.run.plan, self._settings
+        requests = []
+        if self._validation:
+            key = (settings.seed, self.fold, _VALIDATION_STREAM)
+            sampler = Sampler(self._validation, plan.patch_size, 1, settings.foreground, key)
+            requests = [r for k in range(settings.validation_patches) for r in sampler.requests(k)]
+        unvaried = PatchReader(self._validation, plan.patch_size, None, plan.spacing_mm)
+        patches = ValidationPatches(requests, unvaried, self.task, plan.batch_size)
+        mirrors = 2 ** len(settings.augment.mirror) if self.run.recipe.inference.tta == "mirror" else 1
+        windows = sum(
+            window_count(case.shape, plan.patch_size, self.run.recipe.inference.overlap)
+            for case in self._validation.values()
+        )
+        return Loop(
+            self.run,
+            self.fold,
+            self.task,
+            state,
+            self._sampler,
+            self._reader(),
+            patches,
+            self.place,
+            journal,
+            windows * mirrors,
+        )
+
+    def _record(self, reasons: dict[str, str], state: TrainingState) -> None:
+        """What run.json says of this fold; each session adds itself."""
+        known = self.run.recorded(self.fold)
+        session = {**provenance(), **reasons, "from_step": state.counters.step}
+        facts: dict[str, Any] = {
+            "seed": self._settings.seed,
+            "prepared": str(self.dataset.root),
+            "steps": state.counters.steps,
+            "parameters": sum(p.numel() for p in state.network.parameters()),
+            "sessions": [*known.get("sessions", []), session],
+        }
+        self.run.record(self.fold, facts)
+
+    def _validate(self, journal: Journal) -> VolumeScores:
+        """Score whole volumes, or read what a former session scored."""
+        if not self._validation:
+            journal.say(f"fold {self.fold} has no validation cases: nothing to score")
+            return VolumeScores({}, ())
+        known = read_scores(self.run, self.fold)
+        if known is not None:
+            return known
+        return validate_volumes(
+            self.run, self.fold, self.dataset, list(self._validation), self.place, journal
+        )
+
+    def _summary(self, state: TrainingState, dice: dict[str, float], stopped: str | None) -> FoldSummary:
+        counters = state.counters
+        return FoldSummary(
+            fold=self.fold,
+            folder=self.run.fold_folder(self.fold),
+            steps=counters.step,
+            planned_steps=counters.steps,
+            seconds=round(counters.seconds, 1),
+            patch_dice=counters.best_dice if math.isfinite(counters.best_dice) else math.nan,
+            dice=dice,
+            stopped=stopped,
+        )
+
+
+def load_initial_weights(state: TrainingState, source: Path, fold: int) -> str:
+    """Take over another run's weights where name and shape agree.
+
+    Args:
+        state: at step 0; its network, and the average of it, are changed.
+        source: a run folder; its weights of the same fold, or of its first.
+
+    Returns:
+        A line that says what was loaded and what was not.
+
+    Raises:
+        ModelError: no such run, or not a single weight fits.
+    """
+    other = Run.open(source)
+    if not other.folds:
+        raise ModelError(f"{source}: has no trained fold; train it first")
+    path = other.checkpoint(fold if fold in other.folds else other.folds[0], "best")
+    content = read_checkpoint(path, parts=("network", "ema"))
+    weights = content.part("ema") or content.part("network")
+    own = state.network.state_dict()
+    fitting = {n: t for n, t in weights.items() if n in own and own[n].shape == t.shape}
+    if not fitting:
+        raise ModelError(f"{path}: not one weight fits {type(state.network).__name__}; choose another run")
+    networks = [state.network] + ([state.average.network] if state.average else [])
+    for network in networks:
+        network.load_state_dict(fitting, strict=False)
+    reached = {own[n].data_ptr() for n in fitting}  # a module used twice has two names
+    left = [n for n in own if own[n].data_ptr() not in reached]
+    line = f"weights of {path}: {len(fitting)} of {len(own)} tensors"
+    return line + (f"; new: {', '.join(left[:3])}{' ...' if len(left) > 3 else ''}" if left else "")

@@ -1,0 +1,93 @@
+"""The run folder: what was asked comes back, two runs never share a folder."""
+
+from __future__ import annotations
+
+import pytest
+
+from mambamed.cases import DatasetManifest
+from mambamed.errors import ModelError, RecipeError
+from mambamed.preparation.plan import Normalization, Plan
+from mambamed.recipe import Recipe
+from mambamed.runs.folder import Run, create_run, planned_run
+
+MANIFEST = DatasetManifest("d", {"a": "mri"}, {"background": 0, "x": 1, "y": 2})
+PLAN = Plan((1.0, 1.0, 2.0), (30, 40, 50), (32, 48, 48), 2, "nonzero", (Normalization("zscore"),))
+
+
+def recipe(dataset=None, **training) -> Recipe:
+    return Recipe.model_validate(
+        {"name": "r", "network": {"name": "nnmamba"}, "training": training, "dataset": dataset or {}}
+    )
+
+
+def test_a_written_run_opens_as_it_was(tmp_path):
+    run = create_run(planned_run(recipe(), PLAN, MANIFEST, tmp_path / "run"))
+    back = Run.open(tmp_path / "run")
+    assert back == run and back.recipe.network.name == "nnmamba" and back.folds == []
+
+
+def test_the_recipes_patch_and_batch_go_before_the_plans(tmp_path):
+    run = planned_run(recipe(patch_size=[16, 16, 16], batch_size=5), PLAN, MANIFEST, tmp_path)
+    assert run.plan.patch_size == (16, 16, 16) and run.plan.batch_size == 5
+    assert planned_run(recipe(), PLAN, MANIFEST, tmp_path).plan == PLAN
+    assert not list(tmp_path.iterdir())  # nothing is written
+
+
+def test_the_same_run_is_found_again_and_another_is_refused(tmp_path):
+    create_run(planned_run(recipe(epochs=5), PLAN, MANIFEST, tmp_path))
+    create_run(planned_run(recipe(epochs=5), PLAN, MANIFEST, tmp_path))
+    with pytest.raises(RecipeError, match=r"another run, which differs in training\.epochs; give another -o"):
+        create_run(planned_run(recipe(epochs=6), PLAN, MANIFEST, tmp_path))
+
+
+def test_regions_of_the_recipe_replace_the_datasets(tmp_path):
+    run = planned_run(recipe({"regions": {"all": [1, 2]}}), PLAN, MANIFEST, tmp_path)
+    assert run.manifest.regions == {"all": (1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "word"),
+    [
+        ({"channels": {"t1": "mri"}}, r"dataset\.channels"),
+        ({"labels": {"background": 0}}, r"dataset\.labels"),
+    ],
+)
+def test_a_recipe_for_another_dataset_is_refused(tmp_path, dataset, word):
+    with pytest.raises(RecipeError, match=word):
+        planned_run(recipe(dataset), PLAN, MANIFEST, tmp_path)
+
+
+def test_folds_are_those_with_a_checkpoint(tmp_path):
+    run = planned_run(recipe(), PLAN, MANIFEST, tmp_path)
+    for path in (run.checkpoint(2, "best"), run.checkpoint(0, "last"), run.checkpoint(10, "best")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    run.fold_folder(1).mkdir()
+    assert run.folds == [0, 2, 10]
+
+
+def test_what_is_recorded_of_one_fold_leaves_the_others(tmp_path):
+    run = planned_run(recipe(), PLAN, MANIFEST, tmp_path)
+    run.record(1, {"steps": 5})
+    run.record(0, {"steps": 7})
+    assert run.recorded(1) == {"steps": 5} and run.recorded(0) == {"steps": 7} and run.recorded(3) == {}
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(ModelError, match=r"not a run folder: no recipe\.yaml"):
+        Run.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["plan.json", "dataset.json"])
+def test_a_damaged_run_is_refused(tmp_path, name):
+    create_run(planned_run(recipe(), PLAN, MANIFEST, tmp_path))
+    (tmp_path / name).write_text('{"patch_size": 3}')
+    with pytest.raises(ModelError, match=r"lacks|copy"):
+        Run.open(tmp_path)
+
+
+def test_a_recipe_that_names_code_is_refused(tmp_path):
+    create_run(planned_run(recipe(), PLAN, MANIFEST, tmp_path))
+    (tmp_path / "recipe.yaml").write_text("network: !!python/object/apply:os.system [echo pwned]\n")
+    with pytest.raises(ModelError, match=r"recipe\.yaml"):
+        Run.open(tmp_path)

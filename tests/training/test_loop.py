@@ -1,0 +1,182 @@
+"""The loop: resumed bit by bit, not thrown by NaN, in time."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+import torch
+from tiny import StopAfter, Undisturbed, same_numbers, tiny_loop, tiny_recipe
+
+from mambamed.batches.loader import Batch
+from mambamed.errors import RunError
+from mambamed.runs.checkpoint import read_checkpoint
+from mambamed.training.schedule import learning_rate
+
+
+def final(loop):
+    return read_checkpoint(loop._run.checkpoint(0, "last"))
+
+
+def assert_same_training(one, other):
+    a, b = final(one), final(other)
+    assert a.tensors.keys() == b.tensors.keys()
+    assert any(name.startswith("optimizer.") for name in a.tensors)
+    different = [name for name in a.tensors if not torch.equal(a.tensors[name], b.tensors[name])]
+    assert different == []
+    assert same_numbers(a.facts["counters"], b.facts["counters"])
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "radam"])
+def test_a_training_stopped_within_an_epoch_and_resumed_ends_bit_identical(tmp_path, optimizer):
+    recipe = tiny_recipe(optimizer={"name": optimizer})
+    whole = tiny_loop(tmp_path / "whole", recipe)
+    assert whole.go(Undisturbed()) is None
+    stopped = tiny_loop(tmp_path / "parts", recipe)
+    assert stopped.go(StopAfter(6)) == "asked"
+    resumed = tiny_loop(tmp_path / "parts", recipe)
+    resumed.state.restore(resumed._run.checkpoint(0, "last"))
+    assert resumed.state.counters.step == 6
+    assert resumed.go(Undisturbed()) is None
+    assert_same_training(whole, resumed)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_training_killed_at_any_step_and_resumed_ends_bit_identical(tmp_path, precision):
+    class Killed(BaseException):
+        pass
+
+    def dies_at(step):
+        class Dying:
+            def __init__(self, reader):
+                self._reader = reader
+
+            def batch(self, requests):
+                if requests[0].key[-1] == 2 * step:  # the number of the step's first patch
+                    raise Killed
+                return self._reader.batch(requests)
+
+        return Dying
+
+    recipe = tiny_recipe()
+    whole = tiny_loop(tmp_path / "whole", recipe, precision)
+    whole.go(Undisturbed())
+    for step in (1, 5, 11):
+        folder = tmp_path / f"killed_{step}"
+        with pytest.raises(Killed):
+            tiny_loop(folder, recipe, precision, reader=dies_at(step)).go(Undisturbed())
+        resumed = tiny_loop(folder, recipe, precision)
+        resumed.state.restore(resumed._run.checkpoint(0, "last"))
+        assert resumed.state.counters.step == step // 4 * 4  # the last epoch's end
+        resumed.go(Undisturbed())
+        assert_same_training(whole, resumed)
+
+
+class NanAt:
+    """Makes the image of some steps NaN, as a fault in the data or an overflow would."""
+
+    def __init__(self, steps, first_stream_only=False):
+        self._steps, self._first_only = set(steps), first_stream_only
+
+    def __call__(self, reader):
+        self._reader = reader
+        return self
+
+    def batch(self, requests) -> Batch:
+        batch = self._reader.batch(requests)
+        stream, patch = requests[0].key[2], requests[0].key[-1]
+        if patch // 2 in self._steps and not (self._first_only and stream):
+            batch.image.fill_(math.nan)
+        return batch
+
+
+def test_a_step_that_is_not_finite_leaves_no_trace(tmp_path):
+    loop = tiny_loop(tmp_path, tiny_recipe(), reader=NanAt({2, 5}))
+    assert loop.go(Undisturbed()) is None
+    counters = loop.state.counters
+    assert counters.skipped == 2 and counters.step == 12 and counters.rollbacks == 0
+    assert loop.state.optimizer.state[loop.state.network.head.weight]["step"] == 10
+    for network in (loop.state.network, loop.state.average.network):
+        for name, tensor in network.state_dict().items():  # the running statistics too
+            assert torch.isfinite(tensor.float()).all(), name
+    assert [line for line in loop._journal.progress.lines if "step 2: loss nan" in line and "skipped" in line]
+
+
+def test_ten_bad_steps_in_a_row_roll_back_to_the_last_checkpoint_with_half_the_rate(tmp_path):
+    recipe = tiny_recipe(epochs=5)
+    loop = tiny_loop(tmp_path, recipe, reader=NanAt(range(5, 15), first_stream_only=True))
+    assert loop.go(Undisturbed()) is None
+    counters = loop.state.counters
+    # Steps 5..14 of the first stream are bad; epochs end at 8 and 12 within, so the way back leads to 12.
+    assert counters.rollbacks == 1 and counters.rate_factor == 0.5 and counters.skipped == 10
+    assert counters.step == 20
+    assert any("back to step 12" in line for line in loop._journal.progress.lines)
+    schedule, base = recipe.training.schedule, recipe.training.optimizer.lr
+    expected = 0.5 * learning_rate(schedule, base, 19, 20)
+    assert loop.state.optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+    assert loop.state.is_finite()
+
+
+def test_a_loss_that_stays_bad_ends_with_one_line(tmp_path):
+    loop = tiny_loop(tmp_path, tiny_recipe(epochs=50), reader=NanAt(range(1000)))
+    with pytest.raises(RunError, match=r"fold_0: loss not finite .* lower training.optimizer.lr"):
+        loop.go(Undisturbed())
+    assert not loop._run.checkpoint(0, "best").exists() or loop.state.is_finite()
+
+
+def test_the_best_checkpoint_holds_the_average_and_predicts(tmp_path):
+    loop = tiny_loop(tmp_path, tiny_recipe())
+    loop.go(Undisturbed())
+    best = read_checkpoint(loop._run.checkpoint(0, "best"))
+    assert {name.split(".")[0] for name in best.tensors} == {"network"}
+    counters = loop.state.counters
+    assert best.facts["dice"] == counters.best_dice == max(row["dice"] for row in counters.history)
+    if counters.best_epoch == 3:
+        average = loop.state.average.network.state_dict()
+        assert all(torch.equal(t, average[n]) for n, t in best.part("network").items())
+
+
+def test_the_log_has_a_row_an_epoch(tmp_path):
+    loop = tiny_loop(tmp_path, tiny_recipe())
+    loop.go(Undisturbed())
+    lines = (loop._run.fold_folder(0) / "log.csv").read_text().splitlines()
+    assert len(lines) == 4 and lines[0].startswith("epoch,step,learning_rate,loss,")
+    assert "dice_one" in lines[0] and lines[-1].startswith("3,12,")
+
+
+def test_training_learns(tmp_path):
+    recipe = tiny_recipe(
+        epochs=4, steps_per_epoch=40, optimizer={"lr": 0.02}, augment={"rotate": 0, "scale": 0}
+    )
+    loop = tiny_loop(tmp_path, recipe)
+    loop.go(Undisturbed())
+    history = loop.state.counters.history
+    assert history[-1]["loss"] < 0.6 * history[0]["loss"] and loop.state.counters.best_dice > 0.8
+
+
+class Slow:
+    def __call__(self, reader):
+        self._reader = reader
+        return self
+
+    def batch(self, requests):
+        time.sleep(0.08)  # two threads: 0.04 s a step
+        return self._reader.batch(requests)
+
+
+def test_the_schedule_is_fitted_into_the_time_and_falls_to_zero_there(tmp_path):
+    recipe = tiny_recipe(epochs=1000, steps_per_epoch=25, schedule={"name": "linear"})
+    loop = tiny_loop(tmp_path, recipe, reader=Slow())
+    loop.state.counters.budget_seconds = 4.0
+    began = time.monotonic()
+    assert loop.go(Undisturbed()) is None
+    seconds = time.monotonic() - began
+    counters = loop.state.counters
+    assert counters.planned and counters.step == counters.steps < 200
+    assert 2.0 < seconds < 4.6
+    first_rate = recipe.training.optimizer.lr
+    assert loop.state.optimizer.param_groups[0]["lr"] < 0.1 * first_rate
+    assert loop._run.recorded(0)["steps"] == counters.steps
+    kept = final(loop).facts["counters"]
+    assert kept["steps"] == counters.steps and kept["budget_seconds"] == 4.0

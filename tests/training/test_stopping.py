@@ -1,0 +1,35 @@
+"""Ways to end a training."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from mambamed.training.stopping import StopRequests
+
+
+def test_a_stop_file_is_found_once_and_removed(tmp_path):
+    with StopRequests(tmp_path) as stop:
+        assert stop.reason() is None
+        (tmp_path / "STOP").touch()
+        assert stop.reason() == "STOP file found"
+        assert stop.reason() is None and not stop.interrupted
+    assert not (tmp_path / "STOP").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_step_and_a_second_one_does_not(tmp_path, number):
+    with StopRequests(tmp_path) as stop:
+        os.kill(os.getpid(), number)
+        assert stop.reason() == "interrupted" and stop.interrupted
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+
+
+def test_the_former_handlers_come_back(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequests(tmp_path):
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
