@@ -32,7 +32,9 @@ def folder_lock(folder: Path) -> Iterator[None]:
         if not _take(file):
             file.seek(0)
             owner = file.read().strip() or "unknown"
-            raise RunError(f"{folder}: process {owner} is writing there; wait for it, or choose another folder")
+            raise RunError(
+                f"{folder}: process {owner} is writing there; wait for it, or choose another folder"
+            )
         file.seek(0)
         file.truncate()
         file.write(str(os.getpid()))
@@ -44,7 +46,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
 if os.name == "nt":
     import msvcrt
 
-    def _take(file) -> bool:  # noqa: ANN001
+    def _take(file) -> bool:
         try:
             # A byte far behind the text, so that others can still read whose lock it is.
             file.seek(2**20)
@@ -56,7 +58,7 @@ if os.name == "nt":
 else:
     import fcntl
 
-    def _take(file) -> bool:  # noqa: ANN001
+    def _take(file) -> bool:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -36,7 +36,7 @@ def cell_text(cell: Any) -> str:
     """
     if cell is None or (isinstance(cell, float) and cell != cell):
         return ""
-    text = str(cell.item() if hasattr(cell, "item") else cell)
+    text = str(getattr(cell, "item", lambda: cell)())
     return f"'{text}" if isinstance(cell, str) and text.startswith(_FORMULA) else text
 
 

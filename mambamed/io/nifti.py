@@ -1,0 +1,343 @@
+"""NIfTI-1 and NIfTI-2: a checking reader that takes no more than the header honestly needs, and the writer.
+
+What other readers let pass is looked at here: a stream that was cut off or whose checksum is wrong, a
+header that claims more than the file can hold, an affine that is not one, two affines that disagree. The
+header itself is parsed by nibabel's header classes.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import nibabel as nib
+import numpy as np
+from isal import igzip, igzip_lib, isal_zlib
+from numpy.typing import NDArray
+
+from mambamed.errors import CaseError
+from mambamed.geometry import Affine, spacing_of
+
+log = logging.getLogger("mambamed")
+
+Header = Any  # nibabel's Nifti1Header or Nifti2Header; it has no common public type
+
+GZIP_MAGIC = b"\x1f\x8b"
+_HEADER_BYTES = {348: 352, 540: 544}  # sizeof_hdr -> bytes up to the end of the extension flag
+_LARGEST_RATIO = 1100  # deflate packs at most 1032 bytes into one
+_SHEAR_TOLERANCE = 5e-3  # largest cosine between two axes that still counts as rounding
+_WRITE_LEVEL = 1
+
+
+class NiftiStream:
+    """The bytes of a NIfTI file, inflated where they are compressed, never more than asked for.
+
+    Args:
+        file: open, at its start.
+        path: for messages.
+    """
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file, self._path = file, path
+        self.file_bytes = path.stat().st_size
+        magic = file.read(2)
+        file.seek(0)
+        self.compressed = magic == GZIP_MAGIC
+        self._inflater = isal_zlib.decompressobj(wbits=31)
+        self._returned = b""
+        self._check_name()
+
+    def _check_name(self) -> None:
+        named = self._path.name.lower().endswith(".gz")
+        if self.file_bytes == 0:
+            raise CaseError(f"{self._path}: is empty (0 bytes); copy it anew")
+        if named and not self.compressed:
+            start = self._file.read(540)
+            self._file.seek(0)
+            if header_size(start) is None:
+                raise CaseError(f"{self._path}: is neither gzip nor NIfTI; download it anew")
+            raise CaseError(f"{self._path}: is not gzip although it is named so; rename it to .nii")
+        if not named and self.compressed:
+            raise CaseError(f"{self._path}: is gzip although it is named .nii; rename it to .nii.gz")
+
+    def read(self, count: int) -> bytearray:
+        """The next `count` bytes, fewer only at the end of the data.
+
+        Raises:
+            CaseError: the compressed stream is cut off or damaged.
+        """
+        if self._returned:
+            first, self._returned = self._returned[:count], self._returned[count:]
+            return bytearray(first) + (self.read(count - len(first)) if count > len(first) else b"")
+        if not self.compressed:
+            return bytearray(self._file.read(count))
+        parts, missing = [], count
+        while missing > 0:
+            part = self._inflate(missing)
+            if not part:
+                break
+            parts.append(part)
+            missing -= len(part)
+        return bytearray(parts[0]) if len(parts) == 1 else bytearray(b"".join(parts))
+
+    def give_back(self, data: bytes | bytearray) -> None:
+        """Let the next `read` begin with `data`, which was read too far."""
+        self._returned = bytes(data)
+
+    def check_end(self) -> None:
+        """After the last voxel: verify the checksum, and warn where the data go on.
+
+        Raises:
+            CaseError: the compressed stream is cut off or damaged.
+        """
+        if self.read(1):
+            log.warning("%s: size: holds more data than its header names; the rest is not read", self._path)
+
+    def _inflate(self, limit: int) -> bytes:
+        """Some inflated bytes; none at the end."""
+        while True:
+            if self._inflater.eof and not self._next_member():
+                return b""
+            waiting = self._inflater.unconsumed_tail
+            raw = waiting or self._file.read(max(2**16, min(limit, 2**26)))
+            try:
+                part = self._inflater.decompress(raw, limit)
+            except (igzip_lib.IsalError, zlib.error) as error:
+                raise CaseError(f"{self._path}: corrupt compressed data ({error}); copy it anew") from error
+            if part:
+                return part
+            if not raw and not self._inflater.eof:
+                raise CaseError(f"{self._path}: truncated, the compressed data end early; copy it anew")
+
+    def _next_member(self) -> bool:
+        """Whether another gzip member follows; zero padding after the last one is legal."""
+        rest = self._inflater.unused_data.lstrip(b"\0")
+        while not rest:
+            block = self._file.read(2**16)
+            if not block:
+                return False
+            rest = block.lstrip(b"\0")
+        if len(rest) < 2:
+            rest += self._file.read(2**16)
+        if not rest.startswith(GZIP_MAGIC):
+            log.warning("%s: size: bytes after the compressed data are not gzip; not read", self._path)
+            self._file.seek(0, 2)
+            return False
+        self._inflater = isal_zlib.decompressobj(wbits=31)
+        self._file.seek(-len(rest), 1)
+        return True
+
+
+def header_size(start: bytes | bytearray) -> int | None:
+    """348 for NIfTI-1, 540 for NIfTI-2, None for anything else, from the first bytes of a file."""
+    for order in ("little", "big"):
+        size = int.from_bytes(bytes(start[:4]), order)
+        magic = bytes(start[344:348]) if size == 348 else bytes(start[4:8])
+        if size in _HEADER_BYTES and magic[:3] in {b"n+1", b"n+2"}:
+            return size
+    return None
+
+
+def read_header(stream: NiftiStream, path: Path) -> Header:
+    """The header, checked; the stream then stands behind it.
+
+    Raises:
+        CaseError: not NIfTI, or a header that cannot be right.
+    """
+    start = stream.read(540)
+    size = header_size(start)
+    if size is None:
+        raise CaseError(f"{path}: is not NIfTI (no magic number); convert it or download it anew")
+    kind = nib.Nifti1Header if size == 348 else nib.Nifti2Header
+    try:
+        header = kind(bytes(start[:size]), check=False)
+        offset = float(header["vox_offset"])
+        header.get_data_dtype()
+    except (nib.spatialimages.HeaderDataError, ValueError, KeyError) as error:
+        code = int(kind(bytes(start[:size]), check=False)["datatype"])
+        raise CaseError(f"{path}: datatype code {code} is unknown; convert the file") from error
+    if not offset >= _HEADER_BYTES[size] or offset > 2**40:
+        raise CaseError(f"{path}: truncated or damaged: its voxels are said to begin at byte {offset:g}")
+    skipped = stream.read(int(offset) - len(start)) if offset > len(start) else b""
+    if len(start) + len(skipped) < int(offset):
+        raise CaseError(f"{path}: truncated: its voxels would begin at byte {offset:g}; copy it anew")
+    stream.give_back(start[int(offset) :])
+    return header
+
+
+def check_shape(
+    header: Header, path: Path, stream: NiftiStream, max_voxels: int
+) -> tuple[int, int, int, int]:
+    """`(X, Y, Z, volumes)` of the file.
+
+    Raises:
+        CaseError: not 3-D (or 4-D), an axis without voxels, a type without meaning here, or more data than
+            the file can hold or `max_voxels` allows.
+    """
+    count = int(header["dim"][0])
+    sizes = [int(n) for n in header["dim"][1 : max(count, 0) + 1]]
+    if not 1 <= count <= 7 or any(n < 1 for n in sizes):
+        raise CaseError(f"{path}: shape {tuple(sizes)} with {count} axes cannot be; the header is damaged")
+    if count >= 5 and any(n > 1 for n in sizes[4:]):
+        raise CaseError(f"{path}: is 5D {tuple(sizes)}, a vector image; give one file a channel")
+    while len(sizes) > 4:
+        sizes.pop()
+    if len(sizes) < 3:
+        raise CaseError(f"{path}: is {len(sizes)}D {tuple(sizes)}, not 3D; stack its slices to a volume")
+    x, y, z, volumes = (*sizes, 1)[:4]
+    dtype = header.get_data_dtype()
+    if dtype.fields is not None or int(header["datatype"]) in {128, 2304}:
+        raise CaseError(f"{path}: holds RGB colors, not intensities; convert it to one value a voxel")
+    if dtype.kind == "c":
+        raise CaseError(f"{path}: holds complex numbers; save their magnitude")
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise CaseError(f"{path}: datatype {dtype} is not supported; convert it to float32")
+    voxels = x * y * z * volumes
+    holds = stream.file_bytes * (_LARGEST_RATIO if stream.compressed else 1)
+    if voxels * dtype.itemsize > holds:
+        size = f"{voxels * dtype.itemsize / 2**20:.0f} MB"
+        fact = "truncated: " if not stream.compressed else ""
+        raise CaseError(
+            f"{path}: {fact}its header claims a size of {size} for {stream.file_bytes} bytes; copy it anew"
+        )
+    if voxels > max_voxels:
+        raise CaseError(
+            f"{path}: {voxels} voxels ({voxels * dtype.itemsize / 2**20:.0f} MB), more than the limit of "
+            f"{max_voxels}; raise it if that is right"
+        )
+    return x, y, z, volumes
+
+
+def affine_of(header: Header, path: Path) -> Affine:
+    """The affine, voxel -> world, mm, RAS+: the sform where there is one, else the qform, else pixdim alone.
+
+    A sheared sform beside a proper qform is given up for the qform, for no reader agrees about it.
+
+    Raises:
+        CaseError: no affine that a grid can have.
+    """
+    sform, qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
+    zooms = np.asarray(header["pixdim"][1:4], float)
+    if not np.all(np.isfinite(zooms)) or ((zooms == 0).any() and not sform):
+        raise CaseError(f"{path}: spacing {zooms.tolist()} cannot be; correct the header")
+    if (zooms < 0).any():
+        log.warning("%s: spacing %s is negative; its size counts", path, zooms.tolist())
+        header = header.copy()
+        header["pixdim"][1:4] = np.abs(zooms)
+    if int(header["xyzt_units"]) & 7 in {1, 3}:
+        unit = {1: "meter", 3: "micrometer"}[int(header["xyzt_units"]) & 7]
+        log.warning("%s: unit of the header is %s; its numbers are taken as mm", path, unit)
+    by_sform = _checked(header.get_sform(), path) if sform else None
+    by_qform = _qform(header, path, needed=not sform) if qform else None
+    if by_sform is None and by_qform is None:
+        log.warning("%s: orientation is unknown (sform and qform codes are 0); taken as it is stored", path)
+        return header.get_best_affine()
+    if by_sform is None:
+        assert by_qform is not None
+        return by_qform
+    sheared = _shear(by_sform) > _SHEAR_TOLERANCE
+    if sheared and by_qform is None:
+        raise CaseError(
+            f"{path}: its axes are not orthonormal (gantry tilt or shear); resample it to a straight grid"
+        )
+    if by_qform is not None and (sheared or not np.allclose(by_sform, by_qform, atol=0.5)):
+        taken = "qform, as the sform is sheared" if sheared else "sform"
+        log.warning("%s: sform and qform place it differently; taken: the %s", path, taken)
+        return by_qform if sheared else by_sform
+    return by_sform
+
+
+def _qform(header: Header, path: Path, needed: bool) -> Affine | None:
+    b, c, d = (float(header[f"quatern_{letter}"]) for letter in "bcd")
+    if not b * b + c * c + d * d <= 1 + 1e-5:
+        if needed:
+            raise CaseError(
+                f"{path}: the qform's quaternion ({b:g}, {c:g}, {d:g}) is none; correct the header"
+            )
+        return None
+    try:
+        return _checked(header.get_qform(), path)
+    except ValueError:
+        return None
+
+
+def _checked(affine: Affine | None, path: Path) -> Affine:
+    affine = np.asarray(affine, float)
+    if not np.all(np.isfinite(affine)):
+        raise CaseError(f"{path}: affine holds NaN or Inf; correct the header")
+    if not (spacing_of(affine) > 1e-6).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise CaseError(f"{path}: affine is singular (a voxel without size); correct the header")
+    return affine
+
+
+def _shear(affine: Affine) -> float:
+    """Largest cosine between two different axes: 0 for a straight grid."""
+    directions = affine[:3, :3] / spacing_of(affine)
+    return float(np.abs(directions.T @ directions - np.eye(3)).max())
+
+
+def voxels_of(header: Header, stream: NiftiStream, shape: tuple[int, int, int, int], path: Path) -> NDArray:
+    """All voxels `(X, Y, Z, volumes)`, in Fortran order, in the file's own type and native byte order.
+
+    Raises:
+        CaseError: the data end early or are damaged.
+    """
+    dtype = header.get_data_dtype()
+    needed = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    data = stream.read(needed)
+    if len(data) < needed:
+        raise CaseError(f"{path}: truncated: {len(data)} of {needed} bytes of voxels; copy it anew")
+    stream.check_end()
+    array = np.frombuffer(data, dtype).reshape(shape, order="F")
+    return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
+
+
+def scaled(array: NDArray, header: Header) -> NDArray:
+    """Voxels after `scl_slope` and `scl_inter`, float32; the array itself where they say nothing.
+
+    A slope of 0 or NaN means no scaling (NIfTI-1 standard).
+    """
+    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
+    if not np.isfinite(slope) or slope == 0:
+        return array
+    inter = inter if np.isfinite(inter) else 0.0
+    if slope == 1 and inter == 0:
+        return array
+    return (array * np.float64(slope) + inter).astype(np.float32)
+
+
+def encode(array: NDArray, affine: Affine, like: Header | None) -> bytes:
+    """A NIfTI file as bytes, not compressed.
+
+    Args:
+        array: `(X, Y, Z)`.
+        affine: used where `like` has none.
+        like: header whose geometry (pixdim, sform, qform, codes, units) is copied to the bit.
+    """
+    header = like.copy() if like is not None else nib.Nifti1Header()
+    header.set_data_dtype(array.dtype)
+    header["dim"] = [3, *array.shape, 1, 1, 1, 1]
+    header["pixdim"][4:] = 1
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    header["cal_min"] = header["cal_max"] = 0
+    header["intent_code"], header["intent_name"] = 0, b""
+    header["descrip"], header["aux_file"] = b"mambamed", b""
+    header["toffset"] = header["slice_start"] = header["slice_end"] = header["slice_duration"] = 0
+    header["slice_code"] = 0
+    if "db_name" in header.keys():  # noqa: SIM118 - a header is no dict; names of patients hide in this field
+        header["db_name"] = b""
+    header["vox_offset"] = _HEADER_BYTES[int(header["sizeof_hdr"])]
+    header["magic"] = b"n+1" if int(header["sizeof_hdr"]) == 348 else header["magic"]
+    if like is None:
+        header.set_xyzt_units("mm")
+        header.set_sform(affine, code=1)
+        header.set_qform(affine, code=1, strip_shears=True)
+    ordered = np.asfortranarray(array).astype(array.dtype.newbyteorder(header.endianness), copy=False)
+    return header.binaryblock + b"\0\0\0\0" + ordered.tobytes(order="F")
+
+
+def compress(data: bytes) -> bytes:
+    """Gzip, quickly; the same bytes for the same data, for the header carries no time."""
+    return igzip.compress(data, compresslevel=_WRITE_LEVEL, mtime=0)
