@@ -1,0 +1,57 @@
+"""Batches -> logits: one file an architecture, found through `NETWORKS`.
+
+Every network is `Class(in_channels, out_channels, **options)`. Dense ones map `(B, in_channels, X, Y, Z)`
+of any shape to logits `(B, out_channels, X, Y, Z)`: they pad to `divisor` inside and crop outside. In
+training with deep supervision they give a list, the finest first, whose strides are
+`deep_supervision_strides`. Options that all share: `mixer` ("none": the matched control without a scan),
+`norm`, `deep_supervision`, `gradient_checkpointing`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from mambamed.errors import RecipeError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Strings, so that listing names imports nothing.
+NETWORKS = {
+    "nnmamba": "mambamed.networks.nnmamba:NnMamba",
+}
+
+
+def build_network(name: str, in_channels: int, out_channels: int, **options: Any) -> nn.Module:
+    """A network by its name in a recipe, freshly initialized.
+
+    Args:
+        name: a key of `NETWORKS`.
+        in_channels: channels of the input.
+        out_channels: K, channels of the logits, or classes.
+        options: the network's own; its docstring lists them.
+
+    Raises:
+        RecipeError: no such network, or an option that it does not have or cannot use.
+    """
+    if name not in NETWORKS:
+        raise RecipeError(f"network.name: no network {name!r}{_hint(name, NETWORKS)}; see docs/networks.md")
+    module, _, attribute = NETWORKS[name].partition(":")
+    network = getattr(importlib.import_module(module), attribute)
+    known = list(inspect.signature(network).parameters)[2:]
+    for option in options:
+        if option not in known:
+            hint = _hint(option, known)
+            raise RecipeError(f"network.{option}: {name} has no such option{hint}; it has {', '.join(known)}")
+    try:
+        return network(in_channels, out_channels, **options)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"network: {name} cannot be built with {options}: {error}") from error
+
+
+def _hint(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" - did you mean '{close[0]}'?" if close else ""
