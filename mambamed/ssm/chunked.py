@@ -1,11 +1,11 @@
 """The scan in plain torch, for any device: many short loops side by side instead of one long one.
 
-The sequence is cut into **segments** (worked through one after the other, so that memory stays bounded) and each
-segment into K **chunks** of T tokens. All K chunks advance together, T steps of elementwise work on tensors
-`(B, K, N, D)`. Two rounds: the first starts every chunk from zero and gives what it adds to the state; a loop
-over the K chunk ends then gives every chunk its true initial state, from which the second round computes the
-outputs. The backward pass does the same with the adjoint state, last token first, recomputing the states
-of one segment at a time from the state kept at its start.
+The sequence is cut into **segments** (worked through one after the other, so that memory stays bounded) and
+each segment into K **chunks** of T tokens. All K chunks advance together, T steps of elementwise work on
+tensors `(B, K, N, D)`. Two rounds: the first starts every chunk from zero and gives what it adds to the
+state; a loop over the K chunk ends then gives every chunk its true initial state, from which the second
+round computes the outputs. The backward pass does the same with the adjoint state, last token first,
+recomputing the states of one segment at a time from the state kept at its start.
 
 Nothing is ever divided by a product of decays, so strong decay underflows to 0 and does no harm.
 Memory beside inputs and outputs: L/segment states kept, and one segment of states while working.
@@ -17,8 +17,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional
 from torch import Tensor
+from torch.nn import functional
 
 SEGMENT_NUMBERS = 1 << 22  # states of one segment: 16 MiB in float32, so that a step's tensors stay in cache
 LOG2E = 1.4426950408889634
@@ -38,7 +38,9 @@ def saved_shape(batch: int, length: int, d_inner: int, d_state: int) -> tuple[in
 
 @dataclass
 class _Segment:
-    """One segment of the inputs, padded to K T tokens: `(B, K, T, .)`; padding has dt = 0 and changes nothing."""
+    """One segment of the inputs, padded to K T tokens: `(B, K, T, .)`; padding has dt = 0 and changes
+    nothing.
+    """
 
     u: Tensor
     raw: Tensor  # delta + bias
@@ -100,7 +102,7 @@ class _Inputs:
         if self.bias is not None:
             raw = raw + self.bias
         dt = functional.softplus(raw) if self.softplus else raw
-        if K * T > tokens:
+        if tokens < K * T:
             dt = dt.clone() if dt is raw else dt
             dt.flatten(1, 2)[:, tokens:] = 0
         steps, chunks = list(range(T)), list(range(K))
@@ -205,7 +207,8 @@ def _trajectory(segment: _Segment, h: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _adjoint(segment: _Segment, trajectory: Tensor, dy: Tensor, after: Tensor, A: Tensor):
-    """Gradients of one segment, last step first, given `after` = what the next segment sends back to the state.
+    """Gradients of one segment, last step first, given `after` = what the next segment sends back to the
+    state.
 
     Returns `(du, ddt, dB, dC)`, each `(B, K, T, .)`, `dA (N, D)`, and what is sent to the segment before.
     """

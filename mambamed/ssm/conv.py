@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
-from mambamed.ssm.scan import chosen_backend
-from torch import Tensor
+from mambamed.ssm.scan import resolve_backend
 
 
 def causal_conv(
@@ -34,8 +34,7 @@ def causal_conv(
         raise ValueError(
             f"x must be (B, D, L) and weight (D, W), got {tuple(x.shape)} and {tuple(weight.shape)}"
         )
-    kernel = x.device.type == "cpu" and x.dtype != torch.float64 and x.numel() > 0
-    if kernel and chosen_backend("cpu")[0] == "cpu":
+    if x.numel() and resolve_backend("auto", x.device.type, x.dtype == torch.float64) == "cpu":
         return torch.ops.mambamed.causal_conv(x, weight, bias, silu, reverse)
     return _shifted_sums(x, weight, bias, silu, reverse)
 

@@ -1,9 +1,9 @@
 """The backward kernel of the `cpu` backend; read `mambamed.ssm.cpu_forward` first.
 
-Tiles are taken last to first. The state before each tile was kept; the states of the tile and the decays between
-them are computed again into the scratch area (they fit the first-level cache), then the adjoint state runs
-backwards through them. dB and dC are sums over channels, that is over the lanes of vectors: a butterfly of
-shuffles adds up W of them at once.
+Tiles are taken last to first. The state before each tile was kept; the states of the tile and the decays
+between them are computed again into the scratch area (they fit the first-level cache), then the adjoint
+state runs backwards through them. dB and dC are sums over channels, that is over the lanes of vectors: a
+butterfly of shuffles adds up W of them at once.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def prepare_adjoint(
 
 @emitter(lambda states, rates, dt, dtu, y, B, C, decays, trajectory, width: states)
 def advance_keeping(
-    states, rates, dt: Value, dtu: Value, y: Value, B: Value, C: Value, decays: Value, trajectory: Value, width: int
+    states, rates, dt: Value, dtu: Value, y: Value, B: Value, C: Value, decays: Value, trajectory: Value,
+    width: int
 ) -> list[Value]:  # fmt: skip
     """As `advance`, writing down the decays and the new states."""
     step, push, result = dt.load(width), dtu.load(width), y.load(width)
@@ -70,11 +71,11 @@ def advance_keeping(
     return new
 
 
-@emitter(
-    lambda adjoint, dA, rates, dt, dtu, dy, B, C, decays, before, after, through_B, through_A, dB, dC, width: (
-        types.Tuple((adjoint, dA))
-    )
-)
+def _adjoint_and_dA(adjoint, dA, *rest):
+    return types.Tuple((adjoint, dA))
+
+
+@emitter(_adjoint_and_dA)
 def retreat(
     adjoint, dA, rates, dt: Value, dtu: Value, dy: Value, B: Value, C: Value, decays: Value, before: Value,
     after: Value, through_B: Value, through_A: Value, dB: Value, dC: Value, width: int,
@@ -82,8 +83,8 @@ def retreat(
     """One token, backward, for one group of states.
 
     With g = dy C + (what the next token sends back) the gradient of the state h: dB = sum_d g dt u,
-    dC = sum_d dy h, what this token sends back = exp(dt A) g, and, summed over states, the gradient that reaches
-    dt u through B (`through_B`) and dt through A log2(e) (`through_A`).
+    dC = sum_d dy h, what this token sends back = exp(dt A) g, and, summed over states, the gradient that
+    reaches dt u through B (`through_B`) and dt through A log2(e) (`through_A`).
     """
     step, push, gradient = dt.load(width), dtu.load(width), dy.load(width)
     by_B, by_A = through_B.load(width), through_A.load(width)
@@ -108,14 +109,14 @@ def retreat(
     return sent, new_dA
 
 
-@emitter(
-    lambda u, dt, slope, is_softplus, dy, gate, gated, y, skip, through_B, through_A, du, ddelta, dz, sums, width: (
-        sums
-    )
-)
+def _sums(*arguments):
+    return arguments[-2]
+
+
+@emitter(_sums)
 def finish_adjoint(
-    u: Value, dt: Value, slope: Value, is_softplus: int, dy: Value, gate: Value, gated: int, y: Value, skip: Value,
-    through_B: Value, through_A: Value, du: Value, ddelta: Value, dz: Value, sums, width: int,
+    u: Value, dt: Value, slope: Value, is_softplus: int, dy: Value, gate: Value, gated: int, y: Value, skip:
+    Value, through_B: Value, through_A: Value, du: Value, ddelta: Value, dz: Value, sums, width: int,
 ) -> list[Value]:  # fmt: skip
     """Gradients of one token's u, delta and z; adds to the sums over tokens of dD and of ddelta."""
     value, gradient, by_B, passed = u.load(width), dy.load(width), through_B.load(width), skip.load(width)
@@ -135,13 +136,15 @@ def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Calla
 
     @cfunc("void(int64)", cache=True, error_model="numpy")
     def backward(table):
-        """`adjoint` is read and left as what this stretch of tokens sends back; dA, dD, dbias, dB, dC are added to."""
+        """`adjoint` is read and left as what this stretch of tokens sends back; dA, dD, dbias, dB, dC are
+        added to.
+        """
         arguments = next_task(table, stamp)
         while arguments != 0:
             (
                 u, rows_u, delta, rows_delta, z, rows_z, B, rows_B, C, rows_C, rates, skip, bias, row_state,
-                g, rows_g, kept, step_kept, du, rows_du, ddelta, rows_ddelta, dz, rows_dz, dB, rows_dB, dC, rows_dC,
-                adjoint, dA, dD, dbias, scratch, length, groups, blocks,
+                g, rows_g, kept, step_kept, du, rows_du, ddelta, rows_ddelta, dz, rows_dz, dB, rows_dB, dC,
+                rows_dC, adjoint, dA, dD, dbias, scratch, length, groups, blocks,
             ) = load_arguments(arguments, 36)  # fmt: skip
             area = TILE * vector
             dts, dtus, slopes, dys = scratch, scratch + area, scratch + 2 * area, scratch + 3 * area
@@ -202,9 +205,9 @@ def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Calla
                 for i in range(count):
                     t, o = first + i, i * vector
                     totals = finish_adjoint(
-                        u + t * rows_u + x, dts + o, slopes + o, is_softplus, dys + o, gates + o, gated, ys + o,
-                        skip + x, by_B + o, by_A + o, du + t * rows_du + x, ddelta + t * rows_ddelta + x,
-                        dz + t * rows_dz + x, totals, width,
+                        u + t * rows_u + x, dts + o, slopes + o, is_softplus, dys + o, gates + o, gated, ys
+                        + o, skip + x, by_B + o, by_A + o, du + t * rows_du + x, ddelta + t * rows_ddelta +
+                        x, dz + t * rows_dz + x, totals, width,
                     )  # fmt: skip
                 store_rows(dD + x, dbias - dD, totals)
             arguments = next_task(table, stamp)

@@ -54,7 +54,7 @@ def make_conv(width: int, is_silu: int, stamp: int) -> Callable:
 
     @cfunc("void(int64)", cache=True, error_model="numpy")
     def conv(table):
-        """Of the rows before the first, `history` are there; the row of zeros at `zeros` stands for others."""
+        """Of the rows before the first, `history` are there; the zeros at `zeros` stand for others."""
         arguments = next_task(table, stamp)
         while arguments != 0:
             (
@@ -101,7 +101,8 @@ def make_conv_adjoint(width: int, is_silu: int, stamp: int) -> Callable:
                     to, at_bias = out + t * rows_out + c, sums + count * row_taps + c
                     store_rows(
                         at_bias, 0,
-                        finish_adjoint(to, g + t * rows_g + c, total, load_rows(at_bias, 0, width, 1), is_silu, width),
+                        finish_adjoint(to, g + t * rows_g + c, total, load_rows(at_bias, 0, width, 1),
+                        is_silu, width),
                     )  # fmt: skip
                     for k in range(count):
                         row = x + (t - k) * rows_x + c if t - k >= -history else zeros
@@ -167,9 +168,9 @@ def conv_backward(
     sums = torch.zeros(len(pieces), count + 1, columns)
     table = [
         (
-            rows.at(b, first), rows.stride, g.at(b, first), g.stride, before_silu.at(b, first), before_silu.stride,
-            address(taps), columns * FLOAT, address(offset), address(zeros), address(sums, i),
-            count, first, end - first, columns // width,
+            rows.at(b, first), rows.stride, g.at(b, first), g.stride, before_silu.at(b, first),
+            before_silu.stride, address(taps), columns * FLOAT, address(offset), address(zeros),
+            address(sums, i), count, first, end - first, columns // width,
         )
         for i, (b, first, end) in enumerate(pieces)
     ]  # fmt: skip

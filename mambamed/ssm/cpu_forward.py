@@ -1,11 +1,11 @@
 """The forward kernel of the `cpu` backend.
 
-Vectors run over channels (tensors are channel-last: W neighboring channels are W neighboring numbers), the states
-of these channels live in registers, B and C are broadcast. The sequence is worked through in tiles of `TILE`
-tokens; within a tile, what all states share (step size, input, gate) is computed once into a scratch area, then the
-states follow in groups that fit into the registers. All arguments are addresses and strides in bytes; `rows_x`
-leads from one token of x to the next and is negative when the sequence is read backwards. Channel blocks
-are the inner loop, so that whole rows of the tensors are read.
+Vectors run over channels (tensors are channel-last: W neighboring channels are W neighboring numbers), the
+states of these channels live in registers, B and C are broadcast. The sequence is worked through in tiles
+of `TILE` tokens; within a tile, what all states share (step size, input, gate) is computed once into a
+scratch area, then the states follow in groups that fit into the registers. All arguments are addresses and
+strides in bytes; `rows_x` leads from one token of x to the next and is negative when the sequence is read
+backwards. Channel blocks are the inner loop, so that whole rows of the tensors are read.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Runs a compiled kernel on several threads: on those of torch where possible.
 
-torch's OpenMP workers stay awake and spin for some milliseconds after each parallel operation. Threads of our own
-would compete with them for the cores (measured: a backward pass twice as slow), so a kernel is handed to the same
-OpenMP runtime through its C entry point `GOMP_parallel`, found in the library that torch has loaded. Where there
-is none (macOS, Windows), Python threads call the kernel, which runs without the GIL.
+torch's OpenMP workers stay awake and spin for some milliseconds after each parallel operation. Threads of
+our own would compete with them for the cores (measured: a backward pass twice as slow), so a kernel is
+handed to the same OpenMP runtime through its C entry point `GOMP_parallel`, found in the library that torch
+has loaded. Where there is none (macOS, Windows), Python threads call the kernel, which runs without the
+GIL.
 
 A kernel is a C function of one address, that of a **table** of int64:
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import logging
 import os
 import sys
@@ -106,4 +108,4 @@ def shares(count: int, parts: int) -> list[tuple[int, int]]:
     parts = max(1, min(parts, count))
     size, rest = divmod(count, parts)
     bounds = [i * size + min(i, rest) for i in range(parts + 1)]
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return list(itertools.pairwise(bounds))

@@ -1,7 +1,7 @@
 """The compiled CUDA kernels of `mamba_ssm`, where a user has that package.
 
-It has no CPU path and is built from source against one torch; nothing here needs it. Its kernels want sequences
-that are contiguous in L and run forwards only: other layouts and `reverse` cost copies.
+It has no CPU path and is built from source against one torch; nothing here needs it. Its kernels want
+sequences that are contiguous in L and run forwards only: other layouts and `reverse` cost copies.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Large CPU tensors whose memory is used again.
 
-The system hands out memory page by page and clears each at its first touch: for a tensor of some megabytes that
-takes as long as the scan that fills it (twice as long on two threads, which wait for each other). Blocks made here
-come back when the last tensor that looks at them is gone, and serve the next request of about their size.
+The system hands out memory page by page and clears each at its first touch: for a tensor of some megabytes
+that takes as long as the scan that fills it (twice as long on two threads, which wait for each other).
+Blocks made here come back when the last tensor that looks at them is gone, and serve the next request of
+about their size.
 """
 
 from __future__ import annotations

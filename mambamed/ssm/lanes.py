@@ -44,8 +44,8 @@ def prefetch(address: Value, write: int) -> None:
 def next_task(table: Value, stamp: int) -> Value:
     """Address of the arguments of a task that no other thread has taken, 0 when none is left.
 
-    The table is described in `mambamed.ssm.cpu_threads`. The stamp is written into it: a kernel says with which
-    instructions it was made.
+    The table is described in `mambamed.ssm.cpu_threads`. The stamp is written into it: a kernel says with
+    which instructions it was made.
     """
     builder, kind = table.builder, table.value.type
 

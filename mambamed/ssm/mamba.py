@@ -1,7 +1,8 @@
 """The Mamba block and its bidirectional sibling, with the parameter names and shapes of the public code.
 
-State dicts of `mamba_ssm.Mamba` load into `Mamba`; those of Vim's and SegMamba's fork ("bimamba v2, v3") load into
-`BidirectionalMamba`. Parameters are drawn in the order of the public code: the same seed gives the same weights.
+State dicts of `mamba_ssm.Mamba` load into `Mamba`; those of Vim's and SegMamba's fork ("bimamba v2, v3")
+load into `BidirectionalMamba`. Parameters are drawn in the order of the public code: the same seed gives
+the same weights.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
-from torch.nn import functional
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mambamed.ssm.conv import causal_conv
 from mambamed.ssm.orders import deinterleave_slices, interleave_slices
@@ -32,7 +33,9 @@ class _MambaBase(nn.Module):
         self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else int(dt_rank)
 
     def _add_direction(self, suffix: str, conv_bias: bool) -> None:
-        """Parameters of one direction; `A{suffix}_log`, `D{suffix}`, `conv1d{suffix}`, ... as in the public code."""
+        """Parameters of one direction; `A{suffix}_log`, `D{suffix}`, `conv1d{suffix}`, ... as in the public
+        code.
+        """
         D, N = self.d_inner, self.d_state
         conv = nn.Conv1d(D, D, self.d_conv, groups=D, padding=self.d_conv - 1, bias=conv_bias)
         self.add_module(f"conv1d{suffix}", conv)
@@ -63,7 +66,9 @@ class _MambaBase(nn.Module):
         proj.bias._no_reinit = True  # type: ignore[attr-defined]
 
     def _scan_direction(self, xz: Tensor, suffix: str, reverse: bool) -> Tensor:
-        """`(B, L, 2 D)` -> `(B, L, D)`: convolution, selective scan and gate with one direction's parameters."""
+        """`(B, L, 2 D)` -> `(B, L, D)`: convolution, selective scan and gate with one direction's
+        parameters.
+        """
         u, z = xz.transpose(1, 2).chunk(2, dim=1)  # (B, D, L) each, channel-last views
         conv = getattr(self, f"conv1d{suffix}")
         u = causal_conv(u, conv.weight[:, 0], conv.bias, silu=True, reverse=reverse)
@@ -89,8 +94,8 @@ class _MambaBase(nn.Module):
 class Mamba(_MambaBase):
     """in_proj -> causal conv -> x_proj -> dt_proj -> selective scan -> gate -> out_proj.
 
-    No norm and no residual inside. Under autocast the projections run in the autocast type; the convolution and
-    the scan are float32.
+    No norm and no residual inside. Under autocast the projections run in the autocast type; the convolution
+    and the scan are float32.
 
     Args:
         d_model: width of the tokens.
@@ -148,9 +153,10 @@ class Mamba(_MambaBase):
     def readings(self, x: Tensor) -> Tensor:
         """Mean of the four readings of MICCSS: as it is, length flipped, channels flipped, both.
 
-        Equals `mean(self(x, reverse, flip) for reverse in (False, True) for flip in (False, True))` at less than
-        half of its cost outside the scan: the two projections of the input are one product for both directions,
-        the channel-flipped reading is a second batch entry, and the outputs are added before one last product.
+        Equals `mean(self(x, reverse, flip) for reverse in (False, True) for flip in (False, True))` at less
+        than half of its cost outside the scan: the two projections of the input are one product for both
+        directions, the channel-flipped reading is a second batch entry, and the outputs are added before
+        one last product.
 
         Args:
             x: `(B, L, d_model)` tokens.
@@ -180,15 +186,16 @@ class Mamba(_MambaBase):
 class BidirectionalMamba(_MambaBase):
     """Several directions over one input projection, summed before one output projection (Vim, SegMamba).
 
-    Every direction has its own convolution, projections, A and D, suffix none, `_b`, `_s`, and is multiplied by
-    silu of its own z. The step sizes of the extra directions keep nn.Linear's default initialization, as in the
-    public code.
+    Every direction has its own convolution, projections, A and D, suffix none, `_b`, `_s`, and is
+    multiplied by silu of its own z. The step sizes of the extra directions keep nn.Linear's default
+    initialization, as in the public code.
 
     Args:
         d_model, d_state, d_conv, expand, dt_rank, dt_*, conv_bias, bias: as in `Mamba`.
         directions: "forward" always, then "backward" (read from the end) and "slice" (SegMamba's inter-slice
             order); the fork's v2 is `("forward", "backward")`, its v3 has all three.
-        nslices: runs of equal length into which L is cut for the "slice" direction; `forward` may override it.
+        nslices: runs of equal length into which L is cut for the "slice" direction; `forward` may override
+        it.
 
     Raises:
         ValueError: for a list of directions that is not such a one.
@@ -215,7 +222,7 @@ class BidirectionalMamba(_MambaBase):
         nslices: int | None = None,
     ):
         super().__init__(d_model, d_state, d_conv, expand, dt_rank)
-        if directions[:1] != type(directions)(("forward",)) or len(set(directions)) != len(directions):
+        if tuple(directions[:1]) != ("forward",) or len(set(directions)) != len(directions):
             raise ValueError(f"directions must begin with 'forward' and not repeat, got {directions!r}")
         if unknown := set(directions) - set(_SUFFIX):
             raise ValueError(f"unknown directions {sorted(unknown)}; choose from {', '.join(_SUFFIX)}")

@@ -1,8 +1,8 @@
 """Orders: the ways in which a 3D grid is read as a sequence, as permutations of `(B, L, d)` tokens.
 
 The last spatial axis runs fastest in a token sequence (`x.flatten(2).transpose(1, 2)` of a `(B, C, X, Y, Z)`
-grid). Forward and backward need no permutation: the scan runs in reverse by a flag. The channel flip of MICCSS
-needs none either: `mambamed.ssm.Mamba` flips its weights. What remains is here.
+grid). Forward and backward need no permutation: the scan runs in reverse by a flag. The channel flip of
+MICCSS needs none either: `mambamed.ssm.Mamba` flips its weights. What remains is here.
 """
 
 from __future__ import annotations

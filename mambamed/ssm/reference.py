@@ -16,8 +16,8 @@ Everything is computed in float32, or in float64 when `u` is float64.
 from __future__ import annotations
 
 import torch
-from torch.nn import functional
 from torch import Tensor
+from torch.nn import functional
 
 
 def selective_scan_loop(

@@ -11,8 +11,8 @@ A **backend** is a module with three functions (the seam):
 
 They see the tensors as the caller gave them: `(B, D, L)`, any strides (channel-last, i.e. the transposed view
 of a `(B, L, D)` tensor, is the native one), any float type, batch and length at least 1. They run below
-autograd: nothing they do is recorded. What they return may have any float type and strides; it is brought into
-shape here. The meaning of the arguments is defined in `mambamed.ssm.reference`.
+autograd: nothing they do is recorded. What they return may have any float type and strides; it is brought
+into shape here. The meaning of the arguments is defined in `mambamed.ssm.reference`.
 
 A backend that cannot serve here says so from `unavailable() -> str | None` (a reason, or None when it works).
 One whose kernels know no float64 has `FLOAT64 = False`; "auto" then leaves such scans to `chunked`.
@@ -126,8 +126,8 @@ def selective_scan(
         backend: a name of `BACKENDS`, or "auto".
 
     Returns:
-        `(B, D, L)` in u's type, channel-last in memory (`out.transpose(1, 2)` is contiguous). States are float32
-        (float64 for float64 inputs) whatever the types of the inputs, also under autocast.
+        `(B, D, L)` in u's type, channel-last in memory (`out.transpose(1, 2)` is contiguous). States are
+        float32 (float64 for float64 inputs) whatever the types of the inputs, also under autocast.
 
     Raises:
         ValueError: shapes that do not fit together, or a backend that does not exist or cannot serve.
@@ -140,7 +140,7 @@ def selective_scan(
     [1.0, 1.5, 1.75]
     """
     _check_shapes(u, delta, A, B, C, D, z, delta_bias)
-    backend = _backend_for(u, backend)
+    backend = resolve_backend(backend, u.device.type, u.dtype == torch.float64)
     if u.numel() == 0:
         return torch.zeros_like(u)
     given = [t for t in (u, delta, A, B, C, D, z, delta_bias) if t is not None]
@@ -151,16 +151,21 @@ def selective_scan(
     return out
 
 
-def _backend_for(u: Tensor, backend: str) -> str:
+def resolve_backend(backend: str, device_type: str, float64: bool = False) -> str:
     """The backend's name, "auto" resolved; ValueError if it cannot serve."""
-    name = chosen_backend(u.device)[0] if backend == "auto" else backend
+    name = chosen_backend(device_type)[0] if backend == "auto" else backend
     if backend != "auto":
         _refuse_unavailable(name)
-    if u.dtype == torch.float64 and not getattr(_backend(name), "FLOAT64", True):
+    if float64 and not getattr(_backend(name), "FLOAT64", True):
         if backend != "auto":
             raise ValueError(f"scan backend {name!r} computes in float32, got float64; use 'chunked'")
         return "chunked"
     return name
+
+
+# torch.compile shall take the answer, not trace its way (torch.compiler.assume_constant_result sets the same
+# mark, but imports the whole compiler to do so)
+resolve_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _refuse_unavailable(name: str) -> None:
@@ -184,7 +189,8 @@ def _check_shapes(u, delta, A, B, C, D, z, delta_bias) -> None:
             raise ValueError(f"{name} must be {shape} beside u {tuple(u.shape)}, got {tuple(tensor.shape)}")
 
 
-# --- the custom operators -------------------------------------------------------------------------------------
+# --- the custom operators
+# -------------------------------------------------------------------------------------
 
 _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "

@@ -1,10 +1,10 @@
 """Explicit SIMD for numba: a vector type, and functions on it that emit LLVM instructions.
 
-numba vectorizes simple loops only; the scan is not one. Here a kernel says itself what is one vector: `Lanes(w)`
-is w float32 numbers in a register (w = 16 with AVX-512, 8 with AVX2 or NEON), passed through numba as an opaque
-value. An **emitter** is a Python function that runs while numba compiles: it receives `Value`s, computes with
-them by `+ - *` and the functions below, and thereby writes instructions. Its loops over states are unrolled by
-being Python loops. `@emitter(returns)` makes it callable from compiled code.
+numba vectorizes simple loops only; the scan is not one. Here a kernel says itself what is one vector:
+`Lanes(w)` is w float32 numbers in a register (w = 16 with AVX-512, 8 with AVX2 or NEON), passed through
+numba as an opaque value. An **emitter** is a Python function that runs while numba compiles: it receives
+`Value`s, computes with them by `+ - *` and the functions below, and thereby writes instructions. Its loops
+over states are unrolled by being Python loops. `@emitter(returns)` makes it callable from compiled code.
 
 Addresses are plain int64 in bytes; the caller answers for their being valid.
 """
@@ -22,8 +22,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
-# numba's disk cache looks at the file of a kernel only; kernels hold this number so that they are compiled anew
-# when the instructions emitted here change
+# numba's disk cache looks at the file of a kernel only; kernels hold this number so that they are compiled
+# anew when the instructions emitted here change
 STAMP = int.from_bytes(hashlib.sha256(Path(__file__).read_bytes()).digest()[:6], "little")
 
 
@@ -96,24 +96,19 @@ class Value:
     def load(self, width: int) -> Value:
         """`width` float32 from this address."""
         pointer = self.builder.inttoptr(self.value, ir.VectorType(ir.FloatType(), width).as_pointer())
-        loaded = self.builder.load(pointer)
-        loaded.align = 4
-        return Value(self.builder, loaded)
+        return Value(self.builder, self.builder.load(pointer, align=4))
 
     def broadcast(self, width: int) -> Value:
         """The float32 at this address in all lanes."""
         one = ir.VectorType(ir.FloatType(), 1)
-        loaded = self.builder.load(self.builder.inttoptr(self.value, one.as_pointer()))
-        loaded.align = 4
+        loaded = self.builder.load(self.builder.inttoptr(self.value, one.as_pointer()), align=4)
         mask = ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
         return Value(self.builder, self.builder.shuffle_vector(loaded, loaded, mask))
 
     def store(self, vector: Value) -> None:
         """Write a vector to this address."""
-        stored = self.builder.store(
-            vector.value, self.builder.inttoptr(self.value, vector.value.type.as_pointer())
-        )
-        stored.align = 4
+        pointer = self.builder.inttoptr(self.value, vector.value.type.as_pointer())
+        self.builder.store(vector.value, pointer, align=4)
 
     def prefetch(self, write: bool = False) -> None:
         """Ask for the cache line at this address; harmless where there is none."""
@@ -129,8 +124,9 @@ def fma(a: Value, b: Value | float, c: Value | float) -> Value:
     return a.call("fma", b, c)
 
 
-# 2^f on [-1/2, 1/2] as 1 + f q(f). The constant is exactly 1 and q has a small *relative* error, so that a slow
-# decay (f near 0) keeps its rate to 1e-7: a rounded constant would drift over a long memory. Error 1.7e-7.
+# 2^f on [-1/2, 1/2] as 1 + f q(f). The constant is exactly 1 and q has a small *relative* error, so that a
+# slow decay (f near 0) keeps its rate to 1e-7: a rounded constant would drift over a long memory. Error
+# 1.7e-7.
 _EXP2 = (
     0.6931471228599548,
     0.24022351205348969,
@@ -200,11 +196,12 @@ def sigmoid(x: Value) -> Value:
 
 
 class LaneSums:
-    """Sums over lanes of two kinds of vectors, w/2 of each: lane i is that of the i-th of the first kind, lane
-    w/2 + i of the i-th of the second.
+    """Sums over lanes of two kinds of vectors, w/2 of each: lane i is that of the i-th of the first kind,
+    lane w/2 + i of the i-th of the second.
 
     A butterfly of 2 shuffles and 1 addition a pair, first within the 128-bit quarters of a register (where
-    shuffles are cheap), then among them; pairs are merged as soon as they meet, so that few are alive at once.
+    shuffles are cheap), then among them; pairs are merged as soon as they meet, so that few are alive at
+    once.
     """
 
     def __init__(self, width: int):
@@ -256,9 +253,9 @@ def _butterfly(width: int) -> list[tuple[list[int], list[int]]]:
 def emitter(returns: Callable[..., types.Type]) -> Callable[[Callable], Callable]:
     """Make an emitter callable from compiled code.
 
-    Its arguments are int64 addresses, literal ints (which arrive as Python ints), `Lanes`, or tuples of `Lanes`
-    (which arrive as lists of `Value`). `returns` maps the argument types to the numba type of the result: void,
-    `Lanes`, a tuple of `Lanes`, or a tuple of those.
+    Its arguments are int64 addresses, literal ints (which arrive as Python ints), `Lanes`, or tuples of
+    `Lanes` (which arrive as lists of `Value`). `returns` maps the argument types to the numba type of the
+    result: void, `Lanes`, a tuple of `Lanes`, or a tuple of those.
     """
 
     def wrap(function: Callable) -> Callable:
@@ -290,10 +287,11 @@ def _receive(builder: ir.IRBuilder, kind: types.Type, value: Any) -> Any:
     return Value(builder, value)
 
 
-def _send(target: Any, builder: ir.IRBuilder, kind: types.Type, result: Any) -> Any:
+def _send(target: Any, builder: ir.IRBuilder, kind: Any, result: Any) -> Any:
     if kind == types.void:
         return target.get_dummy_value()
     if isinstance(kind, types.BaseTuple):
-        parts = [_send(target, builder, t, r) for t, r in zip(kind, result, strict=True)]
+        elements: Any = kind
+        parts = [_send(target, builder, t, r) for t, r in zip(elements, result, strict=True)]
         return target.make_tuple(builder, kind, parts)
     return result.value

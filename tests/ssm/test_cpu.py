@@ -1,0 +1,134 @@
+"""What is particular to the compiled kernels: vector widths, no copies, threads, forks, the self-test."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from scan_inputs import relative_error, scan_inputs
+
+from mambamed.ssm import cpu, reference, scan, selective_scan
+from mambamed.ssm.rows import Rows
+
+if reason := scan.why_unavailable("cpu"):
+    pytest.skip(reason, allow_module_level=True)
+
+
+@pytest.mark.parametrize("extras", [True, False])
+def test_narrow_vectors_give_the_same_as_wide_ones(extras, monkeypatch) -> None:
+    monkeypatch.setattr(cpu, "vector_width", lambda: 8)
+    inputs = scan_inputs(2, 24, 50, 16, extras=extras)
+    grad = torch.randn(2, 24, 50)
+    out, kept = cpu.scan_forward(*inputs, True, False, True)
+    assert kept.shape == cpu.saved_shape(2, 50, 24, 16)
+    doubles = [None if t is None else t.double() for t in inputs]
+    assert relative_error(out, reference.scan_forward(*doubles, True, False, False)[0]) < 1e-5
+    wanted = reference.scan_backward(grad.double(), None, *doubles, True, False)
+    for g, w in zip(cpu.scan_backward(grad, kept, *inputs, True, False), wanted, strict=True):
+        assert (g is None) == (w is None)
+        assert g is None or relative_error(g, w) < 1e-5
+
+
+def test_channel_last_slices_are_read_in_place() -> None:
+    xz = torch.randn(2, 9, 64).transpose(1, 2)
+    rows = Rows(xz[:, 32:], 32, reverse=False)
+    assert rows.at(1, 3, 5) == xz[1, 37, 3].data_ptr()
+    assert Rows(xz[:, 32:], 32, reverse=True).at(1, 3, 5) == xz[1, 37, 5].data_ptr()
+    assert rows.stride == 64 * 4
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_any_number_of_threads_gives_the_same_bits(threads) -> None:
+    inputs = scan_inputs(1, 48, 400, 8)
+    before = torch.get_num_threads()
+    wanted = selective_scan(*inputs, True, backend="cpu")
+    try:
+        torch.set_num_threads(threads)
+        assert torch.equal(selective_scan(*inputs, True, backend="cpu"), wanted)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_python_threads_serve_where_openmp_cannot_be_shared(monkeypatch) -> None:
+    from mambamed.ssm import cpu_threads
+
+    inputs = scan_inputs(1, 48, 400, 8)
+    wanted = selective_scan(*inputs, True, backend="cpu")
+    monkeypatch.setattr(cpu_threads, "_gomp_parallel", lambda: None)
+    monkeypatch.setattr(cpu_threads, "workers", lambda: 3)
+    monkeypatch.setattr(cpu, "workers", lambda: 3)
+    assert torch.equal(selective_scan(*inputs, True, backend="cpu"), wanted)
+    cpu_threads._pool.shutdown()
+    cpu_threads._forget_pool()
+
+
+def test_several_callers_at_once_do_not_disturb_each_other() -> None:
+    many = [scan_inputs(1, 32, 300, 8, seed=i) for i in range(4)]
+    wanted = [selective_scan(*inputs, True, backend="cpu") for inputs in many]
+    found: list = [None] * 4
+
+    def call(i: int) -> None:
+        for _ in range(10):
+            found[i] = selective_scan(*many[i], True, backend="cpu")
+
+    threads = [threading.Thread(target=call, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(f, w) for f, w in zip(found, wanted, strict=True))
+
+
+def run_python(code: str, **environment: str) -> str:
+    here = Path(__file__).resolve()
+    path = os.pathsep.join([str(here.parents[2]), str(here.parent)])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_worker_of_a_data_loader_can_scan() -> None:
+    code = (
+        "import os, torch\n"
+        "from scan_inputs import scan_inputs\n"
+        "from mambamed.ssm import selective_scan\n"
+        "inputs = scan_inputs(1, 64, 500, 8)\n"
+        "wanted = selective_scan(*inputs, True)\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    torch.set_num_threads(1)  # as torch's data loader does\n"
+        "    os._exit(0 if torch.equal(selective_scan(*inputs, True), wanted) else 3)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    assert run_python(code, OMP_NUM_THREADS="2").strip() == "0"
+
+
+def test_a_cache_folder_that_cannot_be_written_does_no_harm(tmp_path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    code = (
+        "from mambamed.ssm import chosen_backend, selective_scan\n"
+        "from scan_inputs import scan_inputs\n"
+        "selective_scan(*scan_inputs(1, 16, 20, 8), True)\n"
+        "print(chosen_backend('cpu')[0])\n"
+    )
+    assert run_python(code, NUMBA_CACHE_DIR=str(blocked / "cache")).strip() == "cpu"
+
+
+def test_a_processor_on_which_the_kernels_fail_is_served_by_plain_torch(monkeypatch) -> None:
+    monkeypatch.setattr(cpu, "scan_forward", lambda *a, **k: (torch.zeros(1, cpu.vector_width(), 19), None))
+    monkeypatch.setattr(cpu, "scan_backward", lambda *a, **k: [torch.zeros(1)] * 8)
+    assert "self-test disagrees" in cpu.unavailable()
+
+    def broken(*arguments, **options):
+        raise RuntimeError("LLVM knows no such processor")
+
+    monkeypatch.setattr(cpu, "scan_forward", broken)
+    assert "LLVM knows no such processor" in cpu.unavailable()
