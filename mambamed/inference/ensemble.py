@@ -1,0 +1,177 @@
+"""The networks of one or several runs, loaded once for all cases."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mambamed.errors import ModelError, RecipeError
+from mambamed.inference.sliding_window import Windows, window_logits
+from mambamed.recipe import Inference
+from mambamed.runs.device import choose_device, choose_precision, memory_format
+from mambamed.runs.folder import Run
+from mambamed.runs.model import load_network, make_task
+from mambamed.ssm import chosen_backend
+from mambamed.tasks.base import Task
+
+_AXIS = {"x": 0, "y": 1, "z": 2}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run's share of an ensemble: its networks, one a fold, and how they are led over a volume."""
+
+    run: Run
+    networks: tuple[nn.Module, ...]
+    windows: Windows
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Networks that answer together: the mean of their logits.
+
+    Attributes:
+        members: one a run; all read the same channels, prepared in the same way, and answer the same.
+        task: what the logits mean.
+        device, precision: where and how precisely to compute.
+        reasons: a line about device, precision and scan backend each, with the reason.
+    """
+
+    members: tuple[Member, ...]
+    task: Task
+    device: torch.device
+    precision: str
+    reasons: tuple[str, ...]
+
+    @property
+    def run(self) -> Run:
+        """The run whose manifest and plan stand for all."""
+        return self.members[0].run
+
+    def logits(
+        self, image: NDArray[np.floating], heard: Callable[[int, int], None] = lambda done, total: None
+    ) -> Tensor:
+        """`(C, X, Y, Z)` prepared image -> `(K, X, Y, Z)` float32 logits on the CPU.
+
+        Args:
+            image: normalized, on the prepared grid.
+            heard: called with (windows done, windows in all) of each member in turn.
+        """
+        tensor = torch.from_numpy(np.ascontiguousarray(image, np.float32))
+        total: Tensor | None = None
+        count = sum(len(member.networks) for member in self.members)
+        for member in self.members:
+            logits = window_logits(
+                member.networks,
+                tensor,
+                member.windows,
+                device=self.device,
+                precision=self.precision,
+                layout=memory_format(self.device, self.precision),
+                heard=heard,
+            )
+            share = logits * (len(member.networks) / count) if len(self.members) > 1 else logits
+            total = share if total is None else total + share
+        assert total is not None
+        return total
+
+
+def load_ensemble(
+    models: Sequence[Path],
+    *,
+    folds: str = "all",
+    checkpoint: str = "best",
+    overlap: float | None = None,
+    tta: str | None = None,
+    device: str = "auto",
+    precision: str | None = None,
+) -> Ensemble:
+    """Load every network that is to answer.
+
+    Args:
+        models: run folders.
+        folds: "all" that are trained, or as in "0,2".
+        checkpoint: "best" or "last".
+        overlap, tta: go before the recipe's.
+        device, precision: as in `runs.device`; the recipe's precision where not given.
+
+    Raises:
+        ModelError: a run, fold or checkpoint that is not there or damaged, or runs that do not fit together.
+        RecipeError: an option that cannot be used.
+    """
+    chosen, why_device = choose_device(device)
+    runs = [Run.open(Path(model)) for model in models]
+    if not runs:
+        raise RecipeError("predict: no model; give a run folder")
+    kind, why_kind = choose_precision(precision or runs[0].recipe.training.precision, chosen)
+    backend, why_backend = chosen_backend(chosen)
+    for run in runs[1:]:
+        _check_same_question(runs[0], run)
+    layout = memory_format(chosen, kind)
+    members = []
+    for run in runs:
+        networks = []
+        for fold in _chosen_folds(run, folds):
+            network, _ = load_network(run.root, fold, checkpoint, chosen)
+            networks.append(network.to(memory_format=layout))  # type: ignore[call-overload]
+        members.append(Member(run, tuple(networks), windows_of(run, overlap, tta, chosen)))
+    reasons = (
+        f"device {chosen}: {why_device}",
+        f"precision {kind}: {why_kind}",
+        f"scan backend {backend}: {why_backend}",
+    )
+    return Ensemble(tuple(members), make_task(runs[0]), chosen, kind, reasons)
+
+
+def windows_of(run: Run, overlap: float | None, tta: str | None, device: torch.device) -> Windows:
+    """How a run's network is led over a volume: its recipe's way, where nothing else is asked for.
+
+    Raises:
+        RecipeError: an overlap that no windows can have.
+    """
+    settings: Inference = run.recipe.inference
+    overlap = settings.overlap if overlap is None else overlap
+    if not 0 <= overlap < 1:
+        raise RecipeError(f"--overlap {overlap}: must be at least 0 and less than 1")
+    mirrored = run.recipe.training.augment.mirror if (tta or settings.tta) == "mirror" else ()
+    return Windows(
+        patch_size=run.plan.patch_size,
+        overlap=overlap,
+        gaussian=settings.gaussian,
+        mirror_axes=tuple(_AXIS[axis] for axis in mirrored),
+        batch_size=1 if device.type == "cpu" else run.plan.batch_size,
+    )
+
+
+def _chosen_folds(run: Run, folds: str) -> list[int]:
+    trained = run.folds
+    if not trained:
+        raise ModelError(f"{run.root}: has no trained fold; train it first")
+    if folds == "all":
+        return trained
+    asked = [part.strip() for part in folds.split(",")]
+    if not all(part.isdigit() for part in asked):
+        raise RecipeError(f"--folds {folds}: give all, or numbers as in 0,2")
+    missing = [part for part in asked if int(part) not in trained]
+    if missing:
+        raise ModelError(f"{run.root}: fold {missing[0]} is not trained; there are {trained}")
+    return [int(part) for part in asked]
+
+
+def _check_same_question(first: Run, other: Run) -> None:
+    """Refuse to average runs that read or answer different things."""
+    same_manifest = dataclasses.replace(first.manifest, name="") == dataclasses.replace(
+        other.manifest, name=""
+    )
+    sizes = {"patch_size": (1, 1, 1), "batch_size": 1, "shape_median": (1, 1, 1)}
+    same_plan = dataclasses.replace(first.plan, **sizes) == dataclasses.replace(other.plan, **sizes)
+    if not same_manifest or not same_plan:
+        what = "channels, labels or regions" if not same_manifest else "preparation"
+        raise ModelError(f"{other.root}: differs from {first.root} in {what}; they cannot be averaged")
