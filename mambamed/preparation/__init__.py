@@ -1,0 +1,1 @@
+"""Cases -> prepared dataset: verified, oriented, cropped, resampled, normalized, planned, split, stored."""

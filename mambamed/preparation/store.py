@@ -1,0 +1,279 @@
+"""A prepared dataset on disk, and how it is read.
+
+```
+PREPARED/ dataset.json   the manifest and the cases       fingerprint.json  plan.json  splits.json
+          cases/ID.b2nd             (C, X, Y, Z) float16, blosc2
+          cases/ID.label.b2nd       (X, Y, Z) uint8 or int16; absent where the case has no label
+          cases/ID.foreground.npy   (n, 4) rows [label value, x, y, z], some of its foreground voxels
+          cases/ID.json             geometry and intensities; written last: it makes the case complete
+```
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+from numpy.typing import NDArray
+
+from mambamed.cases import DatasetManifest
+from mambamed.errors import DatasetError
+from mambamed.io.documents import read_json
+from mambamed.preparation.grid import CaseGeometry
+from mambamed.preparation.plan import Plan, Triple
+
+FORMAT = 1
+CHUNK = 64
+Box = tuple[Sequence[int], Sequence[int]]
+Split = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """The names of one case's files in a prepared dataset."""
+
+    image: Path
+    label: Path
+    foreground: Path
+    document: Path
+
+    @classmethod
+    def of(cls, root: Path, case_id: str) -> CaseFiles:
+        """Of the case of this id, whether they exist or not."""
+        folder = root / "cases"
+        return cls(
+            folder / f"{case_id}.b2nd",
+            folder / f"{case_id}.label.b2nd",
+            folder / f"{case_id}.foreground.npy",
+            folder / f"{case_id}.json",
+        )
+
+
+class PreparedCase:
+    """One prepared case. Boxes are read as they are asked for; threads may read at the same time.
+
+    Attributes:
+        id: of the case.
+        shape: `(X, Y, Z)` of the prepared grid.
+        channels: how many there are.
+        subject: the person.
+        class_name: what the case is as a whole; None where the task has no classes.
+        points: landmark name -> world position, mm, RAS+; None where the task has no landmarks.
+        has_label: whether there is a label map.
+    """
+
+    def __init__(self, root: Path, entry: Mapping[str, Any], in_memory: bool) -> None:
+        self.id = str(entry["id"])
+        x, y, z = (int(n) for n in entry["shape"])
+        self.shape: Triple = (x, y, z)
+        self.channels = int(entry["channels"])
+        self.subject = str(entry.get("subject") or self.id)
+        self.class_name: str | None = entry.get("class")
+        self.points: dict[str, tuple[float, ...]] | None = (
+            {name: tuple(point) for name, point in entry["points"].items()} if entry.get("points") else None
+        )
+        self.has_label = bool(entry["has_label"])
+        self._files = CaseFiles.of(root, self.id)
+        self._in_memory = in_memory
+        self._kept: dict[Path, NDArray] = {}
+        self._lock = threading.Lock()
+
+    def image(self, box: Box | None = None) -> NDArray[np.float16]:
+        """`(C, X, Y, Z)` float16 of a box `(start, stop)`, clipped to the case; None: all of it.
+
+        Treat it as read-only: it may be a view of what is kept in memory.
+        """
+        return self._read(self._files.image, box)
+
+    def label(self, box: Box | None = None) -> NDArray:
+        """`(X, Y, Z)` label values of a box `(start, stop)`, clipped to the case; None: all of it.
+
+        Raises:
+            ValueError: the case has no label.
+        """
+        if not self.has_label:
+            raise ValueError(f"{self.id}: has no label")
+        return self._read(self._files.label, box)
+
+    @property
+    def foreground(self) -> NDArray:
+        """`(n, 4)` rows [label value, x, y, z]: foreground voxels, sorted; at most some thousands a label."""
+        return self._keep(self._files.foreground, read_foreground)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What the case's JSON holds: geometry, intensities, voxels of each label."""
+        return read_json(self._files.document)
+
+    @property
+    def geometry(self) -> CaseGeometry:
+        """Where the prepared grid lies in the case's files."""
+        return CaseGeometry.from_json(self.document["geometry"])
+
+    def _read(self, path: Path, box: Box | None) -> NDArray:
+        if self._in_memory:
+            whole = self._keep(path, read_array)
+            return whole if box is None else whole[(..., *_slices(box, self.shape))]
+        return read_array(path, box)
+
+    def _keep(self, path: Path, read: Any) -> NDArray:
+        with self._lock:
+            if path not in self._kept:
+                array = read(path)
+                array.setflags(write=False)
+                self._kept[path] = array
+            return self._kept[path]
+
+
+class PreparedDataset:
+    """A prepared dataset, opened for reading.
+
+    Attributes:
+        root: its folder.
+        manifest: channels, labels, regions, landmarks, classes.
+        plan: how it was prepared, and the patch a network should see.
+        splits: one dict a fold, "train" and "val" (and "test") -> case ids.
+        in_memory: whether arrays stay in memory once read: when the whole set takes less than a quarter of it.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        manifest: DatasetManifest,
+        plan: Plan,
+        splits: list[Split],
+        cases: Sequence[Mapping[str, Any]],
+    ) -> None:
+        self.root, self.manifest, self.plan, self.splits = root, manifest, plan, splits
+        size = sum((2 * case["channels"] + 1) * int(np.prod(case["shape"], dtype=np.int64)) for case in cases)
+        self.in_memory = size < memory_bytes() // 4
+        self._cases = {str(case["id"]): PreparedCase(root, case, self.in_memory) for case in cases}
+
+    @classmethod
+    def open(cls, root: Path) -> PreparedDataset:
+        """Open what `prepare` wrote.
+
+        Raises:
+            DatasetError: it is not a finished prepared dataset, or was written by a newer version.
+        """
+        root = Path(root)
+        if not (root / "dataset.json").is_file():
+            raise DatasetError(
+                f"{root}: is not a prepared dataset: no dataset.json; run 'mambamed prepare' (again, if it was stopped)"
+            )
+        document = read_json(root / "dataset.json")
+        try:
+            if "prepared_format" not in document:
+                raise DatasetError(
+                    f"{root}: holds files not yet prepared; run 'mambamed prepare {root}' first"
+                )
+            if document["prepared_format"] != FORMAT:
+                raise DatasetError(
+                    f"{root}: has format {document['prepared_format']}, this mambamed reads {FORMAT}; update or prepare anew"
+                )
+            return cls(
+                root,
+                DatasetManifest.from_json(document),
+                Plan.from_json(read_json(root / "plan.json")),
+                read_json(root / "splits.json"),
+                document["cases"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DatasetError(f"{root}: a document lacks or misstates {error}; prepare it anew") from error
+
+    @property
+    def case_ids(self) -> list[str]:
+        """All cases, sorted."""
+        return list(self._cases)
+
+    def case(self, case_id: str) -> PreparedCase:
+        """The case of this id.
+
+        Raises:
+            DatasetError: there is none.
+        """
+        if case_id not in self._cases:
+            raise DatasetError(
+                f"{self.root}: no case {case_id!r} among its {len(self._cases)}; check splits.json"
+            )
+        return self._cases[case_id]
+
+
+def encode_array(array: NDArray) -> bytes:
+    """A blosc2 frame of a `(C, X, Y, Z)` or `(X, Y, Z)` array; equal arrays give equal bytes.
+
+    LZ4 level 1 over shuffled bytes: a patch is read in the time of a memory copy times three. Chunks are
+    cubes of about 64 voxels over all channels.
+    """
+    spatial = tuple(max(1, min(CHUNK, n)) for n in array.shape[-3:])
+    stored = blosc2.asarray(
+        np.ascontiguousarray(array),
+        chunks=(*array.shape[:-3], *spatial),
+        blocks=(*(1 for _ in array.shape[:-3]), *(min(32, n) for n in spatial)),
+        cparams={
+            "codec": blosc2.Codec.LZ4,
+            "clevel": 1,
+            "filters": [blosc2.Filter.SHUFFLE],
+            "nthreads": 1,
+        },
+    )
+    return bytes(stored.to_cframe())
+
+
+def read_array(path: Path, box: Box | None = None) -> NDArray:
+    """An array that `encode_array` made, or a box `(start, stop)` of its last three axes.
+
+    Raises:
+        DatasetError: the file is absent or damaged.
+    """
+    try:
+        # A handle of its own for each call: one must not be used by two threads, and opening takes 0.3 ms.
+        stored = blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
+        if box is None:
+            return stored[...]
+        return stored[(..., *_slices(box, stored.shape[-3:]))]
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DatasetError(f"{path}: cannot be read ({error}); prepare the dataset again") from error
+
+
+def encode_foreground(rows: NDArray) -> bytes:
+    """The bytes of a `.npy` file of `(n, 4)` rows."""
+    buffer = io.BytesIO()
+    np.save(buffer, rows, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def read_foreground(path: Path) -> NDArray:
+    """What `encode_foreground` made.
+
+    Raises:
+        DatasetError: the file is absent or damaged.
+    """
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DatasetError(f"{path}: cannot be read ({error}); prepare the dataset again") from error
+
+
+def memory_bytes() -> int:
+    """Memory of this machine, as far as this process may use it."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 << 30
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        limit = Path(name)
+        if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+            total = min(total, int(text))
+    return total
+
+
+def _slices(box: Box, shape: Sequence[int]) -> tuple[slice, ...]:
+    """The box, clipped to the array."""
+    return tuple(
+        slice(max(0, int(a)), max(0, min(int(b), n))) for a, b, n in zip(box[0], box[1], shape, strict=True)
+    )
