@@ -1,0 +1,85 @@
+"""The images of a prediction: a file, a folder of files, or a folder of case folders. No labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mambamed.cases import Case, ChannelFile
+from mambamed.converters import brats, nnunet
+from mambamed.errors import DatasetError
+from mambamed.io.images import case_id_of
+
+
+def find_inputs(source: Path, channels: Sequence[str]) -> list[Case]:
+    """Find the cases to predict, and their channels by the names that the model knows.
+
+    Tried in this order: nnU-Net's numbered channels (`CASE_0000.nii.gz`, where a 0000 exists); BraTS modalities, where the model
+    reads those; one file a case, whose fourth axis holds the channels where there are several.
+
+    Args:
+        source: an image, or a folder.
+        channels: the model's channel names, in its order.
+
+    Returns:
+        Cases without labels, sorted by id.
+
+    Raises:
+        DatasetError: nothing to predict, a channel missing or left over, or two files of one case.
+    """
+    if source.is_file():
+        case_id = case_id_of(source)
+        if case_id is None:
+            raise DatasetError(f"{source}: is not an image; give a NIfTI, NRRD or MetaImage file")
+        return [_case_of_file(case_id, source, channels)]
+    if not source.is_dir():
+        raise DatasetError(f"{source}: no such file or folder; check the path")
+    folder = source / "imagesTs" if (source / "imagesTs").is_dir() else source
+    numbered = nnunet.numbered_channels(folder)
+    # "patient_0001.nii.gz" alone is a patient; "patient_0000.nii.gz" is the first channel of one.
+    if any(0 in files for files in numbered.values()):
+        by_key = {i: {f"{n:04d}": path for n, path in files.items()} for i, files in numbered.items()}
+        return _complete(folder, by_key, [f"{n:04d}" for n in range(len(channels))], channels)
+    if set(channels) == set(brats.CHANNELS):
+        found = brats.case_files(folder)
+        if found:
+            without = {i: {n: p for n, p in f.items() if n != "seg"} for i, f in found.items()}
+            return _complete(folder, without, list(channels), channels)
+    cases: dict[str, Case] = {}
+    for path in sorted(folder.glob("*")):
+        case_id = case_id_of(path)
+        if case_id is None:
+            continue
+        if case_id in cases:
+            both = f"{cases[case_id].channels[0].path.name} and {path.name}"
+            raise DatasetError(f"{folder}: duplicate case {case_id}: {both}; keep one")
+        cases[case_id] = _case_of_file(case_id, path, channels)
+    if not cases:
+        raise DatasetError(f"{folder}: no images to predict; give a folder of NIfTI, NRRD or MetaImage files")
+    return list(cases.values())
+
+
+def _case_of_file(case_id: str, path: Path, channels: Sequence[str]) -> Case:
+    volumes = [None] if len(channels) == 1 else range(len(channels))
+    return Case(case_id, tuple(ChannelFile(path, volume) for volume in volumes))
+
+
+def _complete(
+    folder: Path, found: dict[str, dict[str, Path]], keys: Sequence[str], channels: Sequence[str]
+) -> list[Case]:
+    """Cases of files by channel key, after a check that none is missing and none left over."""
+    faults, cases = [], []
+    for case_id, files in sorted(found.items()):
+        missing = [f"{key} ({name})" for key, name in zip(keys, channels, strict=True) if key not in files]
+        extra = [path.name for key, path in files.items() if key not in keys]
+        if missing:
+            faults.append(f"{folder}: {case_id}: channel {', '.join(missing)} is missing; add it")
+        if extra:
+            faults.append(
+                f"{folder}: {case_id}: {', '.join(extra)}: the model reads no such channel; remove it"
+            )
+        if not missing and not extra:
+            cases.append(Case(case_id, tuple(ChannelFile(files[key]) for key in keys)))
+    if faults:
+        raise DatasetError("\n".join(faults))
+    return cases

@@ -1,0 +1,83 @@
+"""Medical Segmentation Decathlon: `dataset.json` with a list of pairs, channels in a fourth axis.
+
+Source: Antonelli et al. 2022, Nat. Commun. 13:4128; the layout is that of the challenge's archives.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.errors import DatasetError
+from mambamed.io.documents import read_json
+from mambamed.io.images import case_id_of
+
+_DOCUMENT = "dataset.json"
+
+
+def recognizes(source: Path) -> bool:
+    """Whether `dataset.json` lists its training pairs and names modalities."""
+    if not (source / _DOCUMENT).is_file():
+        return False
+    document = read_json(source / _DOCUMENT)
+    return isinstance(document, dict) and isinstance(document.get("training"), list)
+
+
+def convert(source: Path) -> RawDataset:
+    """The training cases.
+
+    Raises:
+        DatasetError: `dataset.json` is not one of the Decathlon, or a path in it leaves the folder.
+    """
+    file = source / _DOCUMENT
+    document = read_json(file)
+    modalities = _section(document, ("modality", "channel_names"), file)
+    names = [modalities[key] for key in sorted(modalities, key=int)]
+    channels = {str(name): "ct" if str(name).upper() == "CT" else "mri" for name in names}
+    if len(channels) != len(names):
+        raise DatasetError(f"{file}: two modalities have the same name in {names}; rename one")
+    labels = _labels(_section(document, ("labels",), file), file)
+    manifest = DatasetManifest(
+        name=str(document.get("name") or source.name), channels=channels, labels=labels
+    )
+    cases = []
+    for pair in document["training"]:
+        if not isinstance(pair, dict) or not {"image", "label"} <= set(pair):
+            raise DatasetError(f"{file}: training: {pair!r} has no image and label; write both")
+        image, label = (_inside(source, str(pair[key]), file) for key in ("image", "label"))
+        case_id = case_id_of(image)
+        if case_id is None:
+            if image.name.startswith("."):
+                continue  # the archives of some tasks list macOS's own files
+            raise DatasetError(f"{file}: {pair['image']!r} is not the name of an image; correct it")
+        volumes = [None] if len(names) == 1 else range(len(names))
+        cases.append(Case(case_id, tuple(ChannelFile(image, volume) for volume in volumes), label))
+    return RawDataset(manifest, sorted(cases, key=lambda case: case.id))
+
+
+def _section(document: Any, names: tuple[str, ...], file: Path) -> dict[str, Any]:
+    for name in names:
+        section = document.get(name) if isinstance(document, dict) else None
+        if isinstance(section, dict) and section:
+            return section
+    raise DatasetError(f"{file}: has no {' or '.join(names)}; it is not one of the Decathlon")
+
+
+def _labels(section: dict[str, Any], file: Path) -> dict[str, int]:
+    """`{"0": "background", "1": "Anterior"}`, or the other way round as nnU-Net writes it."""
+    try:
+        if all(key.isdigit() for key in section):
+            return {
+                str(name): int(value) for value, name in sorted(section.items(), key=lambda kv: int(kv[0]))
+            }
+        return {str(name): int(value) for name, value in section.items()}
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"{file}: labels {section} are not numbers and names; correct them") from error
+
+
+def _inside(source: Path, name: str, file: Path) -> Path:
+    """A file of the dataset; a list in a file from elsewhere may not point out of its folder."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise DatasetError(f"{file}: path {name!r} leaves the folder; correct it")
+    return source / name
