@@ -14,8 +14,9 @@ from mambamed.io.images import case_id_of
 def find_inputs(source: Path, channels: Sequence[str]) -> list[Case]:
     """Find the cases to predict, and their channels by the names that the model knows.
 
-    Tried in this order: nnU-Net's numbered channels (`CASE_0000.nii.gz`, where a 0000 exists); BraTS modalities, where the model
-    reads those; one file a case, whose fourth axis holds the channels where there are several.
+    Tried in this order: nnU-Net's numbered channels (`CASE_0000.nii.gz`), where a 0000 exists; BraTS
+    modalities, where the model reads those; one file a case, whose fourth axis holds the channels where
+    there are several.
 
     Args:
         source: an image, or a folder.

@@ -68,6 +68,8 @@ def _labels(section: dict[str, Any], file: Path) -> dict[str, int]:
     """`{"0": "background", "1": "Anterior"}`, or the other way round as nnU-Net writes it."""
     try:
         if all(key.isdigit() for key in section):
+            if len(set(section.values())) != len(section):
+                raise DatasetError(f"{file}: labels {section}: a name stands twice; give each its own")
             return {
                 str(name): int(value) for value, name in sorted(section.items(), key=lambda kv: int(kv[0]))
             }
