@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mambamed.demo import DemoSummary
     from mambamed.evaluation import Evaluation
     from mambamed.inference.predict import PredictSummary
-    from mambamed.networks.cost import RecipeCost
+    from mambamed.runs.cost import RecipeCost
     from mambamed.preparation.prepare import PreparedSummary
     from mambamed.progress import Progress
     from mambamed.recipe import RecipeLine
@@ -195,7 +195,7 @@ def recipes_show(
     set: Annotated[list[str] | None, Option("--set", help="Override, as in training.epochs=100.")] = None,
 ) -> RecipeCost:
     """Show a recipe with every default filled in, and what its network costs."""
-    from mambamed.networks.cost import recipe_cost
+    from mambamed.runs.cost import recipe_cost
     from mambamed.recipe import load_recipe
 
     return recipe_cost(load_recipe(recipe, set or ()))
@@ -205,7 +205,7 @@ def recipes_check(
     recipe: Annotated[list[str], Argument(help="Recipe files, or names of shipped recipes.")],
 ) -> list[str]:
     """Check recipes: every key, value and network option."""
-    from mambamed.networks.cost import recipe_cost
+    from mambamed.runs.cost import recipe_cost
     from mambamed.recipe import load_recipe
 
     for each in recipe:

@@ -1,0 +1,116 @@
+"""How the result of each verb looks to people: tables and the next command on stdout."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from mambamed.inference.predict import PredictSummary
+    from mambamed.networks.cost import RecipeCost
+    from mambamed.recipe import RecipeLine
+    from mambamed.training import TrainSummary
+
+
+def train(summary: TrainSummary) -> None:
+    """Scores of each fold, or the cost of one step."""
+    if summary.dry_run is not None:
+        cost = summary.dry_run
+        rows = [[name, _million(count)] for name, count in cost.parts.items()]
+        _table(f"{cost.network}: {_million(cost.parameters)} parameters", ["part", "parameters"], rows)
+        print(
+            f"one step: batch {cost.batch_size} of {_number(cost.patch_size)}, {cost.gflops:.0f} GFLOPs, "
+            f"{cost.seconds:.1f} s, {cost.peak_gib:.1f} GiB, loss {cost.loss:.4f}"
+        )
+    names = [name for fold in summary.folds for name in fold.dice]
+    names = list(dict.fromkeys(names))
+    rows = []
+    for fold in summary.folds:
+        mean = sum(fold.dice.values()) / len(fold.dice) if fold.dice else math.nan
+        state = fold.stopped or "done"
+        scores = [_number(fold.dice.get(name, math.nan)) for name in names]
+        steps, minutes = f"{fold.steps}/{fold.planned_steps}", f"{fold.seconds / 60:.1f}"
+        rows.append([str(fold.fold), steps, minutes, *scores, _number(mean), state])
+    if rows:
+        headers = ["fold", "steps", "minutes", *[f"Dice {name}" for name in names], "mean Dice", "state"]
+        _table(f"{summary.run}: whole validation volumes", headers, rows)
+    _next(summary.next_command)
+
+
+def predict(summary: PredictSummary) -> None:
+    """How many masks, and where."""
+    kept = f", {summary.kept} of them kept" if summary.kept else ""
+    print(f"{len(summary.cases)} masks in {summary.output}{kept}, {summary.seconds:.0f} s")
+    _next(summary.next_command)
+
+
+def recipes_list(lines: Sequence[RecipeLine]) -> None:
+    """The shipped recipes."""
+    rows = [[line.name, line.task, line.network, line.headline] for line in lines]
+    _table(None, ["recipe", "task", "network", ""], rows)
+
+
+def recipes_show(cost: RecipeCost) -> None:
+    """The resolved recipe, and what its network costs."""
+    print(cost.text)
+    rows = [
+        ["parameters", _million(cost.parameters)],
+        [f"GFLOPs at {_number(cost.patch_size)}", f"{cost.gflops:.1f}"],
+        ["scan state updates", f"{cost.scan_g:.2f} G"],
+        ["longest sequence", str(cost.longest_sequence)],
+        [f"training memory at batch {cost.batch_size}", f"about {cost.training_gib:.1f} GiB"],
+    ]
+    _table(f"{cost.recipe}: {cost.network}", ["cost", ""], rows)
+    if cost.paper:
+        _table("in the paper", ["", ""], [[name, str(value)] for name, value in cost.paper.items()])
+    _next(f"mambamed train {cost.recipe} -d PREPARED")
+
+
+def recipes_check(recipes: Sequence[str]) -> None:
+    """Which recipes are right."""
+    for recipe in recipes:
+        print(f"{recipe}: right")
+
+
+def recipes_schema(schema: dict[str, Any]) -> None:
+    """The JSON Schema."""
+    print(json.dumps(schema, indent=2))
+
+
+def _table(title: str | None, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table for people; on a pipe it is as wide as it needs to be."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for number, header in enumerate(headers):
+        table.add_column(header, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=max(200, 12 * len(headers)))
+    console.print(table)
+
+
+def _next(command: str) -> None:
+    print(f"next: {command}")
+
+
+def _number(value: Any) -> str:
+    """A number as a table shows it.
+
+    >>> _number(0.87654), _number(float("nan")), _number(12), _number((32, 32, 16))
+    ('0.8765', '-', '12', '32x32x16')
+    """
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.4f}"
+    if isinstance(value, (tuple, list)):
+        return "x".join(str(v) for v in value)
+    return str(value)
+
+
+def _million(count: int) -> str:
+    return f"{count / 1e6:.3f} M"

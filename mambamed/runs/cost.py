@@ -1,0 +1,89 @@
+"""What a recipe costs before there is any data: its network counted on the meta device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from mambamed.cases import DatasetManifest
+from mambamed.errors import RecipeError
+from mambamed.networks.cost import Cost, network_cost
+from mambamed.recipe import Recipe, dump_recipe
+from mambamed.runs.model import make_network
+
+
+@dataclass(frozen=True)
+class RecipeCost:
+    """A resolved recipe and what its network costs.
+
+    Attributes:
+        recipe: its name.
+        text: YAML with every default filled in.
+        network: the network's name.
+        patch_size, batch_size: of a training step.
+        parameters, gflops, scan_g, longest_sequence, training_gib: see `networks.cost.Cost`.
+        paper: the paper's own numbers, as the recipe quotes them.
+    """
+
+    recipe: str
+    text: str
+    network: str
+    patch_size: tuple[int, ...]
+    batch_size: int
+    parameters: int
+    gflops: float
+    scan_g: float
+    longest_sequence: int
+    training_gib: float
+    paper: dict[str, float | str]
+
+
+def recipe_cost(recipe: Recipe) -> RecipeCost:
+    """Build a recipe's network on the meta device and count.
+
+    Raises:
+        RecipeError: the recipe leaves channels, labels or patch size to the dataset, or its network cannot
+            be built.
+    """
+    patch, batch = recipe.training.patch_size, recipe.training.batch_size or 2
+    if patch is None:
+        raise RecipeError(f"recipe {recipe.name}: training.patch_size is not given; add it to see the cost")
+    manifest = manifest_of(recipe)
+    with torch.device("meta"):
+        network = make_network(recipe, manifest)
+    cost: Cost = network_cost(network, len(manifest.channels), patch, batch)
+    return RecipeCost(
+        recipe=recipe.name,
+        text=dump_recipe(recipe),
+        network=recipe.network.name,
+        patch_size=patch,
+        batch_size=batch,
+        parameters=cost.parameters,
+        gflops=cost.gflops,
+        scan_g=cost.scan_g,
+        longest_sequence=cost.longest_sequence,
+        training_gib=cost.training_gib,
+        paper=dict(recipe.paper),
+    )
+
+
+def manifest_of(recipe: Recipe) -> DatasetManifest:
+    """The manifest that a recipe describes by itself.
+
+    Raises:
+        RecipeError: it leaves channels, or what is to be found, to the dataset.
+    """
+    wanted = recipe.dataset
+    if not wanted.channels or not (wanted.labels or wanted.landmarks or wanted.classes):
+        raise RecipeError(
+            f"recipe {recipe.name}: dataset.channels and dataset.labels are not given; add them to see the cost"
+        )
+    return DatasetManifest(
+        name=recipe.name,
+        channels=dict(wanted.channels),
+        labels=dict(wanted.labels or {}),
+        regions=dict(wanted.regions or {}),
+        landmarks=tuple(wanted.landmarks or ()),
+        classes=tuple(wanted.classes or ()),
+    )
