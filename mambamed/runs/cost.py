@@ -76,9 +76,7 @@ def manifest_of(recipe: Recipe) -> DatasetManifest:
     """
     wanted = recipe.dataset
     if not wanted.channels or not (wanted.labels or wanted.landmarks or wanted.classes):
-        raise RecipeError(
-            f"recipe {recipe.name}: dataset.channels and dataset.labels are not given; add them to see the cost"
-        )
+        raise RecipeError(f"recipe {recipe.name}: dataset.channels or dataset.labels is not given; add it")
     return DatasetManifest(
         name=recipe.name,
         channels=dict(wanted.channels),

@@ -1,0 +1,100 @@
+"""What every network promises, whatever it is: run over the whole table."""
+
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+from mambamed.errors import RecipeError
+from mambamed.networks import NETWORKS, build_network
+from mambamed.networks.blocks import strided_shape
+
+# name -> options that make it small enough to test
+SMALL: dict[str, dict] = {"nnmamba": {"channels": 8}}
+ODD = (17, 20, 9)
+
+
+def small(name: str, **options) -> nn.Module:
+    torch.manual_seed(0)
+    return build_network(name, 2, 3, **(SMALL.get(name, {}) | options))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+class TestEveryNetwork:
+    def test_the_answer_lies_on_the_inputs_grid_at_odd_sizes(self, name) -> None:
+        network = small(name).eval()
+        for shape in (ODD, (16, 16, 16)):
+            assert network(torch.randn(1, 2, *shape)).shape == (1, 3, *shape)
+
+    def test_evaluation_is_deterministic(self, name) -> None:
+        network, x = small(name).eval(), torch.randn(1, 2, *ODD)
+        assert torch.equal(network(x), network(x))
+
+    def test_every_parameter_gets_a_finite_gradient(self, name) -> None:
+        network = small(name).train()
+        outputs = network(torch.randn(2, 2, *ODD))
+        depths = outputs if isinstance(outputs, list) else [outputs]
+        sum((depth**2).mean() for depth in depths).backward()
+        for key, parameter in network.named_parameters():
+            assert parameter.grad is not None, f"{key} is not used"
+            assert torch.isfinite(parameter.grad).all(), key
+
+    def test_depths_have_the_strides_that_are_said(self, name) -> None:
+        network = small(name)
+        if "deep_supervision" not in inspect.signature(type(network)).parameters:
+            pytest.skip(f"{name} has no deep supervision")
+        network = small(name, deep_supervision=True).train()
+        outputs = network(torch.randn(2, 2, *ODD))
+        assert len(outputs) == len(network.deep_supervision_strides)
+        for depth, stride in zip(outputs, network.deep_supervision_strides, strict=True):
+            assert tuple(depth.shape[2:]) == strided_shape(ODD, stride)
+        single = small(name, deep_supervision=False).train()(torch.randn(2, 2, *ODD))
+        assert isinstance(single, torch.Tensor)
+
+    def test_weights_survive_a_round_trip(self, name) -> None:
+        network, x = small(name).eval(), torch.randn(1, 2, *ODD)
+        other = small(name).eval()
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.add_(1)
+        other.load_state_dict(network.state_dict())
+        assert torch.equal(network(x), other(x))
+
+    def test_mixer_none_has_no_scan(self, name) -> None:
+        if "mixer" not in inspect.signature(type(small(name))).parameters:
+            pytest.skip(f"{name} has no mixer")
+        keys = list(small(name, mixer="none").state_dict())
+        assert not [key for key in keys if "A_log" in key or "mamba" in key]
+        assert [key for key in small(name).state_dict() if "A_log" in key]
+
+    def test_checkpointing_changes_memory_and_not_the_gradients(self, name) -> None:
+        if "gradient_checkpointing" not in inspect.signature(type(small(name))).parameters:
+            pytest.skip(f"{name} has no checkpointing")
+        gradients = []
+        for wanted in (False, True):
+            network = small(name, gradient_checkpointing=wanted, norm="instance").train()
+            torch.manual_seed(1)
+            outputs = network(torch.randn(1, 2, 16, 16, 32, requires_grad=True))
+            (outputs[0] if isinstance(outputs, list) else outputs).square().mean().backward()
+            gradients.append({k: p.grad for k, p in network.named_parameters() if p.grad is not None})
+        assert gradients[0].keys() == gradients[1].keys()
+        for key, gradient in gradients[0].items():
+            torch.testing.assert_close(gradients[1][key], gradient, rtol=1e-4, atol=1e-6)
+
+    def test_bfloat16_autocast_stays_near_float32(self, name) -> None:
+        network, x = small(name).eval(), torch.randn(1, 2, *ODD)
+        exact = network(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = network(x).float()
+        assert torch.isfinite(rounded).all()
+        assert (rounded - exact).norm() < 0.1 * exact.norm()
+
+    def test_an_option_it_does_not_have_is_refused(self, name) -> None:
+        with pytest.raises(RecipeError, match=r"network\.chanels.*did you mean 'channels'|network\.chanels"):
+            small(name, chanels=3)
+
+
+def test_a_network_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(RecipeError, match="did you mean 'nnmamba'"):
+        build_network("nnmanba", 1, 2)
