@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Strings, so that listing names imports nothing.
 NETWORKS = {
     "nnmamba": "mambamed.networks.nnmamba:NnMamba",
+    "segmamba": "mambamed.networks.segmamba:SegMamba",
 }
 
 

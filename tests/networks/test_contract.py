@@ -11,7 +11,10 @@ from mambamed.networks import NETWORKS, build_network
 from mambamed.networks.blocks import strided_shape
 
 # name -> options that make it small enough to test
-SMALL: dict[str, dict] = {"nnmamba": {"channels": 8}}
+SMALL: dict[str, dict] = {
+    "nnmamba": {"channels": 8},
+    "segmamba": {"channels": 4, "depths": [1, 1, 1, 1]},
+}
 ODD = (17, 20, 9)
 
 
@@ -73,7 +76,10 @@ class TestEveryNetwork:
             pytest.skip(f"{name} has no checkpointing")
         gradients = []
         for wanted in (False, True):
-            network = small(name, gradient_checkpointing=wanted, norm="instance").train()
+            options = (
+                {"norm": "instance"} if "norm" in inspect.signature(type(small(name))).parameters else {}
+            )
+            network = small(name, gradient_checkpointing=wanted, **options).train()
             torch.manual_seed(1)
             outputs = network(torch.randn(1, 2, 16, 16, 32, requires_grad=True))
             (outputs[0] if isinstance(outputs, list) else outputs).square().mean().backward()

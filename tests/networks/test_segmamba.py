@@ -1,0 +1,64 @@
+"""SegMamba against its public code's parameter counts, and the inter-slice order written out."""
+
+import pytest
+import torch
+
+from mambamed.networks import build_network
+from mambamed.networks.segmamba import GatedSpatialConv, MambaLayer, ResidualConv
+
+
+@pytest.mark.parametrize(("version", "millions"), [("gsc", 67.4162), ("first", 56.9770)])
+def test_it_has_the_parameters_of_the_public_code(version, millions) -> None:
+    """Counted on the authors' nets of June 2024 and of January 2024, 4 channels in and out."""
+    with torch.device("meta"):
+        network = build_network("segmamba", 4, 4, version=version)
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 4) == millions
+
+
+def test_the_slice_order_reads_one_voxel_of_each_slice_in_turn() -> None:
+    """architectures.md: position p holds voxel (p mod n) * (L / n) + p div n."""
+    torch.manual_seed(0)
+    layer = MambaLayer(4, "gsc", None)
+    x = torch.randn(1, 4, 3, 2, 5)
+    with torch.no_grad():
+        mamba, tokens = layer.mamba, layer.norm(x.flatten(2).transpose(1, 2))
+        n, length = 3, 30
+        order = torch.tensor([(p % n) * (length // n) + p // n for p in range(length)])
+        xz = mamba.in_proj(tokens)
+        y = mamba._scan_direction(xz, "", False)
+        y = y + torch.flip(mamba._scan_direction(torch.flip(xz, (1,)), "_b", False), (1,))
+        by_slice = torch.zeros_like(y)
+        by_slice[:, order] = mamba._scan_direction(xz[:, order], "_s", False)
+        expected = x + mamba.out_proj(y + by_slice).transpose(1, 2).reshape(x.shape)
+        torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_fixed_slices_are_those_of_the_public_code_at_its_own_patch() -> None:
+    torch.manual_seed(0)
+    automatic = build_network("segmamba", 1, 2, channels=2, depths=[1, 1, 1, 1]).eval()
+    torch.manual_seed(0)
+    fixed = build_network("segmamba", 1, 2, channels=2, depths=[1, 1, 1, 1], nslices=[16, 8, 4, 2]).eval()
+    x = torch.randn(1, 1, 32, 32, 32)  # the stages' depths are 16, 8, 4, 2
+    assert torch.equal(automatic(x), fixed(x))
+
+
+def test_the_decoders_block_is_that_of_monai() -> None:
+    from monai.networks.blocks.dynunet_block import UnetResBlock
+
+    theirs, ours = UnetResBlock(3, 4, 6, 3, 1, "instance"), ResidualConv(4, 6)
+    names = {"conv1": "conv1.conv", "conv2": "conv2.conv", "shortcut": "conv3.conv"}
+    ours.load_state_dict({f"{a}.weight": theirs.state_dict()[f"{b}.weight"] for a, b in names.items()})
+    x = torch.randn(2, 4, 5, 6, 7)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_gate_adds_and_then_fuses() -> None:
+    """By hand: with the last norm's output at its mean the gated sum is x itself plus a ReLU of zero mean."""
+    gsc, x = GatedSpatialConv(4), torch.randn(1, 4, 4, 4, 4)
+    with torch.no_grad():
+        summed = gsc.spatial(x) + gsc.gate(x)
+        conv = torch.nn.functional.conv3d(summed, gsc.fuse[0].weight, gsc.fuse[0].bias)
+        centered = (conv - conv.mean((2, 3, 4), True)) / (
+            conv.var((2, 3, 4), False, keepdim=True) + 1e-5
+        ).sqrt()
+        torch.testing.assert_close(gsc(x), x + centered.relu(), rtol=1e-4, atol=1e-5)
