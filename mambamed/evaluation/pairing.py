@@ -1,0 +1,208 @@
+"""Which prediction belongs to which reference, and what their labels mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mambamed.cases import BACKGROUND
+from mambamed.converters import brats
+from mambamed.errors import DatasetError
+from mambamed.io.documents import read_json
+from mambamed.io.images import case_id_of
+
+_LABEL_FOLDERS = ("labelsTr", "labelsTs", "labelsVal")
+_DOCUMENT = "dataset.json"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What labels there may be, and what is scored.
+
+    Attributes:
+        labels: every label that may occur; None: whatever occurs.
+        regions: name -> the labels it unites, in the order of the tables; None: each label that occurs.
+        source: where this was found, for people.
+    """
+
+    labels: tuple[int, ...] | None
+    regions: Mapping[str, tuple[int, ...]] | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Predictions and references, by case.
+
+    Attributes:
+        pairs: case id -> reference and prediction; None where there is no prediction.
+        extra: predictions without a reference.
+        answers: what is scored.
+    """
+
+    pairs: Mapping[str, tuple[Path, Path | None]]
+    extra: tuple[Path, ...]
+    answers: Answers
+
+
+def pair_up(
+    predictions: Path,
+    references: Path,
+    labels: Mapping[str, int] | None = None,
+    regions: Mapping[str, Sequence[int]] | None = None,
+) -> Pairing:
+    """Find the references and the prediction of each.
+
+    Args:
+        predictions: folder of label maps named by case, or one label map.
+        references: the same; or a folder of BraTS cases; or a Decathlon or nnU-Net folder.
+        labels, regions: what is scored; None: as a `dataset.json` beside the references or the predictions
+            says, as BraTS defines it for its cases, or else each label that occurs.
+
+    Raises:
+        DatasetError: no such folder, no label maps in it, two files of one case, or no case in common.
+    """
+    known, is_brats = find_references(references)
+    if predictions.is_file() and references.is_file():
+        found = {next(iter(known)): predictions}
+    else:
+        found = find_predictions(predictions, known)
+    pairs = {case_id: (path, found.get(case_id)) for case_id, path in sorted(known.items())}
+    if not any(prediction for _, prediction in pairs.values()):
+        ours, theirs = _some(found), _some(known)
+        raise DatasetError(
+            f"{predictions}: no prediction has the name of a reference "
+            f"(predictions {ours}; references {theirs}); name both by case"
+        )
+    extra = tuple(path for case_id, path in sorted(found.items()) if case_id not in known)
+    return Pairing(pairs, extra, _answers(predictions, references, labels, regions, is_brats and known))
+
+
+def find_references(source: Path) -> tuple[dict[str, Path], bool]:
+    """Case id -> label map, and whether the files are named as BraTS names them.
+
+    Raises:
+        DatasetError: no such folder, no label maps, or two of one case.
+    """
+    if source.is_file():
+        case_id = case_id_of(source)
+        if case_id is None:
+            raise DatasetError(f"{source}: is no label map (.nii.gz, .nii, .nrrd, .mha)")
+        return {case_id: source}, False
+    _check_folder(source)
+    segmentations = {case: files["seg"] for case, files in brats.case_files(source).items() if "seg" in files}
+    if segmentations:
+        return segmentations, True
+    folders = [source / name for name in _LABEL_FOLDERS if (source / name).is_dir()] or [source]
+    found = _by_case((path for folder in folders for path in folder.iterdir()), source)
+    if not found:
+        raise DatasetError(
+            f"{source}: no label maps of references; give the folder that holds them, "
+            f"a folder of BraTS cases, or one with {', '.join(_LABEL_FOLDERS)}"
+        )
+    return found, False
+
+
+def find_predictions(source: Path, references: Iterable[str] = ()) -> dict[str, Path]:
+    """Case id -> predicted label map. A name like `CASE-seg` counts for CASE where that is a reference.
+
+    Raises:
+        DatasetError: no such folder, no label maps, or two of one case.
+    """
+    _check_folder(source)
+    known = set(references)
+    found = {}
+    for case_id, path in _by_case(source.iterdir(), source).items():
+        stem = case_id.removesuffix("-seg").removesuffix("_seg")
+        name = stem if stem in known and case_id not in known else case_id
+        if name in found:
+            raise _duplicate(source, name, found[name], path)
+        found[name] = path
+    if not found:
+        raise DatasetError(
+            f"{source}: no images (.nii.gz, .nii, .nrrd, .mha); give the folder of predictions"
+        )
+    return found
+
+
+def labels_of_document(document: Mapping[str, Any], path: Path) -> Answers:
+    """Labels and regions of a `dataset.json`, be it of the Decathlon, nnU-Net v2, or a prepared dataset.
+
+    Raises:
+        DatasetError: its `labels` are no table of names and numbers.
+    """
+    section = document.get("labels")
+    if not isinstance(section, Mapping) or not section:
+        raise DatasetError(f'{path}: has no "labels"; add them as name: number')
+    try:
+        if all(str(key).isdigit() for key in section):  # the Decathlon: number -> name
+            named = {str(name): (int(value),) for value, name in section.items()}
+        else:
+            named = {
+                str(name): tuple(int(v) for v in value) if isinstance(value, (list, tuple)) else (int(value),)
+                for name, value in section.items()
+            }
+        regions = {
+            str(name): tuple(int(v) for v in value) for name, value in (document.get("regions") or {}).items()
+        }
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"{path}: labels {section} are not names and numbers; correct them") from error
+    members = tuple(sorted({value for values in named.values() for value in values} | {0}))
+    scored = {name: values for name, values in named.items() if name != "ignore" and any(values)}
+    return Answers(members, regions or scored, str(path))
+
+
+def _answers(
+    predictions: Path,
+    references: Path,
+    labels: Mapping[str, int] | None,
+    regions: Mapping[str, Sequence[int]] | None,
+    brats_cases: dict[str, Path] | bool,
+) -> Answers:
+    if labels or regions:
+        named = {
+            name: (value,) for name, value in (labels or {}).items() if value != 0 and name != BACKGROUND
+        }
+        united = {name: tuple(members) for name, members in (regions or {}).items()}
+        members = {value for values in [*named.values(), *united.values()] for value in values} | {0}
+        return Answers(tuple(sorted(members)), united or named, "as asked")
+    for folder in (references, references.parent, predictions, predictions.parent):
+        path = folder / _DOCUMENT
+        if path.is_file():
+            document = read_json(path)
+            if isinstance(document, Mapping) and document.get("labels"):
+                return labels_of_document(document, path)
+    if isinstance(brats_cases, dict) and all(case_id.startswith("BraTS") for case_id in brats_cases):
+        earlier = all(path.name.partition(".")[0].endswith("_seg") for path in brats_cases.values())
+        et = 4 if earlier else 3
+        regions = {"WT": (1, 2, et), "TC": (1, et), "ET": (et,)}
+        return Answers((0, 1, 2, et), {name: tuple(r) for name, r in regions.items()}, "BraTS regions")
+    return Answers(None, None, "every label that occurs")
+
+
+def _by_case(paths: Iterable[Path], source: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(paths):
+        case_id = case_id_of(path)
+        if case_id is None or path.is_dir():
+            continue
+        if case_id in found:
+            raise _duplicate(source, case_id, found[case_id], path)
+        found[case_id] = path
+    return found
+
+
+def _duplicate(source: Path, case_id: str, first: Path, second: Path) -> DatasetError:
+    return DatasetError(f"{source}: duplicate case {case_id}: {first.name} and {second.name}; keep one")
+
+
+def _check_folder(source: Path) -> None:
+    if not source.is_dir():
+        raise DatasetError(f"{source}: no such folder; check the path")
+
+
+def _some(ids: Iterable[str]) -> str:
+    names = sorted(ids)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,209 @@
+"""Scores of cases -> means that hide nothing, and the tables and documents that hold them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mambamed.evaluation.scoring import CaseScores
+from mambamed.metrics import METRICS, Metric
+from mambamed.metrics.rules import Rules
+
+
+@dataclass(frozen=True)
+class MetricSummary:
+    """One metric of one region over all cases.
+
+    Attributes:
+        region, metric: names, as in `cases.csv`.
+        cases: how many references there are.
+        defined: how many of them have a finite value; mean and the like are over these.
+        empty: cases left out because the region is in neither mask, by rule.
+        infinite: cases whose value is infinite: one of the masks is empty.
+        unscored: cases without a usable prediction.
+        mean, sd, median, low, high: of the defined values; sd with n - 1; low and high are quartiles.
+        minimum, maximum: of the defined values.
+        mean_penalized: mean over the defined, the infinite and the unscored cases, the latter two with the
+            stated penalty (distances) or as a miss (fractions).
+        interval: bootstrap confidence interval of the mean, by subject.
+    """
+
+    region: str
+    metric: str
+    cases: int
+    defined: int
+    empty: int
+    infinite: int
+    unscored: int
+    mean: float
+    sd: float
+    median: float
+    low: float
+    high: float
+    minimum: float
+    maximum: float
+    mean_penalized: float
+    interval: tuple[float, float] = (math.nan, math.nan)
+
+
+def summarize(
+    cases: Sequence[CaseScores], regions: Sequence[str], metrics: Sequence[Metric], rules: Rules
+) -> list[MetricSummary]:
+    """The summary of every region in every metric, region by region."""
+    return [_summarize(cases, region, metric, rules) for region in regions for metric in metrics]
+
+
+def _summarize(cases: Sequence[CaseScores], region: str, metric: Metric, rules: Rules) -> MetricSummary:
+    better = METRICS[metric.kind].better
+    finite, penalized, empty, infinite, unscored = [], [], 0, 0, 0
+    for case in cases:
+        penalty = penalty_of(case, better, rules)
+        scores = case.regions.get(region)
+        if scores is None:
+            unscored += case.fault is not None
+            if case.fault is not None:
+                penalized.append(penalty)
+            continue
+        value = scores.values[metric.name]
+        if math.isnan(value):
+            empty += 1
+        elif math.isinf(value):
+            infinite += 1
+            penalized.append(penalty)
+        else:
+            finite.append(value)
+    penalized = [value for value in penalized if not math.isnan(value)]
+    values = np.array(finite)
+    some = bool(finite)
+    low, median, high = np.percentile(values, (25, 50, 75)) if some else (math.nan,) * 3
+    return MetricSummary(
+        region,
+        metric.name,
+        cases=len(cases),
+        defined=len(finite),
+        empty=empty,
+        infinite=infinite,
+        unscored=unscored,
+        mean=float(values.mean()) if some else math.nan,
+        sd=float(values.std(ddof=1)) if len(finite) > 1 else math.nan,
+        median=float(median),
+        low=float(low),
+        high=float(high),
+        minimum=float(values.min()) if some else math.nan,
+        maximum=float(values.max()) if some else math.nan,
+        mean_penalized=_mean([*finite, *penalized])
+        if better
+        else (float(values.mean()) if some else math.nan),
+    )
+
+
+def penalty_of(case: CaseScores, better: str, rules: Rules) -> float:
+    """What a miss counts for in the penalized mean; NaN for metrics where neither way is good."""
+    if better == "higher":
+        return rules.fractions[1]
+    if better == "lower":
+        return rules.penalty_mm if rules.penalty_mm is not None else case.diagonal_mm
+    return math.nan
+
+
+def average_over_regions(summaries: Sequence[MetricSummary], metric: str, penalized: bool = False) -> float:
+    """Mean of the regions' means; NaN where any is undefined."""
+    values = [s.mean_penalized if penalized else s.mean for s in summaries if s.metric == metric]
+    return float(np.mean(values)) if values else math.nan
+
+
+def case_rows(
+    cases: Sequence[CaseScores], regions: Sequence[str], metrics: Sequence[Metric]
+) -> tuple[list[str], list[list[Any]]]:
+    """`cases.csv`: a row a case and region."""
+    headers = ["case", "region", *(metric.name for metric in metrics), "presence", "tp", "fp", "fn", "fault"]
+    rows: list[list[Any]] = []
+    for case in cases:
+        for region in regions:
+            scores = case.regions.get(region)
+            if scores is not None:
+                counts = scores.counts
+                values = [scores.values[metric.name] for metric in metrics]
+                rows.append(
+                    [case.case, region, *values, scores.presence, counts.tp, counts.fp, counts.fn, ""]
+                )
+            elif case.fault is not None:
+                blank = [math.nan] * len(metrics)
+                rows.append([case.case, region, *blank, "unscored", None, None, None, case.fault])
+    return headers, rows
+
+
+def summary_rows(summaries: Sequence[MetricSummary]) -> tuple[list[str], list[list[Any]]]:
+    """`summary.csv`: a row a region and metric."""
+    headers = [
+        "region", "metric", "mean", "sd", "ci_low", "ci_high", "median", "quartile_low", "quartile_high",
+        "minimum", "maximum", "mean_penalized", "cases", "defined", "empty", "infinite", "unscored",
+    ]  # fmt: skip
+    rows = [
+        [
+            s.region, s.metric, s.mean, s.sd, *s.interval, s.median, s.low, s.high, s.minimum, s.maximum,
+            s.mean_penalized, s.cases, s.defined, s.empty, s.infinite, s.unscored,
+        ]
+        for s in summaries
+    ]  # fmt: skip
+    return headers, rows
+
+
+def nnunet_document(
+    cases: Sequence[CaseScores], regions: Mapping[str, Sequence[int]], metrics: Sequence[Metric]
+) -> dict[str, Any]:
+    """`summary.json` in nnU-Net's schema: `metric_per_case`, `mean`, `foreground_mean`.
+
+    As there, labels are keyed by number and regions by their tuple, Dice and IoU are NaN where a region is in
+    neither mask, and means leave NaN out. Our metrics stand beside nnU-Net's under their own names. Cases
+    that could not be scored are in our `faults`, not here.
+    """
+    keys = {name: _nnunet_key(members) for name, members in regions.items()}
+    per_case = []
+    for case in cases:
+        if case.fault is None:
+            scored = {keys[n]: _nnunet_metrics(case, n, metrics) for n in regions if n in case.regions}
+            per_case.append(
+                {
+                    "metrics": scored,
+                    "prediction_file": str(case.prediction),
+                    "reference_file": str(case.reference),
+                }
+            )
+    mean = {}
+    for key in keys.values():
+        rows = [entry["metrics"][key] for entry in per_case if key in entry["metrics"]]
+        mean[key] = {name: _mean([row[name] for row in rows]) for name in (rows[0] if rows else {})}
+    names = next(iter(mean.values()), {})
+    foreground = {name: _mean([row[name] for row in mean.values()]) for name in names}
+    return {"foreground_mean": foreground, "mean": mean, "metric_per_case": per_case}
+
+
+def _nnunet_key(members: Sequence[int]) -> str:
+    return str(members[0]) if len(members) == 1 else str(tuple(members))
+
+
+def _nnunet_metrics(case: CaseScores, region: str, metrics: Sequence[Metric]) -> dict[str, float]:
+    scores = case.regions[region]
+    counts = scores.counts
+    union = counts.tp + counts.fp + counts.fn
+    theirs = {
+        "Dice": 2 * counts.tp / (union + counts.tp) if union else math.nan,
+        "FN": counts.fn,
+        "FP": counts.fp,
+        "IoU": counts.tp / union if union else math.nan,
+        "TN": counts.tn,
+        "TP": counts.tp,
+        "n_pred": counts.prediction,
+        "n_ref": counts.reference,
+    }
+    return theirs | {metric.name: scores.values[metric.name] for metric in metrics}
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan

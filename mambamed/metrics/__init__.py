@@ -1,0 +1,153 @@
+"""Answers -> numbers. NumPy and SciPy; numba where it is there.
+
+==================  ==============================================================================
+`overlap`           voxel counts: Dice, IoU, precision, recall, volumes
+`surface`           distances between surfaces: HD, HD95 and ASSD and NSD in their conventions
+`lesion`            lesion by lesion: BraTS 2023, lesion F1
+`segmentation`      all of these for all labels and regions of a case, from one pass
+`rules`             what an empty mask counts for; the conventions of papers and challenges
+`points`            landmarks: radial error, success detection rate
+`classification`    accuracy, AUC with its confidence interval, calibration
+`statistics`        confidence intervals, paired tests
+`surfels`           area of a surface; `kernels`, `compiled`, `plain`: the inner loops
+==================  ==============================================================================
+
+No two libraries agree on "HD95", so a metric's name holds its convention: `hd95:max-directed`. What a
+user may leave out is filled in by `parse_metric`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Source = Literal["counts", "voxels", "areas", "lesions"]
+
+
+@dataclass(frozen=True)
+class MetricKind:
+    """A line of `METRICS`.
+
+    Attributes:
+        target: the function that computes it, `module:function`.
+        source: what that function reads.
+        unit: of the value; "" for a fraction.
+        better: which way is good; "" where neither is.
+        title: for tables.
+    """
+
+    target: str
+    source: Source
+    unit: str
+    better: Literal["higher", "lower", ""]
+    title: str
+
+    def function(self) -> Callable[..., float]:
+        """The function, imported."""
+        module, _, name = self.target.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+_OVERLAP, _SURFACE, _LESION = (
+    "mambamed.metrics.overlap",
+    "mambamed.metrics.surface",
+    "mambamed.metrics.lesion",
+)
+
+METRICS = {
+    "dice": MetricKind(f"{_OVERLAP}:dice", "counts", "", "higher", "Dice"),
+    "iou": MetricKind(f"{_OVERLAP}:iou", "counts", "", "higher", "IoU"),
+    "precision": MetricKind(f"{_OVERLAP}:precision", "counts", "", "higher", "Precision"),
+    "recall": MetricKind(f"{_OVERLAP}:recall", "counts", "", "higher", "Recall"),
+    "specificity": MetricKind(f"{_OVERLAP}:specificity", "counts", "", "", "Specificity"),
+    "volume_reference": MetricKind(f"{_OVERLAP}:volume_reference_ml", "counts", "ml", "", "Reference volume"),
+    "volume_prediction": MetricKind(
+        f"{_OVERLAP}:volume_prediction_ml", "counts", "ml", "", "Predicted volume"
+    ),
+    "volume_difference": MetricKind(
+        f"{_OVERLAP}:volume_difference_ml", "counts", "ml", "", "Volume difference"
+    ),
+    "volume_difference_relative": MetricKind(
+        f"{_OVERLAP}:volume_difference_relative", "counts", "", "", "Relative volume difference"
+    ),
+    "hd": MetricKind(f"{_SURFACE}:hausdorff", "voxels", "mm", "lower", "HD"),
+    "hd95:max-directed": MetricKind(f"{_SURFACE}:hd_max_directed", "voxels", "mm", "lower", "HD95"),
+    "hd95:pooled": MetricKind(f"{_SURFACE}:hd_pooled", "voxels", "mm", "lower", "HD95"),
+    "hd95:surface-area": MetricKind(f"{_SURFACE}:hd_surface_area", "areas", "mm", "lower", "HD95"),
+    "assd:pooled": MetricKind(f"{_SURFACE}:assd_pooled", "voxels", "mm", "lower", "ASSD"),
+    "assd:mean-directed": MetricKind(f"{_SURFACE}:assd_mean_directed", "voxels", "mm", "lower", "ASSD"),
+    "nsd:surface-area": MetricKind(f"{_SURFACE}:nsd_surface_area", "areas", "", "higher", "NSD"),
+    "nsd:voxel": MetricKind(f"{_SURFACE}:nsd_voxel", "voxels", "", "higher", "NSD"),
+    "lesion_dice": MetricKind(f"{_LESION}:lesion_dice", "lesions", "", "higher", "Lesion-wise Dice"),
+    "lesion_hd95": MetricKind(f"{_LESION}:lesion_hd95", "lesions", "mm", "lower", "Lesion-wise HD95"),
+    "lesion_f1": MetricKind(f"{_LESION}:lesion_f1", "lesions", "", "higher", "Lesion F1"),
+}
+
+_DEFAULT_CONVENTION = {"hd95": "max-directed", "assd": "pooled", "nsd": "surface-area"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric with everything said: convention and tolerance.
+
+    Attributes:
+        kind: its key in `METRICS`.
+        tolerance_mm: of NSD.
+    """
+
+    kind: str
+    tolerance_mm: float | None = None
+
+    @property
+    def name(self) -> str:
+        """As in tables and file headers: `dice`, `hd95:pooled`, `nsd@1:surface-area`."""
+        if self.tolerance_mm is None:
+            return self.kind
+        base, _, convention = self.kind.partition(":")
+        return f"{base}@{self.tolerance_mm:g}:{convention}"
+
+    @property
+    def title(self) -> str:
+        """For people: `HD95`, `NSD at 1 mm`."""
+        title = METRICS[self.kind].title
+        return title if self.tolerance_mm is None else f"{title} at {self.tolerance_mm:g} mm"
+
+    @property
+    def convention(self) -> str:
+        """The part of the name after the colon, "" where there is but one."""
+        return self.kind.partition(":")[2]
+
+
+def parse_metric(text: str, hd95: str = _DEFAULT_CONVENTION["hd95"]) -> Metric:
+    """Read a metric's name, filling in the convention where it is left out.
+
+    Args:
+        text: `dice`, `hd95`, `hd95:pooled`, `nsd@1`, `nsd@2.5:voxel`, ...
+        hd95: the convention of a bare `hd95`.
+
+    Raises:
+        ValueError: no such metric; the message lists those there are.
+
+    >>> parse_metric("hd95").name, parse_metric("HD95", hd95="pooled").name, parse_metric("nsd@1").name
+    ('hd95:max-directed', 'hd95:pooled', 'nsd@1:surface-area')
+    """
+    match = re.fullmatch(r"([a-z0-9_]+)(?:@(\d+(?:\.\d+)?))?(?::([a-z-]+))?", text.strip().lower())
+    known = f"known: {', '.join(METRICS)}; nsd takes its tolerance in mm, as in nsd@1"
+    if not match:
+        raise ValueError(f"metric {text!r} is not understood; {known}")
+    base, tolerance, convention = match.groups()
+    convention = convention or (hd95 if base == "hd95" else _DEFAULT_CONVENTION.get(base, ""))
+    kind = f"{base}:{convention}" if convention else base
+    if kind not in METRICS:
+        raise ValueError(f"metric {text!r} is not known; {known}")
+    if (base == "nsd") != (tolerance is not None):
+        raise ValueError(f"metric {text!r}: a tolerance belongs to nsd, and only there, as in nsd@1")
+    return Metric(kind, float(tolerance) if tolerance else None)
+
+
+def parse_metrics(texts: Sequence[str], hd95: str = _DEFAULT_CONVENTION["hd95"]) -> tuple[Metric, ...]:
+    """Read several, each once, in their order."""
+    return tuple(dict.fromkeys(parse_metric(text, hd95) for text in texts))

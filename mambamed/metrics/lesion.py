@@ -1,0 +1,186 @@
+"""Lesion by lesion: every lesion counts the same, and every false one costs, however small it is.
+
+Source: the official script of BraTS 2023 (github.com/rachitsaluja/BraTS-2023-Metrics), whose numbers these
+are: 26-connected components; parts of the reference whose dilations touch are one lesion; a predicted
+component belongs to every lesion whose dilation it touches; lesions of the reference up to 50 mm³ are left
+out, false ones of any size are not; HD95 by surface area; a miss or a false lesion has Dice 0 and HD95
+374 mm; nothing to find and nothing found is Dice 1, HD95 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from mambamed.metrics.kernels import Loops
+from mambamed.metrics.surface import AreaDistances, hd_surface_area
+from mambamed.metrics.surfels import area_of_codes
+
+_WITH_CORNERS = ndimage.generate_binary_structure(3, 3)
+
+
+@dataclass(frozen=True)
+class LesionRules:
+    """How lesions are told apart and scored; the defaults are BraTS 2023's for glioma.
+
+    Attributes:
+        dilations: steps by which the reference is dilated (18-neighborhood) before its parts are told apart.
+        smallest_mm3: lesions of the reference up to this volume are left out.
+        penalty_mm: HD95 of a missed or a false lesion.
+    """
+
+    dilations: int = 3
+    smallest_mm3: float = 50.0
+    penalty_mm: float = 374.0
+
+
+@dataclass(frozen=True)
+class LesionScores:
+    """Lesions of one region of one case.
+
+    Attributes:
+        dice: of each lesion of the reference that counts; 0 where it was missed.
+        hd95: of each, mm; the penalty where it was missed.
+        found: whether each was touched by the prediction.
+        false: predicted components that touch no lesion, not even one that is too small to count.
+        penalty_mm: HD95 of a false lesion.
+    """
+
+    dice: tuple[float, ...]
+    hd95: tuple[float, ...]
+    found: tuple[bool, ...]
+    false: int
+    penalty_mm: float
+
+
+def lesion_dice(scores: LesionScores) -> float:
+    """Sum of the lesions' Dice over the count of lesions, false ones included; 1 where there are none."""
+    count = len(scores.dice) + scores.false
+    return sum(scores.dice) / count if count else 1.0
+
+
+def lesion_hd95(scores: LesionScores) -> float:
+    """Mean HD95 of the lesions, mm, the penalty for each false one; 0 where there are none."""
+    count = len(scores.hd95) + scores.false
+    return (sum(scores.hd95) + scores.false * scores.penalty_mm) / count if count else 0.0
+
+
+def lesion_f1(scores: LesionScores) -> float:
+    """2 TP / (2 TP + FP + FN), counted in lesions; 1 where there are none."""
+    hits = sum(scores.found)
+    count = hits + len(scores.found) + scores.false  # 2 TP + FN + FP
+    return 2 * hits / count if count else 1.0
+
+
+def score_lesions(
+    reference: NDArray, prediction: NDArray, spacing: NDArray, rules: LesionRules, loops: Loops
+) -> LesionScores:
+    """Match and score the lesions of two masks.
+
+    Args:
+        reference, prediction: `(X, Y, Z)` bool; the whole image, or a crop with `rules.dilations` voxels
+            of margin around both masks (as far as the image goes).
+        spacing: `(3,)` mm.
+        rules: see there.
+        loops: what to compute distances with.
+    """
+    grown = reference
+    for _ in range(rules.dilations):
+        grown = _dilated(grown)
+    # The dilation of a lesion's parts is the connected part of the dilated mask in which they lie, so
+    # that one labeling serves to tell lesions apart and to match them.
+    zones, lesion_count = _components(grown)
+    parts, part_count = _components(prediction)
+    touching = np.zeros((lesion_count + 1, part_count + 1), bool)
+    touching[zones[prediction], parts[prediction]] = True
+    touching[0] = False
+    lesions = np.where(reference, zones, 0)
+    volumes = np.bincount(lesions.ravel(), minlength=lesion_count + 1)
+    part_sizes = np.bincount(parts.ravel(), minlength=part_count + 1)
+    overlaps = np.bincount(lesions[prediction], minlength=lesion_count + 1)
+    lesion_boxes, part_boxes = ndimage.find_objects(lesions), ndimage.find_objects(parts)
+
+    dice, hd95, found = [], [], []
+    for lesion in range(1, lesion_count + 1):
+        if volumes[lesion] * spacing.prod() <= rules.smallest_mm3:
+            continue
+        matched = np.flatnonzero(touching[lesion])
+        found.append(matched.size > 0)
+        dice.append(2 * float(overlaps[lesion]) / float(volumes[lesion] + part_sizes[matched].sum()))
+        if not matched.size:
+            hd95.append(rules.penalty_mm)
+            continue
+        box = _around([lesion_boxes[lesion - 1], *(part_boxes[part - 1] for part in matched)])
+        one = (lesions[box] == lesion).view(np.uint8)
+        other = touching[lesion][parts[box]].view(np.uint8)
+        hd95.append(hd_surface_area(area_distances(one, other, spacing, loops)))
+    false = int(np.count_nonzero(~touching[:, 1:].any(axis=0)))
+    return LesionScores(tuple(dice), tuple(hd95), tuple(found), false, rules.penalty_mm)
+
+
+def area_distances(
+    reference: NDArray,
+    prediction: NDArray,
+    spacing: NDArray,
+    loops: Loops,
+    member: NDArray | None = None,
+    box: NDArray | None = None,
+) -> AreaDistances:
+    """Distances between the surface elements of two masks or of a region of two label maps.
+
+    Args:
+        reference, prediction: `(X, Y, Z)` uint8, C-contiguous or cropped from such.
+        spacing: `(3,)` mm.
+        loops: what to compute with.
+        member: `(256,)` whether a label belongs to the region; None for masks of 0 and 1.
+        box: `(3, 2)` where both lie; None for everywhere.
+    """
+    if member is None:
+        member = np.zeros(256, np.uint8)
+        member[1] = 1
+    if box is None:
+        box = np.array([(0, edge) for edge in reference.shape])
+    reference, prediction = np.ascontiguousarray(reference), np.ascontiguousarray(prediction)
+    ours, our_codes = loops.surface_corners(reference, member, box)
+    theirs, their_codes = loops.surface_corners(prediction, member, box)
+    areas = area_of_codes(spacing)
+    return AreaDistances(
+        loops.distances(ours, theirs, spacing),
+        loops.distances(theirs, ours, spacing),
+        areas[our_codes],
+        areas[their_codes],
+    )
+
+
+def _components(mask: NDArray) -> tuple[NDArray, int]:
+    """26-connected components, numbered from 1, and their count."""
+    numbers = np.empty(mask.shape, np.int32)
+    count = ndimage.label(mask, structure=_WITH_CORNERS, output=numbers)
+    return numbers, int(count)  # type: ignore[arg-type]
+
+
+def _dilated(mask: NDArray) -> NDArray:
+    """Dilation by the 18-neighborhood: the union of the three flat 3 x 3 squares, each taken axis by axis."""
+    along_x, along_y = _spread(mask, 0), _spread(mask, 1)
+    return _spread(along_x, 1) | _spread(along_x, 2) | _spread(along_y, 2)
+
+
+def _spread(mask: NDArray, axis: int) -> NDArray:
+    """Dilation by one voxel both ways along an axis."""
+    out = mask.copy()
+    ahead, behind = [slice(None)] * 3, [slice(None)] * 3
+    ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
+    out[tuple(ahead)] |= mask[tuple(behind)]
+    out[tuple(behind)] |= mask[tuple(ahead)]
+    return out
+
+
+def _around(boxes: list[tuple[slice, ...]]) -> tuple[slice, ...]:
+    """The smallest box that holds all of them."""
+    return tuple(
+        slice(min(part.start for part in parts), max(part.stop for part in parts))
+        for parts in zip(*boxes, strict=True)
+    )
