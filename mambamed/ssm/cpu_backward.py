@@ -71,11 +71,11 @@ def advance_keeping(
     return new
 
 
-def _adjoint_and_dA(adjoint, dA, *rest):
+def _two_groups(adjoint, dA, *rest):
     return types.Tuple((adjoint, dA))
 
 
-@emitter(_adjoint_and_dA)
+@emitter(_two_groups)
 def retreat(
     adjoint, dA, rates, dt: Value, dtu: Value, dy: Value, B: Value, C: Value, decays: Value, before: Value,
     after: Value, through_B: Value, through_A: Value, dB: Value, dC: Value, width: int,

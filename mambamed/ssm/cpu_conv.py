@@ -114,11 +114,11 @@ def make_conv_adjoint(width: int, is_silu: int, stamp: int) -> Callable:
 
 
 @functools.cache
-def _kernel(make: Callable, width: int, is_silu: bool) -> int:
+def conv_kernel(make: Callable, width: int, is_silu: bool) -> int:
     return keep_kernel(make(width, int(is_silu), STAMP))
 
 
-def _per_channel(weight: Tensor, bias: Tensor | None, columns: int) -> tuple[Tensor, Tensor]:
+def per_channel(weight: Tensor, bias: Tensor | None, columns: int) -> tuple[Tensor, Tensor]:
     """Taps `(W, D')`, that of the token itself first, and bias `(D',)`, padded with zeros."""
     padding = columns - weight.shape[0]
     taps = functional.pad(weight.float().flip(1).T, (0, padding)).contiguous()
@@ -139,7 +139,7 @@ def conv_forward(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, rev
     columns = round_up(channels, width)
     rows = Rows(x, columns, reverse)
     out = Rows(kept_memory.empty(batch, length, columns).transpose(1, 2), columns, reverse)
-    taps, offset = _per_channel(weight, bias, columns)
+    taps, offset = per_channel(weight, bias, columns)
     zeros = torch.zeros(columns)
     count = taps.shape[0]
     table = [
@@ -149,7 +149,7 @@ def conv_forward(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, rev
         )
         for b, first, end in _pieces(batch, length, columns)
     ]  # fmt: skip
-    run_kernel(_kernel(make_conv, width, silu), table)
+    run_kernel(conv_kernel(make_conv, width, silu), table)
     return out.tensor[..., :channels].transpose(1, 2)
 
 
@@ -161,7 +161,7 @@ def conv_backward(
     columns = round_up(channels, width)
     rows, g = Rows(x, columns, reverse), Rows(grad_out, columns, reverse)
     before_silu = Rows(kept_memory.empty(batch, length, columns).transpose(1, 2), columns, reverse)
-    taps, offset = _per_channel(weight, bias, columns)
+    taps, offset = per_channel(weight, bias, columns)
     zeros = torch.zeros(columns)
     count = taps.shape[0]
     pieces = _pieces(batch, length, columns)
@@ -174,7 +174,7 @@ def conv_backward(
         )
         for i, (b, first, end) in enumerate(pieces)
     ]  # fmt: skip
-    run_kernel(_kernel(make_conv_adjoint, width, silu), table)
+    run_kernel(conv_kernel(make_conv_adjoint, width, silu), table)
     # what a token gave to later ones comes back from them: the same convolution, read the other way
     arrived = before_silu.tensor[..., :channels].transpose(1, 2)
     total = sums.sum(0)[:, :channels]

@@ -76,27 +76,42 @@ def _gomp_parallel():
     return entry
 
 
-def run_kernel(address: int, tasks: Sequence[Sequence[int]]) -> np.ndarray:
-    """Run the kernel at `address` over all tasks, at most `workers()` at once; returns the table."""
-    global _pool, _pool_size
+def run_kernel(kernel: int, tasks: Sequence[Sequence[int]]) -> None:
+    """Run the kernel at an address over all tasks, at most `workers()` at once."""
+    run_table(kernel, make_table(tasks))
+
+
+def make_table(tasks: Sequence[Sequence[int]]) -> np.ndarray:
+    """The table of these tasks; it may be run any number of times."""
     table = np.empty(HEADER + len(tasks) * len(tasks[0]), np.int64)
     table[:HEADER] = 0, len(tasks), 8 * len(tasks[0]), 0
     table[HEADER:] = np.asarray(tasks, np.int64).reshape(-1)
-    threads = min(workers(), len(tasks))
+    return table
+
+
+def task_arguments(table: np.ndarray) -> np.ndarray:
+    """The tasks of a table, a row each, to be changed in place."""
+    return table[HEADER:].reshape(int(table[1]), -1)
+
+
+def run_table(kernel: int, table: np.ndarray) -> None:
+    """Run the kernel at an address over the tasks of a table."""
+    global _pool, _pool_size
+    table[0] = 0
+    threads = min(workers(), int(table[1]))
     if threads == 1:
-        _KERNEL(address)(table.ctypes.data)
+        _KERNEL(kernel)(table.ctypes.data)
     elif (parallel := _gomp_parallel()) is not None:
-        parallel(address, table.ctypes.data, threads, 0)
+        parallel(kernel, table.ctypes.data, threads, 0)
     else:
         if _pool is None or _pool_size < threads - 1:
             _pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="mambamed-scan")
             _pool_size = threads - 1
-        kernel = _KERNEL(address)
-        others = [_pool.submit(kernel, table.ctypes.data) for _ in range(threads - 1)]
-        kernel(table.ctypes.data)
+        function = _KERNEL(kernel)
+        others = [_pool.submit(function, table.ctypes.data) for _ in range(threads - 1)]
+        function(table.ctypes.data)
         for other in others:
             other.result()
-    return table
 
 
 def shares(count: int, parts: int) -> list[tuple[int, int]]:

@@ -18,6 +18,7 @@ from torch.nn import functional
 from mambamed.ssm.conv import causal_conv
 from mambamed.ssm.orders import deinterleave_slices, interleave_slices
 from mambamed.ssm.scan import selective_scan
+from mambamed.ssm.streamed import Faces, Inner, can_stream, product_type, stream
 
 Direction = Literal["forward", "backward", "slice"]
 _SUFFIX: dict[str, str] = {"forward": "", "backward": "_b", "slice": "_s"}
@@ -64,6 +65,19 @@ class _MambaBase(nn.Module):
         with torch.no_grad():
             proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
         proj.bias._no_reinit = True  # type: ignore[attr-defined]
+
+    def _inner(self, suffix: str) -> Inner:
+        """One direction's parameters, for streaming."""
+        conv, dt_proj = getattr(self, f"conv1d{suffix}"), getattr(self, f"dt_proj{suffix}")
+        return Inner(
+            taps=conv.weight[:, 0],
+            tap_bias=conv.bias,
+            x_proj=getattr(self, f"x_proj{suffix}").weight,
+            dt_proj=dt_proj.weight,
+            dt_bias=dt_proj.bias,
+            A=-torch.exp(getattr(self, f"A{suffix}_log").float()),
+            D=getattr(self, f"D{suffix}"),
+        )
 
     def _scan_direction(self, xz: Tensor, suffix: str, reverse: bool) -> Tensor:
         """`(B, L, 2 D)` -> `(B, L, D)`: convolution, selective scan and gate with one direction's
@@ -142,6 +156,8 @@ class Mamba(_MambaBase):
             reverse: read from the last token to the first: equals `flip(Mamba(flip(x, 1)), 1)`.
             flip_channels: equals `flip(Mamba(flip(x, 2)), 2)`; the weights are flipped instead of the tokens.
         """
+        if can_stream(x, self.d_inner, self.d_state):
+            return self._stream(x, (reverse,), (flip_channels,))
         if not flip_channels:
             return self.out_proj(self._scan_direction(self.in_proj(x), "", reverse))
         xz = functional.linear(x, self.in_proj.weight.flip(1), self.in_proj.bias)
@@ -167,6 +183,8 @@ class Mamba(_MambaBase):
         Source:
             nnMamba (Gong et al. 2024), Mamba-In-Convolution with Channel-Spatial Siamese learning (MICCSS).
         """
+        if can_stream(x, self.d_inner, self.d_state):
+            return self._stream(x, (False, True), (False, True))
         batch, length, width = x.shape
         w_in, w_out = self.in_proj.weight, self.out_proj.weight
         both_in = torch.stack([w_in, w_in.flip(1)]).transpose(1, 2)  # (2, d_model, 2 D)
@@ -181,6 +199,23 @@ class Mamba(_MambaBase):
         if self.out_proj.bias is not None:
             out = out + 0.5 * (self.out_proj.bias + self.out_proj.bias.flip(0))
         return out
+
+    def _stream(self, x: Tensor, readings: Sequence[bool], flips: Sequence[bool]) -> Tensor:
+        """Mean of the readings (reverse?) through the faces (channels flipped?), in tiles."""
+        kind = product_type(x)
+        share = 1 / (len(readings) * len(flips))
+        w_in, w_out, b_in = self.in_proj.weight, self.out_proj.weight, self.in_proj.bias
+        faces = Faces(
+            torch.cat([w_in.flip(1) if f else w_in for f in flips]).T.contiguous().to(kind),
+            None if b_in is None else b_in.repeat(len(flips)).to(kind),
+            (torch.stack([w_out.flip(0) if f else w_out for f in flips]) * share).transpose(1, 2).to(kind),
+        )
+        out = torch.zeros(x.shape, dtype=torch.float32)
+        if (bias := self.out_proj.bias) is not None:
+            out += sum((bias.flip(0) if f else bias) / len(flips) for f in flips)
+        inner = self._inner("")
+        stream(x, out, faces, [(inner, reverse) for reverse in readings])
+        return out.to(kind)
 
 
 class BidirectionalMamba(_MambaBase):
@@ -244,6 +279,8 @@ class BidirectionalMamba(_MambaBase):
         Raises:
             ValueError: if the "slice" direction has no `nslices`, or one that does not divide L.
         """
+        if can_stream(x, self.d_inner, self.d_state):
+            return self._stream(x, nslices or self.nslices)
         xz = self.in_proj(x)
         y = None
         for direction in self.directions:
@@ -254,8 +291,32 @@ class BidirectionalMamba(_MambaBase):
             y = part if y is None else y + part
         return self.out_proj(y)
 
+    def _stream(self, x: Tensor, nslices: int | None) -> Tensor:
+        kind = product_type(x)
+        b_in, b_out = self.in_proj.bias, self.out_proj.bias
+        faces = Faces(
+            self.in_proj.weight.T.to(kind),
+            None if b_in is None else b_in.to(kind),
+            self.out_proj.weight.T[None].to(kind),
+        )
+        out = torch.zeros(x.shape, dtype=torch.float32)
+        if b_out is not None:
+            out += b_out
+        sides = [(self._inner(_SUFFIX[d]), d == "backward") for d in self.directions if d != "slice"]
+        stream(x, out, faces, sides)
+        if "slice" in self.directions:
+            n = _given(nslices)
+            part = torch.zeros_like(out)
+            stream(interleave_slices(x, n), part, faces, [(self._inner("_s"), False)])
+            out += deinterleave_slices(part, n)
+        return out.to(kind)
+
     def _scan_slices(self, xz: Tensor, nslices: int | None) -> Tensor:
-        if nslices is None:
-            raise ValueError("the 'slice' direction needs nslices, here or in the constructor")
-        part = self._scan_direction(interleave_slices(xz, nslices), "_s", False)
-        return deinterleave_slices(part, nslices)
+        n = _given(nslices)
+        return deinterleave_slices(self._scan_direction(interleave_slices(xz, n), "_s", False), n)
+
+
+def _given(nslices: int | None) -> int:
+    if nslices is None:
+        raise ValueError("the 'slice' direction needs nslices, here or in the constructor")
+    return nslices
