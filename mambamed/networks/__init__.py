@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 NETWORKS = {
     "nnmamba": "mambamed.networks.nnmamba:NnMamba",
     "segmamba": "mambamed.networks.segmamba:SegMamba",
+    "mamba_unet": "mambamed.networks.mamba_unet:MambaUNet",
+    "umamba": "mambamed.networks.umamba:UMamba",
+    "nnunet": "mambamed.networks.nnunet:NnUNet",
+    "nnunet_resenc": "mambamed.networks.nnunet_resenc:NnUNetResEnc",
 }
 
 

@@ -14,6 +14,10 @@ from mambamed.networks.blocks import strided_shape
 SMALL: dict[str, dict] = {
     "nnmamba": {"channels": 8},
     "segmamba": {"channels": 4, "depths": [1, 1, 1, 1]},
+    "mamba_unet": {"channels": 4, "stages": 3},
+    "umamba": {"channels": 4, "stages": 3},
+    "nnunet": {"channels": 4, "stages": 3},
+    "nnunet_resenc": {"channels": 4, "stages": 3},
 }
 ODD = (17, 20, 9)
 

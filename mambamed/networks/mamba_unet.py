@@ -1,0 +1,154 @@
+"""Uni-, bi- and multidirectional Mamba U-Nets.
+
+Source: Lumetti et al., "Accurate 3D Medical Image Segmentation with Mambas", section 2; layers and state
+sizes as their public code (TamingMambas), which the text leaves open.
+
+nnU-Net's residual U-Net with two residual units a stage on both sides, and after every stage of the encoder
+a Mamba layer, whose output both the next stage and the skip receive:
+
+    MambaTrans   x + Mamba(LN(x)), then x + Linear(LN(x)): one linear layer, no activation
+    uni          MambaTrans(LN(tokens))
+    bi           LN(f(t) + flip(g(flip t))), t = LN(tokens), f and g MambaTrans of their own
+    multi        mean over axis orders of bi without its first LN, each order with its own weights
+
+The paper names the orders (H,W,D), (H,D,W), (W,H,D), (D,W,H); the code's fourth is (D,H,W), which is the
+default here. `orders="all"` takes all six (twelve sequences).
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+from mambamed.errors import RecipeError
+from mambamed.networks.blocks import Norm
+from mambamed.networks.nnunet_resenc import residual_encoder
+from mambamed.networks.unet import ResidualUnit, UNet, he_initialize, make_topology, transposed_steps
+from mambamed.ssm import Mamba
+from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
+
+Directions = Literal["uni", "bi", "multi"]
+Order = tuple[int, int, int]
+CODE_ORDERS: tuple[Order, ...] = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (2, 0, 1))
+PAPER_ORDERS: tuple[Order, ...] = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (2, 1, 0))
+_STATE_CAP = {"uni": 256, "bi": 256, "multi": 64}
+
+
+class MambaTrans(nn.Module):
+    """x + Mamba(LN(x)), then x + Linear(LN(x)), over tokens `(B, L, C)`."""
+
+    def __init__(self, channels: int, d_state: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.mamba = Mamba(channels, d_state=d_state, d_conv=4, expand=2)
+        self.norm2 = nn.LayerNorm(channels)
+        self.linear = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, reverse: bool = False) -> Tensor:
+        """Tokens -> tokens; `reverse` equals flipping the length before and after."""
+        x = x + self.mamba(self.norm1(x), reverse=reverse)
+        return x + self.linear(self.norm2(x))
+
+
+class BothWays(nn.Module):
+    """LN(f(t) + flip(g(flip t))) over tokens `(B, L, C)`."""
+
+    def __init__(self, channels: int, d_state: int) -> None:
+        super().__init__()
+        self.forth = MambaTrans(channels, d_state)
+        self.back = MambaTrans(channels, d_state)
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens -> tokens."""
+        return self.norm(self.forth(x) + self.back(x, reverse=True))
+
+
+class MambaLayer(nn.Module):
+    """The layer after a stage: `(B, C, X, Y, Z)` -> the same shape.
+
+    Args:
+        channels: width.
+        directions: "uni", "bi" or "multi".
+        orders: axis orders of "multi": order (i, j, k) reads with axis k fastest.
+        d_state_cap: states are the width, but at most this.
+    """
+
+    def __init__(
+        self, channels: int, directions: Directions, orders: Sequence[Order], d_state_cap: int
+    ) -> None:
+        super().__init__()
+        d_state = min(channels, d_state_cap)
+        self.orders = tuple(orders) if directions == "multi" else ((0, 1, 2),)
+        self.norm = nn.Identity() if directions == "multi" else nn.LayerNorm(channels)
+        block = MambaTrans if directions == "uni" else BothWays
+        self.blocks = nn.ModuleList(block(channels, d_state) for _ in self.orders)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mean over the orders."""
+        total: Tensor | None = None
+        for block, order in zip(self.blocks, self.orders, strict=True):
+            tokens = block(self.norm(tokens_from_grid(x, order)))
+            y = grid_from_tokens(tokens, x.shape[2:], order)
+            total = y if total is None else total + y
+        assert total is not None
+        return total / len(self.orders) if len(self.orders) > 1 else total
+
+
+class MambaUNet(UNet):
+    """Mamba U-Net.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: K.
+        directions: "uni", "bi" or "multi".
+        orders: axis orders of "multi": "code", "paper", or "all" six.
+        d_state_cap: states are the stage's width, but at most this; 256 (uni, bi) or 64 (multi) where not
+            given.
+        channels, max_channels, stages, strides, kernels: see `unet.make_topology`.
+        mixer: "mamba", or "none": without the Mamba layers.
+        norm: "instance", or "batch".
+        deep_supervision: in training, give the logits of every decoder step.
+        gradient_checkpointing: compute each stage again in the backward pass instead of keeping it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        directions: Directions = "bi",
+        orders: Literal["code", "paper", "all"] = "code",
+        d_state_cap: int | None = None,
+        channels: int = 32,
+        max_channels: int = 320,
+        stages: int | None = None,
+        strides: Sequence[int | Sequence[int]] | None = None,
+        kernels: Sequence[int | Sequence[int]] | None = None,
+        mixer: Literal["mamba", "none"] = "mamba",
+        norm: Norm = "instance",
+        deep_supervision: bool = True,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        known = {"code": CODE_ORDERS, "paper": PAPER_ORDERS, "all": tuple(itertools.permutations(range(3)))}
+        if directions not in _STATE_CAP or orders not in known or mixer not in ("mamba", "none"):
+            raise RecipeError(
+                f"network: directions {directions!r} (uni, bi, multi), orders {orders!r} (code, paper, all) "
+                f"or mixer {mixer!r} (mamba, none) is not one of those"
+            )
+        topology = make_topology(channels, max_channels, stages, strides, kernels)
+        encoder = residual_encoder(in_channels, topology, [2] * len(topology.widths), norm)
+        if mixer == "mamba":
+            cap = d_state_cap or _STATE_CAP[directions]
+            encoder = [
+                nn.Sequential(stage, MambaLayer(width, directions, known[orders], cap))
+                for stage, width in zip(encoder, topology.widths, strict=True)
+            ]
+        unit = functools.partial(ResidualUnit, norm=norm)
+        steps = transposed_steps(topology, unit, [2] * (len(encoder) - 1))
+        super().__init__(topology, encoder, steps, out_channels, deep_supervision, gradient_checkpointing)
+        he_initialize(self)

@@ -1,0 +1,181 @@
+"""U-Mamba: nnU-Net's residual U-Net with one Mamba at the bottom (Bot), or one after every stage (Enc).
+
+Source: Ma et al., "U-Mamba: Enhancing Long-range Dependency for Biomedical Image Segmentation",
+arXiv 2401.04722; layers as the public code: its own residual block (a biased 1x1x1 shortcut without norm),
+nearest upsampling, and one block instead of two in the deeper half of both sides.
+
+In Enc, where a stage has no more voxels than channels, the channels are the tokens and the voxels their
+width: such weights fit one patch size alone, so that `patch_size` must be given and no other grid passes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mambamed.errors import RecipeError
+from mambamed.networks.blocks import Norm, make_norm
+from mambamed.networks.unet import (
+    SLOPE,
+    DecoderStep,
+    ResidualUnit,
+    Triple,
+    UNet,
+    he_initialize,
+    make_topology,
+    same_padding,
+    strided_shape,
+)
+from mambamed.ssm import Mamba
+from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
+
+
+class BiasedResidual(nn.Module):
+    """conv - norm - LeakyReLU - conv - norm, + strided 1x1x1 conv with bias, LeakyReLU."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: Triple,
+        stride: Triple = (1, 1, 1),
+        norm: Norm = "instance",
+    ) -> None:
+        super().__init__()
+        padding = same_padding(kernel)
+        self.conv1 = nn.Conv3d(in_channels, out_channels, kernel, stride, padding)
+        self.norm1 = make_norm(norm, out_channels)
+        self.conv2 = nn.Conv3d(out_channels, out_channels, kernel, 1, padding)
+        self.norm2 = make_norm(norm, out_channels)
+        self.shortcut = nn.Conv3d(in_channels, out_channels, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, in_channels, X, Y, Z)` -> `(B, out_channels, X/stride, ...)`."""
+        y = functional.leaky_relu(self.norm1(self.conv1(x)), SLOPE, inplace=True)
+        return functional.leaky_relu(self.norm2(self.conv2(y)) + self.shortcut(x), SLOPE, inplace=True)
+
+
+class VoxelMamba(nn.Module):
+    """Mamba(LN(tokens)), a token a voxel; no residual around it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.mamba = Mamba(channels, d_state=16, d_conv=4, expand=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, X, Y, Z)` -> the same shape."""
+        return grid_from_tokens(self.mamba(self.norm(tokens_from_grid(x))), x.shape[2:])
+
+
+class ChannelMamba(nn.Module):
+    """Mamba(LN(tokens)), a token a channel, as wide as the grid has voxels."""
+
+    def __init__(self, voxels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(voxels)
+        self.mamba = Mamba(voxels, d_state=16, d_conv=4, expand=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, X, Y, Z)` -> the same shape."""
+        return self.mamba(self.norm(x.flatten(2))).reshape(x.shape)
+
+
+class NearestUp(nn.Module):
+    """Nearest upsampling by the stride, then a 1x1x1 convolution to the skip's width."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: Triple) -> None:
+        super().__init__()
+        self.stride = tuple(float(s) for s in stride)
+        self.conv = nn.Conv3d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, in_channels, X, Y, Z)` -> `(B, out_channels, X stride, ...)`."""
+        return self.conv(functional.interpolate(x, scale_factor=self.stride, mode="nearest"))
+
+
+class UMamba(UNet):
+    """U-Mamba.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: K.
+        variant: "bot" or "enc".
+        patch_size: of the training; needed by "enc", whose layers and fixed grid depend on it.
+        channels, max_channels, stages, strides, kernels: see `unet.make_topology`.
+        mixer: "mamba", or "none": without the Mamba layers.
+        norm: "instance", or "batch".
+        deep_supervision: in training, give the logits of every decoder step.
+        gradient_checkpointing: compute each stage again in the backward pass instead of keeping it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        variant: Literal["bot", "enc"] = "bot",
+        patch_size: Sequence[int] | None = None,
+        channels: int = 32,
+        max_channels: int = 320,
+        stages: int | None = None,
+        strides: Sequence[int | Sequence[int]] | None = None,
+        kernels: Sequence[int | Sequence[int]] | None = None,
+        mixer: Literal["mamba", "none"] = "mamba",
+        norm: Norm = "instance",
+        deep_supervision: bool = True,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        if variant not in ("bot", "enc") or mixer not in ("mamba", "none"):
+            raise RecipeError(f"network: variant {variant!r} is bot or enc, mixer {mixer!r} mamba or none")
+        topology = make_topology(channels, max_channels, stages, strides, kernels)
+        count = len(topology.widths)
+        stem = _blocks(in_channels, topology.widths[0], topology.kernels[0], (1, 1, 1), 2, norm)
+        encoder: list[nn.Module] = []
+        before = topology.widths[0]
+        for level, (width, kernel, stride) in enumerate(
+            zip(topology.widths, topology.kernels, topology.strides, strict=True)
+        ):
+            units = 2 if level < math.ceil(count / 2) else 1
+            blocks = _blocks(before, width, kernel, stride, units, norm)
+            encoder.append(blocks if encoder else nn.Sequential(stem, blocks))
+            before = width
+        if mixer == "mamba":
+            layers = _mamba_layers(variant, topology.widths, topology.strides, patch_size)
+            encoder = [nn.Sequential(*pair) for pair in zip(encoder, layers, strict=True)]
+        steps = []
+        for level in range(count - 1, 0, -1):
+            units = 2 if len(steps) < math.ceil((count - 1) / 2 + 0.5) else 1
+            width, kernel = topology.widths[level - 1], topology.kernels[level - 1]
+            up = NearestUp(topology.widths[level], width, topology.strides[level])
+            steps.append(DecoderStep(up, _blocks(2 * width, width, kernel, (1, 1, 1), units, norm)))
+        super().__init__(topology, encoder, steps, out_channels, deep_supervision, gradient_checkpointing)
+        he_initialize(self)
+
+
+def _blocks(
+    in_channels: int, width: int, kernel: Triple, stride: Triple, units: int, norm: Norm
+) -> nn.Sequential:
+    first = BiasedResidual(in_channels, width, kernel, stride, norm)
+    return nn.Sequential(first, *(ResidualUnit(width, width, kernel, norm=norm) for _ in range(1, units)))
+
+
+def _mamba_layers(
+    variant: str, widths: Sequence[int], strides: Sequence[Triple], patch_size: Sequence[int] | None
+) -> list[nn.Module]:
+    """One layer a stage; nothing but the last for "bot"."""
+    if variant == "bot":
+        return [*(nn.Identity() for _ in widths[:-1]), VoxelMamba(widths[-1])]
+    if patch_size is None:
+        raise RecipeError("network.patch_size: umamba enc is built for one patch size; add that of training")
+    layers: list[nn.Module] = []
+    grid: tuple[int, ...] = tuple(int(size) for size in patch_size)
+    for width, stride in zip(widths, strides, strict=True):
+        grid = strided_shape(grid, stride)
+        voxels = math.prod(grid)
+        layers.append(ChannelMamba(voxels) if voxels <= width else VoxelMamba(width))
+    return layers
