@@ -47,10 +47,10 @@ def saved_shape(batch: int, length: int, d_inner: int, d_state: int) -> tuple[in
 class _Scan:
     """One scan's inputs, brought into the kernels' form."""
 
-    def __init__(self, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, width=None):
+    def __init__(self, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse):
         from mambamed.ssm.simd import LOG2E
 
-        self.width = width or vector_width()
+        self.width = vector_width()
         self.batch, self.channels, self.length = u.shape
         self.columns = round_up(self.channels, self.width)
         self.states = round_up(A.shape[1], self.width // 2)
@@ -90,12 +90,12 @@ class _Scan:
         return [(b, *piece) for b in range(self.batch) for piece in pieces]
 
 
-def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, width=None):
-    """See `mambamed.ssm.scan` for the seam; `width` overrides the vector width, for tests."""
+def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save):
+    """See `mambamed.ssm.scan` for the seam."""
     from mambamed.ssm.cpu_backward import scratch_floats
     from mambamed.ssm.cpu_forward import TILE, forward_kernel
 
-    scan = _Scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, width)
+    scan = _Scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
     out = scan.new_rows()
     group = 16 if scan.width == 16 and scan.states % 16 == 0 else scan.width // 2
     kernel = forward_kernel(scan.width, group, scan.softplus, scan.gated)
@@ -115,25 +115,30 @@ def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, s
     return out.tensor[..., : scan.channels].transpose(1, 2), kept
 
 
-def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, width=None):
-    """See `mambamed.ssm.scan` for the seam."""
+def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, into=None):
+    """See `mambamed.ssm.scan` for the seam; `into`: where to write dB, dC and dz, if not to new tensors."""
     from mambamed.ssm.cpu_backward import backward_kernel, scratch_floats
 
-    scan = _Scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, width)
+    scan = _Scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
     g = scan.rows(grad_out)
     du, ddelta = scan.new_rows(), scan.new_rows()
-    dz = scan.new_rows() if scan.gated else du
+    if into is None:
+        targets = [kept_memory.empty(scan.batch, scan.length, scan.states).transpose(1, 2) for _ in range(2)]
+        dz = scan.new_rows() if scan.gated else du
+    else:
+        *targets, dz = into[0], into[1], scan.rows(into[2])
     kernel = backward_kernel(scan.width, scan.softplus, scan.gated)
     tasks = scan.tasks()
     pieces = len(tasks) // scan.batch
     adjoint = torch.zeros(scan.batch, scan.states, scan.columns)
     dA = torch.zeros(scan.batch, scan.states, scan.columns)
     sums = torch.zeros(2, scan.batch, scan.columns)  # of dD and of ddelta
-    # every task adds up over its own channels: tasks never write to the same place
-    dB, dC = (kept_memory.empty(pieces, scan.batch, scan.length, scan.states).zero_() for _ in range(2))
-    dB_rows, dC_rows = (
-        [Rows(part.transpose(1, 2), scan.states, reverse) for part in parts] for parts in (dB, dC)
-    )
+    # every task adds up over its own channels: tasks of one batch entry never write to the same place
+    spare = (pieces - 1, *targets[0].transpose(1, 2).shape)
+    dB, dC = ([target, *kept_memory.empty(*spare).transpose(2, 3)] for target in targets)
+    for part in (*dB, *dC):
+        part.zero_()
+    dB_rows, dC_rows = ([Rows(part, scan.states, reverse) for part in parts] for parts in (dB, dC))
     scratch = torch.empty(len(tasks), scratch_floats(scan.width))
     table = []
     for i, (b, first, end) in enumerate(tasks):
@@ -147,12 +152,12 @@ def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_so
             end - first,
         ))  # fmt: skip
     run_kernel(kernel, table)
-    for parts in (dB, dC):
-        for part in parts[1:]:
-            parts[0] += part
+    for target, *parts in (dB, dC):
+        for part in parts:
+            target += part
     n, d = A.shape[1], scan.channels
     turned = [rows.tensor[..., :d].transpose(1, 2) for rows in (du, ddelta, dz)]
-    turned_BC = [parts[0, ..., :n].transpose(1, 2) for parts in (dB, dC)]
+    turned_BC = [parts[0][:, :n] for parts in (dB, dC)]
     return (
         turned[0], turned[1], dA.sum(0)[:n, :d].T, *turned_BC, None if D is None else sums[0].sum(0)[:d],
         turned[2] if scan.gated else None, None if delta_bias is None else sums[1].sum(0)[:d],

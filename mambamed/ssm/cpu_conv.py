@@ -133,12 +133,16 @@ def _pieces(batch: int, length: int, columns: int) -> list[tuple[int, int, int]]
     return [(b, *piece) for b in range(batch) for piece in shares(length, parts)]
 
 
-def conv_forward(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, reverse: bool) -> Tensor:
-    """`mambamed.ssm.conv.causal_conv` for CPU tensors, in float32."""
+def conv_forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, reverse: bool, into: Tensor | None = None
+) -> Tensor:
+    """`mambamed.ssm.conv.causal_conv` for CPU tensors, in float32; written to `into` if given."""
     (batch, channels, length), width = x.shape, vector_width()
     columns = round_up(channels, width)
     rows = Rows(x, columns, reverse)
-    out = Rows(kept_memory.empty(batch, length, columns).transpose(1, 2), columns, reverse)
+    if into is None:
+        into = kept_memory.empty(batch, length, columns).transpose(1, 2)
+    out = Rows(into, columns, reverse)
     taps, offset = per_channel(weight, bias, columns)
     zeros = torch.zeros(columns)
     count = taps.shape[0]
@@ -154,9 +158,15 @@ def conv_forward(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, rev
 
 
 def conv_backward(
-    grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, reverse: bool
+    grad_out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    silu: bool,
+    reverse: bool,
+    into: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias."""
+    """Gradients of x (written to `into` if given), weight and bias."""
     (batch, channels, length), width = x.shape, vector_width()
     columns = round_up(channels, width)
     rows, g = Rows(x, columns, reverse), Rows(grad_out, columns, reverse)
@@ -178,4 +188,8 @@ def conv_backward(
     # what a token gave to later ones comes back from them: the same convolution, read the other way
     arrived = before_silu.tensor[..., :channels].transpose(1, 2)
     total = sums.sum(0)[:, :channels]
-    return conv_forward(arrived, weight, None, False, not reverse), total[:count].flip(0).T, total[count]
+    return (
+        conv_forward(arrived, weight, None, False, not reverse, into),
+        total[:count].flip(0).T,
+        total[count],
+    )

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mambamed.ssm.conv import causal_conv
+from mambamed.ssm.inner import InnerScan
 from mambamed.ssm.orders import deinterleave_slices, interleave_slices
 from mambamed.ssm.scan import selective_scan
-from mambamed.ssm.streamed import Faces, Inner, can_stream, product_type, stream
+from mambamed.ssm.streamed import Faces, Inner, can_stream, kernels_serve, product_type, stream
 
 Direction = Literal["forward", "backward", "slice"]
 _SUFFIX: dict[str, str] = {"forward": "", "backward": "_b", "slice": "_s"}
@@ -83,6 +84,12 @@ class _MambaBase(nn.Module):
         """`(B, L, 2 D)` -> `(B, L, D)`: convolution, selective scan and gate with one direction's
         parameters.
         """
+        if kernels_serve(xz, self.d_inner, self.d_state):
+            inner = self._inner(suffix)
+            return InnerScan.apply(
+                xz, inner.taps, inner.tap_bias, inner.x_proj, inner.dt_proj, inner.dt_bias, inner.A, inner.D,
+                reverse, product_type(xz),
+            )  # fmt: skip
         u, z = xz.transpose(1, 2).chunk(2, dim=1)  # (B, D, L) each, channel-last views
         conv = getattr(self, f"conv1d{suffix}")
         u = causal_conv(u, conv.weight[:, 0], conv.bias, silu=True, reverse=reverse)

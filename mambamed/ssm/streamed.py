@@ -55,16 +55,21 @@ class Inner:
     D: Tensor  # (D,)
 
 
-def can_stream(x: Tensor, d_inner: int, d_state: int) -> bool:
-    """Whether the block can be streamed: nothing to be recorded, the compiled kernels serve, sizes fit
+def kernels_serve(x: Tensor, d_inner: int, d_state: int) -> bool:
+    """Whether a block may call the compiled kernels directly: eager, on a CPU, sizes that fit their
     vectors.
     """
-    if x.device.type != "cpu" or x.dtype == torch.float64 or torch.is_grad_enabled() or not x.numel():
+    if x.device.type != "cpu" or x.dtype == torch.float64 or not x.numel():
         return False
     if torch.compiler.is_compiling() or resolve_backend("auto", "cpu") != "cpu":
         return False
     width = vector_width()
     return d_inner % width == 0 and d_state % (width // 2) == 0
+
+
+def can_stream(x: Tensor, d_inner: int, d_state: int) -> bool:
+    """Whether the block can be streamed: as above, and nothing is to be recorded for gradients."""
+    return not torch.is_grad_enabled() and kernels_serve(x, d_inner, d_state)
 
 
 def product_type(x: Tensor) -> torch.dtype:

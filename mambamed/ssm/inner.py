@@ -1,0 +1,95 @@
+"""Convolution, projections, scan and gate of the Mamba block as one step of training on CPUs.
+
+Done one by one, each operation's gradient is a fresh tensor of the length of the sequence, and halves and
+columns of them are copied together again. Here the gradients of u and z are written where the gradient of
+their common projection lies, those of the step size, B and C likewise, and what is cheap to compute is not
+kept: the convolution and the step sizes are computed again in the backward pass.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mambamed.ssm import kept_memory
+
+
+def _product(a: Tensor, b: Tensor, kind: torch.dtype) -> Tensor:
+    """a b `(n, m)` in float32, from kept memory; multiplied in type `kind`."""
+    out = kept_memory.empty(a.shape[0], b.shape[1])
+    if kind == torch.float32:
+        return torch.mm(a, b, out=out)
+    return out.copy_(torch.mm(a.to(kind), b.to(kind)))
+
+
+def _columns(tokens: Tensor, batch: int, first: int, end: int) -> Tensor:
+    """`(B L, X)` -> its columns first ... end - 1 as `(B, ., L)`."""
+    return tokens.view(batch, -1, tokens.shape[1])[..., first:end].transpose(1, 2)
+
+
+class InnerScan(torch.autograd.Function):
+    """`(B, L, 2 D)` -> `(B, L, D)` float32; the arithmetic is that of `mambamed.ssm.mamba`, step by step.
+
+    Arguments: xz, taps `(D, W)`, tap_bias or None, x_proj `(r + 2 N, D)`, dt_proj `(D, r)`, dt_bias `(D,)`,
+    A `(D, N)`, D `(D,)`, reverse, and the type of the two products.
+    """
+
+    @staticmethod
+    def forward(ctx, xz, taps, tap_bias, x_proj, dt_proj, dt_bias, A, D, reverse, kind):
+        ctx.reverse, ctx.kind, ctx.given = reverse, kind, xz.dtype
+        whole = xz.float().contiguous()
+        batch, rank, states = xz.shape[0], dt_proj.shape[1], A.shape[1]
+        u, rows = _convolved(whole, taps, tap_bias, reverse)
+        projected = _product(rows, x_proj.T, kind)
+        delta = _product(projected[:, :rank], dt_proj.T, kind)
+        from mambamed.ssm.cpu import scan_forward
+
+        out, kept = scan_forward(
+            u, _columns(delta, batch, 0, delta.shape[1]), A,
+            _columns(projected, batch, rank, rank + states), _columns(projected, batch, rank + states, None),
+            D, whole.transpose(1, 2).chunk(2, 1)[1], dt_bias, True, reverse, True,
+        )  # fmt: skip
+        ctx.save_for_backward(whole, taps, tap_bias, x_proj, dt_proj, dt_bias, A, D, projected, kept)
+        return out.transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        from mambamed.ssm.cpu import scan_backward
+        from mambamed.ssm.cpu_conv import conv_backward
+
+        whole, taps, tap_bias, x_proj, dt_proj, dt_bias, A, D, projected, kept = ctx.saved_tensors
+        batch, rank, states, kind = whole.shape[0], dt_proj.shape[1], A.shape[1], ctx.kind
+        u, rows = _convolved(whole, taps, tap_bias, ctx.reverse)
+        u_in, z = whole.transpose(1, 2).chunk(2, 1)
+        delta = _product(projected[:, :rank], dt_proj.T, kind)
+        dxz = kept_memory.empty(*whole.shape)
+        du_in, dz = dxz.transpose(1, 2).chunk(2, 1)
+        dprojected = kept_memory.empty(*projected.shape)
+        dB = _columns(dprojected, batch, rank, rank + states)
+        dC = _columns(dprojected, batch, rank + states, None)
+        du, ddelta, dA, _, _, dD, _, ddt_bias = scan_backward(
+            grads[0].transpose(1, 2), kept, u, _columns(delta, batch, 0, delta.shape[1]), A,
+            _columns(projected, batch, rank, rank + states), _columns(projected, batch, rank + states, None),
+            D, z, dt_bias, True, ctx.reverse, into=(dB, dC, dz),
+        )  # fmt: skip
+        ddelta_rows, du_rows = (t.transpose(1, 2).flatten(0, 1) for t in (ddelta, du))
+        ddt_proj = _product(ddelta_rows.T, projected[:, :rank], kind)
+        dprojected[:, :rank] = _product(ddelta_rows, dt_proj, kind)
+        dx_proj = _product(dprojected.T, rows, kind)
+        if kind == torch.float32:
+            du_rows.addmm_(dprojected, x_proj)
+        else:
+            du_rows += torch.mm(dprojected.to(kind), x_proj.to(kind))
+        _, dtaps, dtap_bias = conv_backward(du, u_in, taps, tap_bias, True, ctx.reverse, into=du_in)
+        return (
+            dxz.to(ctx.given), dtaps, None if tap_bias is None else dtap_bias, dx_proj, ddt_proj, ddt_bias,
+            dA, dD, None, None,
+        )  # fmt: skip
+
+
+def _convolved(whole: Tensor, taps: Tensor, tap_bias: Tensor | None, reverse: bool) -> tuple[Tensor, Tensor]:
+    """u after convolution and silu, as `(B, D, L)` and, the same memory, as `(B L, D)`."""
+    from mambamed.ssm.cpu_conv import conv_forward
+
+    u = conv_forward(whole.transpose(1, 2).chunk(2, 1)[0], taps, tap_bias, True, reverse)
+    return u, u.transpose(1, 2).flatten(0, 1)
