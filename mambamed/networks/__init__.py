@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # Strings, so that listing names imports nothing.
 NETWORKS = {
     "nnmamba": "mambamed.networks.nnmamba:NnMamba",
+    "nnmamba_classifier": "mambamed.networks.nnmamba_classifier:NnMambaClassifier",
+    "nnmamba_v1": "mambamed.networks.nnmamba_v1:NnMambaV1",
+    "nnmamba_v1_classifier": "mambamed.networks.nnmamba_v1:NnMambaV1Classifier",
     "segmamba": "mambamed.networks.segmamba:SegMamba",
     "mamba_unet": "mambamed.networks.mamba_unet:MambaUNet",
     "umamba": "mambamed.networks.umamba:UMamba",

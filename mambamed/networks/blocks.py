@@ -1,10 +1,13 @@
-"""What several architectures are made of: norms, residual blocks, padding to a divisor."""
+"""What several architectures are made of: norms, residual blocks, padding to a divisor, checkpointing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -12,13 +15,20 @@ from torch.utils.checkpoint import checkpoint
 from mambamed.errors import RecipeError
 
 Norm = Literal["batch", "instance", "none"]
+Triple = tuple[int, int, int]
+Answer = Tensor | list[Tensor]
 
 
-def make_norm(norm: Norm, channels: int) -> nn.Module:
+def make_norm(norm: Norm, channels: int, affine: bool = True) -> nn.Module:
     """The normalization of a recipe's `network.norm`, over `(B, C, X, Y, Z)`.
 
     Batch norm is the papers' choice for nnMamba; its statistics are fragile at batch 1 or 2, where
     instance norm is the safer one.
+
+    Args:
+        norm: its name.
+        channels: C.
+        affine: whether a weight and a bias a channel are learned; batch norm always has them.
 
     Raises:
         RecipeError: no such norm.
@@ -26,7 +36,7 @@ def make_norm(norm: Norm, channels: int) -> nn.Module:
     if norm == "batch":
         return nn.BatchNorm3d(channels)
     if norm == "instance":
-        return nn.InstanceNorm3d(channels, affine=True)
+        return nn.InstanceNorm3d(channels, affine=affine)
     if norm == "none":
         return nn.Identity()
     raise RecipeError(f"network.norm: {norm!r} is not one of batch, instance, none")
@@ -44,6 +54,50 @@ class DoubleConv(nn.Sequential):
             make_norm(norm, out_channels),
             nn.ReLU(inplace=True),
         )
+
+
+class ResidualBlock(nn.Module):
+    """conv3 - norm - ReLU - conv3 - norm, + mixer(input), + input, ReLU.
+
+    Args:
+        in_channels, out_channels: widths.
+        stride: of the first convolution; where it or the width changes, the input passes a strided
+            1x1x1 convolution with norm before it is added.
+        norm: see `make_norm`.
+        mixer: adds its reading of the block's input; None for a plain block.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, norm: Norm, mixer: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.norm1 = make_norm(norm, out_channels)
+        self.conv2 = nn.Conv3d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.norm2 = make_norm(norm, out_channels)
+        self.mixer = mixer
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv3d(in_channels, out_channels, 1, stride, bias=False), make_norm(norm, out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, X, Y, Z)` -> `(B, C', X/stride, ...)`."""
+        y = self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(x)), inplace=True)))
+        if self.mixer is not None:
+            y = y + self.mixer(x)
+        return functional.relu(y + self.shortcut(x), inplace=True)
+
+
+def residual_stage(
+    in_channels: int, out_channels: int, norm: Norm, mixers: Sequence[nn.Module | None] = (None, None)
+) -> nn.Sequential:
+    """Residual blocks: the first halves the grid and changes the width, one more follows for each mixer."""
+    return nn.Sequential(
+        ResidualBlock(in_channels, out_channels, 2, norm),
+        *(ResidualBlock(out_channels, out_channels, 1, norm, mixer) for mixer in mixers),
+    )
 
 
 def pad_to_divisor(x: Tensor, divisor: Sequence[int]) -> Tensor:
@@ -73,10 +127,52 @@ def strided_shape(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...
     return tuple(-(-size // each) for size, each in zip(shape, stride, strict=True))
 
 
-def run_checkpointed(part: Callable[[Tensor], Tensor], x: Tensor, wanted: bool) -> Tensor:
-    """`part(x)`; where wanted, its activations are computed again in the backward pass instead of kept."""
-    if not wanted or not x.requires_grad:
-        return part(x)
-    result = checkpoint(part, x, use_reentrant=False)
+def crop_logits(outputs: Sequence[Tensor], shape: Sequence[int], strides: Sequence[Triple]) -> Answer:
+    """Logits on the grid of the input: one tensor alone, or the list of those at several depths.
+
+    Args:
+        outputs: `(B, K, X, Y, Z)` logits of a padded grid, the finest first.
+        shape: `(X, Y, Z)` of the input before padding.
+        strides: of each depth; what lies at depth d has shape `strided_shape(shape, strides[d])`.
+    """
+    cropped = [
+        crop_to(logits, strided_shape(shape, stride))
+        for logits, stride in zip(outputs, strides, strict=False)
+    ]
+    return cropped if len(cropped) > 1 else cropped[0]
+
+
+def run_checkpointed(part: nn.Module, *inputs: Tensor, wanted: bool) -> Tensor:
+    """`part(*inputs)`; where wanted, its activations are computed again in the backward pass, not kept.
+
+    The second computation leaves the running statistics of batch norms alone, so that a network trains to
+    the same numbers with and without.
+    """
+    if not wanted or not torch.is_grad_enabled():
+        return part(*inputs)
+    contexts = partial(_checkpoint_contexts, part)
+    result = checkpoint(part, *inputs, use_reentrant=False, context_fn=contexts)
     assert isinstance(result, Tensor)
     return result
+
+
+def _checkpoint_contexts(part: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    return nullcontext(), _StatisticsHeld(part)
+
+
+class _StatisticsHeld(AbstractContextManager):
+    """Batch norms normalize by their batch as in training, without adding it to their running statistics."""
+
+    def __init__(self, part: nn.Module) -> None:
+        self._norms = [m for m in part.modules() if isinstance(m, nn.BatchNorm3d) and m.training]
+
+    def __enter__(self) -> None:
+        self._before = [(norm.momentum, norm.num_batches_tracked) for norm in self._norms]
+        for norm in self._norms:
+            norm.momentum = 0.0
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked = norm.num_batches_tracked.clone()
+
+    def __exit__(self, *_: object) -> None:
+        for norm, (momentum, batches) in zip(self._norms, self._before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches

@@ -19,6 +19,7 @@ We depart in one place: the public net ends in norm and ReLU, so that its logits
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -27,18 +28,21 @@ from torch.nn import functional
 
 from mambamed.errors import RecipeError
 from mambamed.networks.blocks import (
+    Answer,
     DoubleConv,
     Norm,
-    crop_to,
+    Triple,
+    crop_logits,
     make_norm,
     pad_to_divisor,
+    residual_stage,
     run_checkpointed,
-    strided_shape,
 )
 from mambamed.ssm import Mamba
+from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
 
 Mixer = Literal["miccss", "mic", "none"]
-_BLOCKS = 3
+Head = Literal["linear", "paper"]
 
 
 class MambaInConvolution(nn.Module):
@@ -73,50 +77,15 @@ class MambaInConvolution(nn.Module):
         a = self.conv_in(x)
         if self.mamba is None:
             return self.conv_out(a)
-        tokens = a.permute(0, 2, 3, 4, 1).flatten(1, 3)  # (B, L, C), a view where channels are last in memory
+        tokens = tokens_from_grid(a)  # (B, L, C), a view where channels are last in memory
         y = self.mamba.readings(tokens) if self.mixer == "miccss" else self.mamba(tokens)
-        y = y.reshape(a.shape[0], *a.shape[2:], a.shape[1]).permute(0, 4, 1, 2, 3)
-        return self.conv_out(y + a)
+        return self.conv_out(grid_from_tokens(y, a.shape[2:]) + a)
 
 
 def _pointwise(channels: int, norm: Norm) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv3d(channels, channels, 1, bias=False), make_norm(norm, channels), nn.ReLU(inplace=True)
     )
-
-
-class ResidualBlock(nn.Module):
-    """conv3 - norm - ReLU - conv3 - norm, + mixer(input), + input, ReLU.
-
-    Args:
-        in_channels, out_channels: widths.
-        stride: of the first convolution; where it or the width changes, the input passes a strided
-            1x1x1 convolution with norm before it is added.
-        norm: see `make_norm`.
-        mixer: adds its reading of the block's input; None for a plain block.
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: int, norm: Norm, mixer: nn.Module | None = None
-    ) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv3d(in_channels, out_channels, 3, stride, 1, bias=False)
-        self.norm1 = make_norm(norm, out_channels)
-        self.conv2 = nn.Conv3d(out_channels, out_channels, 3, 1, 1, bias=False)
-        self.norm2 = make_norm(norm, out_channels)
-        self.mixer = mixer
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(
-                nn.Conv3d(in_channels, out_channels, 1, stride, bias=False), make_norm(norm, out_channels)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, C, X, Y, Z)` -> `(B, C', X/stride, ...)`."""
-        y = self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(x)), inplace=True)))
-        if self.mixer is not None:
-            y = y + self.mixer(x)
-        return functional.relu(y + self.shortcut(x), inplace=True)
 
 
 class SkipScaling(nn.Module):
@@ -134,6 +103,66 @@ class SkipScaling(nn.Module):
         return c * self.weigh(c.mean((2, 3, 4)))[:, :, None, None, None]
 
 
+class Decoder(nn.Module):
+    """Three steps up, each [doubled, skip] through a DoubleConv, and the heads; of both versions of nnMamba.
+
+    Args:
+        channels: C, width of the finest skip.
+        out_channels: K.
+        norm: see `make_norm`.
+        head: "linear", or "paper" with norm and ReLU on the logits.
+        deep_supervision: whether there are 1x1x1 heads on the three coarser levels.
+
+    Attributes:
+        strides: of the logits at each depth, the finest first.
+    """
+
+    def __init__(
+        self, channels: int, out_channels: int, norm: Norm, head: Head, deep_supervision: bool
+    ) -> None:
+        super().__init__()
+        if head not in ("linear", "paper"):
+            raise RecipeError(f"network.head: {head!r} is not one of linear, paper")
+        self.strides: list[Triple] = [(s, s, s) for s in ((1, 2, 4, 8) if deep_supervision else (1,))]
+        widths = (4 * channels, 2 * channels, channels)
+        self.steps = nn.ModuleList(_DoubledConv(DoubleConv(3 * width, width, 1, norm)) for width in widths)
+        last = DoubleConv(channels, out_channels, 1, norm)
+        self.head = _DoubledConv(last if head == "paper" else nn.Sequential(*list(last)[:4]))
+        self.deep_heads = nn.ModuleList(
+            nn.Conv3d(width, out_channels, 1) for width in (widths[::-1] if deep_supervision else ())
+        )
+
+    def forward(self, x: Tensor, skips: Sequence[Tensor], shape: Sequence[int], again: bool) -> Answer:
+        """Logits from the coarsest features and the skips, the finest first.
+
+        Args:
+            x: `(B, 8C, X/16, Y/16, Z/16)`.
+            skips: widths C, 2C, 4C at strides 2, 4, 8.
+            shape: `(X, Y, Z)` of the input before it was padded.
+            again: whether the steps are computed again in the backward pass.
+        """
+        levels = []
+        for step, skip in zip(self.steps, reversed(skips), strict=True):  # type: ignore[arg-type]
+            x = run_checkpointed(step, x, skip, wanted=again)
+            levels.append(x)
+        outputs = [run_checkpointed(self.head, x, wanted=again)]
+        if self.training:
+            outputs += [head(level) for head, level in zip(self.deep_heads, reversed(levels), strict=False)]
+        return crop_logits(outputs, shape, self.strides)
+
+
+class _DoubledConv(nn.Module):
+    """Trilinear upsampling by 2, then the convolutions on it and on the skip, where there is one."""
+
+    def __init__(self, convs: nn.Module) -> None:
+        super().__init__()
+        self.convs = convs
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        doubled = functional.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
+        return self.convs(doubled if skip is None else torch.cat([doubled, skip], dim=1))
+
+
 class NnMamba(nn.Module):
     """nnMamba v2 for segmentation and landmark heatmaps.
 
@@ -145,11 +174,12 @@ class NnMamba(nn.Module):
         d_state: states of each Mamba.
         share_mamba: blocks 2 and 3 of a stage share one MICCSS, weights and norm statistics, as in the
             public code.
+        skip_scaling: whether SE scales the skips (section 2.2, Eq. 3).
         norm: "batch" (the paper) or "instance" (safer at small batches).
         deep_supervision: in training, also give logits at strides 2, 4, 8 from 1x1x1 heads on c7, c6, c5
             (the form of the authors' released trainers).
         head: "linear", or "paper" with norm and ReLU on the logits.
-        gradient_checkpointing: compute each stage again in the backward pass instead of keeping it.
+        gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
 
     Attributes:
         divisor: 16 along each axis; other shapes are padded inside.
@@ -164,64 +194,37 @@ class NnMamba(nn.Module):
         mixer: Mixer = "miccss",
         d_state: int = 16,
         share_mamba: bool = True,
+        skip_scaling: bool = True,
         norm: Norm = "batch",
         deep_supervision: bool = True,
-        head: Literal["linear", "paper"] = "linear",
+        head: Head = "linear",
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if head not in ("linear", "paper"):
-            raise RecipeError(f"network.head: {head!r} is not one of linear, paper")
-        c = channels
         self.divisor = (16, 16, 16)
-        self.deep_supervision = deep_supervision
         self.gradient_checkpointing = gradient_checkpointing
-        self.deep_supervision_strides = [(s, s, s) for s in ((1, 2, 4, 8) if deep_supervision else (1,))]
-
-        self.stem = DoubleConv(in_channels, c, 2, norm)
+        widths = (channels, 2 * channels, 4 * channels)
+        self.stem = DoubleConv(in_channels, channels, 2, norm)
         self.stages = nn.ModuleList(
-            _stage(width, 2 * width, mixer, d_state, share_mamba, norm) for width in (c, 2 * c, 4 * c)
+            residual_stage(width, 2 * width, norm, _mixers(2 * width, mixer, norm, d_state, share_mamba))
+            for width in widths
         )
-        self.skips = nn.ModuleList(SkipScaling(width) for width in (c, 2 * c, 4 * c))
-        self.decoders = nn.ModuleList(DoubleConv(3 * width, width, 1, norm) for width in (4 * c, 2 * c, c))
-        last = DoubleConv(c, out_channels, 1, norm)
-        self.head = last if head == "paper" else nn.Sequential(*list(last)[:4])
-        self.deep_heads = nn.ModuleList(
-            nn.Conv3d(width, out_channels, 1) for width in ((c, 2 * c, 4 * c) if deep_supervision else ())
-        )
+        self.skips = nn.ModuleList(SkipScaling(width) if skip_scaling else nn.Identity() for width in widths)
+        self.decoder = Decoder(channels, out_channels, norm, head, deep_supervision)
+        self.deep_supervision_strides = self.decoder.strides
 
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+    def forward(self, x: Tensor) -> Answer:
         """`(B, in_channels, X, Y, Z)` -> `(B, K, X, Y, Z)` logits; a list in training with depths."""
-        shape = x.shape[2:]
-        features = run_checkpointed(self.stem, pad_to_divisor(x, self.divisor), self.gradient_checkpointing)
+        again = self.gradient_checkpointing
+        features = run_checkpointed(self.stem, pad_to_divisor(x, self.divisor), wanted=again)
         skips = []
         for stage, skip in zip(self.stages, self.skips, strict=True):
             skips.append(skip(features))
-            features = run_checkpointed(stage, features, self.gradient_checkpointing)
-        coarse = []
-        for decoder, skip in zip(self.decoders, reversed(skips), strict=True):
-            joined = torch.cat([_doubled(features), skip], dim=1)
-            features = run_checkpointed(decoder, joined, self.gradient_checkpointing)
-            coarse.append(features)
-        logits = crop_to(self.head(_doubled(features)), shape)
-        if not (self.training and self.deep_supervision):
-            return logits
-        heads = zip(self.deep_heads, reversed(coarse), self.deep_supervision_strides[1:], strict=True)
-        return [logits, *(crop_to(head(f), strided_shape(shape, stride)) for head, f, stride in heads)]
+            features = run_checkpointed(stage, features, wanted=again)
+        return self.decoder(features, skips, x.shape[2:], again)
 
 
-def _stage(
-    in_channels: int, out_channels: int, mixer: Mixer, d_state: int, share_mamba: bool, norm: Norm
-) -> nn.Sequential:
-    """Three residual blocks: the first halves the grid, the others have a MICCSS, one for both if shared."""
-    blocks = [ResidualBlock(in_channels, out_channels, 2, norm)]
-    mix: nn.Module | None = None
-    for _ in range(1, _BLOCKS):
-        if mix is None or not share_mamba:
-            mix = MambaInConvolution(out_channels, mixer, norm, d_state)
-        blocks.append(ResidualBlock(out_channels, out_channels, 1, norm, mix))
-    return nn.Sequential(*blocks)
-
-
-def _doubled(x: Tensor) -> Tensor:
-    return functional.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
+def _mixers(channels: int, mixer: Mixer, norm: Norm, d_state: int, shared: bool) -> list[nn.Module | None]:
+    """The MICCSS of blocks 2 and 3 of a stage: one and the same if shared."""
+    first = MambaInConvolution(channels, mixer, norm, d_state)
+    return [first, first if shared else MambaInConvolution(channels, mixer, norm, d_state)]

@@ -200,7 +200,7 @@ class SegMamba(nn.Module):
         skips = [self.encoders[0](x)]
         features = x
         for stage, output, encoder in zip(self.stages, self.outputs, self.encoders[1:], strict=True):
-            features = run_checkpointed(stage, features, self.gradient_checkpointing)
+            features = run_checkpointed(stage, features, wanted=self.gradient_checkpointing)
             skips.append(encoder(output(features)))
         y = skips.pop()
         for decoder, skip in zip(self.decoders, reversed(skips), strict=True):

@@ -202,7 +202,7 @@ class UNet(nn.Module):
         x = pad_to_divisor(x, _at_least_two(shape, self.divisor))
         skips: list[Tensor] = []
         for stage in self.stages:
-            x = run_checkpointed(stage, x, self.gradient_checkpointing)
+            x = run_checkpointed(stage, x, wanted=self.gradient_checkpointing)
             skips.append(x)
         x = skips.pop()
         features = []

@@ -1,0 +1,169 @@
+"""nnMamba v1: plain residual stages with one Mamba after each, or a single one at the stem.
+
+Source: Gong et al., "nnMamba: 3D Biomedical Image Segmentation, Classification and Landmark Detection with
+State Space Model", arXiv 2402.03526v1, sections 2.2 and 2.3, and the authors' code of that time.
+
+With `channels` = C, at an input of `(X, Y, Z)`:
+
+    c1  DoubleConv, stride 2                            C, X/2
+    c2  3 residual blocks; c2' = c2 + Mamba(LN(c2))    2C, X/4
+    c3  the same from c2'                              4C, X/8
+    c4  the same from c3'                              8C, X/16
+    decoder as in version 2; its skips are c3, c2, c1 *before* their Mamba, and are not scaled
+
+For landmarks (`mamba_at="stem"`) only c1 has a Mamba, c1' = c1 + Mamba(LN(c1)). The classifier has the same
+stem and stages, then the mean of c4 and two linear layers; the public classifier cannot run, because it
+calls a layer that it never makes: ours is what it was meant to be.
+
+We depart in the head, as in version 2. The matched control (`mixer="none"`) leaves out LN and Mamba: c' = c.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from mambamed.errors import RecipeError
+from mambamed.networks.blocks import (
+    Answer,
+    DoubleConv,
+    Norm,
+    pad_to_divisor,
+    residual_stage,
+    run_checkpointed,
+)
+from mambamed.networks.nnmamba import Decoder, Head
+from mambamed.ssm import Mamba
+from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
+
+Mixer = Literal["mamba", "none"]
+
+
+class ResidualMamba(nn.Module):
+    """x + Mamba(LN(tokens of x)).
+
+    Args:
+        channels: width, in and out.
+        d_state: states of the Mamba.
+    """
+
+    def __init__(self, channels: int, d_state: int = 16) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.mamba = Mamba(channels, d_state=d_state, d_conv=4, expand=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, X, Y, Z)` -> the same shape."""
+        return x + grid_from_tokens(self.mamba(self.norm(tokens_from_grid(x))), x.shape[2:])
+
+
+def _reader(channels: int, mixer: Mixer, d_state: int) -> nn.Module:
+    if mixer not in ("mamba", "none"):
+        raise RecipeError(f"network.mixer: {mixer!r} is not one of mamba, none")
+    return ResidualMamba(channels, d_state) if mixer == "mamba" else nn.Identity()
+
+
+class NnMambaV1(nn.Module):
+    """nnMamba v1 for segmentation and, with `mamba_at="stem"`, for landmark heatmaps.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: K.
+        channels: C, width at half resolution; 32 in the public code.
+        mamba_at: "stages" (segmentation: after c2, c3, c4) or "stem" (landmarks: after c1).
+        mixer: "mamba", or "none" (matched control).
+        d_state: states of each Mamba.
+        norm: "batch" (the public code) or "instance" (safer at small batches).
+        deep_supervision: in training, also give logits at strides 2, 4, 8; the paper has none.
+        head: "linear", or "paper" with norm and ReLU on the logits.
+        gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
+
+    Attributes:
+        divisor: 16 along each axis; other shapes are padded inside.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        channels: int = 32,
+        mamba_at: Literal["stages", "stem"] = "stages",
+        mixer: Mixer = "mamba",
+        d_state: int = 16,
+        norm: Norm = "batch",
+        deep_supervision: bool = False,
+        head: Head = "linear",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if mamba_at not in ("stages", "stem"):
+            raise RecipeError(f"network.mamba_at: {mamba_at!r} is not one of stages, stem")
+        self.divisor = (16, 16, 16)
+        self.gradient_checkpointing = gradient_checkpointing
+        widths = (channels, 2 * channels, 4 * channels)
+        self.stem = DoubleConv(in_channels, channels, 2, norm)
+        self.stages = nn.ModuleList(residual_stage(width, 2 * width, norm) for width in widths)
+        self.readers = nn.ModuleList(
+            _reader(width, mixer, d_state) if (mamba_at == "stem") == (level == 0) else nn.Identity()
+            for level, width in enumerate((*widths, 8 * channels))
+        )
+        self.decoder = Decoder(channels, out_channels, norm, head, deep_supervision)
+        self.deep_supervision_strides = self.decoder.strides
+
+    def forward(self, x: Tensor) -> Answer:
+        """`(B, in_channels, X, Y, Z)` -> `(B, K, X, Y, Z)` logits; a list in training with depths."""
+        again = self.gradient_checkpointing
+        features = [run_checkpointed(self.stem, pad_to_divisor(x, self.divisor), wanted=again)]
+        read = run_checkpointed(self.readers[0], features[0], wanted=again)
+        for stage, reader in zip(self.stages, list(self.readers)[1:], strict=True):
+            features.append(run_checkpointed(stage, read, wanted=again))
+            read = run_checkpointed(reader, features[-1], wanted=again)
+        return self.decoder(read, features[:-1], x.shape[2:], again)
+
+
+class NnMambaV1Classifier(nn.Module):
+    """nnMamba v1 for classification: one Mamba at the stem, the mean of c4, two linear layers.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: classes; 1 in the public code, for a binary question.
+        channels: C, width at half resolution; 32 in the public code.
+        mixer: "mamba", or "none" (matched control).
+        d_state: states of the Mamba.
+        norm: "batch" (the public code) or "instance".
+        gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
+
+    Attributes:
+        divisor: 1: any shape will do.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        channels: int = 32,
+        mixer: Mixer = "mamba",
+        d_state: int = 16,
+        norm: Norm = "batch",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.divisor = (1, 1, 1)
+        self.gradient_checkpointing = gradient_checkpointing
+        self.stem = DoubleConv(in_channels, channels, 2, norm)
+        self.reader = _reader(channels, mixer, d_state)
+        self.stages = nn.ModuleList(
+            residual_stage(width, 2 * width, norm) for width in (channels, 2 * channels, 4 * channels)
+        )
+        self.mlp = nn.Sequential(
+            nn.Linear(8 * channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, out_channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, in_channels, X, Y, Z)` -> `(B, out_channels)` logits."""
+        for part in (self.stem, self.reader, *self.stages):
+            x = run_checkpointed(part, x, wanted=self.gradient_checkpointing)
+        return self.mlp(x.mean((2, 3, 4)))
