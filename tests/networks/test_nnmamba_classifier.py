@@ -55,13 +55,11 @@ def test_the_control_has_no_scan_at_either_place() -> None:
 
 def test_dropout_is_for_training_alone() -> None:
     torch.manual_seed(0)
-    network, x = (
-        build_network("nnmamba_classifier", 1, 2, channels=4, norm="instance"),
-        torch.randn(1, 1, 37, 41, 33),
-    )
+    network = build_network("nnmamba_classifier", 1, 2, channels=8, norm="instance")
+    x = torch.randn(1, 1, 37, 41, 33)
     assert torch.equal(network.eval()(x), network(x))
     network.train()
-    assert not torch.equal(network(x), network(x))
+    assert len({float(network(x)[0, 0]) for _ in range(5)}) > 1
 
 
 @pytest.mark.parametrize("option", [{"hierarchy": "tree"}, {"mixer": "mamba"}])
