@@ -59,7 +59,7 @@ def test_dropout_is_for_training_alone() -> None:
     x = torch.randn(1, 1, 37, 41, 33)
     assert torch.equal(network.eval()(x), network(x))
     network.train()
-    assert len({float(network(x)[0, 0]) for _ in range(5)}) > 1
+    assert len({network(x)[0, 0].item() for _ in range(5)}) > 1
 
 
 @pytest.mark.parametrize("option", [{"hierarchy": "tree"}, {"mixer": "mamba"}])
