@@ -22,7 +22,7 @@ def _product(a: Tensor, b: Tensor, kind: torch.dtype) -> Tensor:
     return out.copy_(torch.mm(a.to(kind), b.to(kind)))
 
 
-def _columns(tokens: Tensor, batch: int, first: int, end: int) -> Tensor:
+def _columns(tokens: Tensor, batch: int, first: int, end: int | None) -> Tensor:
     """`(B L, X)` -> its columns first ... end - 1 as `(B, ., L)`."""
     return tokens.view(batch, -1, tokens.shape[1])[..., first:end].transpose(1, 2)
 

@@ -47,3 +47,9 @@ def _give_back(block: np.ndarray) -> None:
         _free.append(block)
         while sum(b.size for b in _free) > LIMIT:
             del _free[0]
+
+
+def release() -> None:
+    """Give all memory that is kept without a user back to the system."""
+    with _lock:
+        _free.clear()

@@ -165,21 +165,18 @@ class Mamba(_MambaBase):
         """
         if can_stream(x, self.d_inner, self.d_state):
             return self._stream(x, (reverse,), (flip_channels,))
+        y = self._scan_direction(self._project_in(x, flip_channels), "", reverse)
         if not flip_channels:
-            return self.out_proj(self._scan_direction(self.in_proj(x), "", reverse))
-        xz = functional.linear(x, self.in_proj.weight.flip(1), self.in_proj.bias)
-        out_bias = None if self.out_proj.bias is None else self.out_proj.bias.flip(0)
-        return functional.linear(
-            self._scan_direction(xz, "", reverse), self.out_proj.weight.flip(0), out_bias
-        )
+            return self.out_proj(y)
+        out, bias = self._project_out(y, True), self.out_proj.bias
+        return out if bias is None else out + bias.flip(0)
 
     def readings(self, x: Tensor) -> Tensor:
         """Mean of the four readings of MICCSS: as it is, length flipped, channels flipped, both.
 
-        Equals `mean(self(x, reverse, flip) for reverse in (False, True) for flip in (False, True))` at less
-        than half of its cost outside the scan: the two projections of the input are one product for both
-        directions, the channel-flipped reading is a second batch entry, and the outputs are added before
-        one last product.
+        Equals `mean(self(x, reverse, flip) for reverse in (False, True) for flip in (False, True))`. The two
+        directions share the input projection of their face, and their outputs are added before one output
+        projection; no flip is ever carried out on the tokens.
 
         Args:
             x: `(B, L, d_model)` tokens.
@@ -192,20 +189,24 @@ class Mamba(_MambaBase):
         """
         if can_stream(x, self.d_inner, self.d_state):
             return self._stream(x, (False, True), (False, True))
-        batch, length, width = x.shape
-        w_in, w_out = self.in_proj.weight, self.out_proj.weight
-        both_in = torch.stack([w_in, w_in.flip(1)]).transpose(1, 2)  # (2, d_model, 2 D)
-        xz = torch.matmul(x.reshape(1, batch * length, width), both_in)  # (2, B L, 2 D)
-        if self.in_proj.bias is not None:
-            xz = xz + self.in_proj.bias
-        xz = xz.view(2 * batch, length, -1)
-        y = self._scan_direction(xz, "", False) + self._scan_direction(xz, "", True)
-        y = y.view(2, batch * length, self.d_inner)
-        both_out = torch.stack([w_out, w_out.flip(0)]).transpose(1, 2) * 0.25  # (2, D, d_model)
-        out = torch.matmul(y, both_out).sum(0).view(batch, length, width)
-        if self.out_proj.bias is not None:
-            out = out + 0.5 * (self.out_proj.bias + self.out_proj.bias.flip(0))
+        out = None
+        for flip in (False, True):
+            xz = self._project_in(x, flip)
+            y = self._scan_direction(xz, "", False) + self._scan_direction(xz, "", True)
+            part = self._project_out(y, flip, 0.25)
+            out = part if out is None else out + part
+        if (bias := self.out_proj.bias) is not None:
+            out = out + 0.5 * (bias + bias.flip(0))
         return out
+
+    def _project_in(self, x: Tensor, flip_channels: bool) -> Tensor:
+        weight = self.in_proj.weight
+        return functional.linear(x, weight.flip(1) if flip_channels else weight, self.in_proj.bias)
+
+    def _project_out(self, y: Tensor, flip_channels: bool, scale: float = 1.0) -> Tensor:
+        """The output projection, without its bias."""
+        weight = self.out_proj.weight * scale
+        return functional.linear(y, weight.flip(0) if flip_channels else weight)
 
     def _stream(self, x: Tensor, readings: Sequence[bool], flips: Sequence[bool]) -> Tensor:
         """Mean of the readings (reverse?) through the faces (channels flipped?), in tiles."""
