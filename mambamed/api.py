@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from mambamed.demo import DemoSummary
     from mambamed.evaluation import Evaluation
     from mambamed.inference.predict import PredictSummary
-    from mambamed.runs.cost import RecipeCost
     from mambamed.preparation.prepare import PreparedSummary
     from mambamed.progress import Progress
     from mambamed.recipe import RecipeLine
+    from mambamed.runs.cost import RecipeCost
     from mambamed.training import TrainSummary
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -41,7 +41,8 @@ def prepare(
     spacing: Annotated[str | None, Option(help="median, keep, or x,y,z in mm.")] = None,
     workers: Annotated[int, Option(help="Processes; 0 = one a core, as far as --max-ram allows.")] = 0,
     max_ram: Annotated[str | None, Option(help="Memory for all processes, as in 8G.")] = None,
-    check_only: Annotated[bool, Option(help="Only verify the cases and print what is wrong.")] = False,
+    check_only: Annotated[bool, Option("--check-only", help="Only verify, print what is wrong.")] = False,
+    skip_faulty: Annotated[bool, Option("--skip-faulty", help="Go on without faulty cases.")] = False,
     progress: Progress | None = None,
 ) -> PreparedSummary:
     """Turn a dataset into one that can be trained on: verify, crop, resample, normalize, plan, split.
@@ -61,6 +62,7 @@ def prepare(
         workers=workers,
         max_ram=max_ram,
         check_only=check_only,
+        skip_faulty=skip_faulty,
         progress=progress,
     )
 
@@ -195,8 +197,8 @@ def recipes_show(
     set: Annotated[list[str] | None, Option("--set", help="Override, as in training.epochs=100.")] = None,
 ) -> RecipeCost:
     """Show a recipe with every default filled in, and what its network costs."""
-    from mambamed.runs.cost import recipe_cost
     from mambamed.recipe import load_recipe
+    from mambamed.runs.cost import recipe_cost
 
     return recipe_cost(load_recipe(recipe, set or ()))
 
@@ -205,8 +207,8 @@ def recipes_check(
     recipe: Annotated[list[str], Argument(help="Recipe files, or names of shipped recipes.")],
 ) -> list[str]:
     """Check recipes: every key, value and network option."""
-    from mambamed.runs.cost import recipe_cost
     from mambamed.recipe import load_recipe
+    from mambamed.runs.cost import recipe_cost
 
     for each in recipe:
         recipe_cost(load_recipe(each))

@@ -13,8 +13,30 @@ from rich.table import Table
 if TYPE_CHECKING:
     from mambamed.inference.predict import PredictSummary
     from mambamed.networks.cost import RecipeCost
+    from mambamed.preparation.prepare import PreparedSummary
     from mambamed.recipe import RecipeLine
     from mambamed.training import TrainSummary
+
+
+def prepare(summary: PreparedSummary) -> None:
+    """The plan, or what a check found."""
+    if summary.plan is None:
+        print(
+            f"{summary.cases} cases are right, {len(summary.faults)} faults, {len(summary.warnings)} warnings"
+        )
+        return
+    plan = summary.plan
+    rows = [
+        ["cases", str(summary.cases)],
+        ["channels", ", ".join(summary.manifest.channels)],
+        ["structures", ", ".join(summary.manifest.foreground)],
+        ["spacing", "each case's own" if plan.keep_spacing else _number(plan.spacing_mm) + " mm"],
+        ["median shape", _number(plan.shape_median)],
+        ["patch and batch", f"{_number(plan.patch_size)}, {plan.batch_size}"],
+        ["normalization", ", ".join(dict.fromkeys(each.scheme for each in plan.normalization))],
+    ]
+    _table(f"{summary.output}: prepared in {summary.seconds:.1f} s", ["plan", ""], rows)
+    _next(summary.next_command)
 
 
 def train(summary: TrainSummary) -> None:
@@ -108,7 +130,7 @@ def _number(value: Any) -> str:
     if isinstance(value, float):
         return "-" if math.isnan(value) else f"{value:.4f}"
     if isinstance(value, (tuple, list)):
-        return "x".join(str(v) for v in value)
+        return "x".join(f"{v:g}" for v in value)
     return str(value)
 
 

@@ -140,7 +140,7 @@ class PreparedDataset:
         manifest: channels, labels, regions, landmarks, classes.
         plan: how it was prepared, and the patch a network should see.
         splits: one dict a fold, "train" and "val" (and "test") -> case ids.
-        in_memory: whether arrays stay in memory once read: when the whole set takes less than a quarter of it.
+        in_memory: whether arrays stay in memory once read: when the set takes less than a quarter of it.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class PreparedDataset:
         root = Path(root)
         if not (root / "dataset.json").is_file():
             raise DatasetError(
-                f"{root}: is not a prepared dataset: no dataset.json; run 'mambamed prepare' (again, if it was stopped)"
+                f"{root}: is not a prepared dataset: no dataset.json; run 'mambamed prepare' (again)"
             )
         document = read_json(root / "dataset.json")
         try:
@@ -175,9 +175,8 @@ class PreparedDataset:
                     f"{root}: holds files not yet prepared; run 'mambamed prepare {root}' first"
                 )
             if document["prepared_format"] != FORMAT:
-                raise DatasetError(
-                    f"{root}: has format {document['prepared_format']}, this mambamed reads {FORMAT}; update or prepare anew"
-                )
+                other = document["prepared_format"]
+                raise DatasetError(f"{root}: has format {other}, this mambamed reads {FORMAT}; prepare anew")
             return cls(
                 root,
                 DatasetManifest.from_json(document),

@@ -1,0 +1,210 @@
+"""One look at a case before any work: what is wrong with it, and what planning needs to know of it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mambamed.cases import Case, DatasetManifest
+from mambamed.errors import CaseError
+from mambamed.geometry import (
+    affine_to_ras,
+    difference_of_grids,
+    orientation_of,
+    spacing_of,
+    to_ras,
+)
+from mambamed.io.images import Image, read_image
+from mambamed.preparation.crop import nonzero_box
+
+_ROUNDING = 1e-3  # how far a label stored as a float may be from an integer
+_CT_SAMPLES = 20_000  # foreground intensities of one channel of one case that planning sees
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a look at a case found.
+
+    Attributes:
+        case_id: of the case.
+        faults: lines that forbid its use.
+        warnings: lines that do not.
+        shape_cropped: `(X, Y, Z)` of the crop box, RAS+ axes.
+        spacing_mm: native, RAS+ axes.
+        kept: share of the voxels that the crop box holds.
+        voxels: label value -> voxels; empty without a label.
+        foreground: one array a channel: intensities under the label, evenly drawn; empty without a label.
+        content: hash of the voxels of all channels, to find one image under two names.
+        bytes_peak: what preparing it takes at most, roughly.
+    """
+
+    case_id: str
+    faults: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    shape_cropped: tuple[int, ...] = ()
+    spacing_mm: tuple[float, ...] = ()
+    kept: float = 1.0
+    voxels: Mapping[int, int] = field(default_factory=dict)
+    foreground: tuple[NDArray[np.float32], ...] = ()
+    content: str = ""
+    bytes_peak: int = 0
+
+
+class _Listener(logging.Handler):
+    """Collects the readers' warnings, which name the file already."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def examine(case: Case, manifest: DatasetManifest) -> Examined:
+    """Read a case and say everything that is wrong with it.
+
+    Args:
+        case: where its files are.
+        manifest: what it should hold.
+
+    Returns:
+        Facts and faults; never raises for what a file holds.
+    """
+    logger, listener = logging.getLogger("mambamed"), _Listener()
+    logger.addHandler(listener)
+    try:
+        return _examine(case, manifest, listener.lines)
+    finally:
+        logger.removeHandler(listener)
+
+
+def _examine(case: Case, manifest: DatasetManifest, warnings: list[str]) -> Examined:
+    faults: list[str] = []
+    images = []
+    for name, channel in zip(manifest.channels, case.channels, strict=True):
+        try:
+            image = read_image(channel.path, channel.volume)
+        except CaseError as error:
+            faults.append(str(error))
+            continue
+        low, high = (float(image.array.min()), float(image.array.max())) if image.array.size else (0.0, 0.0)
+        if low == high:
+            warnings.append(f"{channel.path}: channel {name} is constant ({low:g}); it says nothing")
+        elif max(abs(low), abs(high)) > 1e15:
+            warnings.append(f"{channel.path}: range {low:g} to {high:g} of intensities; check for an outlier")
+        images.append(image)
+    if len(images) < len(manifest.channels):
+        return Examined(case.id, tuple(faults), tuple(warnings))
+    first = images[0]
+    for channel, image in zip(case.channels[1:], images[1:], strict=True):
+        fact = difference_of_grids(first.array.shape, first.affine, image.array.shape, image.affine)
+        if fact:
+            faults.append(
+                f"{channel.path}: not on the grid of {case.channels[0].path.name}: {fact}; resample it"
+            )
+    label = _examined_label(case, manifest, first, faults, warnings)
+    if faults:
+        return Examined(case.id, tuple(faults), tuple(warnings))
+    return _facts(case, images, label, tuple(warnings))
+
+
+def _examined_label(
+    case: Case, manifest: DatasetManifest, image: Image, faults: list[str], warnings: list[str]
+) -> NDArray | None:
+    """The label map in RAS+ order, or None; its faults go to the list."""
+    if case.label is None:
+        if manifest.labels:
+            faults.append(f"{case.id}: no label for this case; add it")
+        return None
+    try:
+        label = read_image(case.label)
+    except CaseError as error:
+        faults.append(str(error))
+        return None
+    turned = to_ras(label.array, orientation_of(label.affine))
+    affine = affine_to_ras(label.affine, label.array.shape, orientation_of(label.affine))
+    own = orientation_of(image.affine)
+    shape = tuple(image.array.shape[axis] for axis in own.axes)
+    fact = difference_of_grids(
+        shape, affine_to_ras(image.affine, image.array.shape, own), turned.shape, affine
+    )
+    # A mirrored header brings both to RAS+ with the origin moved; where the stored grids have one shape,
+    # the difference as it is stored says more.
+    if fact and label.array.shape == image.array.shape:
+        fact = difference_of_grids(image.array.shape, image.affine, label.array.shape, label.affine) or fact
+    if fact:
+        faults.append(
+            f"{case.label}: not on the grid of its image: {fact}; correct the header or resample it"
+        )
+        return None
+    values = np.unique(turned)
+    rounded = np.rint(values)
+    if np.abs(values - rounded).max() > _ROUNDING:
+        worst = values[np.argmax(np.abs(values - rounded))]
+        count = len(values)
+        what = "is this the image?" if count > 100 else "was it interpolated?"
+        faults.append(f"{case.label}: label {worst:g} is not an integer ({count} values); {what}")
+        return None
+    unknown = sorted(set(rounded.astype(int).tolist()) - set(manifest.labels.values()))
+    if unknown:
+        shown = ", ".join(map(str, unknown[:5])) + (" ..." if len(unknown) > 5 else "")
+        known = ", ".join(map(str, sorted(manifest.labels.values())))
+        faults.append(
+            f'{case.label}: label {shown} is not in the manifest ({known}); add it to "labels" or remap it'
+        )
+        return None
+    if set(rounded.tolist()) <= {0.0}:
+        warnings.append(f"{case.label}: has no foreground; nothing is learned from it but the background")
+    return turned
+
+
+def _facts(case: Case, images: list[Image], label: NDArray | None, warnings: tuple[str, ...]) -> Examined:
+    """What planning needs, of a case without faults."""
+    orientation = orientation_of(images[0].affine)
+    channels = [to_ras(image.array, orientation) for image in images]
+    start, stop = nonzero_box(channels)
+    shape = tuple(b - a for a, b in zip(start, stop, strict=True))
+    affine = affine_to_ras(images[0].affine, images[0].array.shape, orientation)
+    voxels: dict[int, int] = {}
+    foreground: tuple[NDArray[np.float32], ...] = ()
+    if label is not None:
+        whole = np.rint(label).astype(np.int32)
+        values, counts = np.unique(whole, return_counts=True)
+        voxels = dict(zip(values.tolist(), counts.tolist(), strict=True))
+        places = np.flatnonzero(whole > 0)
+        step = max(1, len(places) // _CT_SAMPLES)
+        chosen = places[::step]
+        foreground = tuple(np.take(channel, chosen).astype(np.float32) for channel in channels)
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(np.ascontiguousarray(image.array.T).data)
+    size = images[0].array.size
+    return Examined(
+        case_id=case.id,
+        warnings=warnings,
+        shape_cropped=shape,
+        spacing_mm=tuple(float(v) for v in spacing_of(affine)),
+        kept=float(np.prod(shape) / size),
+        voxels=voxels,
+        foreground=foreground,
+        content=digest.hexdigest(),
+        bytes_peak=size * (len(images) * 12 + 24),
+    )
+
+
+def summary_of(examined: Examined) -> dict[str, Any]:
+    """What fingerprint.json keeps of a case."""
+    return {
+        "id": examined.case_id,
+        "shape_cropped": list(examined.shape_cropped),
+        "spacing_mm": list(examined.spacing_mm),
+        "kept": round(examined.kept, 6),
+        "voxels": {str(value): count for value, count in sorted(examined.voxels.items())},
+    }

@@ -1,0 +1,120 @@
+"""From what was seen of all cases, and what the recipe asks for, to a plan in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mambamed.cases import DatasetManifest
+from mambamed.preparation.examine import Examined
+from mambamed.preparation.plan import Normalization, Plan, Triple
+from mambamed.preparation.resample import resampled_shape
+from mambamed.recipe import Preprocess
+
+VOXEL_BUDGET = 128**3
+_ANISOTROPIC = 3.0
+_MUCH_REMOVED = 0.75
+_SMALL_PATCH = 64**3
+
+
+def make_plan(manifest: DatasetManifest, cases: Sequence[Examined], settings: Preprocess) -> Plan:
+    """Plan a dataset.
+
+    Args:
+        manifest: its channels.
+        cases: what was seen of each; at least one.
+        settings: the recipe's preprocess section.
+
+    Returns:
+        Spacing: what is asked for, else the median, with nnU-Net's rule for anisotropic sets. Patch: the
+        median prepared shape, each axis rounded up to a multiple of 8; above 128^3 voxels in all, the longest
+        axis is cut to the next multiple of 16, again and again. Batch: 2, more where the patch is small.
+
+    Source:
+        Isensee et al. 2021 (nnU-Net), "Inferred parameters", for spacing and normalization. The patch does
+        not depend on a memory model of one network here: `training.patch_size` says otherwise where needed.
+    """
+    spacings = np.array([case.spacing_mm for case in cases])
+    shapes = np.array([case.shape_cropped for case in cases])
+    if isinstance(settings.spacing, tuple):
+        x, y, z = (float(v) for v in settings.spacing)
+    else:
+        x, y, z = target_spacing(spacings, shapes)
+    keep = settings.spacing == "keep"
+    prepared = [
+        shape if keep else resampled_shape(shape, spacing, (x, y, z))
+        for shape, spacing in zip(shapes.tolist(), spacings.tolist(), strict=True)
+    ]
+    a, b, c = (round(float(v)) for v in np.median(prepared, axis=0))
+    patch = patch_size_for((a, b, c))
+    return Plan(
+        spacing_mm=(x, y, z),
+        shape_median=(a, b, c),
+        patch_size=patch,
+        batch_size=int(np.clip(2 * _SMALL_PATCH // np.prod(patch), 2, 8)),
+        crop=settings.crop,
+        normalization=tuple(_normalizations(manifest, cases, settings)),
+        keep_spacing=keep,
+    )
+
+
+def target_spacing(spacings: np.ndarray, shapes: np.ndarray) -> tuple[float, float, float]:
+    """nnU-Net's target spacing.
+
+    Args:
+        spacings: `(n, 3)` mm.
+        shapes: `(n, 3)` voxels.
+
+    Returns:
+        The median of each axis; where one axis is more than three times as coarse as the others and has
+        fewer than a third of their voxels, its 10th percentile, but not finer than the others.
+
+    >>> target_spacing(np.array([[1, 1, 5.0], [1, 1, 5.0]]), np.array([[90, 90, 20], [90, 90, 20]]))
+    (1.0, 1.0, 5.0)
+    """
+    target, size = np.median(spacings, axis=0), np.median(shapes, axis=0)
+    axis = int(np.argmax(target))
+    others = [i for i in range(3) if i != axis]
+    if target[axis] > _ANISOTROPIC * max(target[others]) and size[axis] * _ANISOTROPIC < min(size[others]):
+        finer = float(np.percentile(spacings[:, axis], 10))
+        target[axis] = max(finer, max(target[others]) + 1e-5)
+    return float(target[0]), float(target[1]), float(target[2])
+
+
+def patch_size_for(shape: Triple) -> Triple:
+    """The patch for a median prepared shape; see `make_plan`.
+
+    >>> patch_size_for((35, 50, 35)), patch_size_for((138, 172, 140)), patch_size_for((512, 512, 40))
+    ((40, 56, 40), (128, 128, 128), (224, 224, 40))
+    """
+    patch = [max(16, -(-n // 8) * 8) for n in shape]
+    while np.prod(patch) > VOXEL_BUDGET:
+        longest = int(np.argmax(patch))
+        patch[longest] = (patch[longest] - 1) // 16 * 16
+    return patch[0], patch[1], patch[2]
+
+
+def _normalizations(
+    manifest: DatasetManifest, cases: Sequence[Examined], settings: Preprocess
+) -> list[Normalization]:
+    much_removed = float(np.median([case.kept for case in cases])) < _MUCH_REMOVED
+    zscore = "zscore_nonzero" if much_removed and settings.crop == "nonzero" else "zscore"
+    plans = []
+    for number, kind in enumerate(manifest.channels.values()):
+        scheme = settings.normalize
+        if scheme == "auto":
+            scheme = "ct" if kind == "ct" else zscore
+        if scheme != "ct":
+            plans.append(Normalization(scheme))
+            continue
+        parts = [case.foreground[number] for case in cases if len(case.foreground) > number]
+        values = np.concatenate(parts).astype(np.float64) if parts else np.zeros(0)
+        if not len(values):
+            # Nothing is outlined: a window that holds fat, soft tissue and contrast, in Hounsfield units.
+            plans.append(Normalization("ct", mean=0.0, std=200.0, low=-1000.0, high=1000.0))
+            continue
+        low, high = np.percentile(values, [0.5, 99.5])
+        inside = values  # mean and deviation before clipping, as nnU-Net has them
+        plans.append(Normalization("ct", float(inside.mean()), float(inside.std()), float(low), float(high)))
+    return plans

@@ -1,0 +1,133 @@
+"""Prepare one case and write its files; the last one written makes it complete."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mambamed.cases import Case
+from mambamed.errors import CaseError
+from mambamed.io.atomic import write_bytes
+from mambamed.io.documents import read_json, write_json
+from mambamed.io.images import read_image
+from mambamed.preparation.plan import Plan
+from mambamed.preparation.prepare_image import prepare_image, prepare_label
+from mambamed.preparation.store import FORMAT, CaseFiles, encode_array, encode_foreground
+
+FOREGROUND_PER_LABEL = 10_000  # nnU-Net keeps as many
+
+
+def store_case(case: Case, plan: Plan, root: Path) -> dict[str, Any]:
+    """Prepare a case, unless it already is there, prepared from the same files in the same way.
+
+    Args:
+        case: where its files are.
+        plan: how to prepare it.
+        root: the prepared dataset.
+
+    Returns:
+        The entry of dataset.json.
+
+    Raises:
+        CaseError: a file cannot be used.
+        RunError: the disk is full.
+    """
+    files = CaseFiles.of(root, case.id)
+    settings = settings_of(case, plan)
+    known = _complete(files, settings)
+    if known is not None:
+        return known
+    images = [read_image(channel.path, channel.volume) for channel in case.channels]
+    try:
+        array, geometry = prepare_image(images, plan)
+    except CaseError as error:
+        raise CaseError(f"{case.channels[0].path}: {error}") from error
+    stored = array.astype(np.float16)
+    written = {"image": encode_array(np.clip(stored, -65504, 65504))}
+    entry: dict[str, Any] = {
+        "id": case.id,
+        "subject": case.subject,
+        "class": case.class_name,
+        "points": {name: list(point) for name, point in case.points.items()} if case.points else None,
+        "shape": list(geometry.shape_prepared),
+        "channels": len(case.channels),
+        "has_label": case.label is not None,
+    }
+    voxels: Mapping[int, int] = {}
+    if case.label is not None:
+        label = prepare_label(read_image(case.label), geometry)
+        rows, voxels = foreground_rows(label, case.id)
+        written |= {"label": encode_array(label), "foreground": encode_foreground(rows)}
+    for name, data in written.items():
+        write_bytes(getattr(files, name), data)
+    document = {
+        "format": FORMAT,
+        "settings": settings,
+        "entry": entry,
+        "geometry": geometry.to_json(),
+        "voxels": {str(value): count for value, count in voxels.items()},
+        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in written.items()},
+    }
+    write_json(files.document, document)
+    return entry
+
+
+def settings_of(case: Case, plan: Plan) -> str:
+    """A hash of all that decides the prepared files: the sources and the relevant part of the plan."""
+    paths = [channel.path for channel in case.channels] + ([case.label] if case.label else [])
+    stamps = []
+    for path in paths:
+        status = path.stat() if path.exists() else None
+        stamps.append([path.name, status.st_size, status.st_mtime_ns] if status else [path.name])
+    decisive = {"spacing_mm", "keep_spacing", "crop", "normalization"}
+    relevant = {key: value for key, value in plan.to_json().items() if key in decisive}
+    volumes = [channel.volume for channel in case.channels]
+    points = {name: list(point) for name, point in case.points.items()} if case.points else None
+    text = json.dumps([FORMAT, stamps, volumes, relevant, case.subject, case.class_name, points])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def foreground_rows(label: NDArray, case_id: str) -> tuple[NDArray, dict[int, int]]:
+    """Some foreground voxels of a label map, for drawing patches.
+
+    Args:
+        label: `(X, Y, Z)` integers.
+        case_id: seeds the choice.
+
+    Returns:
+        `(n, 4)` rows [label value, x, y, z], sorted, at most `FOREGROUND_PER_LABEL` a label; and label
+        value -> voxels, the background included.
+    """
+    rng = np.random.default_rng(zlib.crc32(case_id.encode()))
+    values, counts = np.unique(label, return_counts=True)
+    dtype = np.int16 if max(label.shape) < 2**15 else np.int32
+    rows = []
+    for value in values[values > 0]:
+        places = np.flatnonzero(label == value)
+        if len(places) > FOREGROUND_PER_LABEL:
+            places = np.sort(rng.choice(places, FOREGROUND_PER_LABEL, replace=False))
+        xyz = np.stack(np.unravel_index(places, label.shape), axis=1)
+        rows.append(np.column_stack([np.full(len(xyz), value), xyz]).astype(dtype))
+    table = np.concatenate(rows) if rows else np.zeros((0, 4), dtype)
+    return table, dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def _complete(files: CaseFiles, settings: str) -> dict[str, Any] | None:
+    """The case's entry where its files are those of these settings; None where it is to be done."""
+    if not files.document.is_file():
+        return None
+    document = read_json(files.document)
+    if document.get("settings") != settings:
+        return None
+    for name, digest in document["sha256"].items():
+        path: Path = getattr(files, name)
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            return None
+    return document["entry"]
