@@ -103,11 +103,18 @@ def residual_stage(
 def pad_to_divisor(x: Tensor, divisor: Sequence[int]) -> Tensor:
     """Zeros behind the end of each spatial axis of `(B, C, X, Y, Z)`, up to a multiple of the divisor.
 
+    Where a single voxel would remain at the bottom of the network, the first axis gets one more divisor:
+    neither instance norm nor batch norm of one patch can normalize one number.
+
     >>> import torch
     >>> pad_to_divisor(torch.zeros(1, 1, 5, 16, 1), (4, 4, 4)).shape
     torch.Size([1, 1, 8, 16, 4])
+    >>> pad_to_divisor(torch.zeros(1, 1, 4, 4, 1), (4, 4, 4)).shape
+    torch.Size([1, 1, 8, 4, 4])
     """
     missing = [-size % each for size, each in zip(x.shape[2:], divisor, strict=True)]
+    if all(size + pad == each for size, pad, each in zip(x.shape[2:], missing, divisor, strict=True)):
+        missing[0] += divisor[0]
     if not any(missing):
         return x
     return functional.pad(x, [pad for size in reversed(missing) for pad in (0, size)])

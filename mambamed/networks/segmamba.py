@@ -1,22 +1,31 @@
-"""SegMamba: a tri-orientated Mamba encoder with gated spatial convolution, and a UNETR-like decoder.
+"""SegMamba: a Mamba encoder that reads the grid in three orders, gated convolutions, a UNETR-like decoder.
 
 Source: Xing et al., "SegMamba: Long-range Sequential Modeling Mamba For 3D Medical Image Segmentation",
-arXiv 2401.13560. Two forms of it were public code, and differ from the text:
+arXiv 2401.13560, and the authors' code. With `channels` = C, at an input of `(X, Y, Z)`:
 
-`version="gsc"` (the MICCAI code, the default), per stage of width C:
+    stage i = 0..3, width C 2^i, stride 2^(i+1): down, then what the version says
+    skips   residual block of the input to C, and of the output of stage i to C 2^(i+1)
+    decoder four times: transposed conv2, concat [up, skip], residual block; then residual block, conv1 -> K
 
-    down   stem: conv7 stride 2; else instance norm, conv2 stride 2
-    GSC    x + ReLU(IN(conv1(a + b))), a = two conv3 with IN and ReLU, b = conv1 with IN and ReLU
-    Mamba  `depth` times x + Mamba(LN(tokens)), in three orders: forward, backward, inter-slice
-    out    IN, then 1x1x1 conv -> 2C, GELU, 1x1x1 conv -> C; to the decoder only
+`version="gsc"`, the default (June 2024, that of MICCAI):
+
+    down    stem: conv7 stride 2; else instance norm, conv2 stride 2
+    GSC     x + ReLU(IN(conv1(a + b))), a = two conv3 with IN and ReLU, b = conv1 with IN and ReLU
+    Mamba   twice x + Mamba(LN(x)), in three orders: forward, backward, inter-slice
+    output  IN, then 1x1x1 conv -> 2W, GELU, 1x1x1 conv -> W; to the decoder only
 
 `version="first"` (January 2024): layer norms for the instance norms of the encoder, no GSC, two orders
-(forward, backward), no residual around the Mamba, 4C instead of 2C. The paper's Eq. 1 has residuals around
-Mamba and MLP; no public code ever had both.
+(forward, backward), x = Mamba(LN(x)) without residual, 4W instead of 2W.
 
-The text calls the stem depth-wise; the code's is dense, and so is ours. In the public code the inter-slice
-order cuts a sequence into a fixed number of runs, which are slices for a 128^3 patch alone; `nslices="auto"`
-takes the stage's own depth.
+`version="paper"` (Eq. 1 of the text, early 2024): stem and down without norms; twice x + Mamba(LN(x)), two
+orders, then x + MLP(LN(x)), W -> 4W -> W; the output is handed to the decoder as it is.
+
+We depart in two places. The text calls the stem depth-wise; the code's is dense, and so is ours. In the
+public code the inter-slice order cuts a sequence into a fixed number of runs, which are slices for a patch of
+128^3 alone; `nslices="auto"` takes the stage's own depth along X.
+
+The matched control (`mixer="none"`) leaves out the residual branches LN - Mamba; in "first", where there is
+no residual, it leaves out the Mamba and keeps the LN.
 """
 
 from __future__ import annotations
@@ -29,107 +38,121 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mambamed.errors import RecipeError
-from mambamed.networks.blocks import crop_to, pad_to_divisor, run_checkpointed
+from mambamed.networks.blocks import (
+    Answer,
+    Norm,
+    Triple,
+    crop_logits,
+    make_norm,
+    pad_to_divisor,
+    run_checkpointed,
+)
 from mambamed.ssm import BidirectionalMamba
 from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
 
-Version = Literal["gsc", "first"]
-_WIDTHS = (1, 2, 4, 8)
+Version = Literal["gsc", "first", "paper"]
+Mixer = Literal["mamba", "none"]
 
 
-class ChannelNorm(nn.LayerNorm):
+class ChannelNorm(nn.Module):
     """Layer norm over the channels of `(B, C, X, Y, Z)`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
-
-
-class GatedSpatialConv(nn.Module):
-    """x + ReLU(IN(conv1(a + b))): two convolutions beside a pointwise one (section 2.2)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.spatial = nn.Sequential(_conv_norm_relu(channels, 3), _conv_norm_relu(channels, 3))
-        self.gate = _conv_norm_relu(channels, 1)
-        self.fuse = _conv_norm_relu(channels, 1)
+        self.norm = nn.LayerNorm(channels, 1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, X, Y, Z)` -> the same shape."""
+        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class GatedSpatialConv(nn.Module):
+    """x + ReLU(norm(conv1(a + b))): two convolutions beside a pointwise one (GSC)."""
+
+    def __init__(self, channels: int, norm: Norm) -> None:
+        super().__init__()
+        self.spatial = nn.Sequential(*_conv_norm_relu(channels, 3, norm), *_conv_norm_relu(channels, 3, norm))
+        self.gate = _conv_norm_relu(channels, 1, norm)
+        self.fuse = _conv_norm_relu(channels, 1, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, X, Y, Z)` -> the same shape."""
         return x + self.fuse(self.spatial(x) + self.gate(x))
 
 
-def _conv_norm_relu(channels: int, kernel: int) -> nn.Sequential:
+def _conv_norm_relu(channels: int, kernel: int, norm: Norm) -> nn.Sequential:
     conv = nn.Conv3d(channels, channels, kernel, padding=kernel // 2)
-    return nn.Sequential(conv, nn.InstanceNorm3d(channels), nn.ReLU())
+    return nn.Sequential(conv, make_norm(norm, channels, affine=False), nn.ReLU(inplace=True))
 
 
 class MambaLayer(nn.Module):
-    """Mamba(LN(tokens)) in two or three orders, with or without a residual around it.
+    """LN - Mamba on the tokens of a grid, with or without a residual, and with an MLP in the paper's form.
 
     Args:
-        channels: width.
+        channels: width W.
         version: see the module.
         nslices: runs of the inter-slice order; None = the depth (first axis) of the grid.
+        mixer: "none" for the matched control.
     """
 
-    def __init__(self, channels: int, version: Version, nslices: int | None) -> None:
+    def __init__(self, channels: int, version: Version, nslices: int | None, mixer: Mixer = "mamba") -> None:
         super().__init__()
-        self.residual = version == "gsc"
-        self.nslices = nslices
-        self.norm = nn.LayerNorm(channels)
-        directions = ("forward", "backward", "slice") if version == "gsc" else ("forward", "backward")
-        self.mamba = BidirectionalMamba(channels, d_state=16, d_conv=4, expand=2, directions=directions)
+        self.residual, self.nslices = version != "first", nslices
+        self.norm = self.mamba = self.mlp = None
+        if mixer == "mamba" or not self.residual:
+            self.norm = nn.LayerNorm(channels)
+        if mixer == "mamba":
+            directions = ("forward", "backward", "slice") if version == "gsc" else ("forward", "backward")
+            self.mamba = BidirectionalMamba(channels, d_state=16, d_conv=4, expand=2, directions=directions)
+        if version == "paper":
+            self.mlp = nn.Sequential(
+                nn.LayerNorm(channels),
+                nn.Linear(channels, 4 * channels),
+                nn.GELU(),
+                nn.Linear(4 * channels, channels),
+            )
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(B, C, X, Y, Z)` -> the same shape."""
-        tokens = self.mamba(self.norm(tokens_from_grid(x)), nslices=self.nslices or x.shape[2])
-        y = grid_from_tokens(tokens, x.shape[2:])
-        return x + y if self.residual else y
-
-
-class Stage(nn.Module):
-    """Downsampling, GSC, Mamba layers: what is handed to the next stage."""
-
-    def __init__(
-        self, down: nn.Module, channels: int, depth: int, version: Version, nslices: int | None, mixer: str
-    ) -> None:
-        super().__init__()
-        self.down = down
-        self.gsc = GatedSpatialConv(channels) if version == "gsc" else nn.Identity()
-        layers = depth if mixer != "none" else 0
-        self.layers = nn.Sequential(*(MambaLayer(channels, version, nslices) for _ in range(layers)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, C', X, Y, Z)` -> `(B, C, X/2, Y/2, Z/2)`."""
-        return self.layers(self.gsc(self.down(x)))
+        """`(B, W, X, Y, Z)` -> the same shape."""
+        tokens = tokens_from_grid(x)
+        if self.norm is not None:
+            y = self.norm(tokens)
+            if self.mamba is not None:
+                y = self.mamba(y, nslices=self.nslices or x.shape[2])
+            tokens = tokens + y if self.residual else y
+        if self.mlp is not None:
+            tokens = tokens + self.mlp(tokens)
+        return grid_from_tokens(tokens, x.shape[2:])
 
 
 class ResidualConv(nn.Module):
-    """conv3 - IN - LeakyReLU - conv3 - IN, + input (1x1x1 conv and IN where the width changes), LeakyReLU."""
+    """conv3 - norm - LeakyReLU - conv3 - norm, + input, LeakyReLU; conv1 - norm where the width changes."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm: Norm) -> None:
         super().__init__()
         self.conv1 = nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.norm1 = make_norm(norm, out_channels, affine=False)
         self.conv2 = nn.Conv3d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.norm2 = make_norm(norm, out_channels, affine=False)
         self.shortcut = None
         if in_channels != out_channels:
-            self.shortcut = nn.Conv3d(in_channels, out_channels, 1, bias=False)
+            conv = nn.Conv3d(in_channels, out_channels, 1, bias=False)
+            self.shortcut = nn.Sequential(conv, make_norm(norm, out_channels, affine=False))
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, in_channels, X, Y, Z)` -> `(B, out_channels, X, Y, Z)`."""
-        y = functional.leaky_relu(functional.instance_norm(self.conv1(x)), 0.01)
-        y = functional.instance_norm(self.conv2(y))
-        short = x if self.shortcut is None else functional.instance_norm(self.shortcut(x))
-        return functional.leaky_relu(y + short, 0.01)
+        y = functional.leaky_relu(self.norm1(self.conv1(x)), 0.01, inplace=True)
+        short = x if self.shortcut is None else self.shortcut(x)
+        return functional.leaky_relu(self.norm2(self.conv2(y)) + short, 0.01, inplace=True)
 
 
 class UpBlock(nn.Module):
     """Transposed convolution by 2, concatenation with the skip, residual block."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm: Norm) -> None:
         super().__init__()
         self.up = nn.ConvTranspose3d(in_channels, out_channels, 2, 2, bias=False)
-        self.block = ResidualConv(2 * out_channels, out_channels)
+        self.block = ResidualConv(2 * out_channels, out_channels, norm)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """`(B, in_channels, X, Y, Z)` and its skip at twice the grid -> `(B, out_channels, 2X, 2Y, 2Z)`."""
@@ -142,16 +165,18 @@ class SegMamba(nn.Module):
     Args:
         in_channels: channels of the input.
         out_channels: K.
-        channels: width of the first stage; 48 in the paper, doubled with each of the four.
-        hidden: width of the bottom; 16 times `channels` where not given.
+        channels: C, width of the first stage; 48 in the paper, doubled with each of the four.
+        hidden: width at the bottom of the decoder; 16 C where not given.
         depths: Mamba layers of each stage.
-        version: "gsc" or "first", see the module.
+        version: "gsc", "first" or "paper", see the module.
         nslices: "auto", or the four fixed numbers of the public code, (64, 32, 16, 8).
-        mixer: "mamba", or "none": the Mamba layers are left out, everything else stays.
-        gradient_checkpointing: compute each stage again in the backward pass instead of keeping it.
+        mixer: "mamba", or "none" (matched control), see the module.
+        norm: "instance" (the public code) or "batch", of all convolutions.
+        deep_supervision: in training, also give logits at strides 2, 4, 8; the paper has none.
+        gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
 
     Attributes:
-        divisor: 32 along each axis: 16 for the strides, and two voxels at the bottom for its instance norm.
+        divisor: 16 along each axis; other shapes are padded inside.
     """
 
     def __init__(
@@ -164,64 +189,91 @@ class SegMamba(nn.Module):
         depths: Sequence[int] = (2, 2, 2, 2),
         version: Version = "gsc",
         nslices: Literal["auto"] | Sequence[int] = "auto",
-        mixer: Literal["mamba", "none"] = "mamba",
+        mixer: Mixer = "mamba",
+        norm: Norm = "instance",
+        deep_supervision: bool = False,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if version not in ("gsc", "first") or mixer not in ("mamba", "none"):
-            raise RecipeError(f"network: version {version!r} is gsc or first, mixer {mixer!r} mamba or none")
-        if len(depths) != 4 or (nslices != "auto" and len(nslices) != 4):
-            raise RecipeError("network: depths and nslices are four numbers, one a stage")
-        widths = [channels * factor for factor in _WIDTHS]
-        hidden = hidden or 2 * widths[-1]
-        self.divisor = (32, 32, 32)
+        _check(version, nslices, mixer, depths)
+        widths = [channels * 2**stage for stage in range(4)]
+        bottom = hidden or 2 * widths[-1]
+        self.divisor = (16, 16, 16)
         self.gradient_checkpointing = gradient_checkpointing
+        strides = (1, 2, 4, 8) if deep_supervision else (1,)
+        self.deep_supervision_strides: list[Triple] = [(s, s, s) for s in strides]
         self.stages = nn.ModuleList()
         self.outputs = nn.ModuleList()
         for i, width in enumerate(widths):
-            down = _down(in_channels if i == 0 else widths[i - 1], width, version, first=i == 0)
+            before = in_channels if i == 0 else widths[i - 1]
             slices = None if nslices == "auto" else int(nslices[i])
-            self.stages.append(Stage(down, width, depths[i], version, slices, mixer))
-            self.outputs.append(_output(width, version))
+            gsc = [GatedSpatialConv(width, norm)] if version == "gsc" else []
+            layers = [MambaLayer(width, version, slices, mixer) for _ in range(depths[i])]
+            down = _down(before, width, version, norm, first=i == 0)
+            self.stages.append(nn.Sequential(down, *gsc, *layers))
+            self.outputs.append(_output(width, version, norm))
         self.encoders = nn.ModuleList(
-            ResidualConv(before, after)
-            for before, after in zip((in_channels, *widths), (*widths, hidden), strict=True)
+            ResidualConv(before, after, norm)
+            for before, after in zip((in_channels, *widths), (*widths, bottom), strict=True)
         )
         self.decoders = nn.ModuleList(
-            UpBlock(before, after)
-            for before, after in zip((hidden, *widths[:0:-1]), widths[::-1], strict=True)
+            UpBlock(before, after, norm)
+            for before, after in zip((bottom, *widths[:0:-1]), widths[::-1], strict=True)
         )
-        self.last = ResidualConv(channels, channels)
+        self.last = ResidualConv(channels, channels, norm)
         self.head = nn.Conv3d(channels, out_channels, 1)
+        self.deep_heads = nn.ModuleList(
+            nn.Conv3d(width, out_channels, 1) for width in (widths[1:] if deep_supervision else ())
+        )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, in_channels, X, Y, Z)` -> `(B, K, X, Y, Z)` logits."""
+    def forward(self, x: Tensor) -> Answer:
+        """`(B, in_channels, X, Y, Z)` -> `(B, K, X, Y, Z)` logits; a list in training with depths."""
         shape, x = x.shape[2:], pad_to_divisor(x, self.divisor)
-        skips = [self.encoders[0](x)]
-        features = x
-        for stage, output, encoder in zip(self.stages, self.outputs, self.encoders[1:], strict=True):
-            features = run_checkpointed(stage, features, wanted=self.gradient_checkpointing)
-            skips.append(encoder(output(features)))
-        y = skips.pop()
+        again = self.gradient_checkpointing
+        encoders = list(self.encoders)
+        skips = [run_checkpointed(encoders[0], x, wanted=again)]
+        for stage, output, encoder in zip(self.stages, self.outputs, encoders[1:], strict=True):
+            x = run_checkpointed(stage, x, wanted=again)
+            skips.append(run_checkpointed(encoder, run_checkpointed(output, x, wanted=again), wanted=again))
+        x = skips.pop()
+        levels = []
         for decoder, skip in zip(self.decoders, reversed(skips), strict=True):
-            y = decoder(y, skip)
-        return crop_to(self.head(self.last(y)), shape)
+            x = run_checkpointed(decoder, x, skip, wanted=again)
+            levels.append(x)
+        outputs = [self.head(run_checkpointed(self.last, x, wanted=again))]
+        if self.training:
+            coarse = reversed(levels[:-1])
+            outputs += [head(level) for head, level in zip(self.deep_heads, coarse, strict=False)]
+        return crop_logits(outputs, shape, self.deep_supervision_strides)
 
 
-def _down(in_channels: int, out_channels: int, version: Version, first: bool) -> nn.Sequential:
+def _check(version: str, nslices: object, mixer: str, depths: Sequence[int]) -> None:
+    if version not in ("gsc", "first", "paper"):
+        raise RecipeError(f"network.version: {version!r} is not one of gsc, first, paper")
+    if mixer not in ("mamba", "none"):
+        raise RecipeError(f"network.mixer: {mixer!r} is not one of mamba, none")
+    if len(depths) != 4:
+        raise RecipeError(f"network.depths: {list(depths)} are not four numbers, one a stage")
+    if nslices != "auto" and (not isinstance(nslices, Sequence) or len(nslices) != 4):
+        raise RecipeError(f"network.nslices: {nslices!r} is neither auto nor four numbers, one a stage")
+
+
+def _down(in_channels: int, out_channels: int, version: Version, norm: Norm, first: bool) -> nn.Sequential:
+    """To half the grid; norms as the version has them."""
     if first:
         stem = nn.Conv3d(in_channels, out_channels, 7, 2, 3)
-        return (
-            nn.Sequential(stem, ChannelNorm(out_channels, 1e-6))
-            if version == "first"
-            else nn.Sequential(stem)
-        )
-    norm = nn.InstanceNorm3d(in_channels) if version == "gsc" else ChannelNorm(in_channels, 1e-6)
-    return nn.Sequential(norm, nn.Conv3d(in_channels, out_channels, 2, 2))
+        return nn.Sequential(stem, ChannelNorm(out_channels)) if version == "first" else nn.Sequential(stem)
+    conv = nn.Conv3d(in_channels, out_channels, 2, 2)
+    if version == "paper":
+        return nn.Sequential(conv)
+    before = ChannelNorm(in_channels) if version == "first" else make_norm(norm, in_channels, affine=False)
+    return nn.Sequential(before, conv)
 
 
-def _output(channels: int, version: Version) -> nn.Sequential:
+def _output(channels: int, version: Version, norm: Norm) -> nn.Module:
     """Norm and pointwise MLP on the way to the decoder."""
-    norm = nn.InstanceNorm3d(channels) if version == "gsc" else ChannelNorm(channels, 1e-6)
-    inner = channels * (2 if version == "gsc" else 4)
-    return nn.Sequential(norm, nn.Conv3d(channels, inner, 1), nn.GELU(), nn.Conv3d(inner, channels, 1))
+    if version == "paper":
+        return nn.Identity()
+    before = ChannelNorm(channels) if version == "first" else make_norm(norm, channels, affine=False)
+    inner = channels * (4 if version == "first" else 2)
+    return nn.Sequential(before, nn.Conv3d(channels, inner, 1), nn.GELU(), nn.Conv3d(inner, channels, 1))

@@ -169,8 +169,7 @@ class UNet(nn.Module):
         gradient_checkpointing: compute each stage again in the backward pass instead of keeping it.
 
     Attributes:
-        divisor: product of the strides; other shapes are padded inside. At least two voxels remain at the
-            bottom along one axis, for instance norm needs more than one.
+        divisor: product of the strides; other shapes are padded inside.
     """
 
     def __init__(
@@ -199,7 +198,7 @@ class UNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """`(B, in_channels, X, Y, Z)` -> `(B, K, X, Y, Z)` logits; a list in training with depths."""
         shape = x.shape[2:]
-        x = pad_to_divisor(x, _at_least_two(shape, self.divisor))
+        x = pad_to_divisor(x, self.divisor)
         skips: list[Tensor] = []
         for stage in self.stages:
             x = run_checkpointed(stage, x, wanted=self.gradient_checkpointing)
@@ -213,12 +212,6 @@ class UNet(nn.Module):
             return crop_to(self.heads[-1](x), shape)
         depths = zip(self.heads, features, reversed(self.deep_supervision_strides), strict=True)
         return [crop_to(head(f), strided_shape(shape, s)) for head, f, s in depths][::-1]
-
-
-def _at_least_two(shape: Sequence[int], divisor: Triple) -> Triple:
-    """The divisor, doubled along the first axis where a single voxel would remain at the bottom."""
-    single = all(size <= each for size, each in zip(shape, divisor, strict=True))
-    return (2 * divisor[0], divisor[1], divisor[2]) if single else divisor
 
 
 def chain(
