@@ -170,11 +170,17 @@ def bytes_per_second() -> float:
 def scans(sizes: list[tuple[int, int]], turns: int, mambapy_limit: int) -> list[str]:
     """One row a size: forward, and forward with backward."""
     ceiling = exponentials_per_second()
+    columns = [
+        "L x D, N = 16", "error", "forward ms", "of exp ceiling", "loop / ours", "mambapy / ours",
+        "loop / chunked",
+        "backward / forward", "training: loop / ours", "mambapy / ours", "extra MiB: ours", "mambapy",
+    ]  # fmt: skip
     rows = [
-        f"Ceilings of one core here: {ceiling / 1e9:.1f} G exp2/s, {bytes_per_second() / 1e9:.0f} GB/s
-        copied.", "", "| L x D, N = 16 | error | forward ms | of exp ceiling | loop / ours | mambapy / ours
-        | loop / chunked " "| backward / forward | training: loop / ours | mambapy / ours | extra MiB: ours
-        | mambapy |", "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        f"Ceilings of one core here: {ceiling / 1e9:.1f} G exp2/s, "
+        f"{bytes_per_second() / 1e9:.0f} GB/s copied.",
+        "",
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
     ]
     threads = torch.get_num_threads()
     for length, channels in sizes:
@@ -199,11 +205,14 @@ def scans(sizes: list[tuple[int, int]], turns: int, mambapy_limit: int) -> list[
             cells[3] = f"{peak_mib(peer_train):.0f}"
             cells[2] = f"{in_turns(train, peer_train, turns)[2]:.0f}"
             cells[1] = f"{in_turns(train, training_step(loop, inputs), 1)[2]:.0f}"
-        rows.append(
-            f"| {length} x {channels} | {error:.0e} | {best * 1e3:.2f} | {share:.0%} | {by_loop:.0f} | {cells[0]} "
-            f"| {of_chunked:.1f} | {step_best / best - 1:.1f} | {cells[1]} | {cells[2]} "
-            f"| {memory:.0f} ({memory * 2**18 / (length * channels):.1f} tensors) | {cells[3]} |"
-        )
+        tensors = memory * 2**18 / (length * channels)
+        figures = [
+            f"{length} x {channels}", f"{error:.0e}", f"{best * 1e3:.2f}", f"{share:.0%}", f"{by_loop:.0f}",
+            cells[0],
+            f"{of_chunked:.1f}", f"{step_best / best - 1:.1f}", cells[1], cells[2],
+            f"{memory:.0f} ({tensors:.1f} tensors of L x D)", cells[3],
+        ]  # fmt: skip
+        rows.append(f"| {' | '.join(figures)} |")
         print(rows[-1], flush=True)
     return rows
 
@@ -229,9 +238,10 @@ def block(length: int, d_model: int) -> list[str]:
         best, other, ratio = in_turns(lambda: model(x), formula, 2)
         four = min(seconds(lambda: model.readings(x)) for _ in range(3))
     return [
-        f"Mamba block, L {length}, d_model {d_model}, inference: {best * 1e3:.0f} ms streamed, {other * 1e3:.0f} ms as "
-        f"its formula with the loop and torch's conv1d (**{ratio:.0f}x**); extra memory {memory:.0f} and "
-        f"{theirs:.0f} MiB; error {error:.0e}. The four readings of MICCSS: {four * 1e3:.0f} ms."
+        f"Mamba block, L {length}, d_model {d_model}, inference: {best * 1e3:.0f} ms streamed, "
+        f"{other * 1e3:.0f} ms as its formula with the loop and torch's conv1d (**{ratio:.0f}x**); extra "
+        f"memory {memory:.0f} and {theirs:.0f} MiB; error {error:.0e}. The four readings of MICCSS: "
+        f"{four * 1e3:.0f} ms."
     ]
 
 
@@ -246,9 +256,8 @@ def two_threads(length: int, channels: int) -> list[str]:
 
     ratios = [on(1) / on(2) for _ in range(5)]
     torch.set_num_threads(before)
-    return [
-        f"Two threads against one, {length} x {channels}: {statistics.median(ratios):.2f}x (best {max(ratios):.2f}x)."
-    ]
+    middle, best = statistics.median(ratios), max(ratios)
+    return [f"Two threads against one, {length} x {channels}: {middle:.2f}x (best {best:.2f}x)."]
 
 
 def write_section(file: Path, lines: list[str]) -> None:
@@ -293,8 +302,9 @@ def main() -> None:
     lines = [
         "## The scan",
         "",
-        f"`python benchmarks/scan.py --threads {options.threads}` on {model or 'this machine'}, {os.cpu_count()} cores, load "
-        f"{os.getloadavg()[0]:.1f}; torch {torch.__version__}, backend `{name}` ({why}).",
+        f"`python benchmarks/scan.py --threads {options.threads}` on {model or 'this machine'}, "
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; "
+        f"torch {torch.__version__}, backend `{name}` ({why}).",
         "",
         *scans([pair(s) for s in options.sizes], options.turns, options.mambapy_limit),
         "",

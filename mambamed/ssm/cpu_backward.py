@@ -11,11 +11,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from numba import cfunc, types
+from numba import types
 
 from mambamed.ssm.cpu_forward import TILE
 from mambamed.ssm.lanes import (
     FLOAT,
+    compile_kernel,
     keep_kernel,
     load_arguments,
     load_rows,
@@ -134,7 +135,7 @@ def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Calla
     """The backward kernel; W/2 states at a time, so that their dB and dC fill one vector."""
     group, vector = width // 2, width * FLOAT
 
-    @cfunc("void(int64)", cache=True, error_model="numpy")
+    @compile_kernel
     def backward(table):
         """`adjoint` is read and left as what this stretch of tokens sends back; dA, dD, dbias, dB, dC are
         added to.

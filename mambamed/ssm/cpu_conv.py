@@ -9,13 +9,21 @@ import functools
 from collections.abc import Callable
 
 import torch
-from numba import cfunc
 from torch import Tensor
 from torch.nn import functional
 
 from mambamed.ssm import kept_memory
 from mambamed.ssm.cpu_threads import run_kernel, shares, workers
-from mambamed.ssm.lanes import FLOAT, keep_kernel, load_arguments, load_rows, next_task, prefetch, store_rows
+from mambamed.ssm.lanes import (
+    FLOAT,
+    compile_kernel,
+    keep_kernel,
+    load_arguments,
+    load_rows,
+    next_task,
+    prefetch,
+    store_rows,
+)
 from mambamed.ssm.rows import Rows, address, round_up, vector_width
 from mambamed.ssm.simd import STAMP, Value, emitter, fma, sigmoid
 
@@ -52,7 +60,7 @@ def make_conv(width: int, is_silu: int, stamp: int) -> Callable:
     """out_t = silu(bias + sum_k taps_k x_{t-k})."""
     vector = width * FLOAT
 
-    @cfunc("void(int64)", cache=True, error_model="numpy")
+    @compile_kernel
     def conv(table):
         """Of the rows before the first, `history` are there; the zeros at `zeros` stand for others."""
         arguments = next_task(table, stamp)
@@ -79,7 +87,7 @@ def make_conv_adjoint(width: int, is_silu: int, stamp: int) -> Callable:
     """Gradient at the convolved tokens, before silu, and what it adds up to for taps and bias."""
     vector = width * FLOAT
 
-    @cfunc("void(int64)", cache=True, error_model="numpy")
+    @compile_kernel
     def adjoint(table):
         """As `conv`; `sums` are (taps + 1) rows, the last for the bias, and are added to."""
         arguments = next_task(table, stamp)

@@ -13,10 +13,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from numba import cfunc, types
+from numba import types
 
 from mambamed.ssm.lanes import (
     FLOAT,
+    compile_kernel,
     keep_kernel,
     load_arguments,
     load_rows,
@@ -79,7 +80,7 @@ def make_forward(width: int, group: int, is_softplus: int, gated: int, stamp: in
     """The forward kernel: `group` states at a time, with or without softplus and gate."""
     vector = width * FLOAT
 
-    @cfunc("void(int64)", cache=True, error_model="numpy")
+    @compile_kernel
     def forward(table):
         """`state` is read and left as the state after the last token; `kept` 0 keeps nothing."""
         arguments = next_task(table, stamp)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from typing import Any
+
 from llvmlite import ir
-from numba import types
+from numba import cfunc, types
 
 from mambamed.ssm.simd import Lanes, Value, emitter
 
 FLOAT = 4  # bytes
+log = logging.getLogger(__name__)
 
 
 def _rows(address, stride, width, count):
@@ -67,10 +72,23 @@ def load_arguments(address: Value, count: int) -> list[Value]:
     return [Value(builder, builder.load(field)) for field in fields]
 
 
-_kernels: list[object] = []
+def compile_kernel(function: Callable) -> Any:
+    """Compile a kernel (a function of the table's address), or read it from numba's cache on disk.
+
+    Without a cache folder that can be written (a read-only installation without a home, a full disk) it is
+    compiled in every process: a second or two.
+    """
+    try:
+        return cfunc("void(int64)", cache=True, error_model="numpy")(function)
+    except (RuntimeError, OSError) as error:  # RuntimeError: numba found no folder for its cache
+        log.info("%s is compiled without numba's cache: %s", function.__name__, error)
+        return cfunc("void(int64)", error_model="numpy")(function)
 
 
-def keep_kernel(kernel) -> int:
+_kernels: list[Any] = []
+
+
+def keep_kernel(kernel: Any) -> int:
     """The address of a compiled kernel, whose machine code then lives as long as the process."""
     _kernels.append(kernel)
     return kernel.address

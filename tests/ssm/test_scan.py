@@ -184,6 +184,13 @@ def test_what_is_kept_for_the_backward_pass_is_far_from_all_states(backend) -> N
     assert 0 < sum(kept) <= length * channels * states // 16
 
 
+def test_where_numba_is_installed_the_compiled_kernels_serve() -> None:
+    """Else every test of theirs would be skipped, and nobody would know."""
+    pytest.importorskip("numba")
+    assert scan.why_unavailable("cpu") is None
+    assert chosen_backend("cpu")[0] == "cpu"
+
+
 def test_float64_is_never_computed_in_float32() -> None:
     inputs = scan_inputs(1, 4, 20, 8, dtype=torch.float64)
     wanted = selective_scan_loop(*inputs, True)
