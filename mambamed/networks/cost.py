@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 _SCAN = "mambamed::selective_scan"
-_BYTES_PER_PARAMETER = 16  # float32: the weight, its gradient, and the two moments of Adam
+_MOMENTS = 8  # bytes a parameter of Adam's two moments in float32
+_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -21,19 +24,23 @@ class Cost:
 
     Attributes:
         parameters: a parameter used twice counts once.
-        gmacs: multiply-accumulates of convolutions and matrix products in a forward pass of one patch, 10^9.
+        conv_gmacs: multiply-accumulates of the convolutions in a forward pass of one patch, 10^9: the 3D
+            ones, transposed ones, and the causal ones in front of the scans.
+        product_gmacs: of the matrix products, 10^9.
         scan_g: state updates of the selective scans, sum of D * L * N, 10^9; each is one exponential and
             about four multiply-adds, not in `gmacs`.
         scans: how many selective scans.
         longest_sequence: L of the longest scan; 0 without one.
-        activations_gib: what a training step keeps for its backward pass, GiB, in float32 and for one patch.
-        training_gib: estimate of a training step's memory: activations of the batch, weights, gradients
-            and optimizer, in float32. Half precision takes about half of the activations; workspaces and
-            what the allocator wastes come on top.
+        activations_gib: what a training step holds when its forward pass is done, without the weights,
+            GiB, in float32, for the whole batch; less with gradient checkpointing.
+        training_gib: estimate of a training step's peak: activations, what the backward pass adds, weights,
+            gradients, and Adam's moments, in float32. bf16 and fp16 take about half of the activations;
+            workspaces and what the allocator wastes come on top (on a CPU 0.1 to 0.2 GiB were measured).
     """
 
     parameters: int
-    gmacs: float
+    conv_gmacs: float
+    product_gmacs: float
     scan_g: float
     scans: int
     longest_sequence: int
@@ -41,9 +48,51 @@ class Cost:
     training_gib: float
 
     @property
+    def gmacs(self) -> float:
+        """Multiply-accumulates of a forward pass of one patch, 10^9."""
+        return self.conv_gmacs + self.product_gmacs
+
+    @property
     def gflops(self) -> float:
         """Floating point operations of a forward pass, 10^9: two a multiply-accumulate."""
         return 2 * self.gmacs
+
+
+def network_cost(
+    network: nn.Module, in_channels: int, patch_size: Sequence[int], batch_size: int = 2
+) -> Cost:
+    """Count what a network costs at a patch.
+
+    Args:
+        network: on the meta device, where nothing is computed; its gradients are dropped.
+        in_channels: channels of its input.
+        patch_size: `(X, Y, Z)`.
+        batch_size: patches of a training step.
+    """
+    scans = _ScanCounter()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, scans:
+        network.eval()(torch.zeros(1, in_channels, *patch_size, device="meta"))
+    convolutions = products = 0
+    for operator, flops in counter.get_flop_counts().get("Global", {}).items():
+        if "convolution" in str(operator):
+            convolutions += flops // 2
+        else:
+            products += flops // 2
+    taps = _taps_by_width(network)
+    convolutions += sum(rows * length * taps.get(rows, 0) for rows, length, _ in scans.sizes)
+    count = sum(p.numel() for p in network.parameters())
+    after_forward, peak = _training_bytes(network, in_channels, patch_size, batch_size)
+    weights = sum(p.nbytes for p in network.parameters())
+    return Cost(
+        parameters=count,
+        conv_gmacs=convolutions / 1e9,
+        product_gmacs=products / 1e9,
+        scan_g=sum(rows * length * states for rows, length, states in scans.sizes) / 1e9,
+        scans=len(scans.sizes),
+        longest_sequence=max((length for _, length, _ in scans.sizes), default=0),
+        activations_gib=after_forward / _GIB,
+        training_gib=(weights + peak + _MOMENTS * count) / _GIB,
+    )
 
 
 class _ScanCounter(TorchDispatchMode):
@@ -51,51 +100,63 @@ class _ScanCounter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sizes: list[tuple[int, int, int]] = []  # (B * D, L, N)
+        self.sizes: list[tuple[int, int, int]] = []  # (D, L, N), once for each sequence of the batch
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.name().startswith(_SCAN) and "backward" not in func.name():
             u, A = args[0], args[2]
-            self.sizes.append((u.shape[0] * u.shape[1], u.shape[2], A.shape[1]))
+            self.sizes += [(u.shape[1], u.shape[2], A.shape[1])] * u.shape[0]
         return func(*args, **(kwargs or {}))
 
 
-def network_cost(
-    network: nn.Module, in_channels: int, patch_size: Sequence[int], batch_size: int = 1
-) -> Cost:
-    """Count what a network costs at a patch.
+def _taps_by_width(network: nn.Module) -> dict[int, int]:
+    """D -> taps of the causal convolution in front of a scan of D channels.
 
-    Args:
-        network: on the meta device, where nothing is computed.
-        in_channels: channels of its input.
-        patch_size: `(X, Y, Z)`.
-        batch_size: patches of a training step.
+    On the meta device that convolution is a sum of shifted products, which no counter takes for one.
     """
-    image = torch.zeros(1, in_channels, *patch_size, device="meta")
-    scans = _ScanCounter()
-    with torch.no_grad(), FlopCounterMode(display=False) as flops, scans:
-        network.eval()(image)
-    kept: dict[int, int] = {}
-    tensors: list[Tensor] = []  # alive until counted, so that no two share a storage
-    parameters = {id(p) for p in network.parameters()}
+    modules = [m for m in network.modules() if hasattr(m, "d_inner") and hasattr(m, "d_conv")]
+    return {int(m.d_inner): int(m.d_conv) for m in modules}  # type: ignore[arg-type]
 
-    def keep(tensor: Tensor) -> Tensor:
-        if id(tensor) not in parameters:
-            storage = tensor.untyped_storage()
-            kept[storage._cdata] = storage.nbytes()
-            tensors.append(tensor)
-        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        network.train()(torch.cat([image, image]))  # batch norm wants two
-    count = sum(p.numel() for p in network.parameters())
-    activations = sum(kept.values()) / 2
-    return Cost(
-        parameters=count,
-        gmacs=flops.get_total_flops() / 2e9,
-        scan_g=sum(rows * length * states for rows, length, states in scans.sizes) / 1e9,
-        scans=len(scans.sizes),
-        longest_sequence=max((length for _, length, _ in scans.sizes), default=0),
-        activations_gib=activations / 2**30,
-        training_gib=(activations * batch_size + _BYTES_PER_PARAMETER * count) / 2**30,
-    )
+class _LiveBytes(TorchDispatchMode):
+    """Follows the memory of tensors that operators make, until they die."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._live: dict[int, int] = {}
+        self.now = self.peak = 0
+
+    def leave_out(self, tensors: Sequence[Tensor]) -> None:
+        """Memory that was there before, and is not counted where an operator returns a view of it."""
+        self._live.update((t.untyped_storage()._cdata, 0) for t in tensors)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._live:
+                    self._live[storage._cdata] = storage.nbytes()
+                    self.now += storage.nbytes()
+                    self.peak = max(self.peak, self.now)
+                    weakref.finalize(storage, self._forget, storage._cdata)
+        return result
+
+    def _forget(self, storage: int) -> None:
+        self.now -= self._live.pop(storage)
+
+
+def _training_bytes(
+    network: nn.Module, in_channels: int, patch_size: Sequence[int], batch_size: int
+) -> tuple[int, int]:
+    """Bytes held after a forward pass, and at most during forward and backward; weights left out."""
+    network.train()
+    live = _LiveBytes()
+    live.leave_out([*network.parameters(), *network.buffers()])
+    with live:
+        outputs = network(torch.zeros(batch_size, in_channels, *patch_size, device="meta"))
+        after_forward = live.now
+        depths = outputs if isinstance(outputs, list) else [outputs]
+        torch.autograd.backward(depths, [torch.empty_like(depth) for depth in depths])
+    network.zero_grad(set_to_none=True)
+    return after_forward, live.peak
