@@ -42,7 +42,7 @@ from mambamed.ssm import Mamba
 from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
 
 Mixer = Literal["miccss", "mic", "none"]
-Head = Literal["linear", "paper"]
+Head = Literal["linear", "wide", "paper"]
 
 
 class MambaInConvolution(nn.Module):
@@ -110,7 +110,8 @@ class Decoder(nn.Module):
         channels: C, width of the finest skip.
         out_channels: K.
         norm: see `make_norm`.
-        head: "linear", or "paper" with norm and ReLU on the logits.
+        head: "linear"; "paper" with norm and ReLU on the logits; or "wide": conv3 to C/2 - norm - ReLU -
+            conv1. The first two pass through only K channels, which can hold one structure back for long.
         deep_supervision: whether there are 1x1x1 heads on the three coarser levels.
 
     Attributes:
@@ -121,13 +122,18 @@ class Decoder(nn.Module):
         self, channels: int, out_channels: int, norm: Norm, head: Head, deep_supervision: bool
     ) -> None:
         super().__init__()
-        if head not in ("linear", "paper"):
-            raise RecipeError(f"network.head: {head!r} is not one of linear, paper")
+        if head not in ("linear", "wide", "paper"):
+            raise RecipeError(f"network.head: {head!r} is not one of linear, wide, paper")
         self.strides: list[Triple] = [(s, s, s) for s in ((1, 2, 4, 8) if deep_supervision else (1,))]
         widths = (4 * channels, 2 * channels, channels)
         self.steps = nn.ModuleList(_DoubledConv(DoubleConv(3 * width, width, 1, norm)) for width in widths)
-        last = DoubleConv(channels, out_channels, 1, norm)
-        self.head = _DoubledConv(last if head == "paper" else nn.Sequential(*list(last)[:4]))
+        if head == "wide":
+            half = max(channels // 2, 1)
+            first = list(DoubleConv(channels, half, 1, norm))[:3]
+            last = nn.Sequential(*first, nn.Conv3d(half, out_channels, 1))
+        else:
+            last = DoubleConv(channels, out_channels, 1, norm)
+        self.head = _DoubledConv(nn.Sequential(*list(last)[:4]) if head == "linear" else last)
         self.deep_heads = nn.ModuleList(
             nn.Conv3d(width, out_channels, 1) for width in (widths[::-1] if deep_supervision else ())
         )
@@ -178,7 +184,8 @@ class NnMamba(nn.Module):
         norm: "batch" (the paper) or "instance" (safer at small batches).
         deep_supervision: in training, also give logits at strides 2, 4, 8 from 1x1x1 heads on c7, c6, c5
             (the form of the authors' released trainers).
-        head: "linear", or "paper" with norm and ReLU on the logits.
+        head: "linear"; "paper" with norm and ReLU on the logits; or "wide": conv3 to C/2 - norm - ReLU -
+            conv1. The first two pass through only K channels, which can hold one structure back for long.
         gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
 
     Attributes:

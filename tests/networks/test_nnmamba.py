@@ -93,6 +93,12 @@ def test_skips_are_scaled_channel_by_channel_between_0_and_1() -> None:
     torch.testing.assert_close(ratio.amax((2, 3, 4)), ratio.amin((2, 3, 4)))
 
 
+def test_the_wide_head_reads_half_of_the_channels_and_not_k_of_them() -> None:
+    # by hand, C = 8: conv3 8 -> 4 with bias 868, norm 8, conv1 4 -> 3 with bias 15
+    head = build_network("nnmamba", 1, 3, channels=8, head="wide").decoder.head
+    assert sum(p.numel() for p in head.parameters()) == 868 + 8 + 15
+
+
 def test_logits_of_the_papers_head_are_never_negative_and_ours_may_be() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 1, 16, 16, 32)
