@@ -6,7 +6,7 @@ Threads, not processes: the heavy parts hold no lock, nothing is copied between 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -87,8 +87,8 @@ class PatchReader:
         box = (tuple(int(v) for v in low), tuple(int(v) for v in high))
         image = case.image(box).astype(np.float32)
         label = case.label(box)
-        if label.dtype not in (np.uint8, np.int16):
-            label = label.astype(np.int16)
+        kind = label.dtype if label.dtype in (np.uint8, np.int16) else np.int16
+        label = np.require(label, kind, ["C", "W"])  # the kernels take no read-only arrays
         patch, target = apply_spatial(image, label, low, spatial, offset, self._patch_size)
         patch = np.ascontiguousarray(patch)
         if self._augment is not None:
@@ -107,7 +107,7 @@ class PatchReader:
 
 def batches_ahead(
     sampler: Sampler, reader: PatchReader, first_step: int, last_step: int, threads: int = 2
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The batches of steps `first_step <= k < last_step` in order, read ahead by threads.
 
     At most `threads + 2` batches are in memory. A fault in a thread is raised at its batch's turn. Closing

@@ -39,8 +39,7 @@ class PatchRequest:
 
     Attributes:
         case_id: of which case.
-        start: first voxel on the prepared grid; negative, or reaching beyond the case, where the case is
-            smaller than the patch.
+        start: first voxel on the prepared grid; negative where the case is smaller than the patch.
         key: seeds the patch's augmentation.
     """
 
@@ -54,8 +53,8 @@ class Sampler:
 
     Patch n = step * batch_size + i takes the case at place n of a chain of shuffled passes over the cases.
     It is a foreground patch when `floor((n + 1) f) > floor(n f)`: exactly the share f, evenly spread. Such a
-    patch is centered on a random voxel of a random label of its case. A case smaller than the patch lies
-    wholly inside it, at a random place.
+    patch is centered on a random voxel of a random label of its case, as far as it may not leave the case.
+    A case smaller than the patch lies in its middle, as it will in prediction.
 
     Args:
         cases: id -> case; the ids' order does not matter.
@@ -92,8 +91,9 @@ class Sampler:
         case_id = self._ids[order[place]]
         case = self._cases[case_id]
         random = random_stream(*self._key, _PLACE, n)
-        low = [min(0, size - patch) for size, patch in zip(case.shape, self._patch_size, strict=True)]
-        high = [max(0, size - patch) for size, patch in zip(case.shape, self._patch_size, strict=True)]
+        spare = [size - patch for size, patch in zip(case.shape, self._patch_size, strict=True)]
+        low = [0 if s >= 0 else -(-s // 2) for s in spare]
+        high = [max(s, a) for s, a in zip(spare, low, strict=True)]
         voxels = case.foreground
         if int((n + 1) * self._foreground) > int(n * self._foreground) and len(voxels):
             labels = np.unique(voxels[:, 0])

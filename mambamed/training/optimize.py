@@ -92,7 +92,10 @@ class WeightAverage:
         own, new = _unique_tensors(self.network), _unique_tensors(network)
         share = 1 - min(self._decay, (1 + step) / (10 + step))
         floats = [(a, b) for a, b in zip(own, new, strict=True) if a.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], share)
+        # The form that torch's own swa_utils use: all tensors in one call.
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+            [a for a, _ in floats], [b for _, b in floats], share
+        )
         for a, b in zip(own, new, strict=True):
             if not a.is_floating_point():
                 a.copy_(b)
@@ -104,7 +107,7 @@ def _unique_tensors(network: nn.Module) -> list[Tensor]:
 
 
 class RunningStatistics:
-    """The float buffers of a network, kept so that a step which is not finite leaves no trace in them."""
+    """The buffers of a network, kept so that a step which is not finite leaves no trace in them."""
 
     def __init__(self, network: nn.Module) -> None:
         self._live = list(network.buffers())
@@ -112,10 +115,10 @@ class RunningStatistics:
 
     def keep(self) -> None:
         """Remember the buffers as they are."""
-        if self._live:
-            torch._foreach_copy_(self._kept, self._live)
+        for kept, live in zip(self._kept, self._live, strict=True):
+            kept.copy_(live)
 
     def put_back(self) -> None:
         """Undo what happened to them since."""
-        if self._live:
-            torch._foreach_copy_(self._live, self._kept)
+        for kept, live in zip(self._kept, self._live, strict=True):
+            live.copy_(kept)

@@ -1,0 +1,125 @@
+"""`train`: a recipe and a prepared dataset become a run folder."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from mambamed.errors import RecipeError
+from mambamed.preparation.store import PreparedDataset
+from mambamed.progress import Progress, Silence
+from mambamed.recipe import Recipe
+from mambamed.runs.device import keep_freed_memory
+from mambamed.runs.folder import create_run, planned_run
+from mambamed.training.dry_run import DryRun, take_one_step
+from mambamed.training.session import FoldSummary, Session, choose_workplace
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """What `train` did.
+
+    Attributes:
+        run: the run folder.
+        folds: one entry a fold.
+        dry_run: the cost of one step, where only that was asked for.
+        faults: validation cases that could not be scored.
+        next_command: what to do next.
+    """
+
+    run: Path
+    folds: tuple[FoldSummary, ...]
+    dry_run: DryRun | None
+    faults: tuple[str, ...]
+    next_command: str
+
+
+def train(
+    recipe: Recipe,
+    *,
+    prepared: Path | None = None,
+    output: Path | None = None,
+    fold: int | str = 0,
+    resume: bool = False,
+    init_from: Path | None = None,
+    device: str = "auto",
+    precision: str | None = None,
+    max_hours: float | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> TrainSummary:
+    """Train a network as a recipe says, and validate it on whole volumes.
+
+    Args:
+        recipe: what to learn and how.
+        prepared: the prepared dataset; the recipe's `dataset.prepared` where not given.
+        output: the run folder; `runs/<recipe>` where not given.
+        fold: index of the fold, or "all".
+        resume: go on where a former training of this run stopped; start where there is none.
+        init_from: run folder whose weights to start from, as far as names and shapes agree.
+        device: "auto", "cpu", "cuda", "mps".
+        precision: "auto", "bf16", "fp16", "fp32"; the recipe's where not given.
+        max_hours: wall time for all that is asked for, the final validation included; the schedule is
+            shortened to fit.
+        dry_run: take one step, write nothing.
+        progress: hears how far the work is.
+
+    Returns:
+        Scores and places. With "auto" precision on a CPU, or with another number of threads, results differ
+        in rounding; on the same machine a resumed run equals an undisturbed one bit by bit.
+
+    Raises:
+        RecipeError: recipe, options and dataset do not fit together.
+        ModelError: a checkpoint cannot be used.
+        RunError: the folder is in use, the disk full, or the loss stays non-finite.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, the state saved.
+    """
+    progress = progress or Silence()
+    if prepared is None and recipe.dataset.prepared is None:
+        raise RecipeError(f"recipe {recipe.name}: names no dataset.prepared; add it or give -d PREPARED")
+    keep_freed_memory()
+    dataset = PreparedDataset.open(prepared or Path(str(recipe.dataset.prepared)))
+    root = output or Path("runs") / recipe.name
+    run = planned_run(recipe, dataset.plan, dataset.manifest, root)
+    folds = chosen_folds(fold, len(dataset.splits), dataset.root)
+    place, reasons = choose_workplace(recipe, device, precision)
+    if dry_run:
+        for line in reasons.values():
+            progress.say(line)
+        session = Session(run, dataset, folds[0], place, progress)
+        cost = take_one_step(
+            session.fresh_state(), session.task, session.first_batch(), place, recipe.network.name
+        )
+        return TrainSummary(root, (), cost, (), f"mambamed train {recipe.name} -o {root}")
+    run = create_run(run)
+    progress.say(f"run: {root}")
+    deadline = None if max_hours is None else time.monotonic() + max_hours * 3600
+    summaries, faults = [], []
+    for place_in_line, index in enumerate(folds):
+        budget = None
+        if deadline is not None:
+            budget = (deadline - time.monotonic()) / (len(folds) - place_in_line)
+        session = Session(run, dataset, index, place, progress)
+        summary, fold_faults = session.train(resume, init_from, budget, reasons)
+        summaries.append(summary)
+        faults += fold_faults
+        if summary.stopped:
+            break
+    following = f"mambamed predict {root} IMAGES -o predictions/{root.name}"
+    if summaries[-1].stopped:
+        following = f"mambamed train {root / 'recipe.yaml'} -d {dataset.root} -o {root} -f {fold} --resume"
+    return TrainSummary(root, tuple(summaries), None, tuple(faults), following)
+
+
+def chosen_folds(fold: int | str, count: int, dataset: Path) -> list[int]:
+    """The folds that "all", "2" or 2 means.
+
+    Raises:
+        RecipeError: there is no such fold.
+    """
+    if fold == "all":
+        return list(range(count))
+    if not str(fold).isdigit() or int(fold) >= count:
+        raise RecipeError(f"--fold {fold}: {dataset} has folds 0 to {count - 1}; choose one of them or all")
+    return [int(fold)]

@@ -1,0 +1,111 @@
+"""Whole-volume validation: the fold's best network over its cases, scored on their native grids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mambamed.errors import DatasetError
+from mambamed.evaluation import evaluate
+from mambamed.inference.ensemble import windows_of
+from mambamed.inference.restore import native_labels
+from mambamed.inference.sliding_window import window_logits
+from mambamed.io.documents import read_json
+from mambamed.io.images import read_header, write_image
+from mambamed.preparation.store import CaseFiles, PreparedDataset
+from mambamed.runs.folder import Run
+from mambamed.runs.model import load_network, make_task
+from mambamed.tasks.segmentation import Segmentation
+from mambamed.training.journal import Journal
+from mambamed.training.loop import Workplace
+
+MASKS = "validation"
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class VolumeScores:
+    """What the validation found.
+
+    Attributes:
+        dice: structure -> mean Dice over the validation cases, on their native grids.
+        faults: cases that could not be scored, a line each.
+    """
+
+    dice: dict[str, float]
+    faults: tuple[str, ...]
+
+
+def validate_volumes(
+    run: Run, fold: int, dataset: PreparedDataset, case_ids: Sequence[str], place: Workplace, journal: Journal
+) -> VolumeScores:
+    """Predict and score the validation cases.
+
+    Args:
+        run: whose best checkpoint of `fold` answers; its recipe says how it is led over a volume.
+        fold: index of the fold.
+        dataset: the prepared cases, with their references.
+        case_ids: the fold's validation cases.
+        place: where to compute.
+        journal: hears how far the work is.
+
+    Returns:
+        Mean Dice of every structure. The masks, cases.csv, summary.csv and summary.json lie in the fold's
+        folder; the summary is written last.
+    """
+    folder = run.fold_folder(fold)
+    network, _ = load_network(run.root, fold, "best", place.device)
+    network = network.to(memory_format=place.layout)  # type: ignore[call-overload]
+    task = make_task(run)
+    assert isinstance(task, Segmentation)
+    windows = windows_of(run, None, None, place.device)
+    journal.progress.start(f"validating fold {fold}", len(case_ids), "cases")
+    for case_id in case_ids:
+        case = dataset.case(case_id)
+        image = torch.from_numpy(np.ascontiguousarray(case.image(), np.float32))
+        logits = window_logits(
+            [network], image, windows, device=place.device, precision=place.precision, layout=place.layout
+        )
+        header = read_header(CaseFiles.of(dataset.root, case_id).reference)
+        labels = native_labels(logits, case.geometry, task)
+        write_image(folder / MASKS / f"{case_id}.nii.gz", labels, like=header)
+        journal.progress.advance(1, case=case_id)
+    rules = run.recipe.evaluation
+    evaluation = evaluate(
+        folder / MASKS,
+        dataset.root / "references",
+        labels=run.manifest.labels,
+        regions=run.manifest.regions or None,
+        metrics=rules.metrics,
+        hd95=rules.hd95,
+        empty=rules.empty,
+        cases=case_ids,
+        output=folder,
+        progress=journal.progress,
+    )
+    for line in (evaluation.table.title, *(" | ".join(row) for row in evaluation.table.rows)):
+        journal.say(line)
+    known = read_scores(run, fold)
+    assert known is not None
+    return VolumeScores(known.dice, tuple(str(fault) for fault in evaluation.faults))
+
+
+def read_scores(run: Run, fold: int) -> VolumeScores | None:
+    """The scores that a former validation of this fold wrote; None where there is none.
+
+    A summary older than the checkpoint it would speak of does not count.
+    """
+    path: Path = run.fold_folder(fold) / SUMMARY
+    best = run.checkpoint(fold, "best")
+    if not path.is_file() or not best.is_file() or path.stat().st_mtime_ns < best.stat().st_mtime_ns:
+        return None
+    try:
+        document = read_json(path)
+        dice = {s["region"]: float(s["mean"]) for s in document["summaries"] if s["metric"] == "dice"}
+    except (DatasetError, KeyError, TypeError, ValueError):
+        return None
+    return VolumeScores(dice, tuple(document.get("faults", ())))
