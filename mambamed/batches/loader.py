@@ -6,7 +6,7 @@ Threads, not processes: the heavy parts hold no lock, nothing is copied between 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -63,7 +63,7 @@ class PatchReader:
 
     def __init__(
         self,
-        cases: dict[str, PatchCase],
+        cases: Mapping[str, PatchCase],
         patch_size: Triple,
         augment: Augment | None,
         spacing_mm: tuple[float, ...],

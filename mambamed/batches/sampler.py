@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -69,7 +69,7 @@ class Sampler:
 
     def __init__(
         self,
-        cases: dict[str, SampledCase],
+        cases: Mapping[str, SampledCase],
         patch_size: Triple,
         batch_size: int,
         foreground: float,
