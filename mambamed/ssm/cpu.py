@@ -10,6 +10,7 @@ and blocks of channels.
 from __future__ import annotations
 
 import logging
+import threading
 
 import torch
 from torch import Tensor
@@ -24,13 +25,25 @@ log = logging.getLogger(__name__)
 
 
 def unavailable() -> str | None:
-    """Why this backend cannot serve: numba missing, or the kernels do not agree with the definition here."""
-    try:
-        return _self_test()
-    except (
-        Exception
-    ) as error:  # whatever numba or LLVM dislike about this machine: torch alone can do without
-        return f"the kernels do not compile here: {type(error).__name__}: {error}"
+    """Why this backend cannot serve: numba missing, or the kernels do not agree with the definition here.
+
+    Asked in a thread of its own: the caller may be in the middle of a trace, under autocast, or under another
+    default device, and the answer holds for the whole process.
+    """
+    answer: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            answer.append(_self_test())
+        except (
+            Exception
+        ) as error:  # whatever numba or LLVM dislike about this machine: torch alone can do without
+            answer.append(f"the kernels do not compile here: {type(error).__name__}: {error}")
+
+    thread = threading.Thread(target=ask, name="mambamed-self-test")
+    thread.start()
+    thread.join()
+    return answer[0]
 
 
 def saved_shape(batch: int, length: int, d_inner: int, d_state: int) -> tuple[int, ...]:
@@ -72,7 +85,7 @@ class _Scan:
 
     def _per_channel(self, tensor: Tensor | None) -> Tensor:
         if tensor is None:
-            return torch.zeros(self.columns)
+            return kept_memory.zeros(self.columns)
         return functional.pad(tensor.float(), (0, self.columns - tensor.shape[0])).contiguous()
 
     def inputs(self, b: int, column: int) -> tuple[int, ...]:
@@ -99,10 +112,10 @@ def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, s
     out = scan.new_rows()
     group = 16 if scan.width == 16 and scan.states % 16 == 0 else scan.width // 2
     kernel = forward_kernel(scan.width, group, scan.softplus, scan.gated)
-    state = torch.zeros(scan.batch, scan.states, scan.columns)
+    state = kept_memory.zeros(scan.batch, scan.states, scan.columns)
     kept = kept_memory.empty(scan.batch, -(-scan.length // TILE) if save else 0, scan.states, scan.columns)
     tasks = scan.tasks()
-    scratch = torch.empty(len(tasks), scratch_floats(scan.width))
+    scratch = kept_memory.empty(len(tasks), scratch_floats(scan.width))
     table = []
     for i, (b, first, end) in enumerate(tasks):
         column = first * scan.width
@@ -130,16 +143,16 @@ def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_so
     kernel = backward_kernel(scan.width, scan.softplus, scan.gated)
     tasks = scan.tasks()
     pieces = len(tasks) // scan.batch
-    adjoint = torch.zeros(scan.batch, scan.states, scan.columns)
-    dA = torch.zeros(scan.batch, scan.states, scan.columns)
-    sums = torch.zeros(2, scan.batch, scan.columns)  # of dD and of ddelta
+    adjoint = kept_memory.zeros(scan.batch, scan.states, scan.columns)
+    dA = kept_memory.zeros(scan.batch, scan.states, scan.columns)
+    sums = kept_memory.zeros(2, scan.batch, scan.columns)  # of dD and of ddelta
     # every task adds up over its own channels: tasks of one batch entry never write to the same place
     spare = (pieces - 1, *targets[0].transpose(1, 2).shape)
     dB, dC = ([target, *kept_memory.empty(*spare).transpose(2, 3)] for target in targets)
     for part in (*dB, *dC):
         part.zero_()
     dB_rows, dC_rows = ([Rows(part, scan.states, reverse) for part in parts] for parts in (dB, dC))
-    scratch = torch.empty(len(tasks), scratch_floats(scan.width))
+    scratch = kept_memory.empty(len(tasks), scratch_floats(scan.width))
     table = []
     for i, (b, first, end) in enumerate(tasks):
         column, dB_i, dC_i = first * scan.width, dB_rows[i % pieces], dC_rows[i % pieces]
@@ -171,12 +184,12 @@ def _self_test() -> str | None:
     random = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=random)
+        return torch.randn(*shape, generator=random, dtype=torch.float32)
 
     d, n, length = vector_width(), 8, 19
     u, delta, z, g = (normal(1, length, d).transpose(1, 2) for _ in range(4))
     B, C = normal(1, length, n).transpose(1, 2), normal(1, length, n).transpose(1, 2)
-    arguments = (u, delta, -torch.rand(d, n, generator=random), B, C, normal(d), z, normal(d), True, False)
+    arguments = (u, delta, -normal(d, n).abs(), B, C, normal(d), z, normal(d), True, False)
     wanted = (*reference.scan_forward(*arguments, False)[:1], *reference.scan_backward(g, None, *arguments))
     out, kept = scan_forward(*arguments, True)
     for ours, theirs in zip((out, *scan_backward(g, kept, *arguments)), wanted, strict=True):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -131,7 +130,7 @@ def per_channel(weight: Tensor, bias: Tensor | None, columns: int) -> tuple[Tens
     padding = columns - weight.shape[0]
     taps = functional.pad(weight.float().flip(1).T, (0, padding)).contiguous()
     if bias is None:
-        return taps, torch.zeros(columns)
+        return taps, kept_memory.zeros(columns)
     return taps, functional.pad(bias.float(), (0, padding)).contiguous()
 
 
@@ -152,7 +151,7 @@ def conv_forward(
         into = kept_memory.empty(batch, length, columns).transpose(1, 2)
     out = Rows(into, columns, reverse)
     taps, offset = per_channel(weight, bias, columns)
-    zeros = torch.zeros(columns)
+    zeros = kept_memory.zeros(columns)
     count = taps.shape[0]
     table = [
         (
@@ -180,10 +179,10 @@ def conv_backward(
     rows, g = Rows(x, columns, reverse), Rows(grad_out, columns, reverse)
     before_silu = Rows(kept_memory.empty(batch, length, columns).transpose(1, 2), columns, reverse)
     taps, offset = per_channel(weight, bias, columns)
-    zeros = torch.zeros(columns)
+    zeros = kept_memory.zeros(columns)
     count = taps.shape[0]
     pieces = _pieces(batch, length, columns)
-    sums = torch.zeros(len(pieces), count + 1, columns)
+    sums = kept_memory.zeros(len(pieces), count + 1, columns)
     table = [
         (
             rows.at(b, first), rows.stride, g.at(b, first), g.stride, before_silu.at(b, first),

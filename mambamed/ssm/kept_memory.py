@@ -27,11 +27,16 @@ def empty(*shape: int) -> Tensor:
     """An uninitialized float32 CPU tensor, from kept memory if it is large."""
     count = prod(shape)
     if count < SMALLEST:
-        return torch.empty(*shape)
+        return torch.empty(*shape, dtype=torch.float32, device="cpu")
     block = _take(count)
     view = block[:count]
     weakref.finalize(view, _give_back, block).atexit = False
     return torch.from_numpy(view).view(*shape)
+
+
+def zeros(*shape: int) -> Tensor:
+    """As `empty`, cleared. Neither depends on torch's default type or device, which belong to the user."""
+    return empty(*shape).zero_()
 
 
 def _take(count: int) -> np.ndarray:

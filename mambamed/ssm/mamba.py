@@ -218,7 +218,7 @@ class Mamba(_MambaBase):
             None if b_in is None else b_in.repeat(len(flips)).to(kind),
             (torch.stack([w_out.flip(0) if f else w_out for f in flips]) * share).transpose(1, 2).to(kind),
         )
-        out = torch.zeros(x.shape, dtype=torch.float32)
+        out = torch.zeros_like(x, dtype=torch.float32)
         if (bias := self.out_proj.bias) is not None:
             out += sum((bias.flip(0) if f else bias) / len(flips) for f in flips)
         inner = self._inner("")
@@ -307,7 +307,7 @@ class BidirectionalMamba(_MambaBase):
             None if b_in is None else b_in.to(kind),
             self.out_proj.weight.T[None].to(kind),
         )
-        out = torch.zeros(x.shape, dtype=torch.float32)
+        out = torch.zeros_like(x, dtype=torch.float32)
         if b_out is not None:
             out += b_out
         sides = [(self._inner(_SUFFIX[d]), d == "backward") for d in self.directions if d != "slice"]

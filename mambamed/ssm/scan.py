@@ -43,6 +43,7 @@ BACKENDS = {
 _PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 
 _forced: str | None = None
+_decided: set[str] = set()  # device types for which backends were tried
 
 
 @cache
@@ -82,6 +83,7 @@ def chosen_backend(device: str | torch.device = "cpu") -> tuple[str, str]:
 
 @cache
 def _choose(device_type: str) -> tuple[str, str]:
+    _decided.add(device_type)
     refused = []
     for name in _PREFERENCE.get(device_type, ()):
         reason = why_unavailable(name)
@@ -153,6 +155,10 @@ def selective_scan(
 
 def resolve_backend(backend: str, device_type: str, float64: bool = False) -> str:
     """The backend's name, "auto" resolved; ValueError if it cannot serve."""
+    if backend == "auto" and _forced is None and device_type not in _decided and _exporting():
+        # torch.export replaces functions that numba's compiler needs: no time to try kernels
+        log.warning("exported with plain torch: run a scan before the export to have its kernels chosen")
+        return "chunked"
     name = chosen_backend(device_type)[0] if backend == "auto" else backend
     if backend != "auto":
         _refuse_unavailable(name)
@@ -166,6 +172,10 @@ def resolve_backend(backend: str, device_type: str, float64: bool = False) -> st
 # torch.compile shall take the answer, not trace its way (torch.compiler.assume_constant_result sets the same
 # mark, but imports the whole compiler to do so)
 resolve_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _exporting() -> bool:
+    return getattr(torch.compiler, "is_exporting", lambda: False)()
 
 
 def _refuse_unavailable(name: str) -> None:

@@ -163,17 +163,17 @@ class _Side:
         self.most = inner.taps.shape[1] - 1  # tokens of history that the convolution looks at
         self.u, self.delta, self.y = (kept_memory.empty(tile, self.E, self.D) for _ in range(3))
         self.projected = kept_memory.empty(tile, self.E, self.rank + 2 * self.N)
-        self.state = torch.zeros(self.E, self.N, self.D)
+        self.state = kept_memory.zeros(self.E, self.N, self.D)
         self.taps, self.tap_bias = per_channel(inner.taps, inner.tap_bias, self.D)
         self.rates = (inner.A.float() * LOG2E).T.contiguous()
         self.skip, self.dt_bias = inner.D.float().contiguous(), inner.dt_bias.float().contiguous()
-        self.zeros = torch.zeros(self.D)
+        self.zeros = kept_memory.zeros(self.D)
         group = 16 if self.width == 16 and self.N % 16 == 0 else self.width // 2
         self.groups = self.N // group
         self.conv = conv_kernel(make_conv, self.width, True)
         self.scan = forward_kernel(self.width, group, True, True)
         self.pieces = shares(self.D // self.width, -(-workers() // self.E))
-        self.scratch = torch.empty(self.E * len(self.pieces), scratch_floats(self.width))
+        self.scratch = kept_memory.empty(self.E * len(self.pieces), scratch_floats(self.width))
         self.tables: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def advance(self, xz: Tensor, first: int, n: int, history: int) -> Tensor:

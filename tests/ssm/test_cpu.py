@@ -140,3 +140,38 @@ def test_a_processor_on_which_the_kernels_fail_is_served_by_plain_torch(monkeypa
 
     monkeypatch.setattr(cpu, "scan_forward", broken)
     assert "LLVM knows no such processor" in cpu.unavailable()
+
+
+def test_an_export_before_any_scan_does_not_decide_against_the_kernels() -> None:
+    code = (
+        "import torch\n"
+        "from mambamed.ssm import Mamba, chosen_backend\n"
+        "model, x = Mamba(16), torch.randn(1, 40, 16)\n"
+        "length = {'x': {1: torch.export.Dim('L', min=8, max=5000)}}\n"
+        "longer = torch.randn(1, 77, 16)\n"
+        "with torch.no_grad():\n"
+        "    for turn in range(2):\n"
+        "        exported = torch.export.export(model, (x,), dynamic_shapes=length)\n"
+        "        assert torch.allclose(exported.module()(longer), model(longer), atol=1e-5)\n"
+        "        print(chosen_backend('cpu')[0])\n"
+        "print(*(n.target for n in exported.graph.nodes if 'mambamed' in str(n.target)))\n"
+    )
+    names = ["mambamed.causal_conv.default", "mambamed.selective_scan.default"]
+    assert run_python(code).split() == ["cpu", "cpu", *names]
+
+
+def test_defaults_of_torch_that_others_set_do_no_harm() -> None:
+    code = (
+        "import torch\n"
+        "from mambamed.ssm import Mamba, chosen_backend\n"
+        "model, x = Mamba(16), torch.randn(1, 600, 16)\n"
+        "torch.set_default_dtype(torch.float64)\n"
+        "with torch.device('meta'), torch.autocast('cpu', torch.bfloat16):\n"
+        "    print(chosen_backend('cpu')[0])\n"
+        "with torch.device('meta'):\n"
+        "    loss = model(x).square().sum()\n"
+        "    loss.backward()\n"
+        "    with torch.no_grad():\n"
+        "        print((model(x).square().sum() / loss - 1).abs().item() < 1e-5)\n"
+    )
+    assert run_python(code).split() == ["cpu", "True"]
