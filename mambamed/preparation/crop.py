@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.ndimage
 from numpy.typing import NDArray
 
+from mambamed.preparation.image_kernels import filled_mask, grow_box, in_kernel_type
 from mambamed.preparation.plan import Triple
 
 
@@ -27,26 +27,21 @@ def nonzero_box(channels: Sequence[NDArray]) -> tuple[Triple, Triple]:
     >>> nonzero_box([image])
     ((1, 2, 4), (3, 3, 6))
     """
-    start, stop = [], []
-    for axis in range(3):
-        others = tuple(a for a in range(3) if a != axis)
-        hit = np.zeros(channels[0].shape[axis], bool)
-        for channel in channels:
-            hit |= channel.any(axis=others)
-        places = np.flatnonzero(hit)
-        start.append(int(places[0]) if len(places) else 0)
-        stop.append(int(places[-1]) + 1 if len(places) else len(hit))
-    return (start[0], start[1], start[2]), (stop[0], stop[1], stop[2])
+    shape = channels[0].shape
+    start, stop = np.array(shape, np.int64), np.zeros(3, np.int64)
+    for channel in channels:
+        grow_box(in_kernel_type(channel), start, stop)
+    if not stop.any():
+        start, stop = np.zeros(3, np.int64), np.array(shape, np.int64)
+    x, y, z = (int(v) for v in start)
+    a, b, c = (int(v) for v in stop)
+    return (x, y, z), (a, b, c)
 
 
 def nonzero_mask(channels: Sequence[NDArray]) -> NDArray[np.bool_]:
     """`(X, Y, Z)`: not zero in any channel, holes filled: what "zscore_nonzero" counts.
 
-    Source: nnU-Net's create_nonzero_mask.
+    Source: nnU-Net's create_nonzero_mask. Within the crop box the answer is that of the whole image,
+    because what lies beyond the box is outside.
     """
-    mask = channels[0] != 0
-    for channel in channels[1:]:
-        mask |= channel != 0
-    if mask.all():
-        return mask
-    return scipy.ndimage.binary_fill_holes(mask)
+    return filled_mask([in_kernel_type(channel) for channel in channels])

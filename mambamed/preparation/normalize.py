@@ -2,58 +2,86 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
+from mambamed.preparation.image_kernels import in_kernel_type, moments, scale_into
 from mambamed.preparation.plan import Normalization
+from mambamed.preparation.resample import as_float32
 
 _LEAST_STD = 1e-8
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """A normalization in the numbers of one channel: `(clip(x, low, high) - center) * factor`.
+
+    Attributes:
+        low, high: bounds; infinite where nothing is clipped.
+        center, factor: of the line.
+        mask: `(X, Y, Z)`, where the result counts; elsewhere it is 0. None: everywhere.
+    """
+
+    low: float
+    high: float
+    center: float
+    factor: float
+    mask: NDArray[np.bool_] | None = None
+
+    @classmethod
+    def of(
+        cls, channel: NDArray, normalization: Normalization, mask: NDArray[np.bool_] | None = None
+    ) -> Scaling:
+        """Measure the channel as the scheme needs it, in float64.
+
+        Args:
+            channel: `(X, Y, Z)` on its native, cropped grid.
+            normalization: scheme and, for "ct", its numbers.
+            mask: what "zscore_nonzero" counts; the rest becomes 0.
+
+        Source:
+            nnU-Net's ZScoreNormalization, CTNormalization and NoNormalization. A constant channel becomes 0.
+        """
+        if normalization.scheme == "none":
+            return cls(-np.inf, np.inf, 0.0, 1.0)
+        if normalization.scheme == "ct":
+            assert normalization.low is not None and normalization.high is not None
+            assert normalization.mean is not None and normalization.std is not None
+            factor = 1 / max(normalization.std, _LEAST_STD)
+            return cls(normalization.low, normalization.high, normalization.mean, factor)
+        if normalization.scheme != "zscore_nonzero":
+            mask = None
+        mean, std, _, _, _ = moments(in_kernel_type(channel), mask)
+        return cls(-np.inf, np.inf, mean, 1 / std if std > _LEAST_STD else 0.0, mask)
+
+    def fill(self, channel: NDArray, out: NDArray[np.float32]) -> None:
+        """Write the scaled channel into `out`, C-ordered, on the same grid."""
+        scale_into(in_kernel_type(channel), out, self.low, self.high, self.center, self.factor)
+        if self.mask is not None:
+            out *= self.mask
+
+    def plane(self, plane: NDArray, axis: int, index: int) -> NDArray[np.float32]:
+        """One slice, scaled: a new array in the slice's own memory order."""
+        values = as_float32(plane)
+        if np.isfinite(self.low) or np.isfinite(self.high):
+            np.clip(values, np.float32(self.low), np.float32(self.high), out=values)
+        values -= np.float32(self.center)
+        values *= np.float32(self.factor)
+        if self.mask is not None:
+            values *= np.moveaxis(self.mask, axis, 0)[index]
+        return values
 
 
 def normalized(
     channel: NDArray, normalization: Normalization, mask: NDArray[np.bool_] | None
 ) -> NDArray[np.float32]:
-    """Normalize one channel on its native, cropped grid.
-
-    Args:
-        channel: `(X, Y, Z)` of any real type.
-        normalization: scheme and, for "ct", its numbers.
-        mask: what "zscore_nonzero" counts; the rest becomes 0.
-
-    Returns:
-        A new float32 array in the channel's memory order. A constant channel becomes 0 by the z-schemes.
-
-    Source:
-        nnU-Net's ZScoreNormalization, CTNormalization and NoNormalization; sums here are in float64.
+    """Normalize one channel on its own grid; arguments as in `Scaling.of`.
 
     >>> normalized(np.array([[[1.0, 3.0]]]), Normalization("zscore"), None).ravel().tolist()
     [-1.0, 1.0]
     """
-    if normalization.scheme == "ct":
-        assert normalization.low is not None and normalization.high is not None
-        assert normalization.mean is not None and normalization.std is not None
-        image = np.clip(channel, normalization.low, normalization.high, dtype=np.float32, casting="unsafe")
-        image -= np.float32(normalization.mean)
-        image /= np.float32(max(normalization.std, _LEAST_STD))
-        return image
-    image = channel.astype(np.float32)
-    if normalization.scheme == "none":
-        return image
-    if normalization.scheme == "zscore_nonzero" and mask is not None and not mask.all():
-        mean, std = _mean_and_std(image[mask])
-        image -= np.float32(mean)
-        image /= np.float32(max(std, _LEAST_STD))
-        image *= mask
-        return image
-    mean, std = _mean_and_std(image)
-    image -= np.float32(mean)
-    image /= np.float32(max(std, _LEAST_STD))
-    return image
-
-
-def _mean_and_std(values: NDArray[np.float32]) -> tuple[float, float]:
-    """In float64, so that an outlier does not make the square overflow."""
-    if values.size == 0:
-        return 0.0, 1.0
-    mean = float(values.mean(dtype=np.float64))
-    return mean, float(values.std(dtype=np.float64))
+    out = np.empty(channel.shape, np.float32)
+    Scaling.of(channel, normalization, mask).fill(channel, out)
+    return out

@@ -6,27 +6,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from mambamed.errors import CaseError
 from mambamed.geometry import affine_to_ras, difference_of_grids, orientation_of, spacing_of, to_ras
 from mambamed.io.images import Image
 from mambamed.preparation.crop import nonzero_box, nonzero_mask
 from mambamed.preparation.grid import CaseGeometry
-from mambamed.preparation.normalize import normalized
+from mambamed.preparation.image_kernels import in_kernel_type
+from mambamed.preparation.label_kernels import in_c_order
+from mambamed.preparation.normalize import Scaling
 from mambamed.preparation.plan import Plan
-from mambamed.preparation.resample import coarse_axis, resample_image, resample_label, resampled_shape
+from mambamed.preparation.resample import coarse_axis, resample_label, resample_volume, resampled_shape
+
+_FLOAT16_MAX = 65504.0
 
 
-def prepare_image(images: Sequence[Image], plan: Plan) -> tuple[NDArray[np.float32], CaseGeometry]:
+def prepare_image(
+    images: Sequence[Image], plan: Plan, *, dtype: DTypeLike = np.float32
+) -> tuple[NDArray, CaseGeometry]:
     """Prepare the channels of one case.
 
     Args:
         images: one a channel, in the plan's order, on one grid.
         plan: spacing, crop and normalization.
+        dtype: float32, or float16 as the store keeps it; computed in float32.
 
     Returns:
-        `(C, X, Y, Z)` float32 on the prepared grid, axes closest to RAS+; and where that grid lies.
+        `(C, X, Y, Z)` on the prepared grid, axes closest to RAS+; and where that grid lies.
 
     Raises:
         CaseError: the number of channels or their grids differ.
@@ -39,7 +46,7 @@ def prepare_image(images: Sequence[Image], plan: Plan) -> tuple[NDArray[np.float
         if fact:
             raise CaseError(f"channel {number} is not on the grid of channel 0: {fact}; resample it")
     orientation = orientation_of(first.affine)
-    channels = [to_ras(image.array, orientation) for image in images]
+    channels = [in_kernel_type(to_ras(image.array, orientation)) for image in images]
     if plan.crop == "nonzero":
         start, stop = nonzero_box(channels)
     else:
@@ -53,13 +60,17 @@ def prepare_image(images: Sequence[Image], plan: Plan) -> tuple[NDArray[np.float
     masked = any(each.scheme == "zscore_nonzero" for each in plan.normalization)
     mask = nonzero_mask(channels) if masked else None
     coarse = coarse_axis(spacing, target)
-    array = np.empty((len(channels), *shape), np.float32)
-    for number, (channel, normalization) in enumerate(zip(channels, plan.normalization, strict=True)):
-        level = normalized(channel, normalization, mask)
-        if level.shape == shape:
-            array[number] = level
+    array = np.empty((len(channels), *shape), dtype)
+    whole = array[0] if array.dtype == np.float32 else np.empty(shape, np.float32)
+    for channel, normalization, out in zip(channels, plan.normalization, array, strict=True):
+        filled = out if array.dtype == np.float32 else whole
+        scaling = Scaling.of(channel, normalization, mask)
+        if channel.shape == shape:
+            scaling.fill(channel, filled)
         else:
-            array[number] = resample_image(level[None], shape, coarse=coarse)[0]
+            resample_volume(channel, filled, coarse=coarse, prepare=scaling.plane)
+        if filled is whole and out.dtype != np.float32:
+            out[...] = np.clip(whole, -_FLOAT16_MAX, _FLOAT16_MAX, out=whole)
     x, y, z = first.array.shape
     geometry = CaseGeometry(
         shape_native=(x, y, z),
@@ -85,11 +96,16 @@ def prepare_label(label: Image, geometry: CaseGeometry) -> NDArray:
     """
     oriented = to_ras(label.array, orientation_of(label.affine))
     box = tuple(slice(a, b) for a, b in zip(geometry.crop_start, geometry.crop_stop, strict=True))
-    cropped = oriented[box]
-    whole = np.rint(cropped) if cropped.dtype.kind == "f" else cropped
-    dtype = np.uint8 if whole.size == 0 or whole.max() < 256 else np.int16
-    integers = np.ascontiguousarray(whole.astype(dtype))
-    if integers.shape == geometry.shape_prepared:
-        return integers
+    cropped = label_integers(oriented[box])
+    if cropped.shape == geometry.shape_prepared:
+        return in_c_order(cropped)
     coarse = coarse_axis(geometry.spacing_cropped, geometry.spacing_prepared)
-    return resample_label(integers, geometry.shape_prepared, coarse=coarse)
+    return resample_label(cropped, geometry.shape_prepared, coarse=coarse)
+
+
+def label_integers(label: NDArray) -> NDArray:
+    """Label values as uint8, or int16 above 255, rounded; in the memory order of the map."""
+    if label.dtype == np.uint8:
+        return label
+    whole = np.rint(label) if label.dtype.kind == "f" else label
+    return whole.astype(np.uint8 if whole.size == 0 or whole.max() < 256 else np.int16)

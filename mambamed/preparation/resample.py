@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from mambamed.preparation.splines import AxisOperator, linear_neighbors, nearest_neighbors, spline_operator
 
 Triple = tuple[int, int, int]
+PreparePlane = Callable[[NDArray, int, int], NDArray[np.float32]]
 ANISOTROPY = 3.0
 """Ratio of the largest to the smallest spacing from which one axis is resampled apart (nnU-Net's)."""
 
@@ -84,12 +85,7 @@ def resample_image(
 
 
 def resample_volume(
-    volume: NDArray,
-    out: NDArray,
-    *,
-    coarse: int | None = None,
-    prepare: Callable[[NDArray, int], NDArray] | None = None,
-    axis: int | None = None,
+    volume: NDArray, out: NDArray, *, coarse: int | None = None, prepare: PreparePlane | None = None
 ) -> None:
     """Resample one `(X, Y, Z)` volume into `out`, slice after slice of its slowest axis.
 
@@ -97,13 +93,9 @@ def resample_volume(
         volume: real, of any memory layout.
         out: `(X', Y', Z')`, C-ordered, float32 or float16.
         coarse: axis of which slices are only repeated; None: none.
-        prepare: `(slice, index) -> float32 slice`, applied before (normalization); None: plain float32.
-        axis: the axis that `prepare` is given slices of; None: the slowest in memory.
+        prepare: `(slice, axis, index) -> float32 slice`, applied to each slice before (normalization).
     """
-    if axis is None:
-        axis = slowest_axis(volume)
-    if coarse is not None and volume.shape != out.shape:
-        axis = coarse
+    axis = coarse if coarse is not None else slowest_axis(volume)
     slices = np.moveaxis(volume, axis, 0)
     first, second = (n for k, n in enumerate(out.shape) if k != axis)
     along_first = spline_operator(slices.shape[1], first)
@@ -111,19 +103,13 @@ def resample_volume(
     passed = np.empty((len(slices), first, second), np.float32)
     low, high = np.inf, -np.inf
     for index, plane in enumerate(slices):
-        values = _as_float32(plane) if prepare is None else prepare(plane, index)
-        if volume.shape == out.shape:
-            passed[index] = values
-            continue
+        values = as_float32(plane) if prepare is None else prepare(plane, axis, index)
         smallest, largest = values.min(), values.max()
-        turned = apply_rows(along_first, values)
-        apply_columns(along_second, turned, passed[index])
+        apply_columns(along_second, apply_rows(along_first, values), passed[index])
         if coarse is not None:
             np.clip(passed[index], smallest, largest, out=passed[index])
         low, high = min(low, smallest), max(high, largest)
-    if volume.shape == out.shape:
-        _copy_axis(passed, np.arange(len(slices)), axis, out)
-    elif coarse is not None:
+    if coarse is not None:
         _copy_axis(passed, nearest_neighbors(len(slices), out.shape[axis]), axis, out)
     else:
         _spline_axis(passed, spline_operator(len(slices), out.shape[axis]), axis, out, (low, high))
@@ -163,13 +149,11 @@ def apply_columns(
     return out
 
 
-def _as_float32(plane: NDArray) -> NDArray[np.float32]:
-    """A float32 copy in the plane's own memory order, without negative strides."""
-    return (
-        np.ascontiguousarray(plane.T, np.float32).T
-        if plane.strides[0] < plane.strides[1]
-        else (np.ascontiguousarray(plane, np.float32))
-    )
+def as_float32(plane: NDArray) -> NDArray[np.float32]:
+    """A float32 copy in the plane's own memory order, without mirrored axes."""
+    if abs(plane.strides[0]) < abs(plane.strides[1]):
+        return np.array(plane.T, np.float32, order="C").T
+    return np.array(plane, np.float32, order="C")
 
 
 def _spline_axis(
@@ -239,8 +223,7 @@ def resample_label(label: NDArray, shape: Sequence[int], *, coarse: int | None =
         lows.append(low)
         highs.append(high)
         weights.append(weight)
-    source = np.ascontiguousarray(label)
-    narrow = source if source.dtype in (np.uint8, np.int16) else source.astype(np.int32)
+    narrow = label if label.dtype in (np.uint8, np.int16) else label.astype(np.int32)
     out = np.empty(tuple(shape), narrow.dtype)
     vote(narrow, out, *lows, *highs, *weights)
     return out.astype(label.dtype, copy=False)

@@ -13,8 +13,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-WEIGHT_CUT = 1e-5
-"""Spline weights below this are dropped; they fall by 0.27 a voxel, so about nine remain on each side."""
+WEIGHT_CUT = 1e-6
+"""Spline weights below this are dropped; they fall by 0.27 a voxel, so about ten remain on each side."""
 
 _PADDING = 12
 _BLOCK = 32
