@@ -4,32 +4,11 @@ import inspect
 
 import pytest
 import torch
-from torch import nn
+from small_networks import ODD, POOLED, small
 
 from mambamed.errors import RecipeError
 from mambamed.networks import NETWORKS, build_network
 from mambamed.networks.blocks import strided_shape
-
-# name -> options that make it small enough to test
-SMALL: dict[str, dict] = {
-    "nnmamba": {"channels": 8},
-    "nnmamba_classifier": {"channels": 8, "dropout": 0.0},
-    "nnmamba_v1": {"channels": 8},
-    "nnmamba_v1_classifier": {"channels": 8},
-    "segmamba": {"channels": 4, "depths": [1, 1, 1, 1]},
-    "mamba_unet": {"channels": 4, "stages": 3},
-    "umamba": {"channels": 4, "stages": 3},
-    "nnunet": {"channels": 4, "stages": 3},
-    "nnunet_resenc": {"channels": 4, "stages": 3},
-}
-# networks of classification: (B, classes) rather than a grid
-POOLED = {"nnmamba_classifier", "nnmamba_v1_classifier"}
-ODD = (17, 20, 9)
-
-
-def small(name: str, **options) -> nn.Module:
-    torch.manual_seed(0)
-    return build_network(name, 2, 3, **(SMALL.get(name, {}) | options))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
