@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mambamed.errors import CaseError, DatasetError
-from mambamed.evaluation.pairing import Pairing, pair_up
+from mambamed.evaluation.pairing import Pairing, pair_up, restricted
 from mambamed.evaluation.scoring import CaseScores, score_files
 from mambamed.evaluation.summary import (
     MetricSummary,
@@ -67,6 +67,7 @@ def evaluate(
     hd95: str | None = None,
     empty: str | None = None,
     protocol: str | None = None,
+    cases: Collection[str] | Literal["predicted"] | None = None,
     resample: bool = False,
     output: Path | None = None,
     workers: int = 0,
@@ -83,6 +84,8 @@ def evaluate(
         hd95: convention of a bare `hd95`.
         empty: "exclude" or "brats": what a region counts for that is in neither mask.
         protocol: the conventions of a paper or challenge, all at once; goes before `hd95` and `empty`.
+        cases: the references that count, by id: those of a validation fold, say; "predicted": those that
+            have a prediction, so that a missing one goes unnoticed; None: all.
         resample: bring a prediction to its reference's grid where they differ, instead of a fault.
         output: folder for `cases.csv`, `summary.csv` and `summary.json` (nnU-Net's schema and more).
         workers: threads; 0 = one a core.
@@ -100,19 +103,19 @@ def evaluate(
         asked = parse_metrics(metrics or rules.metrics, rules.hd95)
     except ValueError as error:
         raise DatasetError(f"evaluate: {error}") from error
-    pairing = pair_up(predictions, references, labels, regions)
-    cases = _score_all(pairing, asked, rules, resample, workers, progress)
-    scored = pairing.answers.regions or _occurring_regions(cases)
-    summaries = summarize(cases, list(scored), asked, rules)
+    pairing = restricted(pair_up(predictions, references, labels, regions), cases)
+    scores = _score_all(pairing, asked, rules, resample, workers, progress)
+    scored = pairing.answers.regions or _occurring_regions(scores)
+    summaries = summarize(scores, list(scored), asked, rules)
     settings = _settings(pairing, asked, rules)
     evaluation = Evaluation(
         table=_table(summaries, asked, rules, settings),
         summaries=tuple(summaries),
-        cases=tuple(cases),
+        cases=tuple(scores),
         regions={name: tuple(members) for name, members in scored.items()},
         settings=settings,
         output=output,
-        faults=_faults(cases, pairing),
+        faults=_faults(scores, pairing),
     )
     if output is not None:
         _write(evaluation, asked)

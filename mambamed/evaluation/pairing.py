@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mambamed.cases import BACKGROUND
 from mambamed.converters import brats
@@ -78,6 +78,27 @@ def pair_up(
         )
     extra = tuple(path for case_id, path in sorted(found.items()) if case_id not in known)
     return Pairing(pairs, extra, _answers(predictions, references, labels, regions, is_brats and known))
+
+
+def restricted(pairing: Pairing, cases: Collection[str] | Literal["predicted"] | None) -> Pairing:
+    """The pairs of some cases.
+
+    Args:
+        pairing: of all references.
+        cases: ids; "predicted": those with a prediction; None: all.
+
+    Raises:
+        DatasetError: an id that has no reference.
+    """
+    if cases is None:
+        return pairing
+    if cases == "predicted":
+        wanted = {case_id for case_id, (_, prediction) in pairing.pairs.items() if prediction}
+    else:
+        wanted = set(cases)
+        if unknown := sorted(wanted - set(pairing.pairs)):
+            raise DatasetError(f"evaluate: no reference of {', '.join(unknown[:5])}; check the ids")
+    return replace(pairing, pairs={i: pair for i, pair in pairing.pairs.items() if i in wanted})
 
 
 def find_references(source: Path) -> tuple[dict[str, Path], bool]:

@@ -31,6 +31,7 @@ from mambamed.progress import Progress, Silence
 from mambamed.recipe import Preprocess, Recipe, Split
 
 Answer = TypeVar("Answer")
+_ENDS = (".b2nd", ".label.b2nd", ".foreground.npy", ".json", ".nii.gz")
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ def prepare(
     count = max(1, min(count, int(memory // max(heaviest, 1))))
     with folder_lock(output):
         (output / "dataset.json").unlink(missing_ok=True)
-        (output / "cases").mkdir(exist_ok=True)
+        for folder in ("cases", "references"):
+            (output / folder).mkdir(exist_ok=True)
         progress.start("preparing", len(good), "cases")
         entries: dict[str, dict[str, Any]] = {}
         for case, entry in _over_cases(store_case, [(c, plan, output) for c in good], count, progress):
@@ -131,7 +133,8 @@ def prepare(
                 entries[case.id] = entry
         if not entries:
             raise DatasetError("\n".join(faults))
-        _remove_others(output / "cases", set(entries))
+        for folder in (output / "cases", output / "references"):
+            _remove_others(folder, set(entries))
         kept = [{part: [i for i in ids if i in entries] for part, ids in fold.items()} for fold in splits]
         write_json(output / "fingerprint.json", [summary_of(examined[case.id]) for case in good])
         write_json(output / "plan.json", plan.to_json())
@@ -223,7 +226,7 @@ def _twins(examined: dict[str, Examined]) -> list[str]:
 
 def _remove_others(folder: Path, case_ids: set[str]) -> None:
     """Delete files of cases that are no longer part of the dataset."""
-    wanted = {f"{i}{end}" for i in case_ids for end in (".b2nd", ".label.b2nd", ".foreground.npy", ".json")}
+    wanted = {f"{i}{end}" for i in case_ids for end in _ENDS}
     for path in folder.iterdir():
         if path.name not in wanted:
             path.unlink()

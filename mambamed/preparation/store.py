@@ -6,6 +6,7 @@ PREPARED/ dataset.json   the manifest and the cases       fingerprint.json  plan
           cases/ID.label.b2nd       (X, Y, Z) uint8 or int16; absent where the case has no label
           cases/ID.foreground.npy   (n, 4) rows [label value, x, y, z], some of its foreground voxels
           cases/ID.json             geometry and intensities; written last: it makes the case complete
+          references/ID.nii.gz      the label map on the image's native grid, to validate against
 ```
 """
 
@@ -42,6 +43,7 @@ class CaseFiles:
     image: Path
     label: Path
     foreground: Path
+    reference: Path
     document: Path
 
     @classmethod
@@ -52,6 +54,7 @@ class CaseFiles:
             folder / f"{case_id}.b2nd",
             folder / f"{case_id}.label.b2nd",
             folder / f"{case_id}.foreground.npy",
+            root / "references" / f"{case_id}.nii.gz",
             folder / f"{case_id}.json",
         )
 

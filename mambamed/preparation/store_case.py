@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from mambamed.cases import Case
 from mambamed.errors import CaseError
+from mambamed.geometry import from_ras, orientation_of, to_ras
 from mambamed.io.atomic import write_bytes
 from mambamed.io.documents import read_json, write_json
-from mambamed.io.images import read_image
+from mambamed.io.images import Image, read_image, smallest_integer, write_image
+from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.plan import Plan
 from mambamed.preparation.prepare_image import prepare_image, prepare_label
 from mambamed.preparation.store import FORMAT, CaseFiles, encode_array, encode_foreground
@@ -62,21 +64,41 @@ def store_case(case: Case, plan: Plan, root: Path) -> dict[str, Any]:
     }
     voxels: Mapping[int, int] = {}
     if case.label is not None:
-        label = prepare_label(read_image(case.label), geometry)
+        native = read_image(case.label)
+        label = prepare_label(native, geometry)
         rows, voxels = foreground_rows(label, case.id)
         written |= {"label": encode_array(label), "foreground": encode_foreground(rows)}
+        write_image(files.reference, reference_labels(native, geometry), like=images[0])
     for name, data in written.items():
         write_bytes(getattr(files, name), data)
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in written.items()}
+    if case.label is not None:
+        digests["reference"] = hashlib.sha256(files.reference.read_bytes()).hexdigest()
     document = {
         "format": FORMAT,
         "settings": settings,
         "entry": entry,
         "geometry": geometry.to_json(),
         "voxels": {str(value): count for value, count in voxels.items()},
-        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in written.items()},
+        "sha256": digests,
     }
     write_json(files.document, document)
     return entry
+
+
+def reference_labels(label: Image, geometry: CaseGeometry) -> NDArray:
+    """A label map as integers, its axes in the order of the image that it belongs to.
+
+    Args:
+        label: as read, on the image's grid in the world.
+        geometry: of the case.
+
+    Returns:
+        `geometry.shape_native` integers, in the smallest type that holds them.
+    """
+    turned = from_ras(to_ras(label.array, orientation_of(label.affine)), geometry.orientation)
+    whole = np.rint(turned)
+    return whole.astype(smallest_integer(int(whole.max(initial=0))))
 
 
 def settings_of(case: Case, plan: Plan) -> str:
