@@ -1,7 +1,8 @@
 """Logits -> answers on each file's own grid.
 
 =================  ====================================================================
-`sliding_window`   a network over a volume larger than its patch: windows, Gaussian, mirroring
+`sliding_window`   a network over a volume larger than its patch: windows, Gaussian, slab after slab
+`answers`          what networks say to a few windows: mirrored copies, memory that may not suffice
 `restore`          from logits on the prepared grid to a label map on the native grid
 `ensemble`         the networks of one or several runs, loaded once
 `predict`          a folder of cases -> masks, resumable; a bad case does not stop the rest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +108,7 @@ def predict(
             path = output / f"{case.id}.nii.gz"
             write_image(path, labels, like=image)
             if preview:
-                _draw(output / f"{case.id}_preview.png", image, labels)
+                _draw(output / f"{case.id}_preview.png", image, labels, ensemble.run.manifest.labels)
             record.done(case, path, seconds)
     done = tuple(case.id for case in cases if case.id not in record.faults)
     return PredictSummary(
@@ -261,7 +261,8 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _draw(path: Path, image: Image, labels: NDArray) -> None:
-    from mambamed.report.pictures import draw_case
+def _draw(path: Path, image: Image, labels: NDArray, names: Mapping[str, int]) -> None:
+    from mambamed.report.pictures import PicturedCase, draw_cases
 
-    draw_case(path, image.array, image.affine, prediction=labels)
+    title = path.name.removesuffix("_preview.png")
+    draw_cases(path, [PicturedCase(title, image.array, image.affine, prediction=labels)], names)

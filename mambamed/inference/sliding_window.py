@@ -1,18 +1,25 @@
-"""A network over a volume larger than its patch: overlapping windows, weighted and averaged."""
+"""A network over a volume larger than its patch: overlapping windows, weighted and averaged.
+
+The windows go along one axis, row after row; planes that no further window reaches leave as a `Slab`. So
+the sum that is kept is one window thick, however long the volume is.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mambamed.runs.device import autocast
+from mambamed.inference.answers import Answers
 
 Triple = tuple[int, int, int]
+
+SLAB_BYTES = 2**26  # what one slab holds at most, unless a single plane is larger
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,93 @@ class Windows:
     batch_size: int = 1
 
 
+@dataclass(frozen=True)
+class Slab:
+    """Finished logits of consecutive planes of a volume.
+
+    Attributes:
+        axis: the volume's axis that the planes are counted along.
+        start: number of the first plane.
+        planes: `(n, K, A, B)` float32 on the CPU, C-ordered; A and B are the two other axes, in their order.
+    """
+
+    axis: int
+    start: int
+    planes: Tensor
+
+    @property
+    def stop(self) -> int:
+        """Number of the plane behind the last one."""
+        return self.start + len(self.planes)
+
+
+def window_slabs(
+    networks: Sequence[nn.Module],
+    image: Tensor,
+    windows: Windows,
+    *,
+    device: torch.device,
+    precision: str = "fp32",
+    layout: torch.memory_format = torch.contiguous_format,
+    axis: int | None = None,
+    heard: Callable[[int, int], None] = lambda done, total: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[Slab]:
+    """Logits of a whole volume, averaged over windows, mirrored copies and networks, plane after plane.
+
+    Args:
+        networks: each maps `(B, C, *patch_size)` to `(B, K, *patch_size)`; in evaluation mode, on `device`.
+        image: `(C, X, Y, Z)` float32 on the CPU, of any shape: smaller than a window is padded with zeros
+            around.
+        windows: see `Windows`.
+        device: where the networks are. The sum is kept there while it fits, else on the CPU.
+        precision: of the networks' products, as in `runs.device`.
+        layout: memory format of the networks' input.
+        axis: the slabs' axis; None: see `slab_axis`.
+        heard: called with (windows done, windows in all).
+        say: hears what was given up for lack of memory.
+
+    Yields:
+        Slabs without gaps, in order; together they are the volume.
+
+    Raises:
+        CaseError: a network answers NaN or Inf.
+        RunError: the device has not the memory for a single window.
+
+    Source:
+        Isensee et al. 2021 (nnU-Net): overlap one half, Gaussian of sigma = patch / 8. Departures: the sum of
+        weights is a product of three vectors; nothing is rounded to half precision; a window whose voxels
+        are all alike, as outside the body, is not computed again.
+    """
+    padded, begin = pad_around(image, windows.patch_size)
+    axis = slab_axis(padded.shape[1:], windows.patch_size) if axis is None else axis
+    starts = [
+        window_positions(size, patch, windows.overlap)
+        for size, patch in zip(padded.shape[1:], windows.patch_size, strict=True)
+    ]
+    answers = Answers(networks, windows.mirror_axes, windows.batch_size, device, precision, layout, say)
+    total = _Sum(windows, padded.shape[1:], starts, axis, device, say)
+    done, count = 0, math.prod(map(len, starts))
+    for first_plane in starts[axis]:
+        for slab in total.planes_before(first_plane):
+            yield from _without_padding(slab, begin, image.shape[1:])
+        row = list(itertools.product(*([first_plane] if a == axis else s for a, s in enumerate(starts))))
+        while row:
+            corners, row = row[: answers.batch_size], row[answers.batch_size :]
+            patches = [
+                padded[
+                    (slice(None), *(slice(c, c + p) for c, p in zip(corner, windows.patch_size, strict=True)))
+                ]
+                for corner in corners
+            ]
+            for corner, logits in zip(corners, answers(patches), strict=True):
+                total.add(corner, logits)
+            done += len(corners)
+            heard(done, count)
+    for slab in total.planes_before(padded.shape[1 + axis]):
+        yield from _without_padding(slab, begin, image.shape[1:])
+
+
 def window_logits(
     networks: Sequence[nn.Module],
     image: Tensor,
@@ -44,79 +138,119 @@ def window_logits(
     layout: torch.memory_format = torch.contiguous_format,
     heard: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
-    """Logits of a whole volume, averaged over windows, mirrored copies and networks.
+    """`window_slabs` put together: `(K, X, Y, Z)` float32 on the CPU. Takes K volumes of memory."""
+    slabs = window_slabs(
+        networks, image, windows, device=device, precision=precision, layout=layout, axis=0, heard=heard
+    )
+    return torch.cat([slab.planes for slab in slabs]).movedim(0, 1)
+
+
+class _Sum:
+    """The weighted sum of the windows over one row of them, `(depth, K, A, B)`, one window thick.
 
     Args:
-        networks: each maps `(B, C, *patch_size)` to `(B, K, *patch_size)`; in evaluation mode, on `device`.
-        image: `(C, X, Y, Z)` float32, of any shape: smaller than a window is padded with zeros around.
-        windows: see `Windows`.
-        device: where the networks are; the sum is kept where `image` is.
-        precision: of the networks' products, as in `runs.device`.
-        layout: memory format of the networks' input.
-        heard: called with (windows done, windows in all).
-
-    Returns:
-        `(K, X, Y, Z)` float32 on the image's device.
-
-    Source:
-        Isensee et al. 2021 (nnU-Net): window positions, Gaussian of sigma = patch / 8, mean of logits over
-        mirrored copies. We depart in that the sum of the weights is never stored, as it is a product of
-        three vectors, and that nothing is rounded to half precision.
+        windows: their size and weights.
+        shape: `(X, Y, Z)` of the padded volume.
+        starts: first voxels of the windows along each axis.
+        axis: of the slabs.
+        device: where to keep the sum while it fits.
+        say: hears that it does not.
     """
-    shape = image.shape[1:]
-    padded, start = pad_around(image, windows.patch_size)
-    positions = [
-        window_positions(size, patch, windows.overlap)
-        for size, patch in zip(padded.shape[1:], windows.patch_size, strict=True)
-    ]
-    profiles = [
-        gaussian_profile(patch) if windows.gaussian else torch.ones(patch) for patch in windows.patch_size
-    ]
-    weight = (profiles[0][:, None, None] * profiles[1][:, None] * profiles[2]).to(image.device)
-    total: Tensor | None = None
-    corners = list(itertools.product(*positions))
-    with torch.inference_mode():
-        for first in range(0, len(corners), windows.batch_size):
-            batch = corners[first : first + windows.batch_size]
-            boxes = [
-                tuple(slice(c, c + p) for c, p in zip(corner, windows.patch_size, strict=True))
-                for corner in batch
-            ]
-            patches = torch.stack([padded[(slice(None), *box)] for box in boxes])
-            patches = patches.to(device, memory_format=layout)
-            with autocast(device, precision):
-                logits = _mean_over_copies(networks, patches, windows.mirror_axes)
-            if total is None:
-                total = torch.zeros((logits.shape[1], *padded.shape[1:]), device=image.device)
-            for box, each in zip(boxes, logits.to(image.device), strict=True):
-                total[(slice(None), *box)].addcmul_(each, weight)
-            heard(min(first + len(batch), len(corners)), len(corners))
-        assert total is not None
-        for axis, (profile, starts) in enumerate(zip(profiles, positions, strict=True)):
-            covered = torch.zeros(padded.shape[1 + axis])
-            for corner in starts:
-                covered[corner : corner + len(profile)] += profile
-            total /= covered.to(total.device).view([-1 if i == axis else 1 for i in range(3)])
-        box = tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))
-        return total[(slice(None), *box)]
+
+    def __init__(
+        self,
+        windows: Windows,
+        shape: Sequence[int],
+        starts: Sequence[Sequence[int]],
+        axis: int,
+        device: torch.device,
+        say: Callable[[str], None],
+    ) -> None:
+        self._axis, self._depth = axis, windows.patch_size[axis]
+        self._others = [a for a in range(3) if a != axis]
+        self._plane_shape = [shape[a] for a in self._others]
+        self._patch = windows.patch_size
+        self._device, self._say = device, say
+        profiles = [gaussian_profile(n) if windows.gaussian else torch.ones(n) for n in windows.patch_size]
+        weight = profiles[0][:, None, None] * profiles[1][:, None] * profiles[2]
+        self._weight = weight.movedim(axis, 0)[:, None]
+        covered = [_coverage(*each) for each in zip(shape, profiles, starts, strict=True)]
+        a, b = self._others
+        self._plane_scale = 1 / (covered[a][:, None] * covered[b])
+        self._depth_scale = 1 / covered[axis]
+        self._first = 0
+        self._total: Tensor | None = None
+
+    def add(self, corner: Sequence[int], logits: Tensor) -> None:
+        """Add a window's `(K, *patch_size)` logits; its planes begin at `_first`."""
+        if self._total is None:
+            self._total = self._zeros(len(logits), logits.device)
+        box = tuple(slice(corner[a], corner[a] + self._patch[a]) for a in self._others)
+        planes = logits.movedim(1 + self._axis, 0).to(self._total.device)
+        self._total[(slice(None), slice(None), *box)].addcmul_(planes, self._weight)
+
+    def planes_before(self, stop: int) -> Iterator[Slab]:
+        """Give the planes before `stop`, which are finished, and make room for the next row of windows."""
+        if self._total is None:
+            return
+        count = stop - self._first
+        plane_bytes = 4 * self._total[0].numel()
+        piece = max(1, SLAB_BYTES // plane_bytes)
+        for start in range(0, count, piece):
+            these = slice(start, min(start + piece, count))
+            scale = self._depth_scale[self._first :][these, None, None] * self._plane_scale
+            planes = self._total[these] * scale[:, None].to(self._total.device)
+            yield Slab(self._axis, self._first + start, planes.cpu())
+        kept = self._depth - count
+        for plane in range(kept):
+            self._total[plane] = self._total[plane + count]
+        self._total[kept:] = 0
+        self._first = stop
+
+    def _zeros(self, outputs: int, device: torch.device) -> Tensor:
+        shape = (self._depth, outputs, *self._plane_shape)
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            needed = 4 * math.prod(shape)
+            # The networks' activations of the first window are in torch's own cache already, which
+            # `mem_get_info` counts as taken.
+            if needed > free // 2:
+                self._say(
+                    f"the sum of the windows ({needed >> 20} MB) is kept on the CPU, {free >> 20} MB are free"
+                )
+                device = torch.device("cpu")
+        self._weight = self._weight.to(device)
+        return torch.zeros(shape, device=device)
 
 
-def _mean_over_copies(networks: Sequence[nn.Module], patches: Tensor, mirror_axes: Sequence[int]) -> Tensor:
-    """`(B, C, X, Y, Z)` -> `(B, K, X, Y, Z)` float32: mean over networks and mirrored copies."""
-    total: Tensor | None = None
-    copies = [
-        [2 + axis for axis in chosen]
-        for count in range(len(mirror_axes) + 1)
-        for chosen in itertools.combinations(mirror_axes, count)
-    ]
-    for flips in copies:
-        turned = torch.flip(patches, flips) if flips else patches
-        for network in networks:
-            logits = network(turned).float()
-            logits = torch.flip(logits, flips) if flips else logits
-            total = logits if total is None else total + logits
-    assert total is not None
-    return total / (len(copies) * len(networks))
+def _coverage(size: int, profile: Tensor, starts: Sequence[int]) -> Tensor:
+    """Sum of the windows' weights along one axis."""
+    covered = torch.zeros(size)
+    for start in starts:
+        covered[start : start + len(profile)] += profile
+    return covered
+
+
+def _without_padding(slab: Slab, begin: Triple, shape: Sequence[int]) -> Iterator[Slab]:
+    """The part of a slab that lies in the image."""
+    first, size = begin[slab.axis], shape[slab.axis]
+    low, high = max(slab.start, first), min(slab.stop, first + size)
+    if low >= high:
+        return
+    a, b = (slice(begin[k], begin[k] + shape[k]) for k in range(3) if k != slab.axis)
+    planes = slab.planes[low - slab.start : high - slab.start, :, a, b]
+    yield Slab(slab.axis, low - first, planes.contiguous())
+
+
+def slab_axis(shape: Sequence[int], patch_size: Sequence[int]) -> int:
+    """The axis along which the sum takes least memory; the first, which is quickest, if it takes little more.
+
+    >>> slab_axis((140, 170, 150), (128, 128, 128)), slab_axis((270, 270, 600), (96, 96, 96))
+    (0, 2)
+    """
+    taken = [patch / size for patch, size in zip(patch_size, shape, strict=True)]
+    best = taken.index(min(taken))
+    return best if taken[best] < 0.6 * taken[0] else 0
 
 
 def window_positions(size: int, patch: int, overlap: float) -> list[int]:

@@ -1,0 +1,123 @@
+"""What the networks say to a few windows: mirrored copies, a memory that may not suffice, empty windows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mambamed.errors import CaseError, RunError
+from mambamed.runs.device import autocast
+
+_REMEMBERED_BYTES = 2**28  # the largest answer that is kept for windows whose voxels are all alike
+
+
+class Answers:
+    """Mean logits of networks over mirrored copies of windows.
+
+    Args:
+        networks: each maps `(B, C, *patch)` to `(B, K, *patch)`; in evaluation mode, on `device`.
+        mirror_axes: spatial axes (0, 1, 2) whose mirrored copies are averaged in.
+        batch_size: windows a pass, to begin with.
+        device: where the networks are.
+        precision: of the networks' products, as in `runs.device`.
+        layout: memory format of the networks' input.
+        say: hears that the batch became smaller.
+
+    Attributes:
+        batch_size: windows a pass; halved whenever the device's memory does not suffice.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        mirror_axes: Sequence[int],
+        batch_size: int,
+        device: torch.device,
+        precision: str,
+        layout: torch.memory_format,
+        say: Callable[[str], None],
+    ) -> None:
+        self.batch_size = batch_size
+        self._networks, self._device, self._say = networks, device, say
+        self._precision, self._layout = precision, layout
+        self._flips = [
+            [2 + axis for axis in chosen]
+            for count in range(len(mirror_axes) + 1)
+            for chosen in itertools.combinations(mirror_axes, count)
+        ]
+        self._remembered: tuple[tuple[float, ...], Tensor] | None = None
+
+    def __call__(self, patches: Sequence[Tensor]) -> list[Tensor]:
+        """Windows `(C, *patch)` -> their logits `(K, *patch)`, float32, on the device.
+
+        Raises:
+            CaseError: NaN or Inf among the logits.
+            RunError: the device has not the memory for a single window.
+        """
+        logits: list[Tensor | None] = [None] * len(patches)
+        values = [_only_value(patch) for patch in patches]
+        asked = []
+        for number, value in enumerate(values):
+            if value is not None and self._remembered is not None and self._remembered[0] == value:
+                logits[number] = self._remembered[1]
+            else:
+                asked.append(number)
+        for number, answer in zip(asked, self._asked([patches[n] for n in asked]), strict=True):
+            logits[number] = answer
+            value = values[number]
+            if value is not None and answer.numel() * answer.element_size() <= _REMEMBERED_BYTES:
+                self._remembered = (value, answer)
+        return [each for each in logits if each is not None]
+
+    def _asked(self, patches: Sequence[Tensor]) -> list[Tensor]:
+        answers: list[Tensor] = []
+        while len(answers) < len(patches):
+            batch = patches[len(answers) : len(answers) + self.batch_size]
+            try:
+                with torch.inference_mode():
+                    stack = torch.stack(list(batch)).to(self._device, memory_format=self._layout)
+                    logits = self._mean(stack)
+            except torch.OutOfMemoryError as error:
+                self._take_less(error)
+                continue
+            if not bool(torch.isfinite(logits.sum())) and not bool(torch.isfinite(logits).all()):
+                raise CaseError("the network answers NaN or Inf; try --precision fp32")
+            answers += list(logits)
+        return answers
+
+    def _mean(self, patches: Tensor) -> Tensor:
+        total: Tensor | None = None
+        with autocast(self._device, self._precision):
+            for flips in self._flips:
+                turned = torch.flip(patches, flips) if flips else patches
+                for network in self._networks:
+                    logits = network(turned).float()
+                    logits = torch.flip(logits, flips) if flips else logits
+                    total = logits if total is None else total + logits
+        assert total is not None
+        passes = len(self._flips) * len(self._networks)
+        return total if passes == 1 else total.div_(passes)
+
+    def _take_less(self, error: torch.OutOfMemoryError) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.batch_size == 1:
+            raise RunError(
+                f"{self._device}: out of memory with a single window; give --device cpu, or free the device"
+            ) from error
+        self.batch_size //= 2
+        self._say(f"{self._device}: out of memory; {self.batch_size} windows a pass from here on")
+
+
+def _only_value(patch: Tensor) -> tuple[float, ...] | None:
+    """The value of every voxel, a channel each; None where voxels differ."""
+    corner = patch[:, 0, 0, 0]
+    # Most windows differ along their first line already.
+    if bool((patch[:, 0, 0] != corner[:, None]).any()):
+        return None
+    if bool((patch != corner[:, None, None, None]).any()):
+        return None
+    return tuple(corner.tolist())
