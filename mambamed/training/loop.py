@@ -31,7 +31,7 @@ ROLLBACKS = 3
 _WARM_STEPS = 3  # the first ones compile kernels and fill the memory
 _MEASURED_STEPS = 8
 _FORWARD_SHARE = 0.4  # of a training step, before it is measured
-_DRIFT = 0.03  # share of the budget by which a plan may be off before it is made anew
+_DRIFT = 0.05  # share of the budget by which a plan may be off before it is made anew
 _MODEL_STREAM = 4  # beside those of `batches.sampler`
 
 
