@@ -148,6 +148,9 @@ def evaluate(
     metrics: Annotated[str | None, Option(help="As in dice,hd95.")] = None,
     hd95: Annotated[HD95 | None, Option(help="Which of the distances of this name.")] = None,
     empty: Annotated[Empty | None, Option(help="Rule where both masks are empty.")] = None,
+    only_predicted: Annotated[
+        bool, Option("--only-predicted", help="Leave out references without a prediction.")
+    ] = False,
     workers: Annotated[int, Option(help="Threads; 0 = one a core.")] = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -165,6 +168,7 @@ def evaluate(
         metrics=tuple(metrics.split(",")) if metrics else rules.metrics,
         hd95=hd95 or rules.hd95,
         empty=empty or rules.empty,
+        cases="predicted" if only_predicted else None,
         output=output,
         workers=workers,
         progress=progress,

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from mambamed.demo import DemoSummary
+    from mambamed.evaluation import Evaluation
     from mambamed.inference.predict import PredictSummary
     from mambamed.networks.cost import RecipeCost
     from mambamed.preparation.prepare import PreparedSummary
@@ -69,6 +71,32 @@ def predict(summary: PredictSummary) -> None:
     kept = f", {summary.kept} of them kept" if summary.kept else ""
     print(f"{len(summary.cases)} masks in {summary.output}{kept}, {summary.seconds:.0f} s")
     _next(summary.next_command)
+
+
+def evaluate(evaluation: Evaluation) -> None:
+    """The summary, its conventions, and where the tables are."""
+    table = evaluation.table
+    _table(table.title, table.headers, table.rows)
+    for note in table.notes:
+        print(note)
+    if evaluation.output is not None:
+        print(f"tables: {evaluation.output}/cases.csv, summary.csv, summary.json")
+
+
+def demo(summary: DemoSummary) -> None:
+    """The scores of the phantoms, and where everything is."""
+    evaluate(summary.evaluation)
+    places = [
+        ["phantoms, as BraTS case folders", str(summary.data)],
+        ["prepared dataset", str(summary.prepared)],
+        ["run: recipe, plan, checkpoints", str(summary.run)],
+        ["curves of the training", str(summary.run / "fold_0" / "progress.png")],
+        ["predicted masks", str(summary.predictions)],
+        ["three test cases, outlined", str(summary.picture)],
+    ]
+    _table("where everything is", ["", "path"], places)
+    print("now your own data: one folder with dataset.json, imagesTr and labelsTr, or BraTS case folders")
+    _next("mambamed prepare YOUR_DATA -o prepared/mine")
 
 
 def recipes_list(lines: Sequence[RecipeLine]) -> None:

@@ -1,0 +1,111 @@
+"""The main job in one command: phantoms -> prepare -> train -> predict -> evaluate -> a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mambamed import converters
+from mambamed.demo.phantom import LABELS, write_phantoms
+from mambamed.evaluation import Evaluation, evaluate
+from mambamed.inference.predict import predict
+from mambamed.io.images import read_image
+from mambamed.preparation.prepare import prepare
+from mambamed.progress import Progress, Silence
+from mambamed.recipe import load_recipe
+from mambamed.report.pictures import PicturedCase, draw_cases
+from mambamed.training import train
+
+TRAINING_CASES = 24
+TEST_CASES = 6
+PICTURED_CASES = 3
+
+
+@dataclass(frozen=True)
+class DemoSummary:
+    """Where the demo left what.
+
+    Attributes:
+        data: phantoms as BraTS case folders: `training/` and `test/`.
+        prepared: the prepared dataset.
+        run: the run folder, with `fold_0/progress.png`.
+        predictions: one mask a test case.
+        evaluation: Dice and HD95 of the test cases, and the tables' folder.
+        picture: three test cases with reference and prediction outlined.
+    """
+
+    data: Path
+    prepared: Path
+    run: Path
+    predictions: Path
+    evaluation: Evaluation
+    picture: Path
+
+
+def demo(output: Path, *, minutes: float = 3.5, progress: Progress | None = None) -> DemoSummary:
+    """Run the whole chain on phantoms.
+
+    Args:
+        output: folder for everything; what a former, interrupted demo finished there is kept.
+        minutes: wall time for training, its validation included.
+        progress: hears how far the work is.
+
+    Returns:
+        Where everything is.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    progress = progress or Silence()
+    data, prepared, run = output / "data", output / "prepared", output / "run"
+    predictions, tables = output / "predictions", output / "evaluation"
+    recipe = load_recipe("phantom_nnmamba")
+
+    progress.say(f"1/6 phantoms: {TRAINING_CASES} for training, {TEST_CASES} for testing -> {data}")
+    progress.start("phantoms", TRAINING_CASES + TEST_CASES, "cases")
+    for seed in range(TRAINING_CASES + TEST_CASES):
+        folder = data / ("training" if seed < TRAINING_CASES else "test")
+        if not (folder / f"PHANTOM-{seed:04d}" / f"PHANTOM-{seed:04d}-seg.nii.gz").is_file():
+            write_phantoms(folder, 1, first_seed=seed)  # the label map is written last
+        progress.advance()
+    progress.say(f"2/6 mambamed prepare {data / 'training'} -o {prepared} --recipe phantom_nnmamba")
+    prepare(converters.convert(data / "training"), prepared, recipe=recipe, progress=progress)
+    progress.say(f"3/6 mambamed train phantom_nnmamba -d {prepared} -o {run} --max-hours {minutes / 60:.3f}")
+    train(
+        recipe,
+        prepared=prepared,
+        output=run,
+        fold="0",
+        resume=True,
+        max_hours=minutes / 60,
+        progress=progress,
+    )
+    progress.say(f"4/6 mambamed predict {run} {data / 'test'} -o {predictions}")
+    predict([run], data / "test", predictions, resume=True, progress=progress)
+    progress.say(f"5/6 mambamed evaluate {predictions} {data / 'test'} -o {tables} --recipe phantom_nnmamba")
+    evaluation = evaluate(
+        predictions,
+        data / "test",
+        labels=recipe.dataset.labels,
+        regions=recipe.dataset.regions,
+        metrics=recipe.evaluation.metrics,
+        hd95=recipe.evaluation.hd95,
+        empty=recipe.evaluation.empty,
+        output=tables,
+        progress=progress,
+    )
+    progress.say(f"6/6 picture -> {output / 'demo.png'}")
+    picture = _draw(data / "test", predictions, output / "demo.png")
+    return DemoSummary(data, prepared, run, predictions, evaluation, picture)
+
+
+def _draw(images: Path, predictions: Path, picture: Path) -> Path:
+    """Three test cases on their FLAIR image, reference and prediction outlined."""
+    cases = []
+    for folder in sorted(images.iterdir())[:PICTURED_CASES]:
+        image = read_image(folder / f"{folder.name}-t2f.nii.gz")
+        reference = read_image(folder / f"{folder.name}-seg.nii.gz").array
+        prediction = read_image(predictions / f"{folder.name}.nii.gz").array
+        cases.append(PicturedCase(folder.name, image.array, image.affine, reference, prediction))
+    draw_cases(picture, cases, LABELS)
+    return picture

@@ -1,0 +1,119 @@
+"""Three planes of a case, reference and prediction outlined: what a person looks at before the numbers."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mambamed.geometry import Affine, affine_to_ras, orientation_of, spacing_of, to_ras
+from mambamed.io.atomic import write_bytes
+
+# Colors that stay apart for color-blind eyes (Okabe & Ito 2008).
+_COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+_PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
+
+
+@dataclass(frozen=True)
+class PicturedCase:
+    """What is drawn of a case.
+
+    Attributes:
+        title: beside its row.
+        image: `(X, Y, Z)` in the file's order.
+        affine: voxel -> world, mm, RAS+.
+        reference, prediction: label maps on the same grid, or None.
+    """
+
+    title: str
+    image: NDArray
+    affine: Affine
+    reference: NDArray | None = None
+    prediction: NDArray | None = None
+
+
+def draw_cases(path: Path, cases: Sequence[PicturedCase], labels: Mapping[str, int] | None = None) -> None:
+    """Draw a row of three planes for every case, through the middle of what is outlined.
+
+    The patient's right is on the left of axial and coronal planes, as radiologists look at them; the
+    sagittal plane looks to the left. A voxel keeps its shape in mm.
+
+    Args:
+        path: a .png file, written atomically.
+        cases: one row each; at least one.
+        labels: name -> value, for the legend; the background is not outlined.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    figure = Figure(figsize=(9.5, 3.2 * len(cases) + 0.7), dpi=100, facecolor="black", layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(cases), 3, squeeze=False)
+    values = sorted({int(v) for case in cases for mask in _masks(case) for v in np.unique(mask) if v > 0})
+    color_of = {value: _COLORS[i % len(_COLORS)] for i, value in enumerate(values)}
+    for row, case in zip(grid, cases, strict=True):
+        for axes, (name, axis) in zip(row, _PLANES, strict=True):
+            _draw_plane(axes, case, axis, color_of)
+            if case is cases[0]:
+                axes.set_title(name, color="white", fontsize=10)
+        row[0].set_ylabel(case.title, color="white", fontsize=9)
+    names = {value: name for name, value in (labels or {}).items()}
+    handles = [Line2D([], [], color=color_of[v], label=names.get(v, f"label {v}")) for v in values]
+    if any(case.reference is not None for case in cases) and any(c.prediction is not None for c in cases):
+        handles.append(Line2D([], [], color="white", lw=2.2, alpha=0.55, label="reference (broad)"))
+        handles.append(Line2D([], [], color="white", lw=1.0, label="prediction (thin)"))
+    if handles:
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=len(handles), frameon=False,
+            labelcolor="white", fontsize=9,
+        )  # fmt: skip
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", facecolor="black", metadata={"Software": None})
+    write_bytes(path, buffer.getvalue())
+
+
+def _masks(case: PicturedCase) -> list[NDArray]:
+    return [mask for mask in (case.reference, case.prediction) if mask is not None]
+
+
+def _draw_plane(axes: Any, case: PicturedCase, axis: int, color_of: Mapping[int, str]) -> None:
+    orientation = orientation_of(case.affine)
+    image = to_ras(case.image, orientation)
+    masks = [to_ras(mask, orientation) for mask in _masks(case)]
+    spacing = spacing_of(affine_to_ras(case.affine, case.image.shape, orientation))
+    place = _middle(masks, image.shape)[axis]
+    across, up = (a for a in range(3) if a != axis)
+    plane = np.asarray(image.take(place, axis=axis), float).T
+    low, high = np.percentile(plane[plane != 0] if (plane != 0).any() else plane, [1, 99.5])
+    axes.imshow(plane, cmap="gray", vmin=min(low, 0) if low > 0 else low, vmax=max(high, low + 1e-6),
+                origin="lower", aspect=spacing[up] / spacing[across], interpolation="nearest")  # fmt: skip
+    styles = [(2.2, 0.55), (1.0, 1.0)] if case.reference is not None else [(1.2, 1.0)]
+    for mask, (width, alpha) in zip(masks, styles, strict=False):
+        cut = mask.take(place, axis=axis).T
+        for value, color in color_of.items():
+            inside = cut == value
+            if inside.any():
+                # A rim of zeros, so that an outline at the border closes.
+                rim = np.pad(inside.astype(float), 1)
+                x, y = (np.arange(-1, n + 1) for n in (cut.shape[1], cut.shape[0]))
+                axes.contour(x, y, rim, levels=[0.5], colors=[color], linewidths=width, alpha=alpha)
+    if axis != 0:
+        axes.invert_xaxis()
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def _middle(masks: Sequence[NDArray], shape: Sequence[int]) -> list[int]:
+    """The voxel through which planes are cut: in each axis the slice with the most outlined voxels."""
+    for mask in masks:
+        if (mask > 0).any():
+            return [int((mask > 0).sum(axis=tuple(b for b in range(3) if b != a)).argmax()) for a in range(3)]
+    return [n // 2 for n in shape]
