@@ -107,8 +107,7 @@ def _draw_plane(axes: Any, case: PicturedCase, axis: int, color_of: Mapping[int,
         axes.invert_xaxis()
     axes.set_xticks([])
     axes.set_yticks([])
-    for side in axes.spines.values():
-        side.set_visible(False)
+    axes.set_frame_on(False)
 
 
 def _middle(masks: Sequence[NDArray], shape: Sequence[int]) -> list[int]:
