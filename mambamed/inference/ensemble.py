@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mambamed.errors import ModelError, RecipeError
-from mambamed.inference.sliding_window import Windows, window_logits
+from mambamed.inference.sliding_window import Slab, Windows, slab_axis, window_slabs
 from mambamed.recipe import Inference
 from mambamed.runs.device import choose_device, choose_precision, memory_format
 from mambamed.runs.folder import Run
@@ -29,6 +29,7 @@ class Member:
     """One run's share of an ensemble: its networks, one a fold, and how they are led over a volume."""
 
     run: Run
+    folds: tuple[int, ...]
     networks: tuple[nn.Module, ...]
     windows: Windows
 
@@ -55,32 +56,68 @@ class Ensemble:
         """The run whose manifest and plan stand for all."""
         return self.members[0].run
 
-    def logits(
-        self, image: NDArray[np.floating], heard: Callable[[int, int], None] = lambda done, total: None
-    ) -> Tensor:
-        """`(C, X, Y, Z)` prepared image -> `(K, X, Y, Z)` float32 logits on the CPU.
+    def slabs(
+        self,
+        image: NDArray[np.floating],
+        heard: Callable[[int, int], None] = lambda done, total: None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> Iterator[Slab]:
+        """`(C, X, Y, Z)` image on the prepared grid -> its logits, slab after slab.
 
         Args:
-            image: normalized, on the prepared grid.
+            image: normalized.
             heard: called with (windows done, windows in all) of each member in turn.
+            say: hears what was given up for lack of memory.
+
+        Raises:
+            CaseError: a network answers NaN or Inf.
+            RunError: the device has not the memory for a single window.
         """
         tensor = torch.from_numpy(np.ascontiguousarray(image, np.float32))
-        total: Tensor | None = None
-        count = sum(len(member.networks) for member in self.members)
-        for member in self.members:
-            logits = window_logits(
+        axis = slab_axis(tensor.shape[1:], self.members[0].windows.patch_size)
+        streams = [
+            window_slabs(
                 member.networks,
                 tensor,
                 member.windows,
                 device=self.device,
                 precision=self.precision,
                 layout=memory_format(self.device, self.precision),
+                axis=axis,
                 heard=heard,
+                say=say,
             )
-            share = logits * (len(member.networks) / count) if len(self.members) > 1 else logits
-            total = share if total is None else total + share
-        assert total is not None
-        return total
+            for member in self.members
+        ]
+        return mean_of_slabs(streams, [len(member.networks) for member in self.members])
+
+
+def mean_of_slabs(streams: Sequence[Iterator[Slab]], weights: Sequence[float]) -> Iterator[Slab]:
+    """Weighted mean of the slabs of one volume from several sources, whose slabs end at different planes.
+
+    Args:
+        streams: each gives the whole volume along the same axis.
+        weights: one a stream; need not sum to 1.
+    """
+    if len(streams) == 1:
+        yield from streams[0]
+        return
+    held = [next(stream, None) for stream in streams]
+    start = 0
+    while all(slab is not None for slab in held):
+        slabs = [slab for slab in held if slab is not None]
+        stop = min(slab.stop for slab in slabs)
+        planes = sum(
+            slab.planes[start - slab.start : stop - slab.start] * (weight / sum(weights))
+            for slab, weight in zip(slabs, weights, strict=True)
+        )
+        assert isinstance(planes, Tensor)
+        yield Slab(slabs[0].axis, start, planes)
+        held = [
+            next(stream, None) if slab.stop == stop else slab
+            for slab, stream in zip(slabs, streams, strict=True)
+        ]
+        start = stop
 
 
 def load_ensemble(
@@ -117,11 +154,11 @@ def load_ensemble(
     layout = memory_format(chosen, kind)
     members = []
     for run in runs:
-        networks = []
-        for fold in _chosen_folds(run, folds):
+        networks, numbers = [], _chosen_folds(run, folds)
+        for fold in numbers:
             network, _ = load_network(run.root, fold, checkpoint, chosen)
             networks.append(network.to(memory_format=layout))  # type: ignore[call-overload]
-        members.append(Member(run, tuple(networks), windows_of(run, overlap, tta, chosen)))
+        members.append(Member(run, tuple(numbers), tuple(networks), windows_of(run, overlap, tta, chosen)))
     reasons = (
         f"device {chosen}: {why_device}",
         f"precision {kind}: {why_kind}",
@@ -162,7 +199,7 @@ def _chosen_folds(run: Run, folds: str) -> list[int]:
     missing = [part for part in asked if int(part) not in trained]
     if missing:
         raise ModelError(f"{run.root}: fold {missing[0]} is not trained; there are {trained}")
-    return [int(part) for part in asked]
+    return sorted({int(part) for part in asked})
 
 
 def _check_same_question(first: Run, other: Run) -> None:

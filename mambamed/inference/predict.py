@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-import mambamed
 from mambamed.cases import Case
 from mambamed.converters import find_inputs
-from mambamed.errors import CaseError, RecipeError
+from mambamed.errors import RecipeError
 from mambamed.inference.ensemble import Ensemble, load_ensemble
-from mambamed.inference.restore import native_labels
-from mambamed.io.documents import read_json, write_json
-from mambamed.io.images import Image, read_image, write_image
+from mambamed.inference.pipeline import predict_cases
+from mambamed.inference.record import Record, sha256_of
 from mambamed.io.lock import folder_lock
-from mambamed.preparation.grid import CaseGeometry
-from mambamed.preparation.prepare_image import prepare_image
 from mambamed.progress import Progress, Silence
 from mambamed.runs.device import keep_freed_memory
-from mambamed.tasks.segmentation import Segmentation
 
 
 @dataclass(frozen=True)
@@ -68,7 +58,8 @@ def predict(
 ) -> PredictSummary:
     """Segment every case of a folder.
 
-    One case is read ahead and one is written behind while the network works, so that it waits for neither.
+    One case is read ahead and one is written behind while the network works, so that it waits for neither;
+    logits are decided as they come, so that memory does not grow with classes times voxels.
 
     Args:
         models: run folders; several make an ensemble.
@@ -100,16 +91,13 @@ def predict(
     for reason in ensemble.reasons:
         progress.say(reason)
     cases = find_inputs(Path(inputs), list(ensemble.run.manifest.channels))
+    _check_output(cases, output)
     with folder_lock(output):
-        record = Record(output, _settings(ensemble, models, checkpoint), list(ensemble.reasons), overwrite)
+        settings = _settings(ensemble, models, checkpoint)
+        record = Record(output, settings, ensemble.reasons, cases, overwrite)
         wanted = [case for case in cases if not record.holds(case)]
         progress.start("predicting", len(wanted), "cases")
-        for case, image, labels, seconds in _answers(ensemble, wanted, record, progress):
-            path = output / f"{case.id}.nii.gz"
-            write_image(path, labels, like=image)
-            if preview:
-                _draw(output / f"{case.id}_preview.png", image, labels, ensemble.run.manifest.labels)
-            record.done(case, path, seconds)
+        predict_cases(ensemble, wanted, record, progress, preview)
     done = tuple(case.id for case in cases if case.id not in record.faults)
     return PredictSummary(
         output=output,
@@ -121,115 +109,15 @@ def predict(
     )
 
 
-class Record:
-    """run.json of a prediction folder: what is finished, of which input, by which models and settings.
-
-    Args:
-        output: the folder.
-        settings: what decides the masks; JSON-ready.
-        reasons: what was chosen on this machine, and why.
-        overwrite: forget what the folder holds.
-
-    Raises:
-        RecipeError: the folder holds predictions of other settings.
-    """
-
-    def __init__(self, output: Path, settings: dict[str, Any], reasons: list[str], overwrite: bool) -> None:
-        self._path = output / "run.json"
-        self._document: dict[str, Any] = {
-            "version": mambamed.__version__,
-            "settings": settings,
-            "reasons": reasons,
-            "cases": {},
-        }
-        self.faults: dict[str, str] = {}
-        if self._path.is_file() and not overwrite:
-            known = read_json(self._path)
-            if known.get("settings") != settings:
-                raise RecipeError(
-                    f"{output}: holds predictions of other models or settings; give --overwrite or another -o"
-                )
-            self._document["cases"] = known.get("cases", {})
-        self._output = output
-
-    def holds(self, case: Case) -> bool:
-        """Whether this very case is finished: its input is the recorded one and its mask is intact."""
-        known = self._document["cases"].get(case.id, {})
-        mask = self._output / f"{case.id}.nii.gz"
-        return (
-            known.get("status") == "done"
-            and known.get("input") == _stamp(case)
-            and mask.is_file()
-            and known.get("sha256") == _sha256(mask)
-        )
-
-    def done(self, case: Case, mask: Path, seconds: float) -> None:
-        """The mask of a case is written."""
-        self._write(case, {"status": "done", "sha256": _sha256(mask), "seconds": round(seconds, 2)})
-
-    def failed(self, case: Case, error: CaseError) -> None:
-        """A case could not be done; the others go on."""
-        self.faults[case.id] = f"{case.id}: {error}"
-        self._write(case, {"status": "failed", "fault": str(error)})
-
-    def _write(self, case: Case, facts: dict[str, Any]) -> None:
-        self._document["cases"][case.id] = {**facts, "input": _stamp(case)}
-        write_json(self._path, self._document)
-
-
-Prepared = tuple[Image, NDArray[np.float32], CaseGeometry]
-
-
-def _answers(
-    ensemble: Ensemble, cases: Sequence[Case], record: Record, progress: Progress
-) -> Iterator[tuple[Case, Image, NDArray, float]]:
-    """Label maps in the order of the cases; the next case is read while the network works on this one."""
-    task = ensemble.task
-    assert isinstance(task, Segmentation)
-    with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "restorer") as restorer:
-        ahead: Future[Prepared] | None = None
-        behind: tuple[Case, Image, Future[NDArray], float] | None = None
-        for number, case in enumerate(cases):
-            began = time.monotonic()
-            reading = ahead or reader.submit(_read, case, ensemble)
-            following = cases[number + 1] if number + 1 < len(cases) else None
-            try:
-                image, prepared, geometry = reading.result()
-            except CaseError as error:
-                record.failed(case, error)
-                progress.advance(1, case=case.id)
-                ahead = reader.submit(_read, following, ensemble) if following else None
-                continue
-            ahead = reader.submit(_read, following, ensemble) if following else None
-            logits = ensemble.logits(prepared)
-            del prepared
-            restoring = restorer.submit(native_labels, logits, geometry, task)
-            if behind is not None:
-                yield behind[0], behind[1], behind[2].result(), behind[3]
-            behind = (case, image, restoring, time.monotonic() - began)
-            progress.advance(1, case=case.id)
-        if behind is not None:
-            yield behind[0], behind[1], behind[2].result(), behind[3]
-
-
-def _read(case: Case, ensemble: Ensemble) -> Prepared:
-    images = [read_image(channel.path, channel.volume) for channel in case.channels]
-    array, geometry = prepare_image(images, ensemble.run.plan)
-    return images[0], array, geometry
-
-
 def _settings(ensemble: Ensemble, models: Sequence[Path], checkpoint: str) -> dict[str, Any]:
     """What decides the masks beside the input."""
     members = []
     for model, member in zip(models, ensemble.members, strict=True):
-        files = [member.run.checkpoint(fold, checkpoint) for fold in member.run.folds]
+        files = {fold: member.run.checkpoint(fold, checkpoint) for fold in member.folds}
         members.append(
             {
-                "run": Path(model).name,
-                "checkpoints": {
-                    str(f.relative_to(member.run.root)): _sha256(f) for f in files if f.is_file()
-                },
-                "networks": len(member.networks),
+                "run": Path(model).resolve().name,
+                "checkpoints": {f"fold_{fold}": sha256_of(path) for fold, path in files.items()},
                 "overlap": member.windows.overlap,
                 "gaussian": member.windows.gaussian,
                 "mirror_axes": list(member.windows.mirror_axes),
@@ -243,26 +131,10 @@ def _settings(ensemble: Ensemble, models: Sequence[Path], checkpoint: str) -> di
     }
 
 
-def _stamp(case: Case) -> list[list[Any]]:
-    """Name, size and time of the case's files: a changed input is done again."""
-    stamps = []
-    for channel in case.channels:
-        status = channel.path.stat() if channel.path.exists() else None
-        size, changed = (status.st_size, status.st_mtime_ns) if status else (None, None)
-        stamps.append([channel.path.name, size, changed])
-    return stamps
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _draw(path: Path, image: Image, labels: NDArray, names: Mapping[str, int]) -> None:
-    from mambamed.report.pictures import PicturedCase, draw_cases
-
-    title = path.name.removesuffix("_preview.png")
-    draw_cases(path, [PicturedCase(title, image.array, image.affine, prediction=labels)], names)
+def _check_output(cases: Sequence[Case], output: Path) -> None:
+    """Refuse an output folder in which a mask would take the place of an image."""
+    images = {channel.path.resolve(): channel.path for case in cases for channel in case.channels}
+    for case in cases:
+        mask = (output / f"{case.id}.nii.gz").resolve()
+        if mask in images:
+            raise RecipeError(f"{images[mask]}: its mask would overwrite it; give another -o")

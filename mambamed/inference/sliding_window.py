@@ -191,20 +191,21 @@ class _Sum:
 
     def planes_before(self, stop: int) -> Iterator[Slab]:
         """Give the planes before `stop`, which are finished, and make room for the next row of windows."""
-        if self._total is None:
+        total = self._total
+        if total is None:
             return
         count = stop - self._first
-        plane_bytes = 4 * self._total[0].numel()
+        plane_bytes = 4 * total[0].numel()
         piece = max(1, SLAB_BYTES // plane_bytes)
         for start in range(0, count, piece):
             these = slice(start, min(start + piece, count))
             scale = self._depth_scale[self._first :][these, None, None] * self._plane_scale
-            planes = self._total[these] * scale[:, None].to(self._total.device)
+            planes = total[these] * scale[:, None].to(total.device)
             yield Slab(self._axis, self._first + start, planes.cpu())
         kept = self._depth - count
         for plane in range(kept):
-            self._total[plane] = self._total[plane + count]
-        self._total[kept:] = 0
+            total[plane] = total[plane + count]
+        total[kept:] = 0
         self._first = stop
 
     def _zeros(self, outputs: int, device: torch.device) -> Tensor:

@@ -1,0 +1,220 @@
+"""Cases on their way from file to mask: one is read ahead, one is written behind the working network."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mambamed.cases import Case
+from mambamed.errors import CaseError
+from mambamed.inference.ensemble import Ensemble
+from mambamed.inference.record import Record
+from mambamed.inference.restore import labels_of_slabs
+from mambamed.inference.sliding_window import Slab
+from mambamed.io.images import Image, ImageHeader, doubt_about, read_image, write_image
+from mambamed.preparation.grid import CaseGeometry
+from mambamed.preparation.prepare_image import prepare_image
+from mambamed.progress import Progress
+from mambamed.tasks.segmentation import Segmentation
+
+log = logging.getLogger("mambamed")
+Item = TypeVar("Item")
+
+_SLABS_WAITING = 2
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A case that was read and prepared.
+
+    Attributes:
+        like: what its mask is to look like; the whole image only where a picture is wanted.
+        array: `(C, X, Y, Z)` on the prepared grid.
+        seconds: that reading it took.
+    """
+
+    case: Case
+    like: Image | ImageHeader
+    array: NDArray[np.float32]
+    geometry: CaseGeometry
+    warnings: tuple[str, ...]
+    seconds: float
+
+
+def predict_cases(
+    ensemble: Ensemble, cases: Sequence[Case], record: Record, progress: Progress, preview: bool
+) -> None:
+    """Write the mask of every case, and tell the record.
+
+    Three threads: a reader, this one for the networks, a finisher that brings logits to the native grid,
+    compresses and writes. What waits between them is one case on either side, and few slabs.
+
+    Raises:
+        RunError: the output cannot be written; what is recorded until then holds.
+    """
+    with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "finisher") as finisher:
+        ahead: Future[Ready] | None = None
+        behind: Future[None] | None = None
+        for number, case in enumerate(cases):
+            reading = ahead or reader.submit(_read, case, ensemble, preview)
+            try:
+                ready = reading.result()
+            except CaseError as error:
+                ready = None
+                record.failed(case, error)
+                progress.advance(1, case=case.id)
+            following = cases[number + 1 : number + 2]
+            ahead = reader.submit(_read, following[0], ensemble, preview) if following else None
+            if ready is None:
+                continue
+            belt: Belt[Slab] = Belt(_SLABS_WAITING)
+            with belt.filled():
+                finishing = finisher.submit(_finish, ready, belt, ensemble, record, progress, preview)
+                told = _windows_told(progress, case)
+                for slab in ensemble.slabs(ready.array, told, progress.say):
+                    belt.put(slab)
+            if behind is not None:
+                behind.result()
+            behind = finishing
+            del ready
+        if behind is not None:
+            behind.result()
+
+
+class Belt(Generic[Item]):
+    """A bounded queue from one thread to one other that comes to an end, or breaks.
+
+    Args:
+        size: items that may wait.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._queue: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(size)
+        self._ended = False
+
+    def put(self, item: Item) -> None:
+        """Hand over an item; waits while `size` are waiting."""
+        self._queue.put((item, None))
+
+    @contextmanager
+    def filled(self) -> Iterator[None]:
+        """The block that puts items; its end, or its error, reaches the other side.
+
+        A CaseError is the other side's to tell and goes no further here.
+        """
+        broken: BaseException | None = None
+        try:
+            yield
+        except CaseError as error:
+            broken = error
+        except BaseException as error:
+            broken = error
+            raise
+        finally:
+            self._queue.put((None, broken))
+
+    def __iter__(self) -> Iterator[Item]:
+        while not self._ended:
+            item, error = self._queue.get()
+            if item is not None:
+                yield item
+                continue
+            self._ended = True
+            if isinstance(error, CaseError):
+                raise error
+            if error is not None:
+                raise Abandoned
+
+    def drain(self) -> None:
+        """Take what is left, so that the other side never waits for a reader that gave up."""
+        while not self._ended:
+            self._ended = self._queue.get()[0] is None
+
+
+class Abandoned(Exception):  # noqa: N818 - nobody's error: the other thread raises the cause
+    """The thread that fills a belt stopped for a reason that it tells itself."""
+
+
+def _read(case: Case, ensemble: Ensemble, whole: bool) -> Ready:
+    began = time.monotonic()
+    with _warnings_heard() as warnings:
+        images = [read_image(channel.path, channel.volume) for channel in case.channels]
+        for channel, image in zip(case.channels, images, strict=True):
+            doubt = doubt_about(image.array)
+            if doubt:
+                log.warning("%s: %s", channel.path, doubt)
+        array, geometry = prepare_image(images, ensemble.run.plan)
+    first = images[0]
+    x, y, z = first.array.shape
+    like = first if whole else ImageHeader((x, y, z), 1, first.affine, first.array.dtype, first.header)
+    return Ready(case, like, array, geometry, tuple(warnings), time.monotonic() - began)
+
+
+def _finish(
+    ready: Ready, slabs: Belt[Slab], ensemble: Ensemble, record: Record, progress: Progress, preview: bool
+) -> None:
+    began = time.monotonic()
+    task = ensemble.task
+    assert isinstance(task, Segmentation)
+    try:
+        labels = labels_of_slabs(slabs, ready.geometry, task)
+        write_image(record.mask(ready.case), labels, like=ready.like)
+        if preview and isinstance(ready.like, Image):
+            picture = record.mask(ready.case).with_name(f"{ready.case.id}_preview.png")
+            _draw(picture, ready.case.id, ready.like, labels, ensemble)
+        record.done(ready.case, ready.seconds + time.monotonic() - began, ready.warnings)
+    except CaseError as error:
+        record.failed(ready.case, error)
+    except Abandoned:
+        return
+    finally:
+        slabs.drain()
+    progress.advance(1, case=ready.case.id)
+
+
+def _windows_told(progress: Progress, case: Case) -> Callable[[int, int], None]:
+    def told(done: int, total: int) -> None:
+        progress.advance(0, case=case.id, windows=f"{done}/{total}")
+
+    return told
+
+
+@contextmanager
+def _warnings_heard() -> Iterator[list[str]]:
+    """Collect what the readers warn of in this thread."""
+    listener = _Listener()
+    logger = logging.getLogger("mambamed")
+    logger.addHandler(listener)
+    try:
+        yield listener.lines
+    finally:
+        logger.removeHandler(listener)
+
+
+class _Listener(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self._thread:
+            self.lines.append(record.getMessage())
+
+
+def _draw(path: Path, title: str, image: Image, labels: NDArray, ensemble: Ensemble) -> None:
+    from mambamed.report.pictures import PicturedCase, draw_cases
+
+    pictured = PicturedCase(title, image.array, image.affine, prediction=labels)
+    draw_cases(path, [pictured], ensemble.run.manifest.labels)
