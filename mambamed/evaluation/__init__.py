@@ -1,6 +1,7 @@
 """Predictions and references -> tables that can be trusted.
 
-`pairing` finds what belongs together, `scoring` scores one case, `summary` takes the means.
+`pairing` finds what belongs together, `scoring` scores one case, `summary` takes the means, `tables` and
+`output` show them, `compare` tells whether two models differ.
 """
 
 from __future__ import annotations
@@ -13,25 +14,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mambamed.errors import CaseError, DatasetError
-from mambamed.evaluation.pairing import Pairing, pair_up, restricted
+from mambamed.evaluation.output import write_report, write_tables
+from mambamed.evaluation.pairing import Pairing, pair_up, restricted, subject_of
 from mambamed.evaluation.scoring import CaseScores, score_files
-from mambamed.evaluation.summary import (
-    MetricSummary,
-    average_over_regions,
-    case_rows,
-    nnunet_document,
-    summarize,
-    summary_rows,
-)
-from mambamed.io.documents import write_json
-from mambamed.io.tables import write_csv
-from mambamed.metrics import METRICS, Metric, parse_metrics
+from mambamed.evaluation.summary import MetricSummary, summarize
+from mambamed.evaluation.tables import brats_table, summary_table
+from mambamed.metrics import Metric, parse_metrics
 from mambamed.metrics.kernels import loops
 from mambamed.metrics.rules import Rules, rules_for
 from mambamed.progress import Progress, Silence
-from mambamed.report.tables import Table, shown
-
-FORMAT = 1
+from mambamed.report.tables import Table, write_table
 
 
 @dataclass(frozen=True)
@@ -44,7 +36,9 @@ class Evaluation:
         cases: every case.
         regions: names in the order of the tables -> labels.
         settings: the conventions behind the numbers, by name.
-        output: folder of `cases.csv`, `summary.csv`, `summary.json`; None where nothing was written.
+        output: folder of the files; None where nothing was written.
+        written: the files.
+        paper_table: where asked for: the table as papers print it.
         faults: what could not be scored or paired, one line each.
     """
 
@@ -54,6 +48,8 @@ class Evaluation:
     regions: Mapping[str, tuple[int, ...]]
     settings: Mapping[str, Any]
     output: Path | None = None
+    written: tuple[Path, ...] = ()
+    paper_table: Table | None = None
     faults: tuple[CaseError, ...] = field(default=())
 
 
@@ -67,9 +63,17 @@ def evaluate(
     hd95: str | None = None,
     empty: str | None = None,
     protocol: str | None = None,
+    penalty_mm: float | None = None,
+    level: float = 0.95,
     cases: Collection[str] | Literal["predicted"] | None = None,
+    subjects: Mapping[str, str] | None = None,
     resample: bool = False,
     output: Path | None = None,
+    report: bool = False,
+    worst: int = 10,
+    images: Path | None = None,
+    table: Literal["brats"] | None = None,
+    paper: Mapping[str, float | str] | None = None,
     workers: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -77,17 +81,24 @@ def evaluate(
 
     Args:
         predictions: folder of label maps named by case, or one label map.
-        references: the same; or a folder of BraTS cases; or a Decathlon or nnU-Net folder.
+        references: the same; or a folder of BraTS cases; or a Decathlon, nnU-Net or prepared folder.
         labels, regions: what is scored: name -> label, name -> labels it unites; None: as a `dataset.json`
             beside the files says, as BraTS defines it for its cases, or else each label that occurs.
         metrics: names as `parse_metric` reads them; None: the protocol's.
         hd95: convention of a bare `hd95`.
         empty: "exclude" or "brats": what a region counts for that is in neither mask.
         protocol: the conventions of a paper or challenge, all at once; goes before `hd95` and `empty`.
+        penalty_mm: stands for an infinite distance in the penalized means; None: the protocol's.
+        level: of the bootstrap confidence intervals.
         cases: the references that count, by id: those of a validation fold, say; "predicted": those that
-            have a prediction, so that a missing one goes unnoticed; None: all.
+            have a prediction; None: all.
+        subjects: case -> person; None: each case its own, but for BraTS' second visits.
         resample: bring a prediction to its reference's grid where they differ, instead of a fault.
         output: folder for `cases.csv`, `summary.csv` and `summary.json` (nnU-Net's schema and more).
+        report: also write `report.html` there, with pictures of the `worst` cases.
+        images: folder of the images behind those pictures; None: looked for beside the references.
+        table: also make the table as papers print it, and write it to `output` as CSV, Markdown and LaTeX.
+        paper: a recipe's `paper` section, a row of that table.
         workers: threads; 0 = one a core.
         progress: hears of each case.
 
@@ -99,27 +110,48 @@ def evaluate(
     """
     progress = progress or Silence()
     try:
-        rules = rules_for(protocol, empty, hd95)
+        rules = rules_for(protocol, empty, hd95, penalty_mm)
         asked = parse_metrics(metrics or rules.metrics, rules.hd95)
     except ValueError as error:
         raise DatasetError(f"evaluate: {error}") from error
-    pairing = restricted(pair_up(predictions, references, labels, regions), cases)
-    scores = _score_all(pairing, asked, rules, resample, workers, progress)
+    whole = pair_up(predictions, references, labels, regions)
+    pairing = restricted(whole, cases)
+    scores = _score_all(pairing, asked, rules, resample, subjects, workers, progress)
     scored = pairing.answers.regions or _occurring_regions(scores)
-    summaries = summarize(scores, list(scored), asked, rules)
-    settings = _settings(pairing, asked, rules)
-    evaluation = Evaluation(
-        table=_table(summaries, asked, rules, settings),
-        summaries=tuple(summaries),
-        cases=tuple(scores),
-        regions={name: tuple(members) for name, members in scored.items()},
-        settings=settings,
-        output=output,
-        faults=_faults(scores, pairing),
-    )
+    scored = {name: tuple(members) for name, members in scored.items()}
+    summaries = summarize(scores, list(scored), asked, rules, level)
+    settings = _settings(pairing, asked, rules, level)
+    notes = [f"protocol {rules.name}: {', '.join(metric.name for metric in asked)}", rules.describe()]
+    notes.append(f"labels: {pairing.answers.source}")
+    if left := len(whole.pairs) - len(pairing.pairs):
+        notes.append(f"{left} of {len(whole.pairs)} references left out, as asked")
+    shown_table = summary_table(summaries, asked, notes, level)
+    faults = _faults(scores, pairing)
+    printed = brats_table(summaries, predictions.resolve().name, paper) if table == "brats" else None
+    written: list[Path] = []
     if output is not None:
-        _write(evaluation, asked)
-    return evaluation
+        lines = [str(fault) for fault in faults]
+        if printed is not None:
+            written += write_table(output / "table_brats", printed)
+        if report:
+            lead = f"Predictions {predictions} against references {references}."
+            title = f"Evaluation of {predictions.resolve().name}"
+            everything = (scores, scored, asked, rules, settings, lines)
+            write_report(output, title, lead, shown_table, *everything, worst, images, references)
+            written.append(output / "report.html")
+        write_tables(output, scores, summaries, scored, asked, rules, settings, lines)
+        written += [output / name for name in ("cases.csv", "summary.csv", "summary.json")]
+    return Evaluation(
+        shown_table,
+        tuple(summaries),
+        tuple(scores),
+        scored,
+        settings,
+        output,
+        tuple(written),
+        printed,
+        faults,
+    )
 
 
 def _score_all(
@@ -127,6 +159,7 @@ def _score_all(
     metrics: Sequence[Metric],
     rules: Rules,
     resample: bool,
+    subjects: Mapping[str, str] | None,
     workers: int,
     progress: Progress,
 ) -> list[CaseScores]:
@@ -146,6 +179,7 @@ def _score_all(
                 metrics,
                 rules,
                 resample,
+                subject_of(case, subjects),
             )
             for case, (reference, prediction) in pairing.pairs.items()
         ]
@@ -171,7 +205,7 @@ def _faults(cases: Sequence[CaseScores], pairing: Pairing) -> tuple[CaseError, .
     return tuple(CaseError(line) for line in lines)
 
 
-def _settings(pairing: Pairing, metrics: Sequence[Metric], rules: Rules) -> dict[str, Any]:
+def _settings(pairing: Pairing, metrics: Sequence[Metric], rules: Rules, level: float) -> dict[str, Any]:
     import numpy
     import scipy
 
@@ -182,69 +216,11 @@ def _settings(pairing: Pairing, metrics: Sequence[Metric], rules: Rules) -> dict
         "metrics": [metric.name for metric in metrics],
         "rules": rules.describe(),
         "source": rules.source,
+        "miss": rules.fractions[1],
+        "confidence": level,
         "labels_from": pairing.answers.source,
         "mambamed": __version__,
         "numpy": numpy.__version__,
         "scipy": scipy.__version__,
         "computed_with": loops().name,
     }
-
-
-def _table(
-    summaries: Sequence[MetricSummary], metrics: Sequence[Metric], rules: Rules, settings: Mapping[str, Any]
-) -> Table:
-    """The summary for people: mean ± SD of each region and metric, and over how many cases."""
-    headers = ["region"]
-    for metric in metrics:
-        unit = METRICS[metric.kind].unit
-        headers.append(f"{metric.title} [{unit}]" if unit else metric.title)
-        if any(s.infinite or s.unscored for s in summaries if s.metric == metric.name):
-            headers.append("with misses")
-    rows = []
-    for region in dict.fromkeys(s.region for s in summaries):
-        row = [region]
-        for metric, column in _columns(summaries, metrics):
-            (found,) = (s for s in summaries if (s.region, s.metric) == (region, metric.name))
-            row.append(_cell(found) if column == "mean" else shown(found.mean_penalized))
-        rows.append(row)
-    if len(rows) > 1:
-        average = ["average"]
-        for metric, column in _columns(summaries, metrics):
-            average.append(shown(average_over_regions(summaries, metric.name, column == "misses")))
-        rows.append(average)
-    cases = summaries[0].cases if summaries else 0
-    notes = [f"protocol {rules.name}; {', '.join(m.name for m in metrics)}", rules.describe()]
-    notes += [f"labels: {settings['labels_from']}"]
-    return Table(f"{cases} cases, mean ± SD (n where not all are defined)", headers, rows, notes)
-
-
-def _columns(summaries: Sequence[MetricSummary], metrics: Sequence[Metric]) -> list[tuple[Metric, str]]:
-    columns = []
-    for metric in metrics:
-        columns.append((metric, "mean"))
-        if any(s.infinite or s.unscored for s in summaries if s.metric == metric.name):
-            columns.append((metric, "misses"))
-    return columns
-
-
-def _cell(summary: MetricSummary) -> str:
-    text = f"{shown(summary.mean)} ± {shown(summary.sd)}"
-    return text if summary.defined == summary.cases else f"{text} (n={summary.defined})"
-
-
-def _write(evaluation: Evaluation, metrics: Sequence[Metric]) -> None:
-    from dataclasses import asdict
-
-    output = evaluation.output
-    assert output is not None
-    names = list(evaluation.regions)
-    write_csv(output / "cases.csv", *case_rows(evaluation.cases, names, metrics))
-    write_csv(output / "summary.csv", *summary_rows(evaluation.summaries))
-    document = nnunet_document(evaluation.cases, evaluation.regions, metrics) | {
-        "format": FORMAT,
-        "regions": {name: list(members) for name, members in evaluation.regions.items()},
-        "settings": dict(evaluation.settings),
-        "summaries": [asdict(summary) for summary in evaluation.summaries],
-        "faults": [str(fault) for fault in evaluation.faults],
-    }
-    write_json(output / "summary.json", document)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +14,11 @@ from mambamed.errors import DatasetError
 from mambamed.io.documents import read_json
 from mambamed.io.images import case_id_of
 
-_LABEL_FOLDERS = ("labelsTr", "labelsTs", "labelsVal")
+# "references" lies in a prepared dataset.
+_LABEL_FOLDERS = ("labelsTr", "labelsTs", "labelsVal", "references")
 _DOCUMENT = "dataset.json"
+# "BraTS-GLI-00005-001" is the second visit of subject "BraTS-GLI-00005".
+_VISIT = re.compile(r"(BraTS-\w+-\d+)-\d{3}")
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,18 @@ def pair_up(
         )
     extra = tuple(path for case_id, path in sorted(found.items()) if case_id not in known)
     return Pairing(pairs, extra, _answers(predictions, references, labels, regions, is_brats and known))
+
+
+def subject_of(case_id: str, subjects: Mapping[str, str] | None = None) -> str:
+    """The person of a case: as told, by BraTS' names, or else the case itself.
+
+    >>> subject_of("BraTS-GLI-00005-001"), subject_of("hippocampus_001")
+    ('BraTS-GLI-00005', 'hippocampus_001')
+    """
+    if subjects and case_id in subjects:
+        return subjects[case_id]
+    visit = _VISIT.fullmatch(case_id)
+    return visit[1] if visit else case_id
 
 
 def restricted(pairing: Pairing, cases: Collection[str] | Literal["predicted"] | None) -> Pairing:

@@ -30,6 +30,7 @@ class CaseScores:
         reference: its file.
         prediction: its file, None where there is none.
         diagonal_mm: from corner to corner of the image, mm: the penalty for a miss. NaN if unreadable.
+        subject: the person.
         fault: why it could not be scored, as one line; None where it was.
     """
 
@@ -38,6 +39,7 @@ class CaseScores:
     reference: Path
     prediction: Path | None
     diagonal_mm: float
+    subject: str
     fault: str | None = None
 
 
@@ -50,6 +52,7 @@ def score_files(
     metrics: Sequence[Metric],
     rules: Rules,
     resample: bool = False,
+    subject: str = "",
 ) -> CaseScores:
     """Score one case; what is wrong with its files becomes its `fault`.
 
@@ -60,8 +63,9 @@ def score_files(
         allowed: labels that may occur; None: any.
         metrics, rules: see `score_case`.
         resample: bring the prediction to the reference's grid (nearest neighbor) where they differ.
+        subject: the person; the case itself where not known.
     """
-    diagonal = float("nan")
+    diagonal, fault = float("nan"), None
     try:
         truth = read_image(reference)
         diagonal = float(np.linalg.norm(np.array(truth.array.shape) * truth.spacing))
@@ -74,10 +78,10 @@ def score_files(
         wanted = regions or {str(label): (label,) for label in _occurring(expected, given)}
         scores = score_case(expected, given, truth.spacing, wanted, metrics, rules)
     except CaseError as error:
-        return CaseScores(case, {}, reference, prediction, diagonal, str(error))
+        scores, fault = {}, str(error)
     except ValueError as error:
-        return CaseScores(case, {}, reference, prediction, diagonal, f"{prediction}: {error}; check the file")
-    return CaseScores(case, scores, reference, prediction, diagonal)
+        scores, fault = {}, f"{prediction}: {error}; check the file"
+    return CaseScores(case, scores, reference, prediction, diagonal, subject or case, fault)
 
 
 def integer_labels(array: NDArray, path: Path, allowed: Sequence[int] | None) -> NDArray:

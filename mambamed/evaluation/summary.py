@@ -12,6 +12,7 @@ import numpy as np
 from mambamed.evaluation.scoring import CaseScores
 from mambamed.metrics import METRICS, Metric
 from mambamed.metrics.rules import Rules
+from mambamed.metrics.statistics import bootstrap_interval
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,21 @@ class MetricSummary:
 
 
 def summarize(
-    cases: Sequence[CaseScores], regions: Sequence[str], metrics: Sequence[Metric], rules: Rules
+    cases: Sequence[CaseScores],
+    regions: Sequence[str],
+    metrics: Sequence[Metric],
+    rules: Rules,
+    level: float = 0.95,
 ) -> list[MetricSummary]:
-    """The summary of every region in every metric, region by region."""
-    return [_summarize(cases, region, metric, rules) for region in regions for metric in metrics]
+    """The summary of every region in every metric, region by region; `level` is that of the intervals."""
+    return [_summarize(cases, region, metric, rules, level) for region in regions for metric in metrics]
 
 
-def _summarize(cases: Sequence[CaseScores], region: str, metric: Metric, rules: Rules) -> MetricSummary:
+def _summarize(
+    cases: Sequence[CaseScores], region: str, metric: Metric, rules: Rules, level: float
+) -> MetricSummary:
     better = METRICS[metric.kind].better
-    finite, penalized, empty, infinite, unscored = [], [], 0, 0, 0
+    finite, subjects, penalized, empty, infinite, unscored = [], [], [], 0, 0, 0
     for case in cases:
         penalty = penalty_of(case, better, rules)
         scores = case.regions.get(region)
@@ -76,6 +83,7 @@ def _summarize(cases: Sequence[CaseScores], region: str, metric: Metric, rules: 
             penalized.append(penalty)
         else:
             finite.append(value)
+            subjects.append(case.subject)
     penalized = [value for value in penalized if not math.isnan(value)]
     values = np.array(finite)
     some = bool(finite)
@@ -98,6 +106,7 @@ def _summarize(cases: Sequence[CaseScores], region: str, metric: Metric, rules: 
         mean_penalized=_mean([*finite, *penalized])
         if better
         else (float(values.mean()) if some else math.nan),
+        interval=bootstrap_interval(values, subjects, level),
     )
 
 
@@ -117,23 +126,25 @@ def average_over_regions(summaries: Sequence[MetricSummary], metric: str, penali
 
 
 def case_rows(
-    cases: Sequence[CaseScores], regions: Sequence[str], metrics: Sequence[Metric]
+    cases: Sequence[CaseScores], regions: Sequence[str], metrics: Sequence[Metric], rules: Rules
 ) -> tuple[list[str], list[list[Any]]]:
     """`cases.csv`: a row a case and region."""
-    headers = ["case", "region", *(metric.name for metric in metrics), "presence", "tp", "fp", "fn", "fault"]
+    names = [metric.name for metric in metrics]
+    headers = ["case", "region", *names, "presence", "tp", "fp", "fn", "subject", "penalty_mm", "fault"]
     rows: list[list[Any]] = []
     for case in cases:
+        penalty = penalty_of(case, "lower", rules)
         for region in regions:
             scores = case.regions.get(region)
             if scores is not None:
                 counts = scores.counts
-                values = [scores.values[metric.name] for metric in metrics]
-                rows.append(
-                    [case.case, region, *values, scores.presence, counts.tp, counts.fp, counts.fn, ""]
-                )
+                values: list[Any] = [scores.values[name] for name in names]
+                values += [scores.presence, counts.tp, counts.fp, counts.fn]
             elif case.fault is not None:
-                blank = [math.nan] * len(metrics)
-                rows.append([case.case, region, *blank, "unscored", None, None, None, case.fault])
+                values = [math.nan] * len(names) + ["unscored", None, None, None]
+            else:
+                continue  # a label that occurs in other cases only, where no labels were named
+            rows.append([case.case, region, *values, case.subject, penalty, case.fault or ""])
     return headers, rows
 
 

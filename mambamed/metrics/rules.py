@@ -132,13 +132,19 @@ EMPTY_RULES = {
 }
 
 
-def rules_for(protocol: str | None = None, empty: str | None = None, hd95: str | None = None) -> Rules:
+def rules_for(
+    protocol: str | None = None,
+    empty: str | None = None,
+    hd95: str | None = None,
+    penalty_mm: float | None = None,
+) -> Rules:
     """The rules of a protocol, with single choices changed.
 
     Args:
         protocol: a name of `PROTOCOLS`; None for our own.
         empty: "exclude" or "brats": what empty/empty counts for.
         hd95: convention of a bare `hd95`.
+        penalty_mm: for an infinite distance; None: the protocol's.
 
     Raises:
         ValueError: an unknown name.
@@ -153,4 +159,4 @@ def rules_for(protocol: str | None = None, empty: str | None = None, hd95: str |
         rules = replace(rules, fractions=fractions, distances=distances)
     if hd95 is not None and protocol is None:
         rules = replace(rules, hd95=hd95)
-    return rules
+    return rules if penalty_mm is None else replace(rules, penalty_mm=penalty_mm)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+# Fewer subjects say next to nothing about their spread, and the bootstrap would hide that.
+_FEWEST_SUBJECTS = 5
 _EXACT_PAIRS = 14
 _BLOCK = 4_000_000
 
@@ -34,7 +36,7 @@ def bootstrap_interval(
         seed: of the draws; the same seed gives the same interval.
 
     Returns:
-        Low and high end; NaN for fewer than two subjects.
+        Low and high end; NaN for fewer than five subjects.
 
     Source:
         Efron 1987, J. Am. Stat. Assoc. 82:171 (BCa); the acceleration is the subjects' jackknife.
@@ -45,7 +47,7 @@ def bootstrap_interval(
     """
     sums, counts = _by_subject(np.asarray(values, float), subjects)
     n = len(sums)
-    if n < 2:
+    if n < _FEWEST_SUBJECTS:
         return math.nan, math.nan
     mean = sums.sum() / counts.sum()
     if np.ptp(sums / counts) == 0:

@@ -48,6 +48,11 @@ def draw_cases(path: Path, cases: Sequence[PicturedCase], labels: Mapping[str, i
         cases: one row each; at least one.
         labels: name -> value, for the legend; the background is not outlined.
     """
+    write_bytes(path, render_cases(cases, labels))
+
+
+def render_cases(cases: Sequence[PicturedCase], labels: Mapping[str, int] | None = None) -> bytes:
+    """The picture of `draw_cases` as the bytes of a .png file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -75,7 +80,7 @@ def draw_cases(path: Path, cases: Sequence[PicturedCase], labels: Mapping[str, i
         )  # fmt: skip
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor="black", metadata={"Software": None})
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _masks(case: PicturedCase) -> list[NDArray]:

@@ -1,10 +1,21 @@
-"""A table as plain data, for whoever prints it."""
+"""A table as plain data, for whoever prints it; as CSV, Markdown and LaTeX where it becomes a file."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from mambamed.io.atomic import write_text
+from mambamed.io.tables import write_csv
+
+_LATEX = str.maketrans(
+    {
+        "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,3 +46,77 @@ def shown(value: float) -> str:
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
     return f"{value:.4g}"
+
+
+def paper_table(
+    title: str,
+    regions: Sequence[str],
+    blocks: Mapping[str, str],
+    methods: Mapping[str, Mapping[tuple[str, str], float]],
+    notes: Sequence[str] = (),
+) -> Table:
+    """A table as papers print it: a row a method, a block of columns a metric, its regions and their average.
+
+    Args:
+        title: one line.
+        regions: in the order of the columns.
+        blocks: metric -> heading of its columns, as in "Dice %".
+        methods: name -> (metric, region) -> mean; what a method does not report is left out and shown as "-".
+            An average that is not reported is that of the regions, where all are.
+        notes: lines below.
+    """
+    headers = ["method"]
+    for heading in blocks.values():
+        headers += [f"{heading} {region}" for region in (*regions, "Average")]
+    rows = []
+    for method, means in methods.items():
+        row = [method]
+        for metric in blocks:
+            values = [means.get((metric, region), math.nan) for region in regions]
+            average = means.get((metric, "Average"), sum(values) / len(values))
+            row += ["-" if math.isnan(value) else f"{value:.2f}" for value in (*values, average)]
+        rows.append(row)
+    return Table(title, headers, rows, notes)
+
+
+def write_table(stem: Path, table: Table) -> list[Path]:
+    """Write a table as `.csv`, `.md` and `.tex` beside each other; the paths."""
+    csv, markdown, latex = (stem.with_name(stem.name + suffix) for suffix in (".csv", ".md", ".tex"))
+    write_csv(csv, table.headers, table.rows)
+    write_text(markdown, to_markdown(table))
+    write_text(latex, to_latex(table))
+    return [csv, markdown, latex]
+
+
+def to_markdown(table: Table) -> str:
+    """The table in GitHub's Markdown."""
+
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+    rule = ["---", *["---:"] * (len(table.headers) - 1)]
+    lines = [f"**{table.title}**", "", line(table.headers), line(rule), *(line(row) for row in table.rows)]
+    return "\n".join([*lines, "", *(f"{note}  " for note in table.notes)]).rstrip() + "\n"
+
+
+def to_latex(table: Table) -> str:
+    """The table as a LaTeX `table` for the booktabs package."""
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\"
+
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{' '.join([table.title + '.', *table.notes]).translate(_LATEX)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(table.headers) - 1)}}}",
+            r"\toprule",
+            line(table.headers),
+            r"\midrule",
+            *(line(row) for row in table.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )

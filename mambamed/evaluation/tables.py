@@ -1,0 +1,108 @@
+"""The summary for people, and the tables of papers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from mambamed.evaluation.summary import MetricSummary, average_over_regions
+from mambamed.metrics import METRICS, Metric
+from mambamed.report.tables import Table, paper_table, shown
+
+# "WT", "WT dice", "Average HD95" in the `paper:` section of a recipe; a bare region is its Dice.
+_PAPER_METRICS = {"dice": "dice", "dsc": "dice", "hd95": "hd95"}
+
+
+def summary_table(
+    summaries: Sequence[MetricSummary], metrics: Sequence[Metric], notes: Sequence[str], level: float
+) -> Table:
+    """Mean ± SD of each region and metric, its confidence interval, and over how many cases.
+
+    Where a value is infinite or a case could not be scored, a second column gives the mean with penalties.
+    """
+    columns = _columns(summaries, metrics)
+    headers = ["region"]
+    for metric, column in columns:
+        unit = METRICS[metric.kind].unit
+        title = f"{metric.title} [{unit}]" if unit else metric.title
+        headers.append({"mean": title, "interval": f"{level:.0%} CI", "misses": "with misses"}[column])
+    rows = []
+    for region in dict.fromkeys(s.region for s in summaries):
+        found = {s.metric: s for s in summaries if s.region == region}
+        rows.append([region, *(_cell(found[metric.name], column) for metric, column in columns)])
+    if len(rows) > 1:
+        average = ["average"]
+        for metric, column in columns:
+            mean = average_over_regions(summaries, metric.name, penalized=column == "misses")
+            average.append("" if column == "interval" else shown(mean))
+        rows.append(average)
+    cases = summaries[0].cases if summaries else 0
+    title = f"{cases} case{'s' * (cases != 1)}, mean ± SD (n where not all are defined)"
+    return Table(title, headers, rows, notes)
+
+
+def brats_table(
+    summaries: Sequence[MetricSummary], name: str, paper: Mapping[str, float | str] | None = None
+) -> Table:
+    """WT, TC, ET (or whatever regions there are) and their average, in Dice and HD95, as papers print them.
+
+    Args:
+        summaries: of the evaluation.
+        name: of the method, for its row.
+        paper: the recipe's `paper` section: region -> Dice, "region HD95" -> mm, "source" -> text; its row
+            stands beside ours.
+    """
+    regions = list(dict.fromkeys(s.region for s in summaries))
+    regions.sort(key=lambda r: ("WT", "TC", "ET").index(r) if r in {"WT", "TC", "ET"} else 3)
+    names = list(dict.fromkeys(s.metric for s in summaries))
+    distance = next((n for n in names if n.startswith("hd95")), None)
+    blocks = {"dice": "Dice %"} if "dice" in names else {}
+    if distance:
+        blocks["hd95"] = "HD95 mm"
+    ours = {}
+    for s in summaries:
+        if s.metric == "dice":
+            ours["dice", s.region] = 100 * s.mean_penalized
+        elif s.metric == distance:
+            ours["hd95", s.region] = s.mean_penalized
+    methods: dict[str, Mapping[tuple[str, str], float]] = {name: ours}
+    if paper:
+        methods[f"paper ({paper.get('source', 'its own numbers')})"] = _paper_means(paper)
+    cases = max((s.cases for s in summaries), default=0)
+    notes = [f"{cases} cases; misses count with their penalty; HD95 is {distance or 'not measured'}"]
+    return paper_table("Segmentation of regions", regions, blocks, methods, notes)
+
+
+def _paper_means(paper: Mapping[str, float | str]) -> dict[tuple[str, str], float]:
+    means: dict[tuple[str, str], float] = {}
+    for key, value in paper.items():
+        if not isinstance(value, (int, float)):
+            continue
+        words = key.replace("_", " ").split()
+        metric = _PAPER_METRICS.get(words[-1].lower()) if len(words) > 1 else None
+        region = " ".join(words[:-1]) if metric else key
+        region = "Average" if region.lower() in {"average", "mean", "avg"} else region
+        means[metric or "dice", region] = float(value)
+    return means
+
+
+def _columns(summaries: Sequence[MetricSummary], metrics: Sequence[Metric]) -> list[tuple[Metric, str]]:
+    columns = []
+    for metric in metrics:
+        found = [s for s in summaries if s.metric == metric.name]
+        columns.append((metric, "mean"))
+        if any(not math.isnan(s.interval[0]) for s in found):
+            columns.append((metric, "interval"))
+        if any(s.infinite or s.unscored for s in found):
+            columns.append((metric, "misses"))
+    return columns
+
+
+def _cell(summary: MetricSummary, column: str) -> str:
+    if column == "misses":
+        return shown(summary.mean_penalized)
+    if column == "interval":
+        low, high = summary.interval
+        return "-" if math.isnan(low) else f"{shown(low)} to {shown(high)}"
+    text = f"{shown(summary.mean)} ± {shown(summary.sd)}"
+    return text if summary.defined == summary.cases else f"{text} (n={summary.defined})"

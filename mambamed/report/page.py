@@ -1,0 +1,200 @@
+"""`report.html`: one file that works without a network, in light and dark, and runs nothing it was given.
+
+Everything that comes from outside (names of cases, regions, files) is escaped; a content policy inside the
+page forbids to load anything and to run any script but its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib import resources
+from pathlib import Path
+
+from mambamed.io.atomic import write_text
+from mambamed.report.plots import distribution_plot
+from mambamed.report.tables import Table, shown
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """One metric over the cases.
+
+    Attributes:
+        title, unit: of the metric.
+        higher_is_better: which way is good.
+        groups: region -> case and value.
+    """
+
+    title: str
+    unit: str
+    higher_is_better: bool
+    groups: Mapping[str, Sequence[tuple[str, float]]]
+
+
+@dataclass(frozen=True)
+class WorstCase:
+    """A case to look at.
+
+    Attributes:
+        case: its id.
+        reason: why it is here, as in "ET Dice 0.31".
+        picture: .png of three planes, None where it could not be drawn.
+    """
+
+    case: str
+    reason: str
+    picture: bytes | None
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the report shows.
+
+    Attributes:
+        title: one line.
+        lead: what was compared with what, a sentence or two.
+        summary: the means.
+        distributions: a plot each.
+        worst: cases to look at, the worst first.
+        case_headers, case_rows: the sortable table; numbers as numbers.
+        settings: name -> value: conventions, versions.
+        faults: what could not be scored, a line each.
+    """
+
+    title: str
+    lead: str
+    summary: Table
+    distributions: Sequence[Distribution]
+    worst: Sequence[WorstCase]
+    case_headers: Sequence[str]
+    case_rows: Sequence[Sequence[str | float | int | None]]
+    settings: Mapping[str, object]
+    faults: Sequence[str] = ()
+
+
+def write_page(path: Path, page: Page) -> None:
+    """Write the report, atomically.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    write_text(path, render_page(page))
+
+
+def render_page(page: Page) -> str:
+    """The report as HTML."""
+    style, script = (_asset(name) for name in ("page.css", "page.js"))
+    policy = (
+        "default-src 'none'; img-src data:; "
+        f"style-src 'sha256-{_digest(style)}'; script-src 'sha256-{_digest(script)}'"
+    )
+    body = [
+        f"<header><h1>{escape(page.title)}</h1><p>{escape(page.lead)}</p></header>",
+        _faults(page.faults),
+        _section("Summary", _plain_table(page.summary) + _notes(page.summary.notes)),
+        _section("Distributions", "".join(_distribution(d) for d in page.distributions)),
+        _section("Worst cases", "".join(_worst(case) for case in page.worst)) if page.worst else "",
+        _section("Cases", _case_table(page.case_headers, page.case_rows)),
+        _section("Settings", _settings(page.settings)),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{escape(page.title)}</title><style>{style}</style></head>\n"
+        f"<body><main>{''.join(body)}</main><script>{script}</script></body></html>\n"
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files("mambamed.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{body}</section>\n"
+
+
+def _faults(faults: Sequence[str]) -> str:
+    if not faults:
+        return ""
+    lines = "".join(f"<li>{escape(fault)}</li>" for fault in faults)
+    return f'<section class="faults"><h2>Not scored: {len(faults)}</h2><ul>{lines}</ul></section>\n'
+
+
+def _plain_table(table: Table) -> str:
+    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in table.headers)
+    rows = "".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in table.rows
+    )
+    return (
+        f'<div class="scroll"><table class="summary"><caption>{escape(table.title)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _notes(notes: Sequence[str]) -> str:
+    return "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+
+
+def _distribution(d: Distribution) -> str:
+    plot = distribution_plot(d.title, d.unit, d.groups, d.higher_is_better)
+    better = "higher is better" if d.higher_is_better else "lower is better"
+    return f"<figure><figcaption>{escape(d.title)}, {better}</figcaption>{plot}</figure>"
+
+
+def _worst(worst: WorstCase) -> str:
+    if worst.picture is None:
+        picture = '<p class="note">no image to show</p>'
+    else:
+        data = base64.b64encode(worst.picture).decode()
+        picture = (
+            f'<img src="data:image/png;base64,{data}" loading="lazy" '
+            f'alt="{escape(worst.case)}: three planes, reference and prediction outlined">'
+        )
+    return (
+        f'<figure class="worst"><figcaption><b>{escape(worst.case)}</b> {escape(worst.reason)}</figcaption>'
+        f"{picture}</figure>"
+    )
+
+
+def _case_table(headers: Sequence[str], rows: Sequence[Sequence[str | float | int | None]]) -> str:
+    head = "".join(
+        f'<th scope="col" aria-sort="none"><button type="button">{escape(h)}</button></th>' for h in headers
+    )
+    body = "".join(f"<tr>{''.join(_cell(cell) for cell in row)}</tr>" for row in rows)
+    return (
+        '<p class="note">Click a heading to sort. Empty: undefined by rule; inf: one mask is empty.</p>'
+        f'<div class="scroll tall"><table class="sortable"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _cell(cell: str | float | int | None) -> str:
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return '<td data-value=""></td>'
+    if isinstance(cell, (int, float)):
+        value = repr(float(cell)) if math.isfinite(cell) else ("1e999" if cell > 0 else "-1e999")
+        text = str(cell) if isinstance(cell, int) else shown(float(cell))
+        return f'<td class="number" data-value="{value}">{text}</td>'
+    return f'<td data-value="{escape(cell)}">{escape(cell)}</td>'
+
+
+def _settings(settings: Mapping[str, object]) -> str:
+    items = []
+    for name, value in settings.items():
+        text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        items.append(f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(text)}</dd>")
+    return f"<dl>{''.join(items)}</dl>"
