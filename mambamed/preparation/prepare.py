@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from mambamed.cases import Case, DatasetManifest, RawDataset
 from mambamed.errors import CaseError, DatasetError, RecipeError
+from mambamed.io.atomic import flush_all
 from mambamed.io.documents import write_json
 from mambamed.io.lock import folder_lock
 from mambamed.preparation.examine import Examined, examine, summary_of
@@ -139,6 +140,7 @@ def prepare(
         write_json(output / "fingerprint.json", [summary_of(examined[case.id]) for case in good])
         write_json(output / "plan.json", plan.to_json())
         write_json(output / "splits.json", kept)
+        flush_all()
         cases = [entries[case_id] for case_id in sorted(entries)]
         document = {**manifest.to_json(), "prepared_format": FORMAT, "cases": cases}
         write_json(output / "dataset.json", document)

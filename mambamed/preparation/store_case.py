@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from mambamed.cases import Case
 from mambamed.errors import CaseError
 from mambamed.geometry import from_ras, orientation_of, to_ras
-from mambamed.io.atomic import write_bytes
+from mambamed.io.atomic import flushed_together, write_bytes
 from mambamed.io.documents import read_json, write_json
 from mambamed.io.images import Image, read_image, smallest_integer, write_image
 from mambamed.preparation.grid import CaseGeometry
+from mambamed.preparation.label_kernels import count_labels, foreground_places
 from mambamed.preparation.plan import Plan
-from mambamed.preparation.prepare_image import prepare_image, prepare_label
+from mambamed.preparation.prepare_image import label_integers, prepare_image, prepare_label
 from mambamed.preparation.store import FORMAT, CaseFiles, encode_array, encode_foreground
 
 FOREGROUND_PER_LABEL = 10_000  # nnU-Net keeps as many
@@ -28,6 +29,9 @@ FOREGROUND_PER_LABEL = 10_000  # nnU-Net keeps as many
 
 def store_case(case: Case, plan: Plan, root: Path) -> dict[str, Any]:
     """Prepare a case, unless it already is there, prepared from the same files in the same way.
+
+    The files are not flushed to the disk; the case's document holds their digests, by which the next run
+    finds what a power cut tore. `flush_all` is to be called before dataset.json is written.
 
     Args:
         case: where its files are.
@@ -46,13 +50,17 @@ def store_case(case: Case, plan: Plan, root: Path) -> dict[str, Any]:
     known = _complete(files, settings)
     if known is not None:
         return known
+    with flushed_together():
+        return _store(case, plan, files, settings)
+
+
+def _store(case: Case, plan: Plan, files: CaseFiles, settings: str) -> dict[str, Any]:
     images = [read_image(channel.path, channel.volume) for channel in case.channels]
     try:
-        array, geometry = prepare_image(images, plan)
+        array, geometry = prepare_image(images, plan, dtype=np.float16)
     except CaseError as error:
         raise CaseError(f"{case.channels[0].path}: {error}") from error
-    stored = array.astype(np.float16)
-    written = {"image": encode_array(np.clip(stored, -65504, 65504))}
+    written = {"image": encode_array(array)}
     entry: dict[str, Any] = {
         "id": case.id,
         "subject": case.subject,
@@ -97,8 +105,8 @@ def reference_labels(label: Image, geometry: CaseGeometry) -> NDArray:
         `geometry.shape_native` integers, in the smallest type that holds them.
     """
     turned = from_ras(to_ras(label.array, orientation_of(label.affine)), geometry.orientation)
-    whole = np.rint(turned)
-    return whole.astype(smallest_integer(int(whole.max(initial=0))))
+    whole = label_integers(turned)
+    return whole.astype(smallest_integer(int(whole.max(initial=0))), copy=False)
 
 
 def settings_of(case: Case, plan: Plan) -> str:
@@ -120,25 +128,16 @@ def foreground_rows(label: NDArray, case_id: str) -> tuple[NDArray, dict[int, in
     """Some foreground voxels of a label map, for drawing patches.
 
     Args:
-        label: `(X, Y, Z)` integers.
+        label: `(X, Y, Z)` uint8 or int16, C-ordered.
         case_id: seeds the choice.
 
     Returns:
         `(n, 4)` rows [label value, x, y, z], sorted, at most `FOREGROUND_PER_LABEL` a label; and label
         value -> voxels, the background included.
     """
-    rng = np.random.default_rng(zlib.crc32(case_id.encode()))
-    values, counts = np.unique(label, return_counts=True)
-    dtype = np.int16 if max(label.shape) < 2**15 else np.int32
-    rows = []
-    for value in values[values > 0]:
-        places = np.flatnonzero(label == value)
-        if len(places) > FOREGROUND_PER_LABEL:
-            places = np.sort(rng.choice(places, FOREGROUND_PER_LABEL, replace=False))
-        xyz = np.stack(np.unravel_index(places, label.shape), axis=1)
-        rows.append(np.column_stack([np.full(len(xyz), value), xyz]).astype(dtype))
-    table = np.concatenate(rows) if rows else np.zeros((0, 4), dtype)
-    return table, dict(zip(values.tolist(), counts.tolist(), strict=True))
+    counts = count_labels(label, int(label.max(initial=0)))
+    rows = foreground_places(label, counts, FOREGROUND_PER_LABEL, zlib.crc32(case_id.encode()))
+    return rows, {value: int(count) for value, count in enumerate(counts) if count}
 
 
 def _complete(files: CaseFiles, settings: str) -> dict[str, Any] | None:
