@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,12 @@ from mambamed.geometry import (
 )
 from mambamed.io.images import Image, read_image
 from mambamed.preparation.crop import nonzero_box
+from mambamed.preparation.fingerprint import Histogram
+from mambamed.preparation.image_kernels import in_kernel_type, in_memory_order
+from mambamed.preparation.label_kernels import count_labels
 
+_LARGEST_LABEL = 32767
 _ROUNDING = 1e-3  # how far a label stored as a float may be from an integer
-_CT_SAMPLES = 20_000  # foreground intensities of one channel of one case that planning sees
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,8 @@ class Examined:
         spacing_mm: native, RAS+ axes.
         kept: share of the voxels that the crop box holds.
         voxels: label value -> voxels; empty without a label.
-        foreground: one array a channel: intensities under the label, evenly drawn; empty without a label.
-        content: hash of the voxels of all channels, to find one image under two names.
+        foreground: channel number -> intensities under the label, for CT channels of a case with a label.
+        content: hash of the first channel's voxels, to find one image under two names.
         bytes_peak: what preparing it takes at most, roughly.
     """
 
@@ -51,7 +55,7 @@ class Examined:
     spacing_mm: tuple[float, ...] = ()
     kept: float = 1.0
     voxels: Mapping[int, int] = field(default_factory=dict)
-    foreground: tuple[NDArray[np.float32], ...] = ()
+    foreground: Mapping[int, Histogram] = field(default_factory=dict)
     content: str = ""
     bytes_peak: int = 0
 
@@ -112,7 +116,7 @@ def _examine(case: Case, manifest: DatasetManifest, warnings: list[str]) -> Exam
     label = _examined_label(case, manifest, first, faults, warnings)
     if faults:
         return Examined(case.id, tuple(faults), tuple(warnings))
-    return _facts(case, images, label, tuple(warnings))
+    return _facts(case, manifest, images, label, tuple(warnings))
 
 
 def _examined_label(
@@ -144,47 +148,70 @@ def _examined_label(
             f"{case.label}: not on the grid of its image: {fact}; correct the header or resample it"
         )
         return None
-    values = np.unique(turned)
-    rounded = np.rint(values)
-    if np.abs(values - rounded).max() > _ROUNDING:
-        worst = values[np.argmax(np.abs(values - rounded))]
-        count = len(values)
-        what = "is this the image?" if count > 100 else "was it interpolated?"
-        faults.append(f"{case.label}: label {worst:g} is not an integer ({count} values); {what}")
-        return None
-    unknown = sorted(set(rounded.astype(int).tolist()) - set(manifest.labels.values()))
+    return _checked_label(case.label, turned, manifest, faults, warnings)
+
+
+def _checked_label(
+    path: Path, label: NDArray, manifest: DatasetManifest, faults: list[str], warnings: list[str]
+) -> NDArray | None:
+    """The label map as integers, after a look at its values."""
+    if label.dtype.kind == "f":
+        rounded = np.rint(label)
+        distance = np.abs(label - rounded)
+        if distance.max() > _ROUNDING:
+            worst = label.flat[int(np.argmax(distance))]
+            count = len(np.unique(label))
+            what = "is this the image?" if count > 100 else "was it interpolated?"
+            faults.append(f"{path}: label {worst:g} is not an integer ({count} values); {what}")
+            return None
+        label = rounded
+    low, high = int(label.min()), int(label.max())
+    known = sorted(manifest.labels.values())
+    if low < 0 or high > _LARGEST_LABEL:
+        present = np.unique(label).astype(int).tolist()
+    else:
+        label = label.astype(np.uint8 if high < 256 else np.int16, copy=False)
+        view, _ = in_memory_order(label)
+        present = np.flatnonzero(count_labels(np.ascontiguousarray(view), high)).tolist()
+    unknown = [value for value in present if value not in known]
     if unknown:
         shown = ", ".join(map(str, unknown[:5])) + (" ..." if len(unknown) > 5 else "")
-        known = ", ".join(map(str, sorted(manifest.labels.values())))
+        listed = ", ".join(map(str, known))
         faults.append(
-            f'{case.label}: label {shown} is not in the manifest ({known}); add it to "labels" or remap it'
+            f'{path}: label {shown} is not in the manifest ({listed}); add it to "labels" or remap it'
         )
         return None
-    if set(rounded.tolist()) <= {0.0}:
-        warnings.append(f"{case.label}: has no foreground; nothing is learned from it but the background")
-    return turned
+    if high == 0:
+        warnings.append(f"{path}: has no foreground; nothing is learned from it but the background")
+    return label
 
 
-def _facts(case: Case, images: list[Image], label: NDArray | None, warnings: tuple[str, ...]) -> Examined:
+def _facts(
+    case: Case,
+    manifest: DatasetManifest,
+    images: list[Image],
+    label: NDArray | None,
+    warnings: tuple[str, ...],
+) -> Examined:
     """What planning needs, of a case without faults."""
     orientation = orientation_of(images[0].affine)
-    channels = [to_ras(image.array, orientation) for image in images]
+    channels = [in_kernel_type(to_ras(image.array, orientation)) for image in images]
     start, stop = nonzero_box(channels)
+    box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     shape = tuple(b - a for a, b in zip(start, stop, strict=True))
     affine = affine_to_ras(images[0].affine, images[0].array.shape, orientation)
     voxels: dict[int, int] = {}
-    foreground: tuple[NDArray[np.float32], ...] = ()
+    foreground: dict[int, Histogram] = {}
     if label is not None:
-        whole = np.rint(label).astype(np.int32)
-        values, counts = np.unique(whole, return_counts=True)
-        voxels = dict(zip(values.tolist(), counts.tolist(), strict=True))
-        places = np.flatnonzero(whole > 0)
-        step = max(1, len(places) // _CT_SAMPLES)
-        chosen = places[::step]
-        foreground = tuple(np.take(channel, chosen).astype(np.float32) for channel in channels)
-    digest = hashlib.sha256()
-    for image in images:
-        digest.update(np.ascontiguousarray(image.array.T).data)
+        view, _ = in_memory_order(label)
+        counts = count_labels(np.ascontiguousarray(view), int(label.max()))
+        voxels = {value: int(count) for value, count in enumerate(counts) if count}
+        for number, kind in enumerate(manifest.channels.values()):
+            if kind == "ct":
+                foreground[number] = Histogram.of(channels[number], label)
+    first, _ = in_memory_order(channels[0][box])
+    digest = hashlib.sha256(str((images[0].array.shape, shape)).encode())
+    digest.update(np.ascontiguousarray(first).data)
     size = images[0].array.size
     return Examined(
         case_id=case.id,

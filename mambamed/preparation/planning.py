@@ -8,6 +8,7 @@ import numpy as np
 
 from mambamed.cases import DatasetManifest
 from mambamed.preparation.examine import Examined
+from mambamed.preparation.fingerprint import Histogram
 from mambamed.preparation.plan import Normalization, Plan, Triple
 from mambamed.preparation.resample import resampled_shape
 from mambamed.recipe import Preprocess
@@ -108,13 +109,11 @@ def _normalizations(
         if scheme != "ct":
             plans.append(Normalization(scheme))
             continue
-        parts = [case.foreground[number] for case in cases if len(case.foreground) > number]
-        values = np.concatenate(parts).astype(np.float64) if parts else np.zeros(0)
-        if not len(values):
+        seen = Histogram.total(case.foreground[number] for case in cases if number in case.foreground)
+        if not seen.voxels:
             # Nothing is outlined: a window that holds fat, soft tissue and contrast, in Hounsfield units.
             plans.append(Normalization("ct", mean=0.0, std=200.0, low=-1000.0, high=1000.0))
             continue
-        low, high = np.percentile(values, [0.5, 99.5])
-        inside = values  # mean and deviation before clipping, as nnU-Net has them
-        plans.append(Normalization("ct", float(inside.mean()), float(inside.std()), float(low), float(high)))
+        mean, std = seen.mean_and_std()  # before clipping, as nnU-Net has them
+        plans.append(Normalization("ct", mean, std, seen.quantile(0.005), seen.quantile(0.995)))
     return plans
