@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mambamed.errors import CaseError
 from mambamed.inference.answers import Answers
 
 Triple = tuple[int, int, int]
@@ -200,8 +201,11 @@ class _Sum:
         for start in range(0, count, piece):
             these = slice(start, min(start + piece, count))
             scale = self._depth_scale[self._first :][these, None, None] * self._plane_scale
-            planes = total[these] * scale[:, None].to(total.device)
-            yield Slab(self._axis, self._first + start, planes.cpu())
+            planes = (total[these] * scale[:, None].to(total.device)).cpu()
+            # A sum is finite only if all of it is, or if numbers above 1e30 cancel.
+            if not bool(torch.isfinite(planes.sum())) and not bool(torch.isfinite(planes).all()):
+                raise CaseError("the network answers NaN or Inf; try --precision fp32")
+            yield Slab(self._axis, self._first + start, planes)
         kept = self._depth - count
         for plane in range(kept):
             total[plane] = total[plane + count]

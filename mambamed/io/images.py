@@ -19,6 +19,7 @@ from mambamed.geometry import Affine, spacing_of
 from mambamed.io.atomic import write_bytes
 
 MAX_VOXELS = 2**31
+_LARGEST_SANE = 1e15  # squares of more than that overflow in float32, and no scanner writes it
 _NIFTI = (".nii.gz", ".nii")
 SUFFIXES = (*_NIFTI, ".nrrd", ".mha")
 
@@ -134,6 +135,20 @@ def write_image(path: Path, array: NDArray, like: Image | ImageHeader) -> None:
         array = array.astype(np.uint8)
     data = nifti.encode(array, like.affine, like.header)
     write_bytes(path, nifti.compress(data) if path.name.endswith(".gz") else data)
+
+
+def doubt_about(array: NDArray) -> str | None:
+    """What makes intensities doubtful, in one phrase; None for those of a proper image.
+
+    >>> doubt_about(np.full((2, 2, 2), 5.0))
+    'is constant (5); it says nothing'
+    """
+    low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
+    if low == high:
+        return f"is constant ({low:g}); it says nothing"
+    if max(abs(low), abs(high)) > _LARGEST_SANE:
+        return f"range {low:g} to {high:g} of intensities; check for an outlier"
+    return None
 
 
 def smallest_integer(largest: int) -> np.dtype:

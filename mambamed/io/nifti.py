@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
-from isal import igzip, igzip_lib, isal_zlib
+from isal import igzip, isal_zlib
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from mambamed.errors import CaseError
@@ -29,6 +30,7 @@ _HEADER_BYTES = {348: 352, 540: 544}  # sizeof_hdr -> bytes up to the end of the
 _LARGEST_RATIO = 1100  # deflate packs at most 1032 bytes into one
 _SHEAR_TOLERANCE = 5e-3  # largest cosine between two axes that still counts as rounding
 _WRITE_LEVEL = 1
+_STREAM_FAULTS: tuple[type[Exception], ...] = (isal_zlib.IsalError, zlib.error)  # type: ignore[assignment]
 
 
 class NiftiStream:
@@ -104,7 +106,7 @@ class NiftiStream:
             raw = waiting or self._file.read(max(2**16, min(limit, 2**26)))
             try:
                 part = self._inflater.decompress(raw, limit)
-            except (igzip_lib.IsalError, zlib.error) as error:
+            except _STREAM_FAULTS as error:
                 raise CaseError(f"{self._path}: corrupt compressed data ({error}); copy it anew") from error
             if part:
                 return part
@@ -155,7 +157,7 @@ def read_header(stream: NiftiStream, path: Path) -> Header:
         header = kind(bytes(start[:size]), check=False)
         offset = float(header["vox_offset"])
         header.get_data_dtype()
-    except (nib.spatialimages.HeaderDataError, ValueError, KeyError) as error:
+    except (HeaderDataError, ValueError, KeyError) as error:
         code = int(kind(bytes(start[:size]), check=False)["datatype"])
         raise CaseError(f"{path}: datatype code {code} is unknown; convert the file") from error
     if not offset >= _HEADER_BYTES[size] or offset > 2**40:

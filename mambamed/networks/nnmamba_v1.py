@@ -76,7 +76,7 @@ class NnMambaV1(nn.Module):
         d_state: states of each Mamba.
         norm: "batch" (the public code) or "instance" (safer at small batches).
         deep_supervision: in training, also give logits at strides 2, 4, 8; the paper has none.
-        head: "linear", or "paper" with norm and ReLU on the logits.
+        head: "linear", "wide", or "paper" with norm and ReLU on the logits; see `nnmamba.Decoder`.
         gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
 
     Attributes:

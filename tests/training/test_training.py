@@ -1,0 +1,196 @@
+"""`train` on a small prepared dataset, from recipe to scored volumes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from mambamed.converters import convert
+from mambamed.errors import RecipeError
+from mambamed.evaluation import evaluate
+from mambamed.io.documents import read_json, write_json
+from mambamed.preparation.prepare import prepare
+from mambamed.recipe import Recipe
+from mambamed.runs import Run, load_network, read_checkpoint
+from mambamed.training import train
+
+CASES = 6
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    """Six noisy images with two boxes each, in the Decathlon's layout, not all of one orientation."""
+    root = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    entries = []
+    for number in range(CASES):
+        label = np.zeros((18, 20, 17), np.uint8)
+        label[3:9, 4:12, 4:12] = 1
+        label[9:15, 8:16, 5:13] = 2
+        image = (random.normal(0, 0.2, label.shape) + label + 5).astype(np.float32)
+        affine = np.diag([-1.0, 1.0, 1.0, 1.0] if number % 2 else [1.0, 1.0, 1.0, 1.0])
+        for folder, array in (("imagesTr", image), ("labelsTr", label)):
+            (root / folder).mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(array, affine), root / folder / f"box_{number}.nii.gz")
+        entries.append(
+            {"image": f"./imagesTr/box_{number}.nii.gz", "label": f"./labelsTr/box_{number}.nii.gz"}
+        )
+    write_json(
+        root / "dataset.json",
+        {
+            "name": "boxes",
+            "modality": {"0": "MRI"},
+            "labels": {"0": "background", "1": "one", "2": "two"},
+            "training": entries,
+            "test": [],
+            "numTraining": CASES,
+        },
+    )
+    output = root / "prepared"
+    prepare(convert(root), output, workers=1)
+    return output
+
+
+def small_recipe(**training) -> Recipe:
+    settings = {
+        "epochs": 2,
+        "steps_per_epoch": 3,
+        "batch_size": 2,
+        "patch_size": [16, 16, 16],
+        "ema": 0.5,
+        "validation_patches": 2,
+        **training,
+    }
+    network = {"name": "nnmamba", "channels": 4, "head": "wide"}
+    return Recipe.model_validate(
+        {"name": "small", "network": network, "training": settings, "inference": {"tta": "none"}}
+    )
+
+
+def test_a_training_writes_what_the_house_promises_and_its_scores_agree_with_evaluate(prepared, tmp_path):
+    summary = train(small_recipe(), prepared=prepared, output=tmp_path / "run", device="cpu")
+    (fold,) = summary.folds
+    folder = tmp_path / "run" / "fold_0"
+    for name in ("log.csv", "progress.png", "train.log", "cases.csv", "summary.json"):
+        assert (folder / name).stat().st_size > 0, name
+    assert fold.steps == fold.planned_steps == 6 and fold.stopped is None and summary.faults == ()
+    run = Run.open(tmp_path / "run")
+    assert run.folds == [0] and run.plan.patch_size == (16, 16, 16)
+    recorded = run.recorded(0)
+    assert recorded["steps"] == 6 and "torch" in recorded["sessions"][0]["versions"]
+    assert "scan backend" in recorded["sessions"][0]["scan_backend"]
+    cases = [path.name.removesuffix(".nii.gz") for path in (folder / "validation").iterdir()]
+    again = evaluate(
+        folder / "validation",
+        prepared.parent / "labelsTr",
+        labels={"background": 0, "one": 1, "two": 2},
+        metrics=("dice",),
+        cases=cases,
+    )
+    for found in again.summaries:
+        assert fold.dice[found.region] == pytest.approx(found.mean, abs=1e-9)
+    for case in cases:
+        mask, image = (
+            nib.load(place / f"{case}.nii.gz")
+            for place in (folder / "validation", prepared.parent / "imagesTr")
+        )
+        assert mask.shape == image.shape and np.allclose(mask.affine, image.affine)
+    network, _ = load_network(tmp_path / "run", 0)
+    assert not network.training and network(torch.zeros(1, 1, 16, 16, 16)).shape == (1, 3, 16, 16, 16)
+
+
+def test_a_finished_training_is_not_done_again_and_never_overwritten(prepared, tmp_path):
+    recipe = small_recipe(epochs=1)
+    first = train(recipe, prepared=prepared, output=tmp_path, device="cpu")
+    before = (tmp_path / "fold_0" / "checkpoint_last.safetensors").read_bytes()
+    with pytest.raises(RecipeError, match=r"--resume goes on, another -o starts anew"):
+        train(recipe, prepared=prepared, output=tmp_path, device="cpu")
+    again = train(recipe, prepared=prepared, output=tmp_path, device="cpu", resume=True)
+    assert again.folds[0].dice == first.folds[0].dice
+    assert (tmp_path / "fold_0" / "checkpoint_last.safetensors").read_bytes() == before
+
+
+def test_a_dry_run_tells_the_cost_and_writes_nothing(prepared, tmp_path):
+    summary = train(small_recipe(), prepared=prepared, output=tmp_path / "run", device="cpu", dry_run=True)
+    cost = summary.dry_run
+    assert cost is not None and cost.patch_size == (16, 16, 16) and cost.batch_size == 2
+    assert sum(cost.parts.values()) == cost.parameters > 0 and cost.gflops > 0 and cost.loss > 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_run_are_a_start(prepared, tmp_path):
+    recipe = small_recipe(epochs=1)
+    train(recipe, prepared=prepared, output=tmp_path / "a", device="cpu")
+    train(recipe, prepared=prepared, output=tmp_path / "b", device="cpu", fold="1", init_from=tmp_path / "a")
+    log = (tmp_path / "b" / "fold_1" / "train.log").read_text()
+    assert "checkpoint_best.safetensors" in log and "tensors" in log
+
+
+def test_a_stop_file_ends_it_and_resume_finishes(prepared, tmp_path):
+    recipe = small_recipe()
+    (tmp_path / "STOP").touch()
+    stopped = train(recipe, prepared=prepared, output=tmp_path, device="cpu")
+    assert stopped.folds[0].stopped == "STOP file found" and stopped.folds[0].steps == 1
+    assert "--resume" in stopped.next_command
+    whole = train(recipe, prepared=prepared, output=tmp_path, device="cpu", resume=True)
+    assert whole.folds[0].steps == 6 and whole.folds[0].dice
+
+
+@pytest.mark.parametrize("fold", ["7", "-1", "x"])
+def test_a_fold_that_is_not_there_is_refused(prepared, tmp_path, fold):
+    with pytest.raises(RecipeError, match="has folds 0 to 4"):
+        train(small_recipe(), prepared=prepared, output=tmp_path / "run", fold=fold, device="cpu")
+
+
+def test_without_a_dataset_the_way_out_is_named(tmp_path):
+    with pytest.raises(RecipeError, match="give -d PREPARED"):
+        train(small_recipe(), output=tmp_path / "run")
+
+
+_COMMAND = """
+import sys
+from pathlib import Path
+from mambamed.recipe import load_recipe
+from mambamed.training import train
+recipe, prepared, run = sys.argv[1:]
+train(load_recipe(recipe), prepared=Path(prepared), output=Path(run), device="cpu", resume=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_a_training_killed_at_random_moments_ends_bit_identical(prepared, tmp_path):
+    from mambamed.recipe import dump_recipe
+
+    recipe = small_recipe(epochs=6, steps_per_epoch=10)
+    train(recipe, prepared=prepared, output=tmp_path / "whole", device="cpu")
+    file = tmp_path / "recipe.yaml"
+    file.write_text(dump_recipe(recipe))
+    command = [sys.executable, "-c", _COMMAND, str(file), str(prepared), str(tmp_path / "killed")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    random = np.random.default_rng(0)
+    last = tmp_path / "killed" / "fold_0" / "checkpoint_last.safetensors"
+    for _ in range(10):
+        process = subprocess.Popen(command, env=environment)
+        while process.poll() is None and not last.exists():
+            time.sleep(0.05)
+        time.sleep(random.uniform(0.5, 8))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, env=environment, check=True)
+    one, other = (
+        read_checkpoint(tmp_path / name / "fold_0" / "checkpoint_last.safetensors").tensors
+        for name in ("whole", "killed")
+    )
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    results = [read_json(tmp_path / n / "fold_0" / "summary.json")["mean"] for n in ("whole", "killed")]
+    assert results[0] == results[1]
