@@ -9,6 +9,9 @@ from mambamed.metrics.lesion import LesionRules
 from mambamed.metrics.rules import rules_for
 from mambamed.metrics.segmentation import score_case
 
+# surface-distance calls scipy by names that will go.
+pytestmark = pytest.mark.filterwarnings("ignore:Please import:DeprecationWarning")
+
 METRICS = parse_metrics(["lesion_dice", "lesion_hd95", "lesion_f1"])
 
 
