@@ -189,18 +189,17 @@ def moments(image: NDArray, mask: NDArray[np.bool_] | None = None) -> tuple[floa
             tuple(slice(None, None, -1) if image.strides[axis] < 0 else slice(None) for axis in order)
         ]
     result = np.zeros(5)
-    center = 0.0
+    center = variance = 0.0
     # Centered on the first mean in the second pass, so that a large mean costs no digits.
     for _ in range(2 if image.dtype == np.float32 else 1):
         _moments(view, where, mask is not None, center, result)
-        count, total, squares, low, high = result
+        count, total, squares = result[:3]
         if not count:
             return 0.0, 0.0, 0.0, 0.0, 0
         shift = total / count
         variance = max(0.0, squares / count - shift * shift)
-        mean = center + shift
-        center = mean
-    return mean, float(np.sqrt(variance)), float(low), float(high), int(count)
+        center += shift
+    return float(center), float(np.sqrt(variance)), float(result[3]), float(result[4]), int(result[0])
 
 
 @numba.njit(

@@ -32,6 +32,7 @@ from mambamed.progress import Progress, Silence
 from mambamed.recipe import Preprocess, Recipe, Split
 
 Answer = TypeVar("Answer")
+_WORTH_PROCESSES = 64 * 2**20  # a second of work; a process takes about that to start
 _ENDS = (".b2nd", ".label.b2nd", ".foreground.npy", ".json", ".nii.gz")
 
 
@@ -79,7 +80,8 @@ def prepare(
         output: the prepared dataset; a former, interrupted preparation of the same is gone on with.
         recipe: gives the preprocess section, the split, and regions.
         spacing: "median", "keep" or "x,y,z" in mm; goes before the recipe's.
-        workers: processes; 0 = one a core, as far as `max_ram` allows.
+        workers: processes; 0 = one a core, as far as `max_ram` allows; just this one where the files are so
+            few that starting others would take longer.
         max_ram: memory that all may use together, as in "8G"; half of the machine's where not given.
         check_only: verify, write nothing.
         skip_faulty: leave faulty cases out and go on, instead of stopping before any work.
@@ -94,7 +96,7 @@ def prepare(
     settings = preprocess_settings(recipe, spacing)
     manifest = _manifest(raw.manifest, recipe)
     memory = parse_bytes(max_ram) if max_ram else memory_bytes() // 2
-    count = workers or _cores()
+    count = workers or (_cores() if _bytes_of(raw.cases) > _WORTH_PROCESSES else 1)
 
     progress.start("checking", len(raw.cases), "cases")
     examined: dict[str, Examined] = {}
@@ -188,6 +190,12 @@ def parse_bytes(text: str) -> int:
         return int(float(number) * (units[unit] if unit else 1))
     except (KeyError, ValueError) as error:
         raise RecipeError(f"--max-ram {text}: not a size; write it as in 8G") from error
+
+
+def _bytes_of(cases: Sequence[Case]) -> int:
+    """Size of all image files."""
+    paths = {channel.path for case in cases for channel in case.channels}
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def _cores() -> int:

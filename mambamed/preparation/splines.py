@@ -46,7 +46,7 @@ def new_centers(length: int, new_length: int) -> NDArray[np.float64]:
     >>> new_centers(4, 2).tolist()
     [0.5, 2.5]
     """
-    return (np.arange(new_length) + 0.5) * (length / new_length) - 0.5
+    return (np.arange(new_length, dtype=np.float64) + 0.5) * (length / new_length) - 0.5
 
 
 @lru_cache(maxsize=256)

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import blosc2
 import numpy as np
@@ -215,8 +215,9 @@ def encode_array(array: NDArray) -> bytes:
     cubes of about 64 voxels over all channels.
     """
     spatial = tuple(max(1, min(CHUNK, n)) for n in array.shape[-3:])
-    stored = blosc2.asarray(
-        np.ascontiguousarray(array),
+    # blosc2's annotations name every kind of store that its functions may ever give back.
+    stored: Any = blosc2.asarray(
+        cast(Any, np.ascontiguousarray(array)),
         chunks=(*array.shape[:-3], *spatial),
         blocks=(*(1 for _ in array.shape[:-3]), *(min(32, n) for n in spatial)),
         cparams={
@@ -237,7 +238,7 @@ def read_array(path: Path, box: Box | None = None) -> NDArray:
     """
     try:
         # A handle of its own for each call: one must not be used by two threads, and opening takes 0.3 ms.
-        stored = blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
+        stored: Any = blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
         if box is None:
             return stored[...]
         return stored[(..., *_slices(box, stored.shape[-3:]))]
