@@ -18,7 +18,7 @@ from mambamed.evaluation.output import write_report, write_tables
 from mambamed.evaluation.pairing import Pairing, pair_up, restricted, subject_of
 from mambamed.evaluation.scoring import CaseScores, score_files
 from mambamed.evaluation.summary import MetricSummary, summarize
-from mambamed.evaluation.tables import brats_table, summary_table
+from mambamed.evaluation.tables import brats_table, detail_table, summary_table
 from mambamed.metrics import Metric, parse_metrics
 from mambamed.metrics.kernels import loops
 from mambamed.metrics.rules import Rules, rules_for
@@ -137,7 +137,16 @@ def evaluate(
             lead = f"Predictions {predictions} against references {references}."
             title = f"Evaluation of {predictions.resolve().name}"
             everything = (scores, scored, asked, rules, settings, lines)
-            write_report(output, title, lead, shown_table, *everything, worst, images, references)
+            write_report(
+                output,
+                title,
+                lead,
+                detail_table(summaries, notes, level),
+                *everything,
+                worst,
+                images,
+                references,
+            )
             written.append(output / "report.html")
         write_tables(output, scores, summaries, scored, asked, rules, settings, lines)
         written += [output / name for name in ("cases.csv", "summary.csv", "summary.json")]

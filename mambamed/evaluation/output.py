@@ -82,6 +82,15 @@ def write_report(
         references: where they were found.
     """
     headers, rows = case_rows(cases, list(regions), metrics, rules)
+    for name in (
+        "tp",
+        "fp",
+        "fn",
+        "subject",
+        "penalty_mm",
+    ):  # in cases.csv; here they would only be in the way
+        place = headers.index(name)
+        headers, rows = _without(headers, place), [_without(row, place) for row in rows]
     plots = [
         Distribution(
             f"{METRICS[m.kind].title if m.tolerance_mm is None else m.title} ({m.name})",
@@ -98,6 +107,10 @@ def write_report(
     ]
     page = Page(title, lead, table, plots, pictured, headers, rows, settings, faults)
     write_page(output / "report.html", page)
+
+
+def _without(row: list[Any], place: int) -> list[Any]:
+    return row[:place] + row[place + 1 :]
 
 
 def worst_cases(

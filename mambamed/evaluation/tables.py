@@ -41,6 +41,27 @@ def summary_table(
     return Table(title, headers, rows, notes)
 
 
+def detail_table(summaries: Sequence[MetricSummary], notes: Sequence[str], level: float) -> Table:
+    """The same, a row a region and metric, with median and quartiles: for the report page."""
+    headers = [
+        "region",
+        "metric",
+        "mean ± SD",
+        f"{level:.0%} CI",
+        "median (quartiles)",
+        "with misses",
+        "defined",
+    ]
+    rows = []
+    for s in summaries:
+        quartiles = f"{shown(s.median)} ({shown(s.low)} to {shown(s.high)})"
+        misses = shown(s.mean_penalized) if s.infinite or s.unscored else ""
+        mean = f"{shown(s.mean)} ± {shown(s.sd)}"
+        defined = f"{s.defined} of {s.cases}"
+        rows.append([s.region, s.metric, mean, _cell(s, "interval"), quartiles, misses, defined])
+    return Table("with misses: the mean with infinite distances and unscored cases", headers, rows, notes)
+
+
 def brats_table(
     summaries: Sequence[MetricSummary], name: str, paper: Mapping[str, float | str] | None = None
 ) -> Table:

@@ -16,6 +16,8 @@ from mambamed.io.atomic import write_bytes
 
 # Colors that stay apart for color-blind eyes (Okabe & Ito 2008).
 _COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+_FILL, _REFERENCE_WIDTH, _PREDICTION_WIDTH = 0.32, 0.6, 1.6
+_MARGIN = 3
 _PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
 
 
@@ -71,8 +73,8 @@ def render_cases(cases: Sequence[PicturedCase], labels: Mapping[str, int] | None
     names = {value: name for name, value in (labels or {}).items()}
     handles = [Line2D([], [], color=color_of[v], label=names.get(v, f"label {v}")) for v in values]
     if any(case.reference is not None for case in cases) and any(c.prediction is not None for c in cases):
-        handles.append(Line2D([], [], color="white", lw=2.2, alpha=0.55, label="reference (broad)"))
-        handles.append(Line2D([], [], color="white", lw=1.0, label="prediction (thin)"))
+        handles.append(Line2D([], [], color="white", lw=7, alpha=_FILL, label="reference (filled)"))
+        handles.append(Line2D([], [], color="white", lw=_PREDICTION_WIDTH, label="prediction (line)"))
     if handles:
         figure.legend(
             handles=handles, loc="outside lower center", ncols=len(handles), frameon=False,
@@ -89,8 +91,9 @@ def _masks(case: PicturedCase) -> list[NDArray]:
 
 def _draw_plane(axes: Any, case: PicturedCase, axis: int, color_of: Mapping[int, str]) -> None:
     orientation = orientation_of(case.affine)
-    image = to_ras(case.image, orientation)
-    masks = [to_ras(mask, orientation) for mask in _masks(case)]
+    shown = _content(case)
+    image = to_ras(case.image[shown], orientation)
+    masks = [to_ras(mask[shown], orientation) for mask in _masks(case)]
     spacing = spacing_of(affine_to_ras(case.affine, case.image.shape, orientation))
     place = _middle(masks, image.shape)[axis]
     across, up = (a for a in range(3) if a != axis)
@@ -98,8 +101,7 @@ def _draw_plane(axes: Any, case: PicturedCase, axis: int, color_of: Mapping[int,
     low, high = np.percentile(plane[plane != 0] if (plane != 0).any() else plane, [1, 99.5])
     axes.imshow(plane, cmap="gray", vmin=min(low, 0) if low > 0 else low, vmax=max(high, low + 1e-6),
                 origin="lower", aspect=spacing[up] / spacing[across], interpolation="nearest")  # fmt: skip
-    styles = [(2.2, 0.55), (1.0, 1.0)] if case.reference is not None else [(1.2, 1.0)]
-    for mask, (width, alpha) in zip(masks, styles, strict=False):
+    for mask, is_reference in zip(masks, [case.reference is not None, False], strict=False):
         cut = mask.take(place, axis=axis).T
         for value, color in color_of.items():
             inside = cut == value
@@ -107,12 +109,28 @@ def _draw_plane(axes: Any, case: PicturedCase, axis: int, color_of: Mapping[int,
                 # A rim of zeros, so that an outline at the border closes.
                 rim = np.pad(inside.astype(float), 1)
                 x, y = (np.arange(-1, n + 1) for n in (cut.shape[1], cut.shape[0]))
-                axes.contour(x, y, rim, levels=[0.5], colors=[color], linewidths=width, alpha=alpha)
+                if is_reference:
+                    axes.contourf(x, y, rim, levels=[0.5, 1.5], colors=[color], alpha=_FILL)
+                width = _REFERENCE_WIDTH if is_reference else _PREDICTION_WIDTH
+                axes.contour(x, y, rim, levels=[0.5], colors=[color], linewidths=width)
     if axis != 0:
         axes.invert_xaxis()
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_frame_on(False)
+
+
+def _content(case: PicturedCase) -> tuple[slice, ...]:
+    """The box of what differs from the image's corner, and of the masks, with a little margin."""
+    something = case.image != case.image[0, 0, 0]
+    for mask in _masks(case):
+        something = something | (mask > 0)
+    box = []
+    for axis, length in enumerate(something.shape):
+        found = np.flatnonzero(something.any(axis=tuple(a for a in range(3) if a != axis)))
+        low, high = (found[0], found[-1] + 1) if found.size else (0, length)
+        box.append(slice(max(0, low - _MARGIN), min(length, high + _MARGIN)))
+    return tuple(box)
 
 
 def _middle(masks: Sequence[NDArray], shape: Sequence[int]) -> list[int]:
