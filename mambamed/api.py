@@ -16,6 +16,7 @@ from typer import Argument, Option
 if TYPE_CHECKING:
     from mambamed.demo import DemoSummary
     from mambamed.evaluation import Evaluation
+    from mambamed.evaluation.compare import Comparison
     from mambamed.inference.predict import PredictSummary
     from mambamed.preparation.prepare import PreparedSummary
     from mambamed.progress import Progress
@@ -27,6 +28,16 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 HD95 = Literal["pooled", "max-directed", "surface-area"]
 Empty = Literal["exclude", "brats"]
+Protocol = Literal[
+    "mambamed",
+    "brats2023",
+    "brats2023-men",
+    "brats2023-met",
+    "brats-legacy",
+    "segmamba",
+    "tamingmambas",
+    "nnunet",
+]
 
 
 def prepare(
@@ -145,17 +156,32 @@ def evaluate(
     references: Annotated[Path, Argument(help="Folder of reference masks, or of BraTS case folders.")],
     output: Annotated[Path | None, Option("-o", "--output", help="Folder for the tables.")] = None,
     recipe: Annotated[str | None, Option(help="Use its labels, regions and evaluation section.")] = None,
-    metrics: Annotated[str | None, Option(help="As in dice,hd95.")] = None,
+    regions: Annotated[str | None, Option(help="What to score, as in liver=1,tumor=2+3.")] = None,
+    metrics: Annotated[str | None, Option(help="As in dice,hd95,nsd@1,assd,lesion_dice.")] = None,
     hd95: Annotated[HD95 | None, Option(help="Which of the distances of this name.")] = None,
     empty: Annotated[Empty | None, Option(help="Rule where both masks are empty.")] = None,
+    protocol: Annotated[
+        Protocol | None, Option(help="All conventions of a paper or challenge, its faults included.")
+    ] = None,
+    penalty: Annotated[float | None, Option(help="mm for an infinite distance; image diagonal.")] = None,
+    ci: Annotated[float, Option(help="Level of the confidence intervals.")] = 0.95,
     only_predicted: Annotated[
         bool, Option("--only-predicted", help="Leave out references without a prediction.")
     ] = False,
+    resample: Annotated[bool, Option("--resample", help="Bring masks to their reference's grid.")] = False,
+    report: Annotated[bool, Option(help="With -o: also write report.html.")] = True,
+    worst: Annotated[int, Option(help="Cases the report shows as pictures.")] = 10,
+    images: Annotated[Path | None, Option(help="Folder of the images behind those pictures.")] = None,
+    table: Annotated[Literal["brats"] | None, Option(help="Also make the table of the papers.")] = None,
     workers: Annotated[int, Option(help="Threads; 0 = one a core.")] = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Compare masks with references: Dice and HD95 per case and label, as tables."""
+    """Compare masks with references: Dice, HD95 and more per case and region, as tables and a report.
+
+    What is scored: --regions, else the recipe's, else that of a dataset.json beside the files.
+    """
     from mambamed.evaluation import evaluate
+    from mambamed.evaluation.pairing import read_regions
     from mambamed.recipe import Evaluation, load_recipe
 
     asked = load_recipe(recipe) if recipe else None
@@ -163,16 +189,38 @@ def evaluate(
     return evaluate(
         predictions,
         references,
-        labels=asked.dataset.labels if asked else None,
-        regions=asked.dataset.regions if asked else None,
-        metrics=tuple(metrics.split(",")) if metrics else rules.metrics,
+        labels=asked.dataset.labels if asked and not regions else None,
+        regions=read_regions(regions) if regions else asked.dataset.regions if asked else None,
+        metrics=tuple(metrics.split(",")) if metrics else None if protocol else rules.metrics,
         hd95=hd95 or rules.hd95,
         empty=empty or rules.empty,
+        protocol=protocol,
+        penalty_mm=penalty,
+        level=ci,
         cases="predicted" if only_predicted else None,
+        resample=resample,
         output=output,
+        report=report,
+        worst=worst,
+        images=images,
+        table=table,
+        paper=asked.paper if asked else None,
         workers=workers,
         progress=progress,
     )
+
+
+def compare(
+    evaluations: Annotated[list[Path], Argument(help="Folders that evaluate -o wrote; two or more.")],
+    output: Annotated[Path | None, Option("-o", "--output", help="Folder for the tables.")] = None,
+    common: Annotated[bool, Option("--common", help="Where cases differ, take those all have.")] = False,
+    ci: Annotated[float, Option(help="Level of the confidence intervals.")] = 0.95,
+    seed: Annotated[int, Option(help="Of bootstrap and permutation.")] = 0,
+) -> Comparison:
+    """Tell whether models differ: paired tests on the same cases, corrected, with intervals and ranks."""
+    from mambamed.evaluation.compare import compare
+
+    return compare(evaluations, common=common, level=ci, seed=seed, output=output)
 
 
 def demo(

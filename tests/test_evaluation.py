@@ -311,3 +311,17 @@ def test_five_algorithms_on_real_tumors_are_evaluated_and_two_compared(tmp_path)
         assert et.defined + et.empty + et.infinite == et.cases == 2
     found = compare([tmp_path / algorithm.name for algorithm in algorithms[:2]])
     assert [d.region for d in found.differences] == ["WT", "WT", "TC", "TC", "ET", "ET"]
+
+
+def test_the_command_offers_every_protocol_and_reads_regions() -> None:
+    from typing import get_args
+
+    from mambamed import api
+    from mambamed.evaluation.pairing import read_regions
+    from mambamed.metrics.rules import EMPTY_RULES, PROTOCOLS
+
+    assert get_args(api.Protocol) == tuple(PROTOCOLS)
+    assert get_args(api.Empty) == tuple(EMPTY_RULES)
+    for wrong in ("liver", "=1", "a=x", "a=1,a=2", "a=-1"):
+        with pytest.raises(DatasetError, match="--regions"):
+            read_regions(wrong)

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
     from mambamed.demo import DemoSummary
     from mambamed.evaluation import Evaluation
+    from mambamed.evaluation.compare import Comparison
     from mambamed.inference.predict import PredictSummary
     from mambamed.networks.cost import RecipeCost
     from mambamed.preparation.prepare import PreparedSummary
@@ -79,8 +81,23 @@ def evaluate(evaluation: Evaluation) -> None:
     _table(table.title, table.headers, table.rows)
     for note in table.notes:
         print(note)
+    if evaluation.paper_table is not None:
+        paper = evaluation.paper_table
+        _table(paper.title, paper.headers, paper.rows)
+        for note in paper.notes:
+            print(note)
     if evaluation.output is not None:
-        print(f"tables: {evaluation.output}/cases.csv, summary.csv, summary.json")
+        print(f"written to {evaluation.output}: {', '.join(path.name for path in evaluation.written)}")
+
+
+def compare(comparison: Comparison) -> None:
+    """The differences, what they follow, and the ranks."""
+    _table(comparison.table.title, comparison.table.headers, comparison.table.rows)
+    for note in comparison.table.notes:
+        print(note)
+    _table(comparison.ranks.title, comparison.ranks.headers, comparison.ranks.rows)
+    if comparison.output is not None:
+        print(f"tables: {comparison.output}")
 
 
 def demo(summary: DemoSummary) -> None:
@@ -134,11 +151,12 @@ def recipes_schema(schema: dict[str, Any]) -> None:
 
 def _table(title: str | None, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table for people; on a pipe it is as wide as it needs to be."""
-    table = Table(title=title, title_justify="left", header_style="bold")
+    # Names of cases, regions and labels are not markup, whatever brackets they hold.
+    table = Table(title=escape(title) if title else None, title_justify="left", header_style="bold")
     for number, header in enumerate(headers):
-        table.add_column(header, justify="left" if number == 0 else "right", overflow="fold")
+        table.add_column(escape(header), justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(escape(cell) for cell in row))
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=max(200, 12 * len(headers)))

@@ -84,6 +84,26 @@ def pair_up(
     return Pairing(pairs, extra, _answers(predictions, references, labels, regions, is_brats and known))
 
 
+def read_regions(text: str) -> dict[str, tuple[int, ...]]:
+    """Regions as the command line gives them.
+
+    Raises:
+        DatasetError: not of that form, or a name given twice.
+
+    >>> read_regions("WT=1+2+3,ET=3")
+    {'WT': (1, 2, 3), 'ET': (3,)}
+    """
+    regions: dict[str, tuple[int, ...]] = {}
+    for part in text.split(","):
+        name, _, members = part.partition("=")
+        numbers = [member.strip() for member in members.split("+")]
+        name = name.strip()
+        if not name or name in regions or not all(number.isdecimal() for number in numbers):
+            raise DatasetError(f"--regions {text}: {part!r} is not understood; write liver=1,tumor=2+3")
+        regions[name] = tuple(int(number) for number in numbers)
+    return regions
+
+
 def subject_of(case_id: str, subjects: Mapping[str, str] | None = None) -> str:
     """The person of a case: as told, by BraTS' names, or else the case itself.
 
