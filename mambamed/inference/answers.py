@@ -24,7 +24,8 @@ class Answers:
         device: where the networks are.
         precision: of the networks' products, as in `runs.device`.
         layout: memory format of the networks' input.
-        say: hears that the batch became smaller.
+        say: hears what was given up for lack of memory.
+        make_room: frees some memory of the device when not even one window fits; whether it could.
 
     Attributes:
         batch_size: windows a pass; halved whenever the device's memory does not suffice.
@@ -39,10 +40,11 @@ class Answers:
         precision: str,
         layout: torch.memory_format,
         say: Callable[[str], None],
+        make_room: Callable[[], bool] = lambda: False,
     ) -> None:
         self.batch_size = batch_size
         self._networks, self._device, self._say = networks, device, say
-        self._precision, self._layout = precision, layout
+        self._precision, self._layout, self._make_room = precision, layout, make_room
         self._flips = [
             [2 + axis for axis in chosen]
             for count in range(len(mirror_axes) + 1)
@@ -78,11 +80,12 @@ class Answers:
             try:
                 with torch.inference_mode():
                     stack = torch.stack(list(batch)).to(self._device, memory_format=self._layout)
-                    logits = self._mean(stack)
-            except torch.OutOfMemoryError as error:
-                self._take_less(error)
+                    answers += list(self._mean(stack))
                 continue
-            answers += list(logits)
+            except torch.OutOfMemoryError:
+                pass
+            # Outside the handler, for the error holds the activations that are to be freed.
+            self._take_less()
         return answers
 
     def _mean(self, patches: Tensor) -> Tensor:
@@ -98,15 +101,18 @@ class Answers:
         passes = len(self._flips) * len(self._networks)
         return total if passes == 1 else total.div_(passes)
 
-    def _take_less(self, error: torch.OutOfMemoryError) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        if self.batch_size == 1:
+    def _take_less(self) -> None:
+        if self.batch_size > 1:
+            self.batch_size //= 2
+            self._say(f"{self._device}: out of memory; {self.batch_size} windows a pass from here on")
+        elif self._make_room():
+            self._say(f"{self._device}: out of memory; the windows are summed on the CPU from here on")
+        else:
             raise RunError(
                 f"{self._device}: out of memory with a single window; give --device cpu, or free the device"
-            ) from error
-        self.batch_size //= 2
-        self._say(f"{self._device}: out of memory; {self.batch_size} windows a pass from here on")
+            )
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _only_value(patch: Tensor) -> tuple[float, ...] | None:

@@ -106,8 +106,17 @@ def window_slabs(
         window_positions(size, patch, windows.overlap)
         for size, patch in zip(padded.shape[1:], windows.patch_size, strict=True)
     ]
-    answers = Answers(networks, windows.mirror_axes, windows.batch_size, device, precision, layout, say)
-    total = _Sum(windows, padded.shape[1:], starts, axis, device, say)
+    total = _Sum(windows, padded.shape[1:], starts, axis, say)
+    answers = Answers(
+        networks,
+        windows.mirror_axes,
+        windows.batch_size,
+        device,
+        precision,
+        layout,
+        say,
+        make_room=total.move_to_cpu,
+    )
     done, count = 0, math.prod(map(len, starts))
     for first_plane in starts[axis]:
         for slab in total.planes_before(first_plane):
@@ -154,8 +163,7 @@ class _Sum:
         shape: `(X, Y, Z)` of the padded volume.
         starts: first voxels of the windows along each axis.
         axis: of the slabs.
-        device: where to keep the sum while it fits.
-        say: hears that it does not.
+        say: hears that the device has no room for it.
     """
 
     def __init__(
@@ -164,14 +172,13 @@ class _Sum:
         shape: Sequence[int],
         starts: Sequence[Sequence[int]],
         axis: int,
-        device: torch.device,
         say: Callable[[str], None],
     ) -> None:
         self._axis, self._depth = axis, windows.patch_size[axis]
         self._others = [a for a in range(3) if a != axis]
         self._plane_shape = [shape[a] for a in self._others]
         self._patch = windows.patch_size
-        self._device, self._say = device, say
+        self._say = say
         profiles = [gaussian_profile(n) if windows.gaussian else torch.ones(n) for n in windows.patch_size]
         weight = profiles[0][:, None, None] * profiles[1][:, None] * profiles[2]
         self._weight = weight.movedim(axis, 0)[:, None]
@@ -189,6 +196,13 @@ class _Sum:
         box = tuple(slice(corner[a], corner[a] + self._patch[a]) for a in self._others)
         planes = logits.movedim(1 + self._axis, 0).to(self._total.device)
         self._total[(slice(None), slice(None), *box)].addcmul_(planes, self._weight)
+
+    def move_to_cpu(self) -> bool:
+        """Give the device's memory back; whether there was any to give."""
+        if self._total is None or self._total.device.type == "cpu":
+            return False
+        self._total, self._weight = self._total.cpu(), self._weight.cpu()
+        return True
 
     def planes_before(self, stop: int) -> Iterator[Slab]:
         """Give the planes before `stop`, which are finished, and make room for the next row of windows."""

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mambamed.geometry import affine_to_ras, orientation_of, to_ras, voxel_to_world
-from mambamed.inference.restore import native_labels
+from mambamed.inference.restore import labels_of_slabs, native_labels
+from mambamed.inference.sliding_window import Slab
 from mambamed.preparation.grid import CaseGeometry
 
 LABELS = SimpleNamespace(by_regions=False, values=(0, 1, 2), order=(0, 1, 2))
@@ -76,3 +77,39 @@ def test_logits_are_resampled_before_the_decision() -> None:
     )
     logits = torch.tensor([[0.5, 0.5], [0.0, 1.0], [-9.0, -9.0]]).view(3, 2, 1, 1)
     assert native_labels(logits, geometry, LABELS).ravel().tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("native", [(13, 9, 14), (5, 30, 4), (6, 7, 8), (1, 1, 1)])
+@pytest.mark.parametrize("piece", [1, 2, 100])
+def test_slabs_give_what_torch_gives_of_the_whole(axis, native, piece) -> None:
+    """torch's trilinear interpolation in float64, then argmax, or the regions in order."""
+    prepared = (6, 7, 8)
+    logits = torch.randn(4, *prepared)
+    affine = np.array([[0, -2.0, 0, 1], [1.5, 0, 0, 2], [0, 0, -1.0, 3], [0, 0, 0, 1]])
+    orientation = orientation_of(affine)
+    stored = tuple(native[orientation.axes.index(k)] for k in range(3))
+    geometry = CaseGeometry(
+        stored, tuple(map(tuple, affine.tolist())), orientation, (0, 0, 0), native, prepared
+    )
+    planes = logits.movedim(1 + axis, 0).contiguous()
+    parts = planes.split(piece)
+    slabs = [Slab(axis, n * piece, part) for n, part in enumerate(parts)]
+    fine = torch.nn.functional.interpolate(
+        logits[None].double(), size=native, mode="trilinear", align_corners=False
+    )[0]
+    by_label = SimpleNamespace(by_regions=False, values=(0, 3, 1, 300), order=(0, 1, 2, 3))
+    wanted = np.array(by_label.values)[fine.argmax(0).numpy()]
+    answer = labels_of_slabs(slabs, geometry, by_label)
+    assert answer.dtype == np.uint16 and answer.shape == stored
+    assert (to_ras(answer, orientation) == wanted).mean() > 0.9999
+    by_region = SimpleNamespace(by_regions=True, values=(4, 3, 2, 1), order=(2, 0, 3, 1))
+    nested = np.zeros(native, int)
+    for k in by_region.order:
+        nested[fine[k].numpy() > 0] = by_region.values[k]
+    assert (to_ras(labels_of_slabs(slabs, geometry, by_region), orientation) == nested).mean() > 0.9999
+    if len(slabs) > 1:
+        with pytest.raises(ValueError, match="do not fill"):
+            labels_of_slabs(slabs[:-1], geometry, by_label)
+        with pytest.raises(ValueError, match="expected from"):
+            labels_of_slabs(slabs[1:], geometry, by_label)
