@@ -116,7 +116,8 @@ def as_json(value: Any) -> Any:
         return None if math.isnan(value) else str(value)
     if isinstance(value, (Path, BaseException)):
         return str(value)
-    return value.item() if hasattr(value, "item") else value
+    item = getattr(value, "item", None)  # a NumPy scalar
+    return item() if callable(item) else value
 
 
 def _start_logging(quiet: bool, verbose: bool) -> None:

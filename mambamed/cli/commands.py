@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -26,7 +27,7 @@ app.add_typer(recipes, name="recipes")
 def run_app(app: typer.Typer) -> None:
     """Run the command line; output in UTF-8 whatever the terminal's code page."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
     app(prog_name="mambamed")
 

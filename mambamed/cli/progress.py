@@ -67,8 +67,9 @@ class Bar:
 
     def advance(self, count: int = 1, **facts: str | float) -> None:
         if self._task is not None:
-            shown = {"facts": show_facts(facts)} if facts else {}
-            self._bar.update(self._task, advance=count, **shown)
+            self._bar.advance(self._task, count)
+            if facts:
+                self._bar.update(self._task, facts=show_facts(facts))
 
     def say(self, line: str) -> None:
         self._bar.console.print(line, markup=False, highlight=False)

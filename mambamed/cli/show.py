@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from mambamed.evaluation import Evaluation
     from mambamed.evaluation.compare import Comparison
     from mambamed.inference.predict import PredictSummary
-    from mambamed.networks.cost import RecipeCost
     from mambamed.preparation.prepare import PreparedSummary
     from mambamed.recipe import RecipeLine
+    from mambamed.runs.cost import RecipeCost
     from mambamed.training import TrainSummary
 
 
