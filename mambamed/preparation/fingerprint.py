@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mambamed.preparation.image_kernels import foreground_histogram, moments
+from mambamed.preparation.image_kernels import foreground_histogram
 
 BINS_A_UNIT = 16
 """Intensities that are not integers are counted to a sixteenth of a unit."""
@@ -40,7 +40,7 @@ class Histogram:
         """
         whole = image.dtype.kind == "i" or not np.any(np.mod(image, 1))
         bins = 1 if whole else BINS_A_UNIT
-        _, _, low, high, _ = moments(image)
+        low, high = float(image.min()), float(image.max())
         first = int(np.floor(max(low, _LOWEST))) * bins
         last = int(np.ceil(min(high, _HIGHEST))) * bins
         counts = foreground_histogram(image, label, first / bins, bins, max(1, last - first + 1))

@@ -1,7 +1,8 @@
 """Loops over native images, compiled: crop box, filled mask, moments, histogram, scaled copy.
 
-Signatures are given for int16 and float32, so that nothing else is ever compiled, and the machine code is
-kept on disk. `in_kernel_type` brings other types to these.
+All run over memory as it lies: an image of any axis order and with mirrored axes is turned into a view that
+is C-ordered (`in_memory_order`), and what belongs to it, into the same view. Signatures are given for int16
+and float32, so that nothing else is ever compiled, and the machine code is kept on disk.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 _IMAGES = ("int16", "float32")
-_TILE = 32  # rows worked on together, so that input and output of either memory order stay in the cache
+_OPTIONS = {"cache": True, "nogil": True}
+_SUMS = {"fastmath": {"reassoc", "nsz", "contract"}, **_OPTIONS}
+_TILE = 32  # rows worked on together, so that what is written across memory order stays in the cache
 
 
 def in_kernel_type(array: NDArray) -> NDArray:
@@ -30,14 +33,30 @@ def in_kernel_type(array: NDArray) -> NDArray:
 
 def in_memory_order(array: NDArray) -> tuple[NDArray, tuple[int, int, int]]:
     """A view with the slowest axis first and no mirrored axes, and which axis each of its axes is."""
-    order = sorted(range(3), key=lambda axis: -abs(array.strides[axis]))
-    x, y, z = order
-    turned = array.transpose(order)
-    steps = tuple(slice(None, None, -1) if stride < 0 else slice(None) for stride in turned.strides)
-    return turned[steps], (x, y, z)
+    x, y, z = sorted(range(3), key=lambda axis: -abs(array.strides[axis]))
+    return _turned(array, array), (x, y, z)
 
 
-@numba.njit([f"void({t}[:,:,:],int64[:,::1])" for t in _IMAGES], cache=True, nogil=True)
+def compact(array: NDArray) -> NDArray:
+    """The same values and axis order, without gaps in memory: what a crop cut away is let go."""
+    view, order = in_memory_order(array)
+    if view.flags.c_contiguous:
+        return array
+    tight = np.ascontiguousarray(view)[_steps(array, order)]
+    return tight.transpose(np.argsort(order))
+
+
+def _steps(array: NDArray, order: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(None, None, -1) if array.strides[axis] < 0 else slice(None) for axis in order)
+
+
+def _turned(other: NDArray, like: NDArray) -> NDArray:
+    """`other`, on the grid of `like`, in the order in which `like` lies in memory."""
+    order = sorted(range(3), key=lambda axis: -abs(like.strides[axis]))
+    return other.transpose(order)[_steps(like, order)]
+
+
+@numba.njit([f"void({t}[:,:,:],int64[:,::1])" for t in _IMAGES], **_OPTIONS)
 def _grow_box(image, box):
     n0, n1, n2 = image.shape
     for i in range(n0):
@@ -79,60 +98,59 @@ def grow_box(image: NDArray, start: NDArray[np.int64], stop: NDArray[np.int64]) 
         start[axis], stop[axis] = min(start[axis], low), max(stop[axis], high)
 
 
-@numba.njit([f"void({t}[:,:,:],boolean[:,:,::1])" for t in _IMAGES], cache=True, nogil=True)
+@numba.njit([f"void({t}[::1],uint8[::1])" for t in _IMAGES], **_OPTIONS)
 def _mark_nonzero(image, mask):
-    for tile in range(0, mask.shape[0], _TILE):
-        for j in range(mask.shape[1]):
-            for k in range(mask.shape[2]):
-                for i in range(tile, min(tile + _TILE, mask.shape[0])):
-                    if image[i, j, k] != 0:
-                        mask[i, j, k] = True
+    for i in range(image.size):
+        mask[i] |= np.uint8(image[i] != 0)
 
 
-@numba.njit("void(boolean[:,:,::1])", cache=True, nogil=True)
-def _fill_holes(mask):
+@numba.njit("int64(uint8[:,:,::1])", **_OPTIONS)
+def _reach_from_rows(mask):
+    """What is zero from an end of its row on is outside (2). Returns how many zeros are left."""
+    left = 0
     n0, n1, n2 = mask.shape
-    outside = np.zeros(mask.shape, np.bool_)
-    stack = np.empty(mask.size + 1, np.int64)
     for i in range(n0):
         for j in range(n1):
-            for k in range(n2):
-                if i not in (0, n0 - 1) and j not in (0, n1 - 1) and k not in (0, n2 - 1):
-                    continue
-                if mask[i, j, k] or outside[i, j, k]:
-                    continue
-                outside[i, j, k] = True
-                stack[0] = (i * n1 + j) * n2 + k
-                depth = 1
-                while depth:
-                    depth -= 1
-                    here = stack[depth]
-                    c, rest = here % n2, here // n2
-                    b, a = rest % n1, rest // n1
-                    for way in range(6):
-                        p, q, r = a, b, c
-                        if way == 0:
-                            p -= 1
-                        elif way == 1:
-                            p += 1
-                        elif way == 2:
-                            q -= 1
-                        elif way == 3:
-                            q += 1
-                        elif way == 4:
-                            r -= 1
-                        else:
-                            r += 1
-                        if p < 0 or q < 0 or r < 0 or p >= n0 or q >= n1 or r >= n2:
-                            continue
-                        if not mask[p, q, r] and not outside[p, q, r]:
-                            outside[p, q, r] = True
-                            stack[depth] = (p * n1 + q) * n2 + r
-                            depth += 1
-    for i in range(n0):
-        for j in range(n1):
-            for k in range(n2):
-                mask[i, j, k] = not outside[i, j, k]
+            row = mask[i, j]
+            k = 0
+            while k < n2 and row[k] == 0:
+                row[k] = 2
+                k += 1
+            end = n2 - 1
+            while end > k and row[end] == 0:
+                row[end] = 2
+                end -= 1
+            for m in range(k, end):
+                left += row[m] == 0
+    return left
+
+
+@numba.njit("void(uint8[:,:,::1])", **_OPTIONS)
+def _spread_outside(mask):
+    """Sweep to and fro until no zero touches the outside (2) or a face of the box."""
+    n0, n1, n2 = mask.shape
+    changed, forward = True, True
+    while changed:
+        changed = False
+        for i_ in range(n0):
+            i = i_ if forward else n0 - 1 - i_
+            for j_ in range(n1):
+                j = j_ if forward else n1 - 1 - j_
+                at_face = i in (0, n0 - 1) or j in (0, n1 - 1)
+                for k_ in range(n2):
+                    k = k_ if forward else n2 - 1 - k_
+                    if mask[i, j, k] == 0 and (
+                        at_face
+                        or mask[i - 1, j, k] == 2
+                        or mask[i + 1, j, k] == 2
+                        or mask[i, j - 1, k] == 2
+                        or mask[i, j + 1, k] == 2
+                        or mask[i, j, k - 1] == 2  # a zero left by the rows is at neither end
+                        or mask[i, j, k + 1] == 2
+                    ):
+                        mask[i, j, k] = 2
+                        changed = True
+        forward = not forward
 
 
 def filled_mask(channels: Sequence[NDArray]) -> NDArray[np.bool_]:
@@ -140,89 +158,83 @@ def filled_mask(channels: Sequence[NDArray]) -> NDArray[np.bool_]:
 
     Args:
         channels: `(X, Y, Z)` each, int16 or float32, of any memory layout.
+
+    Returns:
+        `(X, Y, Z)`, in the memory layout of the first channel.
     """
-    mask = np.zeros(channels[0].shape, np.bool_)
+    first = channels[0]
+    _, order = in_memory_order(first)
+    mask = np.zeros([first.shape[axis] for axis in order], np.uint8)
     for channel in channels:
-        _mark_nonzero(channel, mask)
-    _fill_holes(mask)
-    return mask
+        _mark_nonzero(np.ascontiguousarray(_turned(channel, first)).ravel(), mask.ravel())
+    if _reach_from_rows(mask):
+        _spread_outside(mask)
+    inside = mask != 2
+    return inside[_steps(first, order)].transpose(np.argsort(order))
 
 
-@numba.njit(
-    [f"void({t}[:,:,:],boolean[:,:,:],boolean,float64,float64[::1])" for t in _IMAGES],
-    cache=True,
-    nogil=True,
-    fastmath={"reassoc", "nsz"},
-)
-def _moments(image, mask, masked, center, result):
-    total, squares, count = 0.0, 0.0, 0
-    low, high = np.inf, -np.inf
-    for i in range(image.shape[0]):
-        for j in range(image.shape[1]):
-            row_total, row_squares = 0.0, 0.0
-            for k in range(image.shape[2]):
-                if masked and not mask[i, j, k]:
-                    continue
-                value = float(image[i, j, k])
-                low, high = min(low, value), max(high, value)
-                value -= center
-                row_total += value
-                row_squares += value * value
-                count += 1
-            total += row_total
-            squares += row_squares
-    result[0], result[1], result[2], result[3], result[4] = count, total, squares, low, high
+@numba.njit([f"void({t}[::1],boolean[::1],float64,float64[::1])" for t in _IMAGES], **_SUMS)
+def _masked_moments(image, mask, center, result):
+    count, total, squares = 0, 0.0, 0.0
+    for i in range(image.size):
+        value = np.float64(image[i]) - center if mask[i] else 0.0
+        count += mask[i]
+        total += value
+        squares += value * value
+    result[0], result[1], result[2] = count, total, squares
 
 
-def moments(image: NDArray, mask: NDArray[np.bool_] | None = None) -> tuple[float, float, float, float, int]:
-    """Mean, standard deviation, smallest, largest value and number of voxels, in float64.
+@numba.njit([f"void({t}[::1],float64,float64[::1])" for t in _IMAGES], **_SUMS)
+def _moments(image, center, result):
+    total, squares = 0.0, 0.0
+    for i in range(image.size):
+        value = np.float64(image[i]) - center
+        total += value
+        squares += value * value
+    result[0], result[1], result[2] = image.size, total, squares
+
+
+def moments(image: NDArray, mask: NDArray[np.bool_] | None = None) -> tuple[float, float, int]:
+    """Mean, standard deviation and number of voxels, in float64.
 
     Args:
         image: `(X, Y, Z)`, int16 or float32, of any memory layout.
         mask: count only these voxels; None: all.
     """
-    view, order = in_memory_order(image)
-    if mask is None:
-        where = np.zeros((1, 1, 1), np.bool_)
-    else:
-        where = mask.transpose(order)[
-            tuple(slice(None, None, -1) if image.strides[axis] < 0 else slice(None) for axis in order)
-        ]
-    result = np.zeros(5)
+    flat = np.ascontiguousarray(_turned(image, image)).ravel()
+    where = None if mask is None else np.ascontiguousarray(_turned(mask, image)).ravel()
+    result = np.zeros(3)
     center = variance = 0.0
     # Centered on the first mean in the second pass, so that a large mean costs no digits.
     for _ in range(2 if image.dtype == np.float32 else 1):
-        _moments(view, where, mask is not None, center, result)
-        count, total, squares = result[:3]
-        if not count:
-            return 0.0, 0.0, 0.0, 0.0, 0
-        shift = total / count
-        variance = max(0.0, squares / count - shift * shift)
+        if where is None:
+            _moments(flat, center, result)
+        else:
+            _masked_moments(flat, where, center, result)
+        if not result[0]:
+            return 0.0, 0.0, 0
+        shift = result[1] / result[0]
+        variance = max(0.0, result[2] / result[0] - shift * shift)
         center += shift
-    return float(center), float(np.sqrt(variance)), float(result[3]), float(result[4]), int(result[0])
+    return float(center), float(np.sqrt(variance)), int(result[0])
 
 
 @numba.njit(
     [
-        f"int64({t}[:,:,:],{u}[:,:,:],float64,float64,int64[::1])"
+        f"void({t}[:,:,:],{u}[:,:,:],float64,float64,int64[::1])"
         for t in _IMAGES
         for u in ("uint8", "int16", "int32")
     ],
-    cache=True,
-    nogil=True,
+    **_OPTIONS,
 )
 def _histogram(image, label, low, scale, counts):
-    outside = 0
+    last = counts.size - 1
     for i in range(image.shape[0]):
         for j in range(image.shape[1]):
             for k in range(image.shape[2]):
                 if label[i, j, k] > 0:
                     at = int(np.floor((image[i, j, k] - low) * scale + 0.5))
-                    if at < 0 or at >= counts.size:
-                        outside += 1
-                        at = min(max(at, 0), counts.size - 1)
-                    counts[at] += 1
-    return outside
+                    counts[min(max(at, 0), last)] += 1
 
 
 def foreground_histogram(
@@ -237,33 +249,90 @@ def foreground_histogram(
         bins_a_unit: bins lie `1 / bins_a_unit` apart; the nearest one counts.
         length: number of bins; what lies beyond counts in the outermost.
     """
-    view, order = in_memory_order(image)
-    steps = tuple(slice(None, None, -1) if image.strides[axis] < 0 else slice(None) for axis in order)
     counts = np.zeros(length, np.int64)
-    _histogram(view, label.transpose(order)[steps], low, float(bins_a_unit), counts)
+    _histogram(_turned(image, image), _turned(label, image), low, float(bins_a_unit), counts)
     return counts
 
 
 @numba.njit(
-    [f"void({t}[:,:,:],float32[:,:,::1],float32,float32,float32,float32)" for t in _IMAGES],
-    cache=True,
-    nogil=True,
+    [
+        f"void({t}[:,:,::1],float32[:,:,:],boolean[:,:,::1],boolean,float32,float32,float32,float32,boolean)"
+        for t in _IMAGES
+    ],
+    **_OPTIONS,
 )
-def _scale(image, out, low, high, center, factor):
-    for tile in range(0, out.shape[0], _TILE):
-        for j in range(out.shape[1]):
-            for k in range(out.shape[2]):
-                for i in range(tile, min(tile + _TILE, out.shape[0])):
-                    value = np.float32(image[i, j, k])
-                    out[i, j, k] = (min(max(value, low), high) - center) * factor
+def _scale(image, out, mask, masked, low, high, center, factor, across):
+    n0, n1, n2 = image.shape
+    rows = np.empty((_TILE, n2), np.float32)
+    for j in range(n1):
+        for tile in range(0, n0, _TILE):
+            count = min(_TILE, n0 - tile)
+            for i in range(count):
+                source, row = image[tile + i, j], rows[i]
+                for k in range(n2):
+                    row[k] = (min(max(np.float32(source[k]), low), high) - center) * factor
+                if masked:
+                    inside = mask[tile + i, j]
+                    for k in range(n2):
+                        row[k] = row[k] if inside[k] else np.float32(0)
+            if across:
+                for k in range(n2):
+                    for i in range(count):
+                        out[tile + i, j, k] = rows[i, k]
+            else:
+                for i in range(count):
+                    for k in range(n2):
+                        out[tile + i, j, k] = rows[i, k]
 
 
 def scale_into(
-    image: NDArray, out: NDArray[np.float32], low: float, high: float, center: float, factor: float
+    image: NDArray,
+    out: NDArray[np.float32],
+    low: float,
+    high: float,
+    center: float,
+    factor: float,
+    mask: NDArray[np.bool_] | None = None,
 ) -> None:
-    """Fill `out`, C-ordered, with `(clip(image, low, high) - center) * factor`.
+    """Fill `out` with `(clip(image, low, high) - center) * factor`, and with 0 outside the mask.
 
     Args:
         image: `(X, Y, Z)`, int16 or float32, of any memory layout.
+        out: of the same shape and any memory layout.
     """
-    _scale(image, out, np.float32(low), np.float32(high), np.float32(center), np.float32(factor))
+    view = np.ascontiguousarray(_turned(image, image))
+    target = _turned(out, image)
+    where = np.zeros((1, 1, 1), np.bool_) if mask is None else np.ascontiguousarray(_turned(mask, image))
+    across = abs(target.strides[0]) < abs(target.strides[2])
+    numbers = (np.float32(number) for number in (low, high, center, factor))
+    _scale(view, target, where, mask is not None, *numbers, across)
+
+
+@numba.njit("void(float32[::1],uint32[::1],uint16[::1])", **_OPTIONS)
+def _halve(values, bits, out):
+    half = np.float32(0.5)
+    for i in range(values.size):
+        word = bits[i]
+        sign = (word >> np.uint32(16)) & np.uint32(0x8000)
+        size = word & np.uint32(0x7FFFFFFF)
+        # Normal halves: rebias the exponent and round to nearest, ties to even, all in one sum of integers.
+        normal = (size + np.uint32(0xC8000FFF) + ((size >> np.uint32(13)) & np.uint32(1))) >> np.uint32(13)
+        # Subnormal halves lie 2^-24 apart: of 0.5 in float32, the last bit is worth just that.
+        small = np.uint32((abs(values[i]) + half) * np.float32(1 << 24)) - np.uint32(1 << 23)
+        magnitude = normal if size >= np.uint32(0x38800000) else small
+        magnitude = magnitude if size < np.uint32(0x477FF000) else np.uint32(0x7BFF)
+        out[i] = np.uint16(sign | magnitude)
+
+
+def to_float16(values: NDArray[np.float32], out: NDArray[np.float16]) -> None:
+    """Round finite float32 to float16; what is too large becomes the largest number, +-65504.
+
+    Args:
+        values, out: C-ordered, of one size.
+
+    >>> half = np.empty(3, np.float16)
+    >>> to_float16(np.array([1 / 3, -1e9, 6e-8], np.float32), half); half.tolist()
+    [0.333251953125, -65504.0, 5.960464477539063e-08]
+    """
+    flat = values.reshape(-1)
+    _halve(flat, flat.view(np.uint32), out.reshape(-1).view(np.uint16))

@@ -53,14 +53,13 @@ class Scaling:
             return cls(normalization.low, normalization.high, normalization.mean, factor)
         if normalization.scheme != "zscore_nonzero":
             mask = None
-        mean, std, _, _, _ = moments(in_kernel_type(channel), mask)
+        mean, std, _ = moments(in_kernel_type(channel), mask)
         return cls(-np.inf, np.inf, mean, 1 / std if std > _LEAST_STD else 0.0, mask)
 
     def fill(self, channel: NDArray, out: NDArray[np.float32]) -> None:
-        """Write the scaled channel into `out`, C-ordered, on the same grid."""
-        scale_into(in_kernel_type(channel), out, self.low, self.high, self.center, self.factor)
-        if self.mask is not None:
-            out *= self.mask
+        """Write the scaled channel into `out`, on the same grid."""
+        channel = in_kernel_type(channel)
+        scale_into(channel, out, self.low, self.high, self.center, self.factor, self.mask)
 
     def plane(self, plane: NDArray, axis: int, index: int) -> NDArray[np.float32]:
         """One slice, scaled: a new array in the slice's own memory order."""

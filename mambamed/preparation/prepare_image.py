@@ -13,13 +13,11 @@ from mambamed.geometry import affine_to_ras, difference_of_grids, orientation_of
 from mambamed.io.images import Image
 from mambamed.preparation.crop import nonzero_box, nonzero_mask
 from mambamed.preparation.grid import CaseGeometry
-from mambamed.preparation.image_kernels import in_kernel_type
+from mambamed.preparation.image_kernels import compact, in_kernel_type, to_float16
 from mambamed.preparation.label_kernels import in_c_order
 from mambamed.preparation.normalize import Scaling
 from mambamed.preparation.plan import Plan
 from mambamed.preparation.resample import coarse_axis, resample_label, resample_volume, resampled_shape
-
-_FLOAT16_MAX = 65504.0
 
 
 def prepare_image(
@@ -53,7 +51,7 @@ def prepare_image(
         x, y, z = channels[0].shape
         start, stop = (0, 0, 0), (x, y, z)
     box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    channels = [channel[box] for channel in channels]
+    channels = [compact(channel[box]) for channel in channels]
     spacing = spacing_of(affine_to_ras(first.affine, first.array.shape, orientation)).tolist()
     target = spacing if plan.keep_spacing else plan.spacing_mm
     shape = resampled_shape(channels[0].shape, spacing, target)
@@ -69,8 +67,8 @@ def prepare_image(
             scaling.fill(channel, filled)
         else:
             resample_volume(channel, filled, coarse=coarse, prepare=scaling.plane)
-        if filled is whole and out.dtype != np.float32:
-            out[...] = np.clip(whole, -_FLOAT16_MAX, _FLOAT16_MAX, out=whole)
+        if out.dtype != np.float32:
+            to_float16(whole, out)
     x, y, z = first.array.shape
     geometry = CaseGeometry(
         shape_native=(x, y, z),

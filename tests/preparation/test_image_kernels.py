@@ -5,6 +5,7 @@ import pytest
 import scipy.ndimage
 
 from mambamed.preparation.image_kernels import (
+    compact,
     filled_mask,
     foreground_histogram,
     grow_box,
@@ -12,6 +13,7 @@ from mambamed.preparation.image_kernels import (
     in_memory_order,
     moments,
     scale_into,
+    to_float16,
 )
 
 RNG = np.random.default_rng(8)
@@ -59,13 +61,13 @@ def test_moments_are_numpys(blobs) -> None:
             ours = moments(image, mask)
             inside = exact[mask]
             np.testing.assert_allclose(ours[:2], [inside.mean(), inside.std()], rtol=1e-9, atol=1e-9)
-            assert ours[2:] == (inside.min(), inside.max(), inside.size)
+            assert ours[2] == inside.size
             np.testing.assert_allclose(moments(image)[:2], [exact.mean(), exact.std()], rtol=1e-9)
 
 
 def test_nothing_has_moments_of_zero() -> None:
     image = np.ones((2, 2, 2), np.float32)
-    assert moments(image, np.zeros((2, 2, 2), bool)) == (0.0, 0.0, 0.0, 0.0, 0)
+    assert moments(image, np.zeros((2, 2, 2), bool)) == (0.0, 0.0, 0)
 
 
 def test_the_histogram_counts_the_foreground(blobs) -> None:
@@ -79,7 +81,48 @@ def test_scaling_clips_shifts_and_multiplies(blobs) -> None:
     for image in layouts(blobs):
         out = np.empty(blobs.shape, np.float32)
         scale_into(image, out, -50, 70, 12.5, 0.25)
-        np.testing.assert_allclose(out, (np.clip(blobs, -50, 70) - 12.5) * 0.25, rtol=1e-6)
+        expected = (np.clip(blobs, -50, 70) - 12.5) * 0.25
+        np.testing.assert_allclose(out, expected, rtol=1e-6)
+        mask = RNG.random(blobs.shape) > 0.5
+        scale_into(image, out, -50, 70, 12.5, 0.25, mask)
+        np.testing.assert_allclose(out, np.where(mask, expected, 0), rtol=1e-6)
+
+
+def test_halves_are_numpys() -> None:
+    """All halves, what lies midway between two, and its neighbors: ties and roundings of every exponent."""
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    midway = (halves[:-1] + halves[1:]) / 2
+    values = np.concatenate([halves, midway, np.nextafter(midway, 0), np.nextafter(midway, np.float32(1e9))])
+    values = np.concatenate([values, -values, RNG.normal(size=1000).astype(np.float32)])
+    ours = np.empty(values.shape, np.float16)
+    to_float16(values, ours)
+    np.testing.assert_array_equal(ours, values.astype(np.float16))
+    beyond = np.empty(2, np.float16)
+    to_float16(np.array([65520, -3e38], np.float32), beyond)
+    assert beyond.tolist() == [65504, -65504]
+
+
+def test_a_crop_made_compact_is_the_same_array(blobs) -> None:
+    for image in layouts(blobs):
+        crop = image[3:20, 5:, :30]
+        tight = compact(crop)
+        np.testing.assert_array_equal(tight, crop)
+        assert in_memory_order(tight)[0].flags.c_contiguous
+        assert in_memory_order(tight)[1] == in_memory_order(crop)[1]
+
+
+def test_a_winding_way_in_is_no_hole() -> None:
+    """A spiral corridor that sweeps must turn round several times for."""
+    image = np.ones((3, 9, 9), np.int16)
+    walk = [(0, 1), (1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (6, 1), (7, 1), (7, 2), (7, 3), (7, 4), (7, 5)]
+    walk += [(7, 6), (7, 7), (6, 7), (5, 7), (4, 7), (3, 7), (2, 7), (1, 7), (1, 6), (1, 5), (1, 4), (1, 3)]
+    walk += [(2, 3), (3, 3), (4, 3), (5, 3), (5, 4), (5, 5), (4, 5), (3, 5)]
+    for y, z in walk:
+        image[1, y, z] = 0
+    for view in layouts(image):
+        assert filled_mask([view]).sum() == image.size - len(walk)
+    image[1, 0, 1] = 1
+    assert filled_mask([image]).all()
 
 
 def test_memory_order_is_slowest_first_and_forward() -> None:
