@@ -24,9 +24,10 @@ from mambamed.geometry import (
 from mambamed.io.images import Image, read_image
 from mambamed.preparation.crop import nonzero_box
 from mambamed.preparation.fingerprint import Histogram
-from mambamed.preparation.image_kernels import in_kernel_type, in_memory_order
+from mambamed.preparation.image_kernels import in_kernel_type, in_memory_order, moments
 from mambamed.preparation.label_kernels import count_labels
 
+_DOMINANT = 0.5  # share of a channel's whole variance that no single voxel should have
 _LARGEST_LABEL = 32767
 _ROUNDING = 1e-3  # how far a label stored as a float may be from an integer
 
@@ -98,11 +99,9 @@ def _examine(case: Case, manifest: DatasetManifest, warnings: list[str]) -> Exam
         except CaseError as error:
             faults.append(str(error))
             continue
-        low, high = (float(image.array.min()), float(image.array.max())) if image.array.size else (0.0, 0.0)
-        if low == high:
-            warnings.append(f"{channel.path}: channel {name} is constant ({low:g}); it says nothing")
-        elif max(abs(low), abs(high)) > 1e15:
-            warnings.append(f"{channel.path}: range {low:g} to {high:g} of intensities; check for an outlier")
+        doubt = _doubt_of(image.array)
+        if doubt:
+            warnings.append(f"{channel.path}: channel {name} {doubt}")
         images.append(image)
     if len(images) < len(manifest.channels):
         return Examined(case.id, tuple(faults), tuple(warnings))
@@ -117,6 +116,19 @@ def _examine(case: Case, manifest: DatasetManifest, warnings: list[str]) -> Exam
     if faults:
         return Examined(case.id, tuple(faults), tuple(warnings))
     return _facts(case, manifest, images, label, tuple(warnings))
+
+
+def _doubt_of(array: NDArray) -> str:
+    """What is strange about intensities that are finite; empty where nothing is."""
+    if not array.size:
+        return ""
+    low, high = float(array.min()), float(array.max())
+    if low == high:
+        return f"is constant ({low:g}); it says nothing"
+    mean, std, count = moments(in_kernel_type(array))
+    if max(high - mean, mean - low) ** 2 > _DOMINANT * count * std**2:
+        return f"has a range of {low:g} to {high:g} because of one voxel, which flattens the rest; correct it"
+    return ""
 
 
 def _examined_label(

@@ -182,7 +182,12 @@ def test_doubts_are_warnings(tmp_path) -> None:
         (folder / "imagesTr" / "c3_0000.nii.gz").read_bytes()
     )
     (folder / "labelsTr" / "c9.nii.gz").write_bytes((folder / "labelsTr" / "c3.nii.gz").read_bytes())
+    outlier = np.random.default_rng(0).normal(100, 9, (16, 12, 10)).astype(np.float32)
+    outlier[3, 3, 3] = 1e30
+    write_image(folder / "imagesTr" / "c2_0000.nii.gz", outlier, Image(outlier, AFFINE))
     warnings = "\n".join(prepare(convert(folder), tmp_path / "out", workers=1).warnings)
+    assert "c2_0000.nii.gz: channel ch0 has a range of" in warnings
+    assert "because of one voxel" in warnings
     assert "channel ch0 is constant" in warnings
     assert "c1.nii.gz: has no foreground" in warnings
     assert "c9: holds the same image as c3" in warnings
