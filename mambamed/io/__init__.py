@@ -3,6 +3,7 @@
 =============  ==========================================================================
 `images`       `read_image`, `read_header`, `write_image`: NIfTI, NRRD, MetaImage as RAS+ arrays
 `nifti`        the fast, checking path for NIfTI-1 and NIfTI-2
+`itk`          NRRD and MetaImage through SimpleITK
 `documents`    JSON, with faults told by line
 `tables`       CSV, with formula cells made harmless
 `atomic`       bytes under a temporary name, flushed, renamed

@@ -77,7 +77,12 @@ def read_image(path: Path, volume: int | None = None, max_voxels: int = MAX_VOXE
     """
     check_file(path)
     if not path.name.lower().endswith(_NIFTI):
-        return _read_with_itk(path, volume, max_voxels)
+        from mambamed.io import itk
+
+        array, affine = itk.read(path, max_voxels)
+        _check_volume(path, 1, volume)
+        _check_finite(array, path)
+        return Image(array, affine)
     from mambamed.io import nifti
 
     with path.open("rb") as file:
@@ -100,9 +105,10 @@ def read_header(path: Path, max_voxels: int = MAX_VOXELS) -> ImageHeader:
     """
     check_file(path)
     if not path.name.lower().endswith(_NIFTI):
-        image = _read_with_itk(path, 0, max_voxels)
-        x, y, z = image.array.shape
-        return ImageHeader((x, y, z), 1, image.affine, image.array.dtype)
+        from mambamed.io import itk
+
+        shape, affine, dtype = itk.read_header(path, max_voxels)
+        return ImageHeader(shape, 1, affine, dtype)
     from mambamed.io import nifti
 
     with path.open("rb") as file:
@@ -209,36 +215,3 @@ def _check_finite(array: NDArray, path: Path) -> None:
     if nan or infinite:
         count, what = (nan, "NaN") if nan else (infinite, "Inf")
         raise CaseError(f"{path}: {count} voxels are {what}; replace them in the image")
-
-
-def _read_with_itk(path: Path, volume: int | None, max_voxels: int) -> Image:
-    """NRRD and MetaImage; only with the voxels in the same file."""
-    import SimpleITK as sitk  # noqa: N813
-
-    with path.open("rb") as file:
-        head = file.read(4096).split(b"\n\n")[0].lower()
-    detached = b"data file:" in head or b"datafile:" in head
-    if detached or (b"elementdatafile" in head and b"elementdatafile = local" not in head):
-        raise CaseError(f"{path}: its voxels lie in another file; convert it to one file")
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-        size = reader.GetSize()
-        if len(size) != 3 or reader.GetNumberOfComponents() != 1:
-            raise CaseError(f"{path}: is {len(size)}D {size}, not 3D with one value a voxel; convert it")
-        if int(np.prod(size, dtype=np.int64)) > max_voxels:
-            raise CaseError(f"{path}: {size} are more voxels than the limit of {max_voxels}")
-        image = reader.Execute()
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise CaseError(f"{path}: cannot be read as an image ({reason}); convert it to NIfTI") from error
-    _check_volume(path, 1, volume)
-    array = sitk.GetArrayViewFromImage(image).transpose(2, 1, 0).copy(order="F")
-    affine = np.eye(4)
-    directions = np.array(image.GetDirection()).reshape(3, 3)
-    affine[:3, :3] = directions * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    affine[:2] *= -1  # LPS -> RAS
-    _check_finite(array, path)
-    return Image(array, affine)

@@ -244,6 +244,43 @@ def test_other_formats_say_the_same_as_nifti(tmp_path, suffix) -> None:
     np.testing.assert_allclose(other.affine, image.affine, atol=1e-5)
 
 
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_other_formats_that_are_cut_off_are_refused(tmp_path, suffix, compressed, capfd) -> None:
+    path = tmp_path / f"a{suffix}"
+    noise = RNG.integers(0, 2**15, (20, 20, 20)).astype(np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(noise), str(path), useCompression=compressed)
+    header = read_header(path)
+    assert (header.shape, header.dtype, header.volumes) == ((20, 20, 20), np.int16, 1)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CaseError, match="truncated") as caught:
+        read_image(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    if compressed:
+        path.write_bytes(whole[:-500] + bytes(10) + whole[-490:])
+        with pytest.raises(CaseError, match="corrupt|data read error"):
+            read_image(path)
+    path.write_bytes(b"")
+    with pytest.raises(CaseError, match="empty"):
+        read_image(path)
+
+
+def test_other_formats_that_claim_too_much_are_refused(tmp_path) -> None:
+    path = tmp_path / "a.nrrd"
+    fields = "type: short\ndimension: 3\nsizes: 30000 30000 30000\nendian: little\nencoding: gzip"
+    path.write_bytes(f"NRRD0004\n{fields}\n\n".encode() + gzip.compress(bytes(1000)))
+    with pytest.raises(CaseError, match="claims a size of"):
+        read_image(path)
+    sitk.WriteImage(sitk.GetImageFromArray(VOXELS), str(tmp_path / "b.mha"))
+    with pytest.raises(CaseError, match="more than the limit of 10"):
+        read_image(tmp_path / "b.mha", max_voxels=10)
+    colors = sitk.GetImageFromArray(np.zeros((4, 4, 4, 3), np.uint8), isVector=True)
+    sitk.WriteImage(colors, str(tmp_path / "c.mha"))
+    with pytest.raises(CaseError, match="one value a voxel"):
+        read_image(tmp_path / "c.mha")
+
+
 def test_an_image_whose_voxels_lie_elsewhere_is_refused(tmp_path) -> None:
     path = tmp_path / "a.mha"
     path.write_text("ObjectType = Image\nNDims = 3\nDimSize = 1 1 1\nElementDataFile = /etc/passwd\n")

@@ -1,0 +1,132 @@
+"""NRRD and MetaImage through SimpleITK, whose `(z, y, x)` order and LPS world end here.
+
+SimpleITK is checked where it is too trusting: sizes before memory is taken, the checksum of a compressed
+MetaImage, voxels that lie in another file.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+from numpy.typing import NDArray
+
+from mambamed.errors import CaseError
+from mambamed.geometry import Affine, spacing_of
+
+Shape = tuple[int, int, int]
+
+_HEADER_BYTES = 2**16
+_LARGEST_RATIO = 1100  # deflate packs at most 1032 bytes into one
+
+
+def read(path: Path, max_voxels: int) -> tuple[NDArray, Affine]:
+    """Voxels `(X, Y, Z)` in the file's type, and their affine, voxel -> world, mm, RAS+.
+
+    Raises:
+        CaseError: damaged, not 3-D with one value a voxel, more voxels than the file can hold or the limit.
+    """
+    reader = _opened(path, max_voxels)
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+    array = sitk.GetArrayViewFromImage(image).transpose(2, 1, 0).copy(order="F")
+    return array, _affine_of(reader, path)
+
+
+def read_header(path: Path, max_voxels: int) -> tuple[Shape, Affine, np.dtype]:
+    """Shape, affine and type, without the voxels.
+
+    Raises:
+        CaseError: as `read`, but for what only the voxels show.
+    """
+    reader = _opened(path, max_voxels)
+    x, y, z = reader.GetSize()
+    return (x, y, z), _affine_of(reader, path), _dtype_of(reader)
+
+
+def _opened(path: Path, max_voxels: int) -> Any:
+    """A reader that has read the header, which was found sane."""
+    with path.open("rb") as file:
+        head = file.read(_HEADER_BYTES)
+    if not head:
+        raise CaseError(f"{path}: is empty (0 bytes); copy it anew")
+    # NRRD ends its header by an empty line, MetaImage by the place of the data.
+    if head.startswith(b"NRRD"):
+        text, _, _ = head.partition(b"\n\n")
+        elsewhere = b"data file:" in text.lower() or b"datafile:" in text.lower()
+        is_raw = b"encoding: raw" in text
+    else:
+        text, _, rest = head.partition(b"ElementDataFile")
+        place, _, _ = rest.partition(b"\n")
+        elsewhere = bool(rest) and place.partition(b"=")[2].strip().upper() != b"LOCAL"
+        is_raw = b"BinaryData = True" in text and b"CompressedData = True" not in text
+        if rest and b"CompressedData = True" in text:
+            _check_deflated(path, len(text) + len(b"ElementDataFile") + len(place) + 1)
+    if elsewhere:
+        raise CaseError(f"{path}: its voxels lie in another file; convert it to one file")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+    size = reader.GetSize()
+    if len(size) != 3 or reader.GetNumberOfComponents() != 1:
+        raise CaseError(f"{path}: is {len(size)}D {size}, not 3D with one value a voxel; convert it")
+    voxels = int(np.prod(size, dtype=np.int64))
+    claimed = voxels * _dtype_of(reader).itemsize
+    if voxels < 1 or claimed > path.stat().st_size * (1 if is_raw else _LARGEST_RATIO):
+        raise CaseError(
+            f"{path}: {'truncated: ' if is_raw else ''}its header claims a size of {claimed / 2**20:.0f} MB for {path.stat().st_size} bytes; "
+            "copy it anew"
+        )
+    if voxels > max_voxels:
+        raise CaseError(
+            f"{path}: {voxels} voxels, more than the limit of {max_voxels}; raise it if that is right"
+        )
+    return reader
+
+
+def _dtype_of(reader: Any) -> np.dtype:
+    return sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], reader.GetPixelID())).dtype
+
+
+def _affine_of(reader: Any, path: Path) -> Affine:
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(reader.GetDirection()).reshape(3, 3) * np.array(reader.GetSpacing())
+    affine[:3, 3] = reader.GetOrigin()
+    affine[:2] *= -1  # LPS -> RAS
+    affine += 0.0  # no -0
+    if not np.all(np.isfinite(affine)) or not (spacing_of(affine) > 1e-6).all():
+        raise CaseError(f"{path}: its spacing, origin or axes cannot be; correct the header")
+    return affine
+
+
+def _check_deflated(path: Path, start: int) -> None:
+    """Verify the checksum that MetaIO passes over; nothing is kept."""
+    inflater = zlib.decompressobj()
+    with path.open("rb") as file:
+        file.seek(start)
+        try:
+            while not inflater.eof:
+                block = inflater.unconsumed_tail or file.read(2**20)
+                if not block:
+                    raise CaseError(f"{path}: truncated, the compressed data end early; copy it anew")
+                inflater.decompress(block, 2**22)
+        except zlib.error as error:
+            raise CaseError(f"{path}: corrupt compressed data ({error}); copy it anew") from error
+
+
+def _unreadable(path: Path, error: RuntimeError) -> CaseError:
+    reason = str(error).strip().splitlines()[-1].strip()
+    cut = (
+        "truncated: " if any(word in reason for word in ("got only", "but received", "No such file")) else ""
+    )
+    return CaseError(
+        f"{path}: {cut}cannot be read as an image ({reason}); copy it anew or convert it to NIfTI"
+    )
