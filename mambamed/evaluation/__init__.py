@@ -9,48 +9,24 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from mambamed.errors import CaseError, DatasetError
-from mambamed.evaluation.output import write_report, write_tables
+from mambamed.evaluation.output import find_pictures, write_report, write_tables
 from mambamed.evaluation.pairing import Pairing, pair_up, restricted, subject_of
+from mambamed.evaluation.result import Evaluation
 from mambamed.evaluation.scoring import CaseScores, score_files
-from mambamed.evaluation.summary import MetricSummary, summarize
+from mambamed.evaluation.summary import summarize
 from mambamed.evaluation.tables import brats_table, detail_table, summary_table
 from mambamed.metrics import Metric, parse_metrics
 from mambamed.metrics.kernels import loops
 from mambamed.metrics.rules import Rules, rules_for
 from mambamed.progress import Progress, Silence
-from mambamed.report.tables import Table, write_table
+from mambamed.report.tables import write_table
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured.
-
-    Attributes:
-        table: the summary for people: a row a region, and their average.
-        summaries: every region in every metric.
-        cases: every case.
-        regions: names in the order of the tables -> labels.
-        settings: the conventions behind the numbers, by name.
-        output: folder of the files; None where nothing was written.
-        written: the files.
-        paper_table: where asked for: the table as papers print it.
-        faults: what could not be scored or paired, one line each.
-    """
-
-    table: Table
-    summaries: tuple[MetricSummary, ...]
-    cases: tuple[CaseScores, ...]
-    regions: Mapping[str, tuple[int, ...]]
-    settings: Mapping[str, Any]
-    output: Path | None = None
-    written: tuple[Path, ...] = ()
-    paper_table: Table | None = None
-    faults: tuple[CaseError, ...] = field(default=())
+__all__ = ["Evaluation", "evaluate"]
 
 
 def evaluate(
@@ -120,47 +96,34 @@ def evaluate(
     scored = pairing.answers.regions or _occurring_regions(scores)
     scored = {name: tuple(members) for name, members in scored.items()}
     summaries = summarize(scores, list(scored), asked, rules, level)
-    settings = _settings(pairing, asked, rules, level)
     notes = [f"protocol {rules.name}: {', '.join(metric.name for metric in asked)}", rules.describe()]
     notes.append(f"labels: {pairing.answers.source}")
     if left := len(whole.pairs) - len(pairing.pairs):
         notes.append(f"{left} of {len(whole.pairs)} references left out, as asked")
-    shown_table = summary_table(summaries, asked, notes, level)
-    faults = _faults(scores, pairing)
-    printed = brats_table(summaries, predictions.resolve().name, paper) if table == "brats" else None
-    written: list[Path] = []
-    if output is not None:
-        lines = [str(fault) for fault in faults]
-        if printed is not None:
-            written += write_table(output / "table_brats", printed)
-        if report:
-            lead = f"Predictions {predictions} against references {references}."
-            title = f"Evaluation of {predictions.resolve().name}"
-            everything = (scores, scored, asked, rules, settings, lines)
-            write_report(
-                output,
-                title,
-                lead,
-                detail_table(summaries, notes, level),
-                *everything,
-                worst,
-                images,
-                references,
-            )
-            written.append(output / "report.html")
-        write_tables(output, scores, summaries, scored, asked, rules, settings, lines)
-        written += [output / name for name in ("cases.csv", "summary.csv", "summary.json")]
-    return Evaluation(
-        shown_table,
-        tuple(summaries),
-        tuple(scores),
-        scored,
-        settings,
-        output,
-        tuple(written),
-        printed,
-        faults,
+    evaluation = Evaluation(
+        table=summary_table(summaries, asked, notes, level),
+        summaries=tuple(summaries),
+        cases=tuple(scores),
+        regions=scored,
+        metrics=asked,
+        rules=rules,
+        settings=_settings(pairing, asked, rules, level),
+        output=output,
+        paper_table=brats_table(summaries, predictions.resolve().name, paper) if table == "brats" else None,
+        faults=_faults(scores, pairing),
     )
+    if output is None:
+        return evaluation
+    written: list[Path] = []
+    if evaluation.paper_table is not None:
+        written += write_table(output / "table_brats", evaluation.paper_table)
+    if report:
+        title = f"Evaluation of {predictions.resolve().name}"
+        lead = f"Predictions {predictions} against references {references}."
+        pictures = find_pictures(evaluation, worst, pairing.answers.names, images, references)
+        written.append(write_report(evaluation, title, lead, detail_table(summaries, notes, level), pictures))
+    written += write_tables(evaluation)
+    return replace(evaluation, written=tuple(written))
 
 
 def _score_all(

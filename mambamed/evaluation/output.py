@@ -12,16 +12,11 @@ import numpy as np
 
 from mambamed.converters import brats
 from mambamed.errors import MambamedError
+from mambamed.evaluation.result import Evaluation
 from mambamed.evaluation.scoring import CaseScores, on_grid_of
-from mambamed.evaluation.summary import (
-    MetricSummary,
-    case_rows,
-    nnunet_document,
-    penalty_of,
-    summary_rows,
-)
+from mambamed.evaluation.summary import case_rows, nnunet_document, penalty_of, summary_rows
 from mambamed.io.documents import write_json
-from mambamed.io.images import SUFFIXES, Image, read_image
+from mambamed.io.images import SUFFIXES, Image, read_header, read_image
 from mambamed.io.tables import write_csv
 from mambamed.metrics import METRICS, Metric
 from mambamed.metrics.rules import Rules
@@ -32,56 +27,38 @@ from mambamed.report.tables import Table
 FORMAT = 1
 
 
-def write_tables(
-    output: Path,
-    cases: Sequence[CaseScores],
-    summaries: Sequence[MetricSummary],
-    regions: Mapping[str, Sequence[int]],
-    metrics: Sequence[Metric],
-    rules: Rules,
-    settings: Mapping[str, Any],
-    faults: Sequence[str],
-) -> None:
+def write_tables(evaluation: Evaluation) -> list[Path]:
     """Write `cases.csv`, `summary.csv` and `summary.json`, in this order: the last says that all is there."""
-    write_csv(output / "cases.csv", *case_rows(cases, list(regions), metrics, rules))
-    write_csv(output / "summary.csv", *summary_rows(summaries))
-    document = nnunet_document(cases, regions, metrics) | {
+    output, regions = evaluation.output, evaluation.regions
+    assert output is not None
+    paths = [output / name for name in ("cases.csv", "summary.csv", "summary.json")]
+    write_csv(paths[0], *case_rows(evaluation.cases, list(regions), evaluation.metrics, evaluation.rules))
+    write_csv(paths[1], *summary_rows(evaluation.summaries))
+    document = nnunet_document(evaluation.cases, regions, evaluation.metrics) | {
         "format": FORMAT,
         "regions": {name: list(members) for name, members in regions.items()},
-        "settings": dict(settings),
-        "summaries": [asdict(summary) for summary in summaries],
-        "faults": list(faults),
+        "settings": dict(evaluation.settings),
+        "summaries": [asdict(summary) for summary in evaluation.summaries],
+        "faults": [str(fault) for fault in evaluation.faults],
     }
-    write_json(output / "summary.json", document)
+    write_json(paths[2], document)
+    return paths
 
 
 def write_report(
-    output: Path,
-    title: str,
-    lead: str,
-    table: Table,
-    cases: Sequence[CaseScores],
-    regions: Mapping[str, Sequence[int]],
-    metrics: Sequence[Metric],
-    rules: Rules,
-    settings: Mapping[str, Any],
-    faults: Sequence[str],
-    worst: int,
-    images: Path | None,
-    references: Path,
-) -> None:
-    """Write `report.html`.
+    evaluation: Evaluation, title: str, lead: str, summary: Table, worst: Sequence[WorstCase]
+) -> Path:
+    """Write `report.html` to the evaluation's folder; its path.
 
     Args:
-        output: its folder.
+        evaluation: what was found.
         title, lead: what was compared.
-        table: the summary.
-        cases, regions, metrics, rules, settings, faults: of the evaluation.
-        worst: how many cases to show as pictures.
-        images: folder of the images behind the outlines; None: looked for beside the references.
-        references: where they were found.
+        summary: the table at its head.
+        worst: from `find_pictures`.
     """
-    headers, rows = case_rows(cases, list(regions), metrics, rules)
+    assert evaluation.output is not None
+    cases, regions, metrics = evaluation.cases, list(evaluation.regions), evaluation.metrics
+    headers, rows = case_rows(cases, regions, metrics, evaluation.rules)
     for name in (
         "tp",
         "fp",
@@ -93,7 +70,7 @@ def write_report(
         headers, rows = _without(headers, place), [_without(row, place) for row in rows]
     plots = [
         Distribution(
-            f"{METRICS[m.kind].title if m.tolerance_mm is None else m.title} ({m.name})",
+            f"{m.title} ({m.convention})" if m.convention else m.title,
             METRICS[m.kind].unit,
             METRICS[m.kind].better == "higher",
             {r: [(c.case, c.regions[r].values[m.name]) for c in cases if r in c.regions] for r in regions},
@@ -101,16 +78,30 @@ def write_report(
         for m in metrics
         if METRICS[m.kind].better
     ]
-    pictured = [
-        WorstCase(case.case, reason, _picture(case, regions, images, references))
-        for case, reason in worst_cases(cases, metrics, rules, worst)
+    faults = [str(fault) for fault in evaluation.faults]
+    page = Page(title, lead, summary, plots, worst, headers, rows, evaluation.settings, faults)
+    path = evaluation.output / "report.html"
+    write_page(path, page)
+    return path
+
+
+def find_pictures(
+    evaluation: Evaluation, count: int, names: Mapping[str, int], images: Path | None, references: Path
+) -> list[WorstCase]:
+    """The worst cases, pictured.
+
+    Args:
+        evaluation: what was found.
+        count: how many.
+        names: label name -> value, for the legends; empty: those of regions of one label.
+        images: folder of the images behind the outlines; None: looked for beside the references.
+        references: where these were found.
+    """
+    alone = {name: members[0] for name, members in evaluation.regions.items() if len(members) == 1}
+    return [
+        WorstCase(case.case, reason, _picture(case, names or alone, images, references))
+        for case, reason in worst_cases(evaluation.cases, evaluation.metrics, evaluation.rules, count)
     ]
-    page = Page(title, lead, table, plots, pictured, headers, rows, settings, faults)
-    write_page(output / "report.html", page)
-
-
-def _without(row: list[Any], place: int) -> list[Any]:
-    return row[:place] + row[place + 1 :]
 
 
 def worst_cases(
@@ -143,7 +134,7 @@ def worst_cases(
 
 
 def _picture(
-    case: CaseScores, regions: Mapping[str, Sequence[int]], images: Path | None, references: Path
+    case: CaseScores, names: Mapping[str, int], images: Path | None, references: Path
 ) -> bytes | None:
     """Three planes of the case; on its image where one is found, else on black."""
     assert case.prediction is not None
@@ -153,7 +144,6 @@ def _picture(
         background = _background(case, truth, images, references)
     except MambamedError:
         return None
-    names = {name: members[0] for name, members in regions.items() if len(members) == 1}
     pictured = PicturedCase(case.case, background, truth.affine, truth.array, prediction)
     return render_cases([pictured], names)
 
@@ -161,16 +151,10 @@ def _picture(
 def _background(case: CaseScores, truth: Image, images: Path | None, references: Path) -> np.ndarray:
     for path in _image_candidates(case.case, case.reference, images, references):
         if path.is_file():
-            image = read_image(path, None if not _is_4d(path) else 0)
+            image = read_image(path, 0 if read_header(path).volumes > 1 else None)
             if image.array.shape == truth.array.shape:
                 return image.array
     return np.zeros(truth.array.shape, np.uint8)
-
-
-def _is_4d(path: Path) -> bool:
-    from mambamed.io.images import read_header
-
-    return read_header(path).volumes > 1
 
 
 def _image_candidates(case: str, reference: Path, images: Path | None, references: Path) -> list[Path]:
@@ -182,3 +166,7 @@ def _image_candidates(case: str, reference: Path, images: Path | None, reference
     for place in [images] if images is not None else siblings:
         found += [place / f"{case}{middle}{end}" for middle in ("", "_0000") for end in SUFFIXES]
     return found
+
+
+def _without(row: list[Any], place: int) -> list[Any]:
+    return row[:place] + row[place + 1 :]

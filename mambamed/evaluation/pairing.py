@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,11 +29,13 @@ class Answers:
         labels: every label that may occur; None: whatever occurs.
         regions: name -> the labels it unites, in the order of the tables; None: each label that occurs.
         source: where this was found, for people.
+        names: label name -> value, as far as labels have names: for legends.
     """
 
     labels: tuple[int, ...] | None
     regions: Mapping[str, tuple[int, ...]] | None
     source: str
+    names: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,8 @@ def labels_of_document(document: Mapping[str, Any], path: Path) -> Answers:
         raise DatasetError(f"{path}: labels {section} are not names and numbers; correct them") from error
     members = tuple(sorted({value for values in named.values() for value in values} | {0}))
     scored = {name: values for name, values in named.items() if name != "ignore" and any(values)}
-    return Answers(members, regions or scored, str(path))
+    names = {name: values[0] for name, values in named.items() if len(values) == 1}
+    return Answers(members, regions or scored, str(path), names)
 
 
 def _answers(
@@ -224,7 +227,7 @@ def _answers(
         }
         united = {name: tuple(members) for name, members in (regions or {}).items()}
         members = {value for values in [*named.values(), *united.values()] for value in values} | {0}
-        return Answers(tuple(sorted(members)), united or named, "as asked")
+        return Answers(tuple(sorted(members)), united or named, "as asked", dict(labels or {}))
     for folder in (references, references.parent, predictions, predictions.parent):
         path = folder / _DOCUMENT
         if path.is_file():
@@ -235,7 +238,8 @@ def _answers(
         earlier = all(path.name.partition(".")[0].endswith("_seg") for path in brats_cases.values())
         et = 4 if earlier else 3
         regions = {"WT": (1, 2, et), "TC": (1, et), "ET": (et,)}
-        return Answers((0, 1, 2, et), {name: tuple(r) for name, r in regions.items()}, "BraTS regions")
+        names = {"NCR": 1, "ED": 2, "ET": et}
+        return Answers((0, 1, 2, et), {n: tuple(r) for n, r in regions.items()}, "BraTS regions", names)
     return Answers(None, None, "every label that occurs")
 
 
