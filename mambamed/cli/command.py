@@ -125,6 +125,7 @@ def _start_logging(quiet: bool, verbose: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("mambamed: %(levelname)s: %(message)s"))
     logger = logging.getLogger("mambamed")
+    # The level is the handler's: a warning is recorded with its case however quiet the terminal is.
+    handler.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
     logger.handlers[:] = [handler]
-    logger.propagate = False
-    logger.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
+    logger.setLevel(logging.INFO)

@@ -1,4 +1,5 @@
 import json
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -92,3 +93,9 @@ def test_numbers_that_json_lacks_become_null_or_text() -> None:
         "b": "inf",
         "c": [1, 2.5],
     }
+
+
+def test_a_quiet_terminal_does_not_keep_warnings_from_the_record(run, caplog) -> None:
+    run("here", "-q")
+    logging.getLogger("mambamed").warning("constant channel")
+    assert "constant channel" in caplog.text

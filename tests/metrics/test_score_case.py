@@ -246,7 +246,8 @@ def test_symmetry_identity_and_scaling_hold(masks, spacing, factor) -> None:
     for metric in SYMMETRIC:
         name = metric.name
         assert there[name] == pytest.approx(back[name], rel=1e-9, nan_ok=True)
-        if METRICS[metric.kind].unit == "mm":
+        # Shares of area are sums of floats: scaled, a share of exactly 95 % may fall on the other side.
+        if METRICS[metric.kind].unit == "mm" and "surface-area" not in name:
             assert larger[name] == pytest.approx(there[name] * factor, rel=1e-6, nan_ok=True)
         if a.any():
             assert same[name] == (0 if METRICS[metric.kind].unit == "mm" else 1)
