@@ -60,13 +60,15 @@ def _opened(path: Path, max_voxels: int) -> Any:
         text, _, _ = head.partition(b"\n\n")
         elsewhere = b"data file:" in text.lower() or b"datafile:" in text.lower()
         is_raw = b"encoding: raw" in text
+        if b"encoding: gz" in text:
+            _check_deflated(path, len(text) + 2, zlib.MAX_WBITS + 16)
     else:
         text, _, rest = head.partition(b"ElementDataFile")
         place, _, _ = rest.partition(b"\n")
         elsewhere = bool(rest) and place.partition(b"=")[2].strip().upper() != b"LOCAL"
         is_raw = b"BinaryData = True" in text and b"CompressedData = True" not in text
         if rest and b"CompressedData = True" in text:
-            _check_deflated(path, len(text) + len(b"ElementDataFile") + len(place) + 1)
+            _check_deflated(path, len(text) + len(b"ElementDataFile") + len(place) + 1, zlib.MAX_WBITS)
     if elsewhere:
         raise CaseError(f"{path}: its voxels lie in another file; convert it to one file")
     reader = sitk.ImageFileReader()
@@ -78,13 +80,11 @@ def _opened(path: Path, max_voxels: int) -> Any:
     size = reader.GetSize()
     if len(size) != 3 or reader.GetNumberOfComponents() != 1:
         raise CaseError(f"{path}: is {len(size)}D {size}, not 3D with one value a voxel; convert it")
-    voxels = int(np.prod(size, dtype=np.int64))
+    voxels, holds = int(np.prod(size, dtype=np.int64)), path.stat().st_size
     claimed = voxels * _dtype_of(reader).itemsize
-    if voxels < 1 or claimed > path.stat().st_size * (1 if is_raw else _LARGEST_RATIO):
-        raise CaseError(
-            f"{path}: {'truncated: ' if is_raw else ''}its header claims a size of {claimed / 2**20:.0f} MB for {path.stat().st_size} bytes; "
-            "copy it anew"
-        )
+    if voxels < 1 or claimed > holds * (1 if is_raw else _LARGEST_RATIO):
+        fact = f"its header claims a size of {claimed / 2**20:.0f} MB for {holds} bytes"
+        raise CaseError(f"{path}: {'truncated: ' if is_raw else ''}{fact}; copy it anew")
     if voxels > max_voxels:
         raise CaseError(
             f"{path}: {voxels} voxels, more than the limit of {max_voxels}; raise it if that is right"
@@ -107,9 +107,15 @@ def _affine_of(reader: Any, path: Path) -> Affine:
     return affine
 
 
-def _check_deflated(path: Path, start: int) -> None:
-    """Verify the checksum that MetaIO passes over; nothing is kept."""
-    inflater = zlib.decompressobj()
+def _check_deflated(path: Path, start: int, wbits: int) -> None:
+    """Verify the checksum that SimpleITK passes over; nothing is kept.
+
+    Args:
+        path: the file.
+        start: where its compressed data begin.
+        wbits: of zlib, which says whether they are zlib's or gzip's.
+    """
+    inflater = zlib.decompressobj(wbits)
     with path.open("rb") as file:
         file.seek(start)
         try:

@@ -259,7 +259,7 @@ def test_other_formats_that_are_cut_off_are_refused(tmp_path, suffix, compressed
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     if compressed:
         path.write_bytes(whole[:-500] + bytes(10) + whole[-490:])
-        with pytest.raises(CaseError, match="corrupt|data read error"):
+        with pytest.raises(CaseError, match="corrupt"):
             read_image(path)
     path.write_bytes(b"")
     with pytest.raises(CaseError, match="empty"):
