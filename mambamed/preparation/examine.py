@@ -21,8 +21,9 @@ from mambamed.geometry import (
     spacing_of,
     to_ras,
 )
-from mambamed.io.images import Image, read_image
+from mambamed.io.images import Image, doubt_about, read_image
 from mambamed.preparation.crop import nonzero_box
+from mambamed.preparation.examine_answers import faults_of_class, faults_of_points, points_in_crop
 from mambamed.preparation.fingerprint import Histogram
 from mambamed.preparation.image_kernels import in_kernel_type, in_memory_order, moments
 from mambamed.preparation.label_kernels import count_labels
@@ -99,8 +100,7 @@ def _examine(case: Case, manifest: DatasetManifest, warnings: list[str]) -> Exam
         except CaseError as error:
             faults.append(str(error))
             continue
-        doubt = _doubt_of(image.array)
-        if doubt:
+        if doubt := _doubt_of(image.array):
             warnings.append(f"{channel.path}: channel {name} {doubt}")
         images.append(image)
     if len(images) < len(manifest.channels):
@@ -113,22 +113,22 @@ def _examine(case: Case, manifest: DatasetManifest, warnings: list[str]) -> Exam
                 f"{channel.path}: not on the grid of {case.channels[0].path.name}: {fact}; resample it"
             )
     label = _examined_label(case, manifest, first, faults, warnings)
+    faults += [*faults_of_points(case, manifest, first), *faults_of_class(case, manifest)]
     if faults:
         return Examined(case.id, tuple(faults), tuple(warnings))
     return _facts(case, manifest, images, label, tuple(warnings))
 
 
-def _doubt_of(array: NDArray) -> str:
-    """What is strange about intensities that are finite; empty where nothing is."""
-    if not array.size:
-        return ""
+def _doubt_of(array: NDArray) -> str | None:
+    """What makes intensities doubtful, one voxel that outweighs all others included; None where nothing."""
+    doubt = doubt_about(array)
+    if doubt or not array.size:
+        return doubt
     low, high = float(array.min()), float(array.max())
-    if low == high:
-        return f"is constant ({low:g}); it says nothing"
     mean, std, count = moments(in_kernel_type(array))
     if max(high - mean, mean - low) ** 2 > _DOMINANT * count * std**2:
         return f"has a range of {low:g} to {high:g} because of one voxel, which flattens the rest; correct it"
-    return ""
+    return None
 
 
 def _examined_label(
@@ -212,6 +212,9 @@ def _facts(
     box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     shape = tuple(b - a for a, b in zip(start, stop, strict=True))
     affine = affine_to_ras(images[0].affine, images[0].array.shape, orientation)
+    moved = affine.copy()
+    moved[:3, 3] += affine[:3, :3] @ start
+    warnings = (*warnings, *points_in_crop(case, moved, shape))
     voxels: dict[int, int] = {}
     foreground: dict[int, Histogram] = {}
     if label is not None:

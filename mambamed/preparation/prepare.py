@@ -23,6 +23,7 @@ from mambamed.io.atomic import flush_all
 from mambamed.io.documents import write_json
 from mambamed.io.lock import folder_lock
 from mambamed.preparation.examine import Examined, examine, summary_of
+from mambamed.preparation.examine_answers import faults_of_classes
 from mambamed.preparation.plan import Plan
 from mambamed.preparation.planning import make_plan
 from mambamed.preparation.splits import make_splits
@@ -106,15 +107,17 @@ def prepare(
     faults = [fault for seen in examined.values() for fault in seen.faults]
     warnings = [line for seen in examined.values() for line in seen.warnings] + _twins(examined)
     good = [case for case in raw.cases if not examined[case.id].faults]
+    alike = faults_of_classes(manifest, [case.class_name for case in good]) if good else []
     for line in warnings:
         progress.say(f"warning: {line}")
     following = f"mambamed train RECIPE -d {output}"
+    faults += alike
     if check_only:
         seconds = time.monotonic() - began
         return PreparedSummary(
             output, manifest, None, len(good), tuple(warnings), tuple(faults), seconds, following
         )
-    if faults and not (skip_faulty and good):
+    if faults and (alike or not (skip_faulty and good)):
         raise DatasetError("\n".join(faults))
 
     plan = make_plan(manifest, [examined[case.id] for case in good], settings)
@@ -218,6 +221,15 @@ def _manifest(manifest: DatasetManifest, recipe: Recipe | None) -> DatasetManife
             f"recipe {recipe.name}: dataset.labels {dict(wanted.labels)} are not those found, "
             f"{dict(manifest.labels)}; correct one of the two"
         )
+    for key, found in (("landmarks", manifest.landmarks), ("classes", manifest.classes)):
+        asked = getattr(wanted, key)
+        # The recipe may ask for some of them, in an order of its own: that of the network's outputs.
+        unknown = [name for name in asked or () if name not in found]
+        if unknown:
+            raise RecipeError(
+                f"recipe {recipe.name}: dataset.{key} {unknown} are not among those found, {list(found)}; "
+                "correct one of the two"
+            )
     if wanted.regions is None:
         return manifest
     return dataclasses.replace(manifest, regions={name: tuple(m) for name, m in wanted.regions.items()})

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from mambamed.cases import DatasetManifest
 from mambamed.errors import DatasetError
+from mambamed.geometry import world_to_voxel
 from mambamed.io.documents import read_json
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.plan import Plan, Triple
@@ -107,7 +108,12 @@ class PreparedCase:
 
     @property
     def foreground(self) -> NDArray:
-        """`(n, 4)` rows [label value, x, y, z]: foreground voxels, sorted; at most some thousands a label."""
+        """`(n, 4)` rows [label value, x, y, z]: foreground voxels, sorted; at most some thousands a label.
+
+        No rows without a label.
+        """
+        if not self.has_label:
+            return np.zeros((0, 4), np.int16)
         return self._keep(self._files.foreground, read_foreground)
 
     @property
@@ -119,6 +125,18 @@ class PreparedCase:
     def geometry(self) -> CaseGeometry:
         """Where the prepared grid lies in the case's files."""
         return CaseGeometry.from_json(self.document["geometry"])
+
+    @property
+    def points_voxel(self) -> dict[str, NDArray[np.float64]]:
+        """Landmark name -> `(3,)` position in voxels of the prepared grid, not rounded; empty without any.
+
+        A landmark may lie beyond the grid where cropping cut it off.
+        """
+        points = self.points or {}
+        if not points:
+            return {}
+        affine = self.geometry.affine_prepared
+        return {name: world_to_voxel(affine, point) for name, point in points.items()}
 
     def _read(self, path: Path, box: Box | None) -> NDArray:
         if self._in_memory:

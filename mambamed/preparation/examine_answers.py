@@ -1,0 +1,90 @@
+"""What is wrong with the landmarks and the class of a case, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mambamed.cases import Case, DatasetManifest
+from mambamed.geometry import world_to_voxel
+from mambamed.io.images import Image
+
+_SHOWN = 5
+
+
+def faults_of_points(case: Case, manifest: DatasetManifest, image: Image) -> list[str]:
+    """A line for every landmark that cannot be used.
+
+    Args:
+        case: with its points, world mm, RAS+.
+        manifest: names the landmarks; a case may lack some of them, not all.
+        image: the case's first channel, which they lie in.
+    """
+    if not manifest.landmarks:
+        return []
+    if not case.points:
+        return [f"{case.id}: no landmarks for this case; add them"]
+    faults = []
+    unknown = [name for name in case.points if name not in manifest.landmarks]
+    if unknown:
+        faults.append(f"{case.id}: landmark {_shown(unknown)} is not in the manifest; correct its name")
+    size = np.array(image.array.shape)
+    for name, point in case.points.items():
+        if not np.isfinite(point).all():
+            faults.append(f"{case.id}: landmark {name} has no position (NaN); leave an absent landmark out")
+            continue
+        voxel = world_to_voxel(image.affine, point)
+        if (voxel < -0.5).any() or (voxel > size - 0.5).any():
+            place = ", ".join(f"{v:g}" for v in point)
+            faults.append(
+                f"{case.id}: landmark {name} at ({place}) mm lies outside the image; "
+                "check for LPS taken as RAS, or for voxels taken as mm"
+            )
+    return faults
+
+
+def faults_of_class(case: Case, manifest: DatasetManifest) -> list[str]:
+    """A line where the case lacks a class, or has one that the manifest does not name."""
+    if not manifest.classes:
+        return []
+    if not case.class_name:
+        return [f"{case.id}: has no class; add it, or leave the case out"]
+    if case.class_name not in manifest.classes:
+        known = _shown(manifest.classes)
+        return [f"{case.id}: class {case.class_name!r} is not in the manifest ({known}); correct it"]
+    return []
+
+
+def faults_of_classes(manifest: DatasetManifest, class_names: Sequence[str | None]) -> list[str]:
+    """A line where all cases are of one class: nothing can be learned from them, and AUC is undefined."""
+    present = sorted({name for name in class_names if name})
+    if manifest.classes and len(present) < 2:
+        return [f"{manifest.name}: all cases are of class {_shown(present)}; at least two are needed"]
+    return []
+
+
+def points_in_crop(case: Case, affine_to_box: np.ndarray, shape: Sequence[int]) -> list[str]:
+    """A warning for landmarks where the image is zero, which cropping would cut off.
+
+    Args:
+        case: with its points.
+        affine_to_box: voxel of the crop box -> world.
+        shape: of the crop box.
+    """
+    points: Mapping[str, tuple[float, float, float]] = case.points or {}
+    outside = []
+    for name, point in points.items():
+        voxel = world_to_voxel(affine_to_box, point)
+        if (voxel < -0.5).any() or (voxel > np.array(shape) - 0.5).any():
+            outside.append(name)
+    if not outside:
+        return []
+    return [
+        f"{case.id}: landmark {_shown(outside)} lies beyond what is not zero, where cropping cuts; "
+        "set preprocess.crop to none"
+    ]
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")
