@@ -16,6 +16,7 @@ from typer import Argument, Option
 if TYPE_CHECKING:
     from mambamed.demo import DemoSummary
     from mambamed.evaluation import Evaluation
+    from mambamed.evaluation.classification import ClassEvaluation
     from mambamed.evaluation.compare import Comparison
     from mambamed.inference.predict import PredictSummary
     from mambamed.preparation.prepare import PreparedSummary
@@ -152,8 +153,13 @@ def predict(
 
 
 def evaluate(
-    predictions: Annotated[Path, Argument(help="Folder of predicted masks.")],
-    references: Annotated[Path, Argument(help="Folder of reference masks, or of BraTS case folders.")],
+    predictions: Annotated[
+        Path,
+        Argument(help="Folder of predicted masks; or a table of class probabilities, or a folder of such."),
+    ],
+    references: Annotated[
+        Path, Argument(help="Folder of reference masks, or of BraTS case folders; or a table of classes.")
+    ],
     output: Annotated[Path | None, Option("-o", "--output", help="Folder for the tables.")] = None,
     recipe: Annotated[str | None, Option(help="Use its labels, regions and evaluation section.")] = None,
     regions: Annotated[str | None, Option(help="What to score, as in liver=1,tumor=2+3.")] = None,
@@ -172,19 +178,33 @@ def evaluate(
     report: Annotated[bool, Option(help="With -o: also write report.html.")] = True,
     worst: Annotated[int, Option(help="Cases the report shows as pictures.")] = 10,
     images: Annotated[Path | None, Option(help="Folder of the images behind those pictures.")] = None,
-    table: Annotated[Literal["brats"] | None, Option(help="Also make the table of the papers.")] = None,
+    table: Annotated[
+        Literal["brats", "classification"] | None, Option(help="Also make the table of the papers.")
+    ] = None,
     workers: Annotated[int, Option(help="Threads; 0 = one a core.")] = 0,
     progress: Progress | None = None,
-) -> Evaluation:
+) -> Evaluation | ClassEvaluation:
     """Compare masks with references: Dice, HD95 and more per case and region, as tables and a report.
 
-    What is scored: --regions, else the recipe's, else that of a dataset.json beside the files.
+    What is scored: --regions, else the recipe's, else that of a dataset.json beside the files. Tables of
+    class probabilities, one or several of one question, are scored against a table of classes.
     """
     from mambamed.evaluation import evaluate
+    from mambamed.evaluation.classification import evaluate_probabilities, holds_probabilities
     from mambamed.evaluation.pairing import read_regions
     from mambamed.recipe import Evaluation, load_recipe
 
     asked = load_recipe(recipe) if recipe else None
+    if holds_probabilities(predictions):
+        return evaluate_probabilities(
+            predictions,
+            references,
+            level=ci,
+            only_predicted=only_predicted,
+            output=output,
+            table=table,
+            paper=asked.paper if asked else None,
+        )
     rules = asked.evaluation if asked else Evaluation()
     return evaluate(
         predictions,
@@ -203,7 +223,7 @@ def evaluate(
         report=report,
         worst=worst,
         images=images,
-        table=table,
+        table="brats" if table == "brats" else None,
         paper=asked.paper if asked else None,
         workers=workers,
         progress=progress,

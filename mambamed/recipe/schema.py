@@ -63,7 +63,10 @@ class Dataset(Section):
     landmarks: tuple[str, ...] | None = None
     """Names of the landmarks."""
     classes: tuple[str, ...] | None = None
-    """Names of the classes."""
+    """Names of the classes, in the network's order; of two, the second is "positive". May be some of the
+    dataset's: cases of another class are left out."""
+    covariates: tuple[str, ...] = ()
+    """Classification: what is known of a case beside its image (age, sex), for the network to read too."""
     split: Split = Split()
 
 
@@ -120,6 +123,10 @@ class Loss(Section):
     """Count Dice over the whole batch rather than each patch of it."""
     smooth: Annotated[float, Field(ge=0)] = 1e-5
     """Added to numerator and denominator of Dice."""
+    class_balance: bool = True
+    """Classification: each class weighs the same, however many training cases it has."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Classification: share of the target that is spread over all classes."""
 
     @model_validator(mode="after")
     def _something_is_learned(self) -> Loss:
@@ -207,6 +214,10 @@ class Evaluation(Section):
     """Which of the three distances that go by this name."""
     empty: Literal["exclude", "brats"] = "exclude"
     """A structure absent from reference and prediction: left out of the mean by name, or Dice 1."""
+    threshold: Literal["youden", "f1", "half"] = "youden"
+    """Of two classes: how the threshold is chosen on the validation cases; half = 0.5 without a choice."""
+    calibrate: bool = True
+    """Classification: scale the logits by a temperature that the validation cases tell."""
 
 
 class Recipe(Section):

@@ -1,0 +1,120 @@
+"""The true class of each case, from a table or a prepared dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mambamed.errors import DatasetError
+from mambamed.io.documents import read_json
+from mambamed.io.probabilities import unescaped
+from mambamed.io.tables import read_csv
+
+_CASE_COLUMNS = ("case", "case_id", "id", "participant_id")
+_CLASS_COLUMNS = ("class", "reference")
+
+
+@dataclass(frozen=True)
+class ReferenceClasses:
+    """What the cases truly are.
+
+    Attributes:
+        class_of: case id -> class.
+        subject_of: case id -> person; the case where the reference does not say.
+        source: where this was found, for people.
+        why_not: case id -> why it has no class that is asked for.
+    """
+
+    class_of: Mapping[str, str]
+    subject_of: Mapping[str, str]
+    source: str
+    why_not: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_reference_classes(references: Path, classes: Sequence[str]) -> ReferenceClasses:
+    """Read the classes of the cases.
+
+    Args:
+        references: a CSV or TSV table with a column `case` (or `participant_id`), one of classes, and maybe
+            `subject`; or a prepared dataset. The classes are in the column `class`, or else in the one
+            column whose cells are among the classes.
+        classes: what may be answered; cases of another class are not asked about.
+
+    Raises:
+        DatasetError: no such table, no such columns, or a case twice.
+    """
+    if references.is_dir():
+        return _of_prepared(references, classes)
+    headers, rows = read_csv(references)
+    ids = next((name for name in _CASE_COLUMNS if name in headers), None)
+    if ids is None:
+        raise DatasetError(f"{references}: no column 'case' or 'participant_id'; name the cases' column so")
+    column = class_column(references, headers, rows, classes, ids)
+    cases = [unescaped(row[ids]) for row in rows]
+    if len(set(cases)) != len(cases):
+        twice = next(case for case in cases if cases.count(case) > 1)
+        raise DatasetError(f"{references}: duplicate case {twice}; keep one row of it")
+    found = {case: unescaped(row[column]) for case, row in zip(cases, rows, strict=True)}
+    subjects = {
+        case: row.get("subject") or row.get("participant_id") or case
+        for case, row in zip(cases, rows, strict=True)
+    }
+    return _of_classes(found, subjects, classes, f"column {column} of {references.name}", references)
+
+
+def class_column(
+    path: Path, headers: Sequence[str], rows: Sequence[Mapping[str, str]], classes: Sequence[str], ids: str
+) -> str:
+    """The column that holds the classes: by its name, or by what it holds.
+
+    Raises:
+        DatasetError: none, or several.
+    """
+    known = set(classes)
+
+    def names_classes(header: str) -> bool:
+        cells = {unescaped(row[header]) for row in rows}
+        return known <= cells
+
+    for name in _CLASS_COLUMNS:
+        if name in headers and any(unescaped(row[name]) in known for row in rows):
+            return name
+    found = [header for header in headers if header != ids and names_classes(header)]
+    if len(found) != 1:
+        which = f"several columns hold them ({', '.join(found)})" if found else "no column holds them"
+        raise DatasetError(
+            f"{path}: classes {', '.join(classes)}: {which}; name one 'class' ({', '.join(headers)})"
+        )
+    return found[0]
+
+
+def _of_prepared(root: Path, classes: Sequence[str]) -> ReferenceClasses:
+    document = read_json(root / "dataset.json")
+    try:
+        cases = {str(each["id"]): each for each in document["cases"]}
+    except (KeyError, TypeError) as error:
+        raise DatasetError(f"{root}: is not a prepared dataset; give one, or a table of classes") from error
+    found = {case: str(entry.get("class") or "") for case, entry in cases.items()}
+    subjects = {case: str(entry.get("subject") or case) for case, entry in cases.items()}
+    return _of_classes(found, subjects, classes, str(root.name), root)
+
+
+def _of_classes(
+    found: Mapping[str, str],
+    subjects: Mapping[str, str],
+    classes: Sequence[str],
+    source: str,
+    path: Path,
+) -> ReferenceClasses:
+    known = {case: name for case, name in found.items() if name in classes}
+    if not known:
+        raise DatasetError(f"{path}: no case is one of {', '.join(classes)}; give the table of these classes")
+    others = {
+        case: f"its class {name!r} in {source} is none of {', '.join(classes)}"
+        if name
+        else f"has no class in {source}; add it"
+        for case, name in found.items()
+        if case not in known
+    }
+    return ReferenceClasses(known, subjects, source, others)

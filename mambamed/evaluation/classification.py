@@ -1,0 +1,361 @@
+"""Tables of class probabilities against the classes of the cases; several tables are several seeds.
+
+Each table keeps its own threshold, chosen on validation cases by whoever wrote it; nothing is chosen on the
+cases that are scored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mambamed.errors import CaseError, DatasetError
+from mambamed.evaluation.classes import ReferenceClasses, read_reference_classes
+from mambamed.io.documents import write_json
+from mambamed.io.probabilities import Probabilities, read_probabilities
+from mambamed.io.tables import write_csv
+from mambamed.metrics.classification import BinaryScores, MulticlassScores, score_binary, score_multiclass
+from mambamed.metrics.statistics import bootstrap_interval
+from mambamed.report.tables import Table, shown, write_table
+
+FORMAT = 1
+ALL = "all"
+# metric -> its heading; of two classes and of more. "paper" columns are in per cent, as papers print them.
+_BINARY = {
+    "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "sensitivity": "sensitivity",
+    "specificity": "specificity", "precision": "precision", "f1": "F1", "auc": "AUC",
+    "average_precision": "average precision", "brier": "Brier score", "ece": "calibration error",
+}  # fmt: skip
+_MULTICLASS = {
+    "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "precision_macro": "precision (macro)",
+    "recall_macro": "recall (macro)", "f1_macro": "F1 (macro)", "auc_macro": "AUC (macro)",
+    "brier": "Brier score", "ece": "calibration error",
+}  # fmt: skip
+_PAPER = {
+    2: {"accuracy": "ACC", "sensitivity": "SEN", "specificity": "SPE", "precision": "PRE", "f1": "F1",
+        "auc": "AUC"},
+    3: {"accuracy": "ACC", "balanced_accuracy": "BACC", "f1_macro": "F1", "auc_macro": "AUC"},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """One table of probabilities.
+
+    Attributes:
+        name: the file's.
+        scores: at its own threshold.
+        intervals: metric -> confidence interval, by subject; AUC's by DeLong, by case.
+        unscored: cases of the reference that it does not name.
+    """
+
+    name: str
+    scores: BinaryScores | MulticlassScores
+    intervals: Mapping[str, tuple[float, float]]
+    unscored: int
+
+
+@dataclass(frozen=True)
+class ClassEvaluation:
+    """What was measured of one or several tables.
+
+    Attributes:
+        table: for people: a row a metric.
+        runs: one a table.
+        classes: in the order of the probabilities; of two, the second is positive.
+        settings: how, in words.
+        output: folder of the files; None where nothing was written.
+        written: the files.
+        paper_table: where asked for: a row a method, as papers print it.
+        faults: cases without a row or without a class, a line each.
+    """
+
+    table: Table
+    runs: tuple[RunScores, ...]
+    classes: tuple[str, ...]
+    settings: Mapping[str, Any]
+    output: Path | None = None
+    written: tuple[Path, ...] = ()
+    paper_table: Table | None = None
+    faults: tuple[CaseError, ...] = ()
+
+
+def evaluate_probabilities(
+    predictions: Path,
+    references: Path,
+    *,
+    level: float = 0.95,
+    only_predicted: bool = False,
+    output: Path | None = None,
+    table: str | None = None,
+    paper: Mapping[str, float | str] | None = None,
+) -> ClassEvaluation:
+    """Score tables of class probabilities.
+
+    Args:
+        predictions: a table that `classify` wrote, or a folder of them: one a seed, all of the same cases.
+        references: a table with the class of each case, or a prepared dataset.
+        level: of the confidence intervals.
+        only_predicted: leave out cases that no table names.
+        output: folder for `cases.csv`, `summary.csv` and `summary.json`.
+        table: "classification": also make the table as papers print it: ACC, SEN, SPE, PRE, F1, AUC in per
+            cent, mean ± SD over seeds.
+        paper: a recipe's `paper` section, a row of that table.
+
+    Returns:
+        Every number. A case without a prediction is a fault, and in no mean: there is no probability to give
+        it.
+
+    Raises:
+        DatasetError: nothing to compare, tables of other classes, or a reference that cannot be read.
+    """
+    tables = {path.stem: read_probabilities(path) for path in probability_files(predictions)}
+    classes = next(iter(tables.values())).classes
+    for name, each in tables.items():
+        if each.classes != classes:
+            raise DatasetError(
+                f"{predictions}: {name} answers {', '.join(each.classes)}, another {', '.join(classes)}; "
+                "evaluate tables of one question together"
+            )
+    reference = read_reference_classes(references, classes)
+    predicted = {case for each in tables.values() for case in each.cases}
+    wanted = {c for c in reference.class_of if not only_predicted or c in predicted}
+    faults = _faults(tables, reference, wanted, predictions)
+    runs = [_score(name, each, reference, wanted, level) for name, each in tables.items()]
+    settings = _settings(tables, classes, reference, level)
+    notes = _notes(tables, classes, reference, faults)
+    evaluation = ClassEvaluation(
+        table=_table(runs, classes, notes, level),
+        runs=tuple(runs),
+        classes=classes,
+        settings=settings,
+        output=output,
+        paper_table=_paper_table(runs, classes, predictions, paper) if table == "classification" else None,
+        faults=faults,
+    )
+    return evaluation if output is None else _written(evaluation, tables, reference, wanted)
+
+
+def probability_files(predictions: Path) -> list[Path]:
+    """The tables of probabilities that a path names: a .csv file, or those of a folder.
+
+    Raises:
+        DatasetError: there are none.
+    """
+    if predictions.is_file():
+        return [predictions]
+    found = sorted(path for path in predictions.glob("*.csv") if not path.name.startswith("."))
+    if not found:
+        raise DatasetError(f"{predictions}: no tables of probabilities; give what 'classify' wrote")
+    return found
+
+
+def holds_probabilities(predictions: Path) -> bool:
+    """Whether a path names tables of class probabilities, told by the headers of the first.
+
+    A prediction folder of masks holds tables too, but not of this kind.
+    """
+    if predictions.is_file():
+        first = predictions if predictions.suffix.lower() == ".csv" else None
+    else:
+        first = next(iter(sorted(predictions.glob("*.csv"))), None)
+    if first is None:
+        return False
+    with first.open(encoding="utf-8-sig", errors="replace") as file:
+        return "probability_" in file.readline()
+
+
+def _score(
+    name: str, table: Probabilities, reference: ReferenceClasses, wanted: set[str], level: float
+) -> RunScores:
+    rows = [row for row, case in enumerate(table.cases) if case in wanted]
+    if not rows:
+        raise DatasetError(f"{name}: no case in common with {reference.source}; check the ids of both")
+    truth = np.array([table.classes.index(reference.class_of[table.cases[row]]) for row in rows])
+    subjects = [reference.subject_of[table.cases[row]] for row in rows]
+    values = table.values[rows]
+    answers = np.array([table.classes.index(table.labels[row]) for row in rows])
+    intervals = {"accuracy": bootstrap_interval(answers == truth, subjects, level)}
+    if len(table.classes) == 2:
+        threshold = 0.5 if table.threshold is None else table.threshold
+        scores = score_binary(truth, values[:, 1], threshold, level)
+        intervals["auc"] = scores.auc_interval
+        for metric, part in (("sensitivity", truth == 1), ("specificity", truth == 0)):
+            if part.any():
+                people = [subject for subject, inside in zip(subjects, part, strict=True) if inside]
+                intervals[metric] = bootstrap_interval(answers[part] == truth[part], people, level)
+    else:
+        scores = score_multiclass(truth, values)
+    return RunScores(name, scores, intervals, len(wanted) - len(rows))
+
+
+def _faults(
+    tables: Mapping[str, Probabilities], reference: ReferenceClasses, wanted: set[str], predictions: Path
+) -> tuple[CaseError, ...]:
+    lines = []
+    for name, table in tables.items():
+        there = set(table.cases)
+        lines += [f"{case}: has no row in {name}.csv; classify it" for case in sorted(wanted - there)]
+        lines += [
+            f"{predictions}: {case}: {reference.why_not.get(case, f'is not in {reference.source}')}"
+            for case in sorted(there - set(reference.class_of))
+        ]
+    return tuple(CaseError(line) for line in dict.fromkeys(lines))
+
+
+def _settings(
+    tables: Mapping[str, Probabilities], classes: Sequence[str], reference: ReferenceClasses, level: float
+) -> dict[str, Any]:
+    from mambamed import __version__
+
+    return {
+        "classes": list(classes),
+        "positive": classes[1] if len(classes) == 2 else None,
+        "thresholds": {name: table.threshold for name, table in tables.items()},
+        "calibrated": {name: table.calibrated for name, table in tables.items()},
+        "reference": reference.source,
+        "confidence": level,
+        "mambamed": __version__,
+    }
+
+
+def _notes(
+    tables: Mapping[str, Probabilities],
+    classes: Sequence[str],
+    reference: ReferenceClasses,
+    faults: Sequence[CaseError],
+) -> list[str]:
+    notes = [f"classes: {', '.join(classes)}, from {reference.source}"]
+    if len(classes) == 2:
+        at = ", ".join(dict.fromkeys(shown(t.threshold or 0.0) for t in tables.values()))
+        notes.append(f"positive: {classes[1]}, from probability {at} on; AUC's interval: DeLong")
+    uncalibrated = [name for name, table in tables.items() if not table.calibrated]
+    if uncalibrated:
+        notes.append(f"not calibrated: {', '.join(uncalibrated)}")
+    if faults:
+        notes.append(f"{len(faults)} cases could not be scored and are in no number above")
+    return notes
+
+
+def _metrics_of(classes: Sequence[str]) -> dict[str, str]:
+    return _BINARY if len(classes) == 2 else _MULTICLASS
+
+
+def _table(runs: Sequence[RunScores], classes: Sequence[str], notes: Sequence[str], level: float) -> Table:
+    """One table: value and interval; several: mean ± SD, then each."""
+    rows = []
+    for metric, title in _metrics_of(classes).items():
+        values = [getattr(run.scores, metric) for run in runs]
+        if len(runs) == 1:
+            low, high = runs[0].intervals.get(metric, (math.nan, math.nan))
+            rows.append(
+                [title, shown(values[0]), "-" if math.isnan(low) else f"{shown(low)} to {shown(high)}"]
+            )
+        else:
+            mean, sd = _mean_and_sd(values)
+            rows.append([title, f"{shown(mean)} ± {shown(sd)}", *(shown(value) for value in values)])
+    cases = runs[0].scores.cases
+    if len(runs) == 1:
+        return Table(f"{cases} cases", ["metric", runs[0].name, f"{level:.0%} CI"], rows, notes)
+    headers = ["metric", f"mean ± SD of {len(runs)}", *(run.name for run in runs)]
+    return Table(f"{cases} cases, {len(runs)} tables", headers, rows, notes)
+
+
+def _paper_table(
+    runs: Sequence[RunScores],
+    classes: Sequence[str],
+    predictions: Path,
+    paper: Mapping[str, float | str] | None,
+) -> Table:
+    """A row a method, in per cent; SD over seeds where there are several."""
+    columns = _PAPER[2 if len(classes) == 2 else 3]
+    ours = [predictions.resolve().stem]
+    for metric in columns:
+        mean, sd = _mean_and_sd([100 * getattr(run.scores, metric) for run in runs])
+        ours.append(_in_paper_form(mean, sd))
+    rows = [ours]
+    if paper:
+        theirs = [f"paper ({paper.get('source', 'its own numbers')})"]
+        for heading in columns.values():
+            mean, sd = paper.get(heading, math.nan), paper.get(f"{heading} SD", math.nan)
+            theirs.append(_in_paper_form(float(mean), float(sd)))
+        rows.append(theirs)
+    cases, count = runs[0].scores.cases, len(runs)
+    title = f"{classes[0]} against {classes[1]}" if len(classes) == 2 else ", ".join(classes)
+    seeds = f"mean ± SD over {count} runs" if count > 1 else "one run"
+    return Table(title, ["method", *columns.values()], rows, [f"per cent; {cases} cases; {seeds}"])
+
+
+def _in_paper_form(mean: float, sd: float) -> str:
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:.2f}" if math.isnan(sd) else f"{mean:.2f} ± {sd:.2f}"
+
+
+def _mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
+    """SD with n - 1; NaN where a run has no value, or there is one run."""
+    array = np.asarray(values, float)
+    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else math.nan
+
+
+def _written(
+    evaluation: ClassEvaluation,
+    tables: Mapping[str, Probabilities],
+    reference: ReferenceClasses,
+    wanted: set[str],
+) -> ClassEvaluation:
+    output = evaluation.output
+    assert output is not None
+    written = []
+    if evaluation.paper_table is not None:
+        written += write_table(output / "table_classification", evaluation.paper_table)
+    paths = [output / name for name in ("cases.csv", "summary.csv", "summary.json")]
+    headers = ["case", "run", "reference", "label", "right", *evaluation.classes, "subject"]
+    rows = []
+    for name, table in tables.items():
+        for case, label, row in zip(table.cases, table.labels, table.values, strict=True):
+            if case in wanted:
+                truth, person = reference.class_of[case], reference.subject_of[case]
+                rows.append([case, name, truth, label, int(truth == label), *row.tolist(), person])
+    write_csv(paths[0], headers, rows)
+    summaries = _summaries(evaluation)
+    write_csv(
+        paths[1],
+        ["name", "metric", "mean", "sd", "ci_low", "ci_high", "runs"],
+        [
+            [s["name"], s["metric"], s["mean"], s["sd"], *s["interval"], len(evaluation.runs)]
+            for s in summaries
+        ],
+    )
+    document = {
+        "format": FORMAT,
+        "settings": dict(evaluation.settings),
+        "summaries": summaries,
+        "runs": {run.name: _plain(run.scores) for run in evaluation.runs},
+        "faults": [str(fault) for fault in evaluation.faults],
+    }
+    write_json(paths[2], document)
+    return replace(evaluation, written=(*written, *paths))
+
+
+def _summaries(evaluation: ClassEvaluation) -> list[dict[str, Any]]:
+    """A row a metric, over all cases; an interval where there is one run."""
+    rows = []
+    for metric in _metrics_of(evaluation.classes):
+        mean, sd = _mean_and_sd([getattr(run.scores, metric) for run in evaluation.runs])
+        nowhere = (math.nan, math.nan)
+        interval = evaluation.runs[0].intervals.get(metric, nowhere) if len(evaluation.runs) == 1 else nowhere
+        rows.append({"name": ALL, "metric": metric, "mean": mean, "sd": sd, "interval": list(interval)})
+    return rows
+
+
+def _plain(scores: BinaryScores | MulticlassScores) -> dict[str, Any]:
+    return {
+        key: value.tolist() if isinstance(value, np.ndarray) else value
+        for key, value in asdict(scores).items()
+    }

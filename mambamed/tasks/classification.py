@@ -1,0 +1,193 @@
+"""Classification: one answer for a case as a whole, by softmax over its classes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from mambamed.cases import DatasetManifest
+from mambamed.errors import DatasetError, RecipeError
+from mambamed.metrics.calibration import softmax
+from mambamed.metrics.classification import auc
+from mambamed.recipe import Recipe
+
+
+class Classification:
+    """Classes that exclude each other. The network sees the middle of a case, as large as the patch.
+
+    An epoch is judged by the area under the ROC curve over all validation cases: it needs no threshold, and
+    rare classes count as much as common ones.
+
+    Attributes:
+        classes: in the network's order; of two, the second is "positive".
+        names: what is scored: of two classes the positive one, of more each against the rest.
+        outputs: K, the number of classes.
+    """
+
+    reads: Literal["labels", "points", "class"] = "class"
+    score_name = "auc"
+    validation_metric = "auc"
+    higher_is_better = True
+    mirror_order: tuple[int, ...] | None = None
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        manifest: DatasetManifest,
+        spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    ) -> None:
+        if len(manifest.classes) < 2:
+            raise DatasetError(
+                f"{manifest.name}: has {len(manifest.classes)} classes; give two or more to be told apart"
+            )
+        self.classes = tuple(manifest.classes)
+        self.outputs = len(self.classes)
+        self.names = self.classes[1:] if self.outputs == 2 else self.classes
+        self._network = recipe.network.name
+        self._settings = recipe.training.loss
+        self._weights: Tensor | None = None
+
+    def learn_counts(self, class_names: Sequence[str | None]) -> None:
+        """Take the classes of the training cases, so that each class weighs the same in the loss.
+
+        Args:
+            class_names: one a training case.
+
+        Raises:
+            DatasetError: a class has no training case: it could not be learned.
+        """
+        counts = Counter(class_names)
+        absent = [name for name in self.classes if not counts[name]]
+        if absent:
+            raise DatasetError(
+                f"class {', '.join(absent)}: no training case; add some or take it out of dataset.classes"
+            )
+        if self._settings.class_balance:
+            share = [len(class_names) / (self.outputs * counts[name]) for name in self.classes]
+            self._weights = torch.tensor(share, dtype=torch.float32)
+
+    def encode(self, reference: Tensor, shape: Sequence[int] = ()) -> Tensor:
+        """`(B,)` class indices -> the same, int64."""
+        return reference.long()
+
+    def loss(self, outputs: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
+        """Cross-entropy, smoothed and balanced as the recipe says.
+
+        Args:
+            outputs: `(B, K)` logits.
+            target: `(B,)` from `encode`.
+
+        Returns:
+            Scalar, float32: a mean in which each case has the weight of its class.
+
+        Raises:
+            RecipeError: the network answers voxels.
+
+        Source:
+            Label smoothing: Szegedy et al. 2016, arXiv:1512.00567, section 7.
+        """
+        logits = outputs if isinstance(outputs, Tensor) else outputs[0]
+        if logits.ndim != 2:
+            raise RecipeError(
+                f"network.name: {self._network} answers voxels; classification takes one that answers "
+                "cases: nnmamba_classifier"
+            )
+        weights = None if self._weights is None else self._weights.to(logits.device)
+        return functional.cross_entropy(
+            logits.float(), target, weight=weights, label_smoothing=self._settings.label_smoothing
+        )
+
+    def score(self, logits: Tensor, target: Tensor) -> Tensor:
+        """`(B, names, 2)` float64: how much a case looks like the class, and whether it is of it."""
+        certain = torch.log_softmax(logits.double(), dim=1)
+        against = torch.stack(
+            [
+                certain[:, k] - torch.logsumexp(_without(certain, k), dim=1)
+                for k in range(self.outputs - len(self.names), self.outputs)
+            ],
+            dim=1,
+        )
+        first = self.outputs - len(self.names)
+        of_it = target[:, None] == torch.arange(first, self.outputs, device=target.device)
+        return torch.stack([against, of_it.double()], dim=2)
+
+    def summarize(self, numbers: Tensor) -> dict[str, float]:
+        """Name -> area under the ROC curve, over `(cases, names, 2)` of `score`; NaN without both kinds."""
+        scores: dict[str, float] = {}
+        for k, name in enumerate(self.names):
+            likeness, of_it = numbers[:, k].numpy().T
+            scores[name] = auc(of_it.astype(int), likeness)
+        return scores
+
+    def decode(self, logits: Tensor | NDArray) -> NDArray[np.float64]:
+        """`(K,)` or `(n, K)` logits -> probabilities."""
+        array: Any = logits.detach().double().cpu().numpy() if isinstance(logits, Tensor) else logits
+        return softmax(np.asarray(array, float))
+
+
+def centered(image: NDArray[np.float32], patch_size: Sequence[int]) -> NDArray[np.float32]:
+    """The middle of a case, as large as the patch, zeros around a smaller one: what the network judges by.
+
+    Args:
+        image: `(C, X, Y, Z)` on the prepared grid.
+        patch_size: voxels (x, y, z).
+
+    Returns:
+        `(C, *patch_size)`, voxel for voxel what training reads of an unvaried case.
+
+    >>> centered(np.arange(1.0, 6.0, dtype=np.float32).reshape(1, 5, 1, 1), (2, 3, 1))[0, :, :, 0].tolist()
+    [[0.0, 2.0, 0.0], [0.0, 3.0, 0.0]]
+    """
+    starts = center_start(image.shape[1:], patch_size)
+    patch = np.zeros((len(image), *patch_size), np.float32)
+    into, of = [], []
+    for start, size, length in zip(starts, patch_size, image.shape[1:], strict=True):
+        low, high = max(start, 0), min(start + size, length)
+        of.append(slice(low, high))
+        into.append(slice(low - start, high - start))
+    patch[(slice(None), *into)] = image[(slice(None), *of)]
+    return patch
+
+
+def center_start(shape: Sequence[int], patch_size: Sequence[int]) -> tuple[int, ...]:
+    """First voxel of the patch in the middle of a case; negative where the case is smaller."""
+    spare = [size - patch for size, patch in zip(shape, patch_size, strict=True)]
+    return tuple(s // 2 if s >= 0 else -(-s // 2) for s in spare)
+
+
+def asked_classes(manifest: DatasetManifest, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """The classes that a recipe asks about, which may be some of the dataset's.
+
+    Raises:
+        RecipeError: one that the dataset does not have.
+    """
+    if wanted is None:
+        return tuple(manifest.classes)
+    unknown = [name for name in wanted if name not in manifest.classes]
+    if unknown:
+        raise RecipeError(
+            f"dataset.classes: {', '.join(unknown)}: not among {manifest.name}'s, "
+            f"{', '.join(manifest.classes) or 'which has none'}; correct the recipe or the dataset"
+        )
+    return tuple(wanted)
+
+
+def class_counts(class_of: Mapping[str, str | None], classes: Sequence[str]) -> str:
+    """How many cases of each class, for people.
+
+    >>> class_counts({"a": "NC", "b": "AD", "c": "NC"}, ("NC", "AD"))
+    'NC 2, AD 1'
+    """
+    counts = Counter(class_of.values())
+    return ", ".join(f"{name} {counts[name]}" for name in classes)
+
+
+def _without(scores: Tensor, k: int) -> Tensor:
+    return torch.cat([scores[:, :k], scores[:, k + 1 :]], dim=1)

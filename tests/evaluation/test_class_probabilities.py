@@ -1,0 +1,160 @@
+"""Probability tables against classes, with scikit-learn's numbers beside ours."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn
+
+from mambamed.errors import DatasetError
+from mambamed.evaluation.classification import evaluate_probabilities, holds_probabilities
+from mambamed.io.documents import read_json, write_json
+from mambamed.io.probabilities import Probabilities, write_probabilities
+
+CASES = tuple(f"c{i:02}" for i in range(40))
+
+
+def binary(seed: int, threshold: float = 0.4) -> tuple[Probabilities, np.ndarray]:
+    truth = np.arange(40) % 2
+    positive = np.clip(0.5 + 0.3 * (truth - 0.5) + np.random.default_rng(seed).normal(0, 0.2, 40), 0, 1)
+    values = np.column_stack([1 - positive, positive])
+    return Probabilities(("NC", "AD"), CASES, values, threshold, True), truth
+
+
+def write_classes(path: Path, names: list[str], column: str = "class", ids: str = "case") -> Path:
+    lines = [f"{case},{name},{case[:2]}" for case, name in zip(CASES, names, strict=True)]
+    path.write_text("\n".join([f"{ids},{column},subject", *lines]))
+    return path
+
+
+@pytest.fixture
+def reference(tmp_path) -> Path:
+    return write_classes(tmp_path / "classes.csv", ["NC", "AD"] * 20)
+
+
+def test_a_table_is_scored_as_scikit_learn_scores_it(tmp_path, reference) -> None:
+    table, truth = binary(0)
+    write_probabilities(tmp_path / "p.csv", table)
+    (run,) = evaluate_probabilities(tmp_path / "p.csv", reference).runs
+    positive = table.values[:, 1]
+    called = positive >= 0.4
+    expected = {
+        "accuracy": sklearn.accuracy_score(truth, called),
+        "balanced_accuracy": sklearn.balanced_accuracy_score(truth, called),
+        "sensitivity": sklearn.recall_score(truth, called),
+        "specificity": sklearn.recall_score(truth, called, pos_label=0),
+        "precision": sklearn.precision_score(truth, called),
+        "f1": sklearn.f1_score(truth, called),
+        "auc": sklearn.roc_auc_score(truth, positive),
+        "average_precision": sklearn.average_precision_score(truth, positive),
+        "brier": sklearn.brier_score_loss(truth, positive),
+    }
+    for name, value in expected.items():
+        assert getattr(run.scores, name) == pytest.approx(value), name
+    low, high = run.intervals["auc"]
+    assert low < run.scores.auc < high
+
+
+def test_several_tables_are_seeds_and_the_papers_table_has_their_mean_and_sd(tmp_path, reference) -> None:
+    folder, areas = tmp_path / "seeds", []
+    folder.mkdir()
+    for seed in range(3):
+        table, truth = binary(seed)
+        write_probabilities(folder / f"seed{seed}.csv", table)
+        areas.append(100 * sklearn.roc_auc_score(truth, table.values[:, 1]))
+    paper = {"ACC": 89.41, "ACC SD": 0.85, "AUC": 95.81, "AUC SD": 0.59, "source": "Table 3"}
+    found = evaluate_probabilities(
+        folder, reference, output=tmp_path / "out", table="classification", paper=paper
+    )
+    assert found.paper_table is not None
+    assert found.paper_table.headers == ["method", "ACC", "SEN", "SPE", "PRE", "F1", "AUC"]
+    ours, theirs = found.paper_table.rows
+    assert ours[-1] == f"{np.mean(areas):.2f} ± {np.std(areas, ddof=1):.2f}"
+    assert theirs == ["paper (Table 3)", "89.41 ± 0.85", "-", "-", "-", "-", "95.81 ± 0.59"]
+    names = {path.name for path in found.written}
+    assert names >= {"cases.csv", "summary.csv", "summary.json", "table_classification.tex"}
+    rows = read_json(tmp_path / "out" / "summary.json")["summaries"]
+    (area,) = [row["mean"] for row in rows if row["metric"] == "auc"]
+    assert 100 * area == pytest.approx(np.mean(areas))
+
+
+def test_three_classes_are_scored_as_equals(tmp_path) -> None:
+    random = np.random.default_rng(0)
+    truth = np.arange(40) % 3
+    values = random.dirichlet([1, 1, 1], 40) * 0.5 + 0.5 * np.eye(3)[truth]
+    write_probabilities(tmp_path / "p.csv", Probabilities(("T1", "T2", "FLAIR"), CASES, values, None, False))
+    names = [("T1", "T2", "FLAIR")[k] for k in truth]
+    found = evaluate_probabilities(tmp_path / "p.csv", write_classes(tmp_path / "classes.csv", names))
+    scores = found.runs[0].scores
+    assert scores.accuracy == pytest.approx(sklearn.accuracy_score(truth, values.argmax(1)))
+    expected = sklearn.roc_auc_score(truth, values, multi_class="ovr", average="macro")
+    assert getattr(scores, "auc_macro") == pytest.approx(expected)  # noqa: B009 - of one of two kinds
+    assert any("not calibrated" in note for note in found.table.notes)
+
+
+def test_classes_are_found_in_the_column_that_holds_them(tmp_path) -> None:
+    path = tmp_path / "participants.tsv"
+    lines = [f"{case}\t{name}\t60" for case, name in zip(CASES, ["NC", "AD"] * 20, strict=True)]
+    path.write_text("\n".join(["participant_id\tdiagnosis\tage", *lines]))
+    write_probabilities(tmp_path / "p.csv", binary(0)[0])
+    found = evaluate_probabilities(tmp_path / "p.csv", path)
+    assert found.settings["reference"] == "column diagnosis of participants.tsv"
+    assert not found.faults
+
+
+def test_a_prepared_dataset_is_a_reference(tmp_path) -> None:
+    cases = [{"id": c, "class": ("NC", "AD")[i % 2], "subject": c} for i, c in enumerate(CASES)]
+    write_json(tmp_path / "dataset.json", {"prepared_format": 1, "cases": cases})
+    write_probabilities(tmp_path / "p.csv", binary(0)[0])
+    assert evaluate_probabilities(tmp_path / "p.csv", tmp_path).runs[0].scores.cases == 40
+
+
+def test_missing_and_strange_cases_are_named_and_the_rest_is_scored(tmp_path, reference) -> None:
+    table = binary(0)[0]
+    fewer = Probabilities(
+        table.classes, ("ghost", *table.cases[1:-1]), table.values[:-1], table.threshold, True
+    )
+    write_probabilities(tmp_path / "p.csv", fewer)
+    found = evaluate_probabilities(tmp_path / "p.csv", reference)
+    lines = [str(fault) for fault in found.faults]
+    assert any(line.startswith("c00: has no row") for line in lines)
+    assert any("ghost: is not in" in line for line in lines)
+    assert found.runs[0].scores.cases == 38
+    assert found.runs[0].unscored == 2
+    asked = evaluate_probabilities(tmp_path / "p.csv", reference, only_predicted=True)
+    assert [str(fault).split(":")[0] for fault in asked.faults] == [str(tmp_path / "p.csv")]
+
+
+def test_cases_of_a_class_that_is_not_asked_about_are_no_faults_where_nobody_predicted_them(tmp_path) -> None:
+    names = ["NC", "AD"] * 19 + ["MCI", "MCI"]
+    reference = write_classes(tmp_path / "classes.csv", names)
+    table = binary(0)[0]
+    some = Probabilities(table.classes, CASES[:38], table.values[:38], 0.5, True)
+    write_probabilities(tmp_path / "p.csv", some)
+    assert not evaluate_probabilities(tmp_path / "p.csv", reference).faults
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path, reference) -> None:
+    write_probabilities(tmp_path / "p.csv", binary(0)[0])
+    with pytest.raises(DatasetError, match="no column holds them"):
+        evaluate_probabilities(
+            tmp_path / "p.csv", write_classes(tmp_path / "o.csv", ["x", "y"] * 20, column="kind")
+        )
+    with pytest.raises(DatasetError, match="no column 'case'"):
+        evaluate_probabilities(
+            tmp_path / "p.csv", write_classes(tmp_path / "o.csv", ["NC", "AD"] * 20, ids="who")
+        )
+    both = tmp_path / "both"
+    both.mkdir()
+    write_probabilities(both / "a.csv", binary(0)[0])
+    other = Probabilities(("x", "y"), CASES, binary(0)[0].values, 0.5, True)
+    write_probabilities(both / "b.csv", other)
+    with pytest.raises(DatasetError, match="one question together"):
+        evaluate_probabilities(both, reference)
+
+
+def test_tables_of_probabilities_are_told_from_other_tables(tmp_path, reference) -> None:
+    assert not holds_probabilities(reference)
+    assert not holds_probabilities(tmp_path / "nowhere")
+    write_probabilities(tmp_path / "p.csv", binary(0)[0])
+    assert holds_probabilities(tmp_path / "p.csv")
