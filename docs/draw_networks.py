@@ -30,7 +30,11 @@ PICTURES: dict[str, dict] = {
     "umamba": {"deep_supervision": False},
     "nnunet": {"deep_supervision": False},
     "nnunet_resenc": {"deep_supervision": False},
+    "resunet": {},
+    "resnet": {},
+    "densenet": {},
 }
+POOLED = {"nnmamba_classifier", "nnmamba_v1_classifier", "resnet", "densenet"}
 LEVEL, GAP, TOP, LEFT = 46, 8, 16, 44  # pixels
 
 
@@ -61,7 +65,7 @@ def parts_of(network: nn.Module, in_channels: int) -> list[Part]:
         for name, child in module.named_children():
             if isinstance(child, nn.ModuleList) or name == "decoder":
                 descend(f"{prefix}{name} ", child)
-            elif not isinstance(child, nn.Identity):
+            elif not isinstance(child, nn.Identity | nn.Dropout):
                 watch(f"{prefix}{name}", child)
 
     descend("", network)
@@ -104,7 +108,7 @@ def main() -> None:
     """Write one picture a network."""
     HERE.mkdir(exist_ok=True)
     for name, options in PICTURES.items():
-        inputs, outputs = (1, 1) if name.endswith("classifier") else (4, 4)
+        inputs, outputs = (1, 1) if name in POOLED else (4, 4)
         with torch.device("meta"):
             network = build_network(name, inputs, outputs, **options)
         (HERE / f"{name}.svg").write_text(drawing(name, parts_of(network, inputs)))

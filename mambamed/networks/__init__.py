@@ -30,7 +30,14 @@ NETWORKS = {
     "umamba": "mambamed.networks.umamba:UMamba",
     "nnunet": "mambamed.networks.nnunet:NnUNet",
     "nnunet_resenc": "mambamed.networks.nnunet_resenc:NnUNetResEnc",
+    "resunet": "mambamed.networks.resunet:ResUNet",
+    "resnet": "mambamed.networks.resnet:ResNet",
+    "densenet": "mambamed.networks.densenet:DenseNet",
 }
+
+# Options that every network honours, some by lacking what they turn off: without a scan, a network is its own
+# control.
+_LACKED: dict[str, object] = {"mixer": "none", "deep_supervision": False}
 
 
 def build_network(name: str, in_channels: int, out_channels: int, **options: Any) -> nn.Module:
@@ -50,8 +57,11 @@ def build_network(name: str, in_channels: int, out_channels: int, **options: Any
     module, _, attribute = NETWORKS[name].partition(":")
     network = getattr(importlib.import_module(module), attribute)
     known = list(inspect.signature(network).parameters)[2:]
-    for option in options:
+    for option in list(options):
         if option not in known:
+            if option in _LACKED and options[option] == _LACKED[option]:
+                del options[option]
+                continue
             hint = _hint(option, known)
             raise RecipeError(f"network.{option}: {name} has no such option{hint}; it has {', '.join(known)}")
     try:

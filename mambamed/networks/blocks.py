@@ -120,6 +120,23 @@ def pad_to_divisor(x: Tensor, divisor: Sequence[int]) -> Tensor:
     return functional.pad(x, [pad for size in reversed(missing) for pad in (0, size)])
 
 
+def pad_to_two_voxels(x: Tensor, stride: int) -> Tensor:
+    """Zeros behind the first axis of `(B, C, X, Y, Z)` where a single voxel would remain after the stride.
+
+    For classifiers, which take any other shape as it is: one number can be normalized by neither instance
+    norm nor batch norm of one patch.
+
+    >>> import torch
+    >>> pad_to_two_voxels(torch.zeros(1, 1, 20, 32, 1), 32).shape
+    torch.Size([1, 1, 33, 32, 1])
+    >>> pad_to_two_voxels(torch.zeros(1, 1, 20, 33, 1), 32).shape
+    torch.Size([1, 1, 20, 33, 1])
+    """
+    if max(x.shape[2:]) > stride:
+        return x
+    return functional.pad(x, [0, 0, 0, 0, 0, stride + 1 - x.shape[2]])
+
+
 def crop_to(x: Tensor, shape: Sequence[int]) -> Tensor:
     """The first `shape` voxels of `(B, C, X, Y, Z)`: undoes `pad_to_divisor`."""
     return x[:, :, : shape[0], : shape[1], : shape[2]]

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from mambamed.errors import RecipeError
 from mambamed.networks.blocks import Norm
 from mambamed.networks.nnunet_resenc import residual_encoder
-from mambamed.networks.unet import ResidualUnit, UNet, he_initialize, make_topology, transposed_steps
+from mambamed.networks.topology import PerStage, make_topology
+from mambamed.networks.unet import ResidualUnit, UNet, he_initialize, transposed_steps
 from mambamed.ssm import Mamba
 from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
 
@@ -109,7 +110,8 @@ class MambaUNet(UNet):
         orders: axis orders of "multi": "code", "paper", or "all" six.
         d_state_cap: states are the stage's width, but at most this; 256 (uni, bi) or 64 (multi) where not
             given.
-        channels, max_channels, stages, strides, kernels: see `unet.make_topology`.
+        channels, max_channels, stages, strides, kernels, patch_size, spacing_mm: see
+            `topology.make_topology`.
         mixer: "mamba", or "none": without the Mamba layers.
         norm: "instance", or "batch".
         deep_supervision: in training, give the logits of every decoder step.
@@ -127,8 +129,10 @@ class MambaUNet(UNet):
         channels: int = 32,
         max_channels: int = 320,
         stages: int | None = None,
-        strides: Sequence[int | Sequence[int]] | None = None,
-        kernels: Sequence[int | Sequence[int]] | None = None,
+        strides: PerStage | None = None,
+        kernels: PerStage | None = None,
+        patch_size: Sequence[int] | None = None,
+        spacing_mm: Sequence[float] | None = None,
         mixer: Literal["mamba", "none"] = "mamba",
         norm: Norm = "instance",
         deep_supervision: bool = True,
@@ -140,7 +144,7 @@ class MambaUNet(UNet):
                 f"network: directions {directions!r} (uni, bi, multi), orders {orders!r} (code, paper, all) "
                 f"or mixer {mixer!r} (mamba, none) is not one of those"
             )
-        topology = make_topology(channels, max_channels, stages, strides, kernels)
+        topology = make_topology(channels, max_channels, stages, strides, kernels, patch_size, spacing_mm)
         encoder = residual_encoder(in_channels, topology, [2] * len(topology.widths), norm)
         if mixer == "mamba":
             cap = d_state_cap or _STATE_CAP[directions]

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from mambamed.errors import RecipeError
-from mambamed.networks.blocks import DoubleConv, Norm, residual_stage, run_checkpointed
+from mambamed.networks.blocks import DoubleConv, Norm, pad_to_two_voxels, residual_stage, run_checkpointed
 from mambamed.networks.nnmamba import MambaInConvolution, Mixer
 from mambamed.ssm import Mamba
 
@@ -84,7 +84,7 @@ class NnMambaClassifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(B, in_channels, X, Y, Z)` -> `(B, out_channels)` logits."""
         again = self.gradient_checkpointing
-        c1 = run_checkpointed(self.stem, x, wanted=again)
+        c1 = run_checkpointed(self.stem, pad_to_two_voxels(x, 16), wanted=again)
         features = c1 + run_checkpointed(self.reader, c1, wanted=again)
         means = []
         for stage in self.stages:

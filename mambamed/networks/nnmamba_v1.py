@@ -30,6 +30,7 @@ from mambamed.networks.blocks import (
     DoubleConv,
     Norm,
     pad_to_divisor,
+    pad_to_two_voxels,
     residual_stage,
     run_checkpointed,
 )
@@ -164,6 +165,7 @@ class NnMambaV1Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, in_channels, X, Y, Z)` -> `(B, out_channels)` logits."""
+        x = pad_to_two_voxels(x, 16)
         for part in (self.stem, self.reader, *self.stages):
             x = run_checkpointed(part, x, wanted=self.gradient_checkpointing)
         return self.mlp(x.mean((2, 3, 4)))

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from mambamed.networks.blocks import Norm
-from mambamed.networks.unet import ConvUnit, UNet, chain, he_initialize, make_topology, transposed_steps
+from mambamed.networks.topology import PerStage, make_topology, per_stage
+from mambamed.networks.unet import ConvUnit, UNet, chain, he_initialize, transposed_steps
 
 
 class NnUNet(UNet):
@@ -20,8 +21,9 @@ class NnUNet(UNet):
     Args:
         in_channels: channels of the input.
         out_channels: K.
-        channels, max_channels, stages, strides, kernels: see `unet.make_topology`.
-        blocks: conv units a stage.
+        channels, max_channels, stages, strides, kernels, patch_size, spacing_mm: see
+            `topology.make_topology`.
+        blocks: conv units of a stage and of the decoder step back to it; one number, or one a stage.
         norm: "instance", or "batch".
         deep_supervision: in training, give the logits of every decoder step.
         gradient_checkpointing: compute each stage again in the backward pass instead of keeping it.
@@ -35,22 +37,25 @@ class NnUNet(UNet):
         channels: int = 32,
         max_channels: int = 320,
         stages: int | None = None,
-        strides: Sequence[int | Sequence[int]] | None = None,
-        kernels: Sequence[int | Sequence[int]] | None = None,
-        blocks: int = 2,
+        strides: PerStage | None = None,
+        kernels: PerStage | None = None,
+        patch_size: Sequence[int] | None = None,
+        spacing_mm: Sequence[float] | None = None,
+        blocks: int | Sequence[int] = 2,
         norm: Norm = "instance",
         deep_supervision: bool = True,
         gradient_checkpointing: bool = False,
     ) -> None:
-        topology = make_topology(channels, max_channels, stages, strides, kernels)
+        topology = make_topology(channels, max_channels, stages, strides, kernels, patch_size, spacing_mm)
         unit = functools.partial(ConvUnit, norm=norm)
+        counts = per_stage("blocks", blocks, len(topology.widths))
         inputs = (in_channels, *topology.widths[:-1])
         encoder: list[nn.Module] = [
-            chain(unit, blocks, before, width, kernel, stride)
-            for before, width, kernel, stride in zip(
-                inputs, topology.widths, topology.kernels, topology.strides, strict=True
+            chain(unit, count, before, width, kernel, stride)
+            for count, before, width, kernel, stride in zip(
+                counts, inputs, topology.widths, topology.kernels, topology.strides, strict=True
             )
         ]
-        steps = transposed_steps(topology, unit, [blocks] * (len(encoder) - 1))
+        steps = transposed_steps(topology, unit, counts[-2::-1])
         super().__init__(topology, encoder, steps, out_channels, deep_supervision, gradient_checkpointing)
         he_initialize(self)

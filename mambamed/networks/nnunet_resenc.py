@@ -11,16 +11,14 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from mambamed.errors import RecipeError
 from mambamed.networks.blocks import Norm
+from mambamed.networks.topology import PerStage, Topology, make_topology, per_stage
 from mambamed.networks.unet import (
     ConvUnit,
     ResidualUnit,
-    Topology,
     UNet,
     chain,
     he_initialize,
-    make_topology,
     transposed_steps,
 )
 
@@ -33,7 +31,8 @@ class NnUNetResEnc(UNet):
     Args:
         in_channels: channels of the input.
         out_channels: K.
-        channels, max_channels, stages, strides, kernels: see `unet.make_topology`.
+        channels, max_channels, stages, strides, kernels, patch_size, spacing_mm: see
+            `topology.make_topology`.
         blocks: residual units of each stage; 1, 3, 4, 6, 6, ... where not given.
         norm: "instance", or "batch".
         deep_supervision: in training, give the logits of every decoder step.
@@ -48,15 +47,18 @@ class NnUNetResEnc(UNet):
         channels: int = 32,
         max_channels: int = 320,
         stages: int | None = None,
-        strides: Sequence[int | Sequence[int]] | None = None,
-        kernels: Sequence[int | Sequence[int]] | None = None,
-        blocks: Sequence[int] | None = None,
+        strides: PerStage | None = None,
+        kernels: PerStage | None = None,
+        patch_size: Sequence[int] | None = None,
+        spacing_mm: Sequence[float] | None = None,
+        blocks: int | Sequence[int] | None = None,
         norm: Norm = "instance",
         deep_supervision: bool = True,
         gradient_checkpointing: bool = False,
     ) -> None:
-        topology = make_topology(channels, max_channels, stages, strides, kernels)
-        counts = list(blocks or _BLOCKS[: len(topology.widths)])
+        topology = make_topology(channels, max_channels, stages, strides, kernels, patch_size, spacing_mm)
+        count = len(topology.widths)
+        counts = per_stage("blocks", blocks or _BLOCKS[:count], count)
         encoder: list[nn.Module] = residual_encoder(in_channels, topology, counts, norm)
         unit = functools.partial(ConvUnit, norm=norm)
         steps = transposed_steps(topology, unit, [1] * (len(encoder) - 1))
@@ -67,13 +69,7 @@ class NnUNetResEnc(UNet):
 def residual_encoder(
     in_channels: int, topology: Topology, counts: Sequence[int], norm: Norm
 ) -> list[nn.Module]:
-    """Stem (one conv unit) and residual units of every stage; the stem belongs to the first.
-
-    Raises:
-        RecipeError: not one count a stage.
-    """
-    if len(counts) != len(topology.widths):
-        raise RecipeError(f"network.blocks: {len(counts)} numbers for {len(topology.widths)} stages")
+    """Stem (one conv unit) and residual units of every stage; the stem belongs to the first."""
     unit = functools.partial(ResidualUnit, norm=norm)
     stem = ConvUnit(in_channels, topology.widths[0], topology.kernels[0], norm=norm)
     stages: list[nn.Module] = []

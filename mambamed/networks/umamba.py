@@ -19,14 +19,13 @@ from torch.nn import functional
 
 from mambamed.errors import RecipeError
 from mambamed.networks.blocks import Norm, make_norm
+from mambamed.networks.topology import PerStage, Triple, make_topology
 from mambamed.networks.unet import (
     SLOPE,
     DecoderStep,
     ResidualUnit,
-    Triple,
     UNet,
     he_initialize,
-    make_topology,
     same_padding,
     strided_shape,
 )
@@ -106,7 +105,7 @@ class UMamba(UNet):
         out_channels: K.
         variant: "bot" or "enc".
         patch_size: of the training; needed by "enc", whose layers and fixed grid depend on it.
-        channels, max_channels, stages, strides, kernels: see `unet.make_topology`.
+        channels, max_channels, stages, strides, kernels, spacing_mm: see `topology.make_topology`.
         mixer: "mamba", or "none": without the Mamba layers.
         norm: "instance", or "batch".
         deep_supervision: in training, give the logits of every decoder step.
@@ -123,8 +122,9 @@ class UMamba(UNet):
         channels: int = 32,
         max_channels: int = 320,
         stages: int | None = None,
-        strides: Sequence[int | Sequence[int]] | None = None,
-        kernels: Sequence[int | Sequence[int]] | None = None,
+        strides: PerStage | None = None,
+        kernels: PerStage | None = None,
+        spacing_mm: Sequence[float] | None = None,
         mixer: Literal["mamba", "none"] = "mamba",
         norm: Norm = "instance",
         deep_supervision: bool = True,
@@ -132,7 +132,7 @@ class UMamba(UNet):
     ) -> None:
         if variant not in ("bot", "enc") or mixer not in ("mamba", "none"):
             raise RecipeError(f"network: variant {variant!r} is bot or enc, mixer {mixer!r} mamba or none")
-        topology = make_topology(channels, max_channels, stages, strides, kernels)
+        topology = make_topology(channels, max_channels, stages, strides, kernels, patch_size, spacing_mm)
         count = len(topology.widths)
         stem = _blocks(in_channels, topology.widths[0], topology.kernels[0], (1, 1, 1), 2, norm)
         encoder: list[nn.Module] = []

@@ -10,82 +10,16 @@ Source: Isensee et al. 2021 (nnU-Net), "Blueprint parameters"; the layers are th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mambamed.errors import RecipeError
 from mambamed.networks.blocks import Norm, crop_to, make_norm, pad_to_divisor, run_checkpointed, strided_shape
+from mambamed.networks.topology import Topology, Triple
 
-Triple = tuple[int, int, int]
 Block = Callable[[int, int, Triple, Triple], nn.Module]  # in, out, kernel, stride
 SLOPE = 0.01
-
-
-@dataclass(frozen=True)
-class Topology:
-    """Widths, strides and kernels of the stages, full resolution first.
-
-    Attributes:
-        widths: channels of each stage.
-        strides: with which each stage begins; the first is usually 1.
-        kernels: of each stage's convolutions.
-    """
-
-    widths: tuple[int, ...]
-    strides: tuple[Triple, ...]
-    kernels: tuple[Triple, ...]
-
-    @property
-    def divisor(self) -> Triple:
-        """Product of the strides along each axis."""
-        divisor = [1, 1, 1]
-        for stride in self.strides:
-            divisor = [d * s for d, s in zip(divisor, stride, strict=True)]
-        return divisor[0], divisor[1], divisor[2]
-
-
-def make_topology(
-    channels: int,
-    max_channels: int,
-    stages: int | None,
-    strides: Sequence[int | Sequence[int]] | None,
-    kernels: Sequence[int | Sequence[int]] | None,
-) -> Topology:
-    """The topology that a recipe's options describe.
-
-    Args:
-        channels: width of the first stage; doubled with each, up to `max_channels`.
-        max_channels: largest width.
-        stages: number of stages; that of `strides` where not given, else 6.
-        strides: one number or three a stage; 1, 2, 2, ... where not given.
-        kernels: one number or three a stage; 3 where not given.
-
-    Raises:
-        RecipeError: lengths that do not agree.
-
-    >>> make_topology(32, 320, 6, None, None).widths
-    (32, 64, 128, 256, 320, 320)
-    """
-    count = stages or (len(strides) if strides else 6)
-    strides = strides or [1, *([2] * (count - 1))]
-    kernels = kernels or [3] * count
-    if not len(strides) == len(kernels) == count >= 2:
-        raise RecipeError(
-            f"network: {count} stages, {len(strides)} strides, {len(kernels)} kernels: give the same number"
-        )
-    return Topology(
-        widths=tuple(min(channels * 2**i, max_channels) for i in range(count)),
-        strides=tuple(_triple(stride) for stride in strides),
-        kernels=tuple(_triple(kernel) for kernel in kernels),
-    )
-
-
-def _triple(value: int | Sequence[int]) -> Triple:
-    x, y, z = (value,) * 3 if isinstance(value, int) else value
-    return int(x), int(y), int(z)
 
 
 class ConvUnit(nn.Sequential):

@@ -16,9 +16,12 @@ SMALL: dict[str, dict] = {
     "umamba": {"channels": 4, "stages": 3},
     "nnunet": {"channels": 4, "stages": 3},
     "nnunet_resenc": {"channels": 4, "stages": 3},
+    "resunet": {"channels": 8},
+    "resnet": {"channels": 8},
+    "densenet": {"channels": 8, "blocks": [2, 2, 2, 2]},
 }
 # networks of classification: (B, classes) rather than a grid
-POOLED = {"nnmamba_classifier", "nnmamba_v1_classifier"}
+POOLED = {"nnmamba_classifier", "nnmamba_v1_classifier", "resnet", "densenet"}
 ODD = (17, 20, 9)
 
 

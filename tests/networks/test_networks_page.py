@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from small_networks import POOLED
 
 from mambamed.networks import NETWORKS, build_network
 from mambamed.networks.cost import network_cost
@@ -19,7 +20,7 @@ ROWS = ROW.findall((DOCS / "networks.md").read_text())
 
 
 def described(name: str, options: str) -> tuple[torch.nn.Module, int]:
-    inputs, outputs = (1, 1) if name.endswith("classifier") else (4, 4)
+    inputs, outputs = (1, 1) if name in POOLED else (4, 4)
     with torch.device("meta"):
         network = build_network(name, inputs, outputs, **(yaml.safe_load(f"{{{options.strip()}}}") or {}))
     return network, inputs

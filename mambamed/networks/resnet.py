@@ -1,0 +1,125 @@
+"""3D ResNet, the papers' convolutional baseline for classification.
+
+Source: He et al. 2016, "Deep Residual Learning", Table 1, with every 2D operation made 3D (Hara et al. 2018).
+With `channels` = C, at an input of `(X, Y, Z)`:
+
+    stem      conv7 stride 2, norm, ReLU, max of 3 stride 2            C, X/4
+    stages    residual blocks, the 2nd to 4th stage with stride 2      C E, 2C E, 4C E, 8C E;  X/32
+    head      mean over the grid, dropout, linear
+
+E is 1 for depths 18 and 34 (two conv3 a block) and 4 for 50, 101, 152 (conv1, conv3, conv1 to four times the
+width). The papers do not say which depth they trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mambamed.errors import RecipeError
+from mambamed.networks.blocks import Norm, ResidualBlock, make_norm, pad_to_two_voxels, run_checkpointed
+
+_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+_EXPANSION = 4
+
+
+class Bottleneck(nn.Module):
+    """conv1 - norm - ReLU - conv3 (strided) - norm - ReLU - conv1 to 4 W - norm, + shortcut, ReLU.
+
+    Args:
+        in_channels: width of the input.
+        inner: W, width inside; 4 W come out.
+        stride: of the 3x3x3 convolution; where it or the width changes, the input passes a strided 1x1x1
+            convolution with norm before it is added.
+        norm: see `make_norm`.
+    """
+
+    def __init__(self, in_channels: int, inner: int, stride: int, norm: Norm) -> None:
+        super().__init__()
+        out_channels = _EXPANSION * inner
+        self.conv1 = nn.Conv3d(in_channels, inner, 1, bias=False)
+        self.norm1 = make_norm(norm, inner)
+        self.conv2 = nn.Conv3d(inner, inner, 3, stride, 1, bias=False)
+        self.norm2 = make_norm(norm, inner)
+        self.conv3 = nn.Conv3d(inner, out_channels, 1, bias=False)
+        self.norm3 = make_norm(norm, out_channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv3d(in_channels, out_channels, 1, stride, bias=False), make_norm(norm, out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, X, Y, Z)` -> `(B, 4 W, X/stride, ...)`."""
+        y = functional.relu(self.norm1(self.conv1(x)), inplace=True)
+        y = functional.relu(self.norm2(self.conv2(y)), inplace=True)
+        return functional.relu(self.norm3(self.conv3(y)) + self.shortcut(x), inplace=True)
+
+
+class ResNet(nn.Module):
+    """3D ResNet for classification.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: classes.
+        depth: 18, 34, 50, 101 or 152.
+        channels: C; 64 in the paper.
+        blocks: residual blocks of each stage; those of the depth where not given.
+        dropout: probability, before the linear layer; the paper has none.
+        norm: "batch" (the paper) or "instance" (safer at small batches).
+        gradient_checkpointing: compute each stage again in the backward pass instead of keeping it.
+
+    Attributes:
+        divisor: 1: any shape will do.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        depth: int = 18,
+        channels: int = 64,
+        blocks: Sequence[int] | None = None,
+        dropout: float = 0.0,
+        norm: Norm = "batch",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if depth not in _BLOCKS:
+            raise RecipeError(f"network.depth: {depth} is not one of {', '.join(map(str, _BLOCKS))}")
+        self.divisor = (1, 1, 1)
+        self.gradient_checkpointing = gradient_checkpointing
+        self.stem = nn.Sequential(
+            nn.Conv3d(in_channels, channels, 7, 2, 3, bias=False),
+            make_norm(norm, channels),
+            nn.ReLU(inplace=True),
+            nn.MaxPool3d(3, 2, 1),
+        )
+        self.stages = nn.ModuleList()
+        before = channels
+        for level, count in enumerate(blocks or _BLOCKS[depth]):
+            width, units = channels * 2**level, []
+            for i in range(count):
+                stride = 2 if i == 0 and level > 0 else 1
+                if depth >= 50:
+                    units.append(Bottleneck(before, width, stride, norm))
+                    before = _EXPANSION * width
+                else:
+                    units.append(ResidualBlock(before, width, stride, norm))
+                    before = width
+            self.stages.append(nn.Sequential(*units))
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(before, out_channels)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, in_channels, X, Y, Z)` -> `(B, out_channels)` logits."""
+        x = pad_to_two_voxels(x, 2 ** (len(self.stages) + 1))
+        for part in (self.stem, *self.stages):
+            x = run_checkpointed(part, x, wanted=self.gradient_checkpointing)
+        return self.linear(self.dropout(x.mean((2, 3, 4))))
