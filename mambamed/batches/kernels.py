@@ -117,9 +117,13 @@ def warp(image, label, matrix, offset, image_out, label_out):
             label_out[i, j, :begin] = 0
             label_out[i, j, end:] = 0
             for k in range(begin, first):
-                _at_the_rim(image, label, x0 + dx * k, y0 + dy * k, z0 + dz * k, image_out, label_out, i, j, k)
+                _at_the_rim(
+                    image, label, x0 + dx * k, y0 + dy * k, z0 + dz * k, image_out, label_out, i, j, k
+                )
             for k in range(last, end):
-                _at_the_rim(image, label, x0 + dx * k, y0 + dy * k, z0 + dz * k, image_out, label_out, i, j, k)
+                _at_the_rim(
+                    image, label, x0 + dx * k, y0 + dy * k, z0 + dz * k, image_out, label_out, i, j, k
+                )
             for k in range(first, last):
                 xf, yf, zf = x0 + dx * k, y0 + dy * k, z0 + dz * k
                 x, y, z = int(xf), int(yf), int(zf)

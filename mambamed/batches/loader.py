@@ -9,13 +9,14 @@ from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mambamed.batches.augment import Spatial, apply_spatial, change_intensities, random_spatial, source_box
+from mambamed.batches.cases import ClassedCase, PointedCase
 from mambamed.batches.sampler import PatchRequest, Sampler, Triple, random_stream
 from mambamed.recipe import Augment
 
@@ -23,7 +24,7 @@ Box = tuple[Sequence[int], Sequence[int]]
 
 
 class PatchCase(Protocol):
-    """What a patch is read from; `mambamed.preparation.store.PreparedCase` is one."""
+    """What a patch is read from; `mambamed.batches.cases` makes them of prepared cases."""
 
     @property
     def shape(self) -> Triple: ...
@@ -32,6 +33,10 @@ class PatchCase(Protocol):
     def foreground(self) -> np.ndarray: ...
 
     def image(self, box: Box | None = None) -> np.ndarray: ...
+
+
+class LabeledCase(PatchCase, Protocol):
+    """A case with a label map; `mambamed.preparation.store.PreparedCase` is one."""
 
     def label(self, box: Box | None = None) -> np.ndarray: ...
 
@@ -42,12 +47,13 @@ class Batch:
 
     Attributes:
         image: `(B, C, X, Y, Z)` float32.
-        label: `(B, X, Y, Z)` label values.
+        reference: `(B, X, Y, Z)` label values; or `(B, K, 3)` float32, where the landmarks lie in the patch,
+            in voxels, NaN for those that the case does not have; or `(B,)` int64 class indices.
         case_ids: of each patch, for messages.
     """
 
     image: Tensor
-    label: Tensor
+    reference: Tensor
     case_ids: tuple[str, ...]
 
 
@@ -59,6 +65,8 @@ class PatchReader:
         patch_size: voxels (x, y, z).
         augment: how patches vary; None: as they are.
         spacing_mm: of the prepared grid, for rotations.
+        reads: what is read beside the image: "labels", "points" or "class".
+        mirror_order: for points: which landmark each one becomes in a mirror image, where left is right.
     """
 
     def __init__(
@@ -67,12 +75,15 @@ class PatchReader:
         patch_size: Triple,
         augment: Augment | None,
         spacing_mm: tuple[float, ...],
+        reads: str = "labels",
+        mirror_order: Sequence[int] | None = None,
     ) -> None:
         self._cases, self._patch_size = cases, patch_size
         self._augment, self._spacing = augment, spacing_mm
+        self._reads, self._mirror_order = reads, mirror_order
 
     def read(self, request: PatchRequest) -> tuple[np.ndarray, np.ndarray]:
-        """`(C, *patch_size)` float32 and `(*patch_size)` labels (uint8 or int16)."""
+        """`(C, *patch_size)` float32, and what `Batch.reference` holds of one patch."""
         case = self._cases[request.case_id]
         random = random_stream(*request.key)
         spatial = Spatial(np.eye(3), ())
@@ -86,21 +97,35 @@ class PatchReader:
         low, high = np.clip(low, 0, shape), np.clip(high, 0, shape)
         box = (tuple(int(v) for v in low), tuple(int(v) for v in high))
         image = case.image(box).astype(np.float32)
-        label = case.label(box)
-        kind = label.dtype if label.dtype in (np.uint8, np.int16) else np.int16
-        label = np.require(label, kind, ["C", "W"])  # the kernels take no read-only arrays
-        patch, target = apply_spatial(image, label, low, spatial, offset, self._patch_size)
+        if self._reads == "labels":
+            label = cast(LabeledCase, case).label(box)
+            kind = label.dtype if label.dtype in (np.uint8, np.int16) else np.int16
+            label = np.require(label, kind, ["C", "W"])  # the kernels take no read-only arrays
+        else:
+            label = np.zeros(image.shape[1:], np.uint8)
+        patch, reference = apply_spatial(image, label, low, spatial, offset, self._patch_size)
+        if self._reads == "points":
+            reference = self._points(cast(PointedCase, case), spatial, offset)
+        elif self._reads == "class":
+            reference = np.int64(cast(ClassedCase, case).class_index)
         patch = np.ascontiguousarray(patch)
         if self._augment is not None:
             patch = change_intensities(patch, self._augment, random)
-        return patch, target
+        return patch, np.asarray(reference)
+
+    def _points(self, case: PointedCase, spatial: Spatial, offset: np.ndarray) -> np.ndarray:
+        """`(K, 3)` landmarks in patch voxels: the way of the image's voxels, backwards."""
+        points = np.linalg.solve(spatial.matrix, (case.points - offset).T).T
+        if self._mirror_order is not None and np.linalg.det(spatial.matrix) < 0:
+            points = points[list(self._mirror_order)]
+        return points.astype(np.float32)
 
     def batch(self, requests: Sequence[PatchRequest]) -> Batch:
         """Read and stack several patches."""
         patches = [self.read(request) for request in requests]
         return Batch(
             torch.from_numpy(np.stack([image for image, _ in patches])),
-            torch.from_numpy(np.stack([label for _, label in patches])),
+            torch.from_numpy(np.stack([reference for _, reference in patches])),
             tuple(request.case_id for request in requests),
         )
 

@@ -62,6 +62,7 @@ class Sampler:
         batch_size: patches a step.
         foreground: share f of foreground patches.
         key: (seed, fold, ...).
+        centered: every patch in the middle of its case, and no foreground patches.
 
     Source:
         nnU-Net draws cases with replacement and forces foreground in the last third of each batch.
@@ -74,12 +75,14 @@ class Sampler:
         batch_size: int,
         foreground: float,
         key: Sequence[int],
+        centered: bool = False,
     ) -> None:
         if not cases:
             raise ValueError("no cases to sample from")
         self._cases, self._ids = cases, sorted(cases)
         self._patch_size, self._batch_size = patch_size, batch_size
         self._foreground, self._key = foreground, tuple(key)
+        self._centered = centered
 
     def requests(self, step: int) -> list[PatchRequest]:
         """The patches of a step."""
@@ -95,7 +98,9 @@ class Sampler:
         low = [0 if s >= 0 else -(-s // 2) for s in spare]
         high = [max(s, a) for s, a in zip(spare, low, strict=True)]
         voxels = case.foreground
-        if int((n + 1) * self._foreground) > int(n * self._foreground) and len(voxels):
+        if self._centered:
+            start = [s // 2 if s >= 0 else -(-s // 2) for s in spare]
+        elif int((n + 1) * self._foreground) > int(n * self._foreground) and len(voxels):
             labels = np.unique(voxels[:, 0])
             rows = np.flatnonzero(voxels[:, 0] == labels[random.integers(len(labels))])
             center = voxels[rows[random.integers(len(rows))], 1:]

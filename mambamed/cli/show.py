@@ -14,6 +14,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from mambamed.demo import DemoSummary
     from mambamed.evaluation import Evaluation
+    from mambamed.evaluation.classification import ClassEvaluation
     from mambamed.evaluation.compare import Comparison
     from mambamed.inference.predict import PredictSummary
     from mambamed.preparation.prepare import PreparedSummary
@@ -53,17 +54,19 @@ def train(summary: TrainSummary) -> None:
             f"one step: batch {cost.batch_size} of {_number(cost.patch_size)}, {cost.gflops:.0f} GFLOPs, "
             f"{cost.seconds:.1f} s, {cost.peak_gib:.1f} GiB, loss {cost.loss:.4f}"
         )
-    names = [name for fold in summary.folds for name in fold.dice]
+    names = [name for fold in summary.folds for name in fold.scores]
     names = list(dict.fromkeys(names))
     rows = []
     for fold in summary.folds:
-        mean = sum(fold.dice.values()) / len(fold.dice) if fold.dice else math.nan
+        mean = sum(fold.scores.values()) / len(fold.scores) if fold.scores else math.nan
         state = fold.stopped or "done"
-        scores = [_number(fold.dice.get(name, math.nan)) for name in names]
+        scores = [_number(fold.scores.get(name, math.nan)) for name in names]
         steps, minutes = f"{fold.steps}/{fold.planned_steps}", f"{fold.seconds / 60:.1f}"
         rows.append([str(fold.fold), steps, minutes, *scores, _number(mean), state])
     if rows:
-        headers = ["fold", "steps", "minutes", *[f"Dice {name}" for name in names], "mean Dice", "state"]
+        score = {"dice": "Dice"}.get(summary.folds[0].score_name, summary.folds[0].score_name)
+        columns = [f"{score} {name}" for name in names]
+        headers = ["fold", "steps", "minutes", *columns, f"mean {score}", "state"]
         _table(f"{summary.run}: whole validation volumes", headers, rows)
     _next(summary.next_command)
 
@@ -75,7 +78,7 @@ def predict(summary: PredictSummary) -> None:
     _next(summary.next_command)
 
 
-def evaluate(evaluation: Evaluation) -> None:
+def evaluate(evaluation: Evaluation | ClassEvaluation) -> None:
     """The summary, its conventions, and where the tables are."""
     table = evaluation.table
     _table(table.title, table.headers, table.rows)

@@ -11,14 +11,21 @@ from typing import Any
 from mambamed.io.atomic import write_bytes
 
 _SMOOTHING = 0.9
+_LEGEND_LINES = 24
+_WORDS = {"dice": "Dice", "error_mm": "error, mm"}
 
 
-def draw_progress(history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw losses, Dice of every structure with its moving mean, learning rate and seconds per epoch.
+def draw_progress(
+    history: Sequence[Mapping[str, Any]], path: Path, score_name: str = "dice", higher_is_better: bool = True
+) -> None:
+    """Draw losses, the score of every structure with its moving mean, learning rate and seconds per epoch.
 
     Args:
-        history: the rows of log.csv: epoch, loss, validation_loss, dice, dice_<name>, learning_rate, seconds.
+        history: the rows of log.csv: epoch, loss, validation_loss, <score_name>, <score_name>_<structure>,
+            learning_rate, seconds.
         path: a .png file, written atomically.
+        score_name: prefix of the scores' columns.
+        higher_is_better: scores lie between 0 and 1; else they are errors, drawn from 0 up.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -34,16 +41,18 @@ def draw_progress(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     top.set_ylabel("loss")
     top.legend(frameon=False)
 
-    names = [key for key in history[0] if key.startswith("dice_")]
+    names = [key for key in history[0] if key.startswith(f"{score_name}_")]
     for number, key in enumerate(names):
         color = f"C{number + 2}"
         values = [row[key] for row in history]
         middle.plot(epochs, values, color=color, alpha=0.35, marker=marker)
-        middle.plot(epochs, moving_mean(values), color=color, label=key.removeprefix("dice_"))
-    middle.plot(epochs, moving_mean([row["dice"] for row in history]), color="black", label="mean", lw=2)
-    middle.set_ylabel("Dice of validation patches\n(thick: moving mean)")
-    middle.set_ylim(0, 1)
-    middle.legend(frameon=False, loc="lower right", ncols=max(1, (len(names) + 1) // 6 + 1))
+        middle.plot(epochs, moving_mean(values), color=color, label=key.removeprefix(f"{score_name}_"))
+    middle.plot(epochs, moving_mean([row[score_name] for row in history]), color="black", label="mean", lw=2)
+    middle.set_ylabel(f"{_WORDS.get(score_name, score_name)} of validation patches\n(thick: moving mean)")
+    middle.set_ylim(0, 1 if higher_is_better else None)
+    place = "lower right" if higher_is_better else "upper right"
+    if len(names) <= _LEGEND_LINES:
+        middle.legend(frameon=False, loc=place, ncols=max(1, (len(names) + 1) // 6 + 1))
 
     bottom.plot(epochs, [row["learning_rate"] for row in history], color="C0", marker=marker)
     bottom.set_ylabel("learning rate", color="C0")

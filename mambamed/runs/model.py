@@ -18,7 +18,7 @@ from mambamed.tasks.base import Task, task_for
 
 def make_task(run: Run) -> Task:
     """What is asked of the run's network."""
-    return task_for(run.recipe, run.manifest)
+    return task_for(run.recipe, run.manifest, run.plan.spacing_mm)
 
 
 def make_network(recipe: Recipe, manifest: DatasetManifest) -> nn.Module:

@@ -7,9 +7,9 @@ and what an answer is.
 from __future__ import annotations
 
 import importlib
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
 
-import numpy as np
 from torch import Tensor
 
 from mambamed.cases import DatasetManifest
@@ -23,15 +23,29 @@ class Task(Protocol):
     """What training and prediction ask of a task.
 
     Attributes:
+        reads: which reference of a case its batches carry: label maps, points, or the class.
         outputs: K, channels of the network's output.
-        names: what is scored, in the order of `score`'s last axis.
+        names: what is scored, in the order of `score`'s second axis.
+        score_name: what a score is, as a column of log.csv says it: "dice".
+        higher_is_better: whether a larger score is a better one.
+        mirror_order: which landmark each one is in a mirrored image (left and right change places); None
+            where nothing of the kind is to be done.
     """
 
+    reads: Literal["labels", "points", "class"]
     outputs: int
     names: tuple[str, ...]
+    score_name: str
+    higher_is_better: bool
+    mirror_order: tuple[int, ...] | None
 
-    def encode(self, labels: Tensor) -> Tensor:
-        """References of a batch -> the target that `loss` and `score` compare with."""
+    def encode(self, reference: Tensor, shape: Sequence[int] = ()) -> Tensor:
+        """References of a batch -> the target that `loss` and `score` compare with.
+
+        Args:
+            reference: as `mambamed.batches.loader.Batch` describes it.
+            shape: of a patch, voxels (x, y, z).
+        """
         ...
 
     def loss(self, outputs: Tensor | list[Tensor], target: Tensor) -> Tensor:
@@ -39,20 +53,25 @@ class Task(Protocol):
         ...
 
     def score(self, logits: Tensor, target: Tensor) -> Tensor:
-        """`(B, len(names), 3)` counts of which `summarize` makes the score of many batches."""
+        """`(B, len(names), n)` numbers of which `summarize` makes the score of many patches."""
         ...
 
-    def summarize(self, counts: Tensor) -> dict[str, float]:
-        """Name -> score from counts summed over patches; 1 is best, NaN where nothing was to be found."""
+    def summarize(self, numbers: Tensor) -> dict[str, float]:
+        """Name -> score from the `(patches, len(names), n)` numbers of all; NaN where nothing was there."""
         ...
 
-    def decode(self, logits: np.ndarray | Tensor) -> np.ndarray:
+    def decode(self, logits: Any) -> Any:
         """One case's logits -> its answer."""
         ...
 
 
-def task_for(recipe: Recipe, manifest: DatasetManifest) -> Task:
-    """The task of a recipe, for the labels of a dataset.
+def task_for(
+    recipe: Recipe, manifest: DatasetManifest, spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+) -> Task:
+    """The task of a recipe, for the labels, landmarks or classes of a dataset.
+
+    Args:
+        spacing_mm: of the prepared grid; tasks that measure in mm need it.
 
     Raises:
         RecipeError: this mambamed has no such task.
@@ -63,4 +82,4 @@ def task_for(recipe: Recipe, manifest: DatasetManifest) -> Task:
             f"recipe {recipe.name}: task {recipe.task}: not in this mambamed; it has {', '.join(TASKS)}"
         )
     module, _, name = TASKS[recipe.task].partition(":")
-    return getattr(importlib.import_module(module), name)(recipe, manifest)
+    return getattr(importlib.import_module(module), name)(recipe, manifest, spacing_mm)

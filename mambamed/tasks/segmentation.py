@@ -26,7 +26,14 @@ class Segmentation:
             inside what it is part of. `range(K)` for labels.
     """
 
-    def __init__(self, recipe: Recipe, manifest: DatasetManifest) -> None:
+    reads = "labels"
+    score_name = "dice"
+    higher_is_better = True
+    mirror_order = None
+
+    def __init__(
+        self, recipe: Recipe, manifest: DatasetManifest, spacing_mm: tuple[float, ...] = (1.0, 1.0, 1.0)
+    ) -> None:
         if len(manifest.labels) < 2:
             raise DatasetError(f"{manifest.name}: has no label but the background; nothing to segment")
         self._loss = recipe.training.loss
@@ -49,13 +56,13 @@ class Segmentation:
         lookup[self._label_values] = torch.arange(len(self._label_values))
         self._index_of = lookup
 
-    def encode(self, labels: Tensor) -> Tensor:
+    def encode(self, reference: Tensor, shape: Sequence[int] = ()) -> Tensor:
         """`(B, X, Y, Z)` label values -> `(B, X, Y, Z)` int64 indices into the sorted label values.
 
         Raises:
             DatasetError: a value is not a label of the dataset.
         """
-        labels = labels.long()
+        labels = reference.long()
         lookup = self._index_of.to(labels.device)
         low, high = (int(v) for v in torch.aminmax(labels))
         target = lookup[labels] if low >= 0 and high < len(lookup) else None
@@ -120,13 +127,13 @@ class Segmentation:
             [both, predicted.flatten(2).sum(2) - both, reference.flatten(2).sum(2) - both], dim=2
         )
 
-    def summarize(self, counts: Tensor) -> dict[str, float]:
+    def summarize(self, numbers: Tensor) -> dict[str, float]:
         """Name -> Dice of the voxels of all patches taken together; NaN where there were none.
 
         Args:
-            counts: `(names, 3)`, sums of `score`.
+            numbers: `(patches, names, 3)`, from `score`.
         """
-        both, predicted, reference = counts.double().unbind(1)
+        both, predicted, reference = numbers.sum(0).double().unbind(1)
         dice = 2 * both / (2 * both + predicted + reference)
         return dict(zip(self.names, dice.tolist(), strict=True))
 

@@ -60,7 +60,7 @@ def take_one_step(state: TrainingState, task: Task, batch: Batch, place: Workpla
         image = batch.image.to(place.device, memory_format=place.layout)
         with autocast(place.device, place.precision):
             outputs = network(image)
-        loss = task.loss(outputs, task.encode(batch.label.to(place.device)))
+        loss = task.loss(outputs, task.encode(batch.reference.to(place.device), image.shape[2:]))
         state.scaler.scale(loss).backward()
     state.scaler.step(state.optimizer)
     state.scaler.update()
@@ -69,8 +69,8 @@ def take_one_step(state: TrainingState, task: Task, batch: Batch, place: Workpla
         network=name,
         parts=parameters_by_part(network),
         parameters=sum(p.numel() for p in network.parameters()),
-        patch_size=tuple(batch.label.shape[1:]),
-        batch_size=len(batch.label),
+        patch_size=tuple(batch.image.shape[2:]),
+        batch_size=len(batch.image),
         gflops=counter.get_total_flops() / 1e9,
         seconds=time.monotonic() - began,
         peak_gib=peak_memory(place.device) / 2**30,

@@ -31,10 +31,10 @@ class Journal:
         with (self._folder / "train.log").open("a", encoding="utf-8") as log:
             log.write(f"{stamp}  {line}\n")
 
-    def tabulate(self, history: Sequence[Mapping[str, Any]]) -> None:
+    def tabulate(self, history: Sequence[Mapping[str, Any]], score_name: str, higher_is_better: bool) -> None:
         """Write log.csv and progress.png anew."""
         if history:
             headers = list(history[0])
             rows = [[row[header] for header in headers] for row in history]
             write_csv(self._folder / "log.csv", headers, rows)
-            draw_progress(history, self._folder / "progress.png")
+            draw_progress(history, self._folder / "progress.png", score_name, higher_is_better)

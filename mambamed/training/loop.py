@@ -32,6 +32,7 @@ _WARM_STEPS = 3  # the first ones compile kernels and fill the memory
 _MEASURED_STEPS = 8
 _FORWARD_SHARE = 0.4  # of a training step, before it is measured
 _DRIFT = 0.05  # share of the budget by which a plan may be off before it is made anew
+_NAMES_SHOWN = 8  # in the line of an epoch; log.csv has all
 _MODEL_STREAM = 4  # beside those of `batches.sampler`
 
 
@@ -138,7 +139,7 @@ class Loop:
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         image = batch.image.to(place.device, memory_format=place.layout, non_blocking=True)
-        target = self._task.encode(batch.label.to(place.device, non_blocking=True))
+        target = self._task.encode(batch.reference.to(place.device, non_blocking=True), image.shape[2:])
 
         state.network.train()
         self._statistics.keep()
@@ -189,16 +190,16 @@ class Loop:
 
     def _end_epoch(self) -> None:
         """Score the validation patches, keep checkpoints, write a row; see whether the time still fits."""
-        state, counters, place = self.state, self.state.counters, self._workplace
+        state, counters, place, task = self.state, self.state.counters, self._workplace, self._task
         epoch = math.ceil(counters.step / self._settings.steps_per_epoch)
         began = time.monotonic()
         loss, scores = self._validation.score(state.validated, place.device, place.precision, place.layout)
         pass_seconds = (time.monotonic() - began) / max(len(self._validation), 1)
-        known = [score for score in scores.values() if not math.isnan(score)]
-        dice = sum(known) / len(known) if known else math.nan
-        best = (dice > counters.best_dice or not len(self._validation)) and state.is_finite()
+        known = [each for each in scores.values() if not math.isnan(each)]
+        score = sum(known) / len(known) if known else math.nan
+        best = (self._is_better(score) or not len(self._validation)) and state.is_finite()
         if best:
-            counters.best_dice, counters.best_epoch = dice, epoch
+            counters.best_score, counters.best_epoch = score, epoch
             state.save_validated(self._run.checkpoint(self._fold, "best"))
         taken = sum(row["seconds"] for row in counters.history)
         row = {
@@ -207,21 +208,29 @@ class Loop:
             "learning_rate": state.optimizer.param_groups[0]["lr"],
             "loss": counters.loss_sum / counters.loss_count if counters.loss_count else math.nan,
             "validation_loss": loss if len(self._validation) else math.nan,
-            "dice": dice,
-            **{f"dice_{name}": score for name, score in scores.items()},
+            task.score_name: score,
+            **{f"{task.score_name}_{name}": each for name, each in scores.items()},
             "seconds": round(counters.seconds - taken, 2),
             "skipped": counters.skipped,
         }
         counters.history.append(row)
         counters.loss_sum, counters.loss_count = 0.0, 0
         state.save(self._run.checkpoint(self._fold, "last"))
-        self._journal.tabulate(counters.history)
-        each = "  ".join(f"{name} {score:.3f}" for name, score in scores.items())
+        self._journal.tabulate(counters.history, task.score_name, task.higher_is_better)
+        shown = list(scores.items())[:_NAMES_SHOWN]
+        each = "  ".join(f"{name} {value:.3f}" for name, value in shown)
+        each += f"  and {len(scores) - len(shown)} more" if len(scores) > len(shown) else ""
         self._journal.say(
-            f"epoch {epoch}: loss {row['loss']:.4f}  dice {dice:.4f} ({each}){'  best' if best else ''}  "
-            f"{row['seconds']:.0f} s"
+            f"epoch {epoch}: loss {row['loss']:.4f}  {task.score_name} {score:.4f} ({each})"
+            f"{'  best' if best else ''}  {row['seconds']:.0f} s"
         )
         self._plan_again(epoch_seconds=self._lap(), pass_seconds=pass_seconds)
+
+    def _is_better(self, score: float) -> bool:
+        best = self.state.counters.best_score
+        if best is None or math.isnan(best):
+            return not math.isnan(score)
+        return score > best if self._task.higher_is_better else score < best
 
     # --- time ---------------------------------------------------------------------------------------------
 
@@ -294,7 +303,7 @@ class Loop:
             "loss": counters.loss_sum / counters.loss_count if counters.loss_count else math.nan,
         }
         if counters.history:
-            facts["dice"] = counters.history[-1]["dice"]
+            facts[self._task.score_name] = counters.history[-1][self._task.score_name]
         recent = self._step_seconds[-20:]
         facts["steps/s"] = len(recent) / max(sum(recent), 1e-9)
         return facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -46,15 +47,17 @@ class ValidationPatches:
         """
         was_training = network.training
         network.eval()
-        loss, counts = 0.0, torch.zeros(len(self._task.names), 3, dtype=torch.int64)
+        loss, numbers = 0.0, []
         for first in range(0, len(self._requests), self._batch_size):
             requests = self._requests[first : first + self._batch_size]
             batch = self._reader.batch(requests)
             image = batch.image.to(device, memory_format=layout)
-            target = self._task.encode(batch.label.to(device))
+            target = self._task.encode(batch.reference.to(device), image.shape[2:])
             with autocast(device, precision):
                 logits = network(image)
             loss += float(self._task.loss(logits, target)) * len(requests)
-            counts += self._task.score(logits, target).sum(0).cpu()
+            numbers.append(self._task.score(logits, target).cpu())
         network.train(was_training)
-        return loss / max(len(self._requests), 1), self._task.summarize(counts)
+        if not numbers:
+            return math.nan, dict.fromkeys(self._task.names, math.nan)
+        return loss / len(self._requests), self._task.summarize(torch.cat(numbers))

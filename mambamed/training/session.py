@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from mambamed.batches.cases import readable
 from mambamed.batches.loader import PatchReader
 from mambamed.batches.sampler import Sampler
 from mambamed.errors import ModelError, RecipeError
 from mambamed.io.lock import folder_lock
-from mambamed.preparation.store import PreparedCase, PreparedDataset
+from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Progress
 from mambamed.recipe import Recipe
 from mambamed.runs.checkpoint import read_checkpoint
@@ -45,8 +46,9 @@ class FoldSummary:
         folder: its results.
         steps: taken; `planned_steps` of these.
         seconds: of training, in all sessions.
-        patch_dice: mean Dice on validation patches of the checkpoint `best`; NaN without validation cases.
-        dice: structure -> mean Dice over the whole validation volumes; empty where they were not scored.
+        score_name: what the scores are: "dice".
+        patch_score: mean on validation patches of the checkpoint `best`; NaN without validation cases.
+        scores: name -> mean over the whole validation volumes; empty where they were not scored.
         stopped: why the fold ended before its schedule did, or None.
     """
 
@@ -55,8 +57,9 @@ class FoldSummary:
     steps: int
     planned_steps: int
     seconds: float
-    patch_dice: float
-    dice: dict[str, float]
+    score_name: str
+    patch_score: float
+    scores: dict[str, float]
     stopped: str | None
 
 
@@ -129,7 +132,7 @@ class Session:
                     raise KeyboardInterrupt
                 return self._summary(state, {}, stopped), []
             scores = self._validate(journal)
-            return self._summary(state, scores.dice, None), list(scores.faults)
+            return self._summary(state, scores.scores, None), list(scores.faults)
 
     def fresh_state(self) -> TrainingState:
         """Network, optimizer and average at step 0; the seed and the fold decide the weights."""
@@ -145,12 +148,22 @@ class Session:
         """What the first step learns from."""
         return self._reader().batch(self._sampler(0).requests(0))
 
-    def _cases(self, ids: Sequence[str]) -> dict[str, PreparedCase]:
-        return {case_id: self.dataset.case(case_id) for case_id in ids}
+    def _cases(self, ids: Sequence[str]) -> dict[str, Any]:
+        manifest, reads = self.run.manifest, self.task.reads
+        names = manifest.landmarks if reads == "points" else manifest.classes
+        return readable({case_id: self.dataset.case(case_id) for case_id in ids}, reads, names)
 
     def _reader(self) -> PatchReader:
         plan = self.run.plan
-        return PatchReader(self._training, plan.patch_size, self._settings.augment, plan.spacing_mm)
+        augment, task = self._settings.augment, self.task
+        return PatchReader(
+            self._training,
+            plan.patch_size,
+            augment,
+            plan.spacing_mm,
+            task.reads,
+            task.mirror_order,
+        )
 
     def _sampler(self, rollbacks: int) -> Sampler:
         plan, settings = self.run.plan, self._settings
@@ -159,12 +172,15 @@ class Session:
 
     def _loop(self, state: TrainingState, journal: Journal) -> Loop:
         plan, settings = self.run.plan, self._settings
+        validation = self._validation
         requests = []
-        if self._validation:
+        if validation:
             key = (settings.seed, self.fold, _VALIDATION_STREAM)
-            sampler = Sampler(self._validation, plan.patch_size, 1, settings.foreground, key)
-            requests = [r for k in range(settings.validation_patches) for r in sampler.requests(k)]
-        unvaried = PatchReader(self._validation, plan.patch_size, None, plan.spacing_mm)
+            whole = self.task.reads == "class"
+            count = len(validation) if whole else settings.validation_patches
+            sampler = Sampler(validation, plan.patch_size, 1, settings.foreground, key, centered=whole)
+            requests = [r for k in range(count) for r in sampler.requests(k)]
+        unvaried = PatchReader(validation, plan.patch_size, None, plan.spacing_mm, self.task.reads)
         patches = ValidationPatches(requests, unvaried, self.task, plan.batch_size)
         mirrors = 2 ** len(settings.augment.mirror) if self.run.recipe.inference.tta == "mirror" else 1
         windows = sum(
@@ -209,7 +225,7 @@ class Session:
             self.run, self.fold, self.dataset, list(self._validation), self.place, journal
         )
 
-    def _summary(self, state: TrainingState, dice: dict[str, float], stopped: str | None) -> FoldSummary:
+    def _summary(self, state: TrainingState, scores: dict[str, float], stopped: str | None) -> FoldSummary:
         counters = state.counters
         return FoldSummary(
             fold=self.fold,
@@ -217,8 +233,9 @@ class Session:
             steps=counters.step,
             planned_steps=counters.steps,
             seconds=round(counters.seconds, 1),
-            patch_dice=counters.best_dice if math.isfinite(counters.best_dice) else math.nan,
-            dice=dice,
+            score_name=self.task.score_name,
+            patch_score=math.nan if counters.best_score is None else counters.best_score,
+            scores=scores,
             stopped=stopped,
         )
 

@@ -28,7 +28,7 @@ class Counters:
         skipped: steps whose loss or gradient was not finite; `skipped_in_row`: without a good one between.
         rate_factor: learning rate relative to the schedule's; halved by each roll-back.
         rollbacks: how often that happened.
-        best_dice, best_epoch: of the checkpoint `best`.
+        best_score, best_epoch: of the checkpoint `best`; None before there is one.
         history: a row of log.csv an epoch.
     """
 
@@ -43,7 +43,7 @@ class Counters:
     skipped_in_row: int = 0
     rate_factor: float = 1.0
     rollbacks: int = 0
-    best_dice: float = float("-inf")
+    best_score: float | None = None
     best_epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -80,7 +80,7 @@ class TrainingState:
     def save_validated(self, path: Path) -> None:
         """Write the weights that predict, and nothing else."""
         counters = self.counters
-        facts = {"step": counters.step, "epoch": counters.best_epoch, "dice": counters.best_dice}
+        facts = {"step": counters.step, "epoch": counters.best_epoch, "score": counters.best_score}
         weights = {f"network.{n}": t for n, t in self.validated.state_dict().items()}
         write_checkpoint(path, weights, facts)
 

@@ -1,7 +1,8 @@
-"""Whole-volume validation: the fold's best network over its cases, scored on their native grids."""
+"""Validation of whole cases: the fold's best network over them, scored on their native grids."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,18 +33,32 @@ class VolumeScores:
     """What the validation found.
 
     Attributes:
-        dice: structure -> mean Dice over the validation cases, on their native grids.
+        scores: name -> mean score over the validation cases, on their native grids.
         faults: cases that could not be scored, a line each.
     """
 
-    dice: dict[str, float]
+    scores: dict[str, float]
     faults: tuple[str, ...]
+
+
+# Task -> how its validation cases are answered and scored, as a function like `validate_segmentation`.
+VALIDATIONS = {"segmentation": "mambamed.training.volumes:validate_segmentation"}
+# Task -> the metric of summary.json that stands for it.
+MAIN_METRIC = {"segmentation": "dice"}
 
 
 def validate_volumes(
     run: Run, fold: int, dataset: PreparedDataset, case_ids: Sequence[str], place: Workplace, journal: Journal
 ) -> VolumeScores:
-    """Predict and score the validation cases.
+    """Predict and score the validation cases in the way of the run's task; as `validate_segmentation`."""
+    module, _, name = VALIDATIONS[run.recipe.task].partition(":")
+    return getattr(importlib.import_module(module), name)(run, fold, dataset, case_ids, place, journal)
+
+
+def validate_segmentation(
+    run: Run, fold: int, dataset: PreparedDataset, case_ids: Sequence[str], place: Workplace, journal: Journal
+) -> VolumeScores:
+    """Segment and score the validation cases.
 
     Args:
         run: whose best checkpoint of `fold` answers; its recipe says how it is led over a volume.
@@ -91,7 +106,7 @@ def validate_volumes(
         journal.say(line)
     known = read_scores(run, fold)
     assert known is not None
-    return VolumeScores(known.dice, tuple(str(fault) for fault in evaluation.faults))
+    return VolumeScores(known.scores, tuple(str(fault) for fault in evaluation.faults))
 
 
 def read_scores(run: Run, fold: int) -> VolumeScores | None:
@@ -105,7 +120,8 @@ def read_scores(run: Run, fold: int) -> VolumeScores | None:
         return None
     try:
         document = read_json(path)
-        dice = {s["region"]: float(s["mean"]) for s in document["summaries"] if s["metric"] == "dice"}
+        metric = MAIN_METRIC[run.recipe.task]
+        scores = {s["region"]: float(s["mean"]) for s in document["summaries"] if s["metric"] == metric}
     except (DatasetError, KeyError, TypeError, ValueError):
         return None
-    return VolumeScores(dice, tuple(document.get("faults", ())))
+    return VolumeScores(scores, tuple(document.get("faults", ())))

@@ -26,7 +26,7 @@ def test_batches_come_in_order_and_do_not_depend_on_the_threads():
     four = list(batches_ahead(sampler, reader, 0, 6, threads=4))
     assert len(one) == len(four) == 6
     for a, b in zip(one, four, strict=True):
-        assert torch.equal(a.image, b.image) and torch.equal(a.label, b.label)
+        assert torch.equal(a.image, b.image) and torch.equal(a.reference, b.reference)
         assert a.case_ids == b.case_ids
 
 
@@ -40,7 +40,7 @@ def test_shapes_and_types():
     sampler, reader = make()
     batch = next(iter(batches_ahead(sampler, reader, 0, 1)))
     assert batch.image.shape == (2, 2, 12, 12, 12) and batch.image.dtype == torch.float32
-    assert batch.label.shape == (2, 12, 12, 12) and batch.label.dtype == torch.uint8
+    assert batch.reference.shape == (2, 12, 12, 12) and batch.reference.dtype == torch.uint8
 
 
 def test_no_more_batches_are_made_than_threads_and_two():

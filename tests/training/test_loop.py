@@ -131,7 +131,7 @@ def test_the_best_checkpoint_holds_the_average_and_predicts(tmp_path):
     best = read_checkpoint(loop._run.checkpoint(0, "best"))
     assert {name.split(".")[0] for name in best.tensors} == {"network"}
     counters = loop.state.counters
-    assert best.facts["dice"] == counters.best_dice == max(row["dice"] for row in counters.history)
+    assert best.facts["score"] == counters.best_score == max(row["dice"] for row in counters.history)
     if counters.best_epoch == 3:
         average = loop.state.average.network.state_dict()
         assert all(torch.equal(t, average[n]) for n, t in best.part("network").items())
@@ -152,7 +152,7 @@ def test_training_learns(tmp_path):
     loop = tiny_loop(tmp_path, recipe)
     loop.go(Undisturbed())
     history = loop.state.counters.history
-    assert history[-1]["loss"] < 0.6 * history[0]["loss"] and loop.state.counters.best_dice > 0.8
+    assert history[-1]["loss"] < 0.6 * history[0]["loss"] and loop.state.counters.best_score > 0.8
 
 
 class Slow:

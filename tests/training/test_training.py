@@ -97,7 +97,7 @@ def test_a_training_writes_what_the_house_promises_and_its_scores_agree_with_eva
         cases=cases,
     )
     for found in again.summaries:
-        assert fold.dice[found.region] == pytest.approx(found.mean, abs=1e-9)
+        assert fold.scores[found.region] == pytest.approx(found.mean, abs=1e-9)
     for case in cases:
         mask, image = (
             nib.load(place / f"{case}.nii.gz")
@@ -115,7 +115,7 @@ def test_a_finished_training_is_not_done_again_and_never_overwritten(prepared, t
     with pytest.raises(RecipeError, match=r"--resume goes on, another -o starts anew"):
         train(recipe, prepared=prepared, output=tmp_path, device="cpu")
     again = train(recipe, prepared=prepared, output=tmp_path, device="cpu", resume=True)
-    assert again.folds[0].dice == first.folds[0].dice
+    assert again.folds[0].scores == first.folds[0].scores
     assert (tmp_path / "fold_0" / "checkpoint_last.safetensors").read_bytes() == before
 
 
@@ -142,7 +142,7 @@ def test_a_stop_file_ends_it_and_resume_finishes(prepared, tmp_path):
     assert stopped.folds[0].stopped == "STOP file found" and stopped.folds[0].steps == 1
     assert "--resume" in stopped.next_command
     whole = train(recipe, prepared=prepared, output=tmp_path, device="cpu", resume=True)
-    assert whole.folds[0].steps == 6 and whole.folds[0].dice
+    assert whole.folds[0].steps == 6 and whole.folds[0].scores
 
 
 @pytest.mark.parametrize("fold", ["7", "-1", "x"])
