@@ -139,8 +139,7 @@ def write_image(path: Path, array: NDArray, like: Image | ImageHeader) -> None:
         raise ValueError(f"{path}: images are written as .nii.gz or .nii")
     if array.dtype == bool:
         array = array.astype(np.uint8)
-    data = nifti.encode(array, like.affine, like.header)
-    write_bytes(path, nifti.compress(data) if path.name.endswith(".gz") else data)
+    write_bytes(path, nifti.encode(array, like.affine, like.header, path.name.endswith(".gz")))
 
 
 def doubt_about(array: NDArray) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
-from isal import igzip, isal_zlib
+from isal import isal_zlib
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
@@ -30,6 +30,9 @@ _HEADER_BYTES = {348: 352, 540: 544}  # sizeof_hdr -> bytes up to the end of the
 _LARGEST_RATIO = 1100  # deflate packs at most 1032 bytes into one
 _SHEAR_TOLERANCE = 5e-3  # largest cosine between two axes that still counts as rounding
 _WRITE_LEVEL = 1
+_TILE = 16  # voxels
+_BLOCK_BYTES = 2**18  # compressed bytes at a time
+_PIECE_BYTES = 2**20  # inflated bytes at a time
 _STREAM_FAULTS: tuple[type[Exception], ...] = (isal_zlib.IsalError, zlib.error)  # type: ignore[assignment]
 
 
@@ -64,29 +67,39 @@ class NiftiStream:
         if not named and self.compressed:
             raise CaseError(f"{self._path}: is gzip although it is named .nii; rename it to .nii.gz")
 
-    def read(self, count: int) -> bytearray:
+    def read(self, count: int) -> bytes:
         """The next `count` bytes, fewer only at the end of the data.
 
         Raises:
             CaseError: the compressed stream is cut off or damaged.
         """
-        if self._returned:
-            first, self._returned = self._returned[:count], self._returned[count:]
-            return bytearray(first) + (self.read(count - len(first)) if count > len(first) else b"")
-        if not self.compressed:
-            return bytearray(self._file.read(count))
-        parts, missing = [], count
-        while missing > 0:
-            part = self._inflate(missing)
-            if not part:
-                break
-            parts.append(part)
-            missing -= len(part)
-        return bytearray(parts[0]) if len(parts) == 1 else bytearray(b"".join(parts))
+        buffer = bytearray(count)
+        return bytes(buffer[: self.read_into(memoryview(buffer))])
 
-    def give_back(self, data: bytes | bytearray) -> None:
+    def read_into(self, buffer: memoryview) -> int:
+        """Fill a buffer of bytes; how many there were, fewer than it holds only at the end of the data.
+
+        Raises:
+            CaseError: the compressed stream is cut off or damaged.
+        """
+        filled = min(len(self._returned), len(buffer))
+        buffer[:filled], self._returned = self._returned[:filled], self._returned[filled:]
+        while filled < len(buffer):
+            if self.compressed:
+                # Small pieces stay in the processor's cache on their way to the buffer.
+                part = self._inflate(min(len(buffer) - filled, _PIECE_BYTES))
+                buffer[filled : filled + len(part)] = part
+                count = len(part)
+            else:
+                count = self._file.readinto(buffer[filled:])  # type: ignore[attr-defined]
+            if not count:
+                break
+            filled += count
+        return filled
+
+    def give_back(self, data: bytes) -> None:
         """Let the next `read` begin with `data`, which was read too far."""
-        self._returned = bytes(data)
+        self._returned = data
 
     def check_end(self) -> None:
         """After the last voxel: verify the checksum, and warn where the data go on.
@@ -102,8 +115,7 @@ class NiftiStream:
         while True:
             if self._inflater.eof and not self._next_member():
                 return b""
-            waiting = self._inflater.unconsumed_tail
-            raw = waiting or self._file.read(max(2**16, min(limit, 2**26)))
+            raw = self._inflater.unconsumed_tail or self._file.read(_BLOCK_BYTES)
             try:
                 part = self._inflater.decompress(raw, limit)
             except _STREAM_FAULTS as error:
@@ -132,11 +144,11 @@ class NiftiStream:
         return True
 
 
-def header_size(start: bytes | bytearray) -> int | None:
+def header_size(start: bytes) -> int | None:
     """348 for NIfTI-1, 540 for NIfTI-2, None for anything else, from the first bytes of a file."""
     for order in ("little", "big"):
-        size = int.from_bytes(bytes(start[:4]), order)
-        magic = bytes(start[344:348]) if size == 348 else bytes(start[4:8])
+        size = int.from_bytes(start[:4], order)
+        magic = start[344:348] if size == 348 else start[4:8]
         if size in _HEADER_BYTES and magic[:3] in {b"n+1", b"n+2"}:
             return size
     return None
@@ -154,11 +166,11 @@ def read_header(stream: NiftiStream, path: Path) -> Header:
         raise CaseError(f"{path}: is not NIfTI (no magic number); convert it or download it anew")
     kind = nib.Nifti1Header if size == 348 else nib.Nifti2Header
     try:
-        header = kind(bytes(start[:size]), check=False)
+        header = kind(start[:size], check=False)
         offset = float(header["vox_offset"])
         header.get_data_dtype()
     except (HeaderDataError, ValueError, KeyError) as error:
-        code = int(kind(bytes(start[:size]), check=False)["datatype"])
+        code = int(kind(start[:size], check=False)["datatype"])
         raise CaseError(f"{path}: datatype code {code} is unknown; convert the file") from error
     if not offset >= _HEADER_BYTES[size] or offset > 2**40:
         raise CaseError(f"{path}: truncated or damaged: its voxels are said to begin at byte {offset:g}")
@@ -288,11 +300,12 @@ def voxels_of(header: Header, stream: NiftiStream, shape: tuple[int, int, int, i
     """
     dtype = header.get_data_dtype()
     needed = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    data = stream.read(needed)
-    if len(data) < needed:
-        raise CaseError(f"{path}: truncated: {len(data)} of {needed} bytes of voxels; copy it anew")
+    data = np.empty(needed, np.uint8)  # takes no memory before it is filled
+    there = stream.read_into(data.data)
+    if there < needed:
+        raise CaseError(f"{path}: truncated: {there} of {needed} bytes of voxels; copy it anew")
     stream.check_end()
-    array = np.frombuffer(data, dtype).reshape(shape, order="F")
+    array = data.view(dtype).reshape(shape, order="F")
     return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
 
 
@@ -310,13 +323,14 @@ def scaled(array: NDArray, header: Header) -> NDArray:
     return (array * np.float64(slope) + inter).astype(np.float32)
 
 
-def encode(array: NDArray, affine: Affine, like: Header | None) -> bytes:
-    """A NIfTI file as bytes, not compressed.
+def encode(array: NDArray, affine: Affine, like: Header | None, compressed: bool) -> bytes:
+    """A NIfTI file as bytes; the same for the same voxels, for gzip's header carries no time.
 
     Args:
         array: `(X, Y, Z)`.
         affine: used where `like` has none.
         like: header whose geometry (pixdim, sform, qform, codes, units) is copied to the bit.
+        compressed: by gzip, quickly.
     """
     header = like.copy() if like is not None else nib.Nifti1Header()
     header.set_data_dtype(array.dtype)
@@ -336,10 +350,20 @@ def encode(array: NDArray, affine: Affine, like: Header | None) -> bytes:
         header.set_xyzt_units("mm")
         header.set_sform(affine, code=1)
         header.set_qform(affine, code=1, strip_shears=True)
-    ordered = np.asfortranarray(array).astype(array.dtype.newbyteorder(header.endianness), copy=False)
-    return header.binaryblock + b"\0\0\0\0" + ordered.tobytes(order="F")
+    ordered = _fortran_ordered(array).astype(array.dtype.newbyteorder(header.endianness), copy=False)
+    start, voxels = header.binaryblock + b"\0\0\0\0", ordered.reshape(-1, order="F").view(np.uint8).data
+    if not compressed:
+        return start + voxels
+    deflater = isal_zlib.compressobj(_WRITE_LEVEL, wbits=31)
+    return deflater.compress(start) + deflater.compress(voxels) + deflater.flush()
 
 
-def compress(data: bytes) -> bytes:
-    """Gzip, quickly; the same bytes for the same data, for the header carries no time."""
-    return igzip.compress(data, compresslevel=_WRITE_LEVEL, mtime=0)
+def _fortran_ordered(array: NDArray) -> NDArray:
+    """The array, or a copy, with x fastest in memory; by tiles, which is twice as quick as at once."""
+    if array.flags.f_contiguous:
+        return array
+    ordered = np.empty(array.shape, array.dtype, order="F")
+    for x in range(0, array.shape[0], _TILE):
+        for z in range(0, array.shape[2], _TILE):
+            ordered[x : x + _TILE, :, z : z + _TILE] = array[x : x + _TILE, :, z : z + _TILE]
+    return ordered

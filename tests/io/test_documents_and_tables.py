@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mambamed.errors import DatasetError
@@ -36,6 +36,7 @@ def test_a_byte_order_mark_of_windows_is_no_fault(tmp_path) -> None:
     assert read_json(tmp_path / "a.json") == {"a": 1}
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(),
