@@ -41,6 +41,7 @@ class Case:
         points: landmark name -> world position, mm, RAS+; None where the task has no landmarks.
         class_name: what the case as a whole is; None where the task has no classes.
         subject: the person; cases of one subject never straddle a split. The id where not known.
+        covariates: what else is known of the case, name -> text as its table has it, as in age: "71.5".
     """
 
     id: str
@@ -49,6 +50,7 @@ class Case:
     points: Mapping[str, tuple[float, float, float]] | None = None
     class_name: str | None = None
     subject: str = ""
+    covariates: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_case_id(self.id)

@@ -49,3 +49,8 @@ def test_strange_but_harmless_ids_are_taken(case_id) -> None:
 def test_a_case_without_a_subject_is_its_own(tmp_path) -> None:
     assert Case("c1", (ChannelFile(tmp_path),)).subject == "c1"
     assert Case("c1", (ChannelFile(tmp_path),), subject="p7").subject == "p7"
+
+
+def test_what_else_is_known_of_a_case_is_nothing_unless_said(tmp_path) -> None:
+    assert Case("c1", (ChannelFile(tmp_path),)).covariates == {}
+    assert Case("c1", (ChannelFile(tmp_path),), covariates={"age": "71"}).covariates["age"] == "71"

@@ -70,6 +70,7 @@ class PreparedCase:
         subject: the person.
         class_name: what the case is as a whole; None where the task has no classes.
         points: landmark name -> world position, mm, RAS+; None where the task has no landmarks.
+        covariates: what else is known of the case, name -> text.
         has_label: whether there is a label map.
     """
 
@@ -83,6 +84,7 @@ class PreparedCase:
         self.points: dict[str, tuple[float, ...]] | None = (
             {name: tuple(point) for name, point in entry["points"].items()} if entry.get("points") else None
         )
+        self.covariates: dict[str, str] = dict(entry.get("covariates") or {})
         self.has_label = bool(entry["has_label"])
         self._files = CaseFiles.of(root, self.id)
         self._in_memory = in_memory

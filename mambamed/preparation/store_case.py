@@ -66,6 +66,7 @@ def _store(case: Case, plan: Plan, files: CaseFiles, settings: str) -> dict[str,
         "subject": case.subject,
         "class": case.class_name,
         "points": {name: list(point) for name, point in case.points.items()} if case.points else None,
+        "covariates": dict(case.covariates),
         "shape": list(geometry.shape_prepared),
         "channels": len(case.channels),
         "has_label": case.label is not None,
@@ -121,6 +122,8 @@ def settings_of(case: Case, plan: Plan) -> str:
     volumes = [channel.volume for channel in case.channels]
     points = {name: list(point) for name, point in case.points.items()} if case.points else None
     text = json.dumps([FORMAT, stamps, volumes, relevant, case.subject, case.class_name, points])
+    if case.covariates:
+        text += json.dumps(dict(case.covariates))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
