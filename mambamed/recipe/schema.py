@@ -62,11 +62,14 @@ class Dataset(Section):
     """Region name -> labels it unites; given, the network answers overlapping regions by sigmoid."""
     landmarks: tuple[str, ...] | None = None
     """Names of the landmarks."""
+    landmark_pairs: tuple[tuple[str, str], ...] = ()
+    """Landmarks that change places in a mirror image, as in [[left_eye, right_eye]]."""
     classes: tuple[str, ...] | None = None
     """Names of the classes, in the network's order; of two, the second is "positive". May be some of the
     dataset's: cases of another class are left out."""
-    covariates: tuple[str, ...] = ()
-    """Classification: what is known of a case beside its image (age, sex), for the network to read too."""
+    covariates: dict[str, Literal["number"] | tuple[str, ...]] = {}
+    """Classification: what is known of a case beside its image, for the network to read too: name ->
+    "number", or the words that it may be, as in {age: number, sex: [F, M]}."""
     split: Split = Split()
 
 
@@ -133,6 +136,29 @@ class Loss(Section):
         if self.dice == 0 and self.cross_entropy == 0:
             raise ValueError("dice and cross_entropy are both 0: nothing would be learned")
         return self
+
+
+class Landmarks(Section):
+    """Landmarks: what the network learns of a point, and how its answer becomes one."""
+
+    target: Literal["gaussian", "ball"] = "gaussian"
+    """A Gaussian around the point, or a ball in which the value falls evenly from 1 to 0 at three sigma."""
+    sigma_mm: Positive | None = None
+    """Width of the target; twice the mean spacing of the prepared grid where not given. Along an axis of
+    coarser voxels it is 0.7 voxels at least."""
+    loss: Literal["softmax", "mse", "bce"] = "softmax"
+    """softmax: cross-entropy over all voxels and "nowhere"; mse: squared error of the heatmap, its peak
+    weighted; bce: cross-entropy of each voxel, the worst of them counted."""
+    peak_weight: Annotated[float, Field(ge=0)] = 100.0
+    """mse: how much more the peak weighs than the background."""
+    top_k: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """bce: share of a heatmap's voxels, the worst, that count."""
+    offsets: bool = False
+    """Also learn at every voxel near a landmark how far it is away: three more outputs a landmark."""
+    decode: Literal["gaussian", "soft-argmax", "argmax"] = "gaussian"
+    """From heatmap to point: a Gaussian fitted to the peak, the peak's center of mass, or its voxel."""
+    threshold: Probability | None = None
+    """Score below which a landmark counts as absent; chosen on validation cases where not given."""
 
 
 class Augment(Section):
@@ -216,6 +242,8 @@ class Evaluation(Section):
     """A structure absent from reference and prediction: left out of the mean by name, or Dice 1."""
     threshold: Literal["youden", "f1", "half"] = "youden"
     """Of two classes: how the threshold is chosen on the validation cases; half = 0.5 without a choice."""
+    sdr_mm: tuple[Positive, ...] = (2.0, 2.5, 3.0, 4.0)
+    """Landmarks: distances of the success detection rate."""
     calibrate: bool = True
     """Classification: scale the logits by a temperature that the validation cases tell."""
 
@@ -230,7 +258,35 @@ class Recipe(Section):
     preprocess: Preprocess = Preprocess()
     network: Network
     training: Training = Training()
+    landmarks: Landmarks = Landmarks()
     inference: Inference = Inference()
     evaluation: Evaluation = Evaluation()
+    measures: dict[str, tuple[str, ...]] = {}
+    """Landmarks: name -> what is measured between them: two: their distance, mm; three: the angle at the
+    second, degrees; four: the angle between the lines through the first two and the last two, degrees."""
     paper: dict[str, float | str] = {}
     """The paper's own numbers, shown beside ours."""
+
+    @model_validator(mode="after")
+    def _landmarks_have_names(self) -> Recipe:
+        paired = [name for pair in self.dataset.landmark_pairs for name in pair]
+        if len(set(paired)) < len(paired):
+            raise ValueError("dataset.landmark_pairs: a landmark stands in two pairs; it has one partner")
+        measured = [(f"measures.{key}", names) for key, names in self.measures.items()]
+        for key, names in measured:
+            if not 2 <= len(names) <= 4:
+                raise ValueError(
+                    f"{key}: {len(names)} landmarks; give two for a distance, three or four for an angle"
+                )
+        known = self.dataset.landmarks
+        for key, names in [("dataset.landmark_pairs", paired), *measured]:
+            strange = [name for name in names if known is not None and name not in known]
+            if strange:
+                raise ValueError(f"{key}: {', '.join(strange)}: not among dataset.landmarks")
+        return self
+
+    @model_validator(mode="after")
+    def _only_classifiers_read_covariates(self) -> Recipe:
+        if self.dataset.covariates and self.task != "classification":
+            raise ValueError(f"dataset.covariates: {self.task} reads none; take them out")
+        return self

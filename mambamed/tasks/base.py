@@ -16,7 +16,11 @@ from mambamed.cases import DatasetManifest
 from mambamed.errors import RecipeError
 from mambamed.recipe import Recipe
 
-TASKS = {"segmentation": "mambamed.tasks.segmentation:Segmentation"}
+TASKS = {
+    "segmentation": "mambamed.tasks.segmentation:Segmentation",
+    "classification": "mambamed.tasks.classification:Classification",
+    "landmarks": "mambamed.tasks.landmarks:Landmarks",
+}
 
 
 class Task(Protocol):

@@ -1,0 +1,86 @@
+"""Points as heatmaps: what a network learns of a landmark, drawn on any grid, in mm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+SMALLEST_SIGMA_VOXELS = 0.7  # a narrower Gaussian that stands between two voxels is hardly seen by either
+BALL_RADIUS_SIGMAS = 3.0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The form of a target.
+
+    Attributes:
+        kind: "gaussian", or "ball": 1 at the point, falling evenly to 0 at three sigma.
+        sigma_voxels: along x, y, z of the prepared grid.
+    """
+
+    kind: Literal["gaussian", "ball"]
+    sigma_voxels: tuple[float, float, float]
+
+    @classmethod
+    def of(
+        cls, kind: Literal["gaussian", "ball"], sigma_mm: float | None, spacing_mm: Sequence[float]
+    ) -> Shape:
+        """The same width in mm along every axis, but never narrower than 0.7 voxels.
+
+        >>> Shape.of("gaussian", 2.0, (1.0, 1.0, 5.0)).sigma_voxels
+        (2.0, 2.0, 0.7)
+        """
+        width = 2 * sum(spacing_mm) / 3 if sigma_mm is None else sigma_mm
+        x, y, z = (max(width / spacing, SMALLEST_SIGMA_VOXELS) for spacing in spacing_mm)
+        return cls(kind, (x, y, z))
+
+
+def heatmaps(points: Tensor, grid: Sequence[int], shape: Shape, strides: Sequence[int] = (1, 1, 1)) -> Tensor:
+    """Draw points.
+
+    Args:
+        points: `(B, K, 3)` float32, voxels of the finest grid; NaN: absent.
+        grid: `(X, Y, Z)` of what is drawn on.
+        shape: of the target.
+        strides: voxels of the finest grid that one of this grid covers along each axis; voxel i lies at
+            `strides * i + (strides - 1) / 2`.
+
+    Returns:
+        `(B, K, X, Y, Z)` float32 from 0 to 1; all zero for an absent landmark.
+    """
+    squares = []
+    for axis, (size, stride, sigma) in enumerate(zip(grid, strides, shape.sigma_voxels, strict=True)):
+        places = torch.arange(size, dtype=torch.float32, device=points.device) * stride + (stride - 1) / 2
+        wide = max(sigma, SMALLEST_SIGMA_VOXELS * stride)
+        squares.append(((places - points[..., axis, None]) / wide) ** 2)
+    x, y, z = squares
+    if shape.kind == "gaussian":
+        x, y, z = (torch.exp(-0.5 * square) for square in squares)
+        drawn = x[..., :, None, None] * y[..., None, :, None] * z[..., None, None, :]
+    else:
+        distance = torch.sqrt(x[..., :, None, None] + y[..., None, :, None] + z[..., None, None, :])
+        drawn = (1 - distance / BALL_RADIUS_SIGMAS).clamp_min(0)
+    return torch.nan_to_num(drawn, nan=0.0)
+
+
+def is_inside(points: Tensor, grid: Sequence[int]) -> Tensor:
+    """Which of `(..., 3)` points lie in the box of a grid's voxels; absent ones do not."""
+    size = torch.tensor(tuple(grid), dtype=points.dtype, device=points.device)
+    return ((points >= -0.5) & (points <= size - 0.5)).all(-1)
+
+
+def strides_of(fine: Sequence[int], coarse: Sequence[int]) -> tuple[int, int, int]:
+    """How many voxels of a fine grid one of a coarse grid covers, as deep supervision makes them.
+
+    >>> strides_of((48, 64, 35), (12, 16, 9))
+    (4, 4, 4)
+    """
+    found = []
+    for size, small in zip(fine, coarse, strict=True):
+        powers = [2**n for n in range(8) if -(-size // 2**n) == small]
+        found.append(powers[0] if powers else max(1, round(size / small)))
+    return (found[0], found[1], found[2])

@@ -1,0 +1,195 @@
+"""Landmarks: a heatmap for each, learned from points, read back to points between voxels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from mambamed.cases import DatasetManifest
+from mambamed.errors import DatasetError, RecipeError
+from mambamed.recipe import Recipe
+from mambamed.tasks.heatmaps import Shape, heatmaps, is_inside, strides_of
+from mambamed.tasks.peaks import HeatmapForm, PeakFinder, Reading
+
+_READINGS: dict[str, Reading] = {"softmax": "softmax", "mse": "plain", "bce": "sigmoid"}
+_OFFSET_REACH_SIGMAS = 2.0
+
+
+class Landmarks:
+    """Named points. The network answers a heatmap a landmark, and offsets where the recipe asks for them.
+
+    The target of a batch are its points; `loss` draws them on the grid of each of the network's outputs, so
+    that deep supervision sees them where they are and not a rescaled picture of them.
+
+    Attributes:
+        names: of the landmarks, in the network's order.
+        outputs: K, or 4 K with offsets.
+        form: what the network's heatmaps are, for `PeakFinder`.
+        mirror_order: which landmark each one becomes in a mirror image; None without pairs.
+    """
+
+    reads = "points"
+    score_name = "error_mm"
+    validation_metric = "error_mm"
+    higher_is_better = False
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        manifest: DatasetManifest,
+        spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    ) -> None:
+        if not manifest.landmarks:
+            raise DatasetError(f"{manifest.name}: has no landmarks; prepare a dataset with points")
+        settings = recipe.landmarks
+        self.names = tuple(manifest.landmarks)
+        self._settings, self._network = settings, recipe.network.name
+        self._shape = Shape.of(settings.target, settings.sigma_mm, spacing_mm)
+        self._spacing = np.array(spacing_mm, float)
+        self.form = HeatmapForm(
+            len(self.names),
+            _READINGS[settings.loss],
+            settings.decode,
+            self._shape.sigma_voxels,
+            settings.offsets,
+        )
+        self.outputs = self.form.channels
+        self.mirror_order = mirror_order(self.names, recipe.dataset.landmark_pairs)
+
+    def encode(self, reference: Tensor, shape: Sequence[int] = ()) -> Tensor:
+        """`(B, K, 3)` voxels -> the same; NaN stays what is absent."""
+        return reference.float()
+
+    def heatmaps(self, points: Tensor, grid: Sequence[int]) -> Tensor:
+        """`(B, K, 3)` voxels -> `(B, K, X, Y, Z)` from 0 to 1: what the network's heatmaps are to be."""
+        return heatmaps(points, grid, self._shape)
+
+    def loss(self, outputs: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
+        """The recipe's loss, a weighted mean over depths of deep supervision.
+
+        Args:
+            outputs: `(B, outputs, X, Y, Z)`, or a list of such, the finest first. Depth i counts with weight
+                2^-i, normalized to a sum of 1.
+            target: `(B, K, 3)` from `encode`.
+
+        Returns:
+            Scalar, float32.
+
+        Raises:
+            RecipeError: the network answers cases.
+
+        Source:
+            mse: the heatmap regression of the nnMamba authors, with the peak weighted. bce over the worst
+            voxels: nnLandmark. softmax: after Nibali et al. 2018, arXiv:1801.07372 (DSNT), whose
+            distribution over voxels gets "nowhere" as one more place, with logit 0: so an absent landmark
+            has a target too, and the logits of neighboring windows can be averaged.
+        """
+        levels = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+        if levels[0].ndim != 5:
+            raise RecipeError(f"network.name: {self._network} answers cases; landmarks take one of voxels")
+        grid = tuple(levels[0].shape[2:])
+        weights = [2.0**-i for i in range(len(levels))]
+        total = levels[0].new_zeros((), dtype=torch.float32)
+        for level, weight in zip(levels, weights, strict=True):
+            strides = strides_of(grid, level.shape[2:])
+            total = total + weight / sum(weights) * self._loss_at(level.float(), target, strides, grid)
+        return total
+
+    def _loss_at(self, level: Tensor, target: Tensor, strides: Sequence[int], grid: Sequence[int]) -> Tensor:
+        count, settings = len(self.names), self._settings
+        drawn = heatmaps(target, level.shape[2:], self._shape, strides)
+        answer = level[:, :count]
+        if settings.loss == "mse":
+            loss = ((1 + settings.peak_weight * drawn) * (answer - drawn) ** 2).mean()
+        elif settings.loss == "bce":
+            loss = _worst_bce(answer, drawn, settings.top_k)
+        else:
+            loss = _spatial_cross_entropy(answer, drawn, is_inside(target, grid))
+        if settings.offsets:
+            loss = loss + self._offset_loss(level[:, count:], target, strides)
+        return loss
+
+    def _offset_loss(self, answer: Tensor, target: Tensor, strides: Sequence[int]) -> Tensor:
+        """Smooth L1 of the offsets, in sigmas, within two sigmas of each point."""
+        offsets = answer.unflatten(1, (len(self.names), 3))
+        meant = []
+        for axis, (stride, sigma) in enumerate(zip(strides, self.form.sigma_voxels, strict=True)):
+            size = answer.shape[2 + axis]
+            places = torch.arange(size, device=answer.device) * stride + (stride - 1) / 2
+            view = [1] * 5
+            view[2 + axis] = size
+            to_point = (target[..., axis, None, None, None] - places.view(view)) / sigma
+            meant.append(to_point.expand(*target.shape[:2], *answer.shape[2:]))
+        to_points = torch.stack(meant, dim=2)
+        near = (to_points.square().sum(2) <= _OFFSET_REACH_SIGMAS**2).unsqueeze(2)  # NaN is not
+        difference = functional.smooth_l1_loss(offsets, torch.nan_to_num(to_points), reduction="none")
+        return (difference * near).sum() / (3 * near.sum()).clamp_min(1)
+
+    def score(self, logits: Tensor, target: Tensor) -> Tensor:
+        """`(B, K, 1)` float64: radial error in mm; NaN for a landmark that is absent or outside the patch."""
+        inside = is_inside(target, logits.shape[2:]).cpu().numpy()
+        points, errors = target.double().cpu().numpy(), np.full((*inside.shape, 1), np.nan)
+        for b, numbers in enumerate(logits):
+            found, _ = self.decode(numbers)
+            distance = np.linalg.norm((found - points[b]) * self._spacing, axis=1)
+            errors[b, :, 0] = np.where(inside[b], distance, np.nan)
+        return torch.from_numpy(errors)
+
+    def summarize(self, numbers: Tensor) -> dict[str, float]:
+        """Name -> mean radial error, mm, over the patches that show the landmark; NaN where none does."""
+        means = torch.nanmean(numbers[..., 0].double(), dim=0).tolist()
+        return dict(zip(self.names, means, strict=True))
+
+    def decode(self, logits: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """One case's logits `(outputs, X, Y, Z)` -> `(K, 3)` voxels and `(K,)` scores from 0 to 1.
+
+        Every landmark is placed; whether it is there at all is for a threshold on the score to say.
+        """
+        array = logits.detach().float().cpu().numpy() if isinstance(logits, Tensor) else np.asarray(logits)
+        finder = PeakFinder(self.form)
+        finder.take(array.swapaxes(0, 1))
+        return finder.found()
+
+
+def mirror_order(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> tuple[int, ...] | None:
+    """For each landmark the one that lies in its place in a mirror image; None without pairs.
+
+    Raises:
+        RecipeError: a pair names what is no landmark.
+
+    >>> mirror_order(("left", "nose", "right"), (("left", "right"),))
+    (2, 1, 0)
+    """
+    if not pairs:
+        return None
+    strange = [name for pair in pairs for name in pair if name not in names]
+    if strange:
+        raise RecipeError(
+            f"dataset.landmark_pairs: {', '.join(strange)}: not among {', '.join(names)}; correct it"
+        )
+    order = list(range(len(names)))
+    for one, other in pairs:
+        a, b = names.index(one), names.index(other)
+        order[a], order[b] = b, a
+    return tuple(order)
+
+
+def _worst_bce(answer: Tensor, drawn: Tensor, share: float) -> Tensor:
+    """Cross-entropy of every voxel, the mean over the worst share of each heatmap."""
+    each = functional.binary_cross_entropy_with_logits(answer, drawn, reduction="none").flatten(2)
+    return each.topk(max(1, math.ceil(share * each.shape[2])), dim=2, sorted=False).values.mean()
+
+
+def _spatial_cross_entropy(answer: Tensor, drawn: Tensor, inside: Tensor) -> Tensor:
+    """Cross-entropy over the voxels and "nowhere", whose logit is 0; mean over landmarks."""
+    logits, mass = answer.flatten(2), drawn.flatten(2)
+    mass = mass / mass.sum(2, keepdim=True).clamp_min(1e-12) * inside[..., None]
+    every = torch.logsumexp(logits, dim=2)
+    return (torch.logaddexp(every, torch.zeros_like(every)) - (mass * logits).sum(2)).mean()
