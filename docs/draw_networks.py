@@ -33,8 +33,14 @@ PICTURES: dict[str, dict] = {
     "resunet": {},
     "resnet": {},
     "densenet": {},
+    "unetr": {"patch_size": [128, 128, 128]},
+    "swin_unetr": {},
+    "segresnet": {},
+    "mednext": {"deep_supervision": False},
+    "vnet": {},
+    "vit": {"patch_size": [128, 128, 128]},
 }
-POOLED = {"nnmamba_classifier", "nnmamba_v1_classifier", "resnet", "densenet"}
+POOLED = {"nnmamba_classifier", "nnmamba_v1_classifier", "resnet", "densenet", "vit"}
 LEVEL, GAP, TOP, LEFT = 46, 8, 16, 44  # pixels
 
 
@@ -63,7 +69,7 @@ def parts_of(network: nn.Module, in_channels: int) -> list[Part]:
 
     def descend(prefix: str, module: nn.Module) -> None:
         for name, child in module.named_children():
-            if isinstance(child, nn.ModuleList) or name == "decoder":
+            if isinstance(child, nn.ModuleList) or name in ("decoder", "network"):
                 descend(f"{prefix}{name} ", child)
             elif not isinstance(child, nn.Identity | nn.Dropout):
                 watch(f"{prefix}{name}", child)

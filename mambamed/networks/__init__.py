@@ -33,6 +33,12 @@ NETWORKS = {
     "resunet": "mambamed.networks.resunet:ResUNet",
     "resnet": "mambamed.networks.resnet:ResNet",
     "densenet": "mambamed.networks.densenet:DenseNet",
+    "unetr": "mambamed.networks.baselines:UNETR",
+    "swin_unetr": "mambamed.networks.baselines:SwinUNETR",
+    "segresnet": "mambamed.networks.baselines:SegResNet",
+    "mednext": "mambamed.networks.baselines:MedNeXt",
+    "vnet": "mambamed.networks.baselines:VNet",
+    "vit": "mambamed.networks.baselines:ViT",
 }
 
 # Options that every network honours, some by lacking what they turn off: without a scan, a network is its own

@@ -174,13 +174,14 @@ def run_checkpointed(part: nn.Module, *inputs: Tensor, wanted: bool) -> Tensor:
     """
     if not wanted or not torch.is_grad_enabled():
         return part(*inputs)
-    contexts = partial(_checkpoint_contexts, part)
+    contexts = partial(checkpoint_contexts, part)
     result = checkpoint(part, *inputs, use_reentrant=False, context_fn=contexts)
     assert isinstance(result, Tensor)
     return result
 
 
-def _checkpoint_contexts(part: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+def checkpoint_contexts(part: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Contexts of the first computation of a checkpointed part, and of its second."""
     return nullcontext(), _StatisticsHeld(part)
 
 

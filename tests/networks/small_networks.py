@@ -19,9 +19,15 @@ SMALL: dict[str, dict] = {
     "resunet": {"channels": 8},
     "resnet": {"channels": 8},
     "densenet": {"channels": 8, "blocks": [2, 2, 2, 2]},
+    "unetr": {"patch_size": [32, 32, 32], "channels": 4, "hidden": 24, "mlp": 32, "heads": 4},
+    "swin_unetr": {"channels": 12, "depths": [2, 1, 1, 1]},
+    "segresnet": {"channels": 8, "blocks": [1, 1, 1], "up_blocks": [1, 1]},
+    "mednext": {"size": "S", "channels": 4},
+    "vnet": {"dropout": 0.0},
+    "vit": {"patch_size": [32, 32, 32], "hidden": 24, "mlp": 32, "layers": 2, "heads": 4},
 }
 # networks of classification: (B, classes) rather than a grid
-POOLED = {"nnmamba_classifier", "nnmamba_v1_classifier", "resnet", "densenet"}
+POOLED = {"nnmamba_classifier", "nnmamba_v1_classifier", "resnet", "densenet", "vit"}
 ODD = (17, 20, 9)
 
 

@@ -1,0 +1,387 @@
+"""The papers' other comparison networks, from MONAI: UNETR, SwinUNETR, SegResNet, MedNeXt, VNet, ViT.
+
+MONAI is an extra, `pip install 'mambamed[baselines]'`. What is added here is what every network of ours
+promises: any shape, one tensor for an answer, `norm`, `gradient_checkpointing`. Defaults are those of the
+networks' papers; parameters and numbers are MONAI's.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from types import MethodType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from mambamed.errors import RecipeError
+from mambamed.networks.blocks import (
+    Answer,
+    Norm,
+    Triple,
+    checkpoint_contexts,
+    crop_logits,
+    make_norm,
+    pad_to_divisor,
+)
+
+
+class _Baseline(nn.Module):
+    """A network of MONAI, with our norms and checkpointing where they are asked for.
+
+    Args:
+        network: MONAI's.
+        norm: replaces its batch, instance and group norms; None keeps them.
+        gradient_checkpointing: compute each of its parts again in the backward pass.
+    """
+
+    def __init__(self, network: nn.Module, norm: Norm | None, gradient_checkpointing: bool) -> None:
+        super().__init__()
+        self.network = network
+        for block in network.modules():
+            if getattr(block, "with_cross_attention", None) is False and hasattr(block, "norm_cross_attn"):
+                block.norm_cross_attn = nn.Identity()  # MONAI makes it and never runs it
+        if norm is not None:
+            _replace_norms(network, norm)
+        if gradient_checkpointing:
+            for child in network.children():
+                for part in child if isinstance(child, nn.ModuleList) else (child,):
+                    part.forward = MethodType(_recomputed, part)
+
+
+class _DenseBaseline(_Baseline):
+    """`(B, C, X, Y, Z)` -> `(B, K, X, Y, Z)`; pads to the divisor and crops."""
+
+    divisor: Triple
+    deep_supervision_strides: Sequence[Triple] = ((1, 1, 1),)
+
+    def forward(self, x: Tensor) -> Answer:
+        """`(B, in_channels, X, Y, Z)` -> `(B, K, X, Y, Z)` logits; a list in training with depths."""
+        y = self.network(pad_to_divisor(x, self.divisor))
+        return crop_logits(y if isinstance(y, tuple) else [y], x.shape[2:], self.deep_supervision_strides)
+
+
+class UNETR(_DenseBaseline):
+    """UNETR (Hatamizadeh et al. 2022): a ViT over patches of 16^3 as the encoder.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: K.
+        patch_size: of the training; the positions are learned for it. A smaller input is padded to it.
+        channels: width at full resolution.
+        hidden, mlp, heads: width of the transformer, of its MLPs, and its attention heads.
+        norm: of the convolutions: "instance" (the paper) or "batch".
+        gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
+
+    Raises:
+        RecipeError: MONAI is not installed; in the forward pass: an input larger than `patch_size`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        patch_size: Sequence[int] = (96, 96, 96),
+        channels: int = 16,
+        hidden: int = 768,
+        mlp: int = 3072,
+        heads: int = 12,
+        norm: Norm | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        network = _monai(
+            "UNETR",
+            in_channels=in_channels,
+            out_channels=out_channels,
+            img_size=_multiple_of_16(patch_size),
+            feature_size=channels,
+            hidden_size=hidden,
+            mlp_dim=mlp,
+            num_heads=heads,
+        )
+        super().__init__(network, norm, gradient_checkpointing)
+        self.divisor = self.grid = _multiple_of_16(patch_size)
+
+    def forward(self, x: Tensor) -> Answer:
+        """`(B, in_channels, X, Y, Z)` -> `(B, K, X, Y, Z)` logits."""
+        return crop_logits([self.network(_pad_to(x, self.grid))], x.shape[2:], self.deep_supervision_strides)
+
+
+class SwinUNETR(_DenseBaseline):
+    """SwinUNETR (Hatamizadeh et al. 2022), and its version 2 (He et al. 2023).
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: K.
+        v2: a residual convolution before each stage of the transformer.
+        channels: width of the first stage; 48 in the papers, a multiple of 12.
+        depths, heads: transformer blocks and attention heads of the four stages.
+        norm: of the convolutions: "instance" (the paper) or "batch".
+        gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
+    """
+
+    divisor = (32, 32, 32)
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        v2: bool = False,
+        channels: int = 48,
+        depths: Sequence[int] = (2, 2, 2, 2),
+        heads: Sequence[int] = (3, 6, 12, 24),
+        norm: Norm | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        wanted = torch.get_default_device()
+        with torch.device("cpu"):  # its constructor reads numbers from tensors, which the meta device has not
+            network = _monai(
+                "SwinUNETR",
+                in_channels=in_channels,
+                out_channels=out_channels,
+                feature_size=channels,
+                depths=tuple(depths),
+                num_heads=tuple(heads),
+                use_v2=v2,
+            )
+        super().__init__(network.to(wanted), norm, gradient_checkpointing)
+
+
+class SegResNet(_DenseBaseline):
+    """SegResNet (Myronenko 2018), without its variational branch.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: K.
+        channels: width at full resolution; 32 in the paper, a multiple of 8.
+        blocks, up_blocks: residual blocks of each stage, and of each step back.
+        norm: "instance" or "batch" for the group norms of the paper.
+        gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        channels: int = 32,
+        blocks: Sequence[int] = (1, 2, 2, 4),
+        up_blocks: Sequence[int] = (1, 1, 1),
+        norm: Norm | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        network = _monai(
+            "SegResNet",
+            in_channels=in_channels,
+            out_channels=out_channels,
+            init_filters=channels,
+            blocks_down=tuple(blocks),
+            blocks_up=tuple(up_blocks),
+        )
+        super().__init__(network, norm, gradient_checkpointing)
+        stride = 2 ** (len(blocks) - 1)
+        self.divisor = (stride, stride, stride)
+
+
+# size -> expansion on the way down, at the bottom, up; blocks on the way down, at the bottom, up (Table 1)
+_MEDNEXT = {
+    "S": ((2, 2, 2, 2), 2, (2, 2, 2, 2), (2, 2, 2, 2), 2, (2, 2, 2, 2)),
+    "B": ((2, 3, 4, 4), 4, (4, 4, 3, 2), (2, 2, 2, 2), 2, (2, 2, 2, 2)),
+    "M": ((2, 3, 4, 4), 4, (4, 4, 3, 2), (3, 4, 4, 4), 4, (4, 4, 4, 3)),
+    "L": ((3, 4, 8, 8), 8, (8, 8, 4, 3), (3, 4, 8, 8), 8, (8, 8, 4, 3)),
+}
+
+
+class MedNeXt(_DenseBaseline):
+    """MedNeXt (Roy et al. 2023): ConvNeXt's blocks in 3D.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: K.
+        size: "S", "B", "M" or "L".
+        kernel: taps along each axis of the depthwise convolutions; 3 or 5 in the paper.
+        channels: width at full resolution.
+        norm: "instance" or "batch" for the norms of the paper (group norm, a channel a group).
+        deep_supervision: in training, also give logits at strides 2, 4, 8, 16.
+        gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
+    """
+
+    divisor = (16, 16, 16)
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        size: Literal["S", "B", "M", "L"] = "B",
+        kernel: int = 3,
+        channels: int = 32,
+        norm: Norm | None = None,
+        deep_supervision: bool = True,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        if size not in _MEDNEXT:
+            raise RecipeError(f"network.size: {size!r} is not one of S, B, M, L")
+        down, bottom, up, blocks_down, blocks_bottom, blocks_up = _MEDNEXT[size]
+        network = _monai(
+            "MedNeXt",
+            in_channels=in_channels,
+            out_channels=out_channels,
+            init_filters=channels,
+            kernel_size=kernel,
+            encoder_expansion_ratio=down,
+            bottleneck_expansion_ratio=bottom,
+            decoder_expansion_ratio=up,
+            blocks_down=blocks_down,
+            blocks_bottleneck=blocks_bottom,
+            blocks_up=blocks_up,
+            use_residual_connection=True,
+            deep_supervision=deep_supervision,
+        )
+        super().__init__(network, norm, gradient_checkpointing)
+        if deep_supervision:
+            self.deep_supervision_strides = [(s, s, s) for s in (1, 2, 4, 8, 16)]
+
+
+class VNet(_DenseBaseline):
+    """V-Net (Milletari et al. 2016), with MONAI's batch norms.
+
+    Args:
+        in_channels: channels of the input; 1, 2, 4, 8 or 16, because they are repeated to 16.
+        out_channels: K.
+        dropout: probability, of whole channels, in the deeper half.
+        norm: "batch" or "instance".
+        gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
+    """
+
+    divisor = (16, 16, 16)
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        dropout: float = 0.5,
+        norm: Norm | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        network = _monai(
+            "VNet",
+            in_channels=in_channels,
+            out_channels=out_channels,
+            dropout_prob_down=dropout,
+            dropout_prob_up=(dropout, dropout),
+        )
+        super().__init__(network, norm, gradient_checkpointing)
+
+
+class ViT(_Baseline):
+    """Vision transformer for classification (Dosovitskiy et al. 2021), over patches of 16^3.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: classes.
+        patch_size: of the training; the positions are learned for it. A smaller input is padded to it.
+        hidden, mlp, layers, heads: width of the transformer, of its MLPs, its blocks, its attention heads;
+            those of ViT-B.
+        dropout: probability.
+        norm: taken for the sake of uniformity; a transformer has layer norms alone.
+        gradient_checkpointing: compute each block again in the backward pass instead of keeping it.
+
+    Raises:
+        RecipeError: MONAI is not installed; in the forward pass: an input larger than `patch_size`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        patch_size: Sequence[int] = (96, 96, 96),
+        hidden: int = 768,
+        mlp: int = 3072,
+        layers: int = 12,
+        heads: int = 12,
+        dropout: float = 0.0,
+        norm: Norm | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        grid = _multiple_of_16(patch_size)
+        network = _monai(
+            "ViT",
+            in_channels=in_channels,
+            img_size=grid,
+            patch_size=(16, 16, 16),
+            hidden_size=hidden,
+            mlp_dim=mlp,
+            num_layers=layers,
+            num_heads=heads,
+            classification=True,
+            num_classes=out_channels,
+            post_activation="none",  # MONAI's default bounds the logits by a tanh
+            dropout_rate=dropout,
+        )
+        super().__init__(network, norm, gradient_checkpointing)
+        self.grid = grid
+        self.divisor = (1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, in_channels, X, Y, Z)` -> `(B, out_channels)` logits."""
+        return self.network(_pad_to(x, self.grid))[0]
+
+
+def _monai(name: str, **options: Any) -> nn.Module:
+    """A network of MONAI.
+
+    Raises:
+        RecipeError: MONAI, or einops, which its transformers need, is not installed.
+    """
+    try:
+        from monai.networks import nets
+
+        return getattr(nets, name)(**options)
+    except ImportError as error:
+        raise RecipeError(
+            f"network.name: {name} is MONAI's, which is not installed ({error}); "
+            "pip install 'mambamed[baselines]'"
+        ) from error
+
+
+def _multiple_of_16(patch_size: Sequence[int]) -> Triple:
+    x, y, z = (-(-int(size) // 16) * 16 for size in patch_size)
+    return x, y, z
+
+
+def _pad_to(x: Tensor, grid: Triple) -> Tensor:
+    """Zeros behind the end of each axis, up to the grid that the positions were learned for."""
+    missing = [size - given for size, given in zip(grid, x.shape[2:], strict=True)]
+    if min(missing) < 0:
+        shape = " x ".join(map(str, x.shape[2:]))
+        raise RecipeError(
+            f"network.patch_size: built for {' x '.join(map(str, grid))} voxels, given {shape}; "
+            "set it to the largest input"
+        )
+    return functional.pad(x, [pad for size in reversed(missing) for pad in (0, size)])
+
+
+def _replace_norms(network: nn.Module, norm: Norm) -> None:
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.GroupNorm):
+                setattr(parent, name, make_norm(norm, child.num_channels))
+            elif isinstance(child, nn.BatchNorm3d | nn.InstanceNorm3d):
+                setattr(parent, name, make_norm(norm, child.num_features, affine=child.affine))
+
+
+def _recomputed(part: nn.Module, *inputs: Any) -> Any:
+    """The forward pass of a part whose activations are computed again in the backward pass."""
+    plain = functools.partial(type(part).forward, part)
+    if not torch.is_grad_enabled():
+        return plain(*inputs)
+    contexts = functools.partial(checkpoint_contexts, part)
+    return checkpoint(plain, *inputs, use_reentrant=False, context_fn=contexts)
