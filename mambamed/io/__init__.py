@@ -6,6 +6,7 @@
 `itk`          NRRD and MetaImage through SimpleITK
 `documents`    JSON, with faults told by line
 `tables`       CSV, with formula cells made harmless
+`points`       landmarks: 3D Slicer's Markups and fcsv, CSV, JSON
 `atomic`       bytes under a temporary name, flushed, renamed
 `lock`         one writer a folder
 =============  ==========================================================================

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mambamed.errors import DatasetError
-from mambamed.io.tables import read_csv, write_csv
+from mambamed.io.tables import read_csv, unescaped, write_csv
 
 PREFIX = "probability_"
 _SUM_TOLERANCE = 1e-3
@@ -109,15 +109,6 @@ def read_probabilities(path: Path) -> Probabilities:
         raise DatasetError(f"{path}: duplicate case {twice}; keep one row of it")
     calibrated = all(row.get("calibrated", "no") == "yes" for row in rows)
     return Probabilities(classes, tuple(cases), values, _threshold(path, rows, len(names)), calibrated)
-
-
-def unescaped(cell: str) -> str:
-    """The text that `cell_text` put an apostrophe in front of.
-
-    >>> unescaped("'=SUM(A1)"), unescaped("'t Hooft")
-    ('=SUM(A1)', "'t Hooft")
-    """
-    return cell[1:] if len(cell) > 1 and cell[0] == "'" and cell[1] in "=+-@\t\r" else cell
 
 
 def _probability(path: Path, case: str, name: str, cell: str) -> float:

@@ -40,6 +40,15 @@ def cell_text(cell: Any) -> str:
     return f"'{text}" if isinstance(cell, str) and text.startswith(_FORMULA) else text
 
 
+def unescaped(cell: str) -> str:
+    """The text that `cell_text` put an apostrophe in front of.
+
+    >>> unescaped("'=SUM(A1)"), unescaped("'t Hooft")
+    ('=SUM(A1)', "'t Hooft")
+    """
+    return cell[1:] if len(cell) > 1 and cell[0] == "'" and cell[1] in "=+-@\t\r" else cell
+
+
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Read a CSV or TSV file with a header line; the separator (comma, tab, semicolon) is the header's.
 
