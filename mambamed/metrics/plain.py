@@ -49,7 +49,8 @@ def _occupied(reference: NDArray, prediction: NDArray) -> tuple[slice, slice, sl
     last = np.minimum(some + 7, flat.size - 1)  # eight voxels may go over the end of a row or a plane
     x = slice(int(some[0] // (ny * nz)), int(last[-1] // (ny * nz)) + 1)
     first_row, last_row = some // nz % ny, last // nz % ny
-    y = slice(0, ny) if (last_row < first_row).any() else slice(int(first_row.min()), int(last_row.max()) + 1)
+    goes_over = (some // (ny * nz) != last // (ny * nz)).any()
+    y = slice(0, ny) if goes_over else slice(int(first_row.min()), int(last_row.max()) + 1)
     along = np.flatnonzero((reference[x, y] | prediction[x, y]).any(axis=(0, 1)))
     z = slice(int(along[0]), int(along[-1]) + 1)
     return x, y, z

@@ -61,3 +61,13 @@ def test_metrics_are_computed_without_numba_where_it_is_missing(monkeypatch) -> 
             loops("numba")
     finally:
         loops.cache_clear()
+
+
+@pytest.mark.parametrize("place", range(12))
+def test_a_single_voxel_is_found_where_eight_voxels_span_more_than_a_plane(place) -> None:
+    reference, prediction = np.zeros((2, 2, 3, 2), np.uint8)
+    prediction.flat[place] = 1
+    joint, _, boxes = loops("numpy").tally(reference, prediction, 2)
+    assert joint.tolist() == [[11, 1], [0, 0]]
+    where = np.unravel_index(place, prediction.shape)
+    assert boxes[1].tolist() == [[i, i + 1] for i in where]
