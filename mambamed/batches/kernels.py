@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from mambamed.machine_code import compiled
 
 
-@njit(cache=True)
+@compiled()
 def _label_at(label, x, y, z, fx, fy, fz):
     """The label with the largest trilinear weight among the eight corners; outside lies background."""
     nx, ny, nz = label.shape
@@ -42,7 +43,7 @@ def _label_at(label, x, y, z, fx, fy, fz):
     return best
 
 
-@njit(cache=True, inline="always")
+@compiled(inline="always")
 def _steps_within(start, slope, low, high, first, last):
     """The steps k of `first <= k < last` with `low <= start + slope k <= high`."""
     if abs(slope) < 1e-12:
@@ -54,7 +55,7 @@ def _steps_within(start, slope, low, high, first, last):
     return first, max(first, min(last, math.floor(min(b, 1e9)) + 1))
 
 
-@njit(cache=True)
+@compiled()
 def _at_the_rim(image, label, xf, yf, zf, image_out, label_out, i, j, k):
     """One output voxel of which some corners lie outside."""
     channels, nx, ny, nz = image.shape
@@ -73,13 +74,9 @@ def _at_the_rim(image, label, xf, yf, zf, image_out, label_out, i, j, k):
     label_out[i, j, k] = _label_at(label, x, y, z, fx, fy, fz)
 
 
-@njit(
-    [
-        "void(f4[:,:,:,::1], u1[:,:,::1], f8[:,::1], f8[::1], f4[:,:,:,::1], u1[:,:,::1])",
-        "void(f4[:,:,:,::1], i2[:,:,::1], f8[:,::1], f8[::1], f4[:,:,:,::1], i2[:,:,::1])",
-    ],
-    nogil=True,
-    cache=True,
+@compiled(
+    "void(f4[:,:,:,::1], u1[:,:,::1], f8[:,::1], f8[::1], f4[:,:,:,::1], u1[:,:,::1])",
+    "void(f4[:,:,:,::1], i2[:,:,::1], f8[:,::1], f8[::1], f4[:,:,:,::1], i2[:,:,::1])",
     fastmath=True,
 )
 def warp(image, label, matrix, offset, image_out, label_out):
@@ -151,7 +148,7 @@ def warp(image, label, matrix, offset, image_out, label_out):
                 label_out[i, j, k] = _label_at(label, x, y, z, fx, fy, fz) if differs else value
 
 
-@njit("void(f4[:,:,::1], i4[:,::1], f4[:,::1], f4[:,:,::1])", nogil=True, cache=True, fastmath=True)
+@compiled("void(f4[:,:,::1], i4[:,::1], f4[:,::1], f4[:,:,::1])", fastmath=True)
 def along_axis(array, index, weight, out):
     """A sparse linear operator along the middle axis.
 

@@ -6,9 +6,10 @@ run in one thread and leave the interpreter to others, so that the network goes 
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from mambamed.machine_code import compiled
 
 Neighbors = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 """Of each new voxel along an axis: the two old ones around it, and the weight of the second."""
@@ -17,10 +18,8 @@ _PLANES = "float32[:,:,:,::1]"
 _NEIGHBORS = "int64[::1],int64[::1],float32[::1]"
 
 
-@numba.njit(
+@compiled(
     f"void({_PLANES},{_NEIGHBORS},{_PLANES})",
-    cache=True,
-    nogil=True,
     error_model="numpy",
     fastmath={"contract"},
 )
@@ -43,10 +42,8 @@ def widen_planes(planes: NDArray[np.float32], inner: Neighbors, out: NDArray[np.
         _widen(planes, *inner, out)
 
 
-@numba.njit(
+@compiled(
     f"void({_PLANES},{_NEIGHBORS},{_NEIGHBORS},int64[::1],int32[::1],boolean,int32[:,:,::1])",
-    cache=True,
-    nogil=True,
     error_model="numpy",
     fastmath={"contract"},
 )

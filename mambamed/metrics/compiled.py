@@ -7,9 +7,10 @@ They hold no Python lock, so that threads help. `plain` holds the same functions
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-_compile = njit(nogil=True, cache=True, boundscheck=False, error_model="numpy")
+from mambamed.machine_code import compiled
+
+_compile = compiled(boundscheck=False, error_model="numpy")
 
 
 @_compile

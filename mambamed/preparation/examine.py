@@ -92,6 +92,8 @@ def examine(case: Case, manifest: DatasetManifest) -> Examined:
 
 
 def _examine(case: Case, manifest: DatasetManifest, warnings: list[str]) -> Examined:
+    if case.fault:
+        return Examined(case.id, (case.fault,))
     faults: list[str] = []
     images = []
     for name, channel in zip(manifest.channels, case.channels, strict=True):

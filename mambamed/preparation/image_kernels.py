@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from mambamed.machine_code import compiled
+
 _IMAGES = ("int16", "float32")
-_OPTIONS = {"cache": True, "nogil": True}
-_SUMS = {"fastmath": {"reassoc", "nsz", "contract"}, **_OPTIONS}
+_SUMS = {"reassoc", "nsz", "contract"}  # sums may be taken in any order: vector instructions
 _TILE = 32  # rows worked on together, so that what is written across memory order stays in the cache
 
 
@@ -56,7 +56,7 @@ def _turned(other: NDArray, like: NDArray) -> NDArray:
     return other.transpose(order)[_steps(like, order)]
 
 
-@numba.njit([f"void({t}[:,:,:],int64[:,::1])" for t in _IMAGES], **_OPTIONS)
+@compiled(*(f"void({t}[:,:,:],int64[:,::1])" for t in _IMAGES))
 def _grow_box(image, box):
     n0, n1, n2 = image.shape
     for i in range(n0):
@@ -98,13 +98,13 @@ def grow_box(image: NDArray, start: NDArray[np.int64], stop: NDArray[np.int64]) 
         start[axis], stop[axis] = min(start[axis], low), max(stop[axis], high)
 
 
-@numba.njit([f"void({t}[::1],uint8[::1])" for t in _IMAGES], **_OPTIONS)
+@compiled(*(f"void({t}[::1],uint8[::1])" for t in _IMAGES))
 def _mark_nonzero(image, mask):
     for i in range(image.size):
         mask[i] |= np.uint8(image[i] != 0)
 
 
-@numba.njit("int64(uint8[:,:,::1])", **_OPTIONS)
+@compiled("int64(uint8[:,:,::1])")
 def _reach_from_rows(mask):
     """What is zero from an end of its row on is outside (2). Returns how many zeros are left."""
     left = 0
@@ -125,7 +125,7 @@ def _reach_from_rows(mask):
     return left
 
 
-@numba.njit("void(uint8[:,:,::1])", **_OPTIONS)
+@compiled("void(uint8[:,:,::1])")
 def _spread_outside(mask):
     """Sweep to and fro until no zero touches the outside (2) or a face of the box."""
     n0, n1, n2 = mask.shape
@@ -173,7 +173,7 @@ def filled_mask(channels: Sequence[NDArray]) -> NDArray[np.bool_]:
     return inside[_steps(first, order)].transpose(np.argsort(order))
 
 
-@numba.njit([f"void({t}[::1],boolean[::1],float64,float64[::1])" for t in _IMAGES], **_SUMS)
+@compiled(*(f"void({t}[::1],boolean[::1],float64,float64[::1])" for t in _IMAGES), fastmath=_SUMS)
 def _masked_moments(image, mask, center, result):
     count, total, squares = 0, 0.0, 0.0
     for i in range(image.size):
@@ -184,7 +184,7 @@ def _masked_moments(image, mask, center, result):
     result[0], result[1], result[2] = count, total, squares
 
 
-@numba.njit([f"void({t}[::1],float64,float64[::1])" for t in _IMAGES], **_SUMS)
+@compiled(*(f"void({t}[::1],float64,float64[::1])" for t in _IMAGES), fastmath=_SUMS)
 def _moments(image, center, result):
     total, squares = 0.0, 0.0
     for i in range(image.size):
@@ -219,13 +219,12 @@ def moments(image: NDArray, mask: NDArray[np.bool_] | None = None) -> tuple[floa
     return float(center), float(np.sqrt(variance)), int(result[0])
 
 
-@numba.njit(
-    [
+@compiled(
+    *(
         f"void({t}[:,:,:],{u}[:,:,:],float64,float64,int64[::1])"
         for t in _IMAGES
         for u in ("uint8", "int16", "int32")
-    ],
-    **_OPTIONS,
+    )
 )
 def _histogram(image, label, low, scale, counts):
     last = counts.size - 1
@@ -254,12 +253,11 @@ def foreground_histogram(
     return counts
 
 
-@numba.njit(
-    [
+@compiled(
+    *(
         f"void({t}[:,:,::1],float32[:,:,:],boolean[:,:,::1],boolean,float32,float32,float32,float32,boolean)"
         for t in _IMAGES
-    ],
-    **_OPTIONS,
+    )
 )
 def _scale(image, out, mask, masked, low, high, center, factor, across):
     n0, n1, n2 = image.shape
@@ -308,7 +306,7 @@ def scale_into(
     _scale(view, target, where, mask is not None, *numbers, across)
 
 
-@numba.njit("void(float32[::1],uint32[::1],uint16[::1])", **_OPTIONS)
+@compiled("void(float32[::1],uint32[::1],uint16[::1])")
 def _halve(values, bits, out):
     half = np.float32(0.5)
     for i in range(values.size):

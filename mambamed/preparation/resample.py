@@ -211,19 +211,13 @@ def resample_label(label: NDArray, shape: Sequence[int], *, coarse: int | None =
         raise ValueError(f"a label map (X, Y, Z) with voxels is needed, got {label.shape} -> {tuple(shape)}")
     if tuple(shape) == label.shape:
         return np.ascontiguousarray(label)
-    from mambamed.preparation.label_kernels import vote
+    from mambamed.preparation.vote_kernel import vote
 
-    lows, highs, weights = [], [], []
+    neighbors = []
     for axis, (n, m) in enumerate(zip(label.shape, shape, strict=True)):
-        if axis == coarse:
-            nearest = nearest_neighbors(n, m)
-            low, high, weight = nearest, nearest, np.zeros(m)
-        else:
-            low, high, weight = linear_neighbors(n, m)
-        lows.append(low)
-        highs.append(high)
-        weights.append(weight)
+        nearest = nearest_neighbors(n, m)
+        neighbors.append((nearest, nearest, np.zeros(m)) if axis == coarse else linear_neighbors(n, m))
     narrow = label if label.dtype in (np.uint8, np.int16) else label.astype(np.int32)
     out = np.empty(tuple(shape), narrow.dtype)
-    vote(narrow, out, *lows, *highs, *weights)
+    vote(narrow, out, neighbors)
     return out.astype(label.dtype, copy=False)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba import cfunc, types
 
+from mambamed.machine_code import with_cache
 from mambamed.ssm.simd import Lanes, Value, emitter
 
 FLOAT = 4  # bytes
-log = logging.getLogger(__name__)
 
 
 def _rows(address, stride, width, count):
@@ -73,16 +72,12 @@ def load_arguments(address: Value, count: int) -> list[Value]:
 
 
 def compile_kernel(function: Callable) -> Any:
-    """Compile a kernel (a function of the table's address), or read it from numba's cache on disk.
+    """Compile a kernel (a function of the table's address), or read it from numba's cache on disk."""
 
-    Without a cache folder that can be written (a read-only installation without a home, a full disk) it is
-    compiled in every process: a second or two.
-    """
-    try:
-        return cfunc("void(int64)", cache=True, error_model="numpy")(function)
-    except (RuntimeError, OSError) as error:  # RuntimeError: numba found no folder for its cache
-        log.info("%s is compiled without numba's cache: %s", function.__name__, error)
-        return cfunc("void(int64)", error_model="numpy")(function)
+    def make(cache: bool) -> Any:
+        return cfunc("void(int64)", cache=cache, error_model="numpy")(function)
+
+    return with_cache(make, function.__name__)
 
 
 _kernels: list[Any] = []
