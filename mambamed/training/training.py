@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from mambamed.errors import RecipeError
 from mambamed.preparation.store import PreparedDataset
@@ -13,6 +14,7 @@ from mambamed.recipe import Recipe
 from mambamed.runs.device import keep_freed_memory
 from mambamed.runs.folder import create_run, planned_run
 from mambamed.training.dry_run import DryRun, take_one_step
+from mambamed.training.imagined import ImaginedDataset
 from mambamed.training.session import FoldSummary, Session, choose_workplace
 
 
@@ -62,7 +64,8 @@ def train(
         precision: "auto", "bf16", "fp16", "fp32"; the recipe's where not given.
         max_hours: wall time for all that is asked for, the final validation included; the schedule is
             shortened to fit.
-        dry_run: take one step, write nothing.
+        dry_run: take one step, write nothing; where none is given and the recipe's dataset is not there,
+            on random numbers of the shapes that the recipe says.
         progress: hears how far the work is.
 
     Returns:
@@ -76,10 +79,13 @@ def train(
         KeyboardInterrupt: after Ctrl-C or SIGTERM, the state saved.
     """
     progress = progress or Silence()
-    if prepared is None and recipe.dataset.prepared is None:
-        raise RecipeError(f"recipe {recipe.name}: names no dataset.prepared; add it or give -d PREPARED")
     keep_freed_memory()
-    dataset = PreparedDataset.open(prepared or Path(str(recipe.dataset.prepared)))
+    named = prepared or (Path(recipe.dataset.prepared) if recipe.dataset.prepared else None)
+    if dry_run and prepared is None and (named is None or not named.exists()):
+        return _dry_run_without_data(recipe, output, device, precision, progress)
+    if named is None:
+        raise RecipeError(f"recipe {recipe.name}: names no dataset.prepared; add it or give -d PREPARED")
+    dataset = PreparedDataset.open(named)
     root = output or Path("runs") / recipe.name
     run = planned_run(recipe, dataset.plan, dataset.manifest, root)
     folds = chosen_folds(fold, len(dataset.splits), dataset.root)
@@ -87,10 +93,7 @@ def train(
     if dry_run:
         for line in reasons.values():
             progress.say(line)
-        session = Session(run, dataset, folds[0], place, progress)
-        cost = take_one_step(
-            session.fresh_state(), session.task, session.first_batch(), place, recipe.network.name
-        )
+        cost = _one_step(Session(run, dataset, folds[0], place, progress))
         return TrainSummary(root, (), cost, (), f"mambamed train {recipe.name} -o {root}")
     run = create_run(run)
     progress.say(f"run: {root}")
@@ -110,6 +113,30 @@ def train(
     if summaries[-1].stopped:
         following = f"mambamed train {root / 'recipe.yaml'} -d {dataset.root} -o {root} -f {fold} --resume"
     return TrainSummary(root, tuple(summaries), None, tuple(faults), following)
+
+
+def _dry_run_without_data(
+    recipe: Recipe, output: Path | None, device: str, precision: str | None, progress: Progress
+) -> TrainSummary:
+    """The cost of one step of a recipe whose dataset is not there."""
+    dataset = ImaginedDataset(recipe)
+    root = output or Path("runs") / recipe.name
+    run = planned_run(recipe, dataset.plan, dataset.manifest, root)
+    place, reasons = choose_workplace(recipe, device, precision)
+    missing = recipe.dataset.prepared or "dataset.prepared is not given"
+    progress.say(
+        f"no prepared dataset ({missing}): the step is taken on random numbers of the recipe's shapes"
+    )
+    for line in reasons.values():
+        progress.say(line)
+    cost = _one_step(Session(run, cast(PreparedDataset, dataset), 0, place, progress))
+    prepared = recipe.dataset.prepared or "PREPARED"
+    return TrainSummary(root, (), cost, (), f"mambamed prepare SOURCE -o {prepared} --recipe {recipe.name}")
+
+
+def _one_step(session: Session) -> DryRun:
+    state, batch = session.fresh_state(), session.first_batch()
+    return take_one_step(state, session.task, batch, session.place, session.run.recipe.network.name)
 
 
 def chosen_folds(fold: int | str, count: int, dataset: Path) -> list[int]:

@@ -1,0 +1,100 @@
+"""A dataset of random numbers, made from a recipe's own words: for a dry run where nothing is prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mambamed.cases import DatasetManifest
+from mambamed.errors import RecipeError
+from mambamed.preparation.plan import Normalization, Plan
+from mambamed.recipe import Recipe
+from mambamed.runs.cost import manifest_of
+
+_BATCH = 2
+Box = tuple[Sequence[int], Sequence[int]]
+
+
+class ImaginedCase:
+    """A case as large as a patch, its numbers drawn once; read like a `PreparedCase`.
+
+    Attributes:
+        shape: `(X, Y, Z)`, the patch.
+        class_name: one of the classes, or None.
+        covariates: name -> a number, or one of its words.
+        points: landmark name -> voxel, which is its place in mm too.
+        geometry: its `affine_prepared` is the identity.
+        foreground: a row [label, x, y, z] for each label.
+    """
+
+    def __init__(self, recipe: Recipe, manifest: DatasetManifest, plan: Plan, number: int) -> None:
+        random = np.random.default_rng(number)
+        self.id, self.shape = f"random_{number}", plan.patch_size
+        values = sorted(manifest.labels.values()) or [0]
+        self._image = random.standard_normal((len(manifest.channels), *self.shape), np.float32)
+        self._label = random.choice(np.array(values, np.int16), self.shape)
+        classes = manifest.classes
+        self.class_name = classes[number % len(classes)] if classes else None
+        wanted = recipe.dataset.covariates
+        self.covariates: dict[str, Any] = {
+            name: number if kind == "number" else kind[number % len(kind)] for name, kind in wanted.items()
+        }
+        self.points = {
+            name: tuple(random.uniform(0, np.array(self.shape) - 1)) for name in manifest.landmarks
+        }
+        self.geometry = SimpleNamespace(affine_prepared=np.eye(4))
+        places = random.integers(0, self.shape, (len(values), 3))
+        self.foreground: NDArray = np.column_stack([values, places]).astype(np.int32)[1:]
+
+    def image(self, box: Box | None = None) -> NDArray:
+        """`(C, X, Y, Z)` of a box, None: all of it."""
+        return self._image if box is None else self._image[(..., *_slices(box))]
+
+    def label(self, box: Box | None = None) -> NDArray:
+        """`(X, Y, Z)` of a box, None: all of it."""
+        return self._label if box is None else self._label[_slices(box)]
+
+
+class ImaginedDataset:
+    """What `PreparedDataset` is to a training session: as many cases as a batch, or as there are classes.
+
+    Raises:
+        RecipeError: the recipe leaves channels, what is to be found, or the patch to the dataset.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        patch = recipe.training.patch_size
+        if patch is None:
+            raise RecipeError(
+                f"recipe {recipe.name}: training.patch_size is left to the dataset, and none is prepared; "
+                "add --set training.patch_size=[X,Y,Z], or -d PREPARED"
+            )
+        self.root = Path("random numbers")
+        self.manifest = manifest_of(recipe)
+        spacing, kind = recipe.preprocess.spacing, recipe.preprocess.normalize
+        self.plan = Plan(
+            spacing_mm=spacing if isinstance(spacing, tuple) else (1.0, 1.0, 1.0),
+            shape_median=patch,
+            patch_size=patch,
+            batch_size=recipe.training.batch_size or _BATCH,
+            crop=recipe.preprocess.crop,
+            normalization=(Normalization("zscore" if kind in ("auto", "ct") else kind),)
+            * len(self.manifest.channels),
+        )
+        count = max(self.plan.batch_size, len(self.manifest.classes))
+        made = [ImaginedCase(recipe, self.manifest, self.plan, number) for number in range(count)]
+        self._cases = {case.id: case for case in made}
+        self.splits = [{"train": list(self._cases), "val": []}]
+
+    def case(self, case_id: str) -> ImaginedCase:
+        """The case of this id."""
+        return self._cases[case_id]
+
+
+def _slices(box: Box) -> tuple[slice, ...]:
+    return tuple(slice(a, b) for a, b in zip(*box, strict=True))
