@@ -38,14 +38,14 @@ def prepare_adjoint(
     """As `prepare_token`; also the softplus' slope, the gradient dy of y, and d out / d y's gate."""
     step = raw.load(width) + bias.load(width)
     if is_softplus:
-        slope.store(sigmoid(step))
-        step = softplus(step)
+        slope.store(sigmoid([step])[0])
+        step = softplus([step])[0]
     dt.store(step)
     dtu.store(step * u.load(width))
     gradient = g.load(width)
     if gated:
         x = z.load(width)
-        opening = sigmoid(x)
+        opening = sigmoid([x])[0]
         # silu(x)' = s + x s (1 - s)
         gate.store(gradient * fma(x * opening, (opening * -1.0) + 1.0, opening))
         gradient = gradient * x * opening
@@ -172,14 +172,6 @@ def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Calla
                     store_zero(ys + o, width)
                     store_zero(by_B + o, width)
                     store_zero(by_A + o, width)
-                    before = t - TILE
-                    prefetch(u + before * rows_u + x, 0)
-                    prefetch(delta + before * rows_delta + x, 0)
-                    prefetch(z + before * rows_z + x, 0)
-                    prefetch(g + before * rows_g + x, 0)
-                    prefetch(du + before * rows_du + x, 1)
-                    prefetch(ddelta + before * rows_ddelta + x, 1)
-                    prefetch(dz + before * rows_dz + x, 1)
                 for j in range(groups):
                     at, n = j * group * row_state + x, j * group * FLOAT
                     A = load_rows(rates + at, row_state, width, group)
@@ -187,6 +179,12 @@ def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Calla
                     store_rows(states, vector, h)
                     for i in range(count):
                         t, o, e = first + i, i * vector, i * group * vector
+                        # the tile before, line by line: all at once would wait for one another
+                        before = t - TILE
+                        prefetch(u + before * rows_u + x, 0)
+                        prefetch(delta + before * rows_delta + x, 0)
+                        prefetch(z + before * rows_z + x, 0)
+                        prefetch(g + before * rows_g + x, 0)
                         h = advance_keeping(
                             h, A, dts + o, dtus + o, ys + o, B + t * rows_B + n, C + t * rows_C + n,
                             decays + e, states + e + group * vector, width,
@@ -195,6 +193,10 @@ def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Calla
                     a = load_rows(dA + at, row_state, width, group)
                     for i in range(count - 1, -1, -1):
                         t, o, e = first + i, i * vector, i * group * vector
+                        before = t - TILE
+                        prefetch(du + before * rows_du + x, 1)
+                        prefetch(ddelta + before * rows_ddelta + x, 1)
+                        prefetch(dz + before * rows_dz + x, 1)
                         q, a = retreat(
                             q, a, A, dts + o, dtus + o, dys + o, B + t * rows_B + n, C + t * rows_C + n,
                             decays + e, states + e, states + e + group * vector, by_B + o, by_A + o,

@@ -40,7 +40,7 @@ def add_tap(total: list[Value], row: Value, tap: Value, width: int) -> list[Valu
 def finish(out: Value, total: list[Value], is_silu: int) -> list[Value]:
     """Write the convolved token, through silu if asked."""
     result = total[0]
-    out.store(result * sigmoid(result) if is_silu else result)
+    out.store(result * sigmoid([result])[0] if is_silu else result)
     return total
 
 
@@ -49,7 +49,7 @@ def finish_adjoint(out: Value, g: Value, total, sums, is_silu: int, width: int) 
     """Write the gradient that arrives at the convolved token; add it to the bias' gradient."""
     gradient, x = g.load(width), total[0]
     if is_silu:
-        s = sigmoid(x)
+        s = sigmoid([x])[0]
         gradient = gradient * fma(x * s, (s * -1.0) + 1.0, s)
     out.store(gradient)
     return [sums[0] + gradient]

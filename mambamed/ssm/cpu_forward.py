@@ -24,34 +24,43 @@ from mambamed.ssm.lanes import (
     next_task,
     prefetch,
     store_rows,
-    store_zero,
 )
 from mambamed.ssm.simd import STAMP, Value, emitter, exp2, fma, sigmoid, softplus
 
 TILE = 16  # tokens between two kept states
-ABREAST = 8  # states whose exponentials are computed together
+ABREAST = 4  # states, and tokens, whose exponentials are computed together
 
 
-@emitter(lambda raw, bias, is_softplus, u, dt, dtu, width: types.void)
-def prepare_token(
-    raw: Value, bias: Value, is_softplus: int, u: Value, dt: Value, dtu: Value, width: int
-) -> None:
-    """Step size dt = softplus(delta + bias), and dt u."""
-    step = raw.load(width) + bias.load(width)
+@emitter(
+    lambda raw, rows_raw, bias, is_softplus, u, rows_u, skip, z, rows_z, gated, scratch, area, count, width: (
+        types.void
+    )
+)
+def prepare_tokens(
+    raw: Value, rows_raw: Value, bias: Value, is_softplus: int, u: Value, rows_u: Value, skip: Value,
+    z: Value, rows_z: Value, gated: int, scratch: Value, area: int, count: int, width: int,
+) -> None:  # fmt: skip
+    """Of `count` tokens, into four areas of the scratch: dt = softplus(delta + bias), dt u, D u, silu(z)."""
+    shift, passed = bias.load(width), skip.load(width)
+    steps = [raw.at(rows_raw, i).load(width) + shift for i in range(count)]
+    values = [u.at(rows_u, i).load(width) for i in range(count)]
     if is_softplus:
-        step = softplus(step)
-    dt.store(step)
-    dtu.store(step * u.load(width))
-
-
-@emitter(lambda out, y, u, skip, z, gated, width: types.void)
-def finish_token(out: Value, y: Value, u: Value, skip: Value, z: Value, gated: int, width: int) -> None:
-    """out = (y + D u) silu(z)."""
-    result = fma(u.load(width), skip.load(width), y.load(width))
+        steps = softplus(steps)
+    vectors = [steps, [dt * value for dt, value in zip(steps, values, strict=True)]]
+    vectors.append([value * passed for value in values])
     if gated:
-        gate = z.load(width)
-        result = result * gate * sigmoid(gate)
-    out.store(result)
+        gates = [z.at(rows_z, i).load(width) for i in range(count)]
+        vectors.append([gate * opening for gate, opening in zip(gates, sigmoid(gates), strict=True)])
+    for place, rows in enumerate(vectors):
+        for i, row in enumerate(rows):
+            scratch.at(place * area + FLOAT * width * i).store(row)
+
+
+@emitter(lambda out, y, gate, gated, width: types.void)
+def finish_token(out: Value, y: Value, gate: Value, gated: int, width: int) -> None:
+    """out = y silu(z), y holding D u already."""
+    result = y.load(width)
+    out.store(result * gate.load(width) if gated else result)
 
 
 @emitter(lambda states, rates, dt, dtu, y, B, C, width: states)
@@ -79,6 +88,7 @@ def advance(states, rates, dt: Value, dtu: Value, y: Value, B: Value, C: Value, 
 def make_forward(width: int, group: int, is_softplus: int, gated: int, stamp: int) -> Callable:
     """The forward kernel: `group` states at a time, with or without softplus and gate."""
     vector = width * FLOAT
+    area = TILE * vector
 
     @compile_kernel
     def forward(table):
@@ -89,29 +99,26 @@ def make_forward(width: int, group: int, is_softplus: int, gated: int, stamp: in
                 u, rows_u, delta, rows_delta, z, rows_z, B, rows_B, C, rows_C, rates, skip, bias, row_state,
                 out, rows_out, state, kept, step_kept, scratch, length, groups, blocks,
             ) = load_arguments(arguments, 23)  # fmt: skip
-            dts, dtus, ys = scratch, scratch + TILE * vector, scratch + 2 * TILE * vector
+            dts, dtus, ys, gates = scratch, scratch + area, scratch + 2 * area, scratch + 3 * area
             for tile_and_block in range((length + TILE - 1) // TILE * blocks):
                 tile = tile_and_block // blocks
                 x = (tile_and_block - tile * blocks) * vector
                 first = tile * TILE
                 count = min(TILE, length - first)
-                for i in range(count):
+                whole = count - count % ABREAST
+                for i in range(0, whole, ABREAST):
                     t, o = first + i, i * vector
-                    prepare_token(
-                        delta + t * rows_delta + x,
-                        bias + x,
-                        is_softplus,
-                        u + t * rows_u + x,
-                        dts + o,
-                        dtus + o,
+                    prepare_tokens(
+                        delta + t * rows_delta + x, rows_delta, bias + x, is_softplus, u + t * rows_u + x,
+                        rows_u, skip + x, z + t * rows_z + x, rows_z, gated, scratch + o, area, ABREAST,
                         width,
-                    )
-                    store_zero(ys + o, width)
-                    later = t + TILE
-                    prefetch(u + later * rows_u + x, 0)
-                    prefetch(delta + later * rows_delta + x, 0)
-                    prefetch(z + later * rows_z + x, 0)
-                    prefetch(out + later * rows_out + x, 1)
+                    )  # fmt: skip
+                for i in range(whole, count):
+                    t, o = first + i, i * vector
+                    prepare_tokens(
+                        delta + t * rows_delta + x, rows_delta, bias + x, is_softplus, u + t * rows_u + x,
+                        rows_u, skip + x, z + t * rows_z + x, rows_z, gated, scratch + o, area, 1, width,
+                    )  # fmt: skip
                 for g in range(groups):
                     at, n = g * group * row_state + x, g * group * FLOAT
                     h = load_rows(state + at, row_state, width, group)
@@ -120,21 +127,19 @@ def make_forward(width: int, group: int, is_softplus: int, gated: int, stamp: in
                     A = load_rows(rates + at, row_state, width, group)
                     for i in range(count):
                         t, o = first + i, i * vector
+                        # the next tile, line by line: all at once would wait for one another
+                        later = t + TILE
+                        prefetch(u + later * rows_u + x, 0)
+                        prefetch(delta + later * rows_delta + x, 0)
+                        prefetch(z + later * rows_z + x, 0)
+                        prefetch(out + later * rows_out + x, 1)
                         h = advance(
                             h, A, dts + o, dtus + o, ys + o, B + t * rows_B + n, C + t * rows_C + n, width
                         )
                     store_rows(state + at, row_state, h)
                 for i in range(count):
-                    t, o = first + i, i * vector
-                    finish_token(
-                        out + t * rows_out + x,
-                        ys + o,
-                        u + t * rows_u + x,
-                        skip + x,
-                        z + t * rows_z + x,
-                        gated,
-                        width,
-                    )
+                    o = i * vector
+                    finish_token(out + (first + i) * rows_out + x, ys + o, gates + o, gated, width)
             arguments = next_task(table, stamp)
 
     return forward

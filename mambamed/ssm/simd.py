@@ -82,10 +82,23 @@ class Value:
         function = self.builder.module.declare_intrinsic(name, (), kind)
         return Value(self.builder, self.builder.call(function, arguments))
 
+    def filled(self, number: float) -> Value:
+        """A vector like this one with one number in all lanes."""
+        return Value(self.builder, self._like(number))
+
     def shuffle(self, other: Value, lanes: list[int]) -> Value:
         """Lanes picked from this vector (0 ... w-1) and the other (w ... 2w-1)."""
         mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
         return Value(self.builder, self.builder.shuffle_vector(self.value, other.value, mask))
+
+    def pick(self, table: list[float]) -> Value:
+        """In each lane the number of the table at the place that the lane's lowest bits say; AVX-512 only."""
+        builder, floats = self.builder, self.value.type
+        whole = ir.VectorType(ir.IntType(32), self.width)
+        kind = ir.FunctionType(floats, [floats, whole])
+        function = builder.module.declare_intrinsic("llvm.x86.avx512.permvar.sf.512", (), kind)
+        places = builder.bitcast(self.value, whole)
+        return Value(builder, builder.call(function, [ir.Constant(floats, table), places]))
 
     def at(self, stride: Value | int, count: int = 1) -> Value:
         """The address `count` times `stride` bytes after this one."""
@@ -134,6 +147,8 @@ _EXP2 = (
     0.009666245430707932,
     0.0013333538081496954,
 )
+# (2^f - 1) / f on [-1/32, 1/32], relative error 1e-7: that of a slow decay's rate, as above
+_EXP2_SIXTEENTH = (0.6931471802350329, 0.24023421248551266, 0.05550564501075779)
 # log(1 + t) / t on [0, 1], minimax, relative error 3e-8
 _LOG1P = (
     0.9999999698795607, -0.49999493140481666, 0.33319096807728577, -0.24842982215636722, 0.19106006769466954,
@@ -156,15 +171,8 @@ def exp2(xs: list[Value]) -> list[Value]:
     dependent instructions takes some 40 cycles, more than a processor looks ahead to find other work.
     """
     builder = xs[0].builder
-    if xs[0].width == 16:  # AVX-512 can round and can scale by a power of two in one instruction each
-        wholes = [x.call("rint") for x in xs]
-        mantissas = _exp2_fraction([x - whole for x, whole in zip(xs, wholes, strict=True)])
-        all_lanes, current_rounding = ir.Constant(ir.IntType(16), -1), ir.Constant(ir.IntType(32), 4)
-        scale = "llvm.x86.avx512.mask.scalef.ps.512"
-        return [
-            m._call(scale, [m.value, whole.value, m.value, all_lanes, current_rounding])
-            for m, whole in zip(mantissas, wholes, strict=True)
-        ]
+    if xs[0].width == 16:
+        return _exp2_by_table(xs)
     # adding 1.5 * 2^23 leaves round(x) in the low bits; shifted by 23 they are an exponent
     magic = 12582912.0
     xs = [x.call("maxnum", -126.0).call("minnum", 126.0) for x in xs]
@@ -179,20 +187,41 @@ def exp2(xs: list[Value]) -> list[Value]:
     return results
 
 
+def _exp2_by_table(xs: list[Value]) -> list[Value]:
+    """2^x = 2^(i/16) 2^f 2^k with AVX-512, where a register is a table of 16 and 2^k one instruction: a
+    polynomial of 2^f shorter by two terms, the multiplications being what there is least of.
+    """
+    sixteenths = 1.5 * 2**19  # added to x, leaves round(16 x) in the low bits
+    shifted = [x + sixteenths for x in xs]
+    rounded = [s - sixteenths for s in shifted]
+    rests = [x - r for x, r in zip(xs, rounded, strict=True)]
+    roots = [s.pick([2 ** (i / 16) for i in range(16)]) for s in shifted]
+    slopes = _horner(rests, _EXP2_SIXTEENTH)
+    parts = [root * rest for root, rest in zip(roots, rests, strict=True)]
+    mantissas = [fma(p, slope, root) for p, slope, root in zip(parts, slopes, roots, strict=True)]
+    all_lanes, current_rounding = ir.Constant(ir.IntType(16), -1), ir.Constant(ir.IntType(32), 4)
+    scale = "llvm.x86.avx512.mask.scalef.ps.512"  # by 2 to the power of floor(rounded)
+    return [
+        m._call(scale, [m.value, r.value, m.value, all_lanes, current_rounding])
+        for m, r in zip(mantissas, rounded, strict=True)
+    ]
+
+
 def _exp2_fraction(xs: list[Value]) -> list[Value]:
     return [fma(q, x, 1.0) for q, x in zip(_horner(xs, _EXP2), xs, strict=True)]
 
 
-def softplus(x: Value) -> Value:
+def softplus(xs: list[Value]) -> list[Value]:
     """log(1 + e^x) = max(x, 0) + log(1 + e^-|x|): exact to rounding for very negative x too."""
-    small = exp2([x.call("fabs") * -LOG2E])
-    return fma(_horner(small, _LOG1P)[0], small[0], x.call("maxnum", 0.0))
+    small = exp2([x.call("fabs") * -LOG2E for x in xs])
+    logs = _horner(small, _LOG1P)
+    return [fma(r, s, x.call("maxnum", 0.0)) for r, s, x in zip(logs, small, xs, strict=True)]
 
 
-def sigmoid(x: Value) -> Value:
+def sigmoid(xs: list[Value]) -> list[Value]:
     """1 / (1 + e^-x)."""
-    one = Value(x.builder, x._like(1.0))
-    return one / (exp2([x * -LOG2E])[0] + 1.0)
+    one = xs[0].filled(1.0)
+    return [one / (power + 1.0) for power in exp2([x * -LOG2E for x in xs])]
 
 
 class LaneSums:

@@ -20,12 +20,12 @@ def exp2_rows(rows):
 
 @emitter(lambda rows: rows)
 def softplus_rows(rows):
-    return [softplus(row) for row in rows]
+    return softplus(rows)
 
 
 @emitter(lambda rows: rows)
 def sigmoid_rows(rows):
-    return [sigmoid(row) for row in rows]
+    return sigmoid(rows)
 
 
 @emitter(lambda rows: rows)
