@@ -15,7 +15,7 @@ The way of a scan, one folder a station:
     io           every file is read and written here
     recipe, cases, geometry, errors: the words all others speak
 
-The verbs (`prepare`, `train`, `predict`, `evaluate`, ...) are functions of `mambamed.api`
+The verbs (`prepare`, `train`, `predict`, `classify`, `evaluate`, ...) are functions of `mambamed.api`
 and commands of the same names and parameters on the command line.
 """
 
@@ -25,7 +25,7 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["compare", "demo", "evaluate", "predict", "prepare", "train"]
+__all__ = ["classify", "compare", "demo", "evaluate", "predict", "prepare", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mambamed.evaluation import Evaluation
     from mambamed.evaluation.classification import ClassEvaluation
     from mambamed.evaluation.compare import Comparison
+    from mambamed.inference.classify import ClassifySummary
     from mambamed.inference.predict import PredictSummary
     from mambamed.preparation.prepare import PreparedSummary
     from mambamed.progress import Progress
@@ -148,6 +149,45 @@ def predict(
         resume=resume,
         overwrite=overwrite,
         preview=preview,
+        progress=progress,
+    )
+
+
+def classify(
+    model: Annotated[list[Path], Argument(help="Run folder; several (seeds, say) make an ensemble.")],
+    input: Annotated[Path, Argument(help="An image, a folder of images, or a folder of case folders.")],
+    output: Annotated[Path, Option("-o", "--output", help="Table to write, as in preds.csv.")],
+    threshold: Annotated[
+        float | None, Option(help="Answer the second of two classes from this probability on.")
+    ] = None,
+    covariates: Annotated[
+        Path | None, Option(help="Table of age, sex, ... for a model that reads them; a column case.")
+    ] = None,
+    saliency: Annotated[
+        bool, Option("--saliency", help="Also write where the network looked (Grad-CAM), a map a case.")
+    ] = False,
+    folds: Annotated[str, Option(help="Folds to average: all that are trained, or as in 0,2.")] = "all",
+    checkpoint: Annotated[Literal["best", "last"], Option(help="Which checkpoint of a fold.")] = "best",
+    tta: Annotated[Literal["mirror", "none"] | None, Option(help="Average over mirrored copies.")] = None,
+    device: Annotated[Device, Option(help="Where to compute.")] = "auto",
+    precision: Annotated[Precision | None, Option(help="Goes before the recipe's.")] = None,
+    progress: Progress | None = None,
+) -> ClassifySummary:
+    """Classify images: a table with the probability of every class, a row a case."""
+    from mambamed.inference.classify import classify
+
+    return classify(
+        model,
+        input,
+        output,
+        threshold=threshold,
+        covariates=covariates,
+        saliency=saliency,
+        folds=folds,
+        checkpoint=checkpoint,
+        tta=tta,
+        device=device,
+        precision=precision,
         progress=progress,
     )
 

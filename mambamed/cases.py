@@ -14,6 +14,7 @@ from typing import Any
 from mambamed.errors import DatasetError
 
 BACKGROUND = "background"
+IGNORE = "ignore"  # voxels that nobody has labeled: neither learned nor scored
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Case:
         class_name: what the case as a whole is; None where the task has no classes.
         subject: the person; cases of one subject never straddle a split. The id where not known.
         covariates: what else is known of the case, name -> text as its table has it, as in age: "71.5".
+        fault: why the case cannot be used, where its folder shows that already (a channel is missing): a line
+            to tell; the case is left out and its channels are not read.
     """
 
     id: str
@@ -51,6 +54,7 @@ class Case:
     class_name: str | None = None
     subject: str = ""
     covariates: Mapping[str, str] = field(default_factory=dict)
+    fault: str | None = None
 
     def __post_init__(self) -> None:
         check_case_id(self.id)
@@ -101,7 +105,7 @@ class DatasetManifest:
         """Answer name -> labels: the regions where there are any, else every label but the background."""
         if self.regions:
             return {name: tuple(members) for name, members in self.regions.items()}
-        return {name: (value,) for name, value in self.labels.items() if value != 0}
+        return {name: (value,) for name, value in self.labels.items() if value != 0 and name != IGNORE}
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict; `from_json` gives the manifest back."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mambamed.errors import DatasetError
 from mambamed.preparation.store import PreparedCase
+from mambamed.tasks.covariates import Wanted, covariate_numbers
 
 Triple = tuple[int, int, int]
 
@@ -45,18 +46,21 @@ class ClassedCase:
     Attributes:
         class_index: its class, as a place among the classes' names.
         foreground: nothing: patches are centered nowhere in particular.
+        covariates: `(M,)` numbers that the network reads beside the image, NaN where not known.
 
     Raises:
         DatasetError: the case's class is not one of them.
+        CaseError: a covariate that cannot be read.
     """
 
-    def __init__(self, case: PreparedCase, classes: Sequence[str]) -> None:
+    def __init__(self, case: PreparedCase, classes: Sequence[str], covariates: Wanted | None = None) -> None:
         if case.class_name is None or case.class_name not in classes:
             raise DatasetError(
                 f"{case.id}: class {case.class_name!r} is not one of {', '.join(classes)}; prepare again"
             )
         self._case, self.shape = case, case.shape
         self.class_index = list(classes).index(case.class_name)
+        self.covariates: NDArray = covariate_numbers(case.covariates, covariates or {}, case.id)
         self.foreground: NDArray = np.zeros((0, 4), np.int32)
 
     def image(self, box: Any = None) -> NDArray:
@@ -64,15 +68,21 @@ class ClassedCase:
         return self._case.image(box)
 
 
-def readable(cases: Mapping[str, PreparedCase], reads: str, names: Sequence[str]) -> dict[str, Any]:
+def readable(
+    cases: Mapping[str, PreparedCase],
+    reads: str,
+    names: Sequence[str],
+    covariates: Wanted | None = None,
+) -> dict[str, Any]:
     """The cases with what a task reads beside the image.
 
     Args:
         reads: "labels", "points" or "class".
         names: of the landmarks or classes, in the order of the network's outputs.
+        covariates: that the network reads too, of cases with a class.
     """
     if reads == "points":
         return {case_id: PointedCase(case, names) for case_id, case in cases.items()}
     if reads == "class":
-        return {case_id: ClassedCase(case, names) for case_id, case in cases.items()}
+        return {case_id: ClassedCase(case, names, covariates) for case_id, case in cases.items()}
     return dict(cases)

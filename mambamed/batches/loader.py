@@ -19,6 +19,7 @@ from mambamed.batches.augment import Spatial, apply_spatial, change_intensities,
 from mambamed.batches.cases import ClassedCase, PointedCase
 from mambamed.batches.sampler import PatchRequest, Sampler, Triple, random_stream
 from mambamed.recipe import Augment
+from mambamed.tasks.covariates import with_covariates
 
 Box = tuple[Sequence[int], Sequence[int]]
 
@@ -46,7 +47,7 @@ class Batch:
     """What one step learns from.
 
     Attributes:
-        image: `(B, C, X, Y, Z)` float32.
+        image: `(B, C, X, Y, Z)` float32; covariates of classes are constant channels behind the image's.
         reference: `(B, X, Y, Z)` label values; or `(B, K, 3)` float32, where the landmarks lie in the patch,
             in voxels, NaN for those that the case does not have; or `(B,)` int64 class indices.
         case_ids: of each patch, for messages.
@@ -111,6 +112,8 @@ class PatchReader:
         patch = np.ascontiguousarray(patch)
         if self._augment is not None:
             patch = change_intensities(patch, self._augment, random)
+        if self._reads == "class":
+            patch = with_covariates(patch, cast(ClassedCase, case).covariates)
         return patch, np.asarray(reference)
 
     def _points(self, case: PointedCase, spatial: Spatial, offset: np.ndarray) -> np.ndarray:

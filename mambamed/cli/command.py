@@ -116,8 +116,8 @@ def as_json(value: Any) -> Any:
         return None if math.isnan(value) else str(value)
     if isinstance(value, (Path, BaseException)):
         return str(value)
-    item = getattr(value, "item", None)  # a NumPy scalar
-    return item() if callable(item) else value
+    plain = getattr(value, "tolist", None)  # a NumPy array or scalar
+    return as_json(plain()) if callable(plain) else value
 
 
 def _start_logging(quiet: bool, verbose: bool) -> None:

@@ -58,7 +58,7 @@ def _global(
     pass
 
 
-for _verb in (api.prepare, api.train, api.predict, api.evaluate, api.compare, api.demo):
+for _verb in (api.prepare, api.train, api.predict, api.classify, api.evaluate, api.compare, api.demo):
     app.command()(command(_verb, _shown(_verb.__name__)))
 for _verb in (api.recipes_list, api.recipes_show, api.recipes_check, api.recipes_schema):
     recipes.command(_verb.__name__.removeprefix("recipes_"))(command(_verb, _shown(_verb.__name__)))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mambamed.evaluation import Evaluation
     from mambamed.evaluation.classification import ClassEvaluation
     from mambamed.evaluation.compare import Comparison
+    from mambamed.inference.classify import ClassifySummary
     from mambamed.inference.predict import PredictSummary
     from mambamed.preparation.prepare import PreparedSummary
     from mambamed.recipe import RecipeLine
@@ -78,6 +79,17 @@ def predict(summary: PredictSummary) -> None:
     _next(summary.next_command)
 
 
+def classify(summary: ClassifySummary) -> None:
+    """How many cases of each class, and where the table is."""
+    labels, classes = summary.probabilities.labels, summary.probabilities.classes
+    counts = ", ".join(f"{name} {labels.count(name)}" for name in classes)
+    calibrated = "calibrated" if summary.probabilities.calibrated else "not calibrated"
+    print(f"{len(labels)} cases in {summary.output}: {counts}; {calibrated}, {summary.seconds:.0f} s")
+    if summary.saliency is not None:
+        print(f"where the network looked: {summary.saliency}")
+    _next(summary.next_command)
+
+
 def evaluate(evaluation: Evaluation | ClassEvaluation) -> None:
     """The summary, its conventions, and where the tables are."""
     table = evaluation.table
@@ -121,8 +133,8 @@ def demo(summary: DemoSummary) -> None:
 
 def recipes_list(lines: Sequence[RecipeLine]) -> None:
     """The shipped recipes."""
-    rows = [[line.name, line.task, line.network, line.headline] for line in lines]
-    _table(None, ["recipe", "task", "network", ""], rows)
+    rows = [[line.name, line.task, line.network, line.data, line.headline] for line in lines]
+    _table(None, ["recipe", "task", "network", "data", ""], rows)
 
 
 def recipes_show(cost: RecipeCost) -> None:

@@ -19,12 +19,19 @@ from mambamed.evaluation.classes import ReferenceClasses, read_reference_classes
 from mambamed.io.documents import write_json
 from mambamed.io.probabilities import Probabilities, read_probabilities
 from mambamed.io.tables import write_csv
-from mambamed.metrics.classification import BinaryScores, MulticlassScores, score_binary, score_multiclass
+from mambamed.metrics.classification import (
+    BinaryScores,
+    MulticlassScores,
+    auc,
+    score_binary,
+    score_multiclass,
+)
 from mambamed.metrics.statistics import bootstrap_interval
 from mambamed.report.tables import Table, shown, write_table
 
 FORMAT = 1
 ALL = "all"
+_NOWHERE = (math.nan, math.nan)
 # metric -> its heading; of two classes and of more. "paper" columns are in per cent, as papers print them.
 _BINARY = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "sensitivity": "sensitivity",
@@ -52,12 +59,14 @@ class RunScores:
         scores: at its own threshold.
         intervals: metric -> confidence interval, by subject; AUC's by DeLong, by case.
         unscored: cases of the reference that it does not name.
+        class_auc: class -> AUC against the rest.
     """
 
     name: str
     scores: BinaryScores | MulticlassScores
     intervals: Mapping[str, tuple[float, float]]
     unscored: int
+    class_auc: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,8 @@ class ClassEvaluation:
     Attributes:
         table: for people: a row a metric.
         runs: one a table.
+        summaries: every metric, a row a name: of two classes the positive one; of more all of them
+            together, and the AUC of each against the rest.
         classes: in the order of the probabilities; of two, the second is positive.
         settings: how, in words.
         output: folder of the files; None where nothing was written.
@@ -77,6 +88,7 @@ class ClassEvaluation:
 
     table: Table
     runs: tuple[RunScores, ...]
+    summaries: tuple[dict[str, Any], ...]
     classes: tuple[str, ...]
     settings: Mapping[str, Any]
     output: Path | None = None
@@ -132,6 +144,7 @@ def evaluate_probabilities(
     evaluation = ClassEvaluation(
         table=_table(runs, classes, notes, level),
         runs=tuple(runs),
+        summaries=tuple(_summaries(runs, classes)),
         classes=classes,
         settings=settings,
         output=output,
@@ -191,7 +204,8 @@ def _score(
                 intervals[metric] = bootstrap_interval(answers[part] == truth[part], people, level)
     else:
         scores = score_multiclass(truth, values)
-    return RunScores(name, scores, intervals, len(wanted) - len(rows))
+    areas = {each: auc(truth == k, values[:, k]) for k, each in enumerate(table.classes)}
+    return RunScores(name, scores, intervals, len(wanted) - len(rows), areas)
 
 
 def _faults(
@@ -323,19 +337,18 @@ def _written(
                 truth, person = reference.class_of[case], reference.subject_of[case]
                 rows.append([case, name, truth, label, int(truth == label), *row.tolist(), person])
     write_csv(paths[0], headers, rows)
-    summaries = _summaries(evaluation)
     write_csv(
         paths[1],
         ["name", "metric", "mean", "sd", "ci_low", "ci_high", "runs"],
         [
             [s["name"], s["metric"], s["mean"], s["sd"], *s["interval"], len(evaluation.runs)]
-            for s in summaries
+            for s in evaluation.summaries
         ],
     )
     document = {
         "format": FORMAT,
         "settings": dict(evaluation.settings),
-        "summaries": summaries,
+        "summaries": list(evaluation.summaries),
         "runs": {run.name: _plain(run.scores) for run in evaluation.runs},
         "faults": [str(fault) for fault in evaluation.faults],
     }
@@ -343,15 +356,23 @@ def _written(
     return replace(evaluation, written=(*written, *paths))
 
 
-def _summaries(evaluation: ClassEvaluation) -> list[dict[str, Any]]:
-    """A row a metric, over all cases; an interval where there is one run."""
+def _summaries(runs: Sequence[RunScores], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """A row a metric, means over runs; an interval where there is one run."""
+    two = len(classes) == 2
+    name = classes[1] if two else ALL
     rows = []
-    for metric in _metrics_of(evaluation.classes):
-        mean, sd = _mean_and_sd([getattr(run.scores, metric) for run in evaluation.runs])
-        nowhere = (math.nan, math.nan)
-        interval = evaluation.runs[0].intervals.get(metric, nowhere) if len(evaluation.runs) == 1 else nowhere
-        rows.append({"name": ALL, "metric": metric, "mean": mean, "sd": sd, "interval": list(interval)})
+    for metric in _metrics_of(classes):
+        values = [getattr(run.scores, metric) for run in runs]
+        interval = runs[0].intervals.get(metric, _NOWHERE) if len(runs) == 1 else _NOWHERE
+        rows.append(_row(name, metric, values, interval))
+    if not two:
+        rows += [_row(each, "auc", [run.class_auc[each] for run in runs], _NOWHERE) for each in classes]
     return rows
+
+
+def _row(name: str, metric: str, values: Sequence[float], interval: tuple[float, float]) -> dict[str, Any]:
+    mean, sd = _mean_and_sd(values)
+    return {"name": name, "metric": metric, "mean": mean, "sd": sd, "interval": list(interval)}
 
 
 def _plain(scores: BinaryScores | MulticlassScores) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def predict_cases(
         ahead: Future[Ready] | None = None
         behind: Future[None] | None = None
         for number, case in enumerate(cases):
-            reading = ahead or reader.submit(_read, case, ensemble, preview)
+            reading = ahead or reader.submit(read_case, case, ensemble, preview)
             try:
                 ready = reading.result()
             except CaseError as error:
@@ -75,7 +75,7 @@ def predict_cases(
                 record.failed(case, error)
                 progress.advance(1, case=case.id)
             following = cases[number + 1 : number + 2]
-            ahead = reader.submit(_read, following[0], ensemble, preview) if following else None
+            ahead = reader.submit(read_case, following[0], ensemble, preview) if following else None
             if ready is None:
                 continue
             belt: Belt[Slab] = Belt(_SLABS_WAITING)
@@ -146,7 +146,14 @@ class Abandoned(Exception):  # noqa: N818 - nobody's error: the other thread rai
     """The thread that fills a belt stopped for a reason that it tells itself."""
 
 
-def _read(case: Case, ensemble: Ensemble, whole: bool) -> Ready:
+def read_case(case: Case, ensemble: Ensemble, whole: bool) -> Ready:
+    """Read a case and prepare it for an ensemble; `whole`: keep the image as the file has it.
+
+    Raises:
+        CaseError: a file cannot be used.
+    """
+    if case.fault:
+        raise CaseError(case.fault.removeprefix(f"{case.id}: "))
     began = time.monotonic()
     with _warnings_heard() as warnings:
         images = [read_image(channel.path, channel.volume) for channel in case.channels]

@@ -17,17 +17,18 @@ from mambamed.errors import CaseError
 from mambamed.geometry import from_ras, orientation_of, to_ras
 from mambamed.io.atomic import flushed_together, write_bytes
 from mambamed.io.documents import read_json, write_json
-from mambamed.io.images import Image, read_image, smallest_integer, write_image
+from mambamed.io.images import Image, smallest_integer, write_image
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.label_kernels import count_labels, foreground_places
 from mambamed.preparation.plan import Plan
 from mambamed.preparation.prepare_image import label_integers, prepare_image, prepare_label
+from mambamed.preparation.reading import FixGeometry, read_channels, read_label
 from mambamed.preparation.store import FORMAT, CaseFiles, encode_array, encode_foreground
 
 FOREGROUND_PER_LABEL = 10_000  # nnU-Net keeps as many
 
 
-def store_case(case: Case, plan: Plan, root: Path) -> dict[str, Any]:
+def store_case(case: Case, plan: Plan, root: Path, fix: FixGeometry = "none") -> dict[str, Any]:
     """Prepare a case, unless it already is there, prepared from the same files in the same way.
 
     The files are not flushed to the disk; the case's document holds their digests, by which the next run
@@ -37,6 +38,7 @@ def store_case(case: Case, plan: Plan, root: Path) -> dict[str, Any]:
         case: where its files are.
         plan: how to prepare it.
         root: the prepared dataset.
+        fix: what may be done with an image on another grid; see `reading.on_grid`.
 
     Returns:
         The entry of dataset.json.
@@ -46,16 +48,18 @@ def store_case(case: Case, plan: Plan, root: Path) -> dict[str, Any]:
         RunError: the disk is full.
     """
     files = CaseFiles.of(root, case.id)
-    settings = settings_of(case, plan)
+    settings = settings_of(case, plan, fix)
     known = _complete(files, settings)
     if known is not None:
         return known
     with flushed_together():
-        return _store(case, plan, files, settings)
+        return _store(case, plan, files, settings, fix)
 
 
-def _store(case: Case, plan: Plan, files: CaseFiles, settings: str) -> dict[str, Any]:
-    images = [read_image(channel.path, channel.volume) for channel in case.channels]
+def _store(
+    case: Case, plan: Plan, files: CaseFiles, settings: str, fix: FixGeometry
+) -> dict[str, Any]:
+    images = read_channels(case, fix)
     try:
         array, geometry = prepare_image(images, plan, dtype=np.float16)
     except CaseError as error:
@@ -72,8 +76,8 @@ def _store(case: Case, plan: Plan, files: CaseFiles, settings: str) -> dict[str,
         "has_label": case.label is not None,
     }
     voxels: Mapping[int, int] = {}
-    if case.label is not None:
-        native = read_image(case.label)
+    native = read_label(case, images[0], fix)
+    if native is not None:
         label = prepare_label(native, geometry)
         rows, voxels = foreground_rows(label, case.id)
         written |= {"label": encode_array(label), "foreground": encode_foreground(rows)}
@@ -110,7 +114,7 @@ def reference_labels(label: Image, geometry: CaseGeometry) -> NDArray:
     return whole.astype(smallest_integer(int(whole.max(initial=0))), copy=False)
 
 
-def settings_of(case: Case, plan: Plan) -> str:
+def settings_of(case: Case, plan: Plan, fix: FixGeometry) -> str:
     """A hash of all that decides the prepared files: the sources and the relevant part of the plan."""
     paths = [channel.path for channel in case.channels] + ([case.label] if case.label else [])
     stamps = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,11 +78,19 @@ def shipped_recipes() -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class RecipeLine:
-    """A shipped recipe in one line: its first comment says what it is."""
+    """A shipped recipe in one line.
+
+    Attributes:
+        name: what commands know it by.
+        task, network: of the recipe.
+        data: name of the prepared dataset that it is for; empty where it names none.
+        headline: the first sentence of its comment, which says what it is.
+    """
 
     name: str
     task: str
     network: str
+    data: str
     headline: str
 
 
@@ -90,9 +99,20 @@ def describe_recipes() -> list[RecipeLine]:
     lines = []
     for name, file in shipped_recipes().items():
         recipe = load_recipe(file)
-        first = file.read_text(encoding="utf-8").splitlines()[0]
-        lines.append(RecipeLine(name, recipe.task, recipe.network.name, first.lstrip("# ").strip()))
+        data = Path(recipe.dataset.prepared).name if recipe.dataset.prepared else ""
+        lines.append(RecipeLine(name, recipe.task, recipe.network.name, data, _first_sentence(file)))
     return lines
+
+
+def _first_sentence(file: Path) -> str:
+    """Of the comment at the head of a recipe, which may run over several lines."""
+    words: list[str] = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#") or line.startswith("#  "):
+            break
+        words += line.lstrip("#").split()
+    sentence = re.match(r".*?[.](?= [A-Z]|$)", " ".join(words))
+    return sentence[0].rstrip(".") if sentence else " ".join(words)
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -141,7 +161,7 @@ def _merge(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any
     """Sections merge key by key; a mapping that names things (labels, regions, ...) is replaced whole."""
     merged = dict(parent)
     for key, value in child.items():
-        whole = key in {"channels", "labels", "regions", "paper"}
+        whole = key in {"channels", "labels", "regions", "covariates", "paper"}
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and not whole:
             # Another network's options mean nothing to this one.
             another = key == "network" and value.get("name") not in {None, merged[key].get("name")}

@@ -118,7 +118,8 @@ class Schedule(Section):
 
 
 class Loss(Section):
-    """Soft Dice plus cross-entropy (binary cross-entropy for regions), weighted."""
+    """What is added up to the loss, each part weighted: soft Dice, cross-entropy (binary for regions), focal
+    and boundary loss. Voxels of the label "ignore" count for nothing."""
 
     dice: Annotated[float, Field(ge=0)] = 1.0
     cross_entropy: Annotated[float, Field(ge=0)] = 1.0
@@ -126,15 +127,26 @@ class Loss(Section):
     """Count Dice over the whole batch rather than each patch of it."""
     smooth: Annotated[float, Field(ge=0)] = 1e-5
     """Added to numerator and denominator of Dice."""
+    focal: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the focal loss; usually instead of cross_entropy."""
+    focal_gamma: Annotated[float, Field(ge=0)] = 2.0
+    boundary: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the boundary loss (mean signed distance in mm under the prediction): 0.01 beside Dice."""
+    class_weights: dict[str, Positive] | None = None
+    """Weights of labels or regions in the cross-entropy; 1 where not named."""
+    depth_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = None
+    """Weights of the depths of deep supervision, the finest first; half as much each where not given."""
     class_balance: bool = True
     """Classification: each class weighs the same, however many training cases it has."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Classification: share of the target that is spread over all classes."""
+    """Share of the target that is spread over all classes or labels; for regions, towards one half."""
 
     @model_validator(mode="after")
     def _something_is_learned(self) -> Loss:
-        if self.dice == 0 and self.cross_entropy == 0:
-            raise ValueError("dice and cross_entropy are both 0: nothing would be learned")
+        if self.dice == self.cross_entropy == self.focal == 0:
+            raise ValueError("dice, cross_entropy and focal are all 0: nothing would be learned")
+        if self.depth_weights is not None and sum(self.depth_weights) == 0:
+            raise ValueError("depth_weights are all 0: nothing would be learned")
         return self
 
 

@@ -10,7 +10,7 @@ from mambamed.cases import DatasetManifest
 from mambamed.errors import RecipeError
 from mambamed.networks.cost import Cost, network_cost
 from mambamed.recipe import Recipe, dump_recipe
-from mambamed.runs.model import make_network
+from mambamed.runs.model import input_channels, make_network
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def recipe_cost(recipe: Recipe) -> RecipeCost:
     manifest = manifest_of(recipe)
     with torch.device("meta"):
         network = make_network(recipe, manifest)
-    cost: Cost = network_cost(network, len(manifest.channels), patch, batch)
+    cost: Cost = network_cost(network, input_channels(recipe, manifest), patch, batch)
     return RecipeCost(
         recipe=recipe.name,
         text=dump_recipe(recipe),

@@ -14,6 +14,7 @@ from mambamed.recipe import Recipe
 from mambamed.runs.checkpoint import load_weights, read_checkpoint
 from mambamed.runs.folder import Run
 from mambamed.tasks.base import Task, task_for
+from mambamed.tasks.covariates import WithCovariates, covariate_count
 
 
 def make_task(run: Run) -> Task:
@@ -27,8 +28,15 @@ def make_network(recipe: Recipe, manifest: DatasetManifest) -> nn.Module:
     Raises:
         RecipeError: no such network, or an option that it does not have.
     """
-    outputs = task_for(recipe, manifest).outputs
-    return build_network(recipe.network.name, len(manifest.channels), outputs, **recipe.network.options)
+    outputs, channels = task_for(recipe, manifest).outputs, len(manifest.channels)
+    network = build_network(recipe.network.name, channels, outputs, **recipe.network.options)
+    numbers = covariate_count(recipe.dataset.covariates)
+    return WithCovariates(network, channels, numbers, outputs) if numbers else network
+
+
+def input_channels(recipe: Recipe, manifest: DatasetManifest) -> int:
+    """Channels of what the recipe's network reads: the image's, then one a number of the covariates."""
+    return len(manifest.channels) + covariate_count(recipe.dataset.covariates)
 
 
 def load_network(

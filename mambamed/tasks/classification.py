@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -33,7 +33,6 @@ class Classification:
 
     reads: Literal["labels", "points", "class"] = "class"
     score_name = "auc"
-    validation_metric = "auc"
     higher_is_better = True
     mirror_order: tuple[int, ...] | None = None
 
@@ -162,30 +161,13 @@ def center_start(shape: Sequence[int], patch_size: Sequence[int]) -> tuple[int, 
     return tuple(s // 2 if s >= 0 else -(-s // 2) for s in spare)
 
 
-def asked_classes(manifest: DatasetManifest, wanted: Sequence[str] | None) -> tuple[str, ...]:
-    """The classes that a recipe asks about, which may be some of the dataset's.
-
-    Raises:
-        RecipeError: one that the dataset does not have.
-    """
-    if wanted is None:
-        return tuple(manifest.classes)
-    unknown = [name for name in wanted if name not in manifest.classes]
-    if unknown:
-        raise RecipeError(
-            f"dataset.classes: {', '.join(unknown)}: not among {manifest.name}'s, "
-            f"{', '.join(manifest.classes) or 'which has none'}; correct the recipe or the dataset"
-        )
-    return tuple(wanted)
-
-
-def class_counts(class_of: Mapping[str, str | None], classes: Sequence[str]) -> str:
+def class_counts(names: Sequence[str | None], classes: Sequence[str]) -> str:
     """How many cases of each class, for people.
 
-    >>> class_counts({"a": "NC", "b": "AD", "c": "NC"}, ("NC", "AD"))
+    >>> class_counts(["NC", "AD", "NC"], ("NC", "AD"))
     'NC 2, AD 1'
     """
-    counts = Counter(class_of.values())
+    counts = Counter(names)
     return ", ".join(f"{name} {counts[name]}" for name in classes)
 
 

@@ -227,10 +227,11 @@ class Loop:
         self._plan_again(epoch_seconds=self._lap(), pass_seconds=pass_seconds)
 
     def _is_better(self, score: float) -> bool:
+        """Of equal epochs the later: where validation cases are few, many epochs rank them all rightly."""
         best = self.state.counters.best_score
         if best is None or math.isnan(best):
             return not math.isnan(score)
-        return score > best if self._task.higher_is_better else score < best
+        return score >= best if self._task.higher_is_better else score <= best
 
     # --- time ---------------------------------------------------------------------------------------------
 

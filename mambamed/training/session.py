@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mambamed.batches.cases import readable
@@ -23,6 +24,8 @@ from mambamed.runs.device import choose_device, choose_precision, memory_format
 from mambamed.runs.folder import Run
 from mambamed.runs.model import make_network, make_task
 from mambamed.ssm import chosen_backend
+from mambamed.tasks.classification import Classification, class_counts
+from mambamed.tasks.covariates import WithCovariates
 from mambamed.training.journal import Journal
 from mambamed.training.loop import Loop, Workplace
 from mambamed.training.optimize import WeightAverage, make_optimizer
@@ -101,6 +104,8 @@ class Session:
         self._validation = self._cases(split["val"])
         if not self._training:
             raise RecipeError(f"{dataset.root}: fold {fold} has no training cases; prepare again")
+        if isinstance(self.task, Classification):
+            self.task.learn_counts([dataset.case(case_id).class_name for case_id in self._training])
 
     def train(
         self, resume: bool, init_from: Path | None, budget: float | None, reasons: dict[str, str]
@@ -114,7 +119,7 @@ class Session:
                     f"{folder}: has been trained already; --resume goes on, another -o starts anew"
                 )
             journal = Journal(folder, self._progress)
-            for line in reasons.values():
+            for line in (*reasons.values(), *self._class_lines()):
                 journal.say(line)
             state = self.fresh_state()
             state.counters.budget_seconds = budget
@@ -138,11 +143,25 @@ class Session:
         """Network, optimizer and average at step 0; the seed and the fold decide the weights."""
         torch.manual_seed(self._settings.seed * 1000 + self.fold)
         network = make_network(self.run.recipe, self.run.manifest)
+        if isinstance(network, WithCovariates):
+            network.standardize_by(np.stack([case.covariates for case in self._training.values()]))
         network = network.to(self.place.device).to(memory_format=self.place.layout)  # type: ignore[call-overload]
         optimizer = make_optimizer(network, self._settings.optimizer)
         average = WeightAverage(network, self._settings.ema) if self._settings.ema else None
         scaler = torch.amp.GradScaler(self.place.device.type, enabled=self.place.precision == "fp16")
         return TrainingState(network, optimizer, average, scaler, Counters(steps=self._settings.steps))
+
+    def _class_lines(self) -> list[str]:
+        """How many cases of each class there are, and how many are not asked about."""
+        if not isinstance(self.task, Classification):
+            return []
+        lines, split = [], self.dataset.splits[self.fold]
+        for part, kept in (("train", self._training), ("val", self._validation)):
+            names = [self.dataset.case(case_id).class_name for case_id in kept]
+            left = len(split[part]) - len(kept)
+            others = f"; {left} of other classes left out" if left else ""
+            lines.append(f"{part}: {class_counts(names, self.task.classes)}{others}")
+        return lines
 
     def first_batch(self):
         """What the first step learns from."""
@@ -151,7 +170,10 @@ class Session:
     def _cases(self, ids: Sequence[str]) -> dict[str, Any]:
         manifest, reads = self.run.manifest, self.task.reads
         names = manifest.landmarks if reads == "points" else manifest.classes
-        return readable({case_id: self.dataset.case(case_id) for case_id in ids}, reads, names)
+        cases = {case_id: self.dataset.case(case_id) for case_id in ids}
+        if reads == "class":  # a recipe may ask about some of the dataset's classes
+            cases = {case_id: case for case_id, case in cases.items() if case.class_name in names}
+        return readable(cases, reads, names, self.run.recipe.dataset.covariates)
 
     def _reader(self) -> PatchReader:
         plan = self.run.plan

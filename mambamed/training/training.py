@@ -18,6 +18,14 @@ from mambamed.training.imagined import ImaginedDataset
 from mambamed.training.session import FoldSummary, Session, choose_workplace
 
 
+# Task -> the command that makes a run answer.
+_ANSWERS = {
+    "segmentation": "predict {run} IMAGES -o predictions/{name}",
+    "landmarks": "landmarks {run} IMAGES -o landmarks/{name}",
+    "classification": "classify {run} IMAGES -o predictions/{name}.csv",
+}
+
+
 @dataclass(frozen=True)
 class TrainSummary:
     """What `train` did.
@@ -109,7 +117,7 @@ def train(
         faults += fold_faults
         if summary.stopped:
             break
-    following = f"mambamed predict {root} IMAGES -o predictions/{root.name}"
+    following = f"mambamed {_ANSWERS[recipe.task].format(name=root.name, run=root)}"
     if summaries[-1].stopped:
         following = f"mambamed train {root / 'recipe.yaml'} -d {dataset.root} -o {root} -f {fold} --resume"
     return TrainSummary(root, tuple(summaries), None, tuple(faults), following)

@@ -42,9 +42,13 @@ class VolumeScores:
 
 
 # Task -> how its validation cases are answered and scored, as a function like `validate_segmentation`.
-VALIDATIONS = {"segmentation": "mambamed.training.volumes:validate_segmentation"}
+VALIDATIONS = {
+    "segmentation": "mambamed.training.volumes:validate_segmentation",
+    "classification": "mambamed.training.validate_classification:validate_classification",
+    "landmarks": "mambamed.training.validate_landmarks:validate_landmarks",
+}
 # Task -> the metric of summary.json that stands for it.
-MAIN_METRIC = {"segmentation": "dice"}
+MAIN_METRIC = {"segmentation": "dice", "classification": "auc", "landmarks": "error_mm"}
 
 
 def validate_volumes(
@@ -121,7 +125,8 @@ def read_scores(run: Run, fold: int) -> VolumeScores | None:
     try:
         document = read_json(path)
         metric = MAIN_METRIC[run.recipe.task]
-        scores = {s["region"]: float(s["mean"]) for s in document["summaries"] if s["metric"] == metric}
+        rows = [s for s in document["summaries"] if s["metric"] == metric]
+        scores = {s["region"] if "region" in s else s["name"]: float(s["mean"]) for s in rows}
     except (DatasetError, KeyError, TypeError, ValueError):
         return None
     return VolumeScores(scores, tuple(document.get("faults", ())))

@@ -19,7 +19,7 @@ NAMES = ("left", "right", "absent")
 class Case:
     """Bright blobs of known places stand for the landmarks."""
 
-    id, shape, class_name = "c", (30, 32, 28), "ad"
+    id, shape, class_name, covariates = "c", (30, 32, 28), "ad", {"age": "70", "sex": "n/a"}
 
     def __init__(self) -> None:
         self.points_voxel = {"left": np.array([12.0, 14.0, 11.0]), "right": np.array([17.0, 14.0, 16.0])}
@@ -76,6 +76,19 @@ def test_a_class_is_its_place_among_the_names_and_a_strange_one_is_refused():
     assert batch.reference.tolist() == [1, 1]
     with pytest.raises(DatasetError, match="c: class 'ad' is not one of nc, mci"):
         readable({"c": Case()}, "class", ("nc", "mci"))
+
+
+def test_covariates_follow_the_image_as_constant_channels():
+    wanted = {"age": "number", "sex": ("F", "M")}
+    cases = readable({"c": Case()}, "class", ("nc", "ad"), wanted)
+    augment = MOVED.model_copy(update={"noise": 1.0, "brightness": 1.0})
+    for how in (None, augment):
+        batch = PatchReader(cases, (8, 8, 8), how, (1, 1, 1), "class").batch(
+            [PatchRequest("c", (0, 0, 0), (0,))]
+        )
+        assert batch.image.shape == (1, 4, 8, 8, 8)
+        assert (batch.image[0, 2] == 70).all()
+        assert batch.image[0, 3].isnan().all()
 
 
 def test_a_centered_patch_lies_in_the_middle():

@@ -179,12 +179,12 @@ def test_a_dataset_without_labels_is_refused():
 
 
 def test_every_task_of_the_table_is_there():
-    manifest = DatasetManifest("d", {"a": "mri"}, LABELS)
+    manifest = DatasetManifest("d", {"a": "mri"}, LABELS, landmarks=("nose",), classes=("NC", "AD"))
     for name in TASKS:
         assert task_for(recipe().model_copy(update={"task": name}), manifest).outputs > 0
 
 
 def test_a_task_that_is_not_in_the_table_is_refused():
     manifest = DatasetManifest("d", {"a": "mri"}, LABELS)
-    with pytest.raises(RecipeError, match=r"landmarks.*segmentation"):
-        task_for(recipe().model_copy(update={"task": "landmarks"}), manifest)
+    with pytest.raises(RecipeError, match=r"registration.*segmentation"):
+        task_for(recipe().model_copy(update={"task": "registration"}), manifest)

@@ -1,0 +1,37 @@
+"""Covariates of cases to be classified, from a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mambamed.errors import DatasetError
+from mambamed.io.probabilities import unescaped
+from mambamed.io.tables import read_csv
+
+_CASE_COLUMNS = ("case", "case_id", "id", "participant_id")
+
+
+def read_covariates(path: Path, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Case id -> covariate -> text.
+
+    Args:
+        path: CSV or TSV with a column `case` or `participant_id`, and one a covariate.
+        names: the covariates; a column may be absent, as long as one is there.
+
+    Raises:
+        DatasetError: no such columns, or a case twice.
+    """
+    headers, rows = read_csv(path)
+    ids = next((name for name in _CASE_COLUMNS if name in headers), None)
+    there = [name for name in names if name in headers]
+    if ids is None or not there:
+        lacking = "case" if ids is None else " or ".join(names)
+        raise DatasetError(f"{path}: no column {lacking}; its columns are {', '.join(headers)}")
+    known: dict[str, dict[str, str]] = {}
+    for row in rows:
+        case = unescaped(row[ids])
+        if case in known:
+            raise DatasetError(f"{path}: duplicate case {case}; keep one row of it")
+        known[case] = {name: row[name] for name in there}
+    return known

@@ -1,0 +1,124 @@
+"""Validation of a classifier: every validation case once, its threshold and temperature learned from them.
+
+The scores of this fold are those of cases that chose epoch, threshold and temperature: they flatter. What a
+model is worth is told by cases that it never met: `classify` them, then `evaluate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mambamed.evaluation.classification import evaluate_probabilities
+from mambamed.inference.class_logits import class_logits
+from mambamed.inference.ensemble import windows_of
+from mambamed.io.probabilities import Probabilities, write_probabilities
+from mambamed.metrics.calibration import fit_temperature, softmax
+from mambamed.metrics.classification import choose_threshold
+from mambamed.preparation.store import PreparedDataset
+from mambamed.recipe import Evaluation
+from mambamed.runs.calibration import Calibration, write_calibration
+from mambamed.runs.folder import Run
+from mambamed.runs.model import load_network, make_task
+from mambamed.tasks.classification import Classification, centered
+from mambamed.tasks.covariates import covariate_numbers, with_covariates
+from mambamed.training.journal import Journal
+from mambamed.training.loop import Workplace
+from mambamed.training.volumes import VolumeScores
+
+PREDICTIONS = "predictions.csv"
+
+
+def validate_classification(
+    run: Run, fold: int, dataset: PreparedDataset, case_ids: Sequence[str], place: Workplace, journal: Journal
+) -> VolumeScores:
+    """Classify and score the validation cases, choose threshold and temperature on them.
+
+    Args:
+        run: whose best checkpoint of `fold` answers.
+        fold: index of the fold.
+        dataset: the prepared cases, with their classes.
+        case_ids: the fold's validation cases.
+        place: where to compute.
+        journal: hears how far the work is.
+
+    Returns:
+        AUC of every class. predictions.csv, calibration.json, cases.csv, summary.csv and summary.json lie in
+        the fold's folder; the summary is written last.
+    """
+    folder, task = run.fold_folder(fold), make_task(run)
+    assert isinstance(task, Classification)
+    logits = _logits(run, fold, dataset, case_ids, place, journal)
+    truth = np.array([task.classes.index(str(dataset.case(case_id).class_name)) for case_id in case_ids])
+    calibration = calibrated(logits, truth, run.recipe.evaluation)
+    probabilities = Probabilities(
+        classes=task.classes,
+        cases=tuple(case_ids),
+        values=softmax(logits / (calibration.temperature or 1.0)),
+        threshold=calibration.threshold,
+        calibrated=calibration.temperature is not None,
+    )
+    write_calibration(run, fold, calibration)
+    write_probabilities(folder / PREDICTIONS, probabilities, [task.classes[k] for k in truth])
+    evaluation = evaluate_probabilities(
+        folder / PREDICTIONS, dataset.root, only_predicted=True, output=folder
+    )
+    for line in (evaluation.table.title, *(" | ".join(row) for row in evaluation.table.rows)):
+        journal.say(line)
+    journal.say("epoch, threshold and temperature were chosen on these very cases: test on others")
+    scores = {s["name"]: s["mean"] for s in evaluation.summaries if s["metric"] == task.score_name}
+    return VolumeScores(scores, tuple(str(fault) for fault in evaluation.faults))
+
+
+def calibrated(logits: NDArray[np.float64], truth: NDArray[np.integer], settings: Evaluation) -> Calibration:
+    """Temperature, then threshold of the probabilities that it makes, as the recipe says.
+
+    Args:
+        logits: `(n, K)` of the validation cases.
+        truth: `(n,)` class index.
+        settings: the recipe's evaluation section.
+    """
+    temperature = fit_temperature(logits, truth) if settings.calibrate else None
+    threshold = None
+    if logits.shape[1] == 2:
+        positive = softmax(logits / (temperature or 1.0))[:, 1]
+        threshold = 0.5
+        if settings.threshold != "half":
+            threshold = choose_threshold(truth, positive, settings.threshold)
+    return Calibration(temperature, threshold, settings.threshold, len(truth))
+
+
+def _logits(
+    run: Run, fold: int, dataset: PreparedDataset, case_ids: Sequence[str], place: Workplace, journal: Journal
+) -> NDArray[np.float64]:
+    """`(n, K)` of the cases, in their order."""
+    network, _ = load_network(run.root, fold, "best", place.device)
+    network = network.to(memory_format=place.layout)  # type: ignore[call-overload]
+    plan, axes = run.plan, windows_of(run, None, None, place.device).mirror_axes
+    journal.progress.start(f"validating fold {fold}", len(case_ids), "cases")
+    answers = []
+    for first in range(0, len(case_ids), plan.batch_size):
+        some = [dataset.case(case_id) for case_id in case_ids[first : first + plan.batch_size]]
+        patches = [
+            with_covariates(
+                centered(case.image().astype(np.float32), plan.patch_size),
+                covariate_numbers(case.covariates, run.recipe.dataset.covariates, case.id),
+            )
+            for case in some
+        ]
+        stack = torch.from_numpy(np.stack(patches))
+        answers.append(
+            class_logits(
+                network,
+                stack,
+                axes,
+                device=place.device,
+                precision=place.precision,
+                layout=place.layout,
+            )
+        )
+        journal.progress.advance(len(some), case=some[-1].id)
+    return torch.cat(answers).double().numpy()
