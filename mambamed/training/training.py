@@ -17,7 +17,6 @@ from mambamed.training.dry_run import DryRun, take_one_step
 from mambamed.training.imagined import ImaginedDataset
 from mambamed.training.session import FoldSummary, Session, choose_workplace
 
-
 # Task -> the command that makes a run answer.
 _ANSWERS = {
     "segmentation": "predict {run} IMAGES -o predictions/{name}",
