@@ -2,8 +2,10 @@
 
 A converter is a module with two functions:
 
-    recognizes(source: Path) -> bool          whether the folder is laid out in its way
-    convert(source: Path) -> RawDataset       manifest and cases; no voxel is read
+    recognizes(source: Path) -> bool                       whether the source is laid out in its way
+    convert(source: Path, wishes: Wishes) -> RawDataset    manifest and cases; voxels are not read
+
+A case that lacks a file carries that as its `fault`: it is told and left out, the others go on.
 
 `inputs.find_inputs` finds the images of a prediction, which have no labels and need no layout.
 """
@@ -11,44 +13,57 @@ A converter is a module with two functions:
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
 from mambamed.cases import Case, RawDataset
 from mambamed.converters.inputs import find_inputs
+from mambamed.converters.wishes import Wishes
 from mambamed.errors import DatasetError
 
 # In the order in which "auto" asks them.
 CONVERTERS = {
-    "msd": "mambamed.converters.msd",
     "nnunet": "mambamed.converters.nnunet",
+    "msd": "mambamed.converters.msd",
     "brats": "mambamed.converters.brats",
+    "brats-ped2024": "mambamed.converters.brats",
 }
 
-__all__ = ["CONVERTERS", "convert", "find_inputs"]
+__all__ = ["CONVERTERS", "Wishes", "convert", "find_inputs"]
 
 
-def convert(source: Path, format: str = "auto") -> RawDataset:
+def convert(
+    source: Path,
+    format: str = "auto",
+    *,
+    channels: Mapping[str, str] | None = None,
+    labels: Mapping[str, int] | None = None,
+    class_column: str | None = None,
+) -> RawDataset:
     """Find the cases of a downloaded dataset.
 
     Args:
-        source: its folder.
-        format: a key of `CONVERTERS`; "auto" takes the first that recognizes the folder.
+        source: its folder, or a list of cases (.csv, .tsv, .json).
+        format: a key of `CONVERTERS`; "auto" takes the first that recognizes the source.
+        channels, labels, class_column: as in `Wishes`.
 
     Raises:
-        DatasetError: no such folder or format, a layout that none recognizes, or a dataset without cases.
-        CaseError: never; faults of single cases are found when they are verified.
+        DatasetError: no such source or format, a layout that none recognizes, a dataset without cases, or
+            with nothing to learn.
+        CaseError: never; a case that cannot be used carries its fault.
     """
-    if not source.is_dir():
-        raise DatasetError(f"{source}: no such folder; give the folder of a dataset")
+    if not source.exists():
+        raise DatasetError(f"{source}: no such folder; give the folder of a dataset, or a list of cases")
     if format not in {"auto", *CONVERTERS}:
         raise DatasetError(f"--format {format}: choose auto or one of {', '.join(CONVERTERS)}")
+    wishes = Wishes(format, channels, labels, class_column)
     names = list(CONVERTERS) if format == "auto" else [format]
     for name in names:
         module = _module(name)
         if format != "auto" or module.recognizes(source):
-            dataset: RawDataset = module.convert(source)
-            _check(dataset.cases, source)
+            dataset: RawDataset = module.convert(source, wishes)
+            _check(dataset, source)
             return dataset
     raise DatasetError(
         f"{source}: no images in a layout that is known ({', '.join(CONVERTERS)}); see docs/datasets.md, "
@@ -60,13 +75,29 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(CONVERTERS[name])
 
 
-def _check(cases: object, source: Path) -> None:
-    assert isinstance(cases, (list, tuple))
-    if not cases:
+def _check(dataset: RawDataset, source: Path) -> None:
+    if not dataset.cases:
         raise DatasetError(f"{source}: no images of a case found; check the folder")
+    check_ids(dataset.cases, source)
+    manifest = dataset.manifest
+    if not (manifest.labels or manifest.landmarks or manifest.classes):
+        raise DatasetError(
+            f"{source}: {len(dataset.cases)} cases, but no label, landmark or class to learn from; "
+            "add them in a list of cases (docs/datasets.md), or give the images to predict"
+        )
+
+
+def check_ids(cases: Sequence[Case], source: Path) -> None:
+    """Refuse a dataset in which two cases have one id.
+
+    Raises:
+        DatasetError: there are such.
+    """
     seen: dict[str, Case] = {}
     for case in cases:
         if case.id in seen:
-            first, second = seen[case.id].channels[0].path.name, case.channels[0].path.name
+            first, second = (
+                c.channels[0].path.name if c.channels else "one without images" for c in (seen[case.id], case)
+            )
             raise DatasetError(f"{source}: duplicate case {case.id}: {first} and {second}; keep one")
         seen[case.id] = case

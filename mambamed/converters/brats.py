@@ -1,19 +1,26 @@
-"""BraTS adult glioma, 2019-2024 namings: one folder a case, four modalities and `seg`.
+"""BraTS, 2017-2024: one folder a case, four modalities and `seg`.
 
 | years | files | labels of `seg` |
 |---|---|---|
-| 2019-2021 | `CASE_t1.nii.gz`, `_t1ce`, `_t2`, `_flair`, `_seg` | 1 NCR, 2 ED, **4** ET |
-| 2023, 2024 | `CASE-t1n.nii.gz`, `-t1c`, `-t2w`, `-t2f`, `-seg` | 1 NCR, 2 ED, 3 ET |
+| 2017-2021 | `CASE_t1.nii.gz`, `_t1ce`, `_t2`, `_flair`, `_seg` | 1 NCR, 2 ED, **4** ET |
+| 2023, 2024: GLI SSA MEN MET PED | `CASE-t1n.nii.gz`, `-t1c`, `-t2w`, `-t2f`, `-seg` | 1 NCR, 2 ED, 3 ET |
+| 2024: GLI after treatment (visits from 100 on) | the same | 1 NCR, 2 ED, 3 ET, 4 RC |
+| 2024: PED (`brats-ped2024`) | the same | 1 ET, 2 NET, 3 CC, 4 ED |
 
 Channels carry the newer names for all years; the regions WT, TC, ET unite the labels of each.
+
+Source: the challenges' data pages (synapse.org, syn51156910 for 2023, syn53708249 for 2024); de Verdier
+et al. 2024, arXiv:2405.18368 (GLI 2024); Kazerooni et al. 2024, arXiv:2404.15009 (PED 2024).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.converters.wishes import Wishes
 from mambamed.errors import DatasetError
 from mambamed.io.images import case_id_of
 
@@ -22,7 +29,12 @@ _MODERN = {"t1n": "t1n", "t1c": "t1c", "t2w": "t2w", "t2f": "t2f"}
 _EARLIER = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}
 _NAME = re.compile(r"(.+?)[-_](t1n|t1ce|t1c|t1|t2w|t2f|t2|flair|seg)", re.IGNORECASE)
 # "BraTS-GLI-00005-001" is the second visit of subject "BraTS-GLI-00005".
-_VISIT = re.compile(r"(BraTS-\w+-\d+)-\d{3}")
+_VISIT = re.compile(r"(BraTS-\w+-\d+)-(\d{3})")
+# "BraTS19_TCIA01_131_1" is the first scan of "BraTS19_TCIA01_131".
+_EARLIER_SCAN = re.compile(r"(BraTS1[789]_.+)_\d+")
+_FIRST_VISIT_AFTER_TREATMENT = 100
+# One segmentation of 2020 kept its clinic's name: BraTS20_Training_355/W39_1998.09.19_Segm.nii
+_CLINICS_NAME = re.compile(r".+_Segm", re.IGNORECASE)
 
 
 def recognizes(source: Path) -> bool:
@@ -30,62 +42,99 @@ def recognizes(source: Path) -> bool:
     return any(set(CHANNELS) <= set(files) for files in case_files(source).values())
 
 
-def convert(source: Path) -> RawDataset:
-    """The cases that have any of the modalities.
+def convert(source: Path, wishes: Wishes) -> RawDataset:
+    """The cases that have any of the modalities; one that lacks some, or its `seg`, carries that fault.
 
     Raises:
-        DatasetError: a case lacks a modality or its `seg`, or the two namings are mixed.
+        DatasetError: the namings of 2021 and 2023 are mixed, or two files of one modality of one case.
     """
     found = case_files(source)
-    faults = []
-    for case_id, files in found.items():
-        missing = [name for name in (*CHANNELS, "seg") if name not in files]
-        if missing:
-            faults.append(f"{source}: {case_id}: {', '.join(missing)} is missing; add it or remove the case")
-    if faults:
-        raise DatasetError("\n".join(faults))
-    earlier = {is_earlier_naming(files) for files in found.values()}
+    earlier = {is_earlier_naming(files) for files in found.values() if set(files) - {"seg", "t1c"}}
     if len(earlier) > 1:
         raise DatasetError(
             f"{source}: mixes the names of 2021 and 2023, whose labels differ; prepare them apart"
         )
-    et = 4 if earlier == {True} else 3
+    visits = [_VISIT.fullmatch(case_id) for case_id in found]
+    treated = any(match and int(match[2]) >= _FIRST_VISIT_AFTER_TREATMENT for match in visits)
+    labels, regions = _answers(source, wishes, found, is_earlier=earlier == {True}, treated=treated)
     manifest = DatasetManifest(
         name=source.resolve().name,
         channels=dict.fromkeys(CHANNELS, "mri"),
-        labels={"background": 0, "NCR": 1, "ED": 2, "ET": et},
-        regions={"WT": (1, 2, et), "TC": (1, et), "ET": (et,)},
+        labels=wishes.spelled(labels),
+        regions=regions,
     )
     cases = []
     for case_id, files in sorted(found.items()):
-        visit = _VISIT.fullmatch(case_id)
-        channels = tuple(ChannelFile(files[name]) for name in CHANNELS)
-        cases.append(Case(case_id, channels, files["seg"], subject=visit[1] if visit else ""))
+        missing = [name for name in (*CHANNELS, "seg") if name not in files]
+        fault = f"{case_id}: {', '.join(missing)} is missing in {source}; add it or remove the case"
+        channels = tuple(ChannelFile(files[name]) for name in CHANNELS if name in files)
+        subject = subject_of(case_id)
+        cases.append(
+            Case(case_id, channels, files.get("seg"), subject=subject, fault=fault if missing else None)
+        )
     return RawDataset(manifest, cases)
 
 
+def _answers(
+    source: Path, wishes: Wishes, case_ids: Mapping[str, object], *, is_earlier: bool, treated: bool
+) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+    """Labels and regions of the year and population."""
+    children = all(case_id.upper().startswith("BRATS-PED") for case_id in case_ids)
+    if wishes.format == "brats-ped2024" or (
+        wishes.format == "auto" and children and "2024" in source.resolve().name
+    ):
+        # The challenge's regions: the tumor core is all but the edema.
+        labels = {"background": 0, "ET": 1, "NET": 2, "CC": 3, "ED": 4}
+        return labels, {"WT": (1, 2, 3, 4), "TC": (1, 2, 3), "ET": (1,)}
+    et = 4 if is_earlier else 3
+    labels = {"background": 0, "NCR": 1, "ED": 2, "ET": et}
+    regions = {"WT": (1, 2, et), "TC": (1, et), "ET": (et,)}
+    if treated and not is_earlier:
+        return labels | {"RC": 4}, regions | {"RC": (4,)}
+    return labels, regions
+
+
+def subject_of(case_id: str) -> str:
+    """The person of a case, whose other visits must stay on the same side of a split.
+
+    >>> subject_of("BraTS-GLI-00005-001"), subject_of("BraTS19_TCIA01_131_1"), subject_of("BraTS2021_00005")
+    ('BraTS-GLI-00005', 'BraTS19_TCIA01_131', 'BraTS2021_00005')
+    """
+    match = _VISIT.fullmatch(case_id) or _EARLIER_SCAN.fullmatch(case_id)
+    return match[1] if match else case_id
+
+
 def case_files(source: Path) -> dict[str, dict[str, Path]]:
-    """Case id -> modality in the newer names (or "seg") -> file, in `source` and its case folders.
+    """Case id -> modality in the newer names (or "seg") -> file, up to two folders below `source`.
 
     Raises:
         DatasetError: two files of one modality of one case.
     """
     found: dict[str, dict[str, Path]] = {}
-    for pattern in ("*", "*/*"):
-        for path in sorted(source.glob(pattern)):
-            match = _NAME.fullmatch(case_id_of(path) or "")
-            if match:
-                word = match[2].lower()
-                name = word if word == "seg" else (_MODERN | _EARLIER)[word]
-                files = found.setdefault(match[1], {})
-                if name in files:
-                    both = f"{files[name].name} and {path.name}"
-                    raise DatasetError(f"{source}: duplicate case {match[1]}: {both}; keep one")
-                files[name] = path
+    strange: list[Path] = []
+    for path in sorted(p for pattern in ("*", "*/*", "*/*/*") for p in source.glob(pattern)):
+        name = case_id_of(path) or ""
+        match = _NAME.fullmatch(name)
+        if match:
+            word = match[2].lower()
+            _put(found, match[1], word if word == "seg" else (_MODERN | _EARLIER)[word], path, source)
+        elif _CLINICS_NAME.fullmatch(name):
+            strange.append(path)
+    for path in strange:
+        if path.parent.name in found and "seg" not in found[path.parent.name]:
+            found[path.parent.name]["seg"] = path
     return found
 
 
-def is_earlier_naming(files: dict[str, Path]) -> bool:
-    """Whether a case has the names of 2019-2021."""
-    match = _NAME.fullmatch(case_id_of(files["t2f"]) or "")
-    return bool(match and match[2].lower() == "flair")
+def _put(found: dict[str, dict[str, Path]], case_id: str, name: str, path: Path, source: Path) -> None:
+    files = found.setdefault(case_id, {})
+    if name in files:
+        both = f"{files[name].name} and {path.name}"
+        raise DatasetError(f"{source}: duplicate case {case_id}: {both}; keep one")
+    files[name] = path
+
+
+def is_earlier_naming(files: Mapping[str, Path]) -> bool:
+    """Whether a case has the names of 2017-2021."""
+    words = [_NAME.fullmatch(case_id_of(path) or "") for path in files.values()]
+    return any(match and match[2].lower() in _EARLIER for match in words)

@@ -1,8 +1,8 @@
-"""The images of a prediction: a file, a folder of files, or a folder of case folders. No labels."""
+"""The images of a prediction: a file, a folder of files or of case folders, a list. No labels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile
@@ -23,10 +23,10 @@ def find_inputs(source: Path, channels: Sequence[str]) -> list[Case]:
         channels: the model's channel names, in its order.
 
     Returns:
-        Cases without labels, sorted by id.
+        Cases without labels, sorted by id; one that lacks a channel, or has one too many, carries its fault.
 
     Raises:
-        DatasetError: nothing to predict, a channel missing or left over, or two files of one case.
+        DatasetError: nothing to predict, or two files of one case.
     """
     if source.is_file():
         case_id = case_id_of(source)
@@ -40,12 +40,12 @@ def find_inputs(source: Path, channels: Sequence[str]) -> list[Case]:
     # "patient_0001.nii.gz" alone is a patient; "patient_0000.nii.gz" is the first channel of one.
     if any(0 in files for files in numbered.values()):
         by_key = {i: {f"{n:04d}": path for n, path in files.items()} for i, files in numbered.items()}
-        return _complete(folder, by_key, [f"{n:04d}" for n in range(len(channels))], channels)
+        return _by_channel(folder, by_key, [f"{n:04d}" for n in range(len(channels))], channels)
     if set(channels) == set(brats.CHANNELS):
         found = brats.case_files(folder)
         if found:
             without = {i: {n: p for n, p in f.items() if n != "seg"} for i, f in found.items()}
-            return _complete(folder, without, list(channels), channels)
+            return _by_channel(folder, without, list(channels), channels)
     cases: dict[str, Case] = {}
     for path in sorted(folder.glob("*")):
         case_id = case_id_of(path)
@@ -65,22 +65,19 @@ def _case_of_file(case_id: str, path: Path, channels: Sequence[str]) -> Case:
     return Case(case_id, tuple(ChannelFile(path, volume) for volume in volumes))
 
 
-def _complete(
-    folder: Path, found: dict[str, dict[str, Path]], keys: Sequence[str], channels: Sequence[str]
+def _by_channel(
+    folder: Path, found: Mapping[str, Mapping[str, Path]], keys: Sequence[str], channels: Sequence[str]
 ) -> list[Case]:
-    """Cases of files by channel key, after a check that none is missing and none left over."""
-    faults, cases = [], []
+    """Cases of files by channel key; one that lacks a key, or has another, carries that as its fault."""
+    cases = []
     for case_id, files in sorted(found.items()):
         missing = [f"{key} ({name})" for key, name in zip(keys, channels, strict=True) if key not in files]
         extra = [path.name for key, path in files.items() if key not in keys]
+        fault = None
         if missing:
-            faults.append(f"{folder}: {case_id}: channel {', '.join(missing)} is missing; add it")
-        if extra:
-            faults.append(
-                f"{folder}: {case_id}: {', '.join(extra)}: the model reads no such channel; remove it"
-            )
-        if not missing and not extra:
-            cases.append(Case(case_id, tuple(ChannelFile(files[key]) for key in keys)))
-    if faults:
-        raise DatasetError("\n".join(faults))
+            fault = f"{case_id}: channel {', '.join(missing)} is missing in {folder}; add it"
+        elif extra:
+            fault = f"{case_id}: {', '.join(extra)}: the model reads no such channel; remove it from {folder}"
+        order = tuple(ChannelFile(files[key]) for key in keys if key in files)
+        cases.append(Case(case_id, order, fault=fault))
     return cases

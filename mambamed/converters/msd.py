@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.converters.wishes import Wishes, kind_of_channel
 from mambamed.errors import DatasetError
 from mambamed.io.documents import read_json
 from mambamed.io.images import case_id_of
@@ -24,7 +25,7 @@ def recognizes(source: Path) -> bool:
     return isinstance(document, dict) and isinstance(document.get("training"), list)
 
 
-def convert(source: Path) -> RawDataset:
+def convert(source: Path, wishes: Wishes) -> RawDataset:
     """The training cases.
 
     Raises:
@@ -34,10 +35,10 @@ def convert(source: Path) -> RawDataset:
     document = read_json(file)
     modalities = _section(document, ("modality", "channel_names"), file)
     names = [modalities[key] for key in sorted(modalities, key=int)]
-    channels = {str(name): "ct" if str(name).upper() == "CT" else "mri" for name in names}
+    channels = {str(name): kind_of_channel(str(name)) for name in names}
     if len(channels) != len(names):
         raise DatasetError(f"{file}: two modalities have the same name in {names}; rename one")
-    labels = _labels(_section(document, ("labels",), file), file)
+    labels = wishes.spelled(labels_of(_section(document, ("labels",), file), file))
     manifest = DatasetManifest(
         name=str(document.get("name") or source.name), channels=channels, labels=labels
     )
@@ -45,7 +46,7 @@ def convert(source: Path) -> RawDataset:
     for pair in document["training"]:
         if not isinstance(pair, dict) or not {"image", "label"} <= set(pair):
             raise DatasetError(f"{file}: training: {pair!r} has no image and label; write both")
-        image, label = (_inside(source, str(pair[key]), file) for key in ("image", "label"))
+        image, label = (inside(source, str(pair[key]), file) for key in ("image", "label"))
         case_id = case_id_of(image)
         if case_id is None:
             if image.name.startswith("."):
@@ -64,8 +65,12 @@ def _section(document: Any, names: tuple[str, ...], file: Path) -> dict[str, Any
     raise DatasetError(f"{file}: has no {' or '.join(names)}; it is not one of the Decathlon")
 
 
-def _labels(section: dict[str, Any], file: Path) -> dict[str, int]:
-    """`{"0": "background", "1": "Anterior"}`, or the other way round as nnU-Net writes it."""
+def labels_of(section: dict[str, Any], file: Path) -> dict[str, int]:
+    """Labels from `{"0": "background", "1": "Anterior"}`, or the other way round as nnU-Net v2 writes it.
+
+    Raises:
+        DatasetError: neither, or a name stands twice.
+    """
     try:
         if all(key.isdigit() for key in section):
             if len(set(section.values())) != len(section):
@@ -78,7 +83,7 @@ def _labels(section: dict[str, Any], file: Path) -> dict[str, int]:
         raise DatasetError(f"{file}: labels {section} are not numbers and names; correct them") from error
 
 
-def _inside(source: Path, name: str, file: Path) -> Path:
+def inside(source: Path, name: str, file: Path) -> Path:
     """A file of the dataset; a list in a file from elsewhere may not point out of its folder."""
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise DatasetError(f"{file}: path {name!r} leaves the folder; correct it")

@@ -1,6 +1,8 @@
-"""nnU-Net v2 raw: `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz`, `dataset.json`.
+"""nnU-Net raw, versions 1 and 2: `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz`, `dataset.json`.
 
 Source: nnU-Net's documentation/dataset_format.md. Labels may be regions: `{"whole tumor": [1, 2, 3]}`.
+Version 1 has `modality` in place of `channel_names`, names as values of `labels`, and a list `training`
+whose images lie in several files; version 2 may list files under `dataset`.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mambamed.cases import BACKGROUND, Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.converters.msd import inside, labels_of
+from mambamed.converters.wishes import Wishes, kind_of_channel
 from mambamed.errors import DatasetError
 from mambamed.io.documents import read_json
 from mambamed.io.images import case_id_of
@@ -19,46 +23,90 @@ _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
 def recognizes(source: Path) -> bool:
-    """Whether `dataset.json` names channels and `imagesTr` holds numbered ones."""
-    if not (source / _DOCUMENT).is_file() or not (source / "imagesTr").is_dir():
+    """Whether `dataset.json` names channels, and `imagesTr` holds numbered ones or it lists files."""
+    if not (source / _DOCUMENT).is_file():
         return False
     document = read_json(source / _DOCUMENT)
-    return isinstance(document, dict) and "channel_names" in document
+    if not isinstance(document, dict) or not {"channel_names", "modality"} & set(document):
+        return False
+    if isinstance(document.get("dataset"), dict):
+        return "channel_names" in document
+    if any(0 in files for files in numbered_channels(source / "imagesTr").values()):
+        # A Decathlon task may have a patient CASE_0000; its list then names that very file.
+        return not _listed(source, document)
+    return "channel_names" in document and "training" not in document and (source / "imagesTr").is_dir()
 
 
-def convert(source: Path) -> RawDataset:
+def _listed(source: Path, document: dict[str, Any]) -> bool:
+    """Whether the images that a list `training` names are there."""
+    pairs = document.get("training")
+    first = pairs[0] if isinstance(pairs, list) and pairs else None
+    return isinstance(first, dict) and (source / str(first.get("image"))).is_file()
+
+
+def convert(source: Path, wishes: Wishes) -> RawDataset:
     """The training cases.
 
     Raises:
-        DatasetError: `dataset.json` is not nnU-Net's, or a case lacks a channel or its label.
+        DatasetError: `dataset.json` is not nnU-Net's.
     """
     file = source / _DOCUMENT
     document = read_json(file)
-    if not isinstance(document, dict) or not isinstance(document.get("channel_names"), dict):
-        raise DatasetError(f"{file}: has no channel_names; it is not of nnU-Net v2")
-    named = document["channel_names"]
+    if not isinstance(document, dict):
+        raise DatasetError(f"{file}: is no document of nnU-Net")
+    named = document.get("channel_names", document.get("modality"))
+    if not isinstance(named, dict) or not all(str(key).isdigit() for key in named):
+        raise DatasetError(f"{file}: has no channel_names; it is not of nnU-Net")
     names = [str(named[key]) for key in sorted(named, key=int)]
     if len(set(names)) != len(names):
         raise DatasetError(f"{file}: two channels have the same name in {names}; rename one")
-    channels = {name: "ct" if name.lower() == "ct" else "mri" for name in names}
-    labels, regions = labels_and_regions(document.get("labels"), file)
-    manifest = DatasetManifest(str(document.get("name") or source.name), channels, labels, regions)
+    channels = {name: kind_of_channel(name) for name in names}
+    section = document.get("labels")
+    if isinstance(section, dict) and section and all(key.isdigit() for key in section):
+        labels, regions = labels_of(section, file), {}
+    else:
+        labels, regions = labels_and_regions(section, file)
+    manifest = DatasetManifest(
+        str(document.get("name") or source.resolve().name), channels, wishes.spelled(labels), regions
+    )
+    if isinstance(document.get("dataset"), dict):
+        return RawDataset(manifest, _listed_cases(source, document["dataset"], len(names), file))
+    return RawDataset(manifest, _cases(source, len(names)))
 
+
+def _cases(source: Path, channels: int) -> list[Case]:
     found = numbered_channels(source / "imagesTr")
     masks = {case_id_of(path): path for path in sorted((source / "labelsTr").glob("*")) if case_id_of(path)}
-    faults, cases = [], []
+    cases = []
     for case_id, files in sorted(found.items()):
-        missing = [f"{case_id}_{number:04d}" for number in range(len(names)) if number not in files]
+        missing = [f"{case_id}_{number:04d}" for number in range(channels) if number not in files]
+        fault = None
         if missing:
-            faults.append(f"{source / 'imagesTr'}: {case_id}: {', '.join(missing)} is missing; add it")
+            fault = f"{case_id}: channel {', '.join(missing)} is missing in {source / 'imagesTr'}; add it"
         elif case_id not in masks:
-            faults.append(f"{source / 'labelsTr'}: {case_id}: no label for this case; add it")
-        else:
-            order = tuple(ChannelFile(files[number]) for number in range(len(names)))
-            cases.append(Case(case_id, order, masks[case_id]))
-    if faults:
-        raise DatasetError("\n".join(faults))
-    return RawDataset(manifest, cases)
+            fault = f"{case_id}: no label for this case in {source / 'labelsTr'}; add it"
+        order = tuple(ChannelFile(files[number]) for number in range(channels) if number in files)
+        cases.append(Case(case_id, order, masks.get(case_id), fault=fault))
+    images = {case.id for case in cases}
+    for case_id, path in sorted(masks.items(), key=lambda item: str(item[0])):
+        if case_id not in images:
+            fault = f"{case_id}: no image for the label {path}; add it, or remove the label"
+            cases.append(Case(str(case_id), (), path, fault=fault))
+    return cases
+
+
+def _listed_cases(source: Path, listed: dict[str, Any], channels: int, file: Path) -> list[Case]:
+    cases = []
+    for case_id, entry in sorted(listed.items()):
+        images = entry.get("images") if isinstance(entry, dict) else None
+        if not isinstance(images, list) or "label" not in entry:
+            raise DatasetError(f"{file}: dataset: {case_id} has no images and label; write both")
+        # nnU-Net itself allows paths out of the folder, but a document from elsewhere does not decide that.
+        order = tuple(ChannelFile(inside(source, str(name), file)) for name in images)
+        fault = f"{case_id}: {len(order)} of {channels} channels are listed in {file}; list all"
+        label = inside(source, str(entry["label"]), file)
+        cases.append(Case(case_id, order, label, fault=None if len(order) == channels else fault))
+    return cases
 
 
 def numbered_channels(folder: Path) -> dict[str, dict[int, Path]]:

@@ -125,6 +125,18 @@ def test_doubts_about_an_image_are_recorded_with_its_case(run, images, tmp_path,
     assert any("case_9.nii.gz" in r.getMessage() for r in caplog.records)
 
 
+def test_a_case_with_a_channel_too_many_is_told_and_the_others_go_on(run, images, tmp_path) -> None:
+    for path in sorted(images.iterdir()):
+        path.rename(images / path.name.replace(".nii.gz", "_0000.nii.gz"))
+    (images / "case_1_0001.nii.gz").write_bytes((images / "case_1_0000.nii.gz").read_bytes())
+    summary = go(run, images, tmp_path / "out")
+    assert summary.cases == ("case_0", "case_2")
+    assert summary.faults == (
+        f"case_1: case_1_0001.nii.gz: the model reads no such channel; remove it from {images}",
+    )
+    assert record_of(tmp_path / "out")["cases"]["case_1"]["status"] == "failed"
+
+
 def test_finished_cases_are_kept_and_changed_ones_are_not(run, images, tmp_path) -> None:
     output = tmp_path / "out"
     go(run, images, output)

@@ -98,3 +98,19 @@ def test_one_class_alone_cannot_be_learned(tmp_path) -> None:
     alike = [dataclasses.replace(case, class_name="NC") for case in raw.cases]
     with pytest.raises(DatasetError, match="all cases are of class NC"):
         prepare(RawDataset(raw.manifest, alike), tmp_path / "out", workers=1, skip_faulty=True)
+
+
+def test_a_case_that_its_folder_shows_to_be_unusable_is_told_and_left_out(tmp_path) -> None:
+    raw = with_first(dataset(tmp_path, landmarks=("nose",)), fault="c0: t1 is missing", channels=())
+    with pytest.raises(DatasetError, match="c0: t1 is missing"):
+        prepare(raw, tmp_path / "out", workers=1)
+    summary = prepare(raw, tmp_path / "out", workers=1, skip_faulty=True)
+    assert summary.faults == ("c0: t1 is missing",)
+    assert PreparedDataset.open(tmp_path / "out").case_ids == ["c1", "c2", "c3"]
+
+
+def test_covariates_are_kept(tmp_path) -> None:
+    raw = with_first(dataset(tmp_path, landmarks=("nose",)), covariates={"age": "71"})
+    prepare(raw, tmp_path / "out", workers=1)
+    prepared = PreparedDataset.open(tmp_path / "out")
+    assert [prepared.case(case_id).covariates for case_id in prepared.case_ids] == [{"age": "71"}, {}, {}, {}]

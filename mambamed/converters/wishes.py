@@ -1,0 +1,50 @@
+"""What is said of a dataset beside its folder: by options, and by the recipe that it is prepared for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a converter cannot see.
+
+    Attributes:
+        format: the format asked for by name, one of a module's several; "auto" where it was recognized.
+        channels: channel name -> "ct" or "mri", as the recipe expects them.
+        labels: label name -> value, as the recipe expects them.
+        class_column: column of the table whose cells are the classes.
+    """
+
+    format: str = "auto"
+    channels: Mapping[str, str] | None = None
+    labels: Mapping[str, int] | None = None
+    class_column: str | None = None
+
+    def one_channel(self, name: str, kind: str) -> dict[str, str]:
+        """A dataset's only channel, under the recipe's name where it is of the same kind.
+
+        >>> Wishes(channels={"CT scan": "ct"}).one_channel("CT", "ct")
+        {'CT scan': 'ct'}
+        """
+        wanted = dict(self.channels or {})
+        return wanted if list(wanted.values()) == [kind] else {name: kind}
+
+    def spelled(self, labels: Mapping[str, int]) -> dict[str, int]:
+        """A dataset's labels, in the recipe's spelling where it has the same values.
+
+        >>> Wishes(labels={"background": 0, "gallbladder": 1}).spelled({"background": 0, "gall bladder": 1})
+        {'background': 0, 'gallbladder': 1}
+        """
+        wanted = dict(self.labels or {})
+        return wanted if sorted(wanted.values()) == sorted(labels.values()) else dict(labels)
+
+
+def kind_of_channel(name: str) -> str:
+    """The kind of intensity that a channel's name says, by nnU-Net's rule: "ct" where it is just that.
+
+    >>> kind_of_channel("CT"), kind_of_channel("T1w")
+    ('ct', 'mri')
+    """
+    return "ct" if name.lower() == "ct" else "mri"
