@@ -1,32 +1,38 @@
-"""The scan in plain torch, for any device: many short loops side by side instead of one long one.
+"""The scan in plain torch, for any device: one exponential a state and token, in tensors that stay in cache.
 
-The sequence is cut into **segments** (worked through one after the other, so that memory stays bounded) and
-each segment into K **chunks** of T tokens. All K chunks advance together, T steps of elementwise work on
-tensors `(B, K, N, D)`. Two rounds: the first starts every chunk from zero and gives what it adds to the
-state; a loop over the K chunk ends then gives every chunk its true initial state, from which the second
-round computes the outputs. The backward pass does the same with the adjoint state, last token first,
-recomputing the states of one segment at a time from the state kept at its start.
+The sequence is cut into **segments**, worked through one after the other, so that memory stays bounded and
+a segment's tensors in the cache. Decays exp(dt A) and pushes dt u B of all its tokens are made at once; then
+h_t = decay_t h_{t-1} + push_t runs through the tokens, one fused operation each, and the outputs <C, h> are
+one batch of products. Where a token's D x N states are too few to be worth an operation, the segment is cut
+into K **chunks** of T tokens that advance together from zero, with the products of their decays beside
+them; a loop over the chunks' ends then gives each its initial state, which those products carry to its
+tokens. The backward pass does the same with the adjoint state, last token first, computing the states of
+one segment at a time again from the state kept at its start.
 
 Nothing is ever divided by a product of decays, so strong decay underflows to 0 and does no harm.
-Memory beside inputs and outputs: L/segment states kept, and one segment of states while working.
+Memory beside inputs and outputs: L/segment states kept, and 2 (backward: 4) tensors of a segment's states.
+A `reverse` scan reads each segment's tokens flipped: small copies, as they have no states.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-SEGMENT_NUMBERS = 1 << 22  # states of one segment: 16 MiB in float32, so that a step's tensors stay in cache
+SEGMENT_NUMBERS = 1 << 19  # states of one segment: 2 MiB in float32
+STEP_NUMBERS = 1 << 12  # states that are worth an operation of their own; fewer are joined by chunks ...
+JOINED_NUMBERS = 1 << 14  # ... to about so many
 LOG2E = 1.4426950408889634
 
 
 def segment_tokens(length: int, d_inner: int, d_state: int) -> int:
-    """Tokens of a segment: as many as `SEGMENT_NUMBERS` allows, at least 64."""
-    return min(length, max(64, SEGMENT_NUMBERS // (d_inner * d_state)))
+    """Tokens of a segment: as many as `SEGMENT_NUMBERS` allows, at least 16."""
+    return min(length, max(16, SEGMENT_NUMBERS // (d_inner * d_state)))
 
 
 def saved_shape(batch: int, length: int, d_inner: int, d_state: int) -> tuple[int, ...]:
@@ -36,10 +42,42 @@ def saved_shape(batch: int, length: int, d_inner: int, d_state: int) -> tuple[in
     return (segments, batch, d_state, d_inner)
 
 
+def chunk_count(tokens: int, states: int) -> int:
+    """Chunks into which so many tokens of so many states each (of all batch entries) are cut."""
+    if states >= STEP_NUMBERS:
+        return 1
+    return max(1, min(JOINED_NUMBERS // states, math.isqrt(tokens)))
+
+
+@dataclass
+class _Steps:
+    """A segment's tensor `(T, B, K, N, D)`, and its T tokens."""
+
+    whole: Tensor
+    tokens: Sequence[Tensor]
+
+
+class _Space:
+    """Memory of a segment's states, used again by the next segment; a view of a token costs as much as work
+    on it, so the views are kept too.
+    """
+
+    def __init__(self, like: Tensor):
+        self.like = like
+        self.known: dict[tuple[str, tuple[int, ...]], _Steps] = {}
+
+    def take(self, name: str, shape: tuple[int, ...]) -> _Steps:
+        """All segments but the last have one shape."""
+        if (name, shape) not in self.known:
+            whole = self.like.new_empty(shape)
+            self.known[name, shape] = _Steps(whole, whole.unbind(0))
+        return self.known[name, shape]
+
+
 @dataclass
 class _Segment:
-    """One segment of the inputs, padded to K T tokens: `(B, K, T, .)`; padding has dt = 0 and changes
-    nothing.
+    """One segment of the inputs in the order of reading, padded to K T tokens: `(T, B, K, .)`; padding has
+    dt = 0 and changes nothing.
     """
 
     u: Tensor
@@ -48,32 +86,19 @@ class _Segment:
     B: Tensor
     C: Tensor
     A2: Tensor  # (N, D), A log2(e): exp(dt A) = exp2(dt A2)
-    steps: list[int]  # order of the tokens within a chunk, and of the chunks
-    chunks: list[int]
 
-    def decay(self, t: int) -> Tensor:
-        """exp(dt A) of token t of every chunk, `(B, K, N, D)`."""
-        return torch.exp2(self.dt[:, :, t, None, :] * self.A2)
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(T, B, K, N, D)`."""
+        return (*self.u.shape[:3], *self.A2.shape)
 
-    def push(self, t: int) -> Tensor:
-        """dt u B of token t, `(B, K, N, D)`."""
-        return self.B[:, :, t, :, None] * (self.dt[:, :, t] * self.u[:, :, t])[:, :, None, :]
+    def decays(self, out: Tensor) -> Tensor:
+        """exp(dt A) of every token."""
+        return torch.mul(self.dt.unsqueeze(3), self.A2, out=out).exp2_()
 
-    def chunk_decay(self) -> Tensor:
-        """The decay over a whole chunk, `(B, K, N, D)`."""
-        return torch.exp2(self.dt.sum(2)[:, :, None, :] * self.A2)
-
-    def initial_states(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """States `(B, K, N, D)` before each chunk, and `(B, N, D)` after the segment, from `h` before it."""
-        added = torch.zeros_like(self.A2.expand(*self.u.shape[:2], *self.A2.shape)).contiguous()
-        for t in self.steps:
-            added.mul_(self.decay(t)).add_(self.push(t))
-        initial = torch.empty_like(added)
-        decay = self.chunk_decay()
-        for k in self.chunks:
-            initial[:, k] = h
-            h = torch.addcmul(added[:, k], decay[:, k], h)
-        return initial, h
+    def pushes(self, out: Tensor) -> Tensor:
+        """dt u B of every token."""
+        return torch.mul(self.B.unsqueeze(4), (self.dt * self.u).unsqueeze(3), out=out)
 
 
 class _Inputs:
@@ -90,43 +115,92 @@ class _Inputs:
         starts = range(0, length, size)
         self.bounds = [(a, min(a + size, length)) for a in (reversed(starts) if reverse else starts)]
 
-    def segment(self, start: int, stop: int) -> _Segment:
+    def cut(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """Tokens of `(B, L, X)` as `(T, B, K, X)`, padded with zeros."""
         tokens = stop - start
-        T = max(1, min(64, math.isqrt(tokens)))
-        K = -(-tokens // T)
+        K = chunk_count(tokens, x.shape[0] * self.A2.numel())
+        T = -(-tokens // K)
+        x = x[:, start:stop].to(self.work)
+        if self.reverse:
+            x = x.flip(1)
+        if tokens < K * T:
+            x = functional.pad(x, (0, 0, 0, K * T - tokens))
+        return x.reshape(x.shape[0], K, T, x.shape[2]).permute(2, 0, 1, 3).contiguous()
 
-        def cut(x: Tensor) -> Tensor:
-            return cut_chunks(x[:, start:stop].to(self.work), K, T)
+    def put(self, whole: Tensor, start: int, stop: int, part: Tensor) -> None:
+        """The inverse of `cut`: write `(T, B, K, X)` to tokens of `(B, L, X)`."""
+        rows = part.permute(1, 2, 0, 3).flatten(1, 2)[:, : stop - start]
+        whole[:, start:stop] = rows.flip(1) if self.reverse else rows
 
-        raw = cut(self.delta)
+    def segment(self, start: int, stop: int) -> _Segment:
+        raw = self.cut(self.delta, start, stop)
         if self.bias is not None:
             raw = raw + self.bias
         dt = functional.softplus(raw) if self.softplus else raw
-        if tokens < K * T:
-            dt = dt.clone() if dt is raw else dt
-            dt.flatten(1, 2)[:, tokens:] = 0
-        steps, chunks = list(range(T)), list(range(K))
-        if self.reverse:
-            steps, chunks = steps[::-1], chunks[::-1]
-        return _Segment(cut(self.u), raw, dt, cut(self.B), cut(self.C), self.A2, steps, chunks)
+        T, _, K, _ = dt.shape
+        if stop - start < K * T:
+            there = (torch.arange(K * T, device=dt.device) < stop - start).view(K, T).T
+            dt = dt * there[:, None, :, None]
+        u, B, C = (self.cut(x, start, stop) for x in (self.u, self.B, self.C))
+        return _Segment(u, raw, dt, B, C, self.A2)
 
 
-def cut_chunks(x: Tensor, K: int, T: int) -> Tensor:
-    """`(B, tokens, X)` -> `(B, K, T, X)`, padded with zeros."""
-    padding = K * T - x.shape[1]
-    if padding:
-        x = functional.pad(x, (0, 0, 0, padding))
-    return x.reshape(x.shape[0], K, T, x.shape[2])
+def _run(decays: _Steps, states: _Steps, products: _Steps, h: Tensor) -> tuple[Tensor, Tensor]:
+    """The recurrence, from `h` `(B, N, D)` on; `states`, the pushes, become the states after each token.
+
+    `products` is memory for the products of decays since the chunk's start, and may be that of the decays.
+    Returns the states before each chunk, `(B, K, N, D)`, and the one after the last.
+    """
+    before, last = h.unsqueeze(1), states.tokens[-1]
+    chunks = last.shape[1]
+    if chunks == 1:
+        initial = before
+        for decay, state in zip(decays.tokens, states.tokens, strict=True):
+            before = state.addcmul_(decay, before)
+        return initial, last[:, 0].clone()
+    product = products.tokens[0].copy_(decays.tokens[0])
+    before = states.tokens[0]
+    for decay, state, target in zip(decays.tokens[1:], states.tokens[1:], products.tokens[1:], strict=True):
+        before = state.addcmul_(decay, before)
+        product = torch.mul(product, decay, out=target)
+    initial = torch.empty_like(last)
+    for k in range(chunks):
+        initial[:, k] = h
+        h = torch.addcmul(last[:, k], product[:, k], h)
+    states.whole.addcmul_(products.whole, initial)
+    return initial, h
 
 
-def _outputs(segment: _Segment, h: Tensor) -> Tensor:
-    """<C, h> for every token, `(B, K, T, D)`; `h` are the chunks' initial states and are overwritten."""
-    y = torch.empty_like(segment.u)
-    for t in segment.steps:
-        h.mul_(segment.decay(t)).add_(segment.push(t))
-        # (B, K, 1, N) @ (B, K, N, D)
-        y[:, :, t] = torch.matmul(segment.C[:, :, t, None, :], h)[:, :, 0]
-    return y
+def _run_back(decays: _Steps, adjoint: _Steps, products: _Steps, after: Tensor) -> Tensor:
+    """The adjoint recurrence g_t = read_t + decay_{t+1} g_{t+1}; `adjoint`, what is read, becomes g.
+
+    `after` `(B, N, D)` is what the next segment sends back to this one's last state; returns what this one
+    sends back.
+    """
+    g, *earlier = reversed(adjoint.tokens)
+    chunks = g.shape[1]
+    following = list(reversed(decays.tokens))[:-1]
+    if chunks == 1:
+        g.add_(after.unsqueeze(1))
+        for state, decay in zip(earlier, following, strict=True):
+            g = state.addcmul_(decay, g)
+        return (decays.tokens[0] * g)[:, 0]
+    product, *targets = reversed(products.tokens)
+    product.fill_(1)
+    for state, decay, target in zip(earlier, following, targets, strict=True):
+        g = state.addcmul_(decay, g)
+        product = torch.mul(product, decay, out=target)
+    arriving, decay = torch.empty_like(g), decays.tokens[0]
+    for k in range(chunks - 1, -1, -1):
+        arriving[:, k] = after
+        after = decay[:, k] * torch.addcmul(g[:, k], product[:, k], after)
+    adjoint.whole.addcmul_(products.whole, arriving)
+    return after
+
+
+def _read(states: Tensor, C: Tensor) -> Tensor:
+    """<C, h> of every token: `(., N)` with `(., N, D)`."""
+    return torch.matmul(C.unsqueeze(3), states).squeeze(3)
 
 
 def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save):
@@ -135,12 +209,15 @@ def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, s
     batch, channels, length = u.shape
     y = torch.empty(batch, length, channels, dtype=inputs.work, device=u.device)
     h = y.new_zeros(batch, A.shape[1], channels)
-    kept = []
+    space, kept = _Space(y), []
     for start, stop in inputs.bounds:
         segment = inputs.segment(start, stop)
         kept.append(h)
-        initial, h = segment.initial_states(h)
-        y[:, start:stop] = _outputs(segment, initial).flatten(1, 2)[:, : stop - start]
+        decays, states = space.take("decays", segment.shape), space.take("states", segment.shape)
+        segment.decays(decays.whole)
+        segment.pushes(states.whole)
+        _, h = _run(decays, states, decays, h)
+        inputs.put(y, start, stop, _read(states.whole, segment.C))
     if D is not None:
         y.addcmul_(u.transpose(1, 2).to(inputs.work), D.to(inputs.work))
     if z is not None:
@@ -160,86 +237,61 @@ def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_so
     dA = du.new_zeros(states, channels)
     dD = None if D is None else du.new_zeros(channels)
     after = du.new_zeros(batch, states, channels)
-    A_nd = A.to(work).T.contiguous()
+    space = _Space(du)
     for i in range(len(inputs.bounds) - 1, -1, -1):
         start, stop = inputs.bounds[i]
-        tokens = stop - start
         segment = inputs.segment(start, stop)
-        K, T = segment.u.shape[1:3]
-        dy = cut_chunks(grad_out.transpose(1, 2)[:, start:stop].to(work), K, T)
-        trajectory, y = _trajectory(segment, saved[i])
+        dy = inputs.cut(grad_out.transpose(1, 2), start, stop)
+        decays, trajectory = _trajectory(segment, saved[i], space)
         if z is not None and dz is not None:
-            zf = cut_chunks(z.transpose(1, 2)[:, start:stop].to(work), K, T)
+            zf = inputs.cut(z.transpose(1, 2), start, stop)
+            y = _read(trajectory[1:], segment.C)
             if D is not None:
-                y = y + segment.u * D.to(work)
+                y.addcmul_(segment.u, D.to(work))
             gate = torch.sigmoid(zf)
-            dz[:, start:stop] = _flat(dy * y * gate * (1 + zf * (1 - gate)), tokens)
+            inputs.put(dz, start, stop, dy * y * gate * (1 + zf * (1 - gate)))
             dy = dy * zf * gate
-        grads, dA_segment, after = _adjoint(segment, trajectory, dy, after, A_nd)
+        grads, after = _adjoint(segment, decays, trajectory, dy, after, dA, space)
         du_s, ddt, dB_s, dC_s = grads
         if D is not None and dD is not None:
             du_s = du_s.addcmul_(dy, D.to(work))
             dD += (dy * segment.u).sum((0, 1, 2))
         if delta_softplus:
             ddt = ddt * torch.sigmoid(segment.raw)
-        dA += dA_segment
         for whole, part in ((du, du_s), (ddelta, ddt), (dB, dB_s), (dC, dC_s)):
-            whole[:, start:stop] = _flat(part, tokens)
+            inputs.put(whole, start, stop, part)
     ddelta_bias = None if delta_bias is None else ddelta.sum((0, 1))
     turned = [None if g is None else g.transpose(1, 2) for g in (du, ddelta, dB, dC, dz)]
     return turned[0], turned[1], dA.T, turned[2], turned[3], dD, turned[4], ddelta_bias
 
 
-def _flat(x: Tensor, tokens: int) -> Tensor:
-    return x.flatten(1, 2)[:, :tokens]
+def _trajectory(segment: _Segment, h: Tensor, space: _Space) -> tuple[_Steps, Tensor]:
+    """Decays, and the states `(T + 1, B, K, N, D)` before the first and after each token."""
+    T, *rest = segment.shape
+    decays, products = space.take("decays", segment.shape), space.take("products", segment.shape)
+    segment.decays(decays.whole)
+    states = space.take("states", (T + 1, *rest))
+    after = _Steps(states.whole[1:], states.tokens[1:])
+    segment.pushes(after.whole)
+    states.tokens[0].copy_(_run(decays, after, products, h)[0])
+    return decays, states.whole
 
 
-def _trajectory(segment: _Segment, h: Tensor) -> tuple[Tensor, Tensor]:
-    """States `(T + 1, B, K, N, D)`, before the first and after each step, and <C, h> `(B, K, T, D)`."""
-    initial, _ = segment.initial_states(h)
-    states = initial.new_empty(len(segment.steps) + 1, *initial.shape)
-    states[0] = initial
-    y = torch.empty_like(segment.u)
-    for i, t in enumerate(segment.steps):
-        torch.mul(states[i], segment.decay(t), out=states[i + 1]).add_(segment.push(t))
-        y[:, :, t] = torch.matmul(segment.C[:, :, t, None, :], states[i + 1])[:, :, 0]
-    return states, y
+def _adjoint(
+    segment: _Segment, decays: _Steps, trajectory: Tensor, dy: Tensor, after: Tensor, dA: Tensor,
+    space: _Space,
+) -> tuple[tuple[Tensor, ...], Tensor]:  # fmt: skip
+    """Gradients of one segment, given `after` = what the next segment sends back to the state.
 
-
-def _adjoint(segment: _Segment, trajectory: Tensor, dy: Tensor, after: Tensor, A: Tensor):
-    """Gradients of one segment, last step first, given `after` = what the next segment sends back to the
-    state.
-
-    Returns `(du, ddt, dB, dC)`, each `(B, K, T, .)`, `dA (N, D)`, and what is sent to the segment before.
+    Returns `(du, ddt, dB, dC)`, each `(T, B, K, .)`, and what is sent to the segment before; adds to dA.
     """
-
-    def read(t: int) -> Tensor:
-        return dy[:, :, t, None, :] * segment.C[:, :, t, :, None]
-
-    sent = torch.zeros_like(trajectory[0])
-    for t in reversed(segment.steps):
-        sent.add_(read(t)).mul_(segment.decay(t))
-    arriving = torch.empty_like(sent)
-    decay = segment.chunk_decay()
-    for k in reversed(segment.chunks):
-        arriving[:, k] = after
-        after = torch.addcmul(sent[:, k], decay[:, k], after)
-
-    du, ddt = torch.empty_like(segment.u), torch.empty_like(segment.u)
-    dB, dC = torch.empty_like(segment.B), torch.empty_like(segment.C)
-    dA = torch.zeros_like(A)
-    g = arriving
-    for i in range(len(segment.steps) - 1, -1, -1):
-        t = segment.steps[i]
-        dt, u = segment.dt[:, :, t], segment.u[:, :, t]
-        # (B, K, N, D) @ (B, K, D, 1)
-        dC[:, :, t] = torch.matmul(trajectory[i + 1], dy[:, :, t, :, None])[..., 0]
-        g = g.add_(read(t))
-        dB[:, :, t] = torch.matmul(g, (dt * u)[..., None])[..., 0]
-        gB = torch.matmul(segment.B[:, :, t, None, :], g)[:, :, 0]
-        du[:, :, t] = dt * gB
-        g = g.mul_(segment.decay(t))
-        decayed = g * trajectory[i]
-        ddt[:, :, t] = (decayed * A).sum(2).addcmul_(u, gB)
-        dA += (decayed * dt[:, :, None, :]).sum((0, 1))
-    return (du, ddt, dB, dC), dA, after
+    products, adjoint = space.take("products", segment.shape), space.take("adjoint", segment.shape)
+    g = torch.mul(dy.unsqueeze(3), segment.C.unsqueeze(4), out=adjoint.whole)
+    after = _run_back(decays, adjoint, products, after)
+    dC = torch.matmul(trajectory[1:], dy.unsqueeze(4)).squeeze(4)
+    dB = torch.matmul(g, (segment.dt * segment.u).unsqueeze(4)).squeeze(4)
+    gB = _read(g, segment.B)
+    reached = g.mul_(decays.whole).mul_(trajectory[:-1])  # the gradient of dt A
+    dA += torch.mul(reached, segment.dt.unsqueeze(3), out=products.whole).sum((0, 1, 2))
+    scaled = torch.mul(reached, segment.A2 / LOG2E, out=products.whole)
+    return (segment.dt * gB, scaled.sum(3).addcmul_(segment.u, gB), dB, dC), after
