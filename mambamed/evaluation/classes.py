@@ -8,8 +8,7 @@ from pathlib import Path
 
 from mambamed.errors import DatasetError
 from mambamed.io.documents import read_json
-from mambamed.io.probabilities import unescaped
-from mambamed.io.tables import read_csv
+from mambamed.io.tables import read_csv, unescaped
 
 _CASE_COLUMNS = ("case", "case_id", "id", "participant_id")
 _CLASS_COLUMNS = ("class", "reference")
@@ -23,12 +22,14 @@ class ReferenceClasses:
         class_of: case id -> class.
         subject_of: case id -> person; the case where the reference does not say.
         source: where this was found, for people.
-        why_not: case id -> why it has no class that is asked for.
+        others: case id -> its class, of cases whose class is not asked about.
+        why_not: case id -> why it has no class at all.
     """
 
     class_of: Mapping[str, str]
     subject_of: Mapping[str, str]
     source: str
+    others: Mapping[str, str] = field(default_factory=dict)
     why_not: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -110,11 +111,6 @@ def _of_classes(
     known = {case: name for case, name in found.items() if name in classes}
     if not known:
         raise DatasetError(f"{path}: no case is one of {', '.join(classes)}; give the table of these classes")
-    others = {
-        case: f"its class {name!r} in {source} is none of {', '.join(classes)}"
-        if name
-        else f"has no class in {source}; add it"
-        for case, name in found.items()
-        if case not in known
-    }
-    return ReferenceClasses(known, subjects, source, others)
+    others = {case: name for case, name in found.items() if name and case not in known}
+    why_not = {case: f"has no class in {source}; add it" for case, name in found.items() if not name}
+    return ReferenceClasses(known, subjects, source, others, why_not)

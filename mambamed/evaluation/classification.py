@@ -217,7 +217,7 @@ def _faults(
         lines += [f"{case}: has no row in {name}.csv; classify it" for case in sorted(wanted - there)]
         lines += [
             f"{predictions}: {case}: {reference.why_not.get(case, f'is not in {reference.source}')}"
-            for case in sorted(there - set(reference.class_of))
+            for case in sorted(there - set(reference.class_of) - set(reference.others))
         ]
     return tuple(CaseError(line) for line in dict.fromkeys(lines))
 
@@ -248,6 +248,11 @@ def _notes(
     if len(classes) == 2:
         at = ", ".join(dict.fromkeys(shown(t.threshold or 0.0) for t in tables.values()))
         notes.append(f"positive: {classes[1]}, from probability {at} on; AUC's interval: DeLong")
+    predicted = {case for table in tables.values() for case in table.cases}
+    others = sorted({reference.others[case] for case in predicted & set(reference.others)})
+    if others:
+        count = len(predicted & set(reference.others))
+        notes.append(f"{count} cases of another class ({', '.join(others)}) were not asked about: left out")
     uncalibrated = [name for name, table in tables.items() if not table.calibrated]
     if uncalibrated:
         notes.append(f"not calibrated: {', '.join(uncalibrated)}")

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mambamed.errors import DatasetError
-from mambamed.io.probabilities import unescaped
-from mambamed.io.tables import read_csv
+from mambamed.io.tables import read_csv, unescaped
 
 _CASE_COLUMNS = ("case", "case_id", "id", "participant_id")
 

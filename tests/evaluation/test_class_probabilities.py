@@ -125,13 +125,18 @@ def test_missing_and_strange_cases_are_named_and_the_rest_is_scored(tmp_path, re
     assert [str(fault).split(":")[0] for fault in asked.faults] == [str(tmp_path / "p.csv")]
 
 
-def test_cases_of_a_class_that_is_not_asked_about_are_no_faults_where_nobody_predicted_them(tmp_path) -> None:
+def test_cases_of_a_class_that_is_not_asked_about_are_no_faults(tmp_path) -> None:
     names = ["NC", "AD"] * 19 + ["MCI", "MCI"]
     reference = write_classes(tmp_path / "classes.csv", names)
     table = binary(0)[0]
     some = Probabilities(table.classes, CASES[:38], table.values[:38], 0.5, True)
     write_probabilities(tmp_path / "p.csv", some)
     assert not evaluate_probabilities(tmp_path / "p.csv", reference).faults
+    write_probabilities(tmp_path / "all.csv", table)
+    found = evaluate_probabilities(tmp_path / "all.csv", reference)
+    assert not found.faults
+    assert found.runs[0].scores.cases == 38
+    assert "2 cases of another class (MCI) were not asked about: left out" in found.table.notes
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path, reference) -> None:
