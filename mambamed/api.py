@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from mambamed.progress import Progress
     from mambamed.recipe import RecipeLine
     from mambamed.runs.cost import RecipeCost
+    from mambamed.runs.import_weights import ImportSummary
     from mambamed.training import TrainSummary
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
+FixGeometry = Literal["none", "reorient", "resample"]
 HD95 = Literal["pooled", "max-directed", "surface-area"]
 Empty = Literal["exclude", "brats"]
 Protocol = Literal[
@@ -52,6 +54,19 @@ def prepare(
     ] = "auto",
     recipe: Annotated[str | None, Option(help="Use its dataset and preprocess sections.")] = None,
     spacing: Annotated[str | None, Option(help="median, keep, or x,y,z in mm.")] = None,
+    folds: Annotated[int | None, Option(help="Parts for cross-validation; 5.")] = None,
+    split: Annotated[str | None, Option(help="One split instead: train:val:test, as in 7:1:2.")] = None,
+    splits: Annotated[Path | None, Option(help="File of your own splits, as nnU-Net's.")] = None,
+    group_by: Annotated[str | None, Option(help="Never torn apart: subject, case, or a column.")] = None,
+    stratify: Annotated[str | None, Option(help="Spread evenly: class, labels, or a column.")] = None,
+    test_cases: Annotated[
+        str | None, Option(help="Fixed test set: ids with commas, or a file of one id a line.")
+    ] = None,
+    seed: Annotated[int | None, Option(help="Of the split; 12345, as nnU-Net's.")] = None,
+    fix_geometry: Annotated[
+        FixGeometry, Option(help="What may be done with images on another grid than their first channel.")
+    ] = "none",
+    qc: Annotated[bool, Option(help="Draw every case into qc/.")] = True,
     workers: Annotated[int, Option(help="Processes; 0 = one a core, as far as --max-ram allows.")] = 0,
     max_ram: Annotated[str | None, Option(help="Memory for all processes, as in 8G.")] = None,
     check_only: Annotated[bool, Option("--check-only", help="Only verify, print what is wrong.")] = False,
@@ -64,14 +79,29 @@ def prepare(
     """
     from mambamed import converters
     from mambamed.preparation.prepare import prepare
-    from mambamed.recipe import load_recipe
+    from mambamed.preparation.split_options import with_options
+    from mambamed.recipe import Split, load_recipe
 
+    asked = load_recipe(recipe) if recipe else None
+    wanted = with_options(
+        asked.dataset.split if asked else Split(),
+        folds=folds,
+        fractions=split,
+        group_by=group_by,
+        stratify=stratify,
+        test_cases=test_cases,
+        seed=seed,
+    )
     raw = converters.convert(source, format=format)
     return prepare(
         raw,
         output or Path("prepared") / source.resolve().name,
-        recipe=load_recipe(recipe) if recipe else None,
+        recipe=asked,
         spacing=spacing,
+        split=wanted,
+        splits=splits,
+        fix_geometry=fix_geometry,
+        qc=qc,
         workers=workers,
         max_ram=max_ram,
         check_only=check_only,
@@ -281,6 +311,35 @@ def compare(
     from mambamed.evaluation.compare import compare
 
     return compare(evaluations, common=common, level=ci, seed=seed, output=output)
+
+
+def import_weights(
+    weights: Annotated[
+        Path, Argument(help="A published state dict: .safetensors, .pth, or nnU-Net's checkpoint.")
+    ],
+    recipe: Annotated[str, Option(help="Recipe of the network as it was trained.")],
+    output: Annotated[Path, Option("-o", "--output", help="Run folder to write.")],
+    data: Annotated[
+        Path | None, Option("-d", "--data", help="Prepared dataset, for what the recipe leaves open.")
+    ] = None,
+    set: Annotated[list[str] | None, Option("--set", help="Override, as in network.head=paper.")] = None,
+    axis_order: Annotated[
+        Literal["zyx", "xyz"],
+        Option(help="Of the arrays it was trained on: zyx through SimpleITK, xyz nibabel."),
+    ] = "zyx",
+    fold: Annotated[int, Option("-f", "--fold", help="Fold of the run that the weights become.")] = 0,
+) -> ImportSummary:
+    """Make a run that predicts of published weights: nnMamba, SegMamba, U-Mamba, TamingMambas, nnU-Net.
+
+    The file is read without running anything in it. A key that does not fit is never passed over: all are
+    named at once.
+    """
+    from mambamed.recipe import load_recipe
+    from mambamed.runs.import_weights import import_weights
+
+    return import_weights(
+        weights, load_recipe(recipe, set or ()), output, prepared=data, axis_order=axis_order, fold=fold
+    )
 
 
 def demo(

@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from mambamed.preparation.prepare import PreparedSummary
     from mambamed.recipe import RecipeLine
     from mambamed.runs.cost import RecipeCost
+    from mambamed.runs.import_weights import ImportSummary
     from mambamed.training import TrainSummary
 
 
 def prepare(summary: PreparedSummary) -> None:
     """The plan, or what a check found."""
     if summary.plan is None:
+        if summary.findings:
+            rows = [[found.case, found.kind, found.line] for found in summary.findings]
+            _table("findings", ["case", "kind", "what"], rows)
         print(
             f"{summary.cases} cases are right, {len(summary.faults)} faults, {len(summary.warnings)} warnings"
         )
@@ -113,6 +117,19 @@ def compare(comparison: Comparison) -> None:
     _table(comparison.ranks.title, comparison.ranks.headers, comparison.ranks.rows)
     if comparison.output is not None:
         print(f"tables: {comparison.output}")
+
+
+def import_weights(summary: ImportSummary) -> None:
+    """What was imported, and what to do with it."""
+    rows = [
+        ["network", summary.network],
+        ["parameters", _million(summary.parameters)],
+        ["tensors of the file", str(summary.tensors)],
+        ["arrays they were trained on", summary.axis_order],
+        ["run", str(summary.run)],
+    ]
+    _table("imported", ["", ""], rows)
+    _next(f"mambamed predict {summary.run} IMAGES -o masks")
 
 
 def demo(summary: DemoSummary) -> None:

@@ -14,19 +14,14 @@ from numpy.typing import NDArray
 
 from mambamed.cases import Case, DatasetManifest
 from mambamed.errors import CaseError
-from mambamed.geometry import (
-    affine_to_ras,
-    difference_of_grids,
-    orientation_of,
-    spacing_of,
-    to_ras,
-)
+from mambamed.geometry import affine_to_ras, orientation_of, spacing_of, to_ras
 from mambamed.io.images import Image, doubt_about, read_image
 from mambamed.preparation.crop import nonzero_box
 from mambamed.preparation.examine_answers import faults_of_class, faults_of_points, points_in_crop
 from mambamed.preparation.fingerprint import Histogram
 from mambamed.preparation.image_kernels import in_kernel_type, in_memory_order, moments
 from mambamed.preparation.label_kernels import count_labels
+from mambamed.preparation.reading import FixGeometry, on_grid, read_label
 
 _DOMINANT = 0.5  # share of a channel's whole variance that no single voxel should have
 _LARGEST_LABEL = 32767
@@ -73,12 +68,13 @@ class _Listener(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-def examine(case: Case, manifest: DatasetManifest) -> Examined:
+def examine(case: Case, manifest: DatasetManifest, fix: FixGeometry = "none") -> Examined:
     """Read a case and say everything that is wrong with it.
 
     Args:
         case: where its files are.
         manifest: what it should hold.
+        fix: what may be done with an image on another grid; see `reading.on_grid`.
 
     Returns:
         Facts and faults; never raises for what a file holds.
@@ -86,19 +82,21 @@ def examine(case: Case, manifest: DatasetManifest) -> Examined:
     logger, listener = logging.getLogger("mambamed"), _Listener()
     logger.addHandler(listener)
     try:
-        return _examine(case, manifest, listener.lines)
+        return _examine(case, manifest, fix, listener.lines)
     finally:
         logger.removeHandler(listener)
 
 
-def _examine(case: Case, manifest: DatasetManifest, warnings: list[str]) -> Examined:
+def _examine(case: Case, manifest: DatasetManifest, fix: FixGeometry, warnings: list[str]) -> Examined:
     if case.fault:
-        return Examined(case.id, (case.fault,))
+        return Examined(case.id, (case.fault,), tuple(warnings))
     faults: list[str] = []
-    images = []
+    images: list[Image] = []
     for name, channel in zip(manifest.channels, case.channels, strict=True):
         try:
             image = read_image(channel.path, channel.volume)
+            if images:
+                image = on_grid(image, images[0], channel.path, fix, note=warnings.append)
         except CaseError as error:
             faults.append(str(error))
             continue
@@ -107,15 +105,8 @@ def _examine(case: Case, manifest: DatasetManifest, warnings: list[str]) -> Exam
         images.append(image)
     if len(images) < len(manifest.channels):
         return Examined(case.id, tuple(faults), tuple(warnings))
-    first = images[0]
-    for channel, image in zip(case.channels[1:], images[1:], strict=True):
-        fact = difference_of_grids(first.array.shape, first.affine, image.array.shape, image.affine)
-        if fact:
-            faults.append(
-                f"{channel.path}: not on the grid of {case.channels[0].path.name}: {fact}; resample it"
-            )
-    label = _examined_label(case, manifest, first, faults, warnings)
-    faults += [*faults_of_points(case, manifest, first), *faults_of_class(case, manifest)]
+    label = _examined_label(case, manifest, images[0], fix, faults, warnings)
+    faults += [*faults_of_points(case, manifest, images[0]), *faults_of_class(case, manifest)]
     if faults:
         return Examined(case.id, tuple(faults), tuple(warnings))
     return _facts(case, manifest, images, label, tuple(warnings))
@@ -134,7 +125,12 @@ def _doubt_of(array: NDArray) -> str | None:
 
 
 def _examined_label(
-    case: Case, manifest: DatasetManifest, image: Image, faults: list[str], warnings: list[str]
+    case: Case,
+    manifest: DatasetManifest,
+    image: Image,
+    fix: FixGeometry,
+    faults: list[str],
+    warnings: list[str],
 ) -> NDArray | None:
     """The label map in RAS+ order, or None; its faults go to the list."""
     if case.label is None:
@@ -142,26 +138,12 @@ def _examined_label(
             faults.append(f"{case.id}: no label for this case; add it")
         return None
     try:
-        label = read_image(case.label)
+        label = read_label(case, image, fix, note=warnings.append)
     except CaseError as error:
         faults.append(str(error))
         return None
+    assert label is not None and case.label is not None
     turned = to_ras(label.array, orientation_of(label.affine))
-    affine = affine_to_ras(label.affine, label.array.shape, orientation_of(label.affine))
-    own = orientation_of(image.affine)
-    shape = tuple(image.array.shape[axis] for axis in own.axes)
-    fact = difference_of_grids(
-        shape, affine_to_ras(image.affine, image.array.shape, own), turned.shape, affine
-    )
-    # A mirrored header brings both to RAS+ with the origin moved; where the stored grids have one shape,
-    # the difference as it is stored says more.
-    if fact and label.array.shape == image.array.shape:
-        fact = difference_of_grids(image.array.shape, image.affine, label.array.shape, label.affine) or fact
-    if fact:
-        faults.append(
-            f"{case.label}: not on the grid of its image: {fact}; correct the header or resample it"
-        )
-        return None
     return _checked_label(case.label, turned, manifest, faults, warnings)
 
 

@@ -2,53 +2,210 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from mambamed.errors import DatasetError
+from mambamed.errors import DatasetError, RecipeError
 from mambamed.recipe import Split
 
+Fold = dict[str, list[str]]
+PARTS = ("train", "val", "test")
+_MANY = 5
 
-def make_splits(subjects: Mapping[str, str], split: Split) -> list[dict[str, list[str]]]:
-    """Part the cases.
+
+@dataclass(frozen=True)
+class Member:
+    """What is known of a case when it is put into a part.
+
+    Attributes:
+        subject: the person.
+        class_name: of the case as a whole, or None.
+        labels: label values that are there.
+        covariates: column -> text.
+    """
+
+    subject: str
+    class_name: str | None = None
+    labels: Collection[int] = ()
+    covariates: Mapping[str, str] = field(default_factory=dict)
+
+
+def make_splits(members: Mapping[str, Member], split: Split) -> list[Fold]:
+    """Part the cases; cases of one group are never torn apart.
 
     Args:
-        subjects: case id -> subject.
-        split: folds, or fractions; the seed; whether subjects stay together.
+        members: case id -> what is known of it.
+        split: folds, or fractions; the seed; group, strata and a fixed test set.
 
     Returns:
-        One dict a fold with "train" and "val" (and "test", for fractions with one) -> sorted case ids:
-        nnU-Net's shape of splits_final.json. With as many subjects as cases, five folds and the default
-        seed they are nnU-Net's own (scikit-learn's shuffled KFold).
+        One dict a fold with "train" and "val" (and "test") -> sorted case ids: nnU-Net's shape of
+        splits_final.json. With as many subjects as cases, five folds, the default seed and no strata they
+        are nnU-Net's own (scikit-learn's shuffled KFold).
 
     Raises:
-        DatasetError: fewer subjects than parts.
+        DatasetError: fewer groups than parts, or a group that reaches into the test set.
+        RecipeError: a column or a test case that is not there.
     """
-    group_of = dict(subjects) if split.group_by == "subject" else {case: case for case in subjects}
-    groups = sorted(set(group_of.values()))
+    group_of = groups_of(members, split.group_by)
+    test = _fixed_test(group_of, split.test_cases)
+    left = {case_id: group for case_id, group in group_of.items() if case_id not in test}
+    groups = sorted(set(left.values()))
     order = np.arange(len(groups))
     np.random.RandomState(split.seed).shuffle(order)
+    strata: dict[str, set[str]] = {group: set() for group in groups}
+    if split.stratify is not None:
+        for case_id, stratum in _strata(members, split.stratify).items():
+            if case_id in left:
+                strata[left[case_id]] |= stratum
+    kept = [] if not split.test_cases else sorted(test)
 
-    def cases(chosen: np.ndarray) -> list[str]:
-        wanted = {groups[i] for i in chosen}
-        return sorted(case for case, group in group_of.items() if group in wanted)
+    def cases(chosen: Collection[str]) -> list[str]:
+        return sorted(case_id for case_id, group in left.items() if group in chosen)
 
+    shuffled = [groups[i] for i in order]
     if split.train is not None:
         assert split.val is not None
-        first = round(split.train * len(groups))
-        second = first + max(1, round(split.val * len(groups)))
-        if first < 1 or second > len(groups):
-            raise DatasetError(
-                f"{len(groups)} subjects are too few for a split into {split.train}, {split.val}"
-            )
-        parts = {"train": cases(order[:first]), "val": cases(order[first:second])}
-        return [parts | ({"test": cases(order[second:])} if split.test else {})]
-    folds = min(split.folds, len(groups))
-    if folds < 2:
+        sizes = _sizes_of_fractions(len(groups), split)
+        names = [part for part, size in zip(PARTS, sizes, strict=True) if size or part != "test"]
+        parts = _dealt(shuffled, strata, [size for size in sizes if size], bool(split.stratify))
+        fold = {name: cases(part) for name, part in zip(names, parts, strict=True)}
+        return [fold | ({"test": kept} if kept else {})]
+    count = min(split.folds, len(groups))
+    if count < 2:
         # One subject: it can be learned from, and there is nothing to validate on.
-        return [{"train": cases(order), "val": []}]
-    return [
-        {"train": cases(np.setdiff1d(order, held)), "val": cases(held)}
-        for held in np.array_split(order, folds)
-    ]
+        return [{"train": cases(groups), "val": []} | ({"test": kept} if kept else {})]
+    sizes = [len(part) for part in np.array_split(order, count)]
+    folds = []
+    for held in _dealt(shuffled, strata, sizes, bool(split.stratify)):
+        rest = set(groups) - set(held)
+        folds.append({"train": cases(rest), "val": cases(held)} | ({"test": kept} if kept else {}))
+    return folds
+
+
+def groups_of(members: Mapping[str, Member], group_by: str) -> dict[str, str]:
+    """Case id -> the group that it is never torn from.
+
+    Args:
+        members: case id -> what is known of it.
+        group_by: "subject", "case", or a column (a site): what shares its value stays together, and so do
+            the cases of one subject.
+
+    Raises:
+        RecipeError: no case has that column.
+    """
+    if group_by == "case":
+        return {case_id: case_id for case_id in members}
+    subjects = {case_id: member.subject for case_id, member in members.items()}
+    if group_by == "subject":
+        return subjects
+    if not any(group_by in member.covariates for member in members.values()):
+        raise RecipeError(f"no case has a column {group_by!r} to group by; take subject, case or a column")
+    group = {subject: subject for subject in subjects.values()}
+    first: dict[str, str] = {}
+    for case_id, member in members.items():
+        value = member.covariates.get(group_by)
+        if not value:
+            continue
+        other = group[first.setdefault(value, member.subject)]
+        joined = group[subjects[case_id]]
+        group = {subject: other if name == joined else name for subject, name in group.items()}
+    return {case_id: group[subject] for case_id, subject in subjects.items()}
+
+
+def _strata(members: Mapping[str, Member], stratify: str) -> dict[str, set[str]]:
+    """Case id -> what should be spread evenly: its class, its labels, or a column's value (quarters of it
+    where it holds many numbers)."""
+    if stratify == "class":
+        return {case_id: {member.class_name or ""} for case_id, member in members.items()}
+    if stratify == "labels":
+        return {case_id: {str(v) for v in member.labels if v} for case_id, member in members.items()}
+    texts = {case_id: member.covariates.get(stratify) for case_id, member in members.items()}
+    if not any(texts.values()):
+        raise RecipeError(f"no case has a column {stratify!r} to stratify by; take class, labels or a column")
+    numbers = {case_id: _number(text) for case_id, text in texts.items()}
+    known = [value for value in numbers.values() if value is not None]
+    if len(set(known)) > 2 * _MANY and len(known) > len(texts) // 2:
+        edges = np.quantile(known, [0.25, 0.5, 0.75])
+        return {
+            case_id: {"" if value is None else str(int(np.searchsorted(edges, value)))}
+            for case_id, value in numbers.items()
+        }
+    return {case_id: {text or ""} for case_id, text in texts.items()}
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "nan")
+    except ValueError:
+        return None
+    return value if np.isfinite(value) else None
+
+
+def _fixed_test(group_of: Mapping[str, str], test_cases: Sequence[str]) -> set[str]:
+    """The test cases, none of whose groups has cases elsewhere."""
+    test = set(test_cases)
+    unknown = sorted(test - set(group_of))
+    if unknown:
+        raise RecipeError(f"test cases that are not there: {shown(unknown)}; correct the list")
+    held = {group_of[case_id] for case_id in test}
+    torn = sorted(case_id for case_id, group in group_of.items() if group in held and case_id not in test)
+    if torn:
+        raise DatasetError(
+            f"{shown(torn)}: belongs together with a test case; add it to the test cases or leave it out"
+        )
+    return test
+
+
+def _sizes_of_fractions(count: int, split: Split) -> list[int]:
+    assert split.train is not None and split.val is not None
+    first = round(split.train * count)
+    second = first + max(1, round(split.val * count))
+    if first < 1 or second > count:
+        raise DatasetError(f"{count} subjects are too few for a split into {split.train:g}, {split.val:g}")
+    if not split.test:
+        second = count
+    return [first, second - first, count - second]
+
+
+def _dealt(
+    groups: Sequence[str], strata: Mapping[str, set[str]], sizes: Sequence[int], stratified: bool
+) -> list[list[str]]:
+    """The groups in parts of these sizes.
+
+    Without strata, in their order. With them by iterative stratification (Sechidis et al. 2011, ECML): the
+    rarest stratum first, each of its groups to the part that still lacks most of it.
+    """
+    if not stratified:
+        ends = np.cumsum([0, *sizes])
+        return [list(groups[a:b]) for a, b in itertools.pairwise(ends)]
+    room = list(sizes)
+    parts: list[list[str]] = [[] for _ in sizes]
+    totals: dict[str, int] = {}
+    for group in groups:
+        for stratum in strata[group]:
+            totals[stratum] = totals.get(stratum, 0) + 1
+    lacking = {stratum: [total * size / len(groups) for size in sizes] for stratum, total in totals.items()}
+    waiting = list(groups)
+    while waiting:
+        left = {s: sum(s in strata[g] for g in waiting) for s in totals}
+        present = [s for s in left if left[s]]
+        rarest = min(present, key=lambda s: (left[s], s)) if present else None
+        chosen = [g for g in waiting if rarest is None or rarest in strata[g]]
+        for group in chosen:
+            open_parts = [part for part in range(len(sizes)) if room[part] > 0]
+            want = {p: lacking[rarest][p] if rarest is not None else 0.0 for p in open_parts}
+            part = max(open_parts, key=lambda p: (want[p], room[p] / sizes[p], -p))
+            parts[part].append(group)
+            room[part] -= 1
+            for stratum in strata[group]:
+                lacking[stratum][part] -= 1
+        waiting = [g for g in waiting if g not in set(chosen)]
+    return parts
+
+
+def shown(names: Sequence[str]) -> str:
+    """Some of the names, for a line."""
+    return ", ".join(names[:_MANY]) + (" ..." if len(names) > _MANY else "")

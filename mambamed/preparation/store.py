@@ -7,6 +7,7 @@ PREPARED/ dataset.json   the manifest and the cases       fingerprint.json  plan
           cases/ID.foreground.npy   (n, 4) rows [label value, x, y, z], some of its foreground voxels
           cases/ID.json             geometry and intensities; written last: it makes the case complete
           references/ID.nii.gz      the label map on the image's native grid, to validate against
+          qc/ID.png  index.html     three planes of every case, its label outlined; may be absent
 ```
 """
 
@@ -46,6 +47,7 @@ class CaseFiles:
     foreground: Path
     reference: Path
     document: Path
+    picture: Path
 
     @classmethod
     def of(cls, root: Path, case_id: str) -> CaseFiles:
@@ -57,6 +59,7 @@ class CaseFiles:
             folder / f"{case_id}.foreground.npy",
             root / "references" / f"{case_id}.nii.gz",
             folder / f"{case_id}.json",
+            root / "qc" / f"{case_id}.png",
         )
 
 

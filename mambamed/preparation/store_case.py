@@ -14,21 +14,24 @@ from numpy.typing import NDArray
 
 from mambamed.cases import Case
 from mambamed.errors import CaseError
-from mambamed.geometry import from_ras, orientation_of, to_ras
+from mambamed.geometry import from_ras, orientation_of, to_ras, world_to_voxel
 from mambamed.io.atomic import flushed_together, write_bytes
 from mambamed.io.documents import read_json, write_json
 from mambamed.io.images import Image, smallest_integer, write_image
+from mambamed.preparation.contact_sheet import sheet_of
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.label_kernels import count_labels, foreground_places
 from mambamed.preparation.plan import Plan
 from mambamed.preparation.prepare_image import label_integers, prepare_image, prepare_label
 from mambamed.preparation.reading import FixGeometry, read_channels, read_label
-from mambamed.preparation.store import FORMAT, CaseFiles, encode_array, encode_foreground
+from mambamed.preparation.store import FORMAT, CaseFiles, encode_array, encode_foreground, read_array
 
 FOREGROUND_PER_LABEL = 10_000  # nnU-Net keeps as many
 
 
-def store_case(case: Case, plan: Plan, root: Path, fix: FixGeometry = "none") -> dict[str, Any]:
+def store_case(
+    case: Case, plan: Plan, root: Path, fix: FixGeometry = "none", qc: bool = False
+) -> dict[str, Any]:
     """Prepare a case, unless it already is there, prepared from the same files in the same way.
 
     The files are not flushed to the disk; the case's document holds their digests, by which the next run
@@ -39,6 +42,7 @@ def store_case(case: Case, plan: Plan, root: Path, fix: FixGeometry = "none") ->
         plan: how to prepare it.
         root: the prepared dataset.
         fix: what may be done with an image on another grid; see `reading.on_grid`.
+        qc: draw the case into qc/, where that picture is not there yet.
 
     Returns:
         The entry of dataset.json.
@@ -50,14 +54,18 @@ def store_case(case: Case, plan: Plan, root: Path, fix: FixGeometry = "none") ->
     files = CaseFiles.of(root, case.id)
     settings = settings_of(case, plan, fix)
     known = _complete(files, settings)
-    if known is not None:
-        return known
     with flushed_together():
-        return _store(case, plan, files, settings, fix)
+        if known is not None:
+            if qc and not files.picture.is_file():
+                label = read_array(files.label) if known["has_label"] else None
+                geometry = CaseGeometry.from_json(read_json(files.document)["geometry"])
+                _draw(case, files, read_array(files.image), label, geometry)
+            return known
+        return _store(case, plan, files, settings, fix, qc)
 
 
 def _store(
-    case: Case, plan: Plan, files: CaseFiles, settings: str, fix: FixGeometry
+    case: Case, plan: Plan, files: CaseFiles, settings: str, fix: FixGeometry, qc: bool
 ) -> dict[str, Any]:
     images = read_channels(case, fix)
     try:
@@ -76,7 +84,7 @@ def _store(
         "has_label": case.label is not None,
     }
     voxels: Mapping[int, int] = {}
-    native = read_label(case, images[0], fix)
+    native, label = read_label(case, images[0], fix), None
     if native is not None:
         label = prepare_label(native, geometry)
         rows, voxels = foreground_rows(label, case.id)
@@ -87,6 +95,9 @@ def _store(
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in written.items()}
     if case.label is not None:
         digests["reference"] = hashlib.sha256(files.reference.read_bytes()).hexdigest()
+    files.picture.unlink(missing_ok=True)
+    if qc:
+        _draw(case, files, array, label, geometry)
     document = {
         "format": FORMAT,
         "settings": settings,
@@ -97,6 +108,14 @@ def _store(
     }
     write_json(files.document, document)
     return entry
+
+
+def _draw(
+    case: Case, files: CaseFiles, array: NDArray, label: NDArray | None, geometry: CaseGeometry
+) -> None:
+    affine = geometry.affine_prepared
+    points = {name: world_to_voxel(affine, point) for name, point in (case.points or {}).items()}
+    write_bytes(files.picture, sheet_of(array, geometry.spacing_prepared, label, points))
 
 
 def reference_labels(label: Image, geometry: CaseGeometry) -> NDArray:
@@ -128,6 +147,8 @@ def settings_of(case: Case, plan: Plan, fix: FixGeometry) -> str:
     text = json.dumps([FORMAT, stamps, volumes, relevant, case.subject, case.class_name, points])
     if case.covariates:
         text += json.dumps(dict(case.covariates))
+    if fix != "none":
+        text += fix
     return hashlib.sha256(text.encode()).hexdigest()
 
 

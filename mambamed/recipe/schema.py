@@ -32,8 +32,12 @@ class Split(Section):
     """Fraction of subjects for validation."""
     test: Probability | None = None
     """Fraction of subjects kept for testing."""
-    group_by: Literal["subject", "case"] = "subject"
-    """What is never torn apart."""
+    group_by: str = "subject"
+    """What is never torn apart: subject, case, or a column of the dataset's table (then subjects neither)."""
+    stratify: str | None = None
+    """What is spread evenly over the parts: class, labels (which are there), or a column."""
+    test_cases: tuple[str, ...] = ()
+    """Ids of a fixed test set; the folds, or train and val, are made of the other cases."""
     seed: int = 12345
     """Seed of the shuffle; the default is nnU-Net's."""
 
@@ -43,6 +47,8 @@ class Split(Section):
         if any(f is not None for f in given):
             if self.train is None or self.val is None:
                 raise ValueError("give train and val (and test) together")
+            if self.test and self.test_cases:
+                raise ValueError("give test or test_cases, not both")
             total = sum(f or 0.0 for f in given)
             if abs(total - 1) > 1e-6:
                 raise ValueError(f"train + val + test must be 1, here {total:g}")

@@ -16,7 +16,8 @@ from mambamed.converters import convert
 from mambamed.errors import DatasetError, RecipeError, RunError
 from mambamed.io.images import Image, write_image
 from mambamed.io.lock import folder_lock
-from mambamed.preparation.prepare import parse_bytes, prepare
+from mambamed.preparation.options import parse_bytes, preprocess_settings
+from mambamed.preparation.prepare import prepare
 from mambamed.preparation.store import PreparedDataset
 from mambamed.recipe import load_recipe
 
@@ -226,8 +227,6 @@ def test_options_that_cannot_be_are_one_line() -> None:
     with pytest.raises(RecipeError, match="--max-ram lots"):
         parse_bytes("lots")
     with pytest.raises(RecipeError, match="--spacing 1,2"):
-        from mambamed.preparation.prepare import preprocess_settings
-
         preprocess_settings(None, "1,2")
 
 
@@ -235,22 +234,3 @@ def test_a_second_command_on_the_folder_is_refused(tmp_path) -> None:
     raw = convert(make_dataset(tmp_path / "raw", cases=2))
     with folder_lock(tmp_path / "out"), pytest.raises(RunError, match=f"process {os.getpid()}"):
         prepare(raw, tmp_path / "out", workers=1)
-
-
-def die(case, manifest):
-    """Stands in for `examine`: the process that gets c2 is killed, as when memory is short."""
-    if case.id == "c2":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return case.id
-
-
-def test_a_killed_process_ends_in_a_line_that_names_its_case(tmp_path) -> None:
-    from mambamed.errors import CaseError
-    from mambamed.preparation.prepare import _over_cases
-    from mambamed.progress import Silence
-
-    cases = convert(make_dataset(tmp_path / "raw", cases=5)).cases
-    answers = {c.id: a for c, a in _over_cases(die, [(case, None) for case in cases], 2, Silence())}
-    assert isinstance(answers["c2"], CaseError)
-    assert "c2: its process was killed twice" in str(answers["c2"])
-    assert {i: a for i, a in answers.items() if i != "c2"} == {f"c{n}": f"c{n}" for n in (0, 1, 3, 4)}

@@ -1,0 +1,78 @@
+"""What a recipe and the command line ask of a preparation, checked against the dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from mambamed.cases import DatasetManifest
+from mambamed.errors import RecipeError
+from mambamed.recipe import Preprocess, Recipe
+
+
+def preprocess_settings(recipe: Recipe | None, spacing: str | None) -> Preprocess:
+    """The recipe's preprocess section with `--spacing` in it.
+
+    Raises:
+        RecipeError: a spacing that cannot be read.
+
+    >>> preprocess_settings(None, "1,1,2.5").spacing
+    (1.0, 1.0, 2.5)
+    """
+    settings = recipe.preprocess if recipe else Preprocess()
+    if spacing is None:
+        return settings
+    if spacing in {"median", "keep"}:
+        return settings.model_copy(update={"spacing": spacing})
+    try:
+        x, y, z = (float(part) for part in spacing.split(","))
+        if min(x, y, z) <= 0:
+            raise ValueError
+    except ValueError as error:
+        raise RecipeError(f"--spacing {spacing}: give median, keep, or mm as in 1,1,1") from error
+    return settings.model_copy(update={"spacing": (x, y, z)})
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of a size as people write it.
+
+    Raises:
+        RecipeError: it is none.
+
+    >>> parse_bytes("8G"), parse_bytes("500M")
+    (8589934592, 524288000)
+    """
+    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
+    try:
+        return int(float(number) * (units[unit] if unit else 1))
+    except (KeyError, ValueError) as error:
+        raise RecipeError(f"--max-ram {text}: not a size; write it as in 8G") from error
+
+
+def agreed_manifest(manifest: DatasetManifest, recipe: Recipe | None) -> DatasetManifest:
+    """The dataset's manifest, with the recipe's regions; both must speak of the same channels and labels."""
+    if recipe is None:
+        return manifest
+    wanted = recipe.dataset
+    if wanted.channels is not None and dict(wanted.channels) != dict(manifest.channels):
+        raise RecipeError(
+            f"recipe {recipe.name}: dataset.channels {dict(wanted.channels)} are not those found, "
+            f"{dict(manifest.channels)}; correct one of the two"
+        )
+    if wanted.labels is not None and dict(wanted.labels) != dict(manifest.labels):
+        raise RecipeError(
+            f"recipe {recipe.name}: dataset.labels {dict(wanted.labels)} are not those found, "
+            f"{dict(manifest.labels)}; correct one of the two"
+        )
+    for key, found in (("landmarks", manifest.landmarks), ("classes", manifest.classes)):
+        asked = getattr(wanted, key)
+        # The recipe may ask for some of them, in an order of its own: that of the network's outputs.
+        unknown = [name for name in asked or () if name not in found]
+        if unknown:
+            raise RecipeError(
+                f"recipe {recipe.name}: dataset.{key} {unknown} are not among those found, {list(found)}; "
+                "correct one of the two"
+            )
+    if wanted.regions is None:
+        return manifest
+    return dataclasses.replace(manifest, regions={name: tuple(m) for name, m in wanted.regions.items()})

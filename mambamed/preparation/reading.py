@@ -1,0 +1,120 @@
+"""The files of one case, brought to one grid: that of its first channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import scipy.ndimage
+
+from mambamed.cases import Case
+from mambamed.errors import CaseError
+from mambamed.geometry import affine_to_ras, difference_of_grids, from_ras, orientation_of, to_ras
+from mambamed.io.images import Image, read_image
+
+FixGeometry = Literal["none", "reorient", "resample"]
+Note = Callable[[str], None]
+
+
+def read_channels(case: Case, fix: FixGeometry, note: Note | None = None) -> list[Image]:
+    """The images of a case, in the manifest's order, on the grid of the first.
+
+    Args:
+        case: where the files are.
+        fix: what may be done with an image on another grid; see `on_grid`.
+        note: hears of every image that was brought to the first one's grid.
+
+    Raises:
+        CaseError: a file cannot be used, or lies on another grid.
+    """
+    images: list[Image] = []
+    for channel in case.channels:
+        image = read_image(channel.path, channel.volume)
+        images.append(on_grid(image, images[0], channel.path, fix, note=note) if images else image)
+    return images
+
+
+def read_label(case: Case, grid: Image, fix: FixGeometry, note: Note | None = None) -> Image | None:
+    """The label map of a case on the grid of its image; None where it has none.
+
+    Its axes may be stored in another order than the image's without any leave.
+
+    Raises:
+        CaseError: the file cannot be used, or lies on another grid.
+    """
+    if case.label is None:
+        return None
+    return on_grid(read_image(case.label), grid, case.label, fix, label=True, note=note)
+
+
+def on_grid(
+    image: Image,
+    grid: Image,
+    path: Path,
+    fix: FixGeometry,
+    *,
+    label: bool = False,
+    note: Note | None = None,
+) -> Image:
+    """The image on the grid of another one.
+
+    Args:
+        image: what is to be brought there.
+        grid: where to.
+        path: of the image, for what is said about it.
+        fix: "none": only the very same grid will do; "reorient": so will the same voxels in another order
+            of axes; "resample": any grid, by linear interpolation in the world (a label map: by the nearest
+            voxel), with the image's smallest value beyond its border (a label map: background).
+        label: whether it is a label map, which may always be reoriented.
+        note: hears what was done.
+
+    Raises:
+        CaseError: the grids differ by more than may be mended.
+    """
+    shape, affine = grid.array.shape, grid.affine
+    fact = difference_of_grids(shape, affine, image.array.shape, image.affine)
+    if fact is None:
+        return image
+    own, wanted = orientation_of(image.affine), orientation_of(affine)
+    turned_affine = affine_to_ras(image.affine, image.array.shape, own)
+    turned = from_ras(to_ras(image.array, own), wanted)
+    # Compared in RAS+ order, so that no second inverse is needed.
+    oriented = tuple(shape[axis] for axis in wanted.axes)
+    still = difference_of_grids(
+        oriented, affine_to_ras(affine, shape, wanted), to_ras(turned, wanted).shape, turned_affine
+    )
+    if still is None and (label or fix != "none"):
+        if note and not label:
+            note(f"{path}: its axes were brought into the order of the first channel ({fact})")
+        return Image(turned, affine, grid.header)
+    if fix == "resample":
+        if note:
+            note(f"{path}: was resampled to the grid of the first channel ({fact})")
+        return _resampled(image, grid, path, label)
+    # Where the stored grids have one shape, the difference as it is stored says more.
+    fact = fact if image.array.shape == shape else still or fact
+    way = "reorient" if still is None else "resample"
+    raise CaseError(
+        f"{path}: not on the grid of its image: {fact}; correct the header, or use --fix-geometry {way}"
+    )
+
+
+def _resampled(image: Image, grid: Image, path: Path, label: bool) -> Image:
+    step = np.linalg.inv(image.affine) @ grid.affine
+    array = np.rint(image.array) if label and image.array.dtype.kind == "f" else image.array
+    outside = 0.0 if label else float(array.min())
+    offset: Any = step[:3, 3]  # scipy's annotation knows of a single number only
+    new = scipy.ndimage.affine_transform(
+        array if label else array.astype(np.float32),
+        step[:3, :3],
+        offset,
+        output_shape=grid.array.shape,
+        order=0 if label else 1,
+        mode="constant",
+        cval=outside,
+    )
+    if label and array.any() and not new.any():
+        raise CaseError(f"{path}: its foreground lies outside the image; is it this case's?")
+    return Image(new, grid.affine, grid.header)
