@@ -3,6 +3,7 @@
 =============  ==========================================================================
 `images`       `read_image`, `read_header`, `write_image`: NIfTI, NRRD, MetaImage as RAS+ arrays
 `nifti`        the fast, checking path for NIfTI-1 and NIfTI-2
+`dicom`        series of DICOM slices, sorted and checked
 `itk`          NRRD and MetaImage through SimpleITK
 `documents`    JSON, with faults told by line
 `tables`       CSV, with formula cells made harmless

@@ -1,7 +1,7 @@
 """Images as arrays `(X, Y, Z)` in the file's own order, with the affine voxel -> world, mm, RAS+.
 
-NIfTI goes its own checked path (`nifti`); NRRD and MetaImage go through SimpleITK, whose `(z, y, x)` order
-and LPS world end here.
+NIfTI goes its own checked path (`nifti`); NRRD, MetaImage and DICOM series go through SimpleITK, whose
+`(z, y, x)` order and LPS world end here. A folder, or a file that is DICOM, stands for its series.
 """
 
 from __future__ import annotations
@@ -68,21 +68,19 @@ def read_image(path: Path, volume: int | None = None, max_voxels: int = MAX_VOXE
     """Read an image.
 
     Args:
-        path: `.nii`, `.nii.gz`, `.nrrd` or `.mha`.
+        path: `.nii`, `.nii.gz`, `.nrrd`, `.mha`; a folder of one DICOM series, or one file of a series.
         volume: index along the fourth axis of a 4-D file; None for a 3-D file.
         max_voxels: refuse larger files before any memory is taken.
 
     Raises:
         CaseError: absent, no regular file, damaged, no image, a geometry that cannot be right, NaN or Inf.
     """
-    check_file(path)
     if not path.name.lower().endswith(_NIFTI):
-        from mambamed.io import itk
-
-        array, affine = itk.read(path, max_voxels)
+        array, affine = _reader(path).read(path, max_voxels)
         _check_volume(path, 1, volume)
         _check_finite(array, path)
         return Image(array, affine)
+    check_file(path)
     from mambamed.io import nifti
 
     with path.open("rb") as file:
@@ -103,12 +101,10 @@ def read_header(path: Path, max_voxels: int = MAX_VOXELS) -> ImageHeader:
     Raises:
         CaseError: as `read_image`, but for what only the voxels show.
     """
-    check_file(path)
     if not path.name.lower().endswith(_NIFTI):
-        from mambamed.io import itk
-
-        shape, affine, dtype = itk.read_header(path, max_voxels)
+        shape, affine, dtype = _reader(path).read_header(path, max_voxels)
         return ImageHeader(shape, 1, affine, dtype)
+    check_file(path)
     from mambamed.io import nifti
 
     with path.open("rb") as file:
@@ -193,6 +189,22 @@ def check_file(path: Path) -> None:
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
         raise CaseError(f"{path}: is {kind}, not a regular file; remove it or give the image")
+
+
+def _reader(path: Path) -> Any:
+    """The module that reads what is not NIfTI.
+
+    Raises:
+        CaseError: as `check_file`, but that a folder may be one of DICOM where it is not named as an image.
+    """
+    if case_id_of(path) is None and path.is_dir():
+        from mambamed.io import dicom
+
+        return dicom
+    check_file(path)
+    from mambamed.io import dicom, itk
+
+    return dicom if case_id_of(path) is None and dicom.is_dicom(path) else itk
 
 
 def _check_volume(path: Path, volumes: int, volume: int | None) -> None:

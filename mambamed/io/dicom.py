@@ -1,0 +1,282 @@
+"""DICOM series as volumes: slices found, sorted by position and checked; SimpleITK's GDCM decodes them.
+
+A series is what its files' SeriesInstanceUID says. What cannot be stacked to a straight grid is refused:
+slices that are missing, doubled or unevenly spaced, of other sizes or directions, a tilted gantry, colors.
+Values are after RescaleSlope and RescaleIntercept, so that CT comes in Hounsfield units.
+
+Source: DICOM PS3.3 C.7.6.2 (Image Plane Module: position, orientation, spacing of the first voxels, LPS).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+from numpy.typing import NDArray
+
+from mambamed.errors import CaseError
+from mambamed.geometry import Affine
+
+_SERIES, _DESCRIPTION, _MODALITY = "0020|000e", "0008|103e", "0008|0060"
+_POSITION, _ORIENTATION, _SPACING = "0020|0032", "0020|0037", "0028|0030"
+_ROWS, _COLUMNS, _BITS, _SAMPLES = "0028|0010", "0028|0011", "0028|0100", "0028|0002"
+_FRAMES = "0028|0008"
+_SUFFIXES = (".dcm", ".ima", ".dicom")
+_MAGIC_AT, _MAGIC = 128, b"DICM"
+# Transfer syntaxes whose pixels are not compressed, so that the size of a file says whether it is whole.
+_PLAIN = (b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.2")
+_SYNTAX_TAG = b"\x02\x00\x10\x00UI"
+_EVEN = 0.01  # share of a step by which slices may lie off; scanners write decimals
+_PARALLEL = 1e-3
+
+
+@dataclass(frozen=True)
+class Series:
+    """Files of one series, not yet sorted or checked.
+
+    Attributes:
+        uid: SeriesInstanceUID.
+        folder: where its files are.
+        files: by name.
+        modality: as in "CT", "MR".
+        description: what the scanner calls it.
+    """
+
+    uid: str
+    folder: Path
+    files: tuple[Path, ...]
+    modality: str
+    description: str
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, by its name or its first bytes."""
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    if path.name.lower().endswith(_SUFFIXES):
+        return True
+    if "." in path.name and not path.suffix[1:].isdigit():
+        return False  # DICOM without its suffix has none, or a part of a UID
+    with path.open("rb") as file:
+        return file.read(_MAGIC_AT + 4)[_MAGIC_AT:] == _MAGIC
+
+
+def find_series(source: Path) -> list[Series]:
+    """All series in a folder and the folders below it, by folder and uid.
+
+    Raises:
+        CaseError: a DICOM file cannot be read.
+    """
+    found = []
+    for folder, subfolders, names in os.walk(source):
+        subfolders.sort()
+        found += _series_in(Path(folder), [Path(folder) / name for name in sorted(names)])
+    return found
+
+
+def _series_in(folder: Path, paths: Sequence[Path]) -> list[Series]:
+    grouped: dict[str, list[Path]] = {}
+    facts: dict[str, Mapping[str, str]] = {}
+    for path in paths:
+        if is_dicom(path):
+            tags = _tags(path)
+            uid = tags.get(_SERIES, "")
+            if _ROWS in tags:  # a DICOMDIR, a report or a plan has no image
+                grouped.setdefault(uid, []).append(path)
+                facts.setdefault(uid, tags)
+    return [
+        Series(uid, folder, tuple(files), facts[uid].get(_MODALITY, ""), facts[uid].get(_DESCRIPTION, ""))
+        for uid, files in sorted(grouped.items())
+    ]
+
+
+def series_of(path: Path) -> Series:
+    """The series that a file belongs to, or the only one of a folder.
+
+    Raises:
+        CaseError: no DICOM, or a folder of several series.
+    """
+    if path.is_dir():
+        found = _series_in(path, sorted(path.iterdir()))
+        if not found:
+            raise CaseError(f"{path}: is a folder without DICOM images; check the path")
+        if len(found) > 1:
+            raise CaseError(
+                f"{path}: holds {len(found)} DICOM series ({_shown(found)}); give a file of one of them"
+            )
+        return found[0]
+    uid = _tags(path).get(_SERIES, "")
+    found = [series for series in _series_in(path.parent, sorted(path.parent.iterdir())) if series.uid == uid]
+    if not found:
+        raise CaseError(f"{path}: is a DICOM file without an image; give one of a series of slices")
+    return found[0]
+
+
+def _shown(series: Sequence[Series]) -> str:
+    return ", ".join(s.description or s.uid for s in series[:5]) + (", ..." if len(series) > 5 else "")
+
+
+def read_header(path: Path, max_voxels: int) -> tuple[tuple[int, int, int], Affine, np.dtype]:
+    """Shape, affine and usual type of the series of a file or folder, without its voxels.
+
+    Raises:
+        CaseError: its slices do not make a volume.
+    """
+    grid = _grid_of(series_of(path), max_voxels)
+    return grid.shape, grid.affine, np.dtype(np.int16)
+
+
+def read(path: Path, max_voxels: int) -> tuple[NDArray, Affine]:
+    """Voxels `(X, Y, Z)` of the series of a file or folder, and their affine, voxel -> world, mm, RAS+.
+
+    Raises:
+        CaseError: its slices do not make a volume, or one is damaged.
+    """
+    grid = _grid_of(series_of(path), max_voxels)
+    slices = []
+    for file in grid.files:
+        try:
+            image = sitk.ReadImage(str(file))
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise CaseError(f"{file}: corrupt: cannot be read ({reason}); copy it anew") from error
+        # (1, rows, columns) -> (X, Y): a row's voxels go along x.
+        slices.append(sitk.GetArrayViewFromImage(image).reshape(grid.shape[1], grid.shape[0]).T.copy())
+    dtype = np.result_type(*slices)  # RescaleSlope may differ from slice to slice
+    array = np.empty(grid.shape, dtype, order="F")
+    for z, plane in enumerate(slices):
+        array[:, :, z] = plane
+    return array, grid.affine
+
+
+@dataclass(frozen=True)
+class _Grid:
+    files: tuple[Path, ...]
+    shape: tuple[int, int, int]
+    affine: Affine
+
+
+def _grid_of(series: Series, max_voxels: int) -> _Grid:
+    """The series' slices in the order of their positions, on a grid that was found straight and even."""
+    where = f"{series.folder}: series {series.description or series.uid}"
+    tags = [_tags(file) for file in series.files]
+    for file, facts in zip(series.files, tags, strict=True):
+        _check_slice(file, facts, tags[0], series.files[0])
+    columns, rows = int(tags[0][_COLUMNS]), int(tags[0][_ROWS])
+    if len(series.files) < 2:
+        raise CaseError(f"{where}: one slice, 2D, not 3D; give the folder of all slices")
+    if rows * columns * len(tags) > max_voxels:
+        raise CaseError(f"{where}: {rows * columns * len(tags)} voxels, more than the limit of {max_voxels}")
+    along_x, along_y = np.array(_numbers(tags[0], _ORIENTATION, 6, where)).reshape(2, 3)
+    normal = np.cross(along_x, along_y)
+    if abs(along_x @ along_y) > _PARALLEL or abs(np.linalg.norm(normal) - 1) > _PARALLEL:
+        raise CaseError(f"{where}: the directions of its rows and columns are not orthonormal; convert it")
+    positions = np.array([_numbers(facts, _POSITION, 3, where) for facts in tags])
+    order = np.argsort(positions @ normal, kind="stable")
+    positions = positions[order]
+    steps = np.diff(positions @ normal)
+    names = [series.files[i].name for i in order]
+    _check_steps(steps, names, where)
+    step = (positions[-1] - positions[0]) / (len(tags) - 1)
+    if np.linalg.norm(step - normal * (step @ normal)) > _EVEN * np.linalg.norm(step):
+        raise CaseError(
+            f"{where}: its axes are not orthonormal (gantry tilt); resample it to a straight grid"
+        )
+    between_rows, between_columns = _numbers(tags[0], _SPACING, 2, where)
+    if not (between_rows > 0 and between_columns > 0):
+        raise CaseError(f"{where}: spacing {between_rows, between_columns} cannot be; correct the header")
+    affine = np.eye(4)
+    # PixelSpacing is (between rows, between columns): the second goes along a row, x.
+    affine[:3, :3] = np.column_stack([along_x * between_columns, along_y * between_rows, step])
+    affine[:3, 3] = positions[0]
+    affine[:2] *= -1  # LPS -> RAS
+    return _Grid(tuple(series.files[i] for i in order), (columns, rows, len(tags)), affine + 0.0)
+
+
+def _check_slice(file: Path, facts: Mapping[str, str], first: Mapping[str, str], first_file: Path) -> None:
+    if int(facts.get(_FRAMES) or 1) > 1:
+        raise CaseError(
+            f"{file}: holds {facts[_FRAMES]} frames; convert it to NIfTI, with dcm2niix for example"
+        )
+    if int(facts.get(_SAMPLES) or 1) != 1:
+        raise CaseError(f"{file}: holds RGB colors, not intensities; leave the series out")
+    for tag, what in ((_ROWS, "rows"), (_COLUMNS, "columns"), (_SPACING, "spacing")):
+        if facts.get(tag) != first.get(tag):
+            raise CaseError(
+                f"{file}: its {what} ({facts.get(tag, 'none')}) are not those of {first_file.name} "
+                f"({first.get(tag, 'none')}); split the series"
+            )
+    if not np.allclose(
+        _numbers(facts, _ORIENTATION, 6, str(file)),
+        _numbers(first, _ORIENTATION, 6, str(first_file)),
+        atol=1e-3,
+    ):
+        raise CaseError(
+            f"{file}: its orientation is not that of {first_file.name} (a localizer?); split the series"
+        )
+    needed = int(facts[_ROWS]) * int(facts[_COLUMNS]) * (int(facts.get(_BITS) or 8) // 8)
+    if _is_plain(file) and file.stat().st_size < needed:
+        raise CaseError(f"{file}: truncated: {file.stat().st_size} bytes of more than {needed}; copy it anew")
+
+
+def _check_steps(steps: NDArray, names: Sequence[str], where: str) -> None:
+    usual = float(np.median(steps))
+    if usual <= 0 or (steps <= _EVEN * usual).any():
+        worst = int(np.argmin(steps))
+        raise CaseError(
+            f"{where}: duplicate slices {names[worst]} and {names[worst + 1]} at one place; split the series"
+        )
+    off = np.abs(steps - usual)
+    if (off > _EVEN * usual).any():
+        worst = int(np.argmax(off))
+        fact = (
+            f"{steps[worst]:.3g} mm between {names[worst]} and {names[worst + 1]}, {usual:.3g} mm elsewhere"
+        )
+        raise CaseError(f"{where}: uneven spacing, {fact}; slices are missing: copy it anew, or resample it")
+
+
+def _numbers(facts: Mapping[str, str], tag: str, count: int, where: str) -> list[float]:
+    text = facts.get(tag, "")
+    try:
+        values = [float(part) for part in text.split("\\")]
+    except ValueError:
+        values = []
+    if len(values) != count or not np.all(np.isfinite(values)):
+        raise CaseError(
+            f"{where}: DICOM tag ({tag.replace('|', ',')}) {text!r} is not {count} numbers; convert it"
+        )
+    return values
+
+
+def _is_plain(file: Path) -> bool:
+    with file.open("rb") as stream:
+        head = stream.read(2048)
+    at = head.find(_SYNTAX_TAG)
+    if at < 0:
+        return False
+    start = at + len(_SYNTAX_TAG) + 2
+    length = int.from_bytes(head[start - 2 : start], "little")
+    return head[start : start + length].rstrip(b"\0 ") in _PLAIN
+
+
+def _tags(path: Path) -> dict[str, str]:
+    """The tags of a file as text, without padding.
+
+    Raises:
+        CaseError: it is no DICOM.
+    """
+    reader: Any = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise CaseError(f"{path}: is truncated, or no DICOM; copy it anew, or remove it") from error
+    keys = (_SERIES, _DESCRIPTION, _MODALITY, _POSITION, _ORIENTATION, _SPACING)
+    keys += (_ROWS, _COLUMNS, _BITS, _SAMPLES, _FRAMES)
+    return {key: reader.GetMetaData(key).strip("\0 ") for key in keys if reader.HasMetaDataKey(key)}
