@@ -91,7 +91,7 @@ def test_a_slice_that_was_cut_off_is_refused(tmp_path) -> None:
     write_series(tmp_path, [0, 2, 4, 6])
     path = tmp_path / "001_1.dcm"
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(CaseError, match=r"001_1.dcm: (truncated|corrupt)"):
+    with pytest.raises(CaseError, match=r"001_1\.dcm: (is )?truncated"):
         read_image(tmp_path)
 
 
@@ -103,7 +103,7 @@ def test_a_single_slice_is_no_volume(tmp_path) -> None:
 
 def test_what_is_no_dicom_is_told(tmp_path) -> None:
     (tmp_path / "a.dcm").write_bytes(b"no such thing")
-    with pytest.raises(CaseError, match=r"a\.dcm: cannot be read as DICOM"):
+    with pytest.raises(CaseError, match=r"a\.dcm: .* no DICOM"):
         read_image(tmp_path / "a.dcm")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CaseError, match="folder without DICOM images"):
@@ -118,14 +118,14 @@ def test_a_real_series_equals_what_simpleitks_series_reader_gives(tmp_path) -> N
     theirs = reader.Execute()
     ours = read_image(REAL)
     np.testing.assert_array_equal(ours.array, sitk.GetArrayFromImage(theirs).transpose(2, 1, 0))
-    np.testing.assert_allclose(
-        ours.affine, np.diag([-1.0, -1.0, 1.0, 1.0]) + np.eye(4, k=3)[[3, 3, 0, 3]] * 1.0
-    )
+    assert theirs.GetOrigin() == (0, 0, 1)
+    assert theirs.GetSpacing() == (1, 1, 1)
+    np.testing.assert_allclose(ours.affine, [[-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1]])
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL}")
 def test_a_real_series_with_a_slice_taken_away_is_refused(tmp_path) -> None:
     shutil.copytree(REAL, tmp_path / "cut")
     (tmp_path / "cut" / "14.dcm").unlink()
-    with pytest.raises(CaseError, match="uneven spacing, 2 mm between 13.dcm and 15.dcm, 1 mm elsewhere"):
+    with pytest.raises(CaseError, match=r"uneven spacing, 2 mm between 13\.dcm and 15\.dcm, 1 mm"):
         read_image(tmp_path / "cut")
