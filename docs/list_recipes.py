@@ -13,8 +13,9 @@ from mambamed.recipe import RecipeLine, describe_recipes, load_recipe
 
 HEAD = """# Recipes
 
-A recipe is one page: data, network, schedule, and the paper's numbers. Each reads alone; its first lines say
-what it is for, which commands it needs, what is as in the paper and what differs.
+A recipe is one page: data, network, schedule, and the paper's numbers. Its first lines say what it
+is for, which commands it needs, what is as in the paper and what differs. One that
+`extends` another holds only what differs: a control, or a baseline of the same table.
 
 ```sh
 mambamed recipes list
