@@ -72,7 +72,8 @@ def on_native_grid(
         patch_size: voxels of the patch.
 
     Returns:
-        `geometry.shape_native`; 0 outside of the patch.
+        `geometry.shape_native`; 0 outside of the patch. Right to half a voxel of the features: strided
+        convolutions and pooling place theirs differently, which the shape does not tell.
     """
     from scipy import ndimage
 

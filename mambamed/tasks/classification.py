@@ -72,6 +72,18 @@ class Classification:
             share = [len(class_names) / (self.outputs * counts[name]) for name in self.classes]
             self._weights = torch.tensor(share, dtype=torch.float32)
 
+    def check_validation(self, class_names: Sequence[str | None]) -> None:
+        """Refuse validation cases of a single class: they could not tell one epoch from another.
+
+        Raises:
+            DatasetError: there are validation cases, all of one class.
+        """
+        if class_names and len(set(class_names)) < 2:
+            raise DatasetError(
+                f"validation: all {len(class_names)} cases are of class {class_names[0]}; "
+                "split anew, stratified by class"
+            )
+
     def encode(self, reference: Tensor, shape: Sequence[int] = ()) -> Tensor:
         """`(B,)` class indices -> the same, int64."""
         return reference.long()

@@ -106,6 +106,7 @@ class Session:
             raise RecipeError(f"{dataset.root}: fold {fold} has no training cases; prepare again")
         if isinstance(self.task, Classification):
             self.task.learn_counts([dataset.case(case_id).class_name for case_id in self._training])
+            self.task.check_validation([dataset.case(case_id).class_name for case_id in self._validation])
 
     def train(
         self, resume: bool, init_from: Path | None, budget: float | None, reasons: dict[str, str]

@@ -87,6 +87,9 @@ def test_probabilities_sum_to_one() -> None:
 def test_what_cannot_be_learned_is_told() -> None:
     with pytest.raises(DatasetError, match="AD: no training case"):
         task().learn_counts(["NC", "NC"])
+    with pytest.raises(DatasetError, match="all 2 cases are of class AD"):
+        task().check_validation(["AD", "AD"])
+    task().check_validation([])
     with pytest.raises(DatasetError, match="has 1 classes"):
         task(("NC",))
     with pytest.raises(RecipeError, match="answers voxels"):
