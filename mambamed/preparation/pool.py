@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait as wait_for
 from typing import Any, TypeVar
 
 from mambamed.cases import Case
@@ -87,7 +89,8 @@ def _in_processes(
     context = multiprocessing.get_context("spawn")
     running: dict[Future[Answer | CaseError], tuple[Any, ...]] = {}
     broken = False
-    with _one_thread_each(), ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context) as pool:
+    number = min(workers, len(waiting))
+    with _one_thread_each(), ProcessPoolExecutor(number, context, _end_with_parent) as pool:
         while True:
             while waiting and not broken and len(running) < 2 * workers:
                 try:
@@ -106,6 +109,21 @@ def _in_processes(
                     yield each, error
                 else:
                     yield each, future.result()
+
+
+def _end_with_parent() -> None:
+    """In a worker: end as soon as the process that started it is gone, killed perhaps.
+
+    A worker would wait for its next case for ever, since it holds both ends of the queue itself.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait_for([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class _one_thread_each:  # noqa: N801 - used as a word in a with statement
