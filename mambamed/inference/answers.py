@@ -26,6 +26,8 @@ class Answers:
         layout: memory format of the networks' input.
         say: hears what was given up for lack of memory.
         make_room: frees some memory of the device when not even one window fits; whether it could.
+        mirror_order: which channel each one becomes in a mirror image, where left and right have channels of
+            their own.
 
     Attributes:
         batch_size: windows a pass; halved whenever the device's memory does not suffice.
@@ -41,7 +43,9 @@ class Answers:
         layout: torch.memory_format,
         say: Callable[[str], None],
         make_room: Callable[[], bool] = lambda: False,
+        mirror_order: Sequence[int] | None = None,
     ) -> None:
+        self._mirror_order = None if mirror_order is None else list(mirror_order)
         self.batch_size = batch_size
         self._networks, self._device, self._say = networks, device, say
         self._precision, self._layout, self._make_room = precision, layout, make_room
@@ -96,6 +100,8 @@ class Answers:
                 for network in self._networks:
                     logits = network(turned).float()
                     logits = torch.flip(logits, flips) if flips else logits
+                    if self._mirror_order is not None and len(flips) % 2:  # two mirrors make a turn
+                        logits = logits[:, self._mirror_order]
                     total = logits if total is None else total + logits
         assert total is not None
         passes = len(self._flips) * len(self._networks)

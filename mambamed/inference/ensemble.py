@@ -178,12 +178,15 @@ def windows_of(run: Run, overlap: float | None, tta: str | None, device: torch.d
     if not 0 <= overlap < 1:
         raise RecipeError(f"--overlap {overlap}: must be at least 0 and less than 1")
     mirrored = run.recipe.training.augment.mirror if (tta or settings.tta) == "mirror" else ()
+    if run.recipe.task == "landmarks" and run.recipe.landmarks.offsets:
+        mirrored = ()  # an offset of a mirror image points the wrong way
     return Windows(
         patch_size=run.plan.patch_size,
         overlap=overlap,
         gaussian=settings.gaussian,
         mirror_axes=tuple(_AXIS[axis] for axis in mirrored),
         batch_size=1 if device.type == "cpu" else run.plan.batch_size,
+        mirror_order=make_task(run).mirror_order,
     )
 
 

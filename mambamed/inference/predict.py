@@ -10,7 +10,7 @@ from typing import Any
 
 from mambamed.cases import Case
 from mambamed.converters import find_inputs
-from mambamed.errors import RecipeError
+from mambamed.errors import ModelError, RecipeError
 from mambamed.inference.ensemble import Ensemble, load_ensemble
 from mambamed.inference.pipeline import predict_cases
 from mambamed.inference.record import Record, sha256_of
@@ -88,6 +88,9 @@ def predict(
         device=device,
         precision=precision,
     )
+    if ensemble.task.reads != "labels":
+        verb = {"points": "landmarks", "class": "classify"}[ensemble.task.reads]
+        raise ModelError(f"{ensemble.run.root}: makes no masks; use 'mambamed {verb}'")
     for reason in ensemble.reasons:
         progress.say(reason)
     cases = find_inputs(Path(inputs), list(ensemble.run.manifest.channels))

@@ -17,7 +17,7 @@ NAME = "run.json"
 
 
 class Record:
-    """What a prediction folder holds. A mask counts only if the record vouches for it.
+    """What a prediction folder holds. A mask, or points, count only if the record vouches for them.
 
     Args:
         output: the folder, locked by this process.
@@ -25,6 +25,7 @@ class Record:
         reasons: what was chosen on this machine, and why.
         cases: what is to be predicted.
         overwrite: forget what the folder holds.
+        suffix: of a case's answer: that of a mask, or of a document of points.
 
     Attributes:
         faults: case id -> the line of a case that could not be done.
@@ -40,8 +41,9 @@ class Record:
         reasons: Sequence[str],
         cases: Sequence[Case],
         overwrite: bool,
+        suffix: str = ".nii.gz",
     ) -> None:
-        self._output = output
+        self._output, self._suffix = output, suffix
         self._guard = threading.Lock()  # cases are finished in one thread and refused in another
         self.faults: dict[str, str] = {}
         known = self._known(settings, overwrite)
@@ -49,7 +51,7 @@ class Record:
             foreign = [c.id for c in cases if c.id not in known and self.mask(c).exists()]
             if foreign:
                 raise RecipeError(
-                    f"{output / foreign[0]}.nii.gz: was there before and is no prediction of these models; "
+                    f"{output / foreign[0]}{suffix}: was there before and is no prediction of these models; "
                     "give another -o, or --overwrite"
                 )
         # Every case has its entry before its mask is written: a mask without one is somebody else's.
@@ -82,8 +84,8 @@ class Record:
         return {case_id: facts for case_id, facts in entries if isinstance(facts, dict)}
 
     def mask(self, case: Case) -> Path:
-        """Where the mask of a case lies."""
-        return self._output / f"{case.id}.nii.gz"
+        """Where the mask of a case lies, or whatever its answer is."""
+        return self._output / f"{case.id}{self._suffix}"
 
     def holds(self, case: Case) -> bool:
         """Whether this very case is finished: its input is the recorded one and its mask is intact."""

@@ -33,6 +33,7 @@ class Windows:
         gaussian: weight a window's center more than its rim.
         mirror_axes: spatial axes (0, 1, 2) whose mirrored copies are averaged in; 2^n passes.
         batch_size: windows a pass; on CPU one is as fast as many.
+        mirror_order: as in `inference.answers.Answers`.
     """
 
     patch_size: Triple
@@ -40,6 +41,7 @@ class Windows:
     gaussian: bool = True
     mirror_axes: tuple[int, ...] = ()
     batch_size: int = 1
+    mirror_order: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def window_slabs(
         layout,
         say,
         make_room=total.move_to_cpu,
+        mirror_order=windows.mirror_order,
     )
     done, count = 0, math.prod(map(len, starts))
     for first_plane in starts[axis]:

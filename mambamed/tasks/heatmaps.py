@@ -52,19 +52,44 @@ def heatmaps(points: Tensor, grid: Sequence[int], shape: Shape, strides: Sequenc
     Returns:
         `(B, K, X, Y, Z)` float32 from 0 to 1; all zero for an absent landmark.
     """
+    squares = _squares(points, grid, shape, strides)
+    if shape.kind == "gaussian":
+        x, y, z = (torch.exp(-0.5 * square) for square in squares)
+        drawn = x[..., :, None, None] * y[..., None, :, None] * z[..., None, None, :]
+    else:
+        x, y, z = squares
+        distance = torch.sqrt(x[..., :, None, None] + y[..., None, :, None] + z[..., None, None, :])
+        drawn = (1 - distance / BALL_RADIUS_SIGMAS).clamp_min(0)
+    return torch.nan_to_num(drawn, nan=0.0)
+
+
+def mean_over_heatmaps(
+    values: Tensor, points: Tensor, shape: Shape, strides: Sequence[int] = (1, 1, 1)
+) -> Tensor:
+    """Mean of `(B, K, X, Y, Z)` values, each heatmap of `points` being the weights; `(B, K)`.
+
+    A Gaussian is a product of three, so that it need not be drawn: a tenth of the time.
+    """
+    grid = values.shape[2:]
+    if shape.kind != "gaussian":
+        drawn = heatmaps(points, grid, shape, strides).flatten(2)
+        return (drawn * values.flatten(2)).sum(2) / drawn.sum(2).clamp_min(1e-12)
+    for square in reversed(_squares(points, grid, shape, strides)):
+        profile = torch.nan_to_num(torch.exp(-0.5 * square), nan=0.0)
+        profile = profile / profile.sum(-1, keepdim=True).clamp_min(1e-12)
+        lines = values.flatten(2, -2) if values.ndim > 3 else values[:, :, None]
+        values = (lines @ profile[..., None])[..., 0].reshape(values.shape[:-1])
+    return values
+
+
+def _squares(points: Tensor, grid: Sequence[int], shape: Shape, strides: Sequence[int]) -> list[Tensor]:
+    """Squared distances along x, y and z, in sigmas: three of `(B, K, size)`."""
     squares = []
     for axis, (size, stride, sigma) in enumerate(zip(grid, strides, shape.sigma_voxels, strict=True)):
         places = torch.arange(size, dtype=torch.float32, device=points.device) * stride + (stride - 1) / 2
         wide = max(sigma, SMALLEST_SIGMA_VOXELS * stride)
         squares.append(((places - points[..., axis, None]) / wide) ** 2)
-    x, y, z = squares
-    if shape.kind == "gaussian":
-        x, y, z = (torch.exp(-0.5 * square) for square in squares)
-        drawn = x[..., :, None, None] * y[..., None, :, None] * z[..., None, None, :]
-    else:
-        distance = torch.sqrt(x[..., :, None, None] + y[..., None, :, None] + z[..., None, None, :])
-        drawn = (1 - distance / BALL_RADIUS_SIGMAS).clamp_min(0)
-    return torch.nan_to_num(drawn, nan=0.0)
+    return squares
 
 
 def is_inside(points: Tensor, grid: Sequence[int]) -> Tensor:

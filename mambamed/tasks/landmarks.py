@@ -15,7 +15,7 @@ from torch.nn import functional
 from mambamed.cases import DatasetManifest
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.recipe import Recipe
-from mambamed.tasks.heatmaps import Shape, heatmaps, is_inside, strides_of
+from mambamed.tasks.heatmaps import Shape, heatmaps, is_inside, mean_over_heatmaps, strides_of
 from mambamed.tasks.peaks import HeatmapForm, PeakFinder, Reading
 
 _READINGS: dict[str, Reading] = {"softmax": "softmax", "mse": "plain", "bce": "sigmoid"}
@@ -104,14 +104,15 @@ class Landmarks:
 
     def _loss_at(self, level: Tensor, target: Tensor, strides: Sequence[int], grid: Sequence[int]) -> Tensor:
         count, settings = len(self.names), self._settings
-        drawn = heatmaps(target, level.shape[2:], self._shape, strides)
         answer = level[:, :count]
-        if settings.loss == "mse":
-            loss = ((1 + settings.peak_weight * drawn) * (answer - drawn) ** 2).mean()
+        if settings.loss == "softmax":
+            found = mean_over_heatmaps(answer, target, self._shape, strides)
+            loss = _spatial_cross_entropy(answer, found, is_inside(target, grid))
         elif settings.loss == "bce":
-            loss = _worst_bce(answer, drawn, settings.top_k)
+            loss = _worst_bce(answer, heatmaps(target, level.shape[2:], self._shape, strides), settings.top_k)
         else:
-            loss = _spatial_cross_entropy(answer, drawn, is_inside(target, grid))
+            drawn = heatmaps(target, level.shape[2:], self._shape, strides)
+            loss = ((1 + settings.peak_weight * drawn) * (answer - drawn) ** 2).mean()
         if settings.offsets:
             loss = loss + self._offset_loss(level[:, count:], target, strides)
         return loss
@@ -187,9 +188,13 @@ def _worst_bce(answer: Tensor, drawn: Tensor, share: float) -> Tensor:
     return each.topk(max(1, math.ceil(share * each.shape[2])), dim=2, sorted=False).values.mean()
 
 
-def _spatial_cross_entropy(answer: Tensor, drawn: Tensor, inside: Tensor) -> Tensor:
-    """Cross-entropy over the voxels and "nowhere", whose logit is 0; mean over landmarks."""
-    logits, mass = answer.flatten(2), drawn.flatten(2)
-    mass = mass / mass.sum(2, keepdim=True).clamp_min(1e-12) * inside[..., None]
-    every = torch.logsumexp(logits, dim=2)
-    return (torch.logaddexp(every, torch.zeros_like(every)) - (mass * logits).sum(2)).mean()
+def _spatial_cross_entropy(answer: Tensor, found: Tensor, inside: Tensor) -> Tensor:
+    """Cross-entropy over the voxels and "nowhere", whose logit is 0; mean over landmarks.
+
+    Args:
+        answer: `(B, K, X, Y, Z)` logits.
+        found: `(B, K)` mean of the logits over the target.
+        inside: `(B, K)` whether the landmark is there.
+    """
+    every = torch.logsumexp(answer.flatten(2), dim=2)
+    return (torch.logaddexp(every, torch.zeros_like(every)) - torch.where(inside, found, 0)).mean()

@@ -1,0 +1,96 @@
+"""Point files of one kind into another: Slicer's Markups and fcsv, tables, JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mambamed.converters.point_sets import read_point_set
+from mambamed.errors import CaseError, DatasetError
+from mambamed.geometry import Affine
+from mambamed.io.images import SUFFIXES, case_id_of, read_header
+from mambamed.io.points import Points, point_suffix, write_point_table, write_points
+
+Kind = Literal["mrk.json", "fcsv", "csv", "json"]
+
+
+@dataclass(frozen=True)
+class ConvertSummary:
+    """What was written.
+
+    Attributes:
+        output: the file or folder.
+        cases: ids of the cases whose points it holds.
+        points: how many there are.
+        faults: one line for every case that could not be read.
+    """
+
+    output: Path
+    cases: tuple[str, ...]
+    points: int
+    faults: tuple[str, ...]
+
+
+def convert_points(
+    source: Path, output: Path, *, to: Kind | None = None, images: Path | None = None
+) -> ConvertSummary:
+    """Write landmarks in another form; in the world they stay where they are.
+
+    Args:
+        source: a point file, a folder of them, a table of several cases, or a prepared dataset.
+        output: a file, whose suffix says its kind (a .csv may hold several cases); or, with `to`, a folder
+            that receives a file a case.
+        to: kind of the files in the folder.
+        images: the image, or a folder with one a case, where the source counts in voxels.
+
+    Raises:
+        DatasetError: nothing to convert, or a form that cannot hold it.
+        CaseError: the one case cannot be read.
+    """
+    suffix = point_suffix(output)
+    if to is None and suffix is None:
+        raise DatasetError(f"-o {output}: give a .mrk.json, .fcsv, .csv or .json file, or a folder with --to")
+    found = read_point_set(source, _AffineOf(images))
+    if not found.points and len(found.faults) == 1:
+        raise next(iter(found.faults.values()))
+    if to is not None:
+        for case_id, points in found.points.items():
+            write_points(output / f"{case_id}.{to}", _ordered(points, found.landmarks))
+    elif len(found.points) == 1 and not (suffix == ".csv" and source.is_dir()):
+        write_points(output, _ordered(next(iter(found.points.values())), found.landmarks))
+    elif suffix == ".csv":
+        write_point_table(output, {c: _ordered(p, found.landmarks) for c, p in found.points.items()})
+    else:
+        raise DatasetError(
+            f"-o {output}: holds one case, {source} has {len(found.points)}; give a .csv, or --to a folder"
+        )
+    count = sum(map(len, found.points.values()))
+    faults = tuple(f"{case}: {error}" for case, error in found.faults.items())
+    return ConvertSummary(output, tuple(found.points), count, faults)
+
+
+def _ordered(points: Points, names: tuple[str, ...]) -> Mapping[str, tuple[float, float, float]]:
+    return {name: points[name] for name in names if name in points} if names else points
+
+
+class _AffineOf:
+    """Case id -> affine of its image."""
+
+    def __init__(self, images: Path | None) -> None:
+        self._images = images
+
+    def __call__(self, case_id: str) -> Affine | None:
+        images = self._images
+        if images is None:
+            return None
+        if images.is_file():
+            if case_id_of(images) is None:
+                raise DatasetError(f"--images {images}: is no image; give NIfTI, NRRD or MetaImage")
+            return read_header(images).affine
+        candidates = [images / f"{case_id}{middle}{end}" for middle in ("", "_0000") for end in SUFFIXES]
+        there = next((path for path in candidates if path.is_file()), None)
+        if there is None:
+            raise CaseError(f"{images}: no image of case {case_id}; name it {case_id}.nii.gz")
+        return read_header(there).affine

@@ -1,0 +1,175 @@
+"""The landmarks of many cases: from a folder of point files, a table, or a prepared dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from mambamed.errors import CaseError, DatasetError
+from mambamed.geometry import Affine
+from mambamed.io.documents import read_json
+from mambamed.io.images import case_id_of
+from mambamed.io.points import Points, point_suffix, read_point_table, read_points, to_world
+from mambamed.io.tables import read_csv
+
+# Where a case has several files of the same points, the first of these is read.
+_PREFERRED = (".json", ".mrk.json", ".fcsv", ".csv", ".tsv")
+_OTHER_DOCUMENTS = (
+    "run.json",
+    "summary.json",
+    "dataset.json",
+    "splits.json",
+    "plan.json",
+    "fingerprint.json",
+)
+
+
+@dataclass(frozen=True)
+class PointSet:
+    """Landmarks by case.
+
+    Attributes:
+        points: case id -> landmark -> world mm, RAS+; absent ones are left out.
+        landmarks: names in the order of the tables; empty where only the cases' own tell them.
+        subjects: case id -> person, where it is known.
+        faults: case id -> why its points cannot be used.
+        source: where this was found, for people.
+    """
+
+    points: Mapping[str, Points]
+    landmarks: tuple[str, ...]
+    source: str
+    subjects: Mapping[str, str] = field(default_factory=dict)
+    faults: Mapping[str, CaseError] = field(default_factory=dict)
+
+
+AffineOf = Callable[[str], Affine | None]
+
+
+def _unknown(case_id: str) -> None:
+    return None
+
+
+def read_point_set(place: Path, affine_of: AffineOf = _unknown) -> PointSet:
+    """Read the landmarks of the cases.
+
+    Args:
+        place: a folder of point files named by case, one such file, a table `case,landmark,x,y,z`, or a
+            prepared dataset.
+        affine_of: case id -> voxel to world of its image, for files that count in voxels.
+
+    Raises:
+        DatasetError: nothing there, or a document that is no such thing.
+    """
+    if (place / "dataset.json").is_file():
+        return _of_prepared(place)
+    if place.is_dir():
+        return _of_folder(place, affine_of)
+    if not place.is_file():
+        raise DatasetError(f"{place}: no such file or folder; check the path")
+    suffix = point_suffix(place)
+    if suffix in {".csv", ".tsv"}:
+        system, cases = read_point_table(place)
+        if set(cases) != {""}:
+            return _in_world(cases, system, place, affine_of)
+    if suffix is None:
+        raise DatasetError(f"{place}: no point file; give .json, .mrk.json, .fcsv or .csv")
+    case_id = place.name[: -len(suffix)]
+    return PointSet({case_id: read_points(place, affine_of(case_id))}, (), place.name)
+
+
+def holds_points(place: Path) -> bool:
+    """Whether a path names point files, told by names, or by the headers of a table.
+
+    A folder that holds images as well holds masks; a folder of tables is told by the first.
+    """
+    if place.is_file():
+        return point_suffix(place) is not None and (not _is_table(place) or _is_point_table(place))
+    if not place.is_dir() or any(case_id_of(path) for path in place.iterdir()):
+        return False
+    files = _point_files(place)
+    first = next(iter(files.values()), None)
+    return first is not None and (not _is_table(first) or _is_point_table(first))
+
+
+def _is_table(path: Path) -> bool:
+    return point_suffix(path) in {".csv", ".tsv"}
+
+
+def _is_point_table(path: Path) -> bool:
+    try:
+        headers, _ = read_csv(path)
+    except DatasetError:
+        return False
+    return "landmark" in headers or {"label", "x", "y", "z"} <= set(headers)
+
+
+def _point_files(folder: Path) -> dict[str, Path]:
+    """Case id -> the file to read."""
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted(folder.iterdir()):
+        suffix = point_suffix(path)
+        if suffix is not None and path.is_file() and path.name not in _OTHER_DOCUMENTS:
+            found.setdefault(path.name[: -len(suffix)], {})[suffix] = path
+    chosen = {case: next(files[s] for s in _PREFERRED if s in files) for case, files in found.items()}
+    tables = [case for case, path in chosen.items() if _is_table(path)]
+    if len(tables) < len(chosen):  # tables beside files of cases are about all of them
+        chosen = {case: path for case, path in chosen.items() if case not in tables}
+    return chosen
+
+
+def _of_folder(folder: Path, affine_of: AffineOf) -> PointSet:
+    files = _point_files(folder)
+    if not files:
+        raise DatasetError(f"{folder}: no point files; give .json, .mrk.json, .fcsv or .csv files")
+    if len(files) == 1 and _is_table(only := next(iter(files.values()))):
+        return read_point_set(only, affine_of)
+
+    def read(case_id: str, path: Path) -> Points:
+        return read_points(path, affine_of(case_id))
+
+    return _gathered({case: partial(read, case, path) for case, path in files.items()}, str(folder))
+
+
+def _of_prepared(root: Path) -> PointSet:
+    document = read_json(root / "dataset.json")
+    entries = document.get("cases") if isinstance(document, dict) else None
+    if not isinstance(entries, list) or not document.get("landmarks"):
+        raise DatasetError(f"{root}: is no prepared dataset with landmarks; give the folder of their files")
+    points: dict[str, Points] = {}
+    subjects: dict[str, str] = {}
+    for entry in entries:
+        case_id = str(entry["id"])
+        found = entry.get("points") or {}
+        points[case_id] = {str(name): (float(p[0]), float(p[1]), float(p[2])) for name, p in found.items()}
+        subjects[case_id] = str(entry.get("subject") or case_id)
+    return PointSet(points, tuple(document["landmarks"]), str(root), subjects)
+
+
+def _in_world(cases: Mapping[str, Points], system: str, path: Path, affine_of: AffineOf) -> PointSet:
+    def read(case_id: str, found: Points) -> Points:
+        return to_world(found, system, path, affine_of(case_id))
+
+    return _gathered({case: partial(read, case, found) for case, found in cases.items()}, path.name)
+
+
+def _gathered(readers: Mapping[str, Callable[[], Points]], source: str) -> PointSet:
+    """The points that each reader gives; one that cannot be used is a fault of its case alone."""
+    points: dict[str, Points] = {}
+    faults: dict[str, CaseError] = {}
+    for case_id, read in readers.items():
+        result = _points_or_fault(read)
+        if isinstance(result, CaseError):
+            faults[case_id] = result
+        else:
+            points[case_id] = result
+    return PointSet(points, (), source, faults=faults)
+
+
+def _points_or_fault(read: Callable[[], Points]) -> Points | CaseError:
+    try:
+        return read()
+    except CaseError as error:
+        return error

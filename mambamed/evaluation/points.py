@@ -1,0 +1,352 @@
+"""Placed landmarks against those of an expert: radial errors in mm, success rates, misses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mambamed.converters.point_sets import PointSet, read_point_set
+from mambamed.errors import CaseError, DatasetError
+from mambamed.io.documents import write_json
+from mambamed.io.points import Points
+from mambamed.io.tables import write_csv
+from mambamed.metrics.points import (
+    SDR_DISTANCES_MM,
+    LandmarkSummary,
+    PointScores,
+    score_points,
+    summarize_points,
+)
+from mambamed.metrics.statistics import bootstrap_interval
+from mambamed.report.page import Distribution, Page, WorstCase, write_page
+from mambamed.report.tables import Table, shown, write_table
+
+FORMAT = 1
+ALL = "all"
+METRIC = "error_mm"
+
+
+@dataclass(frozen=True)
+class PointEvaluation:
+    """What was measured.
+
+    Attributes:
+        table: for people: a row a landmark, and all of them.
+        summaries: a landmark each, "all" last.
+        intervals: landmark -> confidence interval of its mean radial error, by subject.
+        cases: case id -> errors, misses and spurious points; a case without a prediction misses all.
+        distances_mm: of the success detection rate.
+        settings: how, in words.
+        output: folder of the files; None where nothing was written.
+        written: the files.
+        paper_table: where asked for: a row a method, a column a landmark, as papers print it.
+        faults: cases that could not be scored, a line each.
+    """
+
+    table: Table
+    summaries: tuple[LandmarkSummary, ...]
+    intervals: Mapping[str, tuple[float, float]]
+    cases: Mapping[str, PointScores]
+    distances_mm: tuple[float, ...]
+    settings: Mapping[str, Any]
+    output: Path | None = None
+    written: tuple[Path, ...] = ()
+    paper_table: Table | None = None
+    faults: tuple[CaseError, ...] = ()
+
+
+def evaluate_points(
+    predictions: Path,
+    references: Path,
+    *,
+    landmarks: Sequence[str] | None = None,
+    distances_mm: Sequence[float] = SDR_DISTANCES_MM,
+    level: float = 0.95,
+    cases: Collection[str] | None = None,
+    only_predicted: bool = False,
+    output: Path | None = None,
+    report: bool = True,
+    worst: int = 10,
+    table: str | None = None,
+    paper: Mapping[str, float | str] | None = None,
+) -> PointEvaluation:
+    """Score landmarks by the distance to where an expert placed them.
+
+    Args:
+        predictions, references: as `read_point_set` takes them; matched by case and landmark name.
+        landmarks: which are scored, in the order of the tables; all of the reference where not given.
+        distances_mm: of the success detection rate.
+        level: of the confidence intervals.
+        cases: which cases are scored; those of the reference where not given.
+        only_predicted: leave out cases without a prediction.
+        output: folder for `cases.csv`, `summary.csv`, `summary.json` and `report.html`.
+        report: whether the page is written.
+        worst: cases that the page lists as the worst.
+        table: "landmarks": also make the table as papers print it: a column a landmark, and the average.
+        paper: a recipe's `paper` section, a row of that table.
+
+    Returns:
+        Every number. A landmark that was not found, or whose case has no prediction, is a failure at every
+        distance and in no mean error: the table says over how many points that goes.
+
+    Raises:
+        DatasetError: nothing to compare.
+    """
+    found, truth = read_point_set(predictions), read_point_set(references)
+    known = [*truth.points, *truth.faults]
+    wanted = sorted(set(known) & set(cases)) if cases is not None else sorted(known)
+    if only_predicted:
+        wanted = [case for case in wanted if case in found.points]
+    if not set(wanted) & {*found.points, *found.faults}:
+        raise DatasetError(
+            f"{predictions}: no case in common with {references} (predictions {_some(found.points)}; "
+            f"references {_some(known)}); name both by case"
+        )
+    names = _names(landmarks, truth, wanted)
+    scores = {case: _score(case, found, truth, names) for case in wanted if case in truth.points}
+    summaries = summarize_points([*scores.values()], names, distances_mm)
+    subjects = {case: truth.subjects.get(case, case) for case in scores}
+    intervals = {s.name: _interval(s.name, scores, subjects, level) for s in summaries}
+    faults = _faults(found, truth, wanted, predictions)
+    settings = {
+        "predictions": found.source,
+        "references": truth.source,
+        "sdr_mm": list(distances_mm),
+        "confidence": level,
+        "mambamed": _version(),
+    }
+    evaluation = PointEvaluation(
+        _table(summaries, intervals, len(scores), faults, level),
+        tuple(summaries),
+        intervals,
+        scores,
+        tuple(distances_mm),
+        settings,
+        output,
+        paper_table=_paper_table(summaries, predictions, paper) if table == "landmarks" else None,
+        faults=faults,
+    )
+    if output is None:
+        return evaluation
+    return _written(evaluation, found, truth, report, worst)
+
+
+def _names(landmarks: Sequence[str] | None, truth: PointSet, wanted: Sequence[str]) -> list[str]:
+    if landmarks:
+        return list(landmarks)
+    if truth.landmarks:
+        return list(truth.landmarks)
+    return list(dict.fromkeys(name for case in wanted for name in truth.points.get(case, {})))
+
+
+def _score(case: str, found: PointSet, truth: PointSet, names: Sequence[str]) -> PointScores:
+    def chosen(points: Points) -> Points:
+        return {name: points[name] for name in names if name in points}
+
+    return score_points(chosen(truth.points[case]), chosen(found.points.get(case, {})))
+
+
+def _interval(
+    name: str, scores: Mapping[str, PointScores], subjects: Mapping[str, str], level: float
+) -> tuple[float, float]:
+    values, owners = [], []
+    for case, score in scores.items():
+        for landmark, error in score.errors_mm.items():
+            if name in (ALL, landmark):
+                values.append(error)
+                owners.append(subjects[case])
+    return bootstrap_interval(values, owners, level) if values else (math.nan, math.nan)
+
+
+def _faults(
+    found: PointSet, truth: PointSet, wanted: Sequence[str], predictions: Path
+) -> tuple[CaseError, ...]:
+    lines = []
+    for case in wanted:
+        if case in truth.faults:
+            lines.append(f"{case}: {truth.faults[case]}")
+        elif case in found.faults:
+            lines.append(f"{case}: {found.faults[case]}; all of its landmarks count as missed")
+        elif case not in found.points:
+            lines.append(f"{case}: has no points in {predictions}; all of its landmarks count as missed")
+    return tuple(CaseError(line) for line in lines)
+
+
+def _table(
+    summaries: Sequence[LandmarkSummary],
+    intervals: Mapping[str, tuple[float, float]],
+    cases: int,
+    faults: Sequence[CaseError],
+    level: float,
+) -> Table:
+    distances = list(summaries[0].sdr)
+    headers = ["landmark", "MRE [mm]", f"{level:.0%} CI", "median", "max"]
+    headers += [f"SDR {d:g} mm" for d in distances] + ["found", "spurious"]
+    rows = []
+    for s in summaries:
+        low, high = intervals[s.name]
+        rows.append(
+            [
+                s.name,
+                f"{shown(s.mre_mm)} ± {shown(s.sd_mm)}",
+                "-" if math.isnan(low) else f"{shown(low)} to {shown(high)}",
+                shown(s.median_mm),
+                shown(s.max_mm),
+                *(shown(s.sdr[d]) for d in distances),
+                f"{s.found} of {s.expected}",
+                str(s.spurious),
+            ]
+        )
+    notes = ["MRE: mean ± SD of the radial error of the points found; SDR: part of all points found within"]
+    if faults:
+        notes.append(f"{len(faults)} cases could not be scored; their landmarks count as missed")
+    return Table(f"{cases} case{'s' * (cases != 1)}, {len(summaries) - 1} landmarks", headers, rows, notes)
+
+
+def _paper_table(
+    summaries: Sequence[LandmarkSummary], predictions: Path, paper: Mapping[str, float | str] | None
+) -> Table:
+    """Mean radial error of each landmark and their average, mm, a row a method."""
+    names = [s.name for s in summaries[:-1]]
+    means = {s.name: s.mre_mm for s in summaries[:-1]}
+    means["Average"] = float(np.mean(list(means.values())))
+    rows = [[predictions.resolve().name, *(_cell(means[name]) for name in (*names, "Average"))]]
+    if paper:
+        spoken = {key.replace(" ", "").lower(): value for key, value in paper.items()}
+        theirs = [spoken.get(name.replace(" ", "").lower(), math.nan) for name in (*names, "Average")]
+        rows.append(
+            [f"paper ({paper.get('source', 'its own numbers')})", *(_cell(float(value)) for value in theirs)]
+        )
+    points = summaries[-1]
+    note = f"mean radial error, mm, of {points.found} of {points.expected} points"
+    return Table("Landmark detection", ["method", *names, "Average"], rows, [note])
+
+
+def _cell(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def _written(
+    evaluation: PointEvaluation, found: PointSet, truth: PointSet, report: bool, worst: int
+) -> PointEvaluation:
+    output = evaluation.output
+    assert output is not None
+    written: list[Path] = []
+    if evaluation.paper_table is not None:
+        written += write_table(output / "table_landmarks", evaluation.paper_table)
+    headers, rows = _case_rows(evaluation, found, truth)
+    write_csv(output / "cases.csv", headers, rows)
+    write_csv(output / "summary.csv", *_summary_rows(evaluation))
+    written += [output / "cases.csv", output / "summary.csv"]
+    if report:
+        written.append(_report(evaluation, headers, rows, worst))
+    document = {
+        "format": FORMAT,
+        "settings": dict(evaluation.settings),
+        "summaries": [_summary(evaluation, s) for s in evaluation.summaries[:-1]],
+        "overall": _summary(evaluation, evaluation.summaries[-1]),
+        "cases": {case: asdict(score) for case, score in evaluation.cases.items()},
+        "faults": [str(fault) for fault in evaluation.faults],
+    }
+    write_json(output / "summary.json", document)
+    return replace(evaluation, written=(*written, output / "summary.json"))
+
+
+def _summary(evaluation: PointEvaluation, s: LandmarkSummary) -> dict[str, Any]:
+    return {
+        "name": s.name,
+        "metric": METRIC,
+        "mean": s.mre_mm,
+        "sd": s.sd_mm,
+        "interval": list(evaluation.intervals[s.name]),
+        "median": s.median_mm,
+        "max": s.max_mm,
+        "found": s.found,
+        "expected": s.expected,
+        "spurious": s.spurious,
+        "sdr": {f"{d:g}": value for d, value in s.sdr.items()},
+    }
+
+
+def _summary_rows(evaluation: PointEvaluation) -> tuple[list[str], list[list[Any]]]:
+    headers = ["landmark", "mre_mm", "sd_mm", "ci_low", "ci_high", "median_mm", "max_mm"]
+    headers += [f"sdr_{d:g}mm" for d in evaluation.distances_mm] + ["found", "expected", "spurious"]
+    rows = [
+        [
+            s.name, s.mre_mm, s.sd_mm, *evaluation.intervals[s.name], s.median_mm, s.max_mm,
+            *s.sdr.values(), s.found, s.expected, s.spurious,
+        ]
+        for s in evaluation.summaries
+    ]  # fmt: skip
+    return headers, rows
+
+
+def _case_rows(
+    evaluation: PointEvaluation, found: PointSet, truth: PointSet
+) -> tuple[list[str], list[list[Any]]]:
+    headers = ["case", "landmark", "status", "error_mm", "x", "y", "z"]
+    headers += ["reference_x", "reference_y", "reference_z"]
+    rows = []
+    for case, score in evaluation.cases.items():
+        status = dict.fromkeys(score.errors_mm, "found") | dict.fromkeys(score.missed, "missed")
+        status |= dict.fromkeys(score.spurious, "spurious")
+        for name, what in status.items():
+            placed = found.points.get(case, {}).get(name, (None,) * 3)
+            there = truth.points[case].get(name, (None,) * 3)
+            rows.append([case, name, what, score.errors_mm.get(name), *placed, *there])
+    return headers, rows
+
+
+def _report(
+    evaluation: PointEvaluation, headers: Sequence[str], rows: Sequence[Sequence[Any]], worst: int
+) -> Path:
+    assert evaluation.output is not None
+    errors = {
+        s.name: [(c, e.errors_mm[s.name]) for c, e in evaluation.cases.items() if s.name in e.errors_mm]
+        for s in evaluation.summaries[:-1]
+    }
+    page = Page(
+        "Landmarks",
+        f"{evaluation.settings['predictions']} against {evaluation.settings['references']}",
+        evaluation.table,
+        [Distribution("Radial error", "mm", False, errors)],
+        [WorstCase(case, reason, None) for case, reason in _worst(evaluation.cases, worst)],
+        headers,
+        rows,
+        evaluation.settings,
+        [str(fault) for fault in evaluation.faults],
+    )
+    path = evaluation.output / "report.html"
+    write_page(path, page)
+    return path
+
+
+def _worst(cases: Mapping[str, PointScores], count: int) -> list[tuple[str, str]]:
+    """Those with misses first, then by their largest error."""
+    ranked = []
+    for case, score in cases.items():
+        wrong = [*score.missed, *score.spurious]
+        name = max(score.errors_mm, key=lambda n: score.errors_mm[n], default="")
+        largest = score.errors_mm.get(name, 0.0)
+        reason = f"{name}: {largest:.4g} mm" if name else "nothing found"
+        ranked.append((len(wrong), largest, case, f"{len(wrong)} missed or spurious; {reason}"))
+    ranked.sort(key=lambda entry: (-entry[0], -entry[1], entry[2]))
+    return [
+        (case, reason if wrong else reason.partition("; ")[2]) for wrong, _, case, reason in ranked[:count]
+    ]
+
+
+def _some(cases: Collection[str]) -> str:
+    first = sorted(cases)[:3]
+    return f"{', '.join(first)}{' ...' if len(cases) > 3 else ''}" or "none"
+
+
+def _version() -> str:
+    from mambamed import __version__
+
+    return __version__

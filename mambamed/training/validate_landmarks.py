@@ -1,0 +1,113 @@
+"""Validation of landmarks: the points of every validation case in the world, and from which score on they
+count as there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from mambamed.evaluation.points import evaluate_points
+from mambamed.inference.ensemble import windows_of
+from mambamed.inference.landmarks import Located, locate, write_located
+from mambamed.inference.sliding_window import slab_axis, window_slabs
+from mambamed.metrics.classification import choose_threshold
+from mambamed.preparation.store import PreparedDataset
+from mambamed.runs.calibration import Calibration, write_calibration
+from mambamed.runs.folder import Run
+from mambamed.runs.model import load_network, make_task
+from mambamed.tasks.landmarks import Landmarks
+from mambamed.training.journal import Journal
+from mambamed.training.loop import Workplace
+from mambamed.training.volumes import VolumeScores
+
+POINTS = "validation"
+
+
+def validate_landmarks(
+    run: Run, fold: int, dataset: PreparedDataset, case_ids: Sequence[str], place: Workplace, journal: Journal
+) -> VolumeScores:
+    """Place and score the landmarks of the validation cases, choose the threshold on their scores.
+
+    Args:
+        run: whose best checkpoint of `fold` answers.
+        fold: index of the fold.
+        dataset: the prepared cases, with their points.
+        case_ids: the fold's validation cases.
+        place: where to compute.
+        journal: hears how far the work is.
+
+    Returns:
+        Mean radial error of every landmark, mm. The points of each case, calibration.json, cases.csv,
+        summary.csv and summary.json lie in the fold's folder; the summary is written last.
+    """
+    folder, task = run.fold_folder(fold), make_task(run)
+    assert isinstance(task, Landmarks)
+    located = _located(run, fold, dataset, case_ids, place, journal)
+    threshold = run.recipe.landmarks.threshold
+    if threshold is None:
+        threshold = learned_threshold(located, [dataset.case(case_id).points or {} for case_id in case_ids])
+    write_calibration(run, fold, Calibration(None, threshold, "youden", len(case_ids)))
+    for case_id, found in zip(case_ids, located, strict=True):
+        write_located(folder / POINTS / f"{case_id}.json", found, threshold, run.recipe, case_id)
+    evaluation = evaluate_points(
+        folder / POINTS,
+        dataset.root,
+        landmarks=task.names,
+        distances_mm=run.recipe.evaluation.sdr_mm,
+        cases=case_ids,
+        output=folder,
+        report=False,
+    )
+    for line in (evaluation.table.title, *(" | ".join(row) for row in evaluation.table.rows)):
+        journal.say(line)
+    scores = {s.name: s.mre_mm for s in evaluation.summaries[:-1]}
+    return VolumeScores(scores, tuple(str(fault) for fault in evaluation.faults))
+
+
+def learned_threshold(
+    located: Sequence[Located], references: Sequence[dict[str, tuple[float, ...]]]
+) -> float:
+    """The score that best parts the landmarks that are there from those that are not (Youden).
+
+    Args:
+        located: one a validation case.
+        references: landmark -> position of the same cases.
+
+    Returns:
+        0 where no landmark is ever absent: then nothing can be learned, and every one is placed.
+    """
+    there = [
+        name in points for found, points in zip(located, references, strict=True) for name in found.names
+    ]
+    scores = [float(score) for found in located for score in found.scores]
+    if all(there) or not any(there):
+        return 0.0
+    return choose_threshold(np.array(there, int), scores, "youden")
+
+
+def _located(
+    run: Run, fold: int, dataset: PreparedDataset, case_ids: Sequence[str], place: Workplace, journal: Journal
+) -> list[Located]:
+    network, _ = load_network(run.root, fold, "best", place.device)
+    network = network.to(memory_format=place.layout)  # type: ignore[call-overload]
+    windows, task = windows_of(run, None, None, place.device), make_task(run)
+    assert isinstance(task, Landmarks)
+    journal.progress.start(f"validating fold {fold}", len(case_ids), "cases")
+    located = []
+    for case_id in case_ids:
+        case = dataset.case(case_id)
+        image = torch.from_numpy(np.ascontiguousarray(case.image(), np.float32))
+        slabs = window_slabs(
+            [network],
+            image,
+            windows,
+            device=place.device,
+            precision=place.precision,
+            layout=place.layout,
+            axis=slab_axis(image.shape[1:], windows.patch_size),
+        )
+        located.append(locate(slabs, case.geometry, task))
+        journal.progress.advance(1, case=case_id)
+    return located
