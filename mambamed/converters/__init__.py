@@ -15,7 +15,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 
 from mambamed.cases import Case, RawDataset
 from mambamed.converters.inputs import find_inputs
@@ -24,10 +23,20 @@ from mambamed.errors import DatasetError
 
 # In the order in which "auto" asks them.
 CONVERTERS = {
+    "landmarks": "mambamed.converters.landmark_set",
+    "amos": "mambamed.converters.amos",
+    "amos-ct": "mambamed.converters.amos",
+    "amos-mr": "mambamed.converters.amos",
     "nnunet": "mambamed.converters.nnunet",
     "msd": "mambamed.converters.msd",
     "brats": "mambamed.converters.brats",
     "brats-ped2024": "mambamed.converters.brats",
+    "acdc": "mambamed.converters.acdc",
+    "synapse": "mambamed.converters.synapse",
+    "bids": "mambamed.converters.bids",
+    "csv": "mambamed.converters.case_list",
+    "json": "mambamed.converters.case_list",
+    "dicom": "mambamed.converters.dicom",
 }
 
 __all__ = ["CONVERTERS", "Wishes", "convert", "find_inputs"]
@@ -58,9 +67,9 @@ def convert(
     if format not in {"auto", *CONVERTERS}:
         raise DatasetError(f"--format {format}: choose auto or one of {', '.join(CONVERTERS)}")
     wishes = Wishes(format, channels, labels, class_column)
-    names = list(CONVERTERS) if format == "auto" else [format]
-    for name in names:
-        module = _module(name)
+    names = CONVERTERS if format == "auto" else [format]
+    for target in dict.fromkeys(CONVERTERS[name] for name in names):
+        module = importlib.import_module(target)
         if format != "auto" or module.recognizes(source):
             dataset: RawDataset = module.convert(source, wishes)
             _check(dataset, source)
@@ -69,10 +78,6 @@ def convert(
         f"{source}: no images in a layout that is known ({', '.join(CONVERTERS)}); see docs/datasets.md, "
         "or insist with --format"
     )
-
-
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(CONVERTERS[name])
 
 
 def _check(dataset: RawDataset, source: Path) -> None:

@@ -38,8 +38,12 @@ _CLINICS_NAME = re.compile(r".+_Segm", re.IGNORECASE)
 
 
 def recognizes(source: Path) -> bool:
-    """Whether some case has the four modalities under BraTS names."""
-    return any(set(CHANNELS) <= set(files) for files in case_files(source).values())
+    """Whether some case of a BraTS id has the four modalities under BraTS names.
+
+    Files of another origin may be named alike, but their labels mean something else: ask for the format.
+    """
+    found = case_files(source).items()
+    return any(set(CHANNELS) <= set(files) for case_id, files in found if case_id.lower().startswith("brats"))
 
 
 def convert(source: Path, wishes: Wishes) -> RawDataset:

@@ -174,9 +174,91 @@ def test_years_of_brats_are_not_mixed(tmp_path) -> None:
 def test_a_modality_that_is_missing_is_named(tmp_path) -> None:
     brats(tmp_path, "a", "t1n t1c t2w t2f seg", "-")
     brats(tmp_path, "b", "t1n t1c t2w seg", "-")
-    whole, lacking = convert(tmp_path).cases
+    with pytest.raises(DatasetError, match="no images in a layout that is known"):
+        convert(tmp_path)  # without a BraTS id, nothing says what the labels mean
+    whole, lacking = convert(tmp_path, "brats").cases
     assert whole.fault is None
     assert (lacking.fault or "").startswith("b: t2f is missing")
+
+
+def test_amos_keeps_ct_and_mri_apart(tmp_path) -> None:
+    cases = ("amos_0004", "amos_0499", "amos_0500")
+    touch(tmp_path, *[f"{side}Tr/{c}.nii.gz" for side in ("images", "labels") for c in cases])
+    with pytest.raises(DatasetError, match="--format amos-ct, amos-mr"):
+        convert(tmp_path)
+    ct = convert(tmp_path, "amos-ct")
+    assert [case.id for case in ct.cases] == ["amos_0004", "amos_0499"]
+    assert ct.manifest.channels == {"CT": "ct"}
+    assert ct.manifest.labels["arota"] == 8 and len(ct.manifest.labels) == 16
+    mr = convert(tmp_path, channels={"MRI": "mri"})
+    assert [case.id for case in mr.cases] == ["amos_0500"]
+    assert mr.manifest.channels == {"MRI": "mri"}
+
+
+def test_amos_counts_the_cases_that_its_document_lists(tmp_path) -> None:
+    """The challenge's document, which lists pairs as a Decathlon task does."""
+    msd(tmp_path, ("amos_0001", "amos_0600"), modality={"0": "CT"}, labels={"0": "background", "1": "spleen"})
+    touch(tmp_path, "imagesTr/amos_0507.nii.gz", "labelsTr/amos_0507.nii.gz")
+    dataset = convert(tmp_path, "amos-mr")
+    assert [case.id for case in dataset.cases] == ["amos_0600"]
+    assert dataset.manifest.labels == {"background": 0, "spleen": 1}
+    (tmp_path / "labelsTr" / "amos_0600.nii.gz").unlink()
+    assert "amos_0600: no label" in (convert(tmp_path, "amos-mr").cases[0].fault or "")
+
+
+def test_synapse_pairs_images_and_labels_by_number(tmp_path) -> None:
+    training, testing = tmp_path / "RawData" / "Training", tmp_path / "RawData" / "Testing"
+    touch(training, "img/img0001.nii.gz", "label/label0001.nii.gz", "img/img0002.nii.gz")
+    touch(testing, "img/img0061.nii.gz")
+    first, second = convert(tmp_path).cases
+    assert (first.id, first.label) == ("img0001", training / "label" / "label0001.nii.gz")
+    assert "img0002: no label" in (second.fault or "")
+
+
+def test_synapse_may_lie_in_averaged_folders_and_be_spelled_as_the_recipe_does(tmp_path) -> None:
+    touch(tmp_path, "averaged-training-images/img0001_avg.nii.gz")
+    touch(tmp_path, "averaged-training-labels/label0001_avg.nii.gz")
+    organs = convert(tmp_path).manifest.labels
+    assert list(organs.values()) == list(range(14))
+    spelled = {name.upper(): value for name, value in organs.items() if value} | {"background": 0}
+    assert convert(tmp_path, labels=spelled).manifest.labels == spelled
+
+
+def acdc(folder: Path, patient: str, group: str, es: int) -> None:
+    """As the challenge's readme and folders have it."""
+    names = [f"{patient}_frame{frame:02d}{end}.nii.gz" for frame in (1, es) for end in ("", "_gt")]
+    touch(folder / patient, *names, f"{patient}_4d.nii.gz")
+    facts = f"ED: 1\nES: {es}\nGroup: {group}\nHeight: 184.0\nNbFrame: 30\nWeight: 95.0\n"
+    (folder / patient / "Info.cfg").write_text(facts)
+
+
+def test_acdc_has_two_phases_a_patient(tmp_path) -> None:
+    for patient, group, es in (("patient001", "DCM", 12), ("patient002", "NOR", 9)):
+        acdc(tmp_path / "training", patient, group, es)
+    acdc(tmp_path / "testing", "patient101", "HCM", 14)
+    dataset = convert(tmp_path)
+    assert [case.id for case in dataset.cases] == [
+        "patient001_frame01", "patient001_frame12", "patient002_frame01", "patient002_frame09"
+    ]  # fmt: skip
+    second = dataset.cases[1]
+    assert second.label == tmp_path / "training" / "patient001" / "patient001_frame12_gt.nii.gz"
+    assert (second.subject, second.class_name) == ("patient001", "DCM")
+    assert second.covariates == {"phase": "ES", "height": "184.0", "weight": "95.0"}
+    assert dataset.manifest.labels == {"background": 0, "RV": 1, "MLV": 2, "LVC": 3}
+    assert dataset.manifest.classes == ("DCM", "NOR")
+    assert not any(case.fault for case in dataset.cases)
+    assert [case.id for case in convert(tmp_path / "testing").cases] == [
+        "patient101_frame01", "patient101_frame14"
+    ]  # fmt: skip
+
+
+def test_what_a_patient_of_acdc_lacks_is_named(tmp_path) -> None:
+    acdc(tmp_path, "patient001", "DCM", 12)
+    (tmp_path / "patient001" / "patient001_frame12_gt.nii.gz").unlink()
+    (tmp_path / "patient001" / "Info.cfg").write_text("ES: 12\n")
+    lost, frame = convert(tmp_path).cases
+    assert "names no frame ED" in (lost.fault or "")
+    assert "patient001_frame12_gt is missing" in (frame.fault or "")
 
 
 def test_a_folder_without_images_is_one_line(tmp_path) -> None:

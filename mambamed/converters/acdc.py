@@ -1,0 +1,94 @@
+"""ACDC: both ventricles and the myocardium in cine MRI, two phases of the heart a patient.
+
+```
+training/ patient001/ Info.cfg  patient001_frame01.nii.gz  patient001_frame01_gt.nii.gz  patient001_frame12...
+```
+
+`Info.cfg` says which frame is the end of diastole (ED) and of systole (ES), and the patient's group. Each
+phase is a case, `patient001_frame01`; the patient is its subject, the group its class.
+
+Source: Bernard et al. 2018, IEEE Trans. Med. Imaging 37:2514; the challenge's readme.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.converters.wishes import Wishes
+from mambamed.io.images import SUFFIXES
+
+_DOCUMENT = "Info.cfg"
+_PHASES = ("ED", "ES")
+_LABELS = {"background": 0, "RV": 1, "MLV": 2, "LVC": 3}
+
+
+def recognizes(source: Path) -> bool:
+    """Whether patients' folders with an `Info.cfg` are there."""
+    return bool(_patients(source))
+
+
+def convert(source: Path, wishes: Wishes) -> RawDataset:
+    """Both phases of every patient; where `training` and `testing` lie side by side, of the training ones.
+
+    Raises:
+        DatasetError: never; a patient whose files are not all there carries that as a fault.
+    """
+    cases = [case for folder in _patients(source) for case in _phases(folder)]
+    groups = tuple(sorted({case.class_name for case in cases if case.class_name}))
+    manifest = DatasetManifest(
+        source.resolve().name,
+        wishes.one_channel("cineMRI", "mri"),
+        wishes.spelled(_LABELS),
+        # A group is kept as the class where every patient has one.
+        classes=groups if all(case.class_name for case in cases) and len(groups) > 1 else (),
+    )
+    return RawDataset(manifest, sorted(cases, key=lambda case: case.id))
+
+
+def _patients(source: Path) -> list[Path]:
+    for folder in (source / "training", source / "database" / "training", source):
+        found = sorted(file.parent for file in folder.glob(f"*/{_DOCUMENT}"))
+        if found:
+            return found
+    return []
+
+
+def _phases(folder: Path) -> list[Case]:
+    patient, facts = folder.name, _facts(folder / _DOCUMENT)
+    cases = []
+    for phase in _PHASES:
+        frame = facts.get(phase, "")
+        if not frame.isdigit():
+            fault = f"{patient}: {folder / _DOCUMENT} names no frame {phase}; correct it"
+            cases.append(Case(f"{patient}_{phase}", (), subject=patient, fault=fault))
+            continue
+        case_id = f"{patient}_frame{int(frame):02d}"
+        image, label = _file(folder, case_id), _file(folder, f"{case_id}_gt")
+        lacking = [name for name, path in ((case_id, image), (f"{case_id}_gt", label)) if path is None]
+        cases.append(
+            Case(
+                case_id,
+                (ChannelFile(image),) if image else (),
+                label,
+                class_name=facts.get("Group") or None,
+                subject=patient,
+                covariates={"phase": phase}
+                | {key.lower(): facts[key] for key in ("Height", "Weight") if key in facts},
+                fault=f"{case_id}: {', '.join(lacking)} is missing in {folder}; add it" if lacking else None,
+            )
+        )
+    return cases
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    return next(
+        (folder / (name + suffix) for suffix in SUFFIXES if (folder / (name + suffix)).is_file()), None
+    )
+
+
+def _facts(file: Path) -> dict[str, str]:
+    """`ED: 1` a line."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    pairs = (line.partition(":") for line in text.splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, _, value in pairs}

@@ -1,0 +1,101 @@
+"""AMOS 2022: fifteen abdominal organs in CT (ids below 500) and MRI (ids from 500 on), in one folder.
+
+`imagesTr/amos_0001.nii.gz`, `labelsTr/amos_0001.nii.gz`, `dataset.json`. The two kinds are prepared apart: as
+`amos-ct` or `amos-mr`, or as the recipe's channel says ("ct" or "mri"). Where `dataset.json` lists training
+cases, only those count.
+
+Source: Ji et al. 2022, NeurIPS Datasets and Benchmarks (arXiv:2206.08023); zenodo.org/records/7155725.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.converters.msd import labels_of
+from mambamed.converters.wishes import Wishes
+from mambamed.errors import DatasetError
+from mambamed.io.documents import read_json
+from mambamed.io.images import case_id_of
+
+_CASE = re.compile(r"amos_(\d{4})")
+_FIRST_MR = 500
+_DOCUMENT = "dataset.json"
+# As the challenge's dataset.json spells them.
+_LABELS = {
+    "background": 0,
+    "spleen": 1,
+    "right kidney": 2,
+    "left kidney": 3,
+    "gall bladder": 4,
+    "esophagus": 5,
+    "liver": 6,
+    "stomach": 7,
+    "arota": 8,
+    "postcava": 9,
+    "pancreas": 10,
+    "right adrenal gland": 11,
+    "left adrenal gland": 12,
+    "duodenum": 13,
+    "bladder": 14,
+    "prostate/uterus": 15,
+}
+
+
+def recognizes(source: Path) -> bool:
+    """Whether `imagesTr` holds files named as the challenge's, one a case."""
+    return bool(_files(source / "imagesTr"))
+
+
+def convert(source: Path, wishes: Wishes) -> RawDataset:
+    """The training cases of one kind.
+
+    Raises:
+        DatasetError: the folder holds CT and MRI, and nothing says which; or none of the kind asked for.
+    """
+    images, labels = _files(source / "imagesTr"), _files(source / "labelsTr")
+    file = source / _DOCUMENT
+    named = dict(_LABELS)
+    if file.is_file():
+        document = read_json(file)
+        section = document.get("labels") if isinstance(document, dict) else None
+        named = labels_of(section, file) if isinstance(section, dict) and section else named
+        listed = document.get("training") if isinstance(document, dict) else None
+        if isinstance(listed, list) and listed:
+            wanted = {case_id_of(Path(str(pair.get("image")))) for pair in listed if isinstance(pair, dict)}
+            images = {case_id: path for case_id, path in images.items() if case_id in wanted}
+    kind = _kind(source, wishes, {_is_mr(case_id) for case_id in images})
+    cases = []
+    for case_id, path in sorted(images.items()):
+        if _is_mr(case_id) == (kind == "mri"):
+            lacking = f"{case_id}: no label for this case in {source / 'labelsTr'}; add it"
+            fault = None if case_id in labels else lacking
+            cases.append(Case(case_id, (ChannelFile(path),), labels.get(case_id), fault=fault))
+    if not cases:
+        raise DatasetError(f"{source}: holds no {'MRI' if kind == 'mri' else 'CT'} cases of AMOS")
+    channel = wishes.one_channel("MRI" if kind == "mri" else "CT", kind)
+    return RawDataset(DatasetManifest(source.resolve().name, channel, wishes.spelled(named)), cases)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    found = {case_id_of(path) or "": path for path in sorted(folder.glob("amos_*"))}
+    return {case_id: path for case_id, path in found.items() if _CASE.fullmatch(case_id)}
+
+
+def _is_mr(case_id: str) -> bool:
+    return int(case_id.removeprefix("amos_")) >= _FIRST_MR
+
+
+def _kind(source: Path, wishes: Wishes, present: set[bool]) -> str:
+    """ "ct" or "mri": by the format, the recipe's channel, or because there is no other."""
+    if wishes.format in {"amos-ct", "amos-mr"}:
+        return "ct" if wishes.format == "amos-ct" else "mri"
+    kinds = list((wishes.channels or {}).values())
+    if len(kinds) == 1:
+        return kinds[0]
+    if len(present) > 1:
+        raise DatasetError(
+            f"{source}: holds CT and MRI, which are prepared apart: --format amos-ct, amos-mr, or a --recipe"
+        )
+    return "mri" if present == {True} else "ct"

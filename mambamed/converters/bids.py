@@ -1,0 +1,140 @@
+"""BIDS: `sub-01/ses-01/anat/sub-01_ses-01_T1w.nii.gz`, with `participants.tsv` (and `sub-01_sessions.tsv`).
+
+Every session with the channels is a case, `sub-01_ses-01`; `sub-01` is its subject. The class stands in a
+column of `participants.tsv` or, where it is there, of the sessions' table: `--class-column`, or the first of
+diagnosis, group, dx, class. "n/a" is not known: such a case is left out of a dataset of classes. All other
+columns become covariates. Label maps are those of `derivatives`, named `sub-01_..._dseg.nii.gz`.
+
+Source: the BIDS specification 1.10, bids-specification.readthedocs.io.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.converters.case_list import labels_in
+from mambamed.converters.wishes import Wishes
+from mambamed.errors import DatasetError
+from mambamed.io.images import case_id_of
+from mambamed.io.tables import read_csv
+
+_PARTICIPANTS = "participants.tsv"
+_CLASS_COLUMNS = ("diagnosis", "group", "dx", "class")
+_NOT_KNOWN = {"", "n/a", "na", "nan"}
+_SUBJECT = re.compile(r"sub-[^_]+")
+_SESSION = re.compile(r"ses-[^_]+")
+
+
+def recognizes(source: Path) -> bool:
+    """Whether subjects' folders hold anatomical images."""
+    return any(True for pattern in ("sub-*/anat/*", "sub-*/ses-*/anat/*") for _ in source.glob(pattern))
+
+
+def convert(source: Path, wishes: Wishes) -> RawDataset:
+    """The sessions that have the channels: T1w, or what the recipe names.
+
+    Raises:
+        DatasetError: no such column, no class and no label map, or several images of one channel.
+    """
+    channels = dict(wishes.channels or {"T1w": "mri"})
+    known, columns = _table(source / _PARTICIPANTS, "participant_id")
+    column = _class_column(source, wishes, columns)
+    labels = _label_maps(source)
+    folders = sorted(p for pattern in ("sub-*/anat", "sub-*/ses-*/anat") for p in source.glob(pattern))
+    cases = [
+        case
+        for folder in folders
+        if (case := _case(folder, source, list(channels), known, column, labels)) is not None
+    ]
+    classes = tuple(sorted({case.class_name for case in cases if case.class_name}))
+    if classes and not labels:
+        cases = [case for case in cases if case.class_name or case.fault]
+    named = dict(wishes.labels or {}) or labels_in(case.label for case in cases) if labels else {}
+    manifest = DatasetManifest(
+        source.resolve().name, channels, wishes.spelled(named), classes=classes if not labels else ()
+    )
+    return RawDataset(manifest, sorted(cases, key=lambda case: case.id))
+
+
+def _table(path: Path, key: str) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Rows of a table by the cell of its key column, and its other columns; nothing where it is absent."""
+    if not path.is_file():
+        return {}, []
+    headers, rows = read_csv(path)
+    if key not in headers:
+        raise DatasetError(f"{path}: has no column {key}; it is not BIDS")
+    keys = [row[key] for row in rows]
+    if twice := [k for k in keys if keys.count(k) > 1]:
+        raise DatasetError(f"{path}: duplicate {key} {twice[0]}; keep one row of it")
+    known = {row[key]: {k: v for k, v in row.items() if k != key} for row in rows}
+    return known, [header for header in headers if header != key]
+
+
+def _class_column(source: Path, wishes: Wishes, columns: Sequence[str]) -> str | None:
+    sessions = [file for pattern in ("sub-*/*_sessions.tsv",) for file in source.glob(pattern)]
+    offered = [*columns, *(_table(sessions[0], "session_id")[1] if sessions else [])]
+    if wishes.class_column is not None:
+        if wishes.class_column not in offered:
+            shown = ", ".join(offered) or "none"
+            raise DatasetError(f"--class-column {wishes.class_column}: the tables of {source} have {shown}")
+        return wishes.class_column
+    by_lower = {name.lower(): name for name in offered}
+    return next((by_lower[name] for name in _CLASS_COLUMNS if name in by_lower), None)
+
+
+def _case(
+    folder: Path,
+    source: Path,
+    channels: Sequence[str],
+    known: Mapping[str, Mapping[str, str]],
+    column: str | None,
+    labels: Mapping[str, Path],
+) -> Case | None:
+    """The case of an `anat` folder; None where it has none of the channels."""
+    parts = folder.relative_to(source).parts
+    subject, session = parts[0], next((part for part in parts if part.startswith("ses-")), None)
+    case_id = f"{subject}_{session}" if session else subject
+    files: dict[str, list[Path]] = {channel: [] for channel in channels}
+    for path in sorted(folder.iterdir()):
+        suffix = (case_id_of(path) or "").rpartition("_")[2]
+        if suffix in files:
+            files[suffix].append(path)
+    if not any(files.values()):
+        return None
+    fault = None
+    for channel, paths in files.items():
+        if not paths:
+            fault = f"{case_id}: {channel} is missing in {folder}; add it"
+        elif len(paths) > 1:
+            names = ", ".join(path.name for path in paths)
+            fault = (
+                f"{case_id}: {len(paths)} images of {channel} ({names}); keep one, or write a list of cases"
+            )
+    facts = dict(known.get(subject, {}))
+    if session:
+        sessions, _ = _table(source / subject / f"{subject}_sessions.tsv", "session_id")
+        facts |= sessions.get(session, {})
+    answer = facts.pop(column, "") if column else ""
+    return Case(
+        case_id,
+        tuple(ChannelFile(paths[0]) for paths in files.values() if paths),
+        labels.get(case_id),
+        class_name=answer if answer.lower() not in _NOT_KNOWN else None,
+        subject=subject,
+        covariates=facts,
+        fault=fault,
+    )
+
+
+def _label_maps(source: Path) -> dict[str, Path]:
+    """Case id -> label map of `derivatives`; the first where a case has several."""
+    found: dict[str, Path] = {}
+    for path in sorted((source / "derivatives").glob("**/anat/*_dseg.*")):
+        name = case_id_of(path) or ""
+        subject, session = _SUBJECT.match(name), _SESSION.search(name)
+        if subject:
+            found.setdefault(f"{subject[0]}_{session[0]}" if session else subject[0], path)
+    return found

@@ -1,0 +1,340 @@
+"""A list of cases that the user wrote: CSV, TSV or JSON; or a folder of images with such a table.
+
+```
+case,subject,T1w,FLAIR,label,class,age          (a row a case; paths count from the list's folder)
+p01,p01,p01/t1.nii.gz,p01/flair.nii.gz,p01/seg.nii.gz,MS,34
+```
+
+| column | what it holds |
+|---|---|
+| `case` (or `id`, `participant_id`) | the case's id |
+| `subject`, `patient` | the person, where one has several cases |
+| `label` (`seg`, `mask`) | label map |
+| `points` (`landmarks`) | a point file of the case, or one of all cases |
+| `class`, or what `--class-column` names | what the case as a whole is |
+| any with image files or DICOM folders in it | a channel, named as the column |
+| any other | a covariate: age, sex, ... |
+
+Without a column of images, they are looked for as `images/CASE.nii.gz` or beside the list. A JSON list is
+`{"labels": {...}, "channels": {...}, "regions": {...}, "cases": [{...}, ...]}`, a row a case with the same
+keys; for a CSV, such a document without `cases` may lie beside it under the same name. Labels that nothing
+names are read from the label maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mambamed.cases import BACKGROUND, Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.converters.nnunet import labels_and_regions, numbered_channels
+from mambamed.converters.wishes import Wishes, kind_of_channel
+from mambamed.errors import CaseError, DatasetError
+from mambamed.io.documents import read_json
+from mambamed.io.images import case_id_of, read_header, read_image
+from mambamed.io.points import Points, point_suffix, read_point_table, read_points, to_world
+from mambamed.io.tables import read_csv, unescaped
+
+Row = Mapping[str, Any]
+
+_TABLES = (".csv", ".tsv")
+_CASE = ("case", "case_id", "id", "participant_id")
+_SUBJECT = ("subject", "subject_id", "patient", "patient_id")
+_LABEL = ("label", "seg", "segmentation", "mask")
+_POINTS = ("points", "landmarks")
+_CLASS = ("class",)
+_ROUNDING = 1e-3
+_MOST_LABELS = 512  # a map with more values is an image
+
+
+@dataclass(frozen=True)
+class _List:
+    """A list as it was written.
+
+    Attributes:
+        file: where.
+        rows: column -> cell.
+        document: what is said of all cases: name, channels, labels, regions, landmarks, classes.
+    """
+
+    file: Path
+    rows: Sequence[Row]
+    document: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which column holds what; channel name -> column."""
+
+    case: str
+    subject: str | None
+    label: str | None
+    points: str | None
+    class_name: str | None
+    channels: Mapping[str, str]
+    covariates: tuple[str, ...]
+
+
+def recognizes(source: Path) -> bool:
+    """Whether it is a list, or a folder whose only table has a column of cases."""
+    if source.is_file():
+        return source.suffix.lower() in {*_TABLES, ".json"}
+    return table_of(source) is not None
+
+
+def table_of(folder: Path) -> Path | None:
+    """The only table in a folder that has a column of cases."""
+    tables = []
+    for path in sorted(folder.glob("*")):
+        if path.suffix.lower() in _TABLES and path.is_file() and not path.name.startswith("."):
+            headers, _ = read_csv(path)
+            if _first(headers, _CASE) and not {"landmark", "x"} <= set(headers):
+                tables.append(path)
+    return tables[0] if len(tables) == 1 else None
+
+
+def convert(source: Path, wishes: Wishes) -> RawDataset:
+    """The cases of a list.
+
+    Raises:
+        DatasetError: no list, or columns that are missing or not understood.
+    """
+    listed = _read(source)
+    columns = _columns(listed, wishes)
+    tables: dict[Path, tuple[str, dict[str, Points]]] = {}
+    folder_images = {} if columns.channels else _images_of(listed)
+    cases = [_case(row, columns, listed, folder_images, tables) for row in listed.rows]
+    manifest = _manifest(listed, columns, cases, wishes, folder_images)
+    known = {case.id for case in cases}
+    for path, (_, table) in tables.items():
+        for case_id in sorted(set(table) - known):
+            fault = f"{case_id}: has landmarks in {path}, but no row in {listed.file}; add it or remove them"
+            cases.append(Case(case_id, (), fault=fault))
+    return RawDataset(manifest, sorted(cases, key=lambda case: case.id))
+
+
+def _read(source: Path) -> _List:
+    file = source if source.is_file() else table_of(source)
+    if file is None:
+        raise DatasetError(f"{source}: holds no list of cases, or several; give the list itself")
+    if file.suffix.lower() == ".json":
+        document = read_json(file)
+        rows = document.get("cases") if isinstance(document, dict) else document
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise DatasetError(f'{file}: has no list "cases" of objects; see docs/datasets.md')
+        return _List(file, [_flat(row) for row in rows], document if isinstance(document, dict) else {})
+    _, rows = read_csv(file)
+    beside = file.with_suffix(".json")
+    document = read_json(beside) if beside.is_file() else {}
+    plain = [{column: unescaped(cell) for column, cell in row.items()} for row in rows]
+    return _List(file, plain, document if isinstance(document, dict) else {})
+
+
+def _flat(row: Row) -> Row:
+    """A JSON row whose `channels` and `covariates` may be objects of their own."""
+    flat = {key: value for key, value in row.items() if not isinstance(value, dict) or key in _POINTS}
+    for key in ("channels", "covariates"):
+        if isinstance(row.get(key), dict):
+            flat |= row[key]
+    return flat
+
+
+def _columns(listed: _List, wishes: Wishes) -> _Columns:
+    headers = list(dict.fromkeys(key for row in listed.rows for key in row))
+    case = _first(headers, _CASE) or _first(headers, _SUBJECT)
+    if case is None:
+        raise DatasetError(f"{listed.file}: no column {' or '.join(_CASE)}; name the cases")
+    if wishes.class_column is not None and wishes.class_column not in headers:
+        shown = ", ".join(header for header in headers if header != case)
+        raise DatasetError(f"--class-column {wishes.class_column}: {listed.file} has the columns {shown}")
+    subject, label, points = (_first(headers, names) for names in (_SUBJECT, _LABEL, _POINTS))
+    class_name = wishes.class_column or _first(headers, _CLASS)
+    rest = [h for h in headers if h not in {case, subject, label, points, class_name}]
+    named = listed.document.get("channels") or wishes.channels
+    by_lower = {header.lower(): header for header in rest}
+    if isinstance(named, Mapping) and all(str(name).lower() in by_lower for name in named):
+        channels = {str(name): by_lower[str(name).lower()] for name in named}
+    else:
+        channels = {header: header for header in rest if _holds_images(listed, header)}
+        if isinstance(named, Mapping) and len(named) == 1 == len(channels):
+            channels = dict(zip(map(str, named), channels.values(), strict=True))
+    covariates = tuple(header for header in rest if header not in channels.values())
+    return _Columns(case, subject, label, points, class_name, channels, covariates)
+
+
+def _first(headers: Iterable[str], names: Sequence[str]) -> str | None:
+    by_lower = {header.lower(): header for header in headers}
+    return next((by_lower[name] for name in names if name in by_lower), None)
+
+
+def _holds_images(listed: _List, header: str) -> bool:
+    cells = [str(row.get(header) or "") for row in listed.rows]
+    return any(
+        case_id_of(Path(cell)) or cell.lower().endswith(".dcm") or (listed.file.parent / cell).is_dir()
+        for cell in cells
+        if cell
+    )
+
+
+def _images_of(listed: _List) -> dict[str, dict[int, Path]]:
+    """Case id -> channel number -> file, of the images beside a list that names none."""
+    parent = listed.file.parent
+    folder = next((parent / name for name in ("images", "imagesTr") if (parent / name).is_dir()), parent)
+    numbered = numbered_channels(folder)
+    if any(0 in files for files in numbered.values()):
+        return numbered
+    found = {case_id_of(path): path for path in sorted(folder.glob("*"))}
+    if set(found) <= {None}:
+        raise DatasetError(f"{listed.file}: names no images, and {folder} holds none; add a column of images")
+    return {case_id: {0: path} for case_id, path in found.items() if case_id}
+
+
+def _case(
+    row: Row,
+    columns: _Columns,
+    listed: _List,
+    folder_images: Mapping[str, Mapping[int, Path]],
+    tables: dict[Path, tuple[str, dict[str, Points]]],
+) -> Case:
+    parent, case_id = listed.file.parent, _text(row.get(columns.case))
+    if not case_id:
+        raise DatasetError(f"{listed.file}: a row has no {columns.case}: {dict(row)}; name the case")
+    fault: str | None = None
+    if columns.channels:
+        empty = [name for name, column in columns.channels.items() if not _text(row.get(column))]
+        channels = [
+            ChannelFile(parent / _text(row[c])) for c in columns.channels.values() if _text(row.get(c))
+        ]
+        if empty:
+            fault = f"{case_id}: channel {', '.join(empty)} has no file in {listed.file}; add it"
+    else:
+        files = folder_images.get(case_id, {})
+        channels = [ChannelFile(path) for _, path in sorted(files.items())]
+        if not channels:
+            fault = f"{case_id}: stands in {listed.file}, but has no image; add it, or remove the row"
+    points = None
+    if columns.points and fault is None:
+        try:
+            points = _points_of(row.get(columns.points), case_id, parent, channels[0].path, tables)
+        except (CaseError, DatasetError) as error:
+            fault = f"{case_id}: {error}"
+    label = _text(row.get(columns.label)) if columns.label else ""
+    return Case(
+        case_id,
+        tuple(channels),
+        parent / label if label else None,
+        points=points,
+        class_name=(_text(row.get(columns.class_name)) or None) if columns.class_name else None,
+        subject=_text(row.get(columns.subject)) if columns.subject else "",
+        covariates={name: _text(row.get(name)) for name in columns.covariates},
+        fault=fault,
+    )
+
+
+def _text(cell: Any) -> str:
+    return "" if cell is None else str(cell).strip()
+
+
+def _points_of(
+    cell: Any, case_id: str, parent: Path, image: Path, tables: dict[Path, tuple[str, dict[str, Points]]]
+) -> Points | None:
+    """Landmarks that a row names: an object of positions, a file of the case, or one of all cases."""
+    if isinstance(cell, Mapping):
+        try:
+            places = {
+                str(name): [float(v) for v in place] for name, place in cell.items() if place is not None
+            }
+            return {name: (x, y, z) for name, (x, y, z) in places.items()}
+        except (TypeError, ValueError) as error:
+            raise DatasetError(f"points {dict(cell)} are not three numbers each; correct them") from error
+    if not _text(cell):
+        return None
+    path = parent / _text(cell)
+    if path not in tables and point_suffix(path) in {".csv", ".tsv", ".json"} and _is_of_many(path):
+        tables[path] = read_point_table(path)
+    if path not in tables:
+        return read_points(path, read_header(image).affine)
+    system, found = tables[path]
+    if case_id not in found:
+        return None
+    return to_world(found[case_id], system, path, read_header(image).affine if system == "voxel" else None)
+
+
+def _is_of_many(path: Path) -> bool:
+    if point_suffix(path) == ".json":
+        document = read_json(path)
+        if not isinstance(document, dict) or "markups" in document:
+            return False
+        return all(isinstance(entry, dict) and "coordinates" not in entry for entry in document.values())
+    headers, _ = read_csv(path)
+    return _first(headers, _CASE) is not None
+
+
+def _manifest(
+    listed: _List,
+    columns: _Columns,
+    cases: Sequence[Case],
+    wishes: Wishes,
+    folder_images: Mapping[str, Mapping[int, Path]],
+) -> DatasetManifest:
+    document = listed.document
+    if columns.channels:
+        names = list(columns.channels)
+    else:
+        count = max((len(files) for files in folder_images.values()), default=1)
+        names = ["image"] if count == 1 else [f"channel_{number}" for number in range(count)]
+        names = list(wishes.channels) if wishes.channels and len(wishes.channels) == count else names
+    kinds = {**(wishes.channels or {}), **(document.get("channels") or {})}
+    channels = {name: str(kinds.get(name) or kind_of_channel(name)) for name in names}
+    if wrong := [name for name, kind in channels.items() if kind not in {"ct", "mri"}]:
+        raise DatasetError(f"{listed.file}: channel {wrong[0]} is {channels[wrong[0]]!r}; write ct or mri")
+    labels: dict[str, int] = {}
+    regions: dict[str, tuple[int, ...]] = {}
+    if document.get("labels"):
+        labels, regions = labels_and_regions(document["labels"], listed.file)
+        regions |= {str(name): tuple(members) for name, members in (document.get("regions") or {}).items()}
+    elif columns.label:
+        labels = dict(wishes.labels or {}) or labels_in(case.label for case in cases if not case.fault)
+    landmarks = tuple(document.get("landmarks") or dict.fromkeys(n for c in cases for n in c.points or ()))
+    found = {case.class_name for case in cases if case.class_name}
+    classes = tuple(map(str, document.get("classes") or sorted(found, key=_naturally)))
+    name = str(document.get("name") or _name_of(listed.file))
+    return DatasetManifest(name, channels, wishes.spelled(labels), regions, landmarks, classes)
+
+
+def _name_of(file: Path) -> str:
+    """A list's name, or its folder's where it has one of those that every list has."""
+    stem = file.stem
+    return file.resolve().parent.name if stem in {"cases", "classes", "participants", "dataset"} else stem
+
+
+def _naturally(text: str) -> tuple[float, str]:
+    """Numbers by value, words after them."""
+    try:
+        return float(text), ""
+    except ValueError:
+        return float("inf"), text
+
+
+def labels_in(paths: Iterable[Path | None]) -> dict[str, int]:
+    """Labels by the values that the label maps hold, named `label_1`, ...; what is no label map is passed by.
+
+    Reading them is left to verification to judge; here only what they hold counts.
+    """
+    values: set[int] = set()
+    for path in paths:
+        if path is None:
+            continue
+        try:
+            array = read_image(path).array
+        except CaseError:
+            continue
+        found = np.unique(array)
+        rounded = np.rint(found)
+        if len(found) <= _MOST_LABELS and (np.abs(found - rounded) <= _ROUNDING).all() and found[0] >= 0:
+            values |= {int(value) for value in rounded}
+    return {BACKGROUND: 0} | {f"label_{value}": value for value in sorted(values) if value}

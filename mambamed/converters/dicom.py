@@ -1,0 +1,49 @@
+"""Folders of DICOM: every series of slices is a case, of one channel and without a label.
+
+Series are found in the folder and below it. A case is named as its folder, with the number of the series
+where the folder holds several; the first folder below the source is the subject. For labels, landmarks or
+classes write a list of cases, whose cells may be such folders.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.converters.wishes import Wishes
+from mambamed.io.dicom import find_series, is_dicom
+
+
+def recognizes(source: Path) -> bool:
+    """Whether DICOM files are in the folder or up to four below it."""
+    return source.is_dir() and any(
+        is_dicom(path) for depth in ("*", "*/*", "*/*/*", "*/*/*/*") for path in source.glob(depth)
+    )
+
+
+def convert(source: Path, wishes: Wishes) -> RawDataset:
+    """The series, as cases that have nothing to learn from.
+
+    Raises:
+        CaseError: a file cannot be read.
+    """
+    cases = series_cases(source)
+    kinds = {"ct" if modality == "CT" else "mri" for _, modality in cases}
+    channel = wishes.one_channel("CT", "ct") if kinds == {"ct"} else wishes.one_channel("image", "mri")
+    manifest = DatasetManifest(source.resolve().name, channel)
+    return RawDataset(manifest, [case for case, _ in cases])
+
+
+def series_cases(source: Path) -> list[tuple[Case, str]]:
+    """A case for every series, with its modality, sorted by id."""
+    found = find_series(source)
+    folders = [series.folder for series in found]
+    cases = []
+    for number, series in enumerate(found):
+        parts = series.folder.relative_to(source).parts
+        name = "_".join(parts) or source.resolve().name
+        if folders.count(series.folder) > 1:
+            name = f"{name}_{number - folders.index(series.folder) + 1}"
+        subject = parts[0] if parts else name
+        cases.append((Case(name, (ChannelFile(series.files[0]),), subject=subject), series.modality))
+    return sorted(cases, key=lambda pair: pair[0].id)

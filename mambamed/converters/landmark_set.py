@@ -1,0 +1,164 @@
+"""Images with a point file each, or nnLandmark's raw dataset.
+
+| layout | images | points |
+|---|---|---|
+| a file a case | `images/CASE.nii.gz`, or beside | `landmarks/CASE.mrk.json`, `.fcsv`, `.csv`, `.json` |
+| one table | `images/CASE.nii.gz` | `points.csv` with `case,landmark,x,y,z` (mm, RAS+) |
+| nnLandmark | `imagesTr/CASE_0000.nii.gz` | `all_landmarks_voxel.json`; `name_to_label.json` says the order |
+
+A landmark that is not in a file is absent in that case.
+
+Source: nnLandmark's readme, "Data Format" (Ertl et al. 2026, arXiv:2504.06742).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.converters.nnunet import numbered_channels
+from mambamed.converters.wishes import Wishes, kind_of_channel
+from mambamed.errors import CaseError, DatasetError
+from mambamed.geometry import Affine
+from mambamed.io.documents import read_json
+from mambamed.io.images import case_id_of, read_header
+from mambamed.io.points import Points, point_suffix, read_point_table, read_points, to_world
+from mambamed.io.tables import read_csv
+
+_ALL_VOXELS = "all_landmarks_voxel.json"
+_ORDER = "name_to_label.json"
+_POINT_FOLDERS = ("landmarks", "points", "landmarksTr", "annotations")
+_IMAGE_FOLDERS = ("images", "imagesTr")
+_TABLES = ("points.csv", "landmarks.csv", "points.tsv", "landmarks.tsv")
+
+
+def recognizes(source: Path) -> bool:
+    """Whether images and points of the same names are there."""
+    if not source.is_dir():
+        return False
+    if (source / _ALL_VOXELS).is_file() or _table_of(source):
+        return True
+    images = _images(source)
+    return any(case_id in images for case_id in _point_files(source, surely=True))
+
+
+def convert(source: Path, wishes: Wishes) -> RawDataset:
+    """The cases that have images or points; one that lacks either carries that as its fault.
+
+    Raises:
+        DatasetError: two files of one case, or a document or table that is none.
+    """
+    images, table = _images(source), _table_of(source)
+    many = source / _ALL_VOXELS if (source / _ALL_VOXELS).is_file() else table
+    if many is not None:
+        system, places = read_point_table(many)
+        where, answers = dict.fromkeys(places, many), set(places)
+    else:
+        system, places, where = "", {}, _point_files(source, surely=False)
+        answers = set(where)
+    width = max((len(files) for files in images.values()), default=1)
+    cases = []
+    for case_id in sorted(set(images) | answers):
+        files = [path for _, path in sorted(images.get(case_id, {}).items())]
+        points, fault = None, None
+        if len(files) < width:
+            fault = f"{case_id}: {len(files)} of {width} images of this case are in {source}; add them"
+        elif case_id not in answers:
+            # nnLandmark's document holds the test cases too, ours may hold images without points.
+            fault = f"{case_id}: no landmarks for this case in {source}; add them, or remove its image"
+        else:
+            try:
+                affine = read_header(files[0]).affine
+                points = _points(where[case_id], places.get(case_id), system, affine)
+            except (CaseError, DatasetError) as error:
+                fault = f"{case_id}: {error}"
+        cases.append(Case(case_id, tuple(map(ChannelFile, files)), points=points, fault=fault))
+    return RawDataset(_manifest(source, wishes, cases, width), _without_tests(source, cases))
+
+
+def _points(path: Path, places: Points | None, system: str, affine: Affine) -> Points:
+    return read_points(path, affine) if places is None else to_world(places, system, path, affine)
+
+
+def _without_tests(source: Path, cases: list[Case]) -> list[Case]:
+    """nnLandmark's document also holds its test cases, whose images lie in `imagesTs`."""
+    tests = set(_files_in(source / "imagesTs")) if (source / _ALL_VOXELS).is_file() else set()
+    return [case for case in cases if case.channels or case.id not in tests]
+
+
+def _manifest(source: Path, wishes: Wishes, cases: list[Case], width: int) -> DatasetManifest:
+    named: Mapping[str, object] = {}
+    if (source / "dataset.json").is_file():
+        document = read_json(source / "dataset.json")
+        names = document.get("channel_names") if isinstance(document, dict) else None
+        if isinstance(names, dict):
+            named = {str(names[key]): None for key in sorted(names)}
+    if len(named) != width:
+        named = dict.fromkeys(["image"] if width == 1 else [f"channel_{n}" for n in range(width)])
+    channels = {name: kind_of_channel(name) for name in named}
+    if wishes.channels and len(wishes.channels) == width:
+        channels = dict(wishes.channels)
+    landmarks = list(dict.fromkeys(name for case in cases for name in case.points or ()))
+    if (source / _ORDER).is_file():
+        order = read_json(source / _ORDER)
+        if not isinstance(order, dict) or not all(isinstance(value, int) for value in order.values()):
+            raise DatasetError(f"{source / _ORDER}: is no object of names and numbers; correct it")
+        landmarks = sorted(order, key=lambda name: order[name])
+    return DatasetManifest(source.resolve().name, channels, landmarks=tuple(landmarks))
+
+
+def _table_of(source: Path) -> Path | None:
+    for name in _TABLES:
+        if (source / name).is_file():
+            headers, _ = read_csv(source / name)
+            if {"case", "landmark"} <= {header.lower() for header in headers}:
+                return source / name
+    return None
+
+
+def _images(source: Path) -> dict[str, dict[int, Path]]:
+    folder = next((source / name for name in _IMAGE_FOLDERS if (source / name).is_dir()), source)
+    return _files_in(folder)
+
+
+def _files_in(folder: Path) -> dict[str, dict[int, Path]]:
+    """Case id -> channel number -> image.
+
+    Raises:
+        DatasetError: two images of one case.
+    """
+    numbered = numbered_channels(folder)
+    if any(0 in files for files in numbered.values()):
+        return numbered
+    found: dict[str, dict[int, Path]] = {}
+    for path in sorted(folder.glob("*")):
+        case_id = case_id_of(path)
+        if case_id in found:
+            both = f"{found[case_id][0].name} and {path.name}"
+            raise DatasetError(f"{folder}: duplicate case {case_id}: {both}; keep one")
+        if case_id:
+            found[case_id] = {0: path}
+    return found
+
+
+def _point_files(source: Path, surely: bool) -> dict[str, Path]:
+    """Case id -> point file; `surely`: only of kinds that hold points alone, where their folder does not say.
+
+    Raises:
+        DatasetError: two point files of one case.
+    """
+    folder = next((source / name for name in _POINT_FOLDERS if (source / name).is_dir()), source)
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*")):
+        suffix = point_suffix(path)
+        if suffix is None or (folder == source and surely and suffix not in {".mrk.json", ".fcsv"}):
+            continue
+        case_id = path.name[: -len(suffix)]
+        if folder == source and suffix in {".json", ".csv", ".tsv"} and case_id not in _images(source):
+            continue
+        if case_id in found:
+            both = f"{found[case_id].name} and {path.name}"
+            raise DatasetError(f"{folder}: duplicate case {case_id}: {both}; keep one")
+        found[case_id] = path
+    return found

@@ -1,0 +1,81 @@
+"""Synapse, alias BTCV: thirteen abdominal organs in CT, `img/img0001.nii.gz` and `label/label0001.nii.gz`.
+
+The folders may be those of `RawData/Training` or the two `averaged-training-...`, or lie up to three levels
+deeper; images of `Testing`, which have no labels, are passed over.
+
+Source: "Multi-Atlas Labeling Beyond the Cranial Vault", synapse.org syn3193805, whose list of labels this is.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.converters.wishes import Wishes
+from mambamed.errors import DatasetError
+from mambamed.io.images import case_id_of
+
+_NAME = re.compile(r"(img|label)(\d{4})(_avg)?")
+_LABELS = {
+    "background": 0,
+    "spleen": 1,
+    "right kidney": 2,
+    "left kidney": 3,
+    "gallbladder": 4,
+    "esophagus": 5,
+    "liver": 6,
+    "stomach": 7,
+    "aorta": 8,
+    "inferior vena cava": 9,
+    "portal vein and splenic vein": 10,
+    "pancreas": 11,
+    "right adrenal gland": 12,
+    "left adrenal gland": 13,
+}
+
+
+def recognizes(source: Path) -> bool:
+    """Whether some image has its label under the challenge's names."""
+    images, labels = _files(source)
+    return bool(set(images) & set(labels))
+
+
+def convert(source: Path, wishes: Wishes) -> RawDataset:
+    """The cases with labels; ids are `img0001`, ...
+
+    Raises:
+        DatasetError: two files of one case.
+    """
+    images, labels = _files(source)
+    cases = []
+    for number in sorted(set(images) | set(labels)):
+        case_id = f"img{number}"
+        if number not in images:
+            fault = f"{case_id}: no image for the label {labels[number]}; add it"
+            cases.append(Case(case_id, (), labels[number], fault=fault))
+            continue
+        if number not in labels and "test" in images[number].parent.parent.name.lower():
+            continue
+        lacking = f"{case_id}: no label for this case, label{number}, in {source}; add it"
+        fault = None if number in labels else lacking
+        cases.append(Case(case_id, (ChannelFile(images[number]),), labels.get(number), fault=fault))
+    channel = wishes.one_channel("CT", "ct")
+    return RawDataset(DatasetManifest(source.resolve().name, channel, wishes.spelled(_LABELS)), cases)
+
+
+def _files(source: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Number of a case -> image; number -> label."""
+    found: dict[str, dict[str, Path]] = {"img": {}, "label": {}}
+    for depth in ("*", "*/*", "*/*/*", "*/*/*/*"):
+        for path in sorted(source.glob(depth)):
+            match = _NAME.fullmatch(case_id_of(path) or "")
+            if match is None:
+                continue
+            files = found[match[1]]
+            if match[2] in files:
+                raise DatasetError(
+                    f"{source}: duplicate case {match[1]}{match[2]}: {files[match[2]]} and {path}; keep one"
+                )
+            files[match[2]] = path
+    return found["img"], found["label"]

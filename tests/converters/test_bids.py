@@ -1,0 +1,74 @@
+"""A small dataset as the BIDS specification describes it, with ADNI's diagnoses."""
+
+from pathlib import Path
+
+import pytest
+from small_images import write_small
+
+from mambamed.converters import convert
+from mambamed.errors import DatasetError
+
+
+@pytest.fixture
+def adni(tmp_path) -> Path:
+    rows = [("sub-01", "NC", "71"), ("sub-02", "AD", "80"), ("sub-03", "sMCI", "75"), ("sub-04", "n/a", "60")]
+    for number, (subject, _, _) in enumerate(rows):
+        write_small(tmp_path / subject / "anat" / f"{subject}_T1w.nii.gz", seed=number)
+        (tmp_path / subject / "anat" / f"{subject}_T1w.json").write_text("{}")
+    lines = ["participant_id\tdiagnosis\tage", *("\t".join(row) for row in rows)]
+    (tmp_path / "participants.tsv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_diagnoses_of_participants_become_classes(adni) -> None:
+    dataset = convert(adni)
+    assert [(case.id, case.class_name) for case in dataset.cases] == [
+        ("sub-01", "NC"),
+        ("sub-02", "AD"),
+        ("sub-03", "sMCI"),
+    ]
+    assert dataset.manifest.classes == ("AD", "NC", "sMCI")
+    assert dataset.manifest.channels == {"T1w": "mri"}
+    assert dataset.cases[1].covariates == {"age": "80"}
+
+
+def test_another_column_may_hold_the_class(adni) -> None:
+    assert convert(adni, class_column="age").manifest.classes == ("60", "71", "75", "80")
+    with pytest.raises(DatasetError, match=r"--class-column sex: the tables of .* have diagnosis, age"):
+        convert(adni, class_column="sex")
+
+
+def test_sessions_of_a_subject_have_diagnoses_of_their_own(adni) -> None:
+    for session in ("m00", "m24"):
+        write_small(adni / "sub-05" / f"ses-{session}" / "anat" / f"sub-05_ses-{session}_T1w.nii.gz")
+    (adni / "sub-05" / "sub-05_sessions.tsv").write_text(
+        "session_id\tdiagnosis\nses-m00\tpMCI\nses-m24\tAD\n"
+    )
+    first, second = convert(adni).cases[3:]
+    assert (first.id, first.subject, first.class_name) == ("sub-05_ses-m00", "sub-05", "pMCI")
+    assert (second.id, second.class_name) == ("sub-05_ses-m24", "AD")
+
+
+def test_channels_are_what_the_recipe_names(adni) -> None:
+    write_small(adni / "sub-01" / "anat" / "sub-01_FLAIR.nii.gz")
+    dataset = convert(adni, channels={"T1w": "mri", "FLAIR": "mri"})
+    assert len(dataset.cases[0].channels) == 2
+    assert (dataset.cases[1].fault or "").startswith("sub-02: FLAIR is missing")
+    write_small(adni / "sub-01" / "anat" / "sub-01_run-2_T1w.nii.gz")
+    assert "2 images of T1w" in (convert(adni).cases[0].fault or "")
+
+
+def test_label_maps_lie_in_derivatives(adni) -> None:
+    for subject in ("sub-01", "sub-02"):
+        write_small(adni / "derivatives" / "seg" / subject / "anat" / f"{subject}_space-T1w_dseg.nii.gz", 3)
+    dataset = convert(adni)
+    assert dataset.manifest.labels == {"background": 0, "label_3": 3}
+    assert dataset.manifest.classes == ()
+    assert dataset.cases[0].label is not None
+
+
+def test_a_participant_twice_is_told(adni) -> None:
+    with (adni / "participants.tsv").open("a") as file:
+        file.write("sub-01\tAD\t71\n")
+    with pytest.raises(DatasetError, match="duplicate participant_id sub-01"):
+        convert(adni)

@@ -1,0 +1,209 @@
+"""Lists as a user writes them, and the sets of the test data that need one: ten lines of Python each."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_images import LPS, write_small
+
+from mambamed.converters import convert
+from mambamed.converters.case_list import labels_in
+from mambamed.errors import DatasetError
+from mambamed.geometry import voxel_to_world
+from mambamed.io.images import Image, write_image
+
+DATA = Path(os.environ.get("MAMBAMED_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
+
+
+def needs(name: str):
+    return pytest.mark.skipif(not (DATA / name).is_dir(), reason=f"no {DATA / name}")
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for number, case in enumerate(("p1", "p2")):
+        write_small(tmp_path / case / "t1.nii.gz", seed=number)
+        write_small(tmp_path / case / "flair.nrrd.nii", seed=number + 9)
+        write_small(tmp_path / case / "seg.nii.gz", value=number + 1)
+    (tmp_path / "cases.csv").write_text(
+        "case,subject,T1w,FLAIR,label,class,age\n"
+        "p2,a,p2/t1.nii.gz,p2/flair.nrrd.nii,p2/seg.nii.gz,MS,34\n"
+        "p1,a,p1/t1.nii.gz,p1/flair.nrrd.nii,p1/seg.nii.gz,HC,\n"
+    )
+    return tmp_path
+
+
+def test_every_column_of_a_list_finds_its_place(folder) -> None:
+    dataset = convert(folder / "cases.csv")
+    first, second = dataset.cases
+    assert [channel.path for channel in first.channels] == [
+        folder / "p1" / "t1.nii.gz",
+        folder / "p1" / "flair.nrrd.nii",
+    ]
+    assert (first.id, first.subject, first.class_name) == ("p1", "a", "HC")
+    assert (second.covariates, first.covariates) == ({"age": "34"}, {"age": ""})
+    assert second.label == folder / "p2" / "seg.nii.gz"
+    manifest = dataset.manifest
+    assert manifest.name == folder.name
+    assert manifest.channels == {"T1w": "mri", "FLAIR": "mri"}
+    assert manifest.labels == {"background": 0, "label_1": 1, "label_2": 2}
+    assert manifest.classes == ("HC", "MS")
+
+
+def test_a_folder_is_known_by_its_only_list(folder) -> None:
+    assert [case.id for case in convert(folder).cases] == ["p1", "p2"]
+    (folder / "other.csv").write_text("case,class\np1,x\n")
+    with pytest.raises(DatasetError, match="no images in a layout"):
+        convert(folder)
+
+
+def test_what_is_said_of_all_cases_lies_beside_the_list_or_in_the_recipe(folder) -> None:
+    said = {"labels": {"background": 0, "lesion": 1, "scar": 2}, "regions": {"both": [1, 2]}}
+    (folder / "cases.json").write_text(json.dumps({"name": "mine", "channels": {"FLAIR": "mri"}, **said}))
+    dataset = convert(folder / "cases.csv")
+    assert dataset.manifest.labels == said["labels"]
+    assert dataset.manifest.regions == {"both": (1, 2)}
+    assert dataset.manifest.name == "mine"
+    assert [channel.path.name for channel in dataset.cases[0].channels] == ["flair.nrrd.nii"]
+    (folder / "cases.json").unlink()
+    wished = convert(folder, channels={"t1w": "mri"}, labels={"background": 0, "x": 1, "y": 2}).manifest
+    assert (wished.channels, wished.labels) == ({"t1w": "mri"}, {"background": 0, "x": 1, "y": 2})
+
+
+def test_a_json_list_holds_the_same(folder) -> None:
+    rows = [
+        {
+            "case": case,
+            "channels": {"T1w": f"{case}/t1.nii.gz"},
+            "points": {"nose": [1, 2.5, 3], "chin": None},
+            "covariates": {"age": 34},
+        }
+        for case in ("p1", "p2")
+    ]
+    (folder / "list.json").write_text(json.dumps({"channels": {"T1w": "mri"}, "cases": rows}))
+    dataset = convert(folder / "list.json")
+    assert dataset.cases[0].points == {"nose": (1.0, 2.5, 3.0)}
+    assert dataset.cases[0].covariates == {"age": "34"}
+    assert dataset.manifest.landmarks == ("nose",)
+    assert dataset.manifest.labels == {}
+
+
+def test_points_of_a_list_lie_in_a_file_a_case_or_in_one_of_all(folder) -> None:
+    (folder / "p1" / "voxels.json").write_text('{"nose": [1, 2, 3]}')
+    (folder / "all.csv").write_text("case,landmark,x,y,z\np2,nose,1,2,3\nGHOST,nose,1,2,3\n")
+    (folder / "l.csv").write_text(
+        "case,image,points\np1,p1/t1.nii.gz,p1/voxels.json\np2,p2/t1.nii.gz,all.csv\n"
+    )
+    ghost, first, second = convert(folder / "l.csv").cases
+    assert first.points == {"nose": tuple(voxel_to_world(LPS, [1, 2, 3]).tolist())}
+    assert second.points == {"nose": (1.0, 2.0, 3.0)}
+    assert (ghost.fault or "").startswith("GHOST: has landmarks in")
+
+
+def test_images_of_a_table_without_paths_lie_beside_it(tmp_path) -> None:
+    for case in ("a", "b"):
+        write_small(tmp_path / "images" / f"{case}.nii.gz")
+    (tmp_path / "participants.tsv").write_text(
+        "participant_id\tside\tage\na\tleft\t3\nb\tright\t4\nc\tleft\t5\n"
+    )
+    dataset = convert(tmp_path, class_column="side")
+    assert dataset.manifest.classes == ("left", "right")
+    assert dataset.manifest.channels == {"image": "mri"}
+    assert dataset.cases[1].covariates == {"age": "4"}
+    assert (dataset.cases[2].fault or "").startswith("c: stands in")
+    with pytest.raises(DatasetError, match=r"--class-column sex: .* has the columns side, age"):
+        convert(tmp_path, class_column="sex")
+    with pytest.raises(DatasetError, match="no label, landmark or class to learn from"):
+        convert(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name,T1w\na,x.nii.gz\n", "no column case or"),
+        ("case,T1w\n,x.nii.gz\n", "a row has no case"),
+        ("case,T1w,class\na,x.nii.gz,u\na,y.nii.gz,v\n", "duplicate case a"),
+        ("case,T1w,class\n../evil,x.nii.gz,u\n", "path separator"),
+        ("case,class\na,u\n", "names no images"),
+    ],
+)
+def test_a_list_that_cannot_be_right_is_one_line(tmp_path, text, words) -> None:
+    (tmp_path / "l.csv").write_text(text)
+    with pytest.raises(DatasetError, match=words) as caught:
+        convert(tmp_path / "l.csv")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_cell_of_a_channel_is_the_cases_fault(folder) -> None:
+    (folder / "l.csv").write_text(
+        "case,T1w,PET,label\np1,p1/t1.nii.gz,,p1/seg.nii.gz\np2,a.nii,b.nii,c.nii\n"
+    )
+    first, second = convert(folder / "l.csv").cases
+    assert first.fault == f"p1: channel PET has no file in {folder / 'l.csv'}; add it"
+    assert second.fault is None  # whether its files are there is for verification to say
+
+
+def test_labels_are_those_that_the_maps_hold(folder) -> None:
+    maps = [folder / "p1" / "seg.nii.gz", folder / "p2" / "seg.nii.gz", None, folder / "absent.nii.gz"]
+    assert labels_in(maps) == {"background": 0, "label_1": 1, "label_2": 2}
+    whole = np.arange(10**3, dtype=np.int16).reshape(10, 10, 10)
+    write_image(folder / "image.nii.gz", whole, Image(whole, LPS))
+    assert labels_in([folder / "image.nii.gz"]) == {"background": 0}
+
+
+@needs("mr_sequences")
+def test_mr_sequences_convert_as_they_are() -> None:
+    dataset = convert(DATA / "mr_sequences")
+    assert len(dataset.cases) == 38
+    assert dataset.manifest.classes == ("FLAIR", "T1", "T1c", "T2")
+    assert not any(case.fault for case in dataset.cases)
+    assert len({case.subject for case in dataset.cases}) < 38
+
+
+@needs("stroke_severity")
+def test_stroke_severity_converts_once_its_class_is_named() -> None:
+    dataset = convert(DATA / "stroke_severity", class_column="nihss_ge5")
+    assert len(dataset.cases) == 708
+    assert dataset.manifest.classes == ("0", "1")
+    assert set(dataset.cases[0].covariates) == {"side", "age", "sex"}
+
+
+@needs("ms_lesions")
+def test_ms_lesions_convert_by_a_list_of_two_lines(tmp_path) -> None:
+    source, channels = DATA / "ms_lesions", ("t1", "t1ce", "t2", "flair")
+    with (tmp_path / "ms.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case", *channels, "label"])
+        for case in ("patient07", "patient26"):
+            writer.writerow([case, *(source / case / f"{case}_{name}.nii.gz" for name in (*channels, "seg"))])
+    dataset = convert(tmp_path / "ms.csv")
+    assert dataset.manifest.channels == dict.fromkeys(channels, "mri")
+    assert dataset.manifest.labels == {"background": 0, "label_1": 1}
+    assert all(channel.path.is_file() for case in dataset.cases for channel in case.channels)
+
+
+@needs("ct_organs")
+def test_ct_organs_convert_by_a_list_of_one_line(tmp_path) -> None:
+    folder = DATA / "ct_organs"
+    row = f"example,{folder / 'example_ct_sm.nii.gz'},{folder / 'example_seg.nii.gz'}"
+    (tmp_path / "ct.csv").write_text(f"case,CT,label\n{row}\n")
+    manifest = convert(tmp_path / "ct.csv").manifest
+    assert manifest.channels == {"CT": "ct"}
+    assert len(manifest.labels) == 42  # the readme of the data: 41 organs
+
+
+@needs("hippocampus_derived")
+def test_derived_classes_and_points_convert_by_a_list(tmp_path) -> None:
+    images, derived = DATA / "Task04_Hippocampus" / "imagesTr", DATA / "hippocampus_derived"
+    with (derived / "classes.csv").open() as file:
+        rows = list(csv.DictReader(file))[:3]
+    lines = [f"{r['case']},{images / r['case']}.nii.gz,{derived / 'points.csv'},{r['class']}" for r in rows]
+    (tmp_path / "h.csv").write_text("\n".join(["case,MRI,points,class", *lines]) + "\n")
+    dataset = convert(tmp_path / "h.csv")
+    good = [case for case in dataset.cases if not case.fault]
+    assert len(good) == 3
+    assert good[0].points is not None and good[0].points["anterior_tip"] == (24.2, 44.867, 8.267)
+    assert len(dataset.manifest.landmarks) == 4
