@@ -72,9 +72,9 @@ class _Scan:
         self.z = self.u if z is None else self.rows(z)
         self.B, self.C = Rows(B, self.states, reverse), Rows(C, self.states, reverse)
         rates = (A.float() * LOG2E).T
-        self.rates = functional.pad(
-            rates, (0, self.columns - rates.shape[1], 0, self.states - rates.shape[0])
-        ).contiguous()
+        if rates.shape != (self.states, self.columns):
+            rates = functional.pad(rates, (0, self.columns - rates.shape[1], 0, self.states - rates.shape[0]))
+        self.rates = rates.contiguous()
         self.skip, self.bias = self._per_channel(D), self._per_channel(delta_bias)
 
     def rows(self, tensor: Tensor) -> Rows:
@@ -86,7 +86,8 @@ class _Scan:
     def _per_channel(self, tensor: Tensor | None) -> Tensor:
         if tensor is None:
             return kept_memory.zeros(self.columns)
-        return functional.pad(tensor.float(), (0, self.columns - tensor.shape[0])).contiguous()
+        missing = self.columns - tensor.shape[0]
+        return (functional.pad(tensor.float(), (0, missing)) if missing else tensor.float()).contiguous()
 
     def inputs(self, b: int, column: int) -> tuple[int, ...]:
         """What every kernel is told first, for the channels from `column` on of batch entry b."""

@@ -24,7 +24,9 @@ def round_up(count: int, multiple: int) -> int:
 
 def address(tensor: Tensor, *index: int) -> int:
     """The address of an element; trailing indices may be left out."""
-    offset = sum(i * stride for i, stride in zip(index, tensor.stride(), strict=False))
+    offset = 0
+    for i, stride in zip(index, tensor.stride(), strict=False):
+        offset += i * stride
     return tensor.data_ptr() + offset * tensor.element_size()
 
 
