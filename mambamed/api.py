@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument, Option
 
 if TYPE_CHECKING:
+    from mambamed.converters.convert_points import ConvertSummary
     from mambamed.demo import DemoSummary
     from mambamed.evaluation import Evaluation
     from mambamed.evaluation.classification import ClassEvaluation
     from mambamed.evaluation.compare import Comparison
+    from mambamed.evaluation.points import PointEvaluation
     from mambamed.inference.classify import ClassifySummary
+    from mambamed.inference.landmarks import LandmarksSummary
     from mambamed.inference.predict import PredictSummary
     from mambamed.preparation.prepare import PreparedSummary
     from mambamed.progress import Progress
@@ -32,6 +35,23 @@ Precision = Literal["auto", "bf16", "fp16", "fp32"]
 FixGeometry = Literal["none", "reorient", "resample"]
 HD95 = Literal["pooled", "max-directed", "surface-area"]
 Empty = Literal["exclude", "brats"]
+Format = Literal[
+    "auto",
+    "landmarks",
+    "amos",
+    "amos-ct",
+    "amos-mr",
+    "nnunet",
+    "msd",
+    "brats",
+    "brats-ped2024",
+    "acdc",
+    "synapse",
+    "bids",
+    "csv",
+    "json",
+    "dicom",
+]
 Protocol = Literal[
     "mambamed",
     "brats2023",
@@ -45,13 +65,14 @@ Protocol = Literal[
 
 
 def prepare(
-    source: Annotated[Path, Argument(help="Folder of the dataset as it was downloaded.")],
+    source: Annotated[Path, Argument(help="Folder of the dataset as downloaded, or a list of cases.")],
     output: Annotated[
         Path | None, Option("-o", "--output", help="Folder to write; prepared/<source>.")
     ] = None,
-    format: Annotated[
-        Literal["auto", "msd", "nnunet", "brats"], Option(help="Layout of SOURCE; auto looks for itself.")
-    ] = "auto",
+    format: Annotated[Format, Option(help="Layout of SOURCE; auto looks for itself.")] = "auto",
+    class_column: Annotated[
+        str | None, Option(help="Column of the list or of participants.tsv that holds the class.")
+    ] = None,
     recipe: Annotated[str | None, Option(help="Use its dataset and preprocess sections.")] = None,
     spacing: Annotated[str | None, Option(help="median, keep, or x,y,z in mm.")] = None,
     folds: Annotated[int | None, Option(help="Parts for cross-validation; 5.")] = None,
@@ -92,10 +113,17 @@ def prepare(
         test_cases=test_cases,
         seed=seed,
     )
-    raw = converters.convert(source, format=format)
+    expected = asked.dataset if asked else None
+    raw = converters.convert(
+        source,
+        format=format,
+        channels=expected.channels if expected else None,
+        labels=expected.labels if expected else None,
+        class_column=class_column,
+    )
     return prepare(
         raw,
-        output or Path("prepared") / source.resolve().name,
+        output or Path("prepared") / (source.stem if source.is_file() else source.resolve().name),
         recipe=asked,
         spacing=spacing,
         split=wanted,
@@ -222,13 +250,78 @@ def classify(
     )
 
 
+def landmarks(
+    model: Annotated[list[Path], Argument(help="Run folder; several make an ensemble.")],
+    input: Annotated[Path, Argument(help="An image, a folder of images, or a folder of case folders.")],
+    output: Annotated[Path, Option("-o", "--output", help="Folder for the points.")],
+    export: Annotated[
+        str | None, Option(help="Also write, for each case, these kinds: mrk.json,fcsv,csv.")
+    ] = None,
+    threshold: Annotated[
+        float | None, Option(help="Score below which a landmark is absent; what validation taught.")
+    ] = None,
+    folds: Annotated[str, Option(help="Folds to average: all that are trained, or as in 0,2.")] = "all",
+    checkpoint: Annotated[Literal["best", "last"], Option(help="Which checkpoint of a fold.")] = "best",
+    overlap: Annotated[float | None, Option(help="Share that neighboring windows have in common.")] = None,
+    tta: Annotated[Literal["mirror", "none"] | None, Option(help="Average over mirrored copies.")] = None,
+    device: Annotated[Device, Option(help="Where to compute.")] = "auto",
+    precision: Annotated[Precision | None, Option(help="Goes before the recipe's.")] = None,
+    resume: Annotated[bool, Option("--resume", help="Keep the cases that are already done.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Do every case again.")] = False,
+    preview: Annotated[bool, Option("--preview", help="Also write a picture of every case.")] = False,
+    progress: Progress | None = None,
+) -> LandmarksSummary:
+    """Place landmarks in images: a JSON file a case, in world mm, with scores and measures; tables of all."""
+    from mambamed.inference.landmarks import landmarks
+
+    return landmarks(
+        model,
+        input,
+        output,
+        export=[kind.strip().removeprefix(".") for kind in export.split(",")] if export else (),
+        threshold=threshold,
+        folds=folds,
+        checkpoint=checkpoint,
+        overlap=overlap,
+        tta=tta,
+        device=device,
+        precision=precision,
+        resume=resume,
+        overwrite=overwrite,
+        preview=preview,
+        progress=progress,
+    )
+
+
+def convert_points(
+    source: Annotated[
+        Path, Argument(help="A point file, a folder of them, a table of cases, or a prepared dataset.")
+    ],
+    output: Annotated[Path, Option("-o", "--output", help="File; its suffix says the kind. Or a folder.")],
+    to: Annotated[
+        Literal["mrk.json", "fcsv", "csv", "json"] | None,
+        Option(help="Kind of the files in the folder, one a case."),
+    ] = None,
+    images: Annotated[
+        Path | None, Option(help="Image, or folder of images, where SOURCE counts in voxels.")
+    ] = None,
+) -> ConvertSummary:
+    """Turn point files into another kind: 3D Slicer's Markups and fcsv, tables, JSON."""
+    from mambamed.converters.convert_points import convert_points
+
+    return convert_points(source, output, to=to, images=images)
+
+
 def evaluate(
     predictions: Annotated[
         Path,
-        Argument(help="Folder of predicted masks; or a table of class probabilities, or a folder of such."),
+        Argument(
+            help="Folder of predicted masks, or of point files; or a table of class probabilities or points."
+        ),
     ],
     references: Annotated[
-        Path, Argument(help="Folder of reference masks, or of BraTS case folders; or a table of classes.")
+        Path,
+        Argument(help="Folder of reference masks, points or BraTS cases; or a table of classes or points."),
     ],
     output: Annotated[Path | None, Option("-o", "--output", help="Folder for the tables.")] = None,
     recipe: Annotated[str | None, Option(help="Use its labels, regions and evaluation section.")] = None,
@@ -249,19 +342,23 @@ def evaluate(
     worst: Annotated[int, Option(help="Cases the report shows as pictures.")] = 10,
     images: Annotated[Path | None, Option(help="Folder of the images behind those pictures.")] = None,
     table: Annotated[
-        Literal["brats", "classification"] | None, Option(help="Also make the table of the papers.")
+        Literal["brats", "classification", "landmarks"] | None,
+        Option(help="Also make the table of the papers."),
     ] = None,
     workers: Annotated[int, Option(help="Threads; 0 = one a core.")] = 0,
     progress: Progress | None = None,
-) -> Evaluation | ClassEvaluation:
+) -> Evaluation | ClassEvaluation | PointEvaluation:
     """Compare masks with references: Dice, HD95 and more per case and region, as tables and a report.
 
     What is scored: --regions, else the recipe's, else that of a dataset.json beside the files. Tables of
-    class probabilities, one or several of one question, are scored against a table of classes.
+    class probabilities, one or several of one question, are scored against a table of classes; points
+    against points: mean radial error in mm, success detection rates, misses.
     """
+    from mambamed.converters.point_sets import holds_points
     from mambamed.evaluation import evaluate
     from mambamed.evaluation.classification import evaluate_probabilities, holds_probabilities
     from mambamed.evaluation.pairing import read_regions
+    from mambamed.evaluation.points import evaluate_points
     from mambamed.recipe import Evaluation, load_recipe
 
     asked = load_recipe(recipe) if recipe else None
@@ -276,6 +373,20 @@ def evaluate(
             paper=asked.paper if asked else None,
         )
     rules = asked.evaluation if asked else Evaluation()
+    if holds_points(predictions):
+        return evaluate_points(
+            predictions,
+            references,
+            landmarks=asked.dataset.landmarks if asked else None,
+            distances_mm=rules.sdr_mm,
+            level=ci,
+            only_predicted=only_predicted,
+            output=output,
+            report=report,
+            worst=worst,
+            table=table,
+            paper=asked.paper if asked else None,
+        )
     return evaluate(
         predictions,
         references,

@@ -3,10 +3,12 @@ for a converter reads no voxel."""
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from mambamed.converters import convert, find_inputs
+from mambamed import api
+from mambamed.converters import CONVERTERS, convert, find_inputs
 from mambamed.errors import DatasetError
 
 
@@ -320,3 +322,7 @@ def test_inputs_that_are_nothing_are_one_line(tmp_path) -> None:
 def test_a_document_that_cannot_be_right_is_refused(tmp_path, changes, words) -> None:
     with pytest.raises(DatasetError, match=words):
         convert(msd(tmp_path, **changes))
+
+
+def test_every_converter_is_a_format_of_the_command_line() -> None:
+    assert get_args(api.Format) == ("auto", *CONVERTERS)
