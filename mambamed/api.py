@@ -151,6 +151,9 @@ def train(
     device: Annotated[Device, Option(help="Where to compute.")] = "auto",
     precision: Annotated[Precision | None, Option(help="Goes before the recipe's.")] = None,
     max_hours: Annotated[float | None, Option(help="Fit schedule and validation into this time.")] = None,
+    fit: Annotated[
+        str | None, Option(help="Choose patch and batch for a memory, as in 24GB; auto: the device's.")
+    ] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Take one step, show the cost.")] = False,
     progress: Progress | None = None,
 ) -> TrainSummary:
@@ -171,6 +174,7 @@ def train(
         device=device,
         precision=precision,
         max_hours=max_hours,
+        fit=fit,
         dry_run=dry_run,
         progress=progress,
     )

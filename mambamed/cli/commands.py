@@ -58,7 +58,19 @@ def _global(
     pass
 
 
-for _verb in (api.prepare, api.train, api.predict, api.classify, api.evaluate, api.compare, api.demo):
-    app.command()(command(_verb, _shown(_verb.__name__)))
+_VERBS = (
+    api.prepare,
+    api.train,
+    api.predict,
+    api.landmarks,
+    api.classify,
+    api.evaluate,
+    api.compare,
+    api.convert_points,
+    api.import_weights,
+    api.demo,
+)
+for _verb in _VERBS:
+    app.command(_verb.__name__.replace("_", "-"))(command(_verb, _shown(_verb.__name__)))
 for _verb in (api.recipes_list, api.recipes_show, api.recipes_check, api.recipes_schema):
     recipes.command(_verb.__name__.removeprefix("recipes_"))(command(_verb, _shown(_verb.__name__)))

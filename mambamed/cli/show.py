@@ -12,17 +12,23 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from mambamed.converters.convert_points import ConvertSummary
     from mambamed.demo import DemoSummary
     from mambamed.evaluation import Evaluation
     from mambamed.evaluation.classification import ClassEvaluation
     from mambamed.evaluation.compare import Comparison
+    from mambamed.evaluation.points import PointEvaluation
     from mambamed.inference.classify import ClassifySummary
+    from mambamed.inference.landmarks import LandmarksSummary
     from mambamed.inference.predict import PredictSummary
     from mambamed.preparation.prepare import PreparedSummary
     from mambamed.recipe import RecipeLine
     from mambamed.runs.cost import RecipeCost
     from mambamed.runs.import_weights import ImportSummary
     from mambamed.training import TrainSummary
+
+
+_COLUMNS_SHOWN = 12  # of the scores of a training
 
 
 def prepare(summary: PreparedSummary) -> None:
@@ -61,16 +67,19 @@ def train(summary: TrainSummary) -> None:
         )
     names = [name for fold in summary.folds for name in fold.scores]
     names = list(dict.fromkeys(names))
+    shown = names if len(names) <= _COLUMNS_SHOWN else []  # more are in summary.csv
     rows = []
     for fold in summary.folds:
-        mean = sum(fold.scores.values()) / len(fold.scores) if fold.scores else math.nan
+        known = [score for score in fold.scores.values() if not math.isnan(score)]
+        mean = sum(known) / len(known) if known else math.nan
         state = fold.stopped or "done"
-        scores = [_number(fold.scores.get(name, math.nan)) for name in names]
+        scores = [_number(fold.scores.get(name, math.nan)) for name in shown]
         steps, minutes = f"{fold.steps}/{fold.planned_steps}", f"{fold.seconds / 60:.1f}"
         rows.append([str(fold.fold), steps, minutes, *scores, _number(mean), state])
     if rows:
-        score = {"dice": "Dice"}.get(summary.folds[0].score_name, summary.folds[0].score_name)
-        columns = [f"{score} {name}" for name in names]
+        name = summary.folds[0].score_name
+        score = {"dice": "Dice", "error_mm": "MRE mm"}.get(name, name)
+        columns = [f"{score} {name}" for name in shown]
         headers = ["fold", "steps", "minutes", *columns, f"mean {score}", "state"]
         _table(f"{summary.run}: whole validation volumes", headers, rows)
     _next(summary.next_command)
@@ -81,6 +90,19 @@ def predict(summary: PredictSummary) -> None:
     kept = f", {summary.kept} of them kept" if summary.kept else ""
     print(f"{len(summary.cases)} masks in {summary.output}{kept}, {summary.seconds:.0f} s")
     _next(summary.next_command)
+
+
+def landmarks(summary: LandmarksSummary) -> None:
+    """How many cases, how many landmarks were absent, and where the points are."""
+    kept = f", {summary.kept} of them kept" if summary.kept else ""
+    absent = f"; {summary.absent} absent (score below {summary.threshold:.3g})" if summary.absent else ""
+    print(f"points of {len(summary.cases)} cases in {summary.output}{kept}, {summary.seconds:.0f} s{absent}")
+    _next(summary.next_command)
+
+
+def convert_points(summary: ConvertSummary) -> None:
+    """How many points, and where."""
+    print(f"{summary.points} points of {len(summary.cases)} cases in {summary.output}")
 
 
 def classify(summary: ClassifySummary) -> None:
@@ -94,7 +116,7 @@ def classify(summary: ClassifySummary) -> None:
     _next(summary.next_command)
 
 
-def evaluate(evaluation: Evaluation | ClassEvaluation) -> None:
+def evaluate(evaluation: Evaluation | ClassEvaluation | PointEvaluation) -> None:
     """The summary, its conventions, and where the tables are."""
     table = evaluation.table
     _table(table.title, table.headers, table.rows)

@@ -122,8 +122,9 @@ def landmarks(
     began = time.monotonic()
     progress = progress or Silence()
     keep_freed_memory()
+    export = [kind for kind in export if kind != "json"]  # is written in any case
     if strange := [kind for kind in export if kind not in EXPORTS]:
-        raise RecipeError(f"--export {strange[0]}: is not among {', '.join(EXPORTS)}")
+        raise RecipeError(f"--export {strange[0]}: is not among json, {', '.join(EXPORTS)}")
     ensemble = load_ensemble(
         models,
         folds=folds,
