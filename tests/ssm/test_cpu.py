@@ -125,7 +125,7 @@ def test_without_any_folder_for_a_cache_kernels_are_compiled_anew(monkeypatch, c
         return compile_it(signature, **options)
 
     monkeypatch.setattr(lanes, "cfunc", without_folder)
-    with caplog.at_level(logging.INFO, logger="mambamed.ssm.lanes"):
+    with caplog.at_level(logging.INFO, logger="mambamed.machine_code"):
         assert make_forward(8, 4, 1, 0, 0).address
     assert "no locator available" in caplog.text
 
