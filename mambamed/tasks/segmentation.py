@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mambamed.cases import DatasetManifest
-from mambamed.errors import DatasetError
+from mambamed.cases import IGNORE, DatasetManifest
+from mambamed.errors import DatasetError, RecipeError
 from mambamed.recipe import Recipe
+from mambamed.tasks.losses import binary_cross_entropy, boundary_loss, cross_entropy, soft_dice
+
+_UNKNOWN, _STRANGE = -1, -2  # in a target: the label "ignore"; a label that the dataset does not have
 
 
 class Segmentation:
@@ -36,15 +39,17 @@ class Segmentation:
     ) -> None:
         if len(manifest.labels) < 2:
             raise DatasetError(f"{manifest.name}: has no label but the background; nothing to segment")
-        self._loss = recipe.training.loss
-        self._label_values = sorted(manifest.labels.values())
+        self._loss, self._spacing_mm = recipe.training.loss, spacing_mm
+        labels = {name: value for name, value in manifest.labels.items() if name != IGNORE}
+        self._ignored = manifest.labels.get(IGNORE)
+        self._label_values = sorted(labels.values())
         self.by_regions = bool(manifest.regions)
         if self.by_regions:
             self.names = tuple(manifest.regions)
             self.order, self.values = region_writing(manifest.regions)
             members = [[v in manifest.regions[name] for name in self.names] for v in self._label_values]
         else:
-            name_of = {value: name for name, value in manifest.labels.items()}
+            name_of = {value: name for name, value in labels.items()}
             self.names = tuple(name_of[value] for value in self._label_values if value != 0)
             self.values = tuple(self._label_values)
             self.order = tuple(range(len(self.values)))
@@ -52,12 +57,30 @@ class Segmentation:
         self.outputs = len(self.values)
         # (number of labels, number of names): which names a label belongs to.
         self._members = torch.tensor(members)
-        lookup = torch.full((max(self._label_values) + 1,), -1)
+        lookup = torch.full((max(manifest.labels.values()) + 1,), _STRANGE)
         lookup[self._label_values] = torch.arange(len(self._label_values))
+        if self._ignored is not None:
+            lookup[self._ignored] = _UNKNOWN
         self._index_of = lookup
+        self._weights = self._label_weights(recipe, labels)
+
+    def _label_weights(self, recipe: Recipe, labels: Mapping[str, int]) -> Tensor | None:
+        """`(K,)`: how much each output weighs in the cross-entropy; None: all the same."""
+        given = self._loss.class_weights
+        if not given:
+            return None
+        by_value = {value: name for name, value in labels.items()}
+        known = list(self.names) if self.by_regions else [by_value[v] for v in self._label_values]
+        if unknown := [name for name in given if name not in known]:
+            raise RecipeError(
+                f"recipe {recipe.name}: training.loss.class_weights names {', '.join(unknown)}; "
+                f"the network answers {', '.join(known)}"
+            )
+        return torch.tensor([given.get(name, 1.0) for name in known])
 
     def encode(self, reference: Tensor, shape: Sequence[int] = ()) -> Tensor:
-        """`(B, X, Y, Z)` label values -> `(B, X, Y, Z)` int64 indices into the sorted label values.
+        """`(B, X, Y, Z)` label values -> `(B, X, Y, Z)` int64 indices into the sorted label values, -1 where
+        the label is "ignore".
 
         Raises:
             DatasetError: a value is not a label of the dataset.
@@ -66,8 +89,8 @@ class Segmentation:
         lookup = self._index_of.to(labels.device)
         low, high = (int(v) for v in torch.aminmax(labels))
         target = lookup[labels] if low >= 0 and high < len(lookup) else None
-        if target is None or bool((target < 0).any()):
-            strange = sorted(set(torch.unique(labels).tolist()) - set(self._label_values))
+        if target is None or bool((target == _STRANGE).any()):
+            strange = sorted(set(torch.unique(labels).tolist()) - {*self._label_values, self._ignored})
             raise DatasetError(
                 f"labels {strange} are not in the manifest {self._label_values}; prepare again"
             )
@@ -78,40 +101,59 @@ class Segmentation:
 
         Args:
             outputs: `(B, K, X, Y, Z)` logits, or a list of them, the finest first. Depth i counts with
-                weight 2^-i, normalized to a sum of 1; the target is brought to its grid by the nearest voxel.
+                weight 2^-i or the recipe's `depth_weights`, normalized to a sum of 1; the target is brought
+                to its grid by the nearest voxel.
             target: `(B, X, Y, Z)` from `encode`.
 
         Returns:
-            Scalar, float32.
+            Scalar, float32. Voxels of the label "ignore" do not count. The boundary loss is that of the
+            finest depth.
 
         Source:
             Isensee et al. 2021 (nnU-Net), "Training procedure": Dice + CE, weights halved with each depth.
             nnU-Net sets the coarsest weight to zero; here each depth that the network gives counts.
         """
         depths = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-        weights = [2.0**-i for i in range(len(depths))]
+        weights = depth_weights(self._loss.depth_weights, len(depths))
         total = torch.zeros((), device=depths[0].device)
         for logits, weight in zip(depths, weights, strict=True):
             here = nearest_labels(target, logits.shape[2:])
-            total = total + weight / sum(weights) * self._loss_at(logits.float(), here)
+            if weight:
+                total = total + weight * self._loss_at(logits.float(), here, finest=logits is depths[0])
         return total
 
-    def _loss_at(self, logits: Tensor, target: Tensor) -> Tensor:
-        reference = self._masks(target)  # (B, names, X, Y, Z) bool
-        if self.by_regions:
-            probabilities = torch.sigmoid(logits)
-            entropy = functional.binary_cross_entropy_with_logits(logits, reference.to(logits.dtype))
-        else:
-            log_probabilities = functional.log_softmax(logits, dim=1)
-            probabilities = log_probabilities[:, 1:].exp()
-            entropy = functional.nll_loss(log_probabilities, target)
-        dice = soft_dice(probabilities, reference, self._loss.smooth, self._loss.batch_dice)
-        return self._loss.dice * (1 - dice.mean()) + self._loss.cross_entropy * entropy
+    def _loss_at(self, logits: Tensor, target: Tensor, finest: bool) -> Tensor:
+        wanted, reference = self._loss, self._masks(target)  # (B, names, X, Y, Z) bool
+        known = None if self._ignored is None else (target >= 0)[:, None]
+        weights = None if self._weights is None else self._weights.to(logits.device)
+        log_probabilities = None if self.by_regions else functional.log_softmax(logits, dim=1)
+        probabilities = torch.sigmoid(logits) if log_probabilities is None else log_probabilities[:, 1:].exp()
+        total = torch.zeros((), device=logits.device)
+        for share, gamma in ((wanted.cross_entropy, 0.0), (wanted.focal, wanted.focal_gamma)):
+            if not share:
+                continue
+            if log_probabilities is None:
+                entropy = binary_cross_entropy(
+                    logits, reference, weights, wanted.label_smoothing, gamma, known
+                )
+            else:
+                entropy = cross_entropy(log_probabilities, target, weights, wanted.label_smoothing, gamma)
+            total = total + share * entropy
+        if wanted.dice:
+            dice = soft_dice(probabilities, reference, wanted.smooth, wanted.batch_dice, known)
+            total = total + wanted.dice * (1 - dice.mean())
+        if wanted.boundary and finest:
+            boundary = boundary_loss(probabilities, reference, self._spacing_mm, known)
+            total = total + wanted.boundary * boundary
+        return total
 
     def _masks(self, target: Tensor) -> Tensor:
         """`(B, X, Y, Z)` indices -> `(B, names, X, Y, Z)` bool."""
         table = self._members.to(target.device)
-        return torch.stack([table[:, j][target] for j in range(table.shape[1])], dim=1)
+        if self._ignored is None:
+            return torch.stack([table[:, j][target] for j in range(table.shape[1])], dim=1)
+        index, known = target.clamp(min=0), target >= 0
+        return torch.stack([table[:, j][index] & known for j in range(table.shape[1])], dim=1)
 
     def score(self, logits: Tensor, target: Tensor) -> Tensor:
         """`(B, names, 3)` int64 counts of voxels: in both, in the prediction only, in the reference only.
@@ -122,6 +164,8 @@ class Segmentation:
         """
         predicted = logits > 0 if self.by_regions else self._masks(logits.argmax(1))
         reference = self._masks(target)
+        if self._ignored is not None:
+            predicted = predicted & (target >= 0)[:, None]
         both = (predicted & reference).flatten(2).sum(2)
         return torch.stack(
             [both, predicted.flatten(2).sum(2) - both, reference.flatten(2).sum(2) - both], dim=2
@@ -152,25 +196,17 @@ class Segmentation:
         return labels
 
 
-def soft_dice(probabilities: Tensor, reference: Tensor, smooth: float, batch: bool) -> Tensor:
-    """Soft Dice of each structure.
+def depth_weights(given: Sequence[float] | None, depths: int) -> list[float]:
+    """How much each depth of deep supervision counts, the finest first; they sum to 1.
 
     Args:
-        probabilities: `(B, C, X, Y, Z)`.
-        reference: `(B, C, X, Y, Z)` bool.
-        smooth: added to numerator and denominator.
-        batch: count over the batch as one large patch.
+        given: the recipe's; None: each half as much as the one before. Depths beyond them count zero.
 
-    Returns:
-        `(B, C)`, or `(C,)` for `batch`: `(2 sum(p r) + s) / (sum(p) + sum(r) + s)`.
-
-    Source:
-        Milletari et al. 2016 (V-Net) with nnU-Net's sums instead of squares.
+    >>> depth_weights(None, 2), depth_weights((3, 1), 3)
+    ([0.666..., 0.333...], [0.75, 0.25, 0.0])
     """
-    axes = (0, 2, 3, 4) if batch else (2, 3, 4)
-    truth = reference.to(probabilities.dtype)
-    both = (probabilities * truth).sum(axes)
-    return (2 * both + smooth) / (probabilities.sum(axes) + truth.sum(axes) + smooth).clamp(min=1e-8)
+    weights = [2.0**-i for i in range(depths)] if given is None else [*given, *[0.0] * depths][:depths]
+    return [weight / sum(weights) for weight in weights]
 
 
 def nearest_labels(target: Tensor, shape: Sequence[int]) -> Tensor:
