@@ -325,3 +325,14 @@ def test_the_command_offers_every_protocol_and_reads_regions() -> None:
     for wrong in ("liver", "=1", "a=x", "a=1,a=2", "a=-1"):
         with pytest.raises(DatasetError, match="--regions"):
             read_regions(wrong)
+
+
+def test_what_nobody_has_labeled_is_not_scored(tmp_path) -> None:
+    """By hand: 4 voxels of the organ, 2 of them found, 2 unknown ones of which one is called organ."""
+    reference, prediction = np.zeros((2, 4, 4, 4), np.uint8)
+    reference[0, 0], reference[3, 3, :2] = 1, 9
+    prediction[0, 0, :2], prediction[3, 3, 0] = 1, 1
+    folders = write_dataset(tmp_path, {"a": reference}, {"a": prediction})
+    found = evaluate(*folders, labels={"background": 0, "organ": 1, "ignore": 9})
+    assert list(found.regions) == ["organ"] and not found.faults
+    assert of(found, "organ", "dice").mean == pytest.approx(2 * 2 / (4 + 2))

@@ -152,6 +152,7 @@ def _score_all(
                 rules,
                 resample,
                 subject_of(case, subjects),
+                answers.ignored,
             )
             for case, (reference, prediction) in pairing.pairs.items()
         ]

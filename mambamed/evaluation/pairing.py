@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mambamed.cases import BACKGROUND
+from mambamed.cases import IGNORE
 from mambamed.converters import brats
 from mambamed.errors import DatasetError
 from mambamed.io.documents import read_json
@@ -36,6 +36,11 @@ class Answers:
     regions: Mapping[str, tuple[int, ...]] | None
     source: str
     names: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def ignored(self) -> int | None:
+        """The label of voxels that nobody has labeled: what is said of them is not scored."""
+        return self.names.get(IGNORE)
 
 
 @dataclass(frozen=True)
@@ -209,7 +214,7 @@ def labels_of_document(document: Mapping[str, Any], path: Path) -> Answers:
     except (TypeError, ValueError) as error:
         raise DatasetError(f"{path}: labels {section} are not names and numbers; correct them") from error
     members = tuple(sorted({value for values in named.values() for value in values} | {0}))
-    scored = {name: values for name, values in named.items() if name != "ignore" and any(values)}
+    scored = {name: values for name, values in named.items() if name != IGNORE and any(values)}
     names = {name: values[0] for name, values in named.items() if len(values) == 1}
     return Answers(members, regions or scored, str(path), names)
 
@@ -222,11 +227,9 @@ def _answers(
     brats_cases: dict[str, Path] | bool,
 ) -> Answers:
     if labels or regions:
-        named = {
-            name: (value,) for name, value in (labels or {}).items() if value != 0 and name != BACKGROUND
-        }
+        named = {name: (value,) for name, value in (labels or {}).items() if value != 0 and name != IGNORE}
         united = {name: tuple(members) for name, members in (regions or {}).items()}
-        members = {value for values in [*named.values(), *united.values()] for value in values} | {0}
+        members = {value for values in united.values() for value in values} | {0, *(labels or {}).values()}
         return Answers(tuple(sorted(members)), united or named, "as asked", dict(labels or {}))
     for folder in (references, references.parent, predictions, predictions.parent):
         path = folder / _DOCUMENT

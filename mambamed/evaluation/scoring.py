@@ -53,6 +53,7 @@ def score_files(
     rules: Rules,
     resample: bool = False,
     subject: str = "",
+    ignored: int | None = None,
 ) -> CaseScores:
     """Score one case; what is wrong with its files becomes its `fault`.
 
@@ -64,6 +65,7 @@ def score_files(
         metrics, rules: see `score_case`.
         resample: bring the prediction to the reference's grid (nearest neighbor) where they differ.
         subject: the person; the case itself where not known.
+        ignored: label of the reference whose voxels do not count, whatever the prediction says there.
     """
     diagonal, fault = float("nan"), None
     try:
@@ -75,6 +77,9 @@ def score_files(
         answer = read_image(prediction)
         given = integer_labels(answer.array, prediction, allowed)
         given = on_grid_of(truth, given, answer.affine, prediction, resample)
+        if ignored is not None:
+            unknown = expected == ignored
+            expected, given = np.where(unknown, 0, expected), np.where(unknown | (given == ignored), 0, given)
         wanted = regions or {str(label): (label,) for label in _occurring(expected, given)}
         scores = score_case(expected, given, truth.spacing, wanted, metrics, rules)
     except CaseError as error:
