@@ -25,7 +25,7 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["classify", "compare", "demo", "evaluate", "predict", "prepare", "train"]
+__all__ = ["classify", "compare", "demo", "evaluate", "import_weights", "predict", "prepare", "train"]
 
 
 def __getattr__(name: str) -> Any:

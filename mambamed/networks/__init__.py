@@ -60,9 +60,7 @@ def build_network(name: str, in_channels: int, out_channels: int, **options: Any
     """
     if name not in NETWORKS:
         raise RecipeError(f"network.name: no network {name!r}{_hint(name, NETWORKS)}; see docs/networks.md")
-    module, _, attribute = NETWORKS[name].partition(":")
-    network = getattr(importlib.import_module(module), attribute)
-    known = list(inspect.signature(network).parameters)[2:]
+    network, known = _network_class(name), options_of(name)
     for option in list(options):
         if option not in known:
             if option in _LACKED and options[option] == _LACKED[option]:
@@ -74,6 +72,16 @@ def build_network(name: str, in_channels: int, out_channels: int, **options: Any
         return network(in_channels, out_channels, **options)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"network: {name} cannot be built with {options}: {error}") from error
+
+
+def options_of(name: str) -> list[str]:
+    """The options that a network has, by its name in `NETWORKS`."""
+    return list(inspect.signature(_network_class(name)).parameters)[2:]
+
+
+def _network_class(name: str) -> Any:
+    module, _, attribute = NETWORKS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _hint(word: str, known: Any) -> str:

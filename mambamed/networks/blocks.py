@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from mambamed.errors import RecipeError
 
 Norm = Literal["batch", "instance", "none"]
+AxisOrder = Literal["xyz", "zyx"]
 Triple = tuple[int, int, int]
 Answer = Tensor | list[Tensor]
 
@@ -40,6 +41,19 @@ def make_norm(norm: Norm, channels: int, affine: bool = True) -> nn.Module:
     if norm == "none":
         return nn.Identity()
     raise RecipeError(f"network.norm: {norm!r} is not one of batch, instance, none")
+
+
+def scan_axes(axis_order: AxisOrder) -> Triple:
+    """The axes in which a scan reads the grid, the last one fastest: a recipe's `network.axis_order`.
+
+    "zyx" reads as networks do that were trained on `(z, y, x)` arrays, for their weights.
+
+    Raises:
+        RecipeError: neither of the two.
+    """
+    if axis_order not in ("xyz", "zyx"):
+        raise RecipeError(f"network.axis_order: {axis_order!r} is not one of xyz, zyx")
+    return (0, 1, 2) if axis_order == "xyz" else (2, 1, 0)
 
 
 class DoubleConv(nn.Sequential):

@@ -25,7 +25,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from mambamed.errors import RecipeError
-from mambamed.networks.blocks import Norm
+from mambamed.networks.blocks import AxisOrder, Norm, scan_axes
 from mambamed.networks.nnunet_resenc import residual_encoder
 from mambamed.networks.topology import PerStage, make_topology
 from mambamed.networks.unet import ResidualUnit, UNet, he_initialize, transposed_steps
@@ -75,7 +75,7 @@ class MambaLayer(nn.Module):
     Args:
         channels: width.
         directions: "uni", "bi" or "multi".
-        orders: axis orders of "multi": order (i, j, k) reads with axis k fastest.
+        orders: axis orders: order (i, j, k) reads with axis k fastest; only the first but for "multi".
         d_state_cap: states are the width, but at most this.
     """
 
@@ -84,7 +84,7 @@ class MambaLayer(nn.Module):
     ) -> None:
         super().__init__()
         d_state = min(channels, d_state_cap)
-        self.orders = tuple(orders) if directions == "multi" else ((0, 1, 2),)
+        self.orders = tuple(orders) if directions == "multi" else tuple(orders[:1])
         self.norm = nn.Identity() if directions == "multi" else nn.LayerNorm(channels)
         block = MambaTrans if directions == "uni" else BothWays
         self.blocks = nn.ModuleList(block(channels, d_state) for _ in self.orders)
@@ -116,6 +116,7 @@ class MambaUNet(UNet):
         norm: "instance", or "batch".
         deep_supervision: in training, give the logits of every decoder step.
         gradient_checkpointing: compute each stage again in the backward pass instead of keeping it.
+        axis_order: "xyz", or "zyx" for weights trained on (z, y, x) arrays; see `blocks.scan_axes`.
     """
 
     def __init__(
@@ -137,6 +138,7 @@ class MambaUNet(UNet):
         norm: Norm = "instance",
         deep_supervision: bool = True,
         gradient_checkpointing: bool = False,
+        axis_order: AxisOrder = "xyz",
     ) -> None:
         known = {"code": CODE_ORDERS, "paper": PAPER_ORDERS, "all": tuple(itertools.permutations(range(3)))}
         if directions not in _STATE_CAP or orders not in known or mixer not in ("mamba", "none"):
@@ -147,12 +149,14 @@ class MambaUNet(UNet):
         topology = make_topology(channels, max_channels, stages, strides, kernels, patch_size, spacing_mm)
         encoder = residual_encoder(in_channels, topology, [2] * len(topology.widths), norm)
         if mixer == "mamba":
-            cap = d_state_cap or _STATE_CAP[directions]
+            cap, axes = d_state_cap or _STATE_CAP[directions], scan_axes(axis_order)
+            read = [(axes[i], axes[j], axes[k]) for i, j, k in known[orders]]
             encoder = [
-                nn.Sequential(stage, MambaLayer(width, directions, known[orders], cap))
+                nn.Sequential(stage, MambaLayer(width, directions, read, cap))
                 for stage, width in zip(encoder, topology.widths, strict=True)
             ]
         unit = functools.partial(ResidualUnit, norm=norm)
         steps = transposed_steps(topology, unit, [2] * (len(encoder) - 1))
         super().__init__(topology, encoder, steps, out_channels, deep_supervision, gradient_checkpointing)
+        self.mixer = mixer
         he_initialize(self)

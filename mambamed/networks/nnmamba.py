@@ -29,6 +29,7 @@ from torch.nn import functional
 from mambamed.errors import RecipeError
 from mambamed.networks.blocks import (
     Answer,
+    AxisOrder,
     DoubleConv,
     Norm,
     Triple,
@@ -37,11 +38,12 @@ from mambamed.networks.blocks import (
     pad_to_divisor,
     residual_stage,
     run_checkpointed,
+    scan_axes,
 )
 from mambamed.ssm import Mamba
 from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
 
-Mixer = Literal["miccss", "mic", "none"]
+Mixer = Literal["miccss", "mic", "plain", "none"]
 Head = Literal["linear", "wide", "paper"]
 
 
@@ -51,35 +53,42 @@ class MambaInConvolution(nn.Module):
         a = ReLU(norm(conv(x)));  y = mean over F of F(Mamba(F(tokens of a)));  out = ReLU(norm(conv(y + a)))
 
     with F in {identity, flip of the length, flip of the channels, both} for "miccss", the identity alone
-    for "mic". For "none" y = 0: the matched control, which differs by the state space alone.
+    for "mic". For "none" y = 0: the matched control, which differs by the state space alone. "plain" is
+    the form of the authors' released trainers, without the second convolution and the residual: out = y for
+    one F.
 
     Args:
         channels: width, in and out.
         mixer: see above.
         norm: see `make_norm`.
         d_state: states of the Mamba.
+        axes: in which the tokens run through the grid, the last one fastest.
 
     Source:
-        Algorithm 1; the tokens run through the grid with the last axis fastest.
+        Algorithm 1.
     """
 
-    def __init__(self, channels: int, mixer: Mixer, norm: Norm, d_state: int = 16) -> None:
+    def __init__(
+        self, channels: int, mixer: Mixer, norm: Norm, d_state: int = 16, axes: Triple = (0, 1, 2)
+    ) -> None:
         super().__init__()
-        if mixer not in ("miccss", "mic", "none"):
-            raise RecipeError(f"network.mixer: {mixer!r} is not one of miccss, mic, none")
-        self.mixer = mixer
+        if mixer not in ("miccss", "mic", "plain", "none"):
+            raise RecipeError(f"network.mixer: {mixer!r} is not one of miccss, mic, plain, none")
+        self.mixer, self.axes = mixer, axes
         self.conv_in = _pointwise(channels, norm)
         self.mamba = Mamba(channels, d_state=d_state, d_conv=4, expand=2) if mixer != "none" else None
-        self.conv_out = _pointwise(channels, norm)
+        self.conv_out = _pointwise(channels, norm) if mixer != "plain" else None
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, X, Y, Z)` -> the same shape."""
-        a = self.conv_in(x)
-        if self.mamba is None:
-            return self.conv_out(a)
-        tokens = tokens_from_grid(a)  # (B, L, C), a view where channels are last in memory
-        y = self.mamba.readings(tokens) if self.mixer == "miccss" else self.mamba(tokens)
-        return self.conv_out(grid_from_tokens(y, a.shape[2:]) + a)
+        a = y = self.conv_in(x)
+        if self.mamba is not None:
+            tokens = tokens_from_grid(a, self.axes)  # (B, L, C), a view where channels are last in memory
+            y = self.mamba.readings(tokens) if self.mixer == "miccss" else self.mamba(tokens)
+            y = grid_from_tokens(y, a.shape[2:], self.axes)
+        if self.conv_out is None:
+            return y
+        return self.conv_out(y if self.mamba is None else y + a)
 
 
 def _pointwise(channels: int, norm: Norm) -> nn.Sequential:
@@ -176,7 +185,8 @@ class NnMamba(nn.Module):
         in_channels: channels of the input.
         out_channels: K.
         channels: C, width at half resolution; 32 in the paper.
-        mixer: "miccss" (the paper), "mic" (its ablation without the flips), "none" (matched control).
+        mixer: "miccss" (the paper), "mic" (its ablation without the flips), "plain" (the authors' released
+            trainers), "none" (matched control).
         d_state: states of each Mamba.
         share_mamba: blocks 2 and 3 of a stage share one MICCSS, weights and norm statistics, as in the
             public code.
@@ -187,6 +197,7 @@ class NnMamba(nn.Module):
         head: "linear"; "paper" with norm and ReLU on the logits; or "wide": conv3 to C/2 - norm - ReLU -
             conv1. The first two pass through only K channels, which can hold one structure back for long.
         gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
+        axis_order: "xyz", or "zyx" for weights trained on (z, y, x) arrays; see `blocks.scan_axes`.
 
     Attributes:
         divisor: 16 along each axis; other shapes are padded inside.
@@ -206,14 +217,18 @@ class NnMamba(nn.Module):
         deep_supervision: bool = True,
         head: Head = "linear",
         gradient_checkpointing: bool = False,
+        axis_order: AxisOrder = "xyz",
     ) -> None:
         super().__init__()
+        axes = scan_axes(axis_order)
         self.divisor = (16, 16, 16)
         self.gradient_checkpointing = gradient_checkpointing
         widths = (channels, 2 * channels, 4 * channels)
         self.stem = DoubleConv(in_channels, channels, 2, norm)
         self.stages = nn.ModuleList(
-            residual_stage(width, 2 * width, norm, _mixers(2 * width, mixer, norm, d_state, share_mamba))
+            residual_stage(
+                width, 2 * width, norm, _mixers(2 * width, mixer, norm, d_state, axes, share_mamba)
+            )
             for width in widths
         )
         self.skips = nn.ModuleList(SkipScaling(width) if skip_scaling else nn.Identity() for width in widths)
@@ -231,7 +246,9 @@ class NnMamba(nn.Module):
         return self.decoder(features, skips, x.shape[2:], again)
 
 
-def _mixers(channels: int, mixer: Mixer, norm: Norm, d_state: int, shared: bool) -> list[nn.Module | None]:
+def _mixers(
+    channels: int, mixer: Mixer, norm: Norm, d_state: int, axes: Triple, shared: bool
+) -> list[nn.Module | None]:
     """The MICCSS of blocks 2 and 3 of a stage: one and the same if shared."""
-    first = MambaInConvolution(channels, mixer, norm, d_state)
-    return [first, first if shared else MambaInConvolution(channels, mixer, norm, d_state)]
+    first = MambaInConvolution(channels, mixer, norm, d_state, axes)
+    return [first, first if shared else MambaInConvolution(channels, mixer, norm, d_state, axes)]

@@ -25,7 +25,15 @@ import torch
 from torch import Tensor, nn
 
 from mambamed.errors import RecipeError
-from mambamed.networks.blocks import DoubleConv, Norm, pad_to_two_voxels, residual_stage, run_checkpointed
+from mambamed.networks.blocks import (
+    AxisOrder,
+    DoubleConv,
+    Norm,
+    pad_to_two_voxels,
+    residual_stage,
+    run_checkpointed,
+    scan_axes,
+)
 from mambamed.networks.nnmamba import MambaInConvolution, Mixer
 from mambamed.ssm import Mamba
 
@@ -44,6 +52,7 @@ class NnMambaClassifier(nn.Module):
         dropout: probability, before the last linear layer.
         norm: "batch" (the paper) or "instance" (safer at small batches).
         gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
+        axis_order: "xyz", or "zyx" for weights trained on (z, y, x) arrays; see `blocks.scan_axes`.
 
     Attributes:
         divisor: 1: any shape will do.
@@ -61,6 +70,7 @@ class NnMambaClassifier(nn.Module):
         dropout: float = 0.5,
         norm: Norm = "batch",
         gradient_checkpointing: bool = False,
+        axis_order: AxisOrder = "xyz",
     ) -> None:
         super().__init__()
         if hierarchy not in ("sequence", "concat"):
@@ -68,7 +78,7 @@ class NnMambaClassifier(nn.Module):
         self.divisor = (1, 1, 1)
         self.gradient_checkpointing = gradient_checkpointing
         self.stem = DoubleConv(in_channels, channels, 2, norm)
-        self.reader = MambaInConvolution(channels, mixer, norm, d_state)
+        self.reader = MambaInConvolution(channels, mixer, norm, d_state, scan_axes(axis_order))
         self.stages = nn.ModuleList(
             residual_stage(width, 2 * width, norm) for width in (channels, 2 * channels, 4 * channels)
         )

@@ -27,12 +27,15 @@ from torch import Tensor, nn
 from mambamed.errors import RecipeError
 from mambamed.networks.blocks import (
     Answer,
+    AxisOrder,
     DoubleConv,
     Norm,
+    Triple,
     pad_to_divisor,
     pad_to_two_voxels,
     residual_stage,
     run_checkpointed,
+    scan_axes,
 )
 from mambamed.networks.nnmamba import Decoder, Head
 from mambamed.ssm import Mamba
@@ -47,22 +50,26 @@ class ResidualMamba(nn.Module):
     Args:
         channels: width, in and out.
         d_state: states of the Mamba.
+        axes: in which the tokens run through the grid, the last one fastest.
     """
 
-    def __init__(self, channels: int, d_state: int = 16) -> None:
+    def __init__(self, channels: int, d_state: int = 16, axes: Triple = (0, 1, 2)) -> None:
         super().__init__()
+        self.axes = axes
         self.norm = nn.LayerNorm(channels)
         self.mamba = Mamba(channels, d_state=d_state, d_conv=4, expand=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, X, Y, Z)` -> the same shape."""
-        return x + grid_from_tokens(self.mamba(self.norm(tokens_from_grid(x))), x.shape[2:])
+        tokens = self.mamba(self.norm(tokens_from_grid(x, self.axes)))
+        return x + grid_from_tokens(tokens, x.shape[2:], self.axes)
 
 
-def _reader(channels: int, mixer: Mixer, d_state: int) -> nn.Module:
+def _reader(channels: int, mixer: Mixer, d_state: int, axis_order: AxisOrder) -> nn.Module:
+    axes = scan_axes(axis_order)
     if mixer not in ("mamba", "none"):
         raise RecipeError(f"network.mixer: {mixer!r} is not one of mamba, none")
-    return ResidualMamba(channels, d_state) if mixer == "mamba" else nn.Identity()
+    return ResidualMamba(channels, d_state, axes) if mixer == "mamba" else nn.Identity()
 
 
 class NnMambaV1(nn.Module):
@@ -79,6 +86,7 @@ class NnMambaV1(nn.Module):
         deep_supervision: in training, also give logits at strides 2, 4, 8; the paper has none.
         head: "linear", "wide", or "paper" with norm and ReLU on the logits; see `nnmamba.Decoder`.
         gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
+        axis_order: "xyz", or "zyx" for weights trained on (z, y, x) arrays; see `blocks.scan_axes`.
 
     Attributes:
         divisor: 16 along each axis; other shapes are padded inside.
@@ -97,6 +105,7 @@ class NnMambaV1(nn.Module):
         deep_supervision: bool = False,
         head: Head = "linear",
         gradient_checkpointing: bool = False,
+        axis_order: AxisOrder = "xyz",
     ) -> None:
         super().__init__()
         if mamba_at not in ("stages", "stem"):
@@ -107,7 +116,9 @@ class NnMambaV1(nn.Module):
         self.stem = DoubleConv(in_channels, channels, 2, norm)
         self.stages = nn.ModuleList(residual_stage(width, 2 * width, norm) for width in widths)
         self.readers = nn.ModuleList(
-            _reader(width, mixer, d_state) if (mamba_at == "stem") == (level == 0) else nn.Identity()
+            _reader(width, mixer, d_state, axis_order)
+            if (mamba_at == "stem") == (level == 0)
+            else nn.Identity()
             for level, width in enumerate((*widths, 8 * channels))
         )
         self.decoder = Decoder(channels, out_channels, norm, head, deep_supervision)
@@ -135,6 +146,7 @@ class NnMambaV1Classifier(nn.Module):
         d_state: states of the Mamba.
         norm: "batch" (the public code) or "instance".
         gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
+        axis_order: "xyz", or "zyx" for weights trained on (z, y, x) arrays; see `blocks.scan_axes`.
 
     Attributes:
         divisor: 1: any shape will do.
@@ -150,12 +162,13 @@ class NnMambaV1Classifier(nn.Module):
         d_state: int = 16,
         norm: Norm = "batch",
         gradient_checkpointing: bool = False,
+        axis_order: AxisOrder = "xyz",
     ) -> None:
         super().__init__()
         self.divisor = (1, 1, 1)
         self.gradient_checkpointing = gradient_checkpointing
         self.stem = DoubleConv(in_channels, channels, 2, norm)
-        self.reader = _reader(channels, mixer, d_state)
+        self.reader = _reader(channels, mixer, d_state, axis_order)
         self.stages = nn.ModuleList(
             residual_stage(width, 2 * width, norm) for width in (channels, 2 * channels, 4 * channels)
         )

@@ -40,12 +40,14 @@ from torch.nn import functional
 from mambamed.errors import RecipeError
 from mambamed.networks.blocks import (
     Answer,
+    AxisOrder,
     Norm,
     Triple,
     crop_logits,
     make_norm,
     pad_to_divisor,
     run_checkpointed,
+    scan_axes,
 )
 from mambamed.ssm import BidirectionalMamba
 from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
@@ -91,13 +93,21 @@ class MambaLayer(nn.Module):
     Args:
         channels: width W.
         version: see the module.
-        nslices: runs of the inter-slice order; None = the depth (first axis) of the grid.
+        nslices: runs of the inter-slice order; None = the size of the axis that is read slowest.
         mixer: "none" for the matched control.
+        axes: in which the tokens run through the grid, the last one fastest.
     """
 
-    def __init__(self, channels: int, version: Version, nslices: int | None, mixer: Mixer = "mamba") -> None:
+    def __init__(
+        self,
+        channels: int,
+        version: Version,
+        nslices: int | None,
+        mixer: Mixer = "mamba",
+        axes: Triple = (0, 1, 2),
+    ) -> None:
         super().__init__()
-        self.residual, self.nslices = version != "first", nslices
+        self.residual, self.nslices, self.axes = version != "first", nslices, axes
         self.norm = self.mamba = self.mlp = None
         if mixer == "mamba" or not self.residual:
             self.norm = nn.LayerNorm(channels)
@@ -114,15 +124,15 @@ class MambaLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, W, X, Y, Z)` -> the same shape."""
-        tokens = tokens_from_grid(x)
+        tokens = tokens_from_grid(x, self.axes)
         if self.norm is not None:
             y = self.norm(tokens)
             if self.mamba is not None:
-                y = self.mamba(y, nslices=self.nslices or x.shape[2])
+                y = self.mamba(y, nslices=self.nslices or x.shape[2 + self.axes[0]])
             tokens = tokens + y if self.residual else y
         if self.mlp is not None:
             tokens = tokens + self.mlp(tokens)
-        return grid_from_tokens(tokens, x.shape[2:])
+        return grid_from_tokens(tokens, x.shape[2:], self.axes)
 
 
 class ResidualConv(nn.Module):
@@ -174,6 +184,7 @@ class SegMamba(nn.Module):
         norm: "instance" (the public code) or "batch", of all convolutions.
         deep_supervision: in training, also give logits at strides 2, 4, 8; the paper has none.
         gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
+        axis_order: "xyz", or "zyx" for weights trained on (z, y, x) arrays; see `blocks.scan_axes`.
 
     Attributes:
         divisor: 16 along each axis; other shapes are padded inside.
@@ -193,12 +204,15 @@ class SegMamba(nn.Module):
         norm: Norm = "instance",
         deep_supervision: bool = False,
         gradient_checkpointing: bool = False,
+        axis_order: AxisOrder = "xyz",
     ) -> None:
         super().__init__()
         _check(version, nslices, mixer, depths)
+        axes = scan_axes(axis_order)
         widths = [channels * 2**stage for stage in range(4)]
         bottom = hidden or 2 * widths[-1]
         self.divisor = (16, 16, 16)
+        self.version = version
         self.gradient_checkpointing = gradient_checkpointing
         strides = (1, 2, 4, 8) if deep_supervision else (1,)
         self.deep_supervision_strides: list[Triple] = [(s, s, s) for s in strides]
@@ -208,7 +222,7 @@ class SegMamba(nn.Module):
             before = in_channels if i == 0 else widths[i - 1]
             slices = None if nslices == "auto" else int(nslices[i])
             gsc = [GatedSpatialConv(width, norm)] if version == "gsc" else []
-            layers = [MambaLayer(width, version, slices, mixer) for _ in range(depths[i])]
+            layers = [MambaLayer(width, version, slices, mixer, axes) for _ in range(depths[i])]
             down = _down(before, width, version, norm, first=i == 0)
             self.stages.append(nn.Sequential(down, *gsc, *layers))
             self.outputs.append(_output(width, version, norm))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mambamed.errors import RecipeError
-from mambamed.networks.blocks import Norm, make_norm
+from mambamed.networks.blocks import AxisOrder, Norm, make_norm, scan_axes
 from mambamed.networks.topology import PerStage, Triple, make_topology
 from mambamed.networks.unet import (
     SLOPE,
@@ -61,27 +61,31 @@ class BiasedResidual(nn.Module):
 class VoxelMamba(nn.Module):
     """Mamba(LN(tokens)), a token a voxel; no residual around it."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, axes: Triple = (0, 1, 2)) -> None:
         super().__init__()
+        self.axes = axes
         self.norm = nn.LayerNorm(channels)
         self.mamba = Mamba(channels, d_state=16, d_conv=4, expand=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, X, Y, Z)` -> the same shape."""
-        return grid_from_tokens(self.mamba(self.norm(tokens_from_grid(x))), x.shape[2:])
+        tokens = self.mamba(self.norm(tokens_from_grid(x, self.axes)))
+        return grid_from_tokens(tokens, x.shape[2:], self.axes)
 
 
 class ChannelMamba(nn.Module):
     """Mamba(LN(tokens)), a token a channel, as wide as the grid has voxels."""
 
-    def __init__(self, voxels: int) -> None:
+    def __init__(self, voxels: int, axes: Triple = (0, 1, 2)) -> None:
         super().__init__()
+        self.axes = axes
         self.norm = nn.LayerNorm(voxels)
         self.mamba = Mamba(voxels, d_state=16, d_conv=4, expand=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, X, Y, Z)` -> the same shape."""
-        return self.mamba(self.norm(x.flatten(2))).reshape(x.shape)
+        rows = tokens_from_grid(x, self.axes).transpose(1, 2)  # (B, C, voxels)
+        return grid_from_tokens(self.mamba(self.norm(rows)).transpose(1, 2), x.shape[2:], self.axes)
 
 
 class NearestUp(nn.Module):
@@ -110,6 +114,7 @@ class UMamba(UNet):
         norm: "instance", or "batch".
         deep_supervision: in training, give the logits of every decoder step.
         gradient_checkpointing: compute each stage again in the backward pass instead of keeping it.
+        axis_order: "xyz", or "zyx" for weights trained on (z, y, x) arrays; see `blocks.scan_axes`.
     """
 
     def __init__(
@@ -129,6 +134,7 @@ class UMamba(UNet):
         norm: Norm = "instance",
         deep_supervision: bool = True,
         gradient_checkpointing: bool = False,
+        axis_order: AxisOrder = "xyz",
     ) -> None:
         if variant not in ("bot", "enc") or mixer not in ("mamba", "none"):
             raise RecipeError(f"network: variant {variant!r} is bot or enc, mixer {mixer!r} mamba or none")
@@ -145,7 +151,9 @@ class UMamba(UNet):
             encoder.append(blocks if encoder else nn.Sequential(stem, blocks))
             before = width
         if mixer == "mamba":
-            layers = _mamba_layers(variant, topology.widths, topology.strides, patch_size)
+            layers = _mamba_layers(
+                variant, topology.widths, topology.strides, patch_size, scan_axes(axis_order)
+            )
             encoder = [nn.Sequential(*pair) for pair in zip(encoder, layers, strict=True)]
         steps = []
         for level in range(count - 1, 0, -1):
@@ -154,6 +162,7 @@ class UMamba(UNet):
             up = NearestUp(topology.widths[level], width, topology.strides[level])
             steps.append(DecoderStep(up, _blocks(2 * width, width, kernel, (1, 1, 1), units, norm)))
         super().__init__(topology, encoder, steps, out_channels, deep_supervision, gradient_checkpointing)
+        self.mixer = mixer
         he_initialize(self)
 
 
@@ -165,11 +174,15 @@ def _blocks(
 
 
 def _mamba_layers(
-    variant: str, widths: Sequence[int], strides: Sequence[Triple], patch_size: Sequence[int] | None
+    variant: str,
+    widths: Sequence[int],
+    strides: Sequence[Triple],
+    patch_size: Sequence[int] | None,
+    axes: Triple,
 ) -> list[nn.Module]:
     """One layer a stage; nothing but the last for "bot"."""
     if variant == "bot":
-        return [*(nn.Identity() for _ in widths[:-1]), VoxelMamba(widths[-1])]
+        return [*(nn.Identity() for _ in widths[:-1]), VoxelMamba(widths[-1], axes)]
     if patch_size is None:
         raise RecipeError("network.patch_size: umamba enc is built for one patch size; add that of training")
     layers: list[nn.Module] = []
@@ -177,5 +190,5 @@ def _mamba_layers(
     for width, stride in zip(widths, strides, strict=True):
         grid = strided_shape(grid, stride)
         voxels = math.prod(grid)
-        layers.append(ChannelMamba(voxels) if voxels <= width else VoxelMamba(width))
+        layers.append(ChannelMamba(voxels, axes) if voxels <= width else VoxelMamba(width, axes))
     return layers

@@ -21,6 +21,8 @@ COUNTED = [
     ("nnmamba", 1, 16, PAPER, CUBE, 137.81, 13.15, 0.70, 24, 32768),
     ("nnmamba", 4, 4, PAPER, CUBE, 103.15, 13.15, 0.70, 24, 32768),
     ("nnmamba", 1, 16, PAPER, (64, 160, 160), 107.66, 10.28, 0.55, 24, 25600),
+    # 137.38 in the public code, whose deep heads always run: 16 (32 * 64^3 + 64 * 32^3 + 128 * 16^3) more
+    ("nnmamba", 1, 16, {"head": "paper", "mixer": "plain"}, CUBE, 137.21, 3.29, 0.18, 6, 32768),
     ("nnmamba", 1, 6, PAPER, CUBE, 107.23, 13.15, 0.70, 24, 32768),
     ("nnmamba_classifier", 1, 1, {}, CUBE, 43.08, 1.95, 0.13, 2, 262144),
     ("nnmamba_classifier", 1, 1, {}, (112, 136, 112), 35.28, 1.58, 0.11, 2, 213248),
@@ -50,7 +52,7 @@ def test_counts_are_those_of_the_public_code(
     assert round(cost.conv_gmacs, 2) == conv
     assert round(cost.scan_g, 2) == scan_g
     assert (cost.scans, cost.longest_sequence) == (scans, longest)
-    if name == "nnmamba":
+    if name == "nnmamba" and options.get("mixer") != "plain":
         # The public code projects each of the four readings by itself. Ours has one in_proj for the two that
         # differ in the direction of the length, and adds these two before one out_proj.
         assert cost.product_gmacs == pytest.approx(products - _shared_projections(shape), abs=0.006)

@@ -22,6 +22,12 @@ def test_it_has_the_parameters_of_the_public_code(in_channels, out_channels, mil
     assert round(count / 1e6, 3) == millions
 
 
+def test_the_form_of_the_released_trainers_has_their_parameters() -> None:
+    """nnunet/network_architecture/nnMamba.py: no second convolution, heads of deep supervision."""
+    count = parameters(1, 16, head="paper", mixer="plain")
+    assert round(count / 1e6, 3) == 15.876
+
+
 def test_the_linear_head_lacks_the_last_norm_alone() -> None:
     """Batch norm of K = 4 channels has 8 parameters."""
     paper = parameters(4, 4, head="paper", deep_supervision=False)
@@ -74,6 +80,10 @@ def test_mic_is_one_reading_and_none_is_no_reading() -> None:
         a = layer.conv_in(x)
         read = scanned_by_hand(layer.mamba, a[0].reshape(6, 24).T).T.reshape(1, 6, 3, 2, 4)
         torch.testing.assert_close(layer(x), layer.conv_out(read + a), rtol=1e-4, atol=1e-5)
+        plain = MambaInConvolution(6, "plain", "instance", d_state=4)
+        a = plain.conv_in(x)
+        read = scanned_by_hand(plain.mamba, a[0].reshape(6, 24).T).T.reshape(1, 6, 3, 2, 4)
+        torch.testing.assert_close(plain(x), read, rtol=1e-4, atol=1e-5)
         control = MambaInConvolution(6, "none", "instance")
         torch.testing.assert_close(control(x), control.conv_out(control.conv_in(x)))
 

@@ -1,0 +1,314 @@
+"""Names of the authors' public code for our networks' parameters, so that published weights can be loaded.
+
+A family is a table of rows (pattern of the public name, ours), tried from top to bottom; numbers caught by
+the pattern are handed to the right side as integers. What follows the pattern (`weight`, `running_mean`,
+`mamba.A_log`, ...) is the same in both. Rows whose right side is None name copies of other tensors.
+
+Source: nnMamba (`nnMamba.py` of both versions, `nnMamba4cls.py`), SegMamba (`model_segmamba/segmamba.py`),
+U-Mamba and TamingMambas (their `nets`), dynamic-network-architectures, MONAI's blocks: names alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mambamed.networks.blocks import AxisOrder
+
+Row = tuple[str, Callable[..., str] | None]
+_WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # of DataParallel and torch.compile
+_COUNTER = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class Translation:
+    """Public weights under our names.
+
+    Attributes:
+        weights: ours -> tensor.
+        faults: every key that does not fit, said in words; empty when all do.
+    """
+
+    weights: dict[str, Tensor]
+    faults: list[str]
+
+
+def translate(
+    name: str, network: nn.Module, public: Mapping[str, Tensor], axis_order: AxisOrder = "zyx"
+) -> Translation:
+    """Rename a public state dict for one of our networks, and compare the two key by key.
+
+    Args:
+        name: of the network, in `NETWORKS`.
+        network: built as the weights were trained; its own weights are not touched.
+        public: the authors' state dict.
+        axis_order: of the arrays that they were trained on. For "zyx" the kernels are turned to our axes; the
+            scans are turned by the network's option of this name.
+
+    Raises:
+        KeyError: no table for this network.
+    """
+    rows, own = FAMILIES[name](network), network.state_dict()
+    weights: dict[str, Tensor] = {}
+    faults: list[str] = []
+    for key, tensor in public.items():
+        ours, known = _renamed(_WRAPPERS.sub("", key), rows)
+        if not known:
+            faults.append(f"unknown {key} {tuple(tensor.shape)}")
+        elif ours is not None:
+            if axis_order == "zyx" and tensor.ndim == 5:
+                tensor = tensor.permute(0, 1, 4, 3, 2).contiguous()
+            if ours not in own:
+                faults.append(f"unknown {key} {tuple(tensor.shape)}: this network has no {ours}")
+            elif own[ours].shape != tensor.shape:
+                shapes = f"{tuple(tensor.shape)} instead of {tuple(own[ours].shape)}"
+                faults.append(f"shape {key} -> {ours}: {shapes}")
+            weights[ours] = tensor
+    faults += _missing(own, weights) + _torn(own, weights)
+    return Translation(weights, faults)
+
+
+def _renamed(key: str, rows: list[Row]) -> tuple[str | None, bool]:
+    """Our name, and whether a row knows the key; no name for a copy of another tensor."""
+    for pattern, ours in rows:
+        found = re.match(pattern, key)
+        if found:
+            if ours is None:
+                return None, True
+            caught = [int(g) if g.isdigit() else g for g in found.groups()]
+            return ours(*caught) + key[found.end() :], True
+    return None, False
+
+
+def _names_of_one(own: Mapping[str, Tensor]) -> list[list[str]]:
+    """Our names, those of one tensor together: a module that is used twice has two."""
+    groups: dict[Any, list[str]] = {}
+    for name, tensor in own.items():
+        place = (tensor.data_ptr(), tensor.shape) if tensor.numel() and not tensor.is_meta else name
+        groups.setdefault(place, []).append(name)
+    return list(groups.values())
+
+
+def _missing(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+    return [
+        f"missing {names[0]} {tuple(own[names[0]].shape)}"
+        for names in _names_of_one(own)
+        if not any(name in weights for name in names) and not names[0].endswith(_COUNTER)
+    ]
+
+
+def _torn(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+    """Tensors that are one in our network and several in the file."""
+    faults = []
+    for names in _names_of_one(own):
+        given = [weights[name] for name in names if name in weights and not name.endswith(_COUNTER)]
+        if any(not torch.equal(given[0], other) for other in given[1:]):
+            faults.append(f"differing {' and '.join(names)}: one tensor in this network")
+    return faults
+
+
+def _nnmamba(_: nn.Module) -> list[Row]:
+    """nnMamba v1 and v2, their classifiers, and the ResUNet of the same code."""
+    block = lambda i, j: f"stages.{i - 1}.{j}"  # noqa: E731
+    return [
+        (r"in_conv\.conv\.", lambda: "stem."),
+        (r"layer(\d)\.(\d+)\.conv(\d)", lambda i, j, k: f"{block(i, j)}.conv{k}"),
+        (r"layer(\d)\.(\d+)\.bn(\d)", lambda i, j, k: f"{block(i, j)}.norm{k}"),
+        (r"layer(\d)\.(\d+)\.downsample", lambda i, j: f"{block(i, j)}.shortcut"),
+        (r"layer(\d)\.(\d+)\.mamba_layer\.nin\.", lambda i, j: f"{block(i, j)}.mixer.conv_in.0."),
+        (r"layer(\d)\.(\d+)\.mamba_layer\.norm\.", lambda i, j: f"{block(i, j)}.mixer.conv_in.1."),
+        (r"layer(\d)\.(\d+)\.mamba_layer\.nin2\.", lambda i, j: f"{block(i, j)}.mixer.conv_out.0."),
+        (r"layer(\d)\.(\d+)\.mamba_layer\.norm2\.", lambda i, j: f"{block(i, j)}.mixer.conv_out.1."),
+        (r"layer(\d)\.(\d+)\.mamba_layer\.mamba\.", lambda i, j: f"{block(i, j)}.mixer.mamba."),
+        (r"att(\d)\.layer1\.", lambda i: f"skips.{i - 1}.weigh.0."),
+        (r"att(\d)\.layer2\.", lambda i: f"skips.{i - 1}.weigh.2."),
+        (r"conv([567])\.conv\.", lambda i: f"decoder.steps.{i - 5}.convs."),
+        (r"conv8\.conv\.", lambda: "decoder.head.convs."),
+        (r"ds(\d)_cls_conv\.", lambda i: f"decoder.deep_heads.{i - 1}."),
+        (r"mamba_layer_(\d)\.", lambda i: f"readers.{i}."),
+        (r"mlp\.", lambda: "mlp."),
+    ]
+
+
+def _nnmamba_v1(network: nn.Module) -> list[Row]:
+    return [(r"mamba_layer_stem\.", lambda: "readers.0."), *_nnmamba(network)]
+
+
+def _nnmamba_v1_classifier(network: nn.Module) -> list[Row]:
+    return [(r"mamba_layer_stem\.", lambda: "reader."), *_nnmamba(network)]
+
+
+def _nnmamba_classifier(network: nn.Module) -> list[Row]:
+    return [
+        (r"mamba_layer_stem\.nin\.", lambda: "reader.conv_in.0."),
+        (r"mamba_layer_stem\.norm\.", lambda: "reader.conv_in.1."),
+        (r"mamba_layer_stem\.nin2\.", lambda: "reader.conv_out.0."),
+        (r"mamba_layer_stem\.norm2\.", lambda: "reader.conv_out.1."),
+        (r"mamba_layer_stem\.mamba\.", lambda: "reader.mamba."),
+        (r"mamba_seq\.mamba\.", lambda: "sequence."),
+        *_nnmamba(network),
+    ]
+
+
+def _segmamba(network: nn.Module) -> list[Row]:
+    """All three versions; layer norms of the first one stand where the others have none."""
+    version = getattr(network, "version", "gsc")
+    before = 2 if version == "gsc" else 1  # parts of a stage in front of its Mamba layers
+    norms: list[Row] = []
+    if version == "first":
+        norms = [
+            (r"vit\.downsample_layers\.0\.1\.", lambda: "stages.0.0.1.norm."),
+            (r"vit\.downsample_layers\.(\d)\.0\.", lambda i: f"stages.{i}.0.0." + ("norm." if i else "")),
+        ]
+    conv = lambda k: "shortcut.0" if k == 3 else f"conv{k}"  # noqa: E731
+    return [
+        *norms,
+        (r"vit\.downsample_layers\.(\d)\.(\d)\.", lambda i, j: f"stages.{i}.0.{j}."),
+        (r"vit\.gscs\.(\d)\.proj\.", lambda i: f"stages.{i}.1.spatial.0."),
+        (r"vit\.gscs\.(\d)\.proj2\.", lambda i: f"stages.{i}.1.spatial.3."),
+        (r"vit\.gscs\.(\d)\.proj3\.", lambda i: f"stages.{i}.1.gate.0."),
+        (r"vit\.gscs\.(\d)\.proj4\.", lambda i: f"stages.{i}.1.fuse.0."),
+        (r"vit\.stages\.(\d)\.(\d+)\.norm1?\.", lambda i, j: f"stages.{i}.{j + before}.norm."),
+        (r"vit\.stages\.(\d)\.(\d+)\.mamba\.", lambda i, j: f"stages.{i}.{j + before}.mamba."),
+        (r"vit\.stages\.(\d)\.(\d+)\.norm2\.", lambda i, j: f"stages.{i}.{j + before}.mlp.0."),
+        (r"vit\.stages\.(\d)\.(\d+)\.mlp\.fc1\.", lambda i, j: f"stages.{i}.{j + before}.mlp.1."),
+        (r"vit\.stages\.(\d)\.(\d+)\.mlp\.fc2\.", lambda i, j: f"stages.{i}.{j + before}.mlp.3."),
+        (r"vit\.norm(\d)\.", lambda i: f"outputs.{i}.0.norm."),
+        (r"vit\.mlps\.(\d)\.fc1\.", lambda i: f"outputs.{i}.1."),
+        (r"vit\.mlps\.(\d)\.fc2\.", lambda i: f"outputs.{i}.3."),
+        (r"encoder(\d)\.layer\.conv(\d)\.conv\.", lambda i, k: f"encoders.{i - 1}.{conv(k)}."),
+        (r"decoder1\.layer\.conv(\d)\.conv\.", lambda k: f"last.{conv(k)}."),
+        (r"decoder(\d)\.transp_conv\.conv\.", lambda i: f"decoders.{5 - i}.up."),
+        (r"decoder(\d)\.conv_block\.conv(\d)\.conv\.", lambda i, k: f"decoders.{5 - i}.block.{conv(k)}."),
+        (r"out\.conv\.conv\.", lambda: "head."),
+    ]
+
+
+# Copies that its networks hold: units list their layers twice, the decoder holds the encoder.
+_COPIES: list[Row] = [(r"decoder\.encoder\.", None), (r".*\.all_modules\.", None)]
+_UNIT = r"(conv|norm)\."  # of a conv unit, which ours numbers
+
+
+def _unit(part: str) -> str:
+    return "0." if part == "conv" else "1."
+
+
+def _residual_units(public: str, ours: Callable[..., str]) -> list[Row]:
+    """BasicBlockD below a place, and the same place of ours."""
+    return [
+        (rf"{public}\.conv1\.{_UNIT}", lambda *at: f"{ours(*at[:-1])}.first.{_unit(at[-1])}"),
+        (rf"{public}\.conv2\.{_UNIT}", lambda *at: f"{ours(*at[:-1])}.{at[-1]}."),
+        (rf"{public}\.skip\.(\d)\.conv\.", lambda *at: f"{ours(*at[:-1])}.shortcut.{at[-1]}."),
+        (rf"{public}\.skip\.(\d)\.norm\.", lambda *at: f"{ours(*at[:-1])}.shortcut.{at[-1] + 1}."),
+    ]
+
+
+_DECODER: list[Row] = [
+    (r"decoder\.transpconvs\.(\d)\.", lambda i: f"steps.{i}.up."),
+    (r"decoder\.seg_layers\.(\d)\.", lambda i: f"heads.{i}."),
+    (
+        rf"decoder\.stages\.(\d)\.convs\.(\d+)\.{_UNIT}",
+        lambda i, j, part: f"steps.{i}.convolve.{j}.{_unit(part)}",
+    ),
+]
+
+
+def _nnunet(_: nn.Module) -> list[Row]:
+    return [
+        *_COPIES,
+        (
+            rf"encoder\.stages\.(\d)\.0\.convs\.(\d+)\.{_UNIT}",
+            lambda i, j, part: f"stages.{i}.{j}.{_unit(part)}",
+        ),
+        *_DECODER,
+    ]
+
+
+def _nnunet_resenc(_: nn.Module) -> list[Row]:
+    place = lambda i, j: f"stages.{i}.{j}" if i else f"stages.0.1.{j}"  # noqa: E731
+    return [
+        *_COPIES,
+        (rf"encoder\.stem\.convs\.0\.{_UNIT}", lambda part: f"stages.0.0.{_unit(part)}"),
+        *_residual_units(r"encoder\.stages\.(\d)\.blocks\.(\d+)", place),
+        *_DECODER,
+    ]
+
+
+def _mamba_unet(network: nn.Module) -> list[Row]:
+    """TamingMambas: unidirectional `SegMamba`, bidirectional `PanSegMamba`, `MultiSegMamba`."""
+    inner = "" if getattr(network, "mixer", "mamba") == "none" else ".0"  # beside the Mamba layer
+    place = lambda i, j: f"stages.{i}{inner}.{j}" if i else f"stages.0{inner}.1.{j}"  # noqa: E731
+    ways = {"fwd": "forth", "bwd": "back"}
+    part = lambda name: "linear." if name == "head" else f"{name}."  # noqa: E731
+    layer, trans = r"encoder\.mamba_layers\.(\d)", r"(mamba|norm1|norm2|head)\."
+    return [
+        *_COPIES,
+        (rf"encoder\.stem\.convs\.0\.{_UNIT}", lambda of: f"stages.0{inner}.0.{_unit(of)}"),
+        *_residual_units(r"encoder\.stages\.(\d)\.blocks\.(\d+)", place),
+        (
+            rf"{layer}\.mamba\.(fwd|bwd)_mamba\.{trans}",
+            lambda i, way, name: f"stages.{i}.1.blocks.0.{ways[way]}.{part(name)}",
+        ),
+        (
+            rf"{layer}\.mambas\.(\d)\.(fwd|bwd)_mamba\.{trans}",
+            lambda i, k, way, name: f"stages.{i}.1.blocks.{k}.{ways[way]}.{part(name)}",
+        ),
+        (rf"{layer}\.mambas\.(\d)\.norm\.", lambda i, k: f"stages.{i}.1.blocks.{k}.norm."),
+        (rf"{layer}\.mamba\.norm\.", lambda i: f"stages.{i}.1.blocks.0.norm."),
+        (rf"{layer}\.mamba\.{trans}", lambda i, name: f"stages.{i}.1.blocks.0.{part(name)}"),
+        (rf"{layer}\.norm\.", lambda i: f"stages.{i}.1.norm."),
+        *_residual_units(r"decoder\.stages\.(\d)\.blocks\.(\d+)", lambda i, j: f"steps.{i}.convolve.{j}"),
+        *_DECODER,
+    ]
+
+
+def _umamba(network: nn.Module) -> list[Row]:
+    """Bot has one Mamba layer, at the bottom; Enc one after every stage."""
+    bottom = len(list(network.get_submodule("stages").children())) - 1
+    inner = "" if getattr(network, "mixer", "mamba") == "none" else ".0"
+    stem = lambda j: f"stages.0{inner}.0.{j}"  # noqa: E731
+    stage = lambda i, j: f"stages.{i}{inner}.{j}" if i else f"stages.0{inner}.1.{j}"  # noqa: E731
+    step = lambda i, j: f"steps.{i}.convolve.{j}"  # noqa: E731
+    rows: list[Row] = [
+        *_COPIES,
+        (r"mamba_layer\.", lambda: f"stages.{bottom}.1."),
+        (r"encoder\.mamba_layers\.(\d)\.", lambda i: f"stages.{i}.1."),
+        (r"decoder\.upsample_layers\.(\d)\.", lambda i: f"steps.{i}.up."),
+        (r"decoder\.seg_layers\.(\d)\.", lambda i: f"heads.{i}."),
+    ]
+    places: list[tuple[str, Callable[..., str]]] = [
+        (r"encoder\.stem\.(\d+)", stem),
+        (r"encoder\.stages\.(\d)\.(\d+)", stage),
+        (r"decoder\.stages\.(\d)\.(\d+)", step),
+    ]
+    for public, ours in places:
+        rows += _residual_units(public, ours)
+        rows += _biased_units(public, ours)
+    return rows
+
+
+def _biased_units(public: str, ours: Callable[..., str]) -> list[Row]:
+    """U-Mamba's BasicResBlock below a place; its third convolution is the shortcut."""
+    return [
+        (rf"{public}\.conv3\.", lambda *at: f"{ours(*at)}.shortcut."),
+        (rf"{public}\.((?:conv|norm)[12])\.", lambda *at: f"{ours(*at[:-1])}.{at[-1]}."),
+    ]
+
+
+FAMILIES: dict[str, Callable[[nn.Module], list[Row]]] = {
+    "nnmamba": _nnmamba,
+    "nnmamba_classifier": _nnmamba_classifier,
+    "nnmamba_v1": _nnmamba_v1,
+    "nnmamba_v1_classifier": _nnmamba_v1_classifier,
+    "resunet": _nnmamba,
+    "segmamba": _segmamba,
+    "mamba_unet": _mamba_unet,
+    "umamba": _umamba,
+    "nnunet": _nnunet,
+    "nnunet_resenc": _nnunet_resenc,
+}

@@ -1,0 +1,187 @@
+"""Published weights as a run folder that `predict` takes."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mambamed.errors import ModelError, RecipeError
+from mambamed.networks import options_of
+from mambamed.networks.blocks import AxisOrder
+from mambamed.networks.public_names import FAMILIES, translate
+from mambamed.preparation.plan import Normalization, Plan
+from mambamed.preparation.store import PreparedDataset
+from mambamed.recipe import Recipe
+from mambamed.runs.checkpoint import load_weights, write_checkpoint
+from mambamed.runs.cost import manifest_of
+from mambamed.runs.folder import create_run, planned_run
+from mambamed.runs.model import make_network
+
+# Where checkpoints of training frameworks keep the weights, nnU-Net's first
+_WEIGHTS = ("network_weights", "state_dict", "model_state_dict", "model", "net")
+
+
+@dataclass(frozen=True)
+class ImportSummary:
+    """What was imported.
+
+    Attributes:
+        run: the run folder.
+        network: its network's name.
+        tensors: how many tensors of the file it took.
+        parameters: of the network.
+        axis_order: of the arrays that the weights were trained on.
+    """
+
+    run: Path
+    network: str
+    tensors: int
+    parameters: int
+    axis_order: AxisOrder
+
+
+def import_weights(
+    weights: Path,
+    recipe: Recipe,
+    output: Path,
+    prepared: Path | None = None,
+    axis_order: AxisOrder = "zyx",
+    fold: int = 0,
+) -> ImportSummary:
+    """Make a run of weights that authors published.
+
+    Args:
+        weights: a state dict in safetensors or PyTorch's format, alone or in a checkpoint of nnU-Net.
+        recipe: of the network as it was trained.
+        output: the run folder; it may be there, with other folds of the same recipe.
+        prepared: a prepared dataset, for plan and labels; without one the recipe says them itself.
+        axis_order: of the arrays that the weights were trained on.
+        fold: which fold of the run they become.
+
+    Raises:
+        ModelError: the file cannot be read without running code, or its keys do not fit; all are named.
+        RecipeError: a network without a table of public names; a recipe that lacks what a plan needs.
+    """
+    name = recipe.network.name
+    if name not in FAMILIES:
+        raise RecipeError(
+            f"recipe {recipe.name}: no published names are known for {name}, only for {', '.join(FAMILIES)}"
+        )
+    public = read_state_dict(weights)
+    if axis_order == "zyx" and "axis_order" in options_of(name):
+        options = {"name": name, **recipe.network.options, "axis_order": "zyx"}
+        recipe = recipe.model_copy(update={"network": type(recipe.network).model_validate(options)})
+    if prepared is None:
+        plan, manifest = plan_of(recipe), manifest_of(recipe)
+    else:
+        dataset = PreparedDataset.open(prepared)
+        plan, manifest = dataset.plan, dataset.manifest
+    run = planned_run(recipe, plan, manifest, output)
+    network = make_network(run.recipe, run.manifest)
+    translation = translate(name, network, public, axis_order)
+    if translation.faults:
+        count, lines = len(translation.faults), "\n  ".join(translation.faults)
+        raise ModelError(
+            f"{weights}: {count} keys do not fit {name} as recipe {recipe.name} builds it:\n  {lines}\n"
+            "set the recipe's network options (--set network.…) as the weights were trained"
+        )
+    load_weights(network, translation.weights, weights)
+    create_run(run)
+    facts = {"step": 0, "epoch": 0, "imported_from": weights.name, "axis_order": axis_order}
+    tensors = {f"network.{key}": tensor for key, tensor in network.state_dict().items()}
+    for checkpoint in ("best", "last"):
+        write_checkpoint(run.checkpoint(fold, checkpoint), tensors, facts)
+    parameters = sum(p.numel() for p in network.parameters())
+    return ImportSummary(output, name, len(translation.weights), parameters, axis_order)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of weights, by name; nothing of the file is ever run.
+
+    Raises:
+        ModelError: no such file, not one of weights, or one that holds more than data.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file; give the weights that the authors published")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals(_numbers_of_numpy()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that torch did not write; they are refused below
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n")[0]
+        raise ModelError(
+            f"{path}: holds more than tensors and numbers, and reading it could run code ({reason}); "
+            "ask for a safetensors file, or save its state dict alone"
+        ) from error
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise ModelError(f"{path}: is not a whole file of weights ({error}); copy it anew") from error
+    for key in _WEIGHTS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping):
+        raise ModelError(f"{path}: holds {type(content).__name__}, not named tensors; save the state dict")
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ModelError(f"{path}: holds no tensor; give the weights that the authors published")
+    return tensors
+
+
+def plan_of(recipe: Recipe) -> Plan:
+    """The plan that a recipe describes by itself, without a dataset.
+
+    Raises:
+        RecipeError: it leaves spacing or patch size to the dataset, or has a CT channel, whose window is
+            measured on one.
+    """
+    spacing, patch = recipe.preprocess.spacing, recipe.training.patch_size
+    scheme = recipe.preprocess.normalize
+    kinds = (recipe.dataset.channels or {}).values()
+    lacks = [
+        *(["preprocess.spacing in mm"] if isinstance(spacing, str) else []),
+        *(["training.patch_size"] if patch is None else []),
+        *(["the window of CT"] if scheme == "ct" or (scheme == "auto" and "ct" in kinds) else []),
+    ]
+    if isinstance(spacing, str) or patch is None or lacks:
+        raise RecipeError(
+            f"recipe {recipe.name}: says nothing of {', '.join(lacks)}; give a prepared dataset with -d"
+        )
+    x, y, z = (float(v) for v in spacing)
+    scheme = "zscore" if scheme == "auto" else scheme
+    return Plan(
+        spacing_mm=(x, y, z),
+        shape_median=patch,
+        patch_size=patch,
+        batch_size=recipe.training.batch_size or 2,
+        crop=recipe.preprocess.crop,
+        normalization=tuple(Normalization(scheme) for _ in kinds),
+    )
+
+
+def _numbers_of_numpy() -> list[Any]:
+    """What else a file may name: makers of numbers, in which nnU-Net's checkpoints keep their log.
+
+    NumPy 2 moved its maker of scalars; files name the place that it had when they were written.
+    """
+    kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)]
+    makers = []
+    for place in ("numpy.core.multiarray", "numpy._core.multiarray"):
+
+        def scalar(dtype: np.dtype, data: bytes) -> Any:
+            return np.frombuffer(data, dtype, count=1)[0]
+
+        scalar.__module__, scalar.__qualname__ = place, "scalar"
+        makers.append(scalar)
+    return [np.dtype, *kinds, *makers]
