@@ -332,7 +332,7 @@ def test_what_nobody_has_labeled_is_not_scored(tmp_path) -> None:
     reference, prediction = np.zeros((2, 4, 4, 4), np.uint8)
     reference[0, 0], reference[3, 3, :2] = 1, 9
     prediction[0, 0, :2], prediction[3, 3, 0] = 1, 1
-    folders = write_dataset(tmp_path, {"a": reference}, {"a": prediction})
+    folders = write_dataset(tmp_path, {"a": prediction}, {"a": reference})
     found = evaluate(*folders, labels={"background": 0, "organ": 1, "ignore": 9})
     assert list(found.regions) == ["organ"] and not found.faults
     assert of(found, "organ", "dice").mean == pytest.approx(2 * 2 / (4 + 2))
