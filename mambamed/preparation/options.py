@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from mambamed.cases import DatasetManifest
 from mambamed.errors import RecipeError
@@ -32,21 +33,23 @@ def preprocess_settings(recipe: Recipe | None, spacing: str | None) -> Preproces
     return settings.model_copy(update={"spacing": (x, y, z)})
 
 
-def parse_bytes(text: str) -> int:
-    """Bytes of a size as people write it.
+def parse_bytes(text: str, option: str = "--max-ram") -> int:
+    """Bytes of a size as people write it; units are powers of 1024, however they are written.
+
+    Args:
+        text: as in 8G, 24GB or 500 MiB.
+        option: that it was given to, for the fault.
 
     Raises:
         RecipeError: it is none.
 
-    >>> parse_bytes("8G"), parse_bytes("500M")
-    (8589934592, 524288000)
+    >>> parse_bytes("8G"), parse_bytes("500 MB"), parse_bytes("1GiB")
+    (8589934592, 524288000, 1073741824)
     """
-    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
-    try:
-        return int(float(number) * (units[unit] if unit else 1))
-    except (KeyError, ValueError) as error:
-        raise RecipeError(f"--max-ram {text}: not a size; write it as in 8G") from error
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(?:([KMGT])(?:i?B)?|B)?\s*", text, re.IGNORECASE)
+    if not match:
+        raise RecipeError(f"{option} {text}: not a size; write it as in 8G")
+    return int(float(match[1]) * 1024 ** (" KMGT".index((match[2] or " ").upper())))
 
 
 def agreed_manifest(manifest: DatasetManifest, recipe: Recipe | None) -> DatasetManifest:

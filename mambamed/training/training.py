@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import cast
 
 from mambamed.errors import RecipeError
+from mambamed.preparation.options import parse_bytes
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Progress, Silence
 from mambamed.recipe import Recipe
 from mambamed.runs.device import keep_freed_memory
-from mambamed.runs.folder import create_run, planned_run
+from mambamed.runs.folder import Run, create_run, planned_run
 from mambamed.training.dry_run import DryRun, take_one_step
+from mambamed.training.fit import device_memory, fit_recipe
 from mambamed.training.imagined import ImaginedDataset
+from mambamed.training.loop import Workplace
 from mambamed.training.session import FoldSummary, Session, choose_workplace
 
 # Task -> the command that makes a run answer.
@@ -55,6 +58,7 @@ def train(
     device: str = "auto",
     precision: str | None = None,
     max_hours: float | None = None,
+    fit: str | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> TrainSummary:
@@ -71,6 +75,7 @@ def train(
         precision: "auto", "bf16", "fp16", "fp32"; the recipe's where not given.
         max_hours: wall time for all that is asked for, the final validation included; the schedule is
             shortened to fit.
+        fit: memory of the device that patch and batch are chosen for, as in "24GB", or "auto" for all of it.
         dry_run: take one step, write nothing; where none is given and the recipe's dataset is not there,
             on random numbers of the shapes that the recipe says.
         progress: hears how far the work is.
@@ -97,6 +102,9 @@ def train(
     run = planned_run(recipe, dataset.plan, dataset.manifest, root)
     folds = chosen_folds(fold, len(dataset.splits), dataset.root)
     place, reasons = choose_workplace(recipe, device, precision)
+    if fit is not None:
+        recipe = _fitted(recipe, dataset, run, fit, place, progress)
+        run = planned_run(recipe, dataset.plan, dataset.manifest, root)
     if dry_run:
         for line in reasons.values():
             progress.say(line)
@@ -120,6 +128,19 @@ def train(
     if summaries[-1].stopped:
         following = f"mambamed train {root / 'recipe.yaml'} -d {dataset.root} -o {root} -f {fold} --resume"
     return TrainSummary(root, tuple(summaries), None, tuple(faults), following)
+
+
+def _fitted(
+    recipe: Recipe, dataset: PreparedDataset, run: Run, fit: str, place: Workplace, progress: Progress
+) -> Recipe:
+    """The recipe with patch and batch for this memory; those of the run where it has begun already."""
+    if (run.root / "recipe.yaml").is_file():
+        known = Run.open(run.root).recipe
+        sizes = {"patch_size": known.training.patch_size, "batch_size": known.training.batch_size}
+        training = recipe.training.model_copy(update=sizes)
+        return recipe.model_copy(update={"training": training, "network": known.network})
+    budget = device_memory(place.device) if fit == "auto" else parse_bytes(fit, "--fit")
+    return fit_recipe(recipe, dataset.plan, run.manifest, budget, place, progress).recipe
 
 
 def _dry_run_without_data(

@@ -1,0 +1,189 @@
+"""Patch and batch for a memory budget: measured by probe steps of the recipe's own network.
+
+A convolution network's memory follows from a formula; that of a network with scans does not. So a step is
+taken on the meta device, where every tensor of forward and backward exists but its numbers, and what is
+alive is followed; on a CUDA device the choice is then tried in earnest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mambamed.cases import DatasetManifest
+from mambamed.errors import RecipeError
+from mambamed.networks import options_of
+from mambamed.networks.cost import network_cost
+from mambamed.preparation.plan import Plan, Triple
+from mambamed.preparation.store import memory_bytes
+from mambamed.progress import Progress
+from mambamed.recipe import Recipe
+from mambamed.runs.model import input_channels, make_network
+from mambamed.training.loop import Workplace
+
+_USABLE = 0.9  # of the budget; the rest is for workspaces and what an allocator wastes
+_HALF = 0.6  # of float32's memory that bf16 and fp16 need: weights, norms and scans stay in float32
+_STEP = 16  # voxels that an axis is cut by
+_LEAST = 32
+_LEAST_BATCH = 2
+_MOST_BATCH = 16
+_GIB = 2**30
+
+Probe = Callable[[Recipe, Triple, int], float]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What fits.
+
+    Attributes:
+        recipe: with `training.patch_size` and `training.batch_size` in it, and, for a network that is planned
+            by patch and spacing where the recipe lists no stages, `network.patch_size` and
+            `network.spacing_mm`: strides and kernels then follow nnU-Net's rule for anisotropic grids.
+        patch_size, batch_size: of a training step.
+        gib: what the probe step took, GiB.
+    """
+
+    recipe: Recipe
+    patch_size: Triple
+    batch_size: int
+    gib: float
+
+
+def fit_recipe(
+    recipe: Recipe,
+    plan: Plan,
+    manifest: DatasetManifest,
+    budget: int,
+    place: Workplace,
+    progress: Progress,
+    probe: Probe | None = None,
+) -> Fit:
+    """Choose the largest patch, then the largest batch, whose training step fits.
+
+    The patch begins as the median prepared case, each axis rounded up to a multiple of 16, and loses 16
+    voxels at a time of the axis that is longest against the median (Isensee et al. 2021) until two patches
+    fit. Only a patch that holds the whole median case leaves room for more than two.
+
+    Args:
+        recipe: its patch and batch size, where given, are kept; only the other one is chosen.
+        plan: the prepared dataset's.
+        manifest: agreed with the recipe.
+        budget: bytes.
+        place: where will be trained.
+        progress: hears what was chosen.
+        probe: `(recipe, patch, batch) -> GiB`; a step on the meta device where not given.
+
+    Raises:
+        RecipeError: nothing fits.
+    """
+    measure = probe or (lambda asked, patch, batch: probe_step(asked, manifest, patch, batch, place))
+    gib = budget / _GIB * _USABLE
+    median = plan.shape_median
+    fixed = recipe.training.patch_size
+    x, y, z = (max(_LEAST, -(-n // _STEP) * _STEP) for n in median)
+    patch: Triple = fixed or (x, y, z)
+    batch = recipe.training.batch_size or _LEAST_BATCH
+    whole = patch
+    while True:
+        planned = with_patch(recipe, plan, patch, batch)
+        used = measure(planned, patch, batch)
+        if used <= gib:
+            break
+        if fixed or (smaller := _smaller(patch, median, used, gib)) is None:
+            raise RecipeError(
+                f"--fit: {batch} patches of {_shown(patch)} take {used:.1f} GiB, {gib:.1f} are to be had; "
+                "give more memory, or a smaller network or training.batch_size"
+            )
+        patch = smaller
+    if recipe.training.batch_size is None and patch == whole:
+        # Memory grows with the batch in proportion, but for the weights: the probe decides.
+        while batch < _MOST_BATCH:
+            larger = with_patch(recipe, plan, patch, batch + 1)
+            more = measure(larger, patch, batch + 1)
+            if more > gib:
+                break
+            planned, used, batch = larger, more, batch + 1
+    progress.say(f"fit: {batch} patches of {_shown(patch)} take {used:.1f} of {budget / _GIB:.1f} GiB")
+    return Fit(planned, patch, batch, used)
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes of the device that are free now (CUDA), or of the machine."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_bytes()
+
+
+def with_patch(recipe: Recipe, plan: Plan, patch: Triple, batch: int) -> Recipe:
+    """The recipe for this patch and batch; see `Fit.recipe`."""
+    training = recipe.training.model_copy(update={"patch_size": patch, "batch_size": batch})
+    changes: dict[str, Any] = {"training": training}
+    own = recipe.network.options
+    known = options_of(recipe.network.name)
+    if {"patch_size", "spacing_mm"} <= set(known) and not own.keys() & {"stages", "strides", "kernels"}:
+        document = recipe.network.model_dump() | {"patch_size": list(patch)}
+        document.setdefault("spacing_mm", [round(edge, 4) for edge in plan.spacing_mm])
+        changes["network"] = type(recipe.network).model_validate(document)
+    return recipe.model_copy(update=changes)
+
+
+def probe_step(
+    recipe: Recipe, manifest: DatasetManifest, patch: Triple, batch: int, place: Workplace
+) -> float:
+    """GiB at most during a training step: on the meta device, and then on a CUDA device in earnest.
+
+    Returns:
+        The larger of the two; infinite where the CUDA device had not enough.
+    """
+    with torch.device("meta"):
+        network = make_network(recipe, manifest)
+    cost = network_cost(network, input_channels(recipe, manifest), patch, batch)
+    half = place.precision in {"bf16", "fp16"}
+    estimate = cost.training_gib * (_HALF if half else 1.0)
+    if place.device.type != "cuda":
+        return estimate
+    return max(estimate * 0.5, _on_cuda(recipe, manifest, patch, batch, place))
+
+
+def _on_cuda(recipe: Recipe, manifest: DatasetManifest, patch: Triple, batch: int, place: Workplace) -> float:
+    """GiB that the allocator held at most during forward and backward; Adam's moments counted on top."""
+    from mambamed.runs.device import autocast
+
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(place.device)
+    before = torch.cuda.memory_reserved(place.device)
+    try:
+        network = make_network(recipe, manifest).to(place.device).train()
+        image = torch.zeros(batch, input_channels(recipe, manifest), *patch, device=place.device)
+        with autocast(place.device, place.precision):
+            outputs = network(image.contiguous(memory_format=place.layout))
+        depths = outputs if isinstance(outputs, list) else [outputs]
+        torch.autograd.backward(depths, [torch.zeros_like(depth) for depth in depths])
+        moments = 2 * sum(p.nbytes for p in network.parameters())
+        return (torch.cuda.max_memory_reserved(place.device) - before + moments) / _GIB
+    except torch.cuda.OutOfMemoryError:
+        return float("inf")
+    finally:
+        network = image = outputs = depths = None
+        torch.cuda.empty_cache()
+
+
+def _smaller(patch: Triple, median: Sequence[int], used: float, gib: float) -> Triple | None:
+    """The next patch to try: as many cuts as the probe's memory, taken in proportion, asks for."""
+    sizes = list(patch)
+    goal = np.prod(patch) * max(0.1, min(0.97, gib / used if np.isfinite(used) else 0.6))
+    while np.prod(sizes) > goal:
+        open_axes = [axis for axis in range(3) if sizes[axis] > _LEAST]
+        if not open_axes:
+            break
+        axis = max(open_axes, key=lambda a: (sizes[a] / median[a], sizes[a]))
+        sizes[axis] -= _STEP
+    new = (sizes[0], sizes[1], sizes[2])
+    return new if new != tuple(patch) else None
+
+
+def _shown(patch: Sequence[int]) -> str:
+    return "x".join(str(n) for n in patch)

@@ -1,0 +1,91 @@
+import dataclasses
+
+import pytest
+import torch
+
+from mambamed.cases import DatasetManifest
+from mambamed.errors import RecipeError
+from mambamed.networks import build_network
+from mambamed.preparation.plan import Normalization, Plan
+from mambamed.progress import Silence
+from mambamed.recipe import Recipe
+from mambamed.training.fit import fit_recipe, probe_step
+from mambamed.training.loop import Workplace
+
+GIB = 2**30
+MANIFEST = DatasetManifest("made", {"ct": "ct"}, {"background": 0, "organ": 1})
+PLAN = Plan((0.8, 0.8, 5.0), (400, 380, 60), (128, 128, 128), 2, "nonzero", (Normalization("zscore"),))
+PLACE = Workplace(torch.device("cpu"), "fp32", torch.contiguous_format)
+
+
+def recipe(name="nnmamba", training=None, **options) -> Recipe:
+    return Recipe.model_validate({"network": {"name": name, **options}, "training": training or {}})
+
+
+def by_voxels(gib_a_million):
+    """A network whose memory is in proportion to its voxels."""
+
+    def probe(asked, patch, batch):
+        return gib_a_million * batch * patch[0] * patch[1] * patch[2] / 1e6
+
+    return probe
+
+
+def test_the_patch_shrinks_where_it_is_longest_against_the_median_case_until_it_fits() -> None:
+    """9 of 10 GiB, 1 GiB a million voxels: two patches of at most 4.5 million, but not far below."""
+    fit = fit_recipe(recipe(), PLAN, MANIFEST, 10 * GIB, PLACE, Silence(), by_voxels(1.0))
+    x, y, z = fit.patch_size
+    assert fit.batch_size == 2
+    assert 3.8e6 < x * y * z <= 4.5e6
+    assert all(n % 16 == 0 for n in fit.patch_size)
+    assert abs(x / 400 - y / 380) < 0.06
+    assert abs(z / 60 - x / 400) < 0.3
+    assert fit.recipe.training.patch_size == fit.patch_size
+    assert fit.recipe.training.batch_size == 2
+
+
+def test_the_batch_grows_only_where_the_whole_case_fits() -> None:
+    plan = dataclasses.replace(PLAN, shape_median=(35, 50, 35))
+    fit = fit_recipe(recipe(), plan, MANIFEST, 1 * GIB, PLACE, Silence(), by_voxels(1.0))
+    assert fit.patch_size == (48, 64, 48)
+    assert fit.batch_size == 6  # 0.9 GiB / 0.147 million voxels
+
+
+def test_what_the_recipe_gives_is_kept() -> None:
+    asked = recipe(training={"patch_size": (64, 64, 32), "batch_size": 3})
+    fit = fit_recipe(asked, PLAN, MANIFEST, 4 * GIB, PLACE, Silence(), by_voxels(1.0))
+    assert (fit.patch_size, fit.batch_size) == ((64, 64, 32), 3)
+    with pytest.raises(RecipeError, match="--fit: 3 patches of 64x64x32 take"):
+        fit_recipe(asked, PLAN, MANIFEST, GIB // 10, PLACE, Silence(), by_voxels(1.0))
+
+
+def test_a_budget_too_small_for_anything_is_one_line() -> None:
+    with pytest.raises(RecipeError, match="2 patches of 32x32x32 take"):
+        fit_recipe(recipe(), PLAN, MANIFEST, GIB // 100, PLACE, Silence(), by_voxels(1.0))
+
+
+def test_strides_and_kernels_are_planned_for_anisotropic_spacing() -> None:
+    """nnU-Net's rule: 5 mm against 0.8 mm is neither halved nor convolved along z at first."""
+    fit = fit_recipe(recipe("nnunet"), PLAN, MANIFEST, 8 * GIB, PLACE, Silence(), by_voxels(1.0))
+    options = fit.recipe.network.options
+    assert options["spacing_mm"] == [0.8, 0.8, 5.0]
+    assert tuple(options["patch_size"]) == fit.patch_size
+    with torch.device("meta"):
+        network = build_network("nnunet", 1, 2, **options)
+    shapes = {tuple(m.kernel_size) for m in network.modules() if isinstance(m, torch.nn.Conv3d)}
+    assert (3, 3, 1) in shapes
+    assert (3, 3, 3) in shapes
+    listed = recipe("nnunet", strides=[1, 2, 2])
+    kept = fit_recipe(listed, PLAN, MANIFEST, 8 * GIB, PLACE, Silence(), by_voxels(1.0))
+    assert kept.recipe.network == listed.network
+
+
+def test_the_probe_measures_the_scan_that_a_formula_of_convolutions_leaves_out() -> None:
+    """Twice the batch, twice the memory but for the weights; half precision less; with scans more."""
+    patch = (32, 32, 32)
+    small = probe_step(recipe(channels=8), MANIFEST, patch, 2, PLACE)
+    double = probe_step(recipe(channels=8), MANIFEST, patch, 4, PLACE)
+    assert 1.5 * small < double < 2.05 * small
+    half = probe_step(recipe(channels=8), MANIFEST, patch, 2, dataclasses.replace(PLACE, precision="bf16"))
+    assert half < small
+    assert probe_step(recipe(channels=8, mixer="none"), MANIFEST, patch, 2, PLACE) < small
