@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mambamed.batches.kernels import along_axis, warp
+from mambamed.batches.elastic import Displacement, place_of, random_displacement
+from mambamed.batches.kernels import along_axis, warp, warp_by_field
 from mambamed.recipe import Augment
 
 Triple = tuple[int, int, int]
@@ -29,15 +30,28 @@ class Spatial:
 
     Attributes:
         matrix: `(3, 3)`, patch voxel -> prepared voxel, about the patch's center.
-        mirrored: the axes that only run backwards, where the matrix does nothing else; None where it does.
+        mirrored: the axes that only run backwards, where nothing else is done; None where something is.
+        displacement: added to it, in prepared voxels.
     """
 
     matrix: NDArray[np.float64]
     mirrored: tuple[int, ...] | None
+    displacement: Displacement | None = None
+
+    def place_of(self, points: NDArray, offset: NDArray) -> NDArray:
+        """`(n, 3)` prepared voxels -> patch voxels; `offset` as from `source_box`."""
+        if self.displacement is not None:
+            return place_of(points, self.matrix, offset, self.displacement)
+        return np.linalg.solve(self.matrix, (points - offset).T).T
 
 
-def random_spatial(augment: Augment, spacing_mm: tuple[float, ...], random: np.random.Generator) -> Spatial:
-    """Draw mirror, rotation and scale.
+def random_spatial(
+    augment: Augment,
+    spacing_mm: tuple[float, ...],
+    random: np.random.Generator,
+    patch_size: Triple = (1, 1, 1),
+) -> Spatial:
+    """Draw mirror, rotation, scale and elastic deformation.
 
     Rotation is one of space, in mm, also where voxels are not cubes; nnU-Net rotates in voxels. A scale s
     above 1 shows structures s times larger; both sides of 1 are equally likely.
@@ -46,7 +60,11 @@ def random_spatial(augment: Augment, spacing_mm: tuple[float, ...], random: np.r
     for axis in augment.mirror:
         mirror["xyz".index(axis)] = random.choice((1.0, -1.0))
     rotated, scaled = random.random() < augment.rotate, random.random() < augment.scale
-    if not rotated and not scaled:
+    displacement = None
+    if augment.elastic and random.random() < augment.elastic:
+        std = random.uniform(0, augment.elastic_mm)
+        displacement = random_displacement(std, augment.elastic_smoothness_mm, spacing_mm, patch_size, random)
+    if not rotated and not scaled and displacement is None:
         return Spatial(np.diag(mirror), tuple(int(a) for a in np.flatnonzero(mirror < 0)))
     matrix = np.diag(mirror)
     if rotated:
@@ -55,7 +73,7 @@ def random_spatial(augment: Augment, spacing_mm: tuple[float, ...], random: np.r
         matrix = (rotation(angles) * spacing[None, :] / spacing[:, None]) @ matrix
     if scaled:
         matrix = matrix / two_sided(augment.scale_range, random)
-    return Spatial(matrix, None)
+    return Spatial(matrix, None, displacement)
 
 
 def rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -93,6 +111,8 @@ def source_box(spatial: Spatial, start: Triple, patch_size: Triple) -> tuple[NDA
     half = (np.asarray(patch_size) - 1) / 2
     center = np.asarray(start) + half
     reach = np.abs(spatial.matrix) @ half
+    if spatial.displacement is not None:
+        reach = reach + spatial.displacement.largest
     offset = center - spatial.matrix @ half
     low, high = np.floor(center - reach + 1e-9), np.floor(center + reach - 1e-9) + 2
     return low.astype(int), high.astype(int), offset
@@ -120,6 +140,17 @@ def apply_spatial(
     """
     patch = np.zeros((image.shape[0], *patch_size), np.float32)
     target = np.zeros(patch_size, label.dtype)
+    if spatial.displacement is not None:
+        warp_by_field(
+            np.ascontiguousarray(image),
+            np.ascontiguousarray(label),
+            np.ascontiguousarray(spatial.matrix),
+            offset - box_start,
+            spatial.displacement.dense(patch_size),
+            patch,
+            target,
+        )
+        return patch, target
     if spatial.mirrored is None:
         warp(
             np.ascontiguousarray(image),
@@ -145,7 +176,8 @@ def apply_spatial(
 def change_intensities(
     patch: NDArray[np.float32], augment: Augment, random: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Noise, blur, brightness, contrast, low resolution, gamma, in nnU-Net's order, each by its probability.
+    """Noise, blur, brightness, contrast, low resolution, gamma, in nnU-Net's order, each by its probability;
+    then channels are dropped, one stays.
 
     Factors are drawn for each channel; blur and low resolution spare each channel with chance one half.
 
@@ -172,6 +204,11 @@ def change_intensities(
         negative = random.random() < _INVERTED_GAMMA
         for c in channels:
             change_gamma(patch[c], two_sided(augment.gamma_range, random), negative)
+    if augment.drop_channel:
+        stays = random.integers(len(patch))
+        for c in channels:
+            if random.random() < augment.drop_channel and c != stays:
+                patch[c] = 0
     return patch
 
 

@@ -148,6 +148,49 @@ def warp(image, label, matrix, offset, image_out, label_out):
                 label_out[i, j, k] = _label_at(label, x, y, z, fx, fy, fz) if differs else value
 
 
+@compiled(
+    "void(f4[:,:,:,::1], u1[:,:,::1], f8[:,::1], f8[::1], f4[:,:,:,::1], f4[:,:,:,::1], u1[:,:,::1])",
+    "void(f4[:,:,:,::1], i2[:,:,::1], f8[:,::1], f8[::1], f4[:,:,:,::1], f4[:,:,:,::1], i2[:,:,::1])",
+)
+def warp_by_field(image, label, matrix, offset, displacement, image_out, label_out):
+    """As `warp`, at `matrix @ output_voxel + offset + displacement[:, output_voxel]`.
+
+    Args:
+        displacement: `(3, P, Q, R)` float32, input voxels.
+    """
+    nx, ny, nz = label.shape
+    px, py, pz = label_out.shape
+    for i in range(px):
+        for j in range(py):
+            for k in range(pz):
+                x = (
+                    matrix[0, 0] * i
+                    + matrix[0, 1] * j
+                    + matrix[0, 2] * k
+                    + offset[0]
+                    + displacement[0, i, j, k]
+                )
+                y = (
+                    matrix[1, 0] * i
+                    + matrix[1, 1] * j
+                    + matrix[1, 2] * k
+                    + offset[1]
+                    + displacement[1, i, j, k]
+                )
+                z = (
+                    matrix[2, 0] * i
+                    + matrix[2, 1] * j
+                    + matrix[2, 2] * k
+                    + offset[2]
+                    + displacement[2, i, j, k]
+                )
+                if -1 < x < nx and -1 < y < ny and -1 < z < nz:
+                    _at_the_rim(image, label, x, y, z, image_out, label_out, i, j, k)
+                else:
+                    image_out[:, i, j, k] = 0
+                    label_out[i, j, k] = 0
+
+
 @compiled("void(f4[:,:,::1], i4[:,::1], f4[:,::1], f4[:,:,::1])", fastmath=True)
 def along_axis(array, index, weight, out):
     """A sparse linear operator along the middle axis.

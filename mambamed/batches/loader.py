@@ -89,7 +89,7 @@ class PatchReader:
         random = random_stream(*request.key)
         spatial = Spatial(np.eye(3), ())
         if self._augment is not None:
-            spatial = random_spatial(self._augment, self._spacing, random)
+            spatial = random_spatial(self._augment, self._spacing, random, self._patch_size)
         low, high, offset = source_box(spatial, request.start, self._patch_size)
         if spatial.mirrored is not None:  # no interpolation: not a voxel more than the patch
             low = np.asarray(request.start)
@@ -118,7 +118,7 @@ class PatchReader:
 
     def _points(self, case: PointedCase, spatial: Spatial, offset: np.ndarray) -> np.ndarray:
         """`(K, 3)` landmarks in patch voxels: the way of the image's voxels, backwards."""
-        points = np.linalg.solve(spatial.matrix, (case.points - offset).T).T
+        points = spatial.place_of(case.points, offset)
         if self._mirror_order is not None and np.linalg.det(spatial.matrix) < 0:
             points = points[list(self._mirror_order)]
         return points.astype(np.float32)

@@ -189,6 +189,11 @@ class Augment(Section):
     """Largest angle about each axis."""
     scale: Probability = 0.2
     scale_range: tuple[Positive, Positive] = (0.7, 1.4)
+    elastic: Probability = 0.0
+    elastic_mm: Positive = 4.0
+    """Largest standard deviation of the displacement, mm; cut where space would fold."""
+    elastic_smoothness_mm: Positive = 24.0
+    """Distance over which displacements are independent, mm."""
     noise: Probability = 0.1
     noise_std: Annotated[float, Field(ge=0)] = 0.3
     """Largest standard deviation of additive Gaussian noise, in units of the normalized image."""
@@ -203,6 +208,8 @@ class Augment(Section):
     low_resolution_range: tuple[Positive, Positive] = (0.5, 1.0)
     gamma: Probability = 0.3
     gamma_range: tuple[Positive, Positive] = (0.7, 1.5)
+    drop_channel: Probability = 0.0
+    """Each channel but one is blanked with this probability: for cases that lack channels."""
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> Augment:

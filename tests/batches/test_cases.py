@@ -12,7 +12,7 @@ from mambamed.errors import DatasetError
 from mambamed.recipe import Augment
 
 MOVED = Augment(rotate=1, rotate_degrees=180, scale=1, noise=0, blur=0, brightness=0, contrast=0, gamma=0)
-MOVED = MOVED.model_copy(update={"low_resolution": 0})
+MOVED = MOVED.model_copy(update={"low_resolution": 0, "elastic": 0.5, "elastic_mm": 2.0})
 NAMES = ("left", "right", "absent")
 
 
