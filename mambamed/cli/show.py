@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from mambamed.recipe import RecipeLine
     from mambamed.runs.cost import RecipeCost
     from mambamed.runs.import_weights import ImportSummary
+    from mambamed.runs.listing import RunList
     from mambamed.training import TrainSummary
 
 
 _COLUMNS_SHOWN = 12  # of the scores of a training
+SCORE_WORDS = {"dice": "Dice", "error_mm": "MRE mm"}
 
 
 def prepare(summary: PreparedSummary) -> None:
@@ -78,11 +80,36 @@ def train(summary: TrainSummary) -> None:
         rows.append([str(fold.fold), steps, minutes, *scores, _number(mean), state])
     if rows:
         name = summary.folds[0].score_name
-        score = {"dice": "Dice", "error_mm": "MRE mm"}.get(name, name)
+        score = SCORE_WORDS.get(name, name)
         columns = [f"{score} {name}" for name in shown]
         headers = ["fold", "steps", "minutes", *columns, f"mean {score}", "state"]
         _table(f"{summary.run}: whole validation volumes", headers, rows)
     _next(summary.next_command)
+
+
+extend = train
+
+
+def runs(found: RunList) -> None:
+    """A line a fold."""
+    rows = [
+        [
+            str(line.run),
+            str(line.fold),
+            line.network,
+            line.state,
+            f"{line.epoch}/{line.epochs}",
+            "-"
+            if line.score is None
+            else f"{SCORE_WORDS.get(line.score_name, line.score_name)} {line.score:.4f}",
+            line.updated,
+        ]
+        for line in found.runs
+    ]
+    if rows:
+        _table(None, ["run", "fold", "network", "state", "epoch", "best patches", "updated"], rows)
+    else:
+        print("no runs here; 'mambamed train RECIPE -d PREPARED' makes one")
 
 
 def predict(summary: PredictSummary) -> None:
@@ -95,7 +122,7 @@ def predict(summary: PredictSummary) -> None:
 def landmarks(summary: LandmarksSummary) -> None:
     """How many cases, how many landmarks were absent, and where the points are."""
     kept = f", {summary.kept} of them kept" if summary.kept else ""
-    absent = f"; {summary.absent} absent (score below {summary.threshold:.3g})" if summary.absent else ""
+    absent = f"; {summary.absent} landmarks are absent" if summary.absent else ""
     print(f"points of {len(summary.cases)} cases in {summary.output}{kept}, {summary.seconds:.0f} s{absent}")
     _next(summary.next_command)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +29,8 @@ from mambamed.metrics.measures import measure
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.progress import Progress, Silence
 from mambamed.recipe import Recipe
-from mambamed.runs.calibration import read_calibration
 from mambamed.runs.device import keep_freed_memory
+from mambamed.runs.thresholds import read_thresholds
 from mambamed.tasks.landmarks import Landmarks
 from mambamed.tasks.peaks import PeakFinder
 
@@ -47,7 +47,6 @@ class LandmarksSummary:
         cases: ids of the cases that now have points.
         kept: how many of them were there already.
         absent: landmarks that were found nowhere, over all cases.
-        threshold: score below which a landmark is absent.
         faults: one line for every case that could not be done.
         seconds: wall time.
         next_command: what to do next.
@@ -57,7 +56,6 @@ class LandmarksSummary:
     cases: tuple[str, ...]
     kept: int
     absent: int
-    threshold: float
     faults: tuple[str, ...]
     seconds: float
     next_command: str
@@ -78,6 +76,10 @@ class Located:
     world: NDArray[np.float64]
     voxels: NDArray[np.float64]
     scores: NDArray[np.float64]
+
+    def placed(self, thresholds: Mapping[str, float]) -> tuple[str, ...]:
+        """The landmarks whose score reaches the threshold."""
+        return tuple(n for n, score in zip(self.names, self.scores, strict=True) if score >= thresholds[n])
 
 
 def landmarks(
@@ -108,8 +110,8 @@ def landmarks(
             and settings that is recorded and unchanged is kept.
         export: also write these kinds: "mrk.json" and "fcsv" of every case, for 3D Slicer; "csv" of every
             case.
-        threshold: score below which a landmark counts as absent; what the validation cases taught where not
-            given.
+        threshold: score below which a landmark counts as absent; for each what the validation cases taught
+            where not given.
         folds, checkpoint, overlap, tta, device, precision: as in `load_ensemble`.
         resume: says that kept cases are expected; that is done without it as well.
         overwrite: do every case again, whatever the folder holds.
@@ -135,17 +137,17 @@ def landmarks(
         precision=precision,
     )
     _check_models(ensemble)
-    limit = _threshold(ensemble, threshold)
+    thresholds = _thresholds(ensemble, threshold)
     for reason in ensemble.reasons:
         progress.say(reason)
     cases = find_inputs(Path(inputs), list(ensemble.run.manifest.channels))
     _check_output(cases, output)
     with folder_lock(output):
-        settings = _settings(ensemble, models, checkpoint, limit)
+        settings = _settings(ensemble, models, checkpoint, thresholds)
         record = Record(output, settings, ensemble.reasons, cases, overwrite, suffix=".json")
         wanted = [case for case in cases if not (record.holds(case) and _pictured(case, output, preview))]
         progress.start("placing landmarks", len(wanted), "cases")
-        _place_all(ensemble, wanted, record, limit, preview, progress)
+        _place_all(ensemble, wanted, record, thresholds, preview, progress)
         done = [case for case in cases if case.id not in record.faults]
         absent = _write_tables(ensemble.run.recipe, done, output, export)
     return LandmarksSummary(
@@ -153,7 +155,6 @@ def landmarks(
         cases=tuple(case.id for case in done),
         kept=len(cases) - len(wanted),
         absent=absent,
-        threshold=limit,
         faults=tuple(record.faults.values()),
         seconds=time.monotonic() - began,
         next_command=f"mambamed evaluate {output} REFERENCES",
@@ -182,20 +183,23 @@ def locate(slabs: Iterable[Slab], geometry: CaseGeometry, task: Landmarks) -> Lo
     return Located(task.names, world, world_to_voxel(np.array(geometry.affine_native), world), scores)
 
 
-def write_located(path: Path, located: Located, threshold: float, recipe: Recipe, image: str) -> None:
+def write_located(
+    path: Path, located: Located, thresholds: Mapping[str, float], recipe: Recipe, image: str
+) -> None:
     """Write the points of a case as JSON, atomically; `io.points.read_points` reads it.
 
     Args:
         path: a .json file.
         located: from `locate`.
-        threshold: a landmark of a lower score is absent: null.
+        thresholds: landmark -> score; one of a lower score is absent: null.
         recipe: what is measured between landmarks.
         image: name of the file that `voxels` are of.
     """
-    there = located.scores >= threshold
     points: dict[str, list[float] | None] = {}
     voxels: dict[str, list[float] | None] = {}
-    for name, here, world, voxel in zip(located.names, there, located.world, located.voxels, strict=True):
+    placed = located.placed(thresholds)
+    for name, world, voxel in zip(located.names, located.world, located.voxels, strict=True):
+        here = name in placed
         points[name] = [round(float(v), 4) for v in world] if here else None
         voxels[name] = [round(float(v), 4) for v in voxel] if here else None
     document: dict[str, Any] = {
@@ -205,7 +209,7 @@ def write_located(path: Path, located: Located, threshold: float, recipe: Recipe
         "points": points,
         "voxels": voxels,
         "scores": {name: round(float(s), 6) for name, s in zip(located.names, located.scores, strict=True)},
-        "threshold": threshold,
+        "thresholds": {name: thresholds[name] for name in located.names},
     }
     if recipe.measures:
         document["measures"] = _measures(recipe, points)
@@ -225,7 +229,7 @@ def _place_all(
     ensemble: Ensemble,
     cases: Sequence[Case],
     record: Record,
-    threshold: float,
+    thresholds: Mapping[str, float],
     preview: bool,
     progress: Progress,
 ) -> None:
@@ -237,7 +241,7 @@ def _place_all(
             following = cases[number + 1 : number + 2]
             ahead = reader.submit(read_case, following[0], ensemble, preview) if following else None
             if isinstance(outcome, Ready):
-                outcome = _place(ensemble, outcome, record, threshold, preview, progress)
+                outcome = _place(ensemble, outcome, record, thresholds, preview, progress)
             if outcome is not None:
                 record.failed(case, outcome)
             progress.advance(1, case=case.id)
@@ -251,7 +255,12 @@ def _outcome(reading: Future[Ready]) -> Ready | CaseError:
 
 
 def _place(
-    ensemble: Ensemble, ready: Ready, record: Record, threshold: float, preview: bool, progress: Progress
+    ensemble: Ensemble,
+    ready: Ready,
+    record: Record,
+    thresholds: Mapping[str, float],
+    preview: bool,
+    progress: Progress,
 ) -> CaseError | None:
     """Write the points of a case; or why it could not be done."""
     began, case, task = time.monotonic(), ready.case, ensemble.task
@@ -268,15 +277,15 @@ def _place(
     if preview and isinstance(ready.like, Image):
         from mambamed.report.point_pictures import draw_points
 
-        there = located.scores >= threshold
+        placed = located.placed(thresholds)
         draw_points(
             path.with_name(f"{case.id}_preview.png"),
             case.id,
             ready.like.array,
             ready.like.affine,
-            {n: v for n, v, here in zip(located.names, located.voxels, there, strict=True) if here},
+            {name: v for name, v in zip(located.names, located.voxels, strict=True) if name in placed},
         )
-    write_located(path, located, threshold, recipe, case.channels[0].path.name)
+    write_located(path, located, thresholds, recipe, case.channels[0].path.name)
     record.done(case, ready.seconds + time.monotonic() - began, ready.warnings)
     return None
 
@@ -317,24 +326,20 @@ def _check_models(ensemble: Ensemble) -> None:
             )
 
 
-def _threshold(ensemble: Ensemble, asked: float | None) -> float:
-    """What is asked for, else the recipe's, else the mean of what the folds' validation cases taught."""
-    if asked is not None:
-        if not 0 <= asked <= 1:
-            raise RecipeError(f"--threshold {asked}: a score is from 0 to 1")
-        return asked
-    chosen = []
-    for member in ensemble.members:
-        if member.run.recipe.landmarks.threshold is not None:
-            chosen.append(member.run.recipe.landmarks.threshold)
-            continue
-        known = [read_calibration(member.run, fold) for fold in member.folds]
-        chosen += [each.threshold for each in known if each is not None and each.threshold is not None]
-    return sum(chosen) / len(chosen) if chosen else 0.0
+def _thresholds(ensemble: Ensemble, asked: float | None) -> dict[str, float]:
+    """What is asked for, else the recipe's, else the means of what the folds' validation cases taught."""
+    if asked is not None and not 0 <= asked <= 1:
+        raise RecipeError(f"--threshold {asked}: a score is from 0 to 1")
+    names = ensemble.run.manifest.landmarks
+    alike = ensemble.run.recipe.landmarks.threshold if asked is None else asked
+    if alike is not None:
+        return dict.fromkeys(names, alike)
+    known = [read_thresholds(member.run, fold) or {} for member in ensemble.members for fold in member.folds]
+    return {name: sum(each.get(name, 0.0) for each in known) / max(len(known), 1) for name in names}
 
 
 def _settings(
-    ensemble: Ensemble, models: Sequence[Path], checkpoint: str, threshold: float
+    ensemble: Ensemble, models: Sequence[Path], checkpoint: str, thresholds: Mapping[str, float]
 ) -> dict[str, Any]:
     """What decides the points beside the input."""
     members = []
@@ -352,7 +357,7 @@ def _settings(
         )
     return {
         "members": members,
-        "threshold": threshold,
+        "thresholds": dict(thresholds),
         "device": ensemble.device.type,
         "precision": ensemble.precision,
     }

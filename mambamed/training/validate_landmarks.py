@@ -1,9 +1,9 @@
-"""Validation of landmarks: the points of every validation case in the world, and from which score on they
-count as there."""
+"""Validation of landmarks: the points of every validation case in the world, and from which score on each
+counts as there."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ from mambamed.inference.landmarks import Located, locate, write_located
 from mambamed.inference.sliding_window import slab_axis, window_slabs
 from mambamed.metrics.classification import choose_threshold
 from mambamed.preparation.store import PreparedDataset
-from mambamed.runs.calibration import Calibration, write_calibration
 from mambamed.runs.folder import Run
 from mambamed.runs.model import load_network, make_task
+from mambamed.runs.thresholds import write_thresholds
 from mambamed.tasks.landmarks import Landmarks
 from mambamed.training.journal import Journal
 from mambamed.training.loop import Workplace
@@ -28,7 +28,7 @@ POINTS = "validation"
 def validate_landmarks(
     run: Run, fold: int, dataset: PreparedDataset, case_ids: Sequence[str], place: Workplace, journal: Journal
 ) -> VolumeScores:
-    """Place and score the landmarks of the validation cases, choose the threshold on their scores.
+    """Place and score the landmarks of the validation cases, choose thresholds on their scores.
 
     Args:
         run: whose best checkpoint of `fold` answers.
@@ -39,18 +39,18 @@ def validate_landmarks(
         journal: hears how far the work is.
 
     Returns:
-        Mean radial error of every landmark, mm. The points of each case, calibration.json, cases.csv,
+        Mean radial error of every landmark, mm. The points of each case, thresholds.json, cases.csv,
         summary.csv and summary.json lie in the fold's folder; the summary is written last.
     """
     folder, task = run.fold_folder(fold), make_task(run)
     assert isinstance(task, Landmarks)
     located = _located(run, fold, dataset, case_ids, place, journal)
-    threshold = run.recipe.landmarks.threshold
-    if threshold is None:
-        threshold = learned_threshold(located, [dataset.case(case_id).points or {} for case_id in case_ids])
-    write_calibration(run, fold, Calibration(None, threshold, "youden", len(case_ids)))
+    thresholds = learned_thresholds(located, [dataset.case(case_id).points or {} for case_id in case_ids])
+    write_thresholds(run, fold, thresholds, len(case_ids))
+    if run.recipe.landmarks.threshold is not None:
+        thresholds = dict.fromkeys(task.names, run.recipe.landmarks.threshold)
     for case_id, found in zip(case_ids, located, strict=True):
-        write_located(folder / POINTS / f"{case_id}.json", found, threshold, run.recipe, case_id)
+        write_located(folder / POINTS / f"{case_id}.json", found, thresholds, run.recipe, case_id)
     evaluation = evaluate_points(
         folder / POINTS,
         dataset.root,
@@ -66,25 +66,27 @@ def validate_landmarks(
     return VolumeScores(scores, tuple(str(fault) for fault in evaluation.faults))
 
 
-def learned_threshold(
-    located: Sequence[Located], references: Sequence[dict[str, tuple[float, ...]]]
-) -> float:
-    """The score that best parts the landmarks that are there from those that are not (Youden).
+def learned_thresholds(
+    located: Sequence[Located], references: Sequence[Mapping[str, Sequence[float]]]
+) -> dict[str, float]:
+    """For each landmark the score that best parts the cases that have it from those that do not (Youden).
 
     Args:
         located: one a validation case.
         references: landmark -> position of the same cases.
 
     Returns:
-        0 where no landmark is ever absent: then nothing can be learned, and every one is placed.
+        Landmark -> threshold; 0 where it is never or always absent: then nothing can be learned, and it is
+        placed in every case.
     """
-    there = [
-        name in points for found, points in zip(located, references, strict=True) for name in found.names
-    ]
-    scores = [float(score) for found in located for score in found.scores]
-    if all(there) or not any(there):
-        return 0.0
-    return choose_threshold(np.array(there, int), scores, "youden")
+    thresholds = {}
+    for k, name in enumerate(located[0].names):
+        there = np.array([name in points for points in references], int)
+        scores = [float(found.scores[k]) for found in located]
+        thresholds[name] = (
+            0.0 if there.all() or not there.any() else choose_threshold(there, scores, "youden")
+        )
+    return thresholds
 
 
 def _located(
