@@ -17,7 +17,7 @@ import numpy as np
 from mambamed.errors import CaseError, DatasetError
 from mambamed.evaluation.classes import ReferenceClasses, read_reference_classes
 from mambamed.io.documents import write_json
-from mambamed.io.probabilities import Probabilities, read_probabilities
+from mambamed.io.probabilities import Probabilities, names_probabilities, read_probabilities
 from mambamed.io.tables import write_csv
 from mambamed.metrics.classification import (
     BinaryScores,
@@ -174,13 +174,9 @@ def holds_probabilities(predictions: Path) -> bool:
     A prediction folder of masks holds tables too, but not of this kind.
     """
     if predictions.is_file():
-        first = predictions if predictions.suffix.lower() == ".csv" else None
-    else:
-        first = next(iter(sorted(predictions.glob("*.csv"))), None)
-    if first is None:
-        return False
-    with first.open(encoding="utf-8-sig", errors="replace") as file:
-        return "probability_" in file.readline()
+        return names_probabilities(predictions)
+    first = next(iter(sorted(predictions.glob("*.csv"))), None)
+    return first is not None and names_probabilities(first)
 
 
 def _score(

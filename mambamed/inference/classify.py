@@ -25,7 +25,7 @@ from mambamed.inference.record import sha256_of
 from mambamed.inference.saliency import grad_cam, on_native_grid
 from mambamed.io.documents import write_json
 from mambamed.io.images import Image, write_image
-from mambamed.io.probabilities import Probabilities, write_probabilities
+from mambamed.io.probabilities import Probabilities, names_probabilities, write_probabilities
 from mambamed.metrics.calibration import softmax
 from mambamed.progress import Progress, Silence
 from mambamed.runs.calibration import Calibration, read_calibration
@@ -286,5 +286,7 @@ def _document(
 def _check_output(cases: Sequence[Case], output: Path) -> None:
     if output.suffix.lower() != ".csv" or output.is_dir():
         raise RecipeError(f"-o {output}: give the name of a table, as in preds.csv")
+    if output.exists() and not names_probabilities(output):
+        raise RecipeError(f"{output}: was there before and is no table of probabilities; give another -o")
     if output.resolve() in {channel.path.resolve() for case in cases for channel in case.channels}:
         raise RecipeError(f"{output}: is an image to be classified; give another -o")

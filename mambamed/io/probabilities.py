@@ -111,6 +111,14 @@ def read_probabilities(path: Path) -> Probabilities:
     return Probabilities(classes, tuple(cases), values, _threshold(path, rows, len(names)), calibrated)
 
 
+def names_probabilities(path: Path) -> bool:
+    """Whether a file is such a table, told by its headers alone."""
+    if path.suffix.lower() != ".csv" or not path.is_file():
+        return False
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return PREFIX in file.readline()
+
+
 def _probability(path: Path, case: str, name: str, cell: str) -> float:
     try:
         value = float(cell)

@@ -192,6 +192,33 @@ def test_options_that_cannot_be_meant_stop_before_any_work(world, tmp_path) -> N
     assert not (tmp_path / "p.csv").exists()
 
 
+def test_a_table_of_the_users_own_is_not_overwritten(world, tmp_path) -> None:
+    own = tmp_path / "own.csv"
+    shutil.copy(world / "classes.csv", own)
+    with pytest.raises(RecipeError, match="was there before"):
+        classify([world / "run_0"], world / "images", own, device="cpu")
+    assert own.read_bytes() == (world / "classes.csv").read_bytes()
+
+
+def test_a_list_of_cases_brings_their_covariates(world, tmp_path) -> None:
+    rows = [f"c{n:02},{world / 'images' / f'c{n:02}.nii.gz'},{50 + n},{'FM'[n % 2]}" for n in (1, 4, 6)]
+    listed = tmp_path / "cases.csv"
+    listed.write_text("\n".join(["case,MRI,age,sex", *rows]))
+    found = classify([world / "run_0"], listed, tmp_path / "p.csv", device="cpu")
+    (tmp_path / "known.csv").write_text(
+        "\n".join(["case,age,sex", *(f"c{n:02},{50 + n},{'FM'[n % 2]}" for n in (1, 4, 6))])
+    )
+    every = classify(
+        [world / "run_0"],
+        world / "images",
+        tmp_path / "q.csv",
+        covariates=tmp_path / "known.csv",
+        device="cpu",
+    )
+    order = [every.probabilities.cases.index(case) for case in found.probabilities.cases]
+    assert np.array_equal(found.probabilities.values, every.probabilities.values[order])
+
+
 def test_a_damaged_calibration_is_refused(world, tmp_path) -> None:
     shutil.copytree(world / "run_0", tmp_path / "run")
     write_json(tmp_path / "run" / "fold_0" / "calibration.json", {"temperature": -1, "threshold": 2})
