@@ -1,9 +1,10 @@
 """Every network of the table, small enough to test."""
 
+import pytest
 import torch
 from torch import nn
 
-from mambamed.networks import build_network
+from mambamed.networks import NETWORKS, build_network
 
 # name -> options that make it small enough to test
 SMALL: dict[str, dict] = {
@@ -29,6 +30,9 @@ SMALL: dict[str, dict] = {
 # networks of classification: (B, classes) rather than a grid
 POOLED = {"nnmamba_classifier", "nnmamba_v1_classifier", "resnet", "densenet", "vit"}
 ODD = (17, 20, 9)
+# MONAI's take seconds a test even when small; by default only what is cheap is asked of them
+MONAIS = {name for name, place in NETWORKS.items() if "baselines" in place}
+MONAIS_SLOWLY = [pytest.param(name, marks=pytest.mark.slow) if name in MONAIS else name for name in NETWORKS]
 
 
 def small(name: str, **options) -> nn.Module:

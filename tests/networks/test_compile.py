@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from small_networks import ODD, small
+from small_networks import MONAIS_SLOWLY, ODD, small
 
 from mambamed.networks import NETWORKS
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", MONAIS_SLOWLY)
 def test_it_can_be_exported(name) -> None:
     network, x = small(name).eval(), torch.randn(1, 2, *ODD)
     with torch.no_grad():

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from small_networks import ODD, POOLED, small
+from small_networks import MONAIS_SLOWLY, ODD, POOLED, small
 
 from mambamed.errors import RecipeError
 from mambamed.networks import NETWORKS, build_network
@@ -18,10 +18,6 @@ class TestEveryNetwork:
         for shape in (ODD, (16, 16, 16)):
             answer = (1, 3) if name in POOLED else (1, 3, *shape)
             assert network(torch.randn(1, 2, *shape)).shape == answer
-
-    def test_evaluation_is_deterministic(self, name) -> None:
-        network, x = small(name).eval(), torch.randn(1, 2, *ODD)
-        assert torch.equal(network(x), network(x))
 
     def test_every_parameter_gets_a_finite_gradient(self, name) -> None:
         network = small(name).train()
@@ -44,6 +40,24 @@ class TestEveryNetwork:
         single = small(name, deep_supervision=False).train()(torch.randn(2, 2, *ODD))
         assert isinstance(single, torch.Tensor)
 
+    def test_mixer_none_has_no_scan(self, name) -> None:
+        """Where there is no scan, mixer none is the network as it is."""
+        keys = list(small(name, mixer="none").state_dict())
+        assert not [key for key in keys if "A_log" in key or "mamba" in key]
+        has_mixer = "mixer" in inspect.signature(type(small(name))).parameters
+        assert has_mixer == any("A_log" in key for key in small(name).state_dict())
+
+    def test_an_option_it_does_not_have_is_refused(self, name) -> None:
+        with pytest.raises(RecipeError, match=r"network\.chanels.*did you mean 'channels'|network\.chanels"):
+            small(name, chanels=3)
+
+
+@pytest.mark.parametrize("name", MONAIS_SLOWLY)
+class TestEveryNetworkAtLength:
+    def test_evaluation_is_deterministic(self, name) -> None:
+        network, x = small(name).eval(), torch.randn(1, 2, *ODD)
+        assert torch.equal(network(x), network(x))
+
     def test_weights_survive_a_round_trip(self, name) -> None:
         network, x = small(name).eval(), torch.randn(1, 2, *ODD)
         other = small(name).eval()
@@ -52,13 +66,6 @@ class TestEveryNetwork:
                 parameter.add_(1)
         other.load_state_dict(network.state_dict())
         assert torch.equal(network(x), other(x))
-
-    def test_mixer_none_has_no_scan(self, name) -> None:
-        """Where there is no scan, mixer none is the network as it is."""
-        keys = list(small(name, mixer="none").state_dict())
-        assert not [key for key in keys if "A_log" in key or "mamba" in key]
-        has_mixer = "mixer" in inspect.signature(type(small(name))).parameters
-        assert has_mixer == any("A_log" in key for key in small(name).state_dict())
 
     def test_it_takes_any_norm_at_small_shapes(self, name) -> None:
         """Instance norm cannot normalize one voxel, nor batch norm one voxel of one patch."""
@@ -92,10 +99,6 @@ class TestEveryNetwork:
             rounded = network(x).float()
         assert torch.isfinite(rounded).all()
         assert (rounded - exact).norm() < 0.1 * exact.norm()
-
-    def test_an_option_it_does_not_have_is_refused(self, name) -> None:
-        with pytest.raises(RecipeError, match=r"network\.chanels.*did you mean 'channels'|network\.chanels"):
-            small(name, chanels=3)
 
 
 def test_a_network_that_does_not_exist_is_refused() -> None:
