@@ -16,7 +16,7 @@ from mambamed.machine_code import compiled
 
 _IMAGES = ("int16", "float32")
 _SUMS = {"reassoc", "nsz", "contract"}  # sums may be taken in any order: vector instructions
-_TILE = 32  # rows worked on together, so that what is written across memory order stays in the cache
+_TILE = 64  # rows worked on together, so that what is written across memory order stays in the cache
 
 
 def in_kernel_type(array: NDArray) -> NDArray:
@@ -56,25 +56,38 @@ def _turned(other: NDArray, like: NDArray) -> NDArray:
     return other.transpose(order)[_steps(like, order)]
 
 
-@compiled(*(f"void({t}[:,:,:],int64[:,::1])" for t in _IMAGES))
-def _grow_box(image, box):
+@compiled(*(f"boolean({t}[::1],int64,int64,{t})" for t in ("int16", "int32")))
+def _any(row, first, last, counted):
+    """Whether some of the counted bits in `row[first:last]` is set; no early end, for vector instructions."""
+    bits = counted ^ counted
+    for value in row[first:last]:
+        bits |= value
+    return bits & counted != 0
+
+
+@compiled(*(f"void({t}[:,:,::1],int64[:,::1],{t})" for t in ("int16", "int32")))
+def _grow_box(image, box, counted):
     n0, n1, n2 = image.shape
     for i in range(n0):
         for j in range(n1):
-            low = -1
-            for k in range(n2):
-                if image[i, j, k] != 0:
-                    low = k
-                    break
-            if low < 0:
+            row = image[i, j]
+            known = box[0, 0] <= i < box[1, 0] and box[0, 1] <= j < box[1, 1]
+            if not known and _any(row, 0, n2, counted):
+                box[0, 0], box[1, 0] = min(box[0, 0], i), max(box[1, 0], i + 1)
+                box[0, 1], box[1, 1] = min(box[0, 1], j), max(box[1, 1], j + 1)
+                known = True
+            if not known:
                 continue
-            box[0, 0], box[1, 0] = min(box[0, 0], i), max(box[1, 0], i + 1)
-            box[0, 1], box[1, 1] = min(box[0, 1], j), max(box[1, 1], j + 1)
-            box[0, 2] = min(box[0, 2], low)
-            for k in range(n2 - 1, box[1, 2] - 1, -1):
-                if image[i, j, k] != 0:
-                    box[1, 2] = k + 1
-                    break
+            if _any(row, 0, box[0, 2], counted):
+                k = 0
+                while row[k] & counted == 0:
+                    k += 1
+                box[0, 2] = k
+            if _any(row, box[1, 2], n2, counted):
+                k = n2 - 1
+                while row[k] & counted == 0:
+                    k -= 1
+                box[1, 2] = k + 1
 
 
 def grow_box(image: NDArray, start: NDArray[np.int64], stop: NDArray[np.int64]) -> None:
@@ -88,7 +101,11 @@ def grow_box(image: NDArray, start: NDArray[np.int64], stop: NDArray[np.int64]) 
     """
     view, order = in_memory_order(image)
     box = np.stack([view.shape, np.zeros(3)]).astype(np.int64)
-    _grow_box(view, box)
+    whole = np.ascontiguousarray(view)
+    if whole.dtype == np.float32:
+        _grow_box(whole.view(np.int32), box, np.int32(0x7FFFFFFF))  # all but the sign: -0.0 is zero
+    else:
+        _grow_box(whole, box, np.int16(-1))
     if not box[1].any():
         return
     for position, axis in enumerate(order):
@@ -254,33 +271,64 @@ def foreground_histogram(
 
 
 @compiled(
+    *(f"void({t}[::1],float32[::1],boolean[::1],boolean,float32,float32,float32,float32)" for t in _IMAGES)
+)
+def _scale_row(source, row, inside, masked, low, high, center, factor):
+    for k in range(row.size):
+        row[k] = (min(max(np.float32(source[k]), low), high) - center) * factor
+    if masked:
+        for k in range(row.size):
+            row[k] = row[k] if inside[k] else np.float32(0)
+
+
+@compiled(
     *(
-        f"void({t}[:,:,::1],float32[:,:,:],boolean[:,:,::1],boolean,float32,float32,float32,float32,boolean)"
+        f"void({t}[:,:,::1],float32[:,:,:],boolean[:,:,::1],boolean,float32,float32,float32,float32)"
         for t in _IMAGES
     )
 )
-def _scale(image, out, mask, masked, low, high, center, factor, across):
+def _scale(image, out, mask, masked, low, high, center, factor):
+    n0, n1, n2 = image.shape
+    row = np.empty(n2, np.float32)
+    for i in range(n0):
+        for j in range(n1):
+            _scale_row(image[i, j], row, mask[i * masked, j * masked], masked, low, high, center, factor)
+            out[i, j] = row
+
+
+@compiled(
+    *(
+        f"void({t}[:,:,::1],float32[:,:,::1],boolean[:,:,::1],boolean,float32,float32,float32,float32,"
+        "boolean[::1])"
+        for t in _IMAGES
+    )
+)
+def _scale_across(image, out, mask, masked, low, high, center, factor, mirrored):
+    """`out[c, b, a]`, each axis mirrored where it says so, from `image[a, b, c]`: in tiles."""
     n0, n1, n2 = image.shape
     rows = np.empty((_TILE, n2), np.float32)
+    used = np.ones(n2, np.bool_)
     for j in range(n1):
+        b = n1 - 1 - j if mirrored[1] else j
         for tile in range(0, n0, _TILE):
             count = min(_TILE, n0 - tile)
+            start = n0 - tile - count if mirrored[0] else tile
+            if masked:
+                used[:] = False
             for i in range(count):
-                source, row = image[tile + i, j], rows[i]
-                for k in range(n2):
-                    row[k] = (min(max(np.float32(source[k]), low), high) - center) * factor
+                inside = mask[(tile + i) * masked, j * masked]
+                row = rows[count - 1 - i if mirrored[0] else i]
+                _scale_row(image[tile + i, j], row, inside, masked, low, high, center, factor)
                 if masked:
-                    inside = mask[tile + i, j]
                     for k in range(n2):
-                        row[k] = row[k] if inside[k] else np.float32(0)
-            if across:
-                for k in range(n2):
+                        used[k] |= inside[k]
+            for k in range(n2):
+                line = out[n2 - 1 - k if mirrored[2] else k, b, start : start + count]
+                if used[k]:
                     for i in range(count):
-                        out[tile + i, j, k] = rows[i, k]
-            else:
-                for i in range(count):
-                    for k in range(n2):
-                        out[tile + i, j, k] = rows[i, k]
+                        line[i] = rows[i, k]
+                else:
+                    line[:] = np.float32(0)
 
 
 def scale_into(
@@ -301,9 +349,13 @@ def scale_into(
     view = np.ascontiguousarray(_turned(image, image))
     target = _turned(out, image)
     where = np.zeros((1, 1, 1), np.bool_) if mask is None else np.ascontiguousarray(_turned(mask, image))
-    across = abs(target.strides[0]) < abs(target.strides[2])
-    numbers = (np.float32(number) for number in (low, high, center, factor))
-    _scale(view, target, where, mask is not None, *numbers, across)
+    numbers = [np.float32(number) for number in (low, high, center, factor)]
+    mirrored = np.array([stride < 0 for stride in target.strides])
+    base = target[tuple(slice(None, None, -1) if flip else slice(None) for flip in mirrored)].T
+    if base.flags.c_contiguous:
+        _scale_across(view, base, where, mask is not None, *numbers, mirrored)
+    else:
+        _scale(view, target, where, mask is not None, *numbers)
 
 
 @compiled("void(float32[::1],uint32[::1],uint16[::1])")

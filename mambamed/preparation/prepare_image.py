@@ -51,7 +51,7 @@ def prepare_image(
         x, y, z = channels[0].shape
         start, stop = (0, 0, 0), (x, y, z)
     box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    channels = [compact(channel[box]) for channel in channels]
+    channels = [channel[box] for channel in channels]
     spacing = spacing_of(affine_to_ras(first.affine, first.array.shape, orientation)).tolist()
     target = spacing if plan.keep_spacing else plan.spacing_mm
     shape = resampled_shape(channels[0].shape, spacing, target)
@@ -62,6 +62,7 @@ def prepare_image(
     whole = array[0] if array.dtype == np.float32 else np.empty(shape, np.float32)
     for channel, normalization, out in zip(channels, plan.normalization, array, strict=True):
         filled = out if array.dtype == np.float32 else whole
+        channel = compact(channel)  # one at a time: measured and scaled
         scaling = Scaling.of(channel, normalization, mask)
         if channel.shape == shape:
             scaling.fill(channel, filled)
