@@ -24,7 +24,7 @@ names are read from the label maps.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,29 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
             fault = f"{case_id}: has landmarks in {path}, but no row in {listed.file}; add it or remove them"
             cases.append(Case(case_id, (), fault=fault))
     return RawDataset(manifest, sorted(cases, key=lambda case: case.id))
+
+
+def find_cases(source: Path, channels: Sequence[str]) -> list[Case]:
+    """The cases of a list that are to be predicted: images and covariates, no answers.
+
+    Args:
+        source: the list.
+        channels: the model's channel names, in its order; a list of one channel may call it otherwise.
+
+    Raises:
+        DatasetError: no list, or no column for a channel.
+    """
+    listed = _read(source)
+    columns = _columns(listed, Wishes(channels=dict.fromkeys(channels, "mri")))
+    columns = replace(columns, label=None, points=None, class_name=None)
+    images = {} if columns.channels else _images_of(listed)
+    width = len(columns.channels) or max((len(files) for files in images.values()), default=0)
+    lacking = [name for name in channels if columns.channels and name not in columns.channels]
+    if lacking or width != len(channels):
+        raise DatasetError(
+            f"{listed.file}: no column {', '.join(lacking or channels)}, which the model reads"
+        )
+    return sorted((_case(row, columns, listed, images, {}) for row in listed.rows), key=lambda case: case.id)
 
 
 def _read(source: Path) -> _List:

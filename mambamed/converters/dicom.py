@@ -25,7 +25,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     """The series, as cases that have nothing to learn from.
 
     Raises:
-        CaseError: a file cannot be read.
+        CaseError: never; a file that cannot be read is a case, and verification says why.
     """
     cases = series_cases(source)
     kinds = {"ct" if modality == "CT" else "mri" for _, modality in cases}

@@ -6,20 +6,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile
-from mambamed.converters import brats, nnunet
+from mambamed.converters import brats, case_list, dicom, nnunet
 from mambamed.errors import DatasetError
+from mambamed.io.dicom import is_dicom
 from mambamed.io.images import case_id_of
+
+_WHAT = "give NIfTI, NRRD, MetaImage or DICOM, a folder of them, or a list of cases"
 
 
 def find_inputs(source: Path, channels: Sequence[str]) -> list[Case]:
     """Find the cases to predict, and their channels by the names that the model knows.
 
-    Tried in this order: nnU-Net's numbered channels (`CASE_0000.nii.gz`), where a 0000 exists; BraTS
-    modalities, where the model reads those; one file a case, whose fourth axis holds the channels where
-    there are several.
+    A folder is tried in this order: nnU-Net's numbered channels (`CASE_0000.nii.gz`), where a 0000 exists;
+    BraTS modalities, where the model reads those; one file a case, whose fourth axis holds the channels where
+    there are several; DICOM, a series a case.
 
     Args:
-        source: an image, or a folder.
+        source: an image, a folder, or a list of cases (.csv, .tsv, .json) as `case_list` describes it.
         channels: the model's channel names, in its order.
 
     Returns:
@@ -29,9 +32,15 @@ def find_inputs(source: Path, channels: Sequence[str]) -> list[Case]:
         DatasetError: nothing to predict, or two files of one case.
     """
     if source.is_file():
+        if case_list.recognizes(source):
+            return _checked(case_list.find_cases(source, channels), source)
+        if case_id_of(source) is None and is_dicom(source):
+            return _one_series_each(
+                [Case(source.resolve().parent.name, (ChannelFile(source),))], channels, source
+            )
         case_id = case_id_of(source)
         if case_id is None:
-            raise DatasetError(f"{source}: is not an image; give a NIfTI, NRRD or MetaImage file")
+            raise DatasetError(f"{source}: is not an image; {_WHAT}")
         return [_case_of_file(case_id, source, channels)]
     if not source.is_dir():
         raise DatasetError(f"{source}: no such file or folder; check the path")
@@ -55,9 +64,29 @@ def find_inputs(source: Path, channels: Sequence[str]) -> list[Case]:
             both = f"{cases[case_id].channels[0].path.name} and {path.name}"
             raise DatasetError(f"{folder}: duplicate case {case_id}: {both}; keep one")
         cases[case_id] = _case_of_file(case_id, path, channels)
+    if not cases and dicom.recognizes(folder):
+        return _one_series_each([case for case, _ in dicom.series_cases(folder)], channels, folder)
     if not cases:
-        raise DatasetError(f"{folder}: no images to predict; give a folder of NIfTI, NRRD or MetaImage files")
+        raise DatasetError(f"{folder}: no images to predict; {_WHAT}")
     return list(cases.values())
+
+
+def _checked(cases: list[Case], source: Path) -> list[Case]:
+    ids = [case.id for case in cases]
+    if not cases:
+        raise DatasetError(f"{source}: no images to predict; write a row a case")
+    if twice := [case_id for case_id in ids if ids.count(case_id) > 1]:
+        raise DatasetError(f"{source}: duplicate case {twice[0]}; keep one row of it")
+    return cases
+
+
+def _one_series_each(cases: list[Case], channels: Sequence[str], source: Path) -> list[Case]:
+    if len(channels) != 1:
+        raise DatasetError(
+            f"{source}: DICOM does not say which series is which of the channels {', '.join(channels)}; "
+            "write a list of cases with a column a channel"
+        )
+    return _checked(cases, source)
 
 
 def _case_of_file(case_id: str, path: Path, channels: Sequence[str]) -> Case:

@@ -1,6 +1,7 @@
 """nnU-Net raw, versions 1 and 2: `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz`, `dataset.json`.
 
-Source: nnU-Net's documentation/dataset_format.md. Labels may be regions: `{"whole tumor": [1, 2, 3]}`.
+Source: nnU-Net's documentation/dataset_format.md. Labels may be regions: `{"whole tumor": [1, 2, 3]}`;
+voxels labeled "ignore" are neither learned nor scored.
 Version 1 has `modality` in place of `channel_names`, names as values of `labels`, and a list `training`
 whose images lie in several files; version 2 may list files under `dataset`.
 """
@@ -11,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mambamed.cases import BACKGROUND, Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.cases import BACKGROUND, IGNORE, Case, ChannelFile, DatasetManifest, RawDataset
 from mambamed.converters.msd import inside, labels_of
 from mambamed.converters.wishes import Wishes, kind_of_channel
 from mambamed.errors import DatasetError
@@ -131,12 +132,10 @@ def labels_and_regions(section: Any, file: Path) -> tuple[dict[str, int], dict[s
     """nnU-Net's labels: numbers, or lists of numbers where regions overlap.
 
     Raises:
-        DatasetError: neither, or an ignore label, which this mambamed does not know.
+        DatasetError: neither.
     """
     if not isinstance(section, dict) or not section:
         raise DatasetError(f"{file}: has no labels; add them")
-    if "ignore" in section:
-        raise DatasetError(f"{file}: an ignore label is not supported; remove it and the voxels that have it")
     numbers = {name: value for name, value in section.items() if isinstance(value, int)}
     lists = {name: value for name, value in section.items() if isinstance(value, list)}
     if len(numbers) + len(lists) != len(section) or not all(
@@ -146,7 +145,8 @@ def labels_and_regions(section: Any, file: Path) -> tuple[dict[str, int], dict[s
     if not lists:
         return numbers, {}
     regions = {name: tuple(members) for name, members in lists.items()}
-    regions |= {name: (value,) for name, value in numbers.items() if value != 0}
-    values = sorted({value for members in regions.values() for value in members})
+    regions |= {name: (value,) for name, value in numbers.items() if value != 0 and name != IGNORE}
+    ignored = {numbers[IGNORE]} if IGNORE in numbers else set()
+    values = sorted({value for members in regions.values() for value in members} | ignored)
     named = {value: name for name, value in numbers.items()}
     return {BACKGROUND: 0} | {named.get(v, f"label_{v}"): v for v in values}, regions

@@ -69,17 +69,33 @@ def is_dicom(path: Path) -> bool:
 def find_series(source: Path) -> list[Series]:
     """All series in a folder and the folders below it, by folder and uid.
 
-    Raises:
-        CaseError: a DICOM file cannot be read.
+    A file that cannot be read is a series of its own, without a uid: whoever reads it hears why.
     """
     found = []
-    for folder, subfolders, names in os.walk(source):
+    for name, subfolders, names in os.walk(source):
         subfolders.sort()
-        found += _series_in(Path(folder), [Path(folder) / name for name in sorted(names)])
+        folder = Path(name)
+        paths = [path for path in (folder / name for name in sorted(names)) if is_dicom(path)]
+        readable = [path for path in paths if _can_be_read(path)]
+        found += [Series("", folder, (path,), "", "") for path in paths if path not in readable]
+        found += _series_in(folder, readable)
     return found
 
 
+def _can_be_read(path: Path) -> bool:
+    try:
+        _tags(path)
+    except CaseError:
+        return False
+    return True
+
+
 def _series_in(folder: Path, paths: Sequence[Path]) -> list[Series]:
+    """The series among files of a folder.
+
+    Raises:
+        CaseError: a DICOM file cannot be read.
+    """
     grouped: dict[str, list[Path]] = {}
     facts: dict[str, Mapping[str, str]] = {}
     for path in paths:

@@ -293,6 +293,34 @@ def test_inputs_with_numbered_channels(tmp_path) -> None:
     assert c2.fault is None
 
 
+def test_inputs_of_a_list_have_images_and_covariates_but_no_answers(tmp_path) -> None:
+    (tmp_path / "l.csv").write_text(
+        "case,T2,T1,label,class,age\nb,b2.nii,b1.nii,no.nii,x,3\na,,a1.nii,no.nii,,4\n"
+    )
+    a, b = find_inputs(tmp_path / "l.csv", ["T1", "T2"])
+    assert [channel.path.name for channel in b.channels] == ["b1.nii", "b2.nii"]
+    assert (b.label, b.class_name, b.covariates) == (None, None, {"age": "3"})
+    assert a.fault == f"a: channel T2 has no file in {tmp_path / 'l.csv'}; add it"
+    with pytest.raises(DatasetError, match="no column PET, which the model reads"):
+        find_inputs(tmp_path / "l.csv", ["T1", "PET"])
+    (tmp_path / "one.csv").write_text("case,image\na,a.nii\n")
+    assert find_inputs(tmp_path / "one.csv", ["CT"])[0].channels[0].path == tmp_path / "a.nii"
+    (tmp_path / "one.csv").write_text("case,image\na,a.nii\na,b.nii\n")
+    with pytest.raises(DatasetError, match="duplicate case a"):
+        find_inputs(tmp_path / "one.csv", ["CT"])
+
+
+def test_voxels_that_nobody_labeled_have_a_label_of_nnunet(tmp_path) -> None:
+    labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+    manifest = convert(nnunet(tmp_path, labels=labels)).manifest
+    assert manifest.labels == {"background": 0, "label_1": 1, "core": 2, "ignore": 3}
+    assert manifest.regions == {"whole": (1, 2), "core": (2,)}
+    assert (
+        convert(nnunet(tmp_path, labels={"background": 0, "a": 1, "ignore": 2})).manifest.labels["ignore"]
+        == 2
+    )
+
+
 def test_inputs_with_brats_names(tmp_path) -> None:
     brats(tmp_path, "P-1", "t1n t1c t2w t2f", "-")
     (case,) = find_inputs(tmp_path, ["t1n", "t1c", "t2w", "t2f"])

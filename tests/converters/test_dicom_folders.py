@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mambamed.converters import convert
+from mambamed.converters import convert, find_inputs
 from mambamed.converters.dicom import series_cases
-from mambamed.errors import DatasetError
+from mambamed.errors import CaseError, DatasetError
+from mambamed.io.images import read_image
 
 DATA = Path(os.environ.get("MAMBAMED_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 REAL = DATA / "dicom"
@@ -31,3 +32,22 @@ def test_a_list_names_what_a_folder_of_dicom_is(tmp_path) -> None:
     dataset = convert(tmp_path / "l.csv")
     assert [case.channels[0].path for case in dataset.cases] == [tmp_path / "a", tmp_path / "b" / "1.dcm"]
     assert dataset.manifest.channels == {"MRI": "mri"}
+
+
+def test_a_folder_of_dicom_can_be_predicted(tmp_path) -> None:
+    (case,) = find_inputs(REAL, ["MRI"])
+    assert case.id == "hippocampus_crop"
+    (case,) = find_inputs(REAL / "hippocampus_crop" / "7.dcm", ["MRI"])
+    assert case.id == "hippocampus_crop"
+    with pytest.raises(DatasetError, match="write a list of cases with a column a channel"):
+        find_inputs(REAL, ["T1", "T2"])
+
+
+def test_a_damaged_file_is_a_case_of_its_own(tmp_path) -> None:
+    shutil.copytree(REAL / "hippocampus_crop", tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "1.dcm").write_bytes(b"cut off")
+    a, b = find_inputs(tmp_path, ["MRI"])
+    assert read_image(a.channels[0].path).array.shape == (35, 51, 32)
+    with pytest.raises(CaseError, match=r"1\.dcm: is truncated"):
+        read_image(b.channels[0].path)
