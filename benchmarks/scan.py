@@ -53,9 +53,9 @@ def wall_seconds(function: Callable[[], object]) -> float:
 
 
 def best_of(function: Callable[[], object], span: float) -> float:
-    """The best time of some `span` seconds of calls, and of two at least."""
+    """The best time of some `span` seconds of calls, of one if it takes longer."""
     best = seconds(function)
-    return min(best, *(seconds(function) for _ in range(max(1, int(span / best)))))
+    return min([best, *(seconds(function) for _ in range(int(span / best)))])
 
 
 def in_turns(ours: Callable, theirs: Callable, turns: int) -> tuple[float, float, float]:
@@ -186,12 +186,12 @@ def scans(sizes: list[tuple[int, int]], turns: int, mambapy_limit: int) -> list[
         head = [t[..., :2000].double() if t.ndim == 3 else t.double() for t in inputs]
         error = relative_error(mine()[..., :2000], loop_scan(*head))
         assert error < 1e-5, f"{length}x{channels}: answers differ by {error:.1e}"
-        best, _, by_loop = in_turns(mine, reference, turns)
+        best, loop_best, by_loop = in_turns(mine, reference, turns)
         pairs = [(seconds(mine), seconds(only_exponentials)) for _ in range(30)]
         best, alone = (min(column) for column in zip((best, 1e9), *pairs, strict=True))
         share = length * channels * STATES / best / (many / alone * threads)
         small = length * channels <= mambapy_limit
-        _, _, of_chunked = in_turns(without_gradients(chunked, inputs), reference, turns)
+        of_chunked = loop_best / best_of(without_gradients(chunked, inputs), 1.0)
         train = training_step(ours, inputs)
         memory = peak_mib(train)
         step_best = best_of(train, 0.5)
@@ -239,11 +239,12 @@ def block(length: int, d_model: int) -> list[str]:
 
 
 def two_threads(sizes: list[tuple[int, int]]) -> list[str]:
-    """Ours on two threads against one, and against the loop when both have two."""
+    """Ours on two threads against one, and against loop and mambapy when all have two."""
     lines, before = [], torch.get_num_threads()
     for length, channels in sizes:
         inputs = inputs_of(length, channels)
-        mine, reference = without_gradients(ours, inputs), without_gradients(loop_scan, inputs)
+        mine = without_gradients(ours, inputs)
+        peers = [without_gradients(scan, inputs) for scan in (loop_scan, mambapy_scan)]
         best = {1: float("inf"), 2: float("inf")}
         for _ in range(5):
             for threads in best:
@@ -251,11 +252,11 @@ def two_threads(sizes: list[tuple[int, int]]) -> list[str]:
                 mine()
                 best[threads] = min(best[threads], *(wall_seconds(mine) for _ in range(15)))
         torch.set_num_threads(2)
-        _, _, by_loop = in_turns(mine, reference, 3)
+        by_loop, by_mambapy = (in_turns(mine, peer, 3)[2] for peer in peers)
         torch.set_num_threads(before)
         lines.append(
             f"Two threads, {length} x {channels}: {best[2] * 1e3:.2f} ms, {best[1] / best[2]:.2f}x one "
-            f"thread, {by_loop:.0f}x the loop on two threads."
+            f"thread; all on two threads: loop / ours {by_loop:.0f}, mambapy / ours {by_mambapy:.0f}."
         )
         print(lines[-1], flush=True)
     return lines
