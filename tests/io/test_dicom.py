@@ -1,6 +1,7 @@
 """Slices are written by SimpleITK's GDCM, and volumes compared with its own series reader; faults are made by
 hand: a slice taken away, doubled, moved, turned, cut."""
 
+import locale
 import os
 import shutil
 from pathlib import Path
@@ -27,6 +28,7 @@ def write_series(
     folder.mkdir(parents=True, exist_ok=True)
     normal = np.cross(ALONG_X, ALONG_Y)
     values = np.random.default_rng(series).integers(0, 2000, (5, 4, len(steps)))
+    before = locale.setlocale(locale.LC_CTYPE)
     for number, step in enumerate(steps):
         image = sitk.GetImageFromArray(values[:, :, number].T[None].astype(np.int16))
         place = np.array([10.0, 20.0, 30.0]) + normal * step + np.array(ALONG_Y) * tilt * step
@@ -49,6 +51,7 @@ def write_series(
         writer.KeepOriginalImageUIDOn()
         writer.SetFileName(str(folder / f"{(number * 7) % len(steps):03d}_{series}.dcm"))
         writer.Execute(image)
+    locale.setlocale(locale.LC_CTYPE, before)  # GDCM's writer leaves it as "C"
     return values
 
 
