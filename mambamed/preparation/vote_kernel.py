@@ -48,16 +48,17 @@ def _winner(values, shares):
     return best
 
 
-@compiled(*(f"void({t}[:,:],{t}[:,::1],boolean[::1])" for t in _LABELS))
-def _load_plane(plane, copy, even):
-    """A compact copy, and which of its rows hold one value only."""
-    for a in range(plane.shape[0]):
-        source, row = plane[a], copy[a]
+@compiled(*(f"void({t}[:,:,::1],int64,{t}[:,::1],boolean[::1])" for t in _LABELS))
+def _load_plane(label, b, copy, even):
+    """A compact copy of `label[:, b]`, and which of its rows hold one value only."""
+    for a in range(label.shape[0]):
+        source, row = label[a, b], copy[a]
+        first = source[0]
+        differing = first ^ first
         for c in range(row.size):
-            row[c] = source[c]
-        differing = row[0] ^ row[0]
-        for c in range(row.size):
-            differing |= row[c] ^ row[0]
+            value = source[c]
+            row[c] = value
+            differing |= value ^ first
         even[a] = differing == 0
 
 
@@ -146,7 +147,7 @@ def _vote_plane(
             k += 1
 
 
-@compiled(*(f"void({t}[:,:,:],{t}[:,:,:],{_AXIS},{_AXIS},{_AXIS},int64[::1],boolean)" for t in _LABELS))
+@compiled(*(f"void({t}[:,:,::1],{t}[:,:,:],{_AXIS},{_AXIS},{_AXIS},int64[::1],boolean)" for t in _LABELS))
 def _vote(
     label, out, a_low, a_high, a_weight, b_low, b_high, b_weight, c_low, c_high, c_weight, source, turned
 ):
@@ -162,13 +163,13 @@ def _vote(
         b0, b1 = b_low[j], b_high[j]
         near = 1 if held[1] == b0 else 0
         if held[near] != b0:
-            _load_plane(label[:, b0, :], planes[near], even[near])
+            _load_plane(label, b0, planes[near], even[near])
             held[near] = b0
         far = near
         if b1 != b0:
             far = 1 - near
             if held[far] != b1:
-                _load_plane(label[:, b1, :], planes[far], even[far])
+                _load_plane(label, b1, planes[far], even[far])
                 held[far] = b1
         _vote_plane(
             planes[near], planes[far], even[near], even[far], b_weight[j],
@@ -205,4 +206,5 @@ def vote(label: NDArray, out: NDArray, neighbors: Sequence[Neighbors]) -> None:
     new[1:] = (low[1:] != low[:-1]) | (low[1:] != high[1:])
     source = np.cumsum(new) - 1
     turned = abs(target.strides[0]) < abs(target.strides[2])
+    view = np.ascontiguousarray(view)
     _vote(view, target, low[new], high[new], weight[new], *arguments[3:], source, turned)
