@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,7 @@ class ImaginedCase:
         shape: `(X, Y, Z)`, the patch.
         class_name: one of the classes, or None.
         covariates: name -> a number, or one of its words.
-        points: landmark name -> voxel, which is its place in mm too.
-        geometry: its `affine_prepared` is the identity.
+        points_voxel: landmark name -> place in voxels.
         foreground: a row [label, x, y, z] for each label.
     """
 
@@ -44,10 +42,8 @@ class ImaginedCase:
         self.covariates: dict[str, Any] = {
             name: number if kind == "number" else kind[number % len(kind)] for name, kind in wanted.items()
         }
-        self.points = {
-            name: tuple(random.uniform(0, np.array(self.shape) - 1)) for name in manifest.landmarks
-        }
-        self.geometry = SimpleNamespace(affine_prepared=np.eye(4))
+        last = np.array(self.shape) - 1
+        self.points_voxel: dict[str, NDArray] = {name: random.uniform(0, last) for name in manifest.landmarks}
         places = random.integers(0, self.shape, (len(values), 3))
         self.foreground: NDArray = np.column_stack([values, places]).astype(np.int32)[1:]
 
