@@ -35,11 +35,12 @@ BACKENDS = {
     "reference": "mambamed.ssm.reference",
     "chunked": "mambamed.ssm.chunked",
     "cpu": "mambamed.ssm.cpu",
+    "triton": "mambamed.ssm.triton",
     "cuda": "mambamed.ssm.cuda",
 }
 
 # first that works, by device type; `chunked` works everywhere
-_PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda",)}
+_PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 
 _forced: str | None = None
 _decided: set[str] = set()  # device types for which backends were tried
