@@ -43,11 +43,13 @@ def prepare(summary: PreparedSummary) -> None:
             f"{summary.cases} cases are right, {len(summary.faults)} faults, {len(summary.warnings)} warnings"
         )
         return
-    plan = summary.plan
+    plan, manifest = summary.plan, summary.manifest
+    kinds = {"structures": manifest.foreground, "landmarks": manifest.landmarks, "classes": manifest.classes}
+    found, names = next(((kind, names) for kind, names in kinds.items() if names), ("structures", ()))
     rows = [
         ["cases", str(summary.cases)],
         ["channels", ", ".join(summary.manifest.channels)],
-        ["structures", ", ".join(summary.manifest.foreground)],
+        [found, ", ".join(names)],
         ["spacing", "each case's own" if plan.keep_spacing else _number(plan.spacing_mm) + " mm"],
         ["median shape", _number(plan.shape_median)],
         ["patch and batch", f"{_number(plan.patch_size)}, {plan.batch_size}"],
