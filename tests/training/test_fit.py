@@ -1,4 +1,6 @@
 import dataclasses
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -6,11 +8,15 @@ import torch
 from mambamed.cases import DatasetManifest
 from mambamed.errors import RecipeError
 from mambamed.networks import build_network
+from mambamed.preparation.options import parse_bytes
 from mambamed.preparation.plan import Normalization, Plan
+from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Silence
 from mambamed.recipe import Recipe
+from mambamed.runs.folder import create_run, planned_run
 from mambamed.training.fit import fit_recipe, probe_step
 from mambamed.training.loop import Workplace
+from mambamed.training.training import _fitted
 
 GIB = 2**30
 MANIFEST = DatasetManifest("made", {"ct": "ct"}, {"background": 0, "organ": 1})
@@ -89,3 +95,21 @@ def test_the_probe_measures_the_scan_that_a_formula_of_convolutions_leaves_out()
     half = probe_step(recipe(channels=8), MANIFEST, patch, 2, dataclasses.replace(PLACE, precision="bf16"))
     assert half < small
     assert probe_step(recipe(channels=8, mixer="none"), MANIFEST, patch, 2, PLACE) < small
+
+
+def test_a_run_that_has_begun_keeps_its_patch(tmp_path) -> None:
+    """Whatever memory is asked for when it is resumed: its weights were learned with that patch."""
+    fit = fit_recipe(recipe("nnunet"), PLAN, MANIFEST, 8 * GIB, PLACE, Silence(), by_voxels(1.0))
+    create_run(planned_run(fit.recipe, PLAN, MANIFEST, tmp_path / "run"))
+    again = planned_run(recipe("nnunet"), PLAN, MANIFEST, tmp_path / "run")
+    dataset = cast(PreparedDataset, SimpleNamespace(plan=PLAN))
+    kept = _fitted(again.recipe, dataset, again, "1G", PLACE, Silence())
+    assert kept.training.patch_size == fit.patch_size
+    assert kept.network == fit.recipe.network
+    assert create_run(planned_run(kept, PLAN, MANIFEST, tmp_path / "run")).plan.batch_size == 2
+
+
+def test_sizes_are_written_as_people_do() -> None:
+    assert parse_bytes("24GB", "--fit") == parse_bytes("24 GiB") == 24 * GIB
+    with pytest.raises(RecipeError, match="--fit 24 apples: not a size"):
+        parse_bytes("24 apples", "--fit")
