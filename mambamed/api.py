@@ -182,7 +182,7 @@ def train(
 
 def predict(
     model: Annotated[list[Path], Argument(help="Run folder; several make an ensemble.")],
-    input: Annotated[Path, Argument(help="An image, a folder of images, or a folder of case folders.")],
+    input: Annotated[Path, Argument(help="An image, a folder of images or DICOM, or a list of cases.")],
     output: Annotated[Path, Option("-o", "--output", help="Folder for the masks.")],
     folds: Annotated[str, Option(help="Folds to average: all that are trained, or as in 0,2.")] = "all",
     checkpoint: Annotated[Literal["best", "last"], Option(help="Which checkpoint of a fold.")] = "best",
@@ -217,7 +217,7 @@ def predict(
 
 def classify(
     model: Annotated[list[Path], Argument(help="Run folder; several (seeds, say) make an ensemble.")],
-    input: Annotated[Path, Argument(help="An image, a folder of images, or a folder of case folders.")],
+    input: Annotated[Path, Argument(help="An image, a folder of images or DICOM, or a list of cases.")],
     output: Annotated[Path, Option("-o", "--output", help="Table to write, as in preds.csv.")],
     threshold: Annotated[
         float | None, Option(help="Answer the second of two classes from this probability on.")
@@ -256,7 +256,7 @@ def classify(
 
 def landmarks(
     model: Annotated[list[Path], Argument(help="Run folder; several make an ensemble.")],
-    input: Annotated[Path, Argument(help="An image, a folder of images, or a folder of case folders.")],
+    input: Annotated[Path, Argument(help="An image, a folder of images or DICOM, or a list of cases.")],
     output: Annotated[Path, Option("-o", "--output", help="Folder for the points.")],
     export: Annotated[
         str | None, Option(help="Also write, for each case, these kinds: mrk.json,fcsv,csv.")

@@ -10,6 +10,7 @@ import pytest
 from mambamed import api
 from mambamed.converters import CONVERTERS, convert, find_inputs
 from mambamed.errors import DatasetError
+from mambamed.recipe import load_recipe
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -354,3 +355,38 @@ def test_a_document_that_cannot_be_right_is_refused(tmp_path, changes, words) ->
 
 def test_every_converter_is_a_format_of_the_command_line() -> None:
     assert get_args(api.Format) == ("auto", *CONVERTERS)
+
+
+def amos(folder: Path) -> Path:
+    cases = ("amos_0004", "amos_0500")
+    return touch(folder, *[f"{side}Tr/{c}.nii.gz" for side in ("images", "labels") for c in cases])
+
+
+def synapse(folder: Path) -> Path:
+    return touch(folder, "Training/img/img0001.nii.gz", "Training/label/label0001.nii.gz")
+
+
+def two_patients(folder: Path) -> Path:
+    acdc(folder / "training", "patient001", "DCM", 12)
+    return folder
+
+
+def one_glioma(folder: Path) -> Path:
+    return brats(folder, "BraTS-GLI-00005-000", "t1n t1c t2w t2f seg", "-")
+
+
+@pytest.mark.parametrize(
+    ("build", "recipe"),
+    [
+        (amos, "amos_ct_nnmamba"),
+        (amos, "amos_mr_nnunet"),
+        (synapse, "synapse_nnunet"),
+        (two_patients, "acdc_nnunet"),
+        (one_glioma, "brats_nnmamba"),
+    ],
+)
+def test_a_recipe_finds_its_channels_and_labels_in_the_downloaded_folder(tmp_path, build, recipe) -> None:
+    wanted = load_recipe(recipe).dataset
+    manifest = convert(build(tmp_path), channels=wanted.channels, labels=wanted.labels).manifest
+    assert manifest.channels == wanted.channels
+    assert manifest.labels == wanted.labels
