@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.converters import convert
 from mambamed.errors import ModelError, RecipeError
 from mambamed.evaluation.points import evaluate_points
 from mambamed.inference.landmarks import Located, landmarks
@@ -21,7 +23,8 @@ from mambamed.inference.sliding_window import Windows, window_logits
 from mambamed.io.documents import read_json
 from mambamed.io.points import read_points
 from mambamed.preparation.prepare import prepare
-from mambamed.recipe import Recipe
+from mambamed.preparation.store import PreparedDataset
+from mambamed.recipe import Recipe, load_recipe
 from mambamed.runs.folder import Run
 from mambamed.runs.thresholds import read_thresholds
 from mambamed.training import train
@@ -257,3 +260,44 @@ def test_left_and_right_change_channels_in_mirrored_copies() -> None:
         windows = Windows((8, 8, 8), mirror_axes=(0,), mirror_order=order)
         logits = window_logits([Sides()], image, windows, device=torch.device("cpu"))
         assert float(logits[0, 0, 4, 4]) == pytest.approx(expected)
+
+
+@pytest.mark.data
+def test_a_list_of_hippocampi_made_as_the_page_says_is_prepared(tmp_path) -> None:
+    """docs/landmarks.md: `case,image,points`, the points of all cases in one table beside the list."""
+    root = Path(__file__).resolve().parents[2]
+    data = Path(os.environ.get("MAMBAMED_TEST_DATA", root.parent / "shared" / "data"))
+    if not (data / "hippocampus_derived").is_dir():
+        pytest.skip(f"{data}: no hippocampus_derived")
+    (tmp_path / "points.csv").symlink_to(data / "hippocampus_derived" / "points.csv")
+    rows, images = [], sorted((data / "Task04_Hippocampus" / "imagesTr").glob("hippocampus_*.nii.gz"))[:6]
+    with (tmp_path / "points.csv").open() as file:
+        table = {(row["case"], row["landmark"]): row for row in csv.DictReader(file)}
+    kept = {path.name[:-7] for path in images}
+    lines = ["case,landmark,x,y,z"] + [",".join(row.values()) for (c, _), row in table.items() if c in kept]
+    (tmp_path / "some.csv").write_text("\n".join(lines))
+    for path in images:
+        (tmp_path / path.name).symlink_to(path)
+        rows.append(f"{path.name[:-7]},{path.name},some.csv")
+    (tmp_path / "hippocampus_points.csv").write_text("\n".join(["case,image,points", *rows]))
+    raw = convert(tmp_path / "hippocampus_points.csv", channels={"MRI": "mri"})
+    prepare(raw, tmp_path / "prepared", recipe=load_recipe("hippocampus_points_nnmamba"), workers=1)
+    dataset = PreparedDataset.open(tmp_path / "prepared")
+    assert dataset.case_ids == sorted(kept)
+    assert dataset.manifest.landmarks == (
+        "anterior_tip",
+        "anterior_center",
+        "posterior_center",
+        "posterior_tip",
+    )
+    for path in images:
+        case = dataset.case(path.name[:-7])
+        image = nib.load(path)
+        for name, voxel in case.points_voxel.items():
+            row = table[case.id, name]
+            native = nib.affines.apply_affine(
+                np.linalg.inv(image.affine), [float(row[axis]) for axis in "xyz"]
+            )
+            # Both grids cover the same box of 1.5 and 1 mm voxels; the images are stored RAS.
+            ratio = np.array(image.shape) / np.array(case.shape)
+            np.testing.assert_allclose((voxel + 0.5) * ratio - 0.5, native, atol=1e-3)

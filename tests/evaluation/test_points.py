@@ -1,0 +1,122 @@
+"""Points against points: errors by hand, misses that count, files, the papers' columns."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mambamed.errors import DatasetError
+from mambamed.evaluation.points import evaluate_points
+from mambamed.io.documents import read_json, write_json
+from mambamed.io.points import write_point_table, write_points
+from mambamed.metrics.measures import measure
+
+REFERENCE = {
+    "p1": {"TCD 1": (0.0, 0.0, 0.0), "TCD 2": (10.0, 0.0, 0.0)},
+    "p2": {"TCD 1": (1.0, 1.0, 1.0), "TCD 2": (5.0, 5.0, 5.0)},
+    "p3": {"TCD 1": (2.0, 2.0, 2.0)},
+}
+# 5 mm off, exact; 2.5 mm off, missed; 0 off and a spurious one.
+PREDICTION = {
+    "p1": {"TCD 1": (3.0, 0.0, 4.0), "TCD 2": (10.0, 0.0, 0.0)},
+    "p2": {"TCD 1": (1.0, 3.5, 1.0), "TCD 2": (math.nan,) * 3},
+    "p3": {"TCD 1": (2.0, 2.0, 2.0), "TCD 2": (9.0, 9.0, 9.0)},
+}
+
+
+@pytest.fixture
+def folders(tmp_path) -> tuple[Path, Path]:
+    """References for Slicer (LPS), predictions as JSON (RAS)."""
+    predictions, references = tmp_path / "predictions", tmp_path / "references"
+    for case, points in PREDICTION.items():
+        write_points(predictions / f"{case}.json", points)
+    for case, points in REFERENCE.items():
+        write_points(references / f"{case}.mrk.json", points)
+    write_json(predictions / "run.json", {"cases": {}})
+    return predictions, references
+
+
+def test_errors_and_misses_are_those_of_the_hand(folders) -> None:
+    one, other, every = evaluate_points(*folders).summaries
+    assert (one.name, one.found, one.expected, one.spurious) == ("TCD 1", 3, 3, 0)
+    assert one.mre_mm == pytest.approx((5 + 2.5 + 0) / 3)
+    assert one.sd_mm == pytest.approx(np.std([5, 2.5, 0], ddof=1))
+    # A point at just 2.5 mm is within 2.5 mm.
+    assert one.sdr == pytest.approx({2.0: 1 / 3, 2.5: 2 / 3, 3.0: 2 / 3, 4.0: 2 / 3})
+    assert (other.name, other.found, other.expected, other.spurious) == ("TCD 2", 1, 2, 1)
+    assert other.mre_mm == 0
+    assert other.sdr[4.0] == 0.5  # the missed one is a failure at any distance
+    assert (every.name, every.found, every.expected) == ("all", 4, 5)
+    assert every.mre_mm == pytest.approx(7.5 / 4)
+
+
+def test_the_papers_table_has_a_column_a_landmark_and_the_average(folders, tmp_path) -> None:
+    paper = {"TCD1": 2.21, "TCD 2": 2.18, "Average": 2.11, "source": "Table 4"}
+    table = evaluate_points(*folders, table="landmarks", paper=paper).paper_table
+    assert table is not None
+    assert list(table.headers) == ["method", "TCD 1", "TCD 2", "Average"]
+    assert list(table.rows[0]) == ["predictions", "2.50", "0.00", "1.25"]
+    assert list(table.rows[1]) == ["paper (Table 4)", "2.21", "2.18", "2.11"]
+    written = evaluate_points(*folders, table="landmarks", output=tmp_path / "out").written
+    assert {"table_landmarks.csv", "cases.csv", "summary.csv", "report.html"} <= {p.name for p in written}
+
+
+def test_a_case_without_a_prediction_is_told_and_its_landmarks_are_missed(folders) -> None:
+    predictions, references = folders
+    (predictions / "p1.json").unlink()
+    evaluation = evaluate_points(predictions, references)
+    assert [str(fault) for fault in evaluation.faults] == [
+        f"p1: has no points in {predictions}; all of its landmarks count as missed"
+    ]
+    assert (evaluation.summaries[-1].found, evaluation.summaries[-1].expected) == (2, 5)
+    chosen = evaluate_points(predictions, references, only_predicted=True)
+    assert not chosen.faults
+    assert chosen.summaries[-1].expected == 3
+
+
+def test_files_say_what_the_tables_say(folders, tmp_path) -> None:
+    evaluation = evaluate_points(*folders, output=tmp_path / "out", distances_mm=(1.0, 6.0))
+    summary = read_json(tmp_path / "out" / "summary.json")
+    assert [s["name"] for s in summary["summaries"]] == ["TCD 1", "TCD 2"]
+    assert summary["overall"]["mean"] == pytest.approx(7.5 / 4)
+    assert summary["overall"]["sdr"] == pytest.approx({"1": 2 / 5, "6": 4 / 5})
+    with (tmp_path / "out" / "cases.csv").open() as file:
+        rows = {(row["case"], row["landmark"]): row for row in csv.DictReader(file)}
+    assert [rows["p1", "TCD 1"][key] for key in ("status", "error_mm")] == ["found", "5.0"]
+    assert rows["p2", "TCD 2"]["status"] == "missed"
+    assert rows["p3", "TCD 2"]["status"] == "spurious"
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "1 missed or spurious" in page
+    assert evaluation.table.rows[-1][0] == "all"
+
+
+def test_tables_and_chosen_landmarks_are_scored_too(folders, tmp_path) -> None:
+    predictions, _ = folders
+    write_point_table(tmp_path / "reference.csv", REFERENCE)
+    write_point_table(tmp_path / "prediction.csv", PREDICTION)
+    every = evaluate_points(tmp_path / "prediction.csv", tmp_path / "reference.csv")
+    assert every.summaries[-1].mre_mm == pytest.approx(7.5 / 4)
+    one = evaluate_points(predictions, tmp_path / "reference.csv", landmarks=["TCD 2"])
+    assert [s.name for s in one.summaries] == ["TCD 2", "all"]
+    assert one.summaries[-1].expected == 2
+
+
+def test_sets_without_a_case_in_common_are_refused(folders, tmp_path) -> None:
+    write_point_table(tmp_path / "others.csv", {"q": {"a": (0.0, 0.0, 0.0)}})
+    with pytest.raises(DatasetError, match="no case in common"):
+        evaluate_points(folders[0], tmp_path / "others.csv")
+
+
+def test_angles_are_those_of_the_hand() -> None:
+    points = {"a": (1.0, 0.0, 0.0), "o": (0.0, 0.0, 0.0), "b": (1.0, 1.0, 0.0), "c": (1.0, 1.0, 5.0)}
+    assert measure(points, ("a", "o", "b")).value == pytest.approx(45)
+    assert measure(points, ("o", "a", "b", "c")).value == pytest.approx(90)
+    assert measure(points, ("o", "a", "a", "o")).value == pytest.approx(180)
+    assert math.isnan(measure(points, ("a", "nobody")).value)
+    assert math.isnan(measure(points, ("a", "a", "b")).value)
+    with pytest.raises(ValueError, match="give two, three or four"):
+        measure(points, ("a",))
