@@ -386,3 +386,23 @@ def to_float16(values: NDArray[np.float32], out: NDArray[np.float16]) -> None:
     """
     flat = values.reshape(-1)
     _halve(flat, flat.view(np.uint32), out.reshape(-1).view(np.uint16))
+
+
+@compiled("void(float32[:,:,::1],int64[::1],float32[:,:,::1])")
+def _repeat_slices(slices, indices, out):
+    count, rows, columns = slices.shape
+    turned = np.empty((columns, count), np.float32)
+    for i in range(rows):
+        for tile in range(0, columns, _TILE):
+            for s in range(count):
+                for j in range(tile, min(tile + _TILE, columns)):
+                    turned[j, s] = slices[s, i, j]
+        for j in range(columns):
+            line, row = out[i, j], turned[j]
+            for k in range(indices.size):
+                line[k] = row[indices[k]]
+
+
+def repeat_slices(slices: NDArray[np.float32], indices: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+    """`out[i, j, k] = slices[indices[k], i, j]`; all C-ordered."""
+    _repeat_slices(slices, indices, out)

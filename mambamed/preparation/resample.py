@@ -101,11 +101,13 @@ def resample_volume(
     along_first = spline_operator(slices.shape[1], first)
     along_second = spline_operator(slices.shape[2], second)
     passed = np.empty((len(slices), first, second), np.float32)
+    between = np.empty((first, slices.shape[2]), np.float32)  # one for all slices: fresh memory costs time
     low, high = np.inf, -np.inf
     for index, plane in enumerate(slices):
-        values = as_float32(plane) if prepare is None else prepare(plane, axis, index)
+        values = _read_as_float32(plane) if prepare is None else prepare(plane, axis, index)
         smallest, largest = values.min(), values.max()
-        apply_columns(along_second, apply_rows(along_first, values), passed[index])
+        rows = values if along_first.is_identity else apply_rows(along_first, values, between)
+        apply_columns(along_second, rows, passed[index])
         if coarse is not None:
             np.clip(passed[index], smallest, largest, out=passed[index])
         low, high = min(low, smallest), max(high, largest)
@@ -156,6 +158,12 @@ def as_float32(plane: NDArray) -> NDArray[np.float32]:
     return np.array(plane, np.float32, order="C")
 
 
+def _read_as_float32(plane: NDArray) -> NDArray[np.float32]:
+    """The plane itself where it can be read as it is, else `as_float32`."""
+    ready = plane.dtype == np.float32 and (plane.flags.c_contiguous or plane.flags.f_contiguous)
+    return plane if ready else as_float32(plane)
+
+
 def _spline_axis(
     passed: NDArray[np.float32],
     operator: AxisOperator,
@@ -185,10 +193,14 @@ def _copy_axis(passed: NDArray[np.float32], indices: NDArray, axis: int, out: ND
     """Slices at `indices` along the axis, from `(S, first, second)` into `out`."""
     if axis == 0:
         out[...] = passed[indices]
-        return
-    for x in range(out.shape[0]):
-        part = passed[:, x, :]
-        out[x] = part[indices] if axis == 1 else part.T[:, indices]
+    elif axis == 2 and out.dtype == np.float32 and out.flags.c_contiguous:
+        from mambamed.preparation.image_kernels import repeat_slices
+
+        repeat_slices(passed, indices, out)
+    else:
+        for x in range(out.shape[0]):
+            part = passed[:, x, :]
+            out[x] = part[indices] if axis == 1 else part.T[:, indices]
 
 
 def resample_label(label: NDArray, shape: Sequence[int], *, coarse: int | None = None) -> NDArray:
