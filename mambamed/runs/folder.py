@@ -140,11 +140,11 @@ def create_run(run: Run) -> Run:
 
 
 def agreed_manifest(recipe: Recipe, manifest: DatasetManifest) -> DatasetManifest:
-    """The dataset's manifest with the recipe's regions and the classes that it asks about, after a check
-    that the two speak of the same things.
+    """The dataset's manifest with the recipe's regions and the classes or landmarks that it asks about, after
+    a check that the two speak of the same things.
 
     Raises:
-        RecipeError: channels or labels differ, or the dataset has no such class.
+        RecipeError: channels or labels differ, or the dataset has no such class or landmark.
     """
     wanted = recipe.dataset
     if wanted.channels is not None and list(wanted.channels) != list(manifest.channels):
@@ -157,14 +157,18 @@ def agreed_manifest(recipe: Recipe, manifest: DatasetManifest) -> DatasetManifes
             f"recipe {recipe.name}: dataset.labels {dict(wanted.labels)} are not those of "
             f"{manifest.name}, {dict(manifest.labels)}; correct the recipe or prepare the right dataset"
         )
-    if wanted.classes is not None:
-        unknown = [name for name in wanted.classes if name not in manifest.classes]
+    for kind in ("classes", "landmarks"):
+        asked: tuple[str, ...] | None = getattr(wanted, kind)
+        if asked is None:
+            continue
+        known: tuple[str, ...] = getattr(manifest, kind)
+        unknown = [name for name in asked if name not in known]
         if unknown:
             raise RecipeError(
-                f"recipe {recipe.name}: dataset.classes {unknown} are not among those of {manifest.name}, "
-                f"{list(manifest.classes)}; correct the recipe or prepare the right dataset"
+                f"recipe {recipe.name}: dataset.{kind} {unknown} are not among those of {manifest.name}, "
+                f"{list(known)}; correct the recipe or prepare the right dataset"
             )
-        manifest = dataclasses.replace(manifest, classes=tuple(wanted.classes))
+        manifest = dataclasses.replace(manifest, **{kind: tuple(asked)})
     if wanted.regions is None:
         return manifest
     return dataclasses.replace(manifest, regions={k: tuple(v) for k, v in wanted.regions.items()})

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mambamed import api
 from mambamed.errors import DatasetError
 from mambamed.evaluation.points import evaluate_points
 from mambamed.io.documents import read_json, write_json
@@ -120,3 +121,11 @@ def test_angles_are_those_of_the_hand() -> None:
     assert math.isnan(measure(points, ("a", "a", "b")).value)
     with pytest.raises(ValueError, match="give two, three or four"):
         measure(points, ("a",))
+
+
+def test_the_verb_knows_points_from_masks(folders) -> None:
+    from mambamed.evaluation.points import PointEvaluation
+
+    evaluation = api.evaluate(*folders)
+    assert isinstance(evaluation, PointEvaluation)
+    assert evaluation.summaries[-1].found == 4

@@ -1,0 +1,54 @@
+"""What a recipe says of landmarks is checked when it is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from mambamed.cases import DatasetManifest
+from mambamed.errors import RecipeError
+from mambamed.recipe import Recipe
+from mambamed.runs.folder import agreed_manifest
+
+
+def recipe(dataset: dict[str, Any] | None = None, measures: dict[str, Any] | None = None) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "task": "landmarks",
+            "network": {"name": "nnmamba"},
+            "dataset": {"landmarks": ["nose", "left", "right"], **(dataset or {})},
+            "measures": measures or {},
+        }
+    )
+
+
+def test_pairs_and_measures_of_known_landmarks_are_taken() -> None:
+    taken = recipe(
+        {"landmark_pairs": [["left", "right"]]},
+        {"width": ["left", "right"], "angle": ["left", "nose", "right"]},
+    )
+    assert taken.dataset.landmark_pairs == (("left", "right"),)
+    assert taken.measures["angle"] == ("left", "nose", "right")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "measures", "fact"),
+    [
+        ({"landmark_pairs": [["left", "chin"]]}, {}, "landmark_pairs: chin: not among"),
+        ({"landmark_pairs": [["left", "right"], ["right", "nose"]]}, {}, "stands in two pairs"),
+        ({}, {"width": ["left", "chin"]}, r"measures\.width: chin: not among"),
+        ({}, {"width": ["left"]}, "1 landmarks; give two for a distance"),
+    ],
+)
+def test_a_slip_is_told(dataset, measures, fact) -> None:
+    with pytest.raises(ValidationError, match=fact):
+        recipe(dataset, measures)
+
+
+def test_a_recipe_may_ask_for_some_landmarks_of_a_dataset_in_its_own_order() -> None:
+    manifest = DatasetManifest("heads", {"a": "mri"}, landmarks=("left", "chin", "nose", "right"))
+    assert agreed_manifest(recipe(), manifest).landmarks == ("nose", "left", "right")
+    with pytest.raises(RecipeError, match=r"dataset\.landmarks \['nose', 'right'\] are not among"):
+        agreed_manifest(recipe(), DatasetManifest("ears", {"a": "mri"}, landmarks=("left",)))
