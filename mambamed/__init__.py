@@ -25,7 +25,19 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["classify", "compare", "demo", "evaluate", "import_weights", "predict", "prepare", "train"]
+__all__ = [
+    "classify",
+    "compare",
+    "convert_points",
+    "demo",
+    "evaluate",
+    "extend",
+    "import_weights",
+    "landmarks",
+    "predict",
+    "prepare",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

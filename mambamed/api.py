@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mambamed.recipe import RecipeLine
     from mambamed.runs.cost import RecipeCost
     from mambamed.runs.import_weights import ImportSummary
+    from mambamed.runs.listing import RunList
     from mambamed.training import TrainSummary
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -178,6 +179,42 @@ def train(
         dry_run=dry_run,
         progress=progress,
     )
+
+
+def extend(
+    run: Annotated[Path, Argument(help="Run folder.")],
+    epochs: Annotated[int, Option(help="Epochs of the whole run, those that it has included.")],
+    fold: Annotated[str, Option("-f", "--fold", help="Number of a fold, or all that are trained.")] = "all",
+    data: Annotated[
+        Path | None, Option("-d", "--data", help="Prepared dataset; where it was, if not given.")
+    ] = None,
+    device: Annotated[Device, Option(help="Where to compute.")] = "auto",
+    precision: Annotated[Precision | None, Option(help="Goes before the recipe's.")] = None,
+    max_hours: Annotated[float | None, Option(help="Fit what is left into this time.")] = None,
+    progress: Progress | None = None,
+) -> TrainSummary:
+    """Train a run longer than its recipe said; killed, the same command goes on."""
+    from mambamed.training.extend import extend
+
+    return extend(
+        run,
+        epochs,
+        fold=fold,
+        prepared=data,
+        device=device,
+        precision=precision,
+        max_hours=max_hours,
+        progress=progress,
+    )
+
+
+def runs(
+    folder: Annotated[Path, Argument(help="Folder that holds run folders, or a run.")] = Path("runs"),
+) -> RunList:
+    """List runs: how far each fold is, its best score, whether it is training now."""
+    from mambamed.runs.listing import list_runs
+
+    return list_runs(folder)
 
 
 def predict(

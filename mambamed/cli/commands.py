@@ -61,6 +61,8 @@ def _global(
 _VERBS = (
     api.prepare,
     api.train,
+    api.extend,
+    api.runs,
     api.predict,
     api.landmarks,
     api.classify,

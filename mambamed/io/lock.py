@@ -43,6 +43,15 @@ def folder_lock(folder: Path) -> Iterator[None]:
         yield
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process writes in this folder now."""
+    try:
+        with (folder / LOCK_NAME).open("r+") as file:
+            return not _take(file)  # what is taken is given back with the file
+    except OSError:
+        return False
+
+
 if os.name == "nt":
     import msvcrt
 

@@ -215,6 +215,10 @@ class Loop:
         }
         counters.history.append(row)
         counters.loss_sum, counters.loss_count = 0.0, 0
+        patience = self._settings.patience
+        if patience and self._epochs_without_gain() >= patience and counters.step < counters.steps:
+            counters.steps = counters.step
+            self._journal.say(f"no epoch was better in {patience}: training ends here")
         state.save(self._run.checkpoint(self._fold, "last"))
         self._journal.tabulate(counters.history, task.score_name, task.higher_is_better)
         shown = list(scores.items())[:_NAMES_SHOWN]
@@ -225,6 +229,14 @@ class Loop:
             f"{'  best' if best else ''}  {row['seconds']:.0f} s"
         )
         self._plan_again(epoch_seconds=self._lap(), pass_seconds=pass_seconds)
+
+    def _epochs_without_gain(self) -> int:
+        """Epochs since the score first was as good as it ever was."""
+        scores = [row[self._task.score_name] for row in self.state.counters.history]
+        known = [score for score in scores if not math.isnan(score)]
+        if not known:
+            return 0
+        return len(scores) - 1 - scores.index(max(known) if self._task.higher_is_better else min(known))
 
     def _is_better(self, score: float) -> bool:
         """Of equal epochs the later: where validation cases are few, many epochs rank them all rightly."""

@@ -32,6 +32,7 @@ from mambamed.training.optimize import WeightAverage, make_optimizer
 from mambamed.training.patches import ValidationPatches
 from mambamed.training.provenance import provenance
 from mambamed.training.schedule import window_count
+from mambamed.training.shallow import make_shallow_safe
 from mambamed.training.state import Counters, TrainingState
 from mambamed.training.stopping import StopRequests
 from mambamed.training.volumes import VolumeScores, read_scores, validate_volumes
@@ -147,10 +148,13 @@ class Session:
         if isinstance(network, WithCovariates):
             network.standardize_by(np.stack([case.covariates for case in self._training.values()]))
         network = network.to(self.place.device).to(memory_format=self.place.layout)  # type: ignore[call-overload]
+        if self.place.device.type == "cpu" and self.place.precision == "bf16":
+            make_shallow_safe(network)
         optimizer = make_optimizer(network, self._settings.optimizer)
         average = WeightAverage(network, self._settings.ema) if self._settings.ema else None
         scaler = torch.amp.GradScaler(self.place.device.type, enabled=self.place.precision == "fp16")
-        return TrainingState(network, optimizer, average, scaler, Counters(steps=self._settings.steps))
+        steps = self._settings.steps
+        return TrainingState(network, optimizer, average, scaler, Counters(steps=steps, asked=steps))
 
     def _class_lines(self) -> list[str]:
         """How many cases of each class there are, and how many are not asked about."""

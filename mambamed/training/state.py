@@ -20,7 +20,8 @@ class Counters:
 
     Attributes:
         step: optimizer updates done (or skipped) so far.
-        steps: length of the run; `--max-hours` may have set it.
+        steps: length of the run; `--max-hours` or the recipe's patience may have shortened it.
+        asked: what the recipe asked for; another number when the run is extended.
         seconds: spent so far, in all sessions.
         budget_seconds: what `--max-hours` gave to the fold, None without it.
         planned: whether `steps` was fitted into it.
@@ -34,6 +35,7 @@ class Counters:
 
     step: int = 0
     steps: int = 0
+    asked: int = 0
     seconds: float = 0.0
     budget_seconds: float | None = None
     planned: bool = False
@@ -98,7 +100,12 @@ class TrainingState:
         if content.facts["scaler"]:
             self.scaler.load_state_dict(content.facts["scaler"])
         known = {f.name for f in dataclasses.fields(Counters)}
+        fresh = self.counters
         self.counters = Counters(**{k: v for k, v in content.facts["counters"].items() if k in known})
+        if fresh.asked != self.counters.asked:  # the run was extended
+            self.counters.steps = self.counters.asked = fresh.asked
+            self.counters.planned, budget = False, fresh.budget_seconds
+            self.counters.budget_seconds = None if budget is None else budget + self.counters.seconds
 
     def is_finite(self) -> bool:
         """Whether no weight that predicts is NaN or Inf."""

@@ -18,10 +18,14 @@ from mambamed.converters import convert
 from mambamed.errors import RecipeError
 from mambamed.evaluation import evaluate
 from mambamed.io.documents import read_json, write_json
+from mambamed.io.lock import folder_lock
 from mambamed.preparation.prepare import prepare
 from mambamed.recipe import Recipe
 from mambamed.runs import Run, load_network, read_checkpoint
+from mambamed.runs.listing import list_runs
 from mambamed.training import train
+from mambamed.training.extend import extend
+from mambamed.training.patches import ValidationPatches
 
 CASES = 6
 
@@ -161,6 +165,7 @@ import sys
 from pathlib import Path
 from mambamed.recipe import load_recipe
 from mambamed.training import train
+from mambamed.training.extend import extend
 recipe, prepared, run = sys.argv[1:]
 train(load_recipe(recipe), prepared=Path(prepared), output=Path(run), device="cpu", resume=True)
 """
@@ -194,3 +199,51 @@ def test_a_training_killed_at_random_moments_ends_bit_identical(prepared, tmp_pa
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
     results = [read_json(tmp_path / n / "fold_0" / "summary.json")["mean"] for n in ("whole", "killed")]
     assert results[0] == results[1]
+
+
+def test_an_extended_run_equals_one_that_was_as_long_from_the_start(prepared, tmp_path):
+    """With a rate that does not depend on the length, to the last bit; killed in between as well."""
+    constant = {"schedule": {"name": "constant"}}
+    train(small_recipe(epochs=1, **constant), prepared=prepared, output=tmp_path / "a", device="cpu")
+    with pytest.raises(RecipeError, match="has 1 epochs, --epochs 0 would shorten it"):
+        extend(tmp_path / "a", 0)
+    (tmp_path / "a" / "STOP").touch()
+    stopped = extend(tmp_path / "a", 3, device="cpu")
+    assert stopped.folds[0].stopped and stopped.folds[0].steps == 4
+    longer = extend(tmp_path / "a", 3, device="cpu")
+    train(small_recipe(epochs=3, **constant), prepared=prepared, output=tmp_path / "b", device="cpu")
+    assert longer.folds[0].steps == longer.folds[0].planned_steps == 9
+    assert Run.open(tmp_path / "a").recipe.training.epochs == 3
+    one, other = (read_checkpoint(Run.open(tmp_path / name).checkpoint(0, "last")) for name in "ab")
+    assert all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
+    again = extend(tmp_path / "a", 3, device="cpu")
+    assert again.folds[0].scores == longer.folds[0].scores
+
+
+def test_training_ends_early_where_no_epoch_is_better(prepared, tmp_path, monkeypatch):
+    recipe = small_recipe(epochs=9, steps_per_epoch=1, patience=2, ema=0, optimizer={"lr": 1e-30})
+    monkeypatch.setattr(ValidationPatches, "score", lambda *_: (1.0, {"one": 0.5, "two": 0.5}))
+    summary = train(recipe, prepared=prepared, output=tmp_path, device="cpu")
+    rows = (tmp_path / "fold_0" / "log.csv").read_text().splitlines()
+    # All epochs score the same: the first is the best, and two more are waited for.
+    assert summary.folds[0].steps == 3 and len(rows) == 1 + 3
+    assert "training ends here" in (tmp_path / "fold_0" / "train.log").read_text()
+    assert train(recipe, prepared=prepared, output=tmp_path, device="cpu", resume=True).folds[0].scores
+
+
+def test_runs_are_listed_with_state_and_best_score(prepared, tmp_path):
+    train(small_recipe(epochs=1), prepared=prepared, output=tmp_path / "one", device="cpu")
+    two = tmp_path / "deeper" / "two"
+    two.mkdir(parents=True)
+    (two / "STOP").touch()
+    train(small_recipe(), prepared=prepared, output=two, device="cpu")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "recipe.yaml").write_text("task: [")
+    found = list_runs(tmp_path)
+    assert len(found.faults) == 1 and "broken" in found.faults[0]
+    second, first = found.runs  # by name
+    assert (first.run, first.state, first.epoch, first.epochs) == (tmp_path / "one", "done", 1, 1)
+    assert first.score_name == "dice" and 0 <= first.score <= 1
+    assert (second.run, second.state, second.epoch, second.score) == (two, "stopped", 0, None)
+    with folder_lock(two / "fold_0"):
+        assert list_runs(two).runs[0].state == "training"

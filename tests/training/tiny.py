@@ -120,7 +120,7 @@ def tiny_loop(root: Path, recipe: Recipe, precision: str = "fp32", reader: Any =
         make_optimizer(network, settings.optimizer),
         WeightAverage(network, settings.ema) if settings.ema else None,
         torch.amp.GradScaler("cpu", enabled=False),
-        Counters(steps=settings.steps),
+        Counters(steps=settings.steps, asked=settings.steps),
     )
     task = Segmentation(recipe, MANIFEST)
     cases = {f"c{i}": TinyCase(i) for i in range(6)}

@@ -1,0 +1,73 @@
+"""`extend`: a run goes on beyond the length that its recipe gave it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from mambamed.errors import RecipeError
+from mambamed.io.atomic import write_text
+from mambamed.progress import Progress
+from mambamed.recipe import dump_recipe
+from mambamed.runs.folder import Run
+from mambamed.training.training import TrainSummary, train
+
+
+def extend(
+    run_folder: Path,
+    epochs: int,
+    *,
+    fold: int | str = "all",
+    prepared: Path | None = None,
+    device: str = "auto",
+    precision: str | None = None,
+    max_hours: float | None = None,
+    progress: Progress | None = None,
+) -> TrainSummary:
+    """Train a run to a new number of epochs in all; its learning rate follows the longer schedule.
+
+    The number is that of the whole run, so that the same command may be given again after a kill.
+
+    Args:
+        run_folder: what `train` wrote.
+        epochs: in all; at least as many as the run's recipe says.
+        fold: index of a fold, or "all" that are trained.
+        prepared: the prepared dataset; where it was when the run was trained, if not given.
+        device, precision, max_hours, progress: as in `train`.
+
+    Raises:
+        RecipeError: fewer epochs than the run has, or no trained fold.
+    """
+    run = Run.open(run_folder)
+    settings = run.recipe.training
+    if epochs < settings.epochs:
+        raise RecipeError(
+            f"{run_folder}: has {settings.epochs} epochs, --epochs {epochs} would shorten it; give more"
+        )
+    if not run.folds:
+        raise RecipeError(f"{run_folder}: has no trained fold; train it first")
+    folds = run.folds if fold == "all" else [int(fold)]
+    data = prepared or Path(run.recorded(folds[0]).get("prepared", run.recipe.dataset.prepared or ""))
+    recipe = run.recipe.model_copy(update={"training": settings.model_copy(update={"epochs": epochs})})
+    write_text(run_folder / "recipe.yaml", dump_recipe(recipe))
+    summaries: list[TrainSummary] = []
+    for index in folds:
+        done = train(
+            recipe,
+            prepared=data,
+            output=run_folder,
+            fold=index,
+            resume=True,
+            device=device,
+            precision=precision,
+            max_hours=max_hours,
+            progress=progress,
+        )
+        summaries.append(done)
+        if done.folds[-1].stopped:
+            break
+    return replace(
+        summaries[-1],
+        folds=tuple(line for each in summaries for line in each.folds),
+        faults=tuple(fault for each in summaries for fault in each.faults),
+    )
