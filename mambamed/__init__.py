@@ -31,6 +31,7 @@ __all__ = [
     "convert_points",
     "demo",
     "evaluate",
+    "export",
     "extend",
     "import_weights",
     "landmarks",

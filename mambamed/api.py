@@ -8,6 +8,7 @@ exit code 3. Torch and the readers are imported inside the verbs, so that `--hel
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mambamed.progress import Progress
     from mambamed.recipe import RecipeLine
     from mambamed.runs.cost import RecipeCost
+    from mambamed.runs.export import ExportSummary
     from mambamed.runs.import_weights import ImportSummary
     from mambamed.runs.listing import RunList
     from mambamed.training import TrainSummary
@@ -156,6 +158,7 @@ def train(
         str | None, Option(help="Choose patch and batch for a memory, as in 24GB; auto: the device's.")
     ] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Take one step, show the cost.")] = False,
+    gpus: Annotated[int, Option(help="Processes, one a GPU; torchrun may start them as well.")] = 1,
     progress: Progress | None = None,
 ) -> TrainSummary:
     """Train a network as a recipe says, validate it on whole volumes.
@@ -164,7 +167,10 @@ def train(
     """
     from mambamed.recipe import load_recipe
     from mambamed.training import train
+    from mambamed.training.launch import launch, launched
 
+    if launched(gpus):
+        raise SystemExit(launch(gpus, sys.argv[1:]))
     return train(
         load_recipe(recipe, set or ()),
         prepared=data,
@@ -217,8 +223,22 @@ def runs(
     return list_runs(folder)
 
 
+def export(
+    run: Annotated[Path, Argument(help="Run folder.")],
+    output: Annotated[
+        Path | None, Option("-o", "--output", help="File to write, *.mambamed; in the run folder.")
+    ] = None,
+    folds: Annotated[str, Option(help="Folds to take: all that are trained, or as in 0,2.")] = "all",
+    checkpoint: Annotated[Literal["best", "last"], Option(help="Which checkpoint of a fold.")] = "best",
+) -> ExportSummary:
+    """Write a run as one file to hand on: weights, recipe, plan, card, with their digests and no code."""
+    from mambamed.runs.export import export_model
+
+    return export_model(run, output, folds=folds, checkpoint=checkpoint)
+
+
 def predict(
-    model: Annotated[list[Path], Argument(help="Run folder; several make an ensemble.")],
+    model: Annotated[list[Path], Argument(help="Run folder or model file; several make an ensemble.")],
     input: Annotated[Path, Argument(help="An image, a folder of images or DICOM, or a list of cases.")],
     output: Annotated[Path, Option("-o", "--output", help="Folder for the masks.")],
     folds: Annotated[str, Option(help="Folds to average: all that are trained, or as in 0,2.")] = "all",
@@ -253,7 +273,7 @@ def predict(
 
 
 def classify(
-    model: Annotated[list[Path], Argument(help="Run folder; several (seeds, say) make an ensemble.")],
+    model: Annotated[list[Path], Argument(help="Run folder or model file; several make an ensemble.")],
     input: Annotated[Path, Argument(help="An image, a folder of images or DICOM, or a list of cases.")],
     output: Annotated[Path, Option("-o", "--output", help="Table to write, as in preds.csv.")],
     threshold: Annotated[
@@ -292,7 +312,7 @@ def classify(
 
 
 def landmarks(
-    model: Annotated[list[Path], Argument(help="Run folder; several make an ensemble.")],
+    model: Annotated[list[Path], Argument(help="Run folder or model file; several make an ensemble.")],
     input: Annotated[Path, Argument(help="An image, a folder of images or DICOM, or a list of cases.")],
     output: Annotated[Path, Option("-o", "--output", help="Folder for the points.")],
     export: Annotated[

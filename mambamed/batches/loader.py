@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mambamed.batches.augment import Spatial, apply_spatial, change_intensities, random_spatial, source_box
 from mambamed.batches.cases import ClassedCase, PointedCase
-from mambamed.batches.sampler import PatchRequest, Sampler, Triple, random_stream
+from mambamed.batches.sampler import PatchRequest, PatchSource, Triple, random_stream
 from mambamed.recipe import Augment
 from mambamed.tasks.covariates import with_covariates
 
@@ -134,7 +134,7 @@ class PatchReader:
 
 
 def batches_ahead(
-    sampler: Sampler, reader: PatchReader, first_step: int, last_step: int, threads: int = 2
+    sampler: PatchSource, reader: PatchReader, first_step: int, last_step: int, threads: int = 2
 ) -> Generator[Batch, None, None]:
     """The batches of steps `first_step <= k < last_step` in order, read ahead by threads.
 

@@ -48,6 +48,12 @@ class PatchRequest:
     key: tuple[int, ...]
 
 
+class PatchSource(Protocol):
+    """Names the patches of a step."""
+
+    def requests(self, step: int) -> list[PatchRequest]: ...
+
+
 class Sampler:
     """Draws patches: every case equally often, a fixed share of them centered on foreground.
 

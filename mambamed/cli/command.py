@@ -11,6 +11,7 @@ import functools
 import inspect
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -66,6 +67,8 @@ def command(verb: Callable[..., Any], show: Callable[[Any], None]) -> Callable[.
                     result = verb(**arguments, progress=progress)
             else:
                 result = verb(**arguments)
+            if os.environ.get("RANK", "0") != "0":
+                return  # one of several processes that train together: the first one speaks
             if json_output:
                 print(json.dumps(as_json(result), indent=2, allow_nan=True))
             else:

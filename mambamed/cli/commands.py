@@ -63,6 +63,7 @@ _VERBS = (
     api.train,
     api.extend,
     api.runs,
+    api.export,
     api.predict,
     api.landmarks,
     api.classify,

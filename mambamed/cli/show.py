@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mambamed.preparation.prepare import PreparedSummary
     from mambamed.recipe import RecipeLine
     from mambamed.runs.cost import RecipeCost
+    from mambamed.runs.export import ExportSummary
     from mambamed.runs.import_weights import ImportSummary
     from mambamed.runs.listing import RunList
     from mambamed.training import TrainSummary
@@ -112,6 +113,13 @@ def runs(found: RunList) -> None:
         _table(None, ["run", "fold", "network", "state", "epoch", "best patches", "updated"], rows)
     else:
         print("no runs here; 'mambamed train RECIPE -d PREPARED' makes one")
+
+
+def export(summary: ExportSummary) -> None:
+    """What was written, and its digest."""
+    folds = ", ".join(map(str, summary.folds))
+    print(f"{summary.output}: folds {folds}, {summary.bytes / 1e6:.1f} MB, sha256 {summary.sha256}")
+    _next(summary.next_command)
 
 
 def predict(summary: PredictSummary) -> None:

@@ -240,6 +240,8 @@ class Training(Section):
     """Largest norm of the gradient; 0 = no clipping."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the moving average of the weights, used for validation and prediction; 0 = none."""
+    sync_batchnorm: bool = False
+    """With several GPUs: count the statistics of BatchNorm over the patches of all of them."""
     patience: Annotated[int, Field(ge=0)] = 0
     """Epochs without a better score after which training ends early; 0 = it never does."""
     validation_patches: Annotated[int, Field(ge=1)] = 16

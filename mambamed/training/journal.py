@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mambamed.io.tables import write_csv
-from mambamed.progress import Progress
+from mambamed.progress import Progress, Silence
 from mambamed.report.progress import draw_progress
 
 
@@ -38,3 +38,16 @@ class Journal:
             rows = [[row[header] for header in headers] for row in history]
             write_csv(self._folder / "log.csv", headers, rows)
             draw_progress(history, self._folder / "progress.png", score_name, higher_is_better)
+
+
+class SilentJournal(Journal):
+    """Of a process that follows another one: it writes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(), Silence())
+
+    def say(self, line: str) -> None:
+        """Nothing."""
+
+    def tabulate(self, history: Sequence[Mapping[str, Any]], score_name: str, higher_is_better: bool) -> None:
+        """Nothing."""

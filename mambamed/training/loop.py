@@ -14,7 +14,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from mambamed.batches.loader import Batch, PatchReader, batches_ahead
-from mambamed.batches.sampler import Sampler, random_stream
+from mambamed.batches.sampler import PatchSource, random_stream
 from mambamed.errors import RunError
 from mambamed.runs.device import autocast
 from mambamed.runs.folder import Run
@@ -22,6 +22,7 @@ from mambamed.tasks.base import Task
 from mambamed.training.journal import Journal
 from mambamed.training.optimize import RunningStatistics
 from mambamed.training.patches import ValidationPatches
+from mambamed.training.ranks import Ranks
 from mambamed.training.schedule import Pace, learning_rate, steps_that_fit
 from mambamed.training.state import TrainingState
 from mambamed.training.stopping import StopRequests
@@ -64,6 +65,7 @@ class Loop:
         workplace: where to compute.
         journal: hears how far the work is.
         final_passes: patches that the network will see in the whole-volume validation, for `--max-hours`.
+        ranks: who this process is among those that train together.
     """
 
     def __init__(
@@ -72,17 +74,18 @@ class Loop:
         fold: int,
         task: Task,
         state: TrainingState,
-        sampler: Callable[[int], Sampler],
+        sampler: Callable[[int], PatchSource],
         reader: PatchReader,
         validation: ValidationPatches,
         workplace: Workplace,
         journal: Journal,
         final_passes: int,
+        ranks: Ranks = Ranks(),  # noqa: B008 - frozen
     ) -> None:
         self._run, self._fold, self._task, self.state = run, fold, task, state
         self._sampler, self._reader, self._validation = sampler, reader, validation
         self._workplace, self._journal, self._final_passes = workplace, journal, final_passes
-        self._settings = run.recipe.training
+        self._settings, self._ranks = run.recipe.training, ranks
         self._statistics = RunningStatistics(state.network)
         self._step_seconds: list[float] = []
         self._clock = time.monotonic()
@@ -97,7 +100,7 @@ class Loop:
             RunError: the loss stays non-finite, or the disk is full.
         """
         if self.state.counters.step == 0:
-            self.state.save(self._run.checkpoint(self._fold, "last"))
+            self._save()
         self._show_stage()
         self._lap()
         reason = None
@@ -107,7 +110,7 @@ class Loop:
 
     def _go_on(self, stop: StopRequests) -> str | None:
         """Steps until the end, a request to stop, or a roll-back."""
-        state, counters = self.state, self.state.counters
+        counters = self.state.counters
         sampler = self._sampler(counters.rollbacks)
         with closing(batches_ahead(sampler, self._reader, counters.step, sys.maxsize)) as batches:
             for batch in batches:
@@ -118,20 +121,23 @@ class Loop:
                     self._roll_back()
                     return None
                 self._plan_once()
+                counters.steps, counters.planned = self._agreed(counters.steps, counters.planned)
                 self._journal.progress.advance(1, **self._facts())
                 if counters.step % self._settings.steps_per_epoch == 0 or counters.step >= counters.steps:
                     self._end_epoch()
                 if counters.step >= counters.steps:
                     return None
-                if reason := stop.reason():
-                    state.save(self._run.checkpoint(self._fold, "last"))
-                    return reason
+                reason = stop.reason()
+                if self._ranks.mean(reason is not None, self._workplace.device):
+                    self._save()
+                    return reason or "another process was stopped"
         return None
 
     def _take_step(self, batch: Batch) -> None:
         """One optimizer update; none where loss or gradient are not finite."""
         state, counters, place = self.state, self.state.counters, self._workplace
         key = (self._settings.seed, self._fold, counters.rollbacks, _MODEL_STREAM, counters.step)
+        key += () if self._ranks.leads else (self._ranks.rank,)  # dropout differs from process to process
         torch.manual_seed(int(random_stream(*key).integers(2**63)))
         rate = counters.rate_factor * learning_rate(
             self._settings.schedule, self._settings.optimizer.lr, counters.step, counters.steps
@@ -148,9 +154,10 @@ class Loop:
         loss = self._task.loss(outputs, target)
         state.optimizer.zero_grad(set_to_none=True)
         state.scaler.scale(loss).backward()
+        self._ranks.average_gradients(state.network.parameters())
         state.scaler.unscale_(state.optimizer)
         norm = clip_grad_norm_(state.network.parameters(), self._settings.clip or math.inf)
-        value = float(loss.detach())
+        value = self._ranks.mean(float(loss.detach()), place.device)
         if math.isfinite(value) and math.isfinite(float(norm)):
             state.scaler.step(state.optimizer)
             if state.average:
@@ -177,7 +184,9 @@ class Loop:
                 f"{self._run.fold_folder(self._fold)}: loss not finite in {BAD_STEPS_IN_ROW} steps in a row "
                 f"at step {old.step}, after {ROLLBACKS} roll-backs; lower training.optimizer.lr or use fp32"
             )
+        self._ranks.wait()
         self.state.restore(self._run.checkpoint(self._fold, "last"))
+        self._ranks.wait()
         new = self.state.counters
         new.rollbacks, new.rate_factor = old.rollbacks + 1, old.rate_factor / 2
         new.skipped, new.seconds, new.skipped_in_row = old.skipped, old.seconds, 0
@@ -193,14 +202,18 @@ class Loop:
         state, counters, place, task = self.state, self.state.counters, self._workplace, self._task
         epoch = math.ceil(counters.step / self._settings.steps_per_epoch)
         began = time.monotonic()
-        loss, scores = self._validation.score(state.validated, place.device, place.precision, place.layout)
+        found = None
+        if self._ranks.leads:
+            found = self._validation.score(state.validated, place.device, place.precision, place.layout)
+        loss, scores = self._ranks.agree(found) or (math.nan, {})
         pass_seconds = (time.monotonic() - began) / max(len(self._validation), 1)
         known = [each for each in scores.values() if not math.isnan(each)]
         score = sum(known) / len(known) if known else math.nan
         best = (self._is_better(score) or not len(self._validation)) and state.is_finite()
         if best:
             counters.best_score, counters.best_epoch = score, epoch
-            state.save_validated(self._run.checkpoint(self._fold, "best"))
+            if self._ranks.leads:
+                state.save_validated(self._run.checkpoint(self._fold, "best"))
         taken = sum(row["seconds"] for row in counters.history)
         row = {
             "epoch": epoch,
@@ -219,7 +232,7 @@ class Loop:
         if patience and self._epochs_without_gain() >= patience and counters.step < counters.steps:
             counters.steps = counters.step
             self._journal.say(f"no epoch was better in {patience}: training ends here")
-        state.save(self._run.checkpoint(self._fold, "last"))
+        self._save()
         self._journal.tabulate(counters.history, task.score_name, task.higher_is_better)
         shown = list(scores.items())[:_NAMES_SHOWN]
         each = "  ".join(f"{name} {value:.3f}" for name, value in shown)
@@ -229,6 +242,17 @@ class Loop:
             f"{'  best' if best else ''}  {row['seconds']:.0f} s"
         )
         self._plan_again(epoch_seconds=self._lap(), pass_seconds=pass_seconds)
+        counters.steps, counters.planned = self._agreed(counters.steps, counters.planned)
+
+    def _agreed(self, steps: int, planned: bool) -> tuple[int, bool]:
+        """Rank 0's plan, where time decides on it: clocks differ."""
+        if self.state.counters.budget_seconds is None:
+            return steps, planned
+        return self._ranks.agree((steps, planned))
+
+    def _save(self) -> None:
+        if self._ranks.leads:
+            self.state.save(self._run.checkpoint(self._fold, "last"))
 
     def _epochs_without_gain(self) -> int:
         """Epochs since the score first was as good as it ever was."""
@@ -294,8 +318,9 @@ class Loop:
             counters.budget_seconds - counters.seconds,
             self._settings.steps,
         )
-        recorded = self._run.recorded(self._fold)
-        self._run.record(self._fold, {**recorded, "steps": counters.steps})
+        if self._ranks.leads:
+            recorded = self._run.recorded(self._fold)
+            self._run.record(self._fold, {**recorded, "steps": counters.steps})
         self._journal.say(
             f"schedule: {counters.steps} of {self._settings.steps} steps fit into "
             f"{counters.budget_seconds / 3600:.2f} h ({reason}; about {pace.validation_seconds:.0f} s "

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from mambamed.batches.cases import readable
 from mambamed.batches.loader import PatchReader
-from mambamed.batches.sampler import Sampler
+from mambamed.batches.sampler import PatchSource, Sampler
 from mambamed.errors import ModelError, RecipeError
 from mambamed.io.lock import folder_lock
 from mambamed.preparation.store import PreparedDataset
@@ -26,11 +28,12 @@ from mambamed.runs.model import make_network, make_task
 from mambamed.ssm import chosen_backend
 from mambamed.tasks.classification import Classification, class_counts
 from mambamed.tasks.covariates import WithCovariates
-from mambamed.training.journal import Journal
+from mambamed.training.journal import Journal, SilentJournal
 from mambamed.training.loop import Loop, Workplace
 from mambamed.training.optimize import WeightAverage, make_optimizer
 from mambamed.training.patches import ValidationPatches
 from mambamed.training.provenance import provenance
+from mambamed.training.ranks import Ranks, ShareOfSampler
 from mambamed.training.schedule import window_count
 from mambamed.training.shallow import make_shallow_safe
 from mambamed.training.state import Counters, TrainingState
@@ -91,11 +94,19 @@ class Session:
         fold: index of the fold.
         place: where to compute.
         progress: hears how far the work is.
+        ranks: who this process is among those that train together.
     """
 
     def __init__(
-        self, run: Run, dataset: PreparedDataset, fold: int, place: Workplace, progress: Progress
+        self,
+        run: Run,
+        dataset: PreparedDataset,
+        fold: int,
+        place: Workplace,
+        progress: Progress,
+        ranks: Ranks = Ranks(),  # noqa: B008 - frozen
     ) -> None:
+        self._ranks = ranks
         self.run, self.dataset, self.fold, self.place = run, dataset, fold, place
         self.task = make_task(run)
         self._progress = progress
@@ -115,24 +126,28 @@ class Session:
         """Train to the end of the schedule and validate, or stop where asked."""
         folder, last = self.run.fold_folder(self.fold), self.run.checkpoint(self.fold, "last")
         folder.mkdir(parents=True, exist_ok=True)
-        with folder_lock(folder):
-            if last.is_file() and not resume:
+        with folder_lock(folder) if self._ranks.leads else nullcontext():
+            begun = self._ranks.agree(last.is_file())
+            if begun and not resume:
                 raise RecipeError(
                     f"{folder}: has been trained already; --resume goes on, another -o starts anew"
                 )
-            journal = Journal(folder, self._progress)
+            journal = Journal(folder, self._progress) if self._ranks.leads else SilentJournal()
             for line in (*reasons.values(), *self._class_lines()):
                 journal.say(line)
             state = self.fresh_state()
             state.counters.budget_seconds = budget
-            if last.is_file():
+            if begun:
                 state.restore(last)
+                self._ranks.wait()
                 journal.say(f"resumed at step {state.counters.step} of {state.counters.steps}")
             elif init_from is not None:
                 journal.say(load_initial_weights(state, init_from, self.fold))
-            self._record(reasons, state)
-            with StopRequests(self.run.root) as stop:
+            if self._ranks.leads:
+                self._record(reasons, state)
+            with StopRequests(self.run.root, reads_file=self._ranks.leads) as stop:
                 stopped = self._loop(state, journal).go(stop)
+            self._ranks.wait()
             if stopped:
                 journal.say(f"{stopped}: stopped at step {state.counters.step}; --resume goes on")
                 if stop.interrupted:
@@ -150,6 +165,8 @@ class Session:
         network = network.to(self.place.device).to(memory_format=self.place.layout)  # type: ignore[call-overload]
         if self.place.device.type == "cpu" and self.place.precision == "bf16":
             make_shallow_safe(network)
+        if self._settings.sync_batchnorm and self._ranks.world > 1 and self.place.device.type == "cuda":
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         optimizer = make_optimizer(network, self._settings.optimizer)
         average = WeightAverage(network, self._settings.ema) if self._settings.ema else None
         scaler = torch.amp.GradScaler(self.place.device.type, enabled=self.place.precision == "fp16")
@@ -192,10 +209,11 @@ class Session:
             task.mirror_order,
         )
 
-    def _sampler(self, rollbacks: int) -> Sampler:
+    def _sampler(self, rollbacks: int) -> PatchSource:
         plan, settings = self.run.plan, self._settings
-        key = (settings.seed, self.fold, rollbacks)
-        return Sampler(self._training, plan.patch_size, plan.batch_size, settings.foreground, key)
+        key, size = (settings.seed, self.fold, rollbacks), plan.batch_size * self._ranks.world
+        sampler = Sampler(self._training, plan.patch_size, size, settings.foreground, key)
+        return sampler if self._ranks.world == 1 else ShareOfSampler(sampler, self._ranks)
 
     def _loop(self, state: TrainingState, journal: Journal) -> Loop:
         plan, settings = self.run.plan, self._settings
@@ -225,6 +243,7 @@ class Session:
             self.place,
             journal,
             windows * mirrors,
+            self._ranks,
         )
 
     def _record(self, reasons: dict[str, str], state: TrainingState) -> None:
@@ -245,12 +264,17 @@ class Session:
         if not self._validation:
             journal.say(f"fold {self.fold} has no validation cases: nothing to score")
             return VolumeScores({}, ())
-        known = read_scores(self.run, self.fold)
+        known = self._ranks.agree(read_scores(self.run, self.fold))
         if known is not None:
             return known
-        return validate_volumes(
-            self.run, self.fold, self.dataset, list(self._validation), self.place, journal
-        )
+        found = None
+        if self._ranks.leads:
+            found = validate_volumes(
+                self.run, self.fold, self.dataset, list(self._validation), self.place, journal
+            )
+        found = self._ranks.agree(found)
+        assert found is not None
+        return found
 
     def _summary(self, state: TrainingState, scores: dict[str, float], stopped: str | None) -> FoldSummary:
         counters = state.counters

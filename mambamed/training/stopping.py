@@ -17,9 +17,11 @@ class StopRequests:
 
     Args:
         run_folder: where a file STOP is looked for; it is removed when found, so that `--resume` works.
+        reads_file: whether it is this process that looks for it.
     """
 
-    def __init__(self, run_folder: Path) -> None:
+    def __init__(self, run_folder: Path, reads_file: bool = True) -> None:
+        self._reads_file = reads_file
         self._file = run_folder / "STOP"
         self._signal: int | None = None
         self._former: dict[int, Any] = {}
@@ -51,7 +53,7 @@ class StopRequests:
         """Why to stop, or None."""
         if self._signal is not None:
             return "interrupted"
-        if self._file.is_file():
+        if self._reads_file and self._file.is_file():
             self._file.unlink()
             return f"{self._file.name} file found"
         return None

@@ -18,6 +18,7 @@ from mambamed.training.dry_run import DryRun, take_one_step
 from mambamed.training.fit import device_memory, fit_recipe
 from mambamed.training.imagined import ImaginedDataset
 from mambamed.training.loop import Workplace
+from mambamed.training.ranks import join_ranks
 from mambamed.training.session import FoldSummary, Session, choose_workplace
 
 # Task -> the command that makes a run answer.
@@ -101,7 +102,12 @@ def train(
     root = output or Path("runs") / recipe.name
     run = planned_run(recipe, dataset.plan, dataset.manifest, root)
     folds = chosen_folds(fold, len(dataset.splits), dataset.root)
+    ranks, device = join_ranks(device)
     place, reasons = choose_workplace(recipe, device, precision)
+    if ranks.world > 1:
+        share = f"{ranks.world} processes, {run.plan.batch_size} patches a step each"
+        reasons["processes"] = f"processes {share}"
+        progress = progress if ranks.leads else Silence()
     if fit is not None:
         recipe = _fitted(recipe, dataset, run, fit, place, progress)
         run = planned_run(recipe, dataset.plan, dataset.manifest, root)
@@ -110,7 +116,9 @@ def train(
             progress.say(line)
         cost = _one_step(Session(run, dataset, folds[0], place, progress))
         return TrainSummary(root, (), cost, (), f"mambamed train {recipe.name} -o {root}")
-    run = create_run(run)
+    if ranks.leads:
+        run = create_run(run)
+    ranks.wait()
     progress.say(f"run: {root}")
     deadline = None if max_hours is None else time.monotonic() + max_hours * 3600
     summaries, faults = [], []
@@ -118,7 +126,7 @@ def train(
         budget = None
         if deadline is not None:
             budget = (deadline - time.monotonic()) / (len(folds) - place_in_line)
-        session = Session(run, dataset, index, place, progress)
+        session = Session(run, dataset, index, place, progress, ranks)
         summary, fold_faults = session.train(resume, init_from, budget, reasons)
         summaries.append(summary)
         faults += fold_faults

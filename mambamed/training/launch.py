@@ -1,0 +1,37 @@
+"""`--gpus N`: the same command again, once a GPU, under torchrun."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from mambamed.errors import RecipeError
+
+
+def launched(gpus: int) -> bool:
+    """Whether this process still has to start those that do the work."""
+    return gpus > 1 and "WORLD_SIZE" not in os.environ
+
+
+def launch(gpus: int, arguments: Sequence[str]) -> int:
+    """Start `mambamed` once a GPU and wait.
+
+    Args:
+        gpus: processes; the GPUs must be there.
+        arguments: of the command line, from the verb on.
+
+    Returns:
+        The exit code of the processes.
+
+    Raises:
+        RecipeError: fewer GPUs than asked for.
+    """
+    import torch
+
+    there = torch.cuda.device_count()
+    if gpus > there:
+        raise RecipeError(f"--gpus {gpus}: torch sees {there} CUDA devices; ask for fewer")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
+    return subprocess.call([*command, "-m", "mambamed.cli", *arguments])

@@ -1,0 +1,88 @@
+"""Two processes that train together, on this machine's CPU (gloo)."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mambamed.batches.sampler import PatchRequest
+from mambamed.errors import RecipeError
+from mambamed.recipe import Recipe, dump_recipe
+from mambamed.runs import Run, read_checkpoint
+from mambamed.training import train
+from mambamed.training.launch import launch, launched
+from mambamed.training.ranks import Ranks, ShareOfSampler
+
+
+def recipe(batch_size: int) -> Recipe:
+    """InstanceNorm, because two halves of a batch have other batch statistics than the whole."""
+    network = {"name": "nnunet", "channels": 4, "stages": 2}
+    settings = {
+        "epochs": 2,
+        "steps_per_epoch": 4,
+        "batch_size": batch_size,
+        "patch_size": [16, 16, 16],
+        "precision": "fp32",
+        "validation_patches": 2,
+        "foreground": 0.5,
+    }
+    return Recipe.model_validate(
+        {"name": "small", "network": network, "training": settings, "inference": {"tta": "none"}}
+    )
+
+
+def losses(run: Path) -> list[float]:
+    with (run / "fold_0" / "log.csv").open(newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file) for name in ("loss", "validation_loss")]
+
+
+def test_two_processes_train_as_one_with_the_doubled_batch(prepared, tmp_path):
+    (tmp_path / "small.yaml").write_text(dump_recipe(recipe(1)))
+    train(recipe(2), prepared=prepared, output=tmp_path / "one", device="cpu")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "mambamed.cli", "train", str(tmp_path / "small.yaml"), "-d", str(prepared)]
+    command += ["-o", str(tmp_path / "two"), "--device", "cpu", "-q"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("whole validation volumes") == 1  # one of the two speaks
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    one, two = (read_checkpoint(Run.open(tmp_path / n).checkpoint(0, "last")) for n in ("one", "two"))
+    for name, tensor in one.part("network").items():
+        if (
+            tensor.ndim > 1
+        ):  # biases before a normalization have no gradient but rounding, which Adam magnifies
+            torch.testing.assert_close(two.part("network")[name], tensor, rtol=1e-3, atol=1e-4)
+    assert "processes 2" in (tmp_path / "two" / "fold_0" / "train.log").read_text()
+
+
+def test_a_process_alone_agrees_with_itself():
+    alone, parameter = Ranks(), torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.tensor([1.0, 3.0])
+    alone.average_gradients([parameter])
+    assert alone.leads and alone.mean(2.5, torch.device("cpu")) == 2.5 and alone.agree("x") == "x"
+    assert parameter.grad.tolist() == [1.0, 3.0]
+
+
+def test_shares_of_a_batch_are_disjoint_and_complete():
+    class Whole:
+        def requests(self, step):
+            return [PatchRequest(f"c{step}", (0, 0, n), (n,)) for n in range(6)]
+
+    shares = [ShareOfSampler(Whole(), Ranks(rank, 3)).requests(7) for rank in range(3)]
+    assert [r.key[0] for share in shares for r in share] == list(range(6))
+
+
+def test_gpus_that_are_not_there_are_refused(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert launched(2) and not launched(1)
+    with pytest.raises(RecipeError, match="--gpus 99: torch sees"):
+        launch(99, [])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not launched(2)
