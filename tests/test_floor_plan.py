@@ -104,3 +104,9 @@ def test_recipes_are_found_in_an_installed_wheel(tmp_path) -> None:
     names, network = done.stdout.split("\n")[:2]
     assert set(names.split()) == {file.stem for file in (ROOT / "recipes").glob("*.yaml")}
     assert network == "nnmamba"
+
+
+def test_no_two_files_of_the_tests_have_the_same_name() -> None:
+    """Pytest imports them by their names alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))
