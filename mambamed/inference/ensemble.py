@@ -16,6 +16,7 @@ from mambamed.errors import ModelError, RecipeError
 from mambamed.inference.sliding_window import Slab, Windows, slab_axis, window_slabs
 from mambamed.recipe import Inference
 from mambamed.runs.device import choose_device, choose_precision, memory_format
+from mambamed.runs.export import open_model
 from mambamed.runs.folder import Run
 from mambamed.runs.model import load_network, make_task
 from mambamed.ssm import chosen_backend
@@ -133,7 +134,7 @@ def load_ensemble(
     """Load every network that is to answer.
 
     Args:
-        models: run folders.
+        models: run folders, or one-file models.
         folds: "all" that are trained, or as in "0,2".
         checkpoint: "best" or "last".
         overlap, tta: go before the recipe's.
@@ -144,7 +145,7 @@ def load_ensemble(
         RecipeError: an option that cannot be used.
     """
     chosen, why_device = choose_device(device)
-    runs = [Run.open(Path(model)) for model in models]
+    runs = [open_model(Path(model)) for model in models]
     if not runs:
         raise RecipeError("predict: no model; give a run folder")
     kind, why_kind = choose_precision(precision or runs[0].recipe.training.precision, chosen)
@@ -154,7 +155,7 @@ def load_ensemble(
     layout = memory_format(chosen, kind)
     members = []
     for run in runs:
-        networks, numbers = [], _chosen_folds(run, folds)
+        networks, numbers = [], run.chosen_folds(folds)
         for fold in numbers:
             network, _ = load_network(run.root, fold, checkpoint, chosen)
             networks.append(network.to(memory_format=layout))  # type: ignore[call-overload]
@@ -188,21 +189,6 @@ def windows_of(run: Run, overlap: float | None, tta: str | None, device: torch.d
         batch_size=1 if device.type == "cpu" else run.plan.batch_size,
         mirror_order=make_task(run).mirror_order,
     )
-
-
-def _chosen_folds(run: Run, folds: str) -> list[int]:
-    trained = run.folds
-    if not trained:
-        raise ModelError(f"{run.root}: has no trained fold; train it first")
-    if folds == "all":
-        return trained
-    asked = [part.strip() for part in folds.split(",")]
-    if not all(part.isdigit() for part in asked):
-        raise RecipeError(f"--folds {folds}: give all, or numbers as in 0,2")
-    missing = [part for part in asked if int(part) not in trained]
-    if missing:
-        raise ModelError(f"{run.root}: fold {missing[0]} is not trained; there are {trained}")
-    return sorted({int(part) for part in asked})
 
 
 def _check_same_question(first: Run, other: Run) -> None:

@@ -62,7 +62,7 @@ def predict(
     logits are decided as they come, so that memory does not grow with classes times voxels.
 
     Args:
-        models: run folders; several make an ensemble.
+        models: run folders or one-file models; several make an ensemble.
         inputs: an image, a folder of images, or a folder of case folders.
         output: receives `CASE.nii.gz` and run.json, which records every finished case. A case of the
             same input, models and settings that is recorded and unchanged is kept.

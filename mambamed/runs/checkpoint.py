@@ -47,6 +47,11 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[s
     Raises:
         RunError: the disk is full.
     """
+    write_bytes(path, encode_checkpoint(tensors, facts))
+
+
+def encode_checkpoint(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+    """The bytes of a checkpoint, as `write_checkpoint` writes them."""
     written: dict[str, Tensor] = {}
     seen: set[tuple[int, tuple[int, ...], tuple[int, ...]]] = set()
     for name, tensor in tensors.items():
@@ -56,7 +61,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[s
         seen.add(place)
         written[name] = tensor.detach().cpu().contiguous()
     metadata = {_KEY: json.dumps({"format": FORMAT, **facts})}
-    write_bytes(path, save(written, metadata=metadata))
+    return save(written, metadata=metadata)
 
 
 def read_checkpoint(path: Path, parts: tuple[str, ...] | None = None) -> Checkpoint:

@@ -71,6 +71,29 @@ class Run:
         found = {path.parent.name for name in CHECKPOINTS for path in self.root.glob(f"fold_*/{_file(name)}")}
         return sorted(int(name.removeprefix("fold_")) for name in found if name[5:].isdigit())
 
+    def chosen_folds(self, folds: str) -> list[int]:
+        """Numbers of trained folds.
+
+        Args:
+            folds: "all" that are trained, or as in "0,2".
+
+        Raises:
+            ModelError: nothing is trained, or one of them is not.
+            RecipeError: other words.
+        """
+        trained = self.folds
+        if not trained:
+            raise ModelError(f"{self.root}: has no trained fold; train it first")
+        if folds == "all":
+            return trained
+        asked = [part.strip() for part in folds.split(",")]
+        if not all(part.isdigit() for part in asked):
+            raise RecipeError(f"--folds {folds}: give all, or numbers as in 0,2")
+        missing = [part for part in asked if int(part) not in trained]
+        if missing:
+            raise ModelError(f"{self.root}: fold {missing[0]} is not trained; there are {trained}")
+        return sorted({int(part) for part in asked})
+
     def fold_folder(self, fold: int) -> Path:
         """Where the results of a fold lie."""
         return self.root / f"fold_{fold}"
