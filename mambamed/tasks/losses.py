@@ -132,7 +132,7 @@ def signed_distance(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarr
     so that the rim inside is zero.
 
     >>> signed_distance(np.array([False, True, True, True]), (2.0,)).tolist()
-    [2.0, -0.0, -2.0, -4.0]
+    [2.0, 0.0, -2.0, -4.0]
     """
     outside = distance_transform_edt(~mask, sampling=spacing_mm)
     inside = distance_transform_edt(mask, sampling=spacing_mm)
