@@ -69,7 +69,8 @@ def demo(output: Path, *, minutes: float = 3.5, progress: Progress | None = None
             write_phantoms(folder, 1, first_seed=seed)  # the label map is written last
         progress.advance()
     progress.say(f"2/6 mambamed prepare {data / 'training'} -o {prepared} --recipe phantom_nnmamba")
-    prepare(converters.convert(data / "training"), prepared, recipe=recipe, progress=progress)
+    raw = converters.convert(data / "training", format="brats")
+    prepare(raw, prepared, recipe=recipe, progress=progress)
     progress.say(f"3/6 mambamed train phantom_nnmamba -d {prepared} -o {run} --max-hours {minutes / 60:.3f}")
     train(
         recipe,
