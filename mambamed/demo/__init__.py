@@ -68,7 +68,8 @@ def demo(output: Path, *, minutes: float = 3.5, progress: Progress | None = None
         if not (folder / f"PHANTOM-{seed:04d}" / f"PHANTOM-{seed:04d}-seg.nii.gz").is_file():
             write_phantoms(folder, 1, first_seed=seed)  # the label map is written last
         progress.advance()
-    progress.say(f"2/6 mambamed prepare {data / 'training'} -o {prepared} --recipe phantom_nnmamba")
+    layout = "--format brats --recipe phantom_nnmamba"
+    progress.say(f"2/6 mambamed prepare {data / 'training'} -o {prepared} {layout}")
     raw = converters.convert(data / "training", format="brats")
     prepare(raw, prepared, recipe=recipe, progress=progress)
     progress.say(f"3/6 mambamed train phantom_nnmamba -d {prepared} -o {run} --max-hours {minutes / 60:.3f}")
