@@ -250,6 +250,18 @@ def predict(
     resume: Annotated[bool, Option("--resume", help="Keep the cases that are already done.")] = False,
     overwrite: Annotated[bool, Option("--overwrite", help="Do every case again.")] = False,
     preview: Annotated[bool, Option("--preview", help="Also write a picture of every case.")] = False,
+    save_probabilities: Annotated[
+        bool, Option("--save-probabilities", help="Also write float16 probabilities, .npz.")
+    ] = False,
+    statistics: Annotated[
+        bool, Option("--statistics", help="Also write volumes and mean intensities, JSON.")
+    ] = False,
+    format: Annotated[
+        Literal["nifti", "dicom-seg"], Option(help="Of the masks; dicom-seg for DICOM images.")
+    ] = "nifti",
+    shard: Annotated[
+        str | None, Option(help="Do one part of the cases, as in 1/4; torchrun's or SLURM's rank.")
+    ] = None,
     progress: Progress | None = None,
 ) -> PredictSummary:
     """Segment images: one mask a case, on the grid of its own file."""
@@ -268,6 +280,10 @@ def predict(
         resume=resume,
         overwrite=overwrite,
         preview=preview,
+        save_probabilities=save_probabilities,
+        statistics=statistics,
+        format=format,
+        shard=shard,
         progress=progress,
     )
 

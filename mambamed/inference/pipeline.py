@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,9 +20,14 @@ from numpy.typing import NDArray
 from mambamed.cases import Case
 from mambamed.errors import CaseError
 from mambamed.inference.ensemble import Ensemble
+from mambamed.inference.outputs import Wanted, names_of, statistics
+from mambamed.inference.postprocess import postprocess
 from mambamed.inference.record import Record
 from mambamed.inference.restore import labels_of_slabs
 from mambamed.inference.sliding_window import Slab
+from mambamed.io.atomic import open_atomic
+from mambamed.io.dicom_seg import write_segmentation
+from mambamed.io.documents import write_json
 from mambamed.io.images import Image, ImageHeader, doubt_about, read_image, write_image
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.prepare_image import prepare_image
@@ -39,13 +45,15 @@ class Ready:
     """A case that was read and prepared.
 
     Attributes:
-        like: what its mask is to look like; the whole image only where a picture is wanted.
+        like: what its mask is to look like.
+        images: its channels as the files have them; none where they are not needed again.
         array: `(C, X, Y, Z)` on the prepared grid.
         seconds: that reading it took.
     """
 
     case: Case
     like: Image | ImageHeader
+    images: tuple[Image, ...]
     array: NDArray[np.float32]
     geometry: CaseGeometry
     warnings: tuple[str, ...]
@@ -53,7 +61,7 @@ class Ready:
 
 
 def predict_cases(
-    ensemble: Ensemble, cases: Sequence[Case], record: Record, progress: Progress, preview: bool
+    ensemble: Ensemble, cases: Sequence[Case], record: Record, progress: Progress, wanted: Wanted
 ) -> None:
     """Write the mask of every case, and tell the record.
 
@@ -67,7 +75,7 @@ def predict_cases(
         ahead: Future[Ready] | None = None
         behind: Future[None] | None = None
         for number, case in enumerate(cases):
-            reading = ahead or reader.submit(read_case, case, ensemble, preview)
+            reading = ahead or reader.submit(read_case, case, ensemble, wanted.voxels)
             try:
                 ready = reading.result()
             except CaseError as error:
@@ -75,12 +83,12 @@ def predict_cases(
                 record.failed(case, error)
                 progress.advance(1, case=case.id)
             following = cases[number + 1 : number + 2]
-            ahead = reader.submit(read_case, following[0], ensemble, preview) if following else None
+            ahead = reader.submit(read_case, following[0], ensemble, wanted.voxels) if following else None
             if ready is None:
                 continue
             belt: Belt[Slab] = Belt(_SLABS_WAITING)
             with belt.filled():
-                finishing = finisher.submit(_finish, ready, belt, ensemble, record, progress, preview)
+                finishing = finisher.submit(_finish, ready, belt, ensemble, record, progress, wanted)
                 told = _windows_told(progress, case)
                 for slab in ensemble.slabs(ready.array, told, progress.say):
                     belt.put(slab)
@@ -147,7 +155,7 @@ class Abandoned(Exception):  # noqa: N818 - nobody's error: the other thread rai
 
 
 def read_case(case: Case, ensemble: Ensemble, whole: bool) -> Ready:
-    """Read a case and prepare it for an ensemble; `whole`: keep the image as the file has it.
+    """Read a case and prepare it for an ensemble; `whole`: keep the images as the files have them.
 
     Raises:
         CaseError: a file cannot be used.
@@ -165,21 +173,35 @@ def read_case(case: Case, ensemble: Ensemble, whole: bool) -> Ready:
     first = images[0]
     x, y, z = first.array.shape
     like = first if whole else ImageHeader((x, y, z), 1, first.affine, first.array.dtype, first.header)
-    return Ready(case, like, array, geometry, tuple(warnings), time.monotonic() - began)
+    kept = tuple(images) if whole else ()
+    return Ready(case, like, kept, array, geometry, tuple(warnings), time.monotonic() - began)
 
 
 def _finish(
-    ready: Ready, slabs: Belt[Slab], ensemble: Ensemble, record: Record, progress: Progress, preview: bool
+    ready: Ready, slabs: Belt[Slab], ensemble: Ensemble, record: Record, progress: Progress, wanted: Wanted
 ) -> None:
     began = time.monotonic()
     task = ensemble.task
     assert isinstance(task, Segmentation)
+    mask = record.mask(ready.case)
+    files = wanted.beside(ready.case, mask.parent)
     try:
-        labels = labels_of_slabs(slabs, ready.geometry, task)
-        write_image(record.mask(ready.case), labels, like=ready.like)
-        if preview and isinstance(ready.like, Image):
-            picture = record.mask(ready.case).with_name(f"{ready.case.id}_preview.png")
-            _draw(picture, ready.case.id, ready.like, labels, ensemble)
+        if "probabilities" in files:
+            with probability_file(files["probabilities"], task, ready.geometry) as values:
+                labels = labels_of_slabs(slabs, ready.geometry, task, values)
+        else:
+            labels = labels_of_slabs(slabs, ready.geometry, task)
+        _postprocess(labels, ready.like.affine, ensemble)
+        if "statistics" in files:
+            found = statistics(labels, ready.images, ready.like.affine, ensemble.run.manifest)
+            write_json(files["statistics"], found)
+        if "preview" in files:
+            _draw(files["preview"], ready.case.id, ready.images[0], labels, ensemble)
+        if wanted.format == "nifti":
+            write_image(mask, labels, like=ready.like)
+        else:
+            manifest = ensemble.run.manifest
+            write_segmentation(mask, labels, ready.case.channels[0].path, manifest.labels, manifest.name)
         record.done(ready.case, ready.seconds + time.monotonic() - began, ready.warnings)
     except CaseError as error:
         record.failed(ready.case, error)
@@ -188,6 +210,28 @@ def _finish(
     finally:
         slabs.drain()
     progress.advance(1, case=ready.case.id)
+
+
+@contextmanager
+def probability_file(path: Path, task: Segmentation, geometry: CaseGeometry) -> Iterator[NDArray[np.float16]]:
+    """An array `(K, X, Y, Z)` on the native grid to be filled; it appears as `.npz` when the block ends.
+
+    It lies in a file that the system may page out, not in memory.
+    """
+    names = [*task.names] if task.by_regions else ["background", *task.names]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent) as scratch:
+        values = np.memmap(scratch, np.float16, "w+", shape=(task.outputs, *geometry.shape_native))
+        yield values
+        with open_atomic(path) as file:
+            np.savez_compressed(
+                file, probabilities=values, names=names_of(names), affine=np.array(geometry.affine_native)
+            )
+
+
+def _postprocess(labels: NDArray, affine: NDArray, ensemble: Ensemble) -> None:
+    settings = ensemble.run.recipe.inference.postprocess
+    postprocess(labels, settings, ensemble.run.manifest, abs(float(np.linalg.det(affine[:3, :3]))))
 
 
 def _windows_told(progress: Progress, case: Case) -> Callable[[int, int], None]:

@@ -12,9 +12,12 @@ from mambamed.cases import Case
 from mambamed.converters import find_inputs
 from mambamed.errors import ModelError, RecipeError
 from mambamed.inference.ensemble import Ensemble, load_ensemble
+from mambamed.inference.outputs import Wanted, missing
 from mambamed.inference.pipeline import predict_cases
+from mambamed.inference.postprocess import check_names
 from mambamed.inference.record import Record, sha256_of
-from mambamed.io.lock import folder_lock
+from mambamed.inference.shard import chosen_shard
+from mambamed.io.dicom_seg import check_dicom_seg
 from mambamed.progress import Progress, Silence
 from mambamed.runs.device import keep_freed_memory
 
@@ -54,6 +57,10 @@ def predict(
     resume: bool = False,
     overwrite: bool = False,
     preview: bool = False,
+    save_probabilities: bool = False,
+    statistics: bool = False,
+    format: str = "nifti",
+    shard: str | None = None,
     progress: Progress | None = None,
 ) -> PredictSummary:
     """Segment every case of a folder.
@@ -70,6 +77,12 @@ def predict(
         resume: says that kept cases are expected; that is done without it as well.
         overwrite: do every case again, whatever the folder holds.
         preview: also write `CASE_preview.png`.
+        save_probabilities: also write `CASE_probabilities.npz`: `probabilities` `(K, X, Y, Z)` float16 on the
+            file's grid, before postprocessing, their `names`, and the `affine`.
+        statistics: also write `CASE_statistics.json`: volume and mean intensity of each label or region.
+        format: "nifti", or "dicom-seg": `CASE.dcm`, which refers to the series that was read.
+        shard: do one part of the cases, as in "2/4", while other processes do the others in the same folder;
+            where not given, torchrun's or SLURM's rank says which.
         progress: hears how far the work is.
 
     Raises:
@@ -93,14 +106,21 @@ def predict(
         raise ModelError(f"{ensemble.run.root}: makes no masks; use 'mambamed {verb}'")
     for reason in ensemble.reasons:
         progress.say(reason)
-    cases = find_inputs(Path(inputs), list(ensemble.run.manifest.channels))
-    _check_output(cases, output)
-    with folder_lock(output):
-        settings = _settings(ensemble, models, checkpoint)
-        record = Record(output, settings, ensemble.reasons, cases, overwrite)
-        wanted = [case for case in cases if not record.holds(case)]
+    outputs = Wanted(preview, save_probabilities, statistics, format)
+    part = chosen_shard(shard)
+    check_names(ensemble.run.recipe.inference.postprocess, ensemble.run.manifest)
+    cases = part.cases(find_inputs(Path(inputs), list(ensemble.run.manifest.channels)))
+    if format == "dicom-seg":
+        check_dicom_seg(cases)
+    _check_output(cases, output, outputs)
+    with part.lock(output):
+        settings = {**_settings(ensemble, models, checkpoint), "format": format}
+        record = Record(
+            output, settings, ensemble.reasons, cases, overwrite, outputs.suffix, part.record_name
+        )
+        wanted = [case for case in cases if not record.holds(case) or missing(outputs, case, output)]
         progress.start("predicting", len(wanted), "cases")
-        predict_cases(ensemble, wanted, record, progress, preview)
+        predict_cases(ensemble, wanted, record, progress, outputs)
     done = tuple(case.id for case in cases if case.id not in record.faults)
     return PredictSummary(
         output=output,
@@ -131,13 +151,14 @@ def _settings(ensemble: Ensemble, models: Sequence[Path], checkpoint: str) -> di
         "members": members,
         "device": ensemble.device.type,
         "precision": ensemble.precision,
+        "postprocess": ensemble.run.recipe.inference.postprocess.model_dump(mode="json"),
     }
 
 
-def _check_output(cases: Sequence[Case], output: Path) -> None:
+def _check_output(cases: Sequence[Case], output: Path, wanted: Wanted) -> None:
     """Refuse an output folder in which a mask would take the place of an image."""
     images = {channel.path.resolve(): channel.path for case in cases for channel in case.channels}
     for case in cases:
-        mask = (output / f"{case.id}.nii.gz").resolve()
+        mask = (output / f"{case.id}{wanted.suffix}").resolve()
         if mask in images:
             raise RecipeError(f"{images[mask]}: its mask would overwrite it; give another -o")

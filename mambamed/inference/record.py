@@ -26,6 +26,8 @@ class Record:
         cases: what is to be predicted.
         overwrite: forget what the folder holds.
         suffix: of a case's answer: that of a mask, or of a document of points.
+        name: of the record's file; one of its own for each part of a folder (see `shard`). What other parts
+            have finished is known here too.
 
     Attributes:
         faults: case id -> the line of a case that could not be done.
@@ -42,8 +44,9 @@ class Record:
         cases: Sequence[Case],
         overwrite: bool,
         suffix: str = ".nii.gz",
+        name: str = NAME,
     ) -> None:
-        self._output, self._suffix = output, suffix
+        self._output, self._suffix, self._path = output, suffix, output / name
         self._guard = threading.Lock()  # cases are finished in one thread and refused in another
         self.faults: dict[str, str] = {}
         known = self._known(settings, overwrite)
@@ -62,26 +65,37 @@ class Record:
             "reasons": list(reasons),
             "cases": {**waiting, **known},
         }
-        write_json(output / NAME, self._document)
+        write_json(self._path, self._document)
 
     def _known(self, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
-        """The cases that a former command wrote here with the same settings."""
-        path = self._output / NAME
-        if not path.is_file():
-            return {}
-        document = read_json(path)
-        if not isinstance(document, dict) or not isinstance(document.get("settings"), dict):
-            raise RecipeError(f"{self._output}: holds the {NAME} of something else; give another -o")
-        if overwrite:
-            return {}
-        if document["settings"] != settings:
-            raise RecipeError(
-                f"{self._output}: holds predictions of other models or settings; "
-                "give --overwrite or another -o"
-            )
-        cases = document.get("cases")
-        entries = cases.items() if isinstance(cases, dict) else ()
-        return {case_id: facts for case_id, facts in entries if isinstance(facts, dict)}
+        """The cases that former commands wrote here with the same settings, in whatever parts."""
+        known: dict[str, Any] = {}
+        for path in [*self._others(), self._path]:  # the own one is the last word
+            if not path.is_file():
+                continue
+            document = read_json(path)
+            if not isinstance(document, dict) or not isinstance(document.get("settings"), dict):
+                raise RecipeError(f"{self._output}: holds the {path.name} of something else; give another -o")
+            if overwrite:
+                if self._path.name == NAME != path.name:  # this process holds the folder whole
+                    path.unlink()
+                continue
+            if document["settings"] != settings:
+                raise RecipeError(
+                    f"{self._output}: holds predictions of other models or settings; "
+                    "give --overwrite or another -o"
+                )
+            cases = document.get("cases")
+            for case_id, facts in cases.items() if isinstance(cases, dict) else ():
+                if isinstance(facts, dict) and (
+                    facts.get("status") == "done" or known.get(case_id, {}).get("status") != "done"
+                ):
+                    known[case_id] = facts
+        return known
+
+    def _others(self) -> list[Path]:
+        parts = [*self._output.glob("run_*_of_*.json"), self._output / NAME]
+        return sorted(path for path in parts if path != self._path)
 
     def mask(self, case: Case) -> Path:
         """Where the mask of a case lies, or whatever its answer is."""
@@ -110,7 +124,7 @@ class Record:
     def _write(self, case: Case, facts: dict[str, Any]) -> None:
         with self._guard:
             self._document["cases"][case.id] = {**facts, "input": _stamp(case)}
-            write_json(self._output / NAME, self._document)
+            write_json(self._path, self._document)
 
 
 def sha256_of(path: Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 from torch import Tensor
 
 from mambamed.geometry import to_ras
@@ -17,7 +18,12 @@ from mambamed.preparation.splines import linear_neighbors
 from mambamed.tasks.segmentation import Segmentation
 
 
-def labels_of_slabs(slabs: Iterable[Slab], geometry: CaseGeometry, task: Segmentation) -> NDArray:
+def labels_of_slabs(
+    slabs: Iterable[Slab],
+    geometry: CaseGeometry,
+    task: Segmentation,
+    probabilities: NDArray[np.float16] | None = None,
+) -> NDArray:
     """Undo resampling, crop and orientation, and decide, while the logits come in.
 
     Each slab is brought to native voxels, linearly, both grids covering the same box, and decided at once:
@@ -27,6 +33,8 @@ def labels_of_slabs(slabs: Iterable[Slab], geometry: CaseGeometry, task: Segment
         slabs: the prepared volume's logits, in order, without gaps.
         geometry: where the prepared grid lies in the file.
         task: what the channels mean.
+        probabilities: `(K, *geometry.shape_native)`, receives those of the outputs where it is given: softmax
+            over the labels, or a sigmoid a region; outside the crop box background for sure.
 
     Returns:
         Label map of `geometry.shape_native`, in the smallest integer type; 0 outside the crop box. Labels:
@@ -42,10 +50,16 @@ def labels_of_slabs(slabs: Iterable[Slab], geometry: CaseGeometry, task: Segment
     native = np.zeros(geometry.shape_native, smallest_integer(max(task.values)), order="F")
     box = tuple(slice(a, b) for a, b in zip(geometry.crop_start, geometry.crop_stop, strict=True))
     cropped = to_ras(native, geometry.orientation)[box]
+    values: list[NDArray] | None = None
+    if probabilities is not None:
+        probabilities[...] = 0
+        if not task.by_regions:
+            probabilities[task.values.index(0)] = 1
+        values = [to_ras(each, geometry.orientation)[box] for each in probabilities]
     way: _WayBack | None = None
     for slab in slabs:
         if way is None:
-            way = _WayBack(cropped, slab.axis, geometry.shape_prepared, task)
+            way = _WayBack(cropped, slab.axis, geometry.shape_prepared, task, values)
         way.take(slab)
     if way is None or not way.is_complete:
         raise ValueError(f"the slabs do not fill the prepared volume {geometry.shape_prepared}")
@@ -69,10 +83,19 @@ class _WayBack:
         axis: of the slabs.
         shape: of the prepared volume.
         task: what the channels mean.
+        probabilities: a view like `labels` for each output, or None.
     """
 
-    def __init__(self, labels: NDArray, axis: int, shape: tuple[int, int, int], task: Segmentation) -> None:
+    def __init__(
+        self,
+        labels: NDArray,
+        axis: int,
+        shape: tuple[int, int, int],
+        task: Segmentation,
+        probabilities: list[NDArray] | None = None,
+    ) -> None:
         self._planes = np.moveaxis(labels, axis, 0)
+        self._probabilities = [np.moveaxis(each, axis, 0) for each in probabilities or []]
         self._size = shape[axis]
         a, b = (k for k in range(3) if k != axis)
         self._plane_shape = (shape[a], shape[b])
@@ -112,8 +135,26 @@ class _WayBack:
             self._values,
             self._by_regions,
         )
+        if self._probabilities:
+            self._fill_probabilities(wide, base, stop)
         self._done = stop
         self._last = wide[-1].copy()
+
+    def _fill_probabilities(self, wide: NDArray[np.float32], base: int, stop: int) -> None:
+        low, high, weight = self._along
+        row_low, row_high, row_weight = self._across
+        for plane in range(self._done, stop):
+            first, second = wide[low[plane] - base], wide[high[plane] - base]
+            blend = first + weight[plane] * (second - first)
+            upper = blend[:, row_low]
+            upper = upper + row_weight[:, None] * (blend[:, row_high] - upper)
+            if self._by_regions:
+                values = expit(upper)
+            else:
+                values = np.exp(upper - upper.max(axis=0))
+                values /= values.sum(axis=0)
+            for target, each in zip(self._probabilities, values, strict=True):
+                target[plane] = each
 
     def _wide(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
         """The last plane of the slab before and these, `(n, K, A, B')`: native along the inner axis."""

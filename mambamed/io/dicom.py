@@ -170,6 +170,15 @@ def read(path: Path, max_voxels: int) -> tuple[NDArray, Affine]:
     return array, grid.affine
 
 
+def slices_of(path: Path, max_voxels: int = 2**31) -> tuple[Path, ...]:
+    """The files of the series of a file or folder, one a slice, in the order of the third axis of `read`.
+
+    Raises:
+        CaseError: its slices do not make a volume.
+    """
+    return _grid_of(series_of(path), max_voxels).files
+
+
 @dataclass(frozen=True)
 class _Grid:
     files: tuple[Path, ...]

@@ -14,18 +14,20 @@ LOCK_NAME = ".lock"
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path, name: str = LOCK_NAME, leftovers: bool = True) -> Iterator[None]:
     """Hold a folder for writing; the system frees it when the process ends, however it ends.
 
     Args:
         folder: made with its parents. Temporary files of killed writers in it are removed.
+        name: of the lock's file, where several processes hold parts of a folder.
+        leftovers: whether those temporary files are removed; False where others write beside this process.
 
     Raises:
         RunError: another process holds it; the line names its id.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK_NAME).open("a+")
+        file = (folder / name).open("a+")
     except OSError as error:
         raise RunError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
     with file:
@@ -39,14 +41,33 @@ def folder_lock(folder: Path) -> Iterator[None]:
         file.truncate()
         file.write(str(os.getpid()))
         file.flush()
-        remove_leftovers(folder)
+        if leftovers:
+            remove_leftovers(folder)
         yield
 
 
-def is_locked(folder: Path) -> bool:
+@contextmanager
+def shared_lock(folder: Path) -> Iterator[None]:
+    """Keep the folder from a process that wants it whole; others may hold it so too.
+
+    Where the system knows no shared locks (Windows), nothing is kept.
+
+    Raises:
+        RunError: another process holds the folder whole.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_NAME).open("a+") as file:
+        if not _share(file):
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise RunError(f"{folder}: process {owner} is writing there; wait for it")
+        yield
+
+
+def is_locked(folder: Path, name: str = LOCK_NAME) -> bool:
     """Whether a process writes in this folder now."""
     try:
-        with (folder / LOCK_NAME).open("r+") as file:
+        with (folder / name).open("r+") as file:
             return not _take(file)  # what is taken is given back with the file
     except OSError:
         return False
@@ -64,12 +85,18 @@ if os.name == "nt":
             return False
         return True
 
+    def _share(file) -> bool:
+        return True
+
 else:
     import fcntl
 
-    def _take(file) -> bool:
+    def _take(file, how: int = fcntl.LOCK_EX) -> bool:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, how | fcntl.LOCK_NB)
         except OSError:
             return False
         return True
+
+    def _share(file) -> bool:
+        return _take(file, fcntl.LOCK_SH)

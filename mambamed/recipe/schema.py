@@ -254,6 +254,17 @@ class Training(Section):
         return self.epochs * self.steps_per_epoch
 
 
+class Postprocess(Section):
+    """What is done to a label map on its native grid; names are labels or regions. Empty: nothing."""
+
+    fill_holes: tuple[str, ...] = ()
+    """Of these, holes that nothing else fills are filled."""
+    largest_component: tuple[str, ...] = ()
+    """Of these, only the largest connected part is kept."""
+    min_mm3: dict[str, Positive] = {}
+    """Of these, connected parts of a smaller volume are removed."""
+
+
 class Inference(Section):
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Share of a window that its neighbor along an axis covers too."""
@@ -261,6 +272,7 @@ class Inference(Section):
     """Weight a window's center more than its rim."""
     tta: Literal["mirror", "none"] = "mirror"
     """Average over mirrored copies, along the axes that training mirrored."""
+    postprocess: Postprocess = Postprocess()
 
 
 class Evaluation(Section):
