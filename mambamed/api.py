@@ -262,6 +262,8 @@ def predict(
     shard: Annotated[
         str | None, Option(help="Do one part of the cases, as in 1/4; torchrun's or SLURM's rank.")
     ] = None,
+    max_ram: Annotated[str | None, Option(help="Memory that may be taken, as in 6G.")] = None,
+    max_vram: Annotated[str | None, Option(help="The same of the GPU.")] = None,
     progress: Progress | None = None,
 ) -> PredictSummary:
     """Segment images: one mask a case, on the grid of its own file."""
@@ -284,6 +286,8 @@ def predict(
         statistics=statistics,
         format=format,
         shard=shard,
+        max_ram=max_ram,
+        max_vram=max_vram,
         progress=progress,
     )
 

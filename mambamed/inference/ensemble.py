@@ -44,6 +44,7 @@ class Ensemble:
         task: what the logits mean.
         device, precision: where and how precisely to compute.
         reasons: a line about device, precision and scan backend each, with the reason.
+        max_ram: bytes that this process may take; None: no bound.
     """
 
     members: tuple[Member, ...]
@@ -51,6 +52,7 @@ class Ensemble:
     device: torch.device
     precision: str
     reasons: tuple[str, ...]
+    max_ram: int | None = None
 
     @property
     def run(self) -> Run:
@@ -71,11 +73,13 @@ class Ensemble:
             say: hears what was given up for lack of memory.
 
         Raises:
-            CaseError: a network answers NaN or Inf.
+            CaseError: a network answers NaN or Inf, or the case does not fit into `max_ram`.
             RunError: the device has not the memory for a single window.
         """
         tensor = torch.from_numpy(np.ascontiguousarray(image, np.float32))
-        axis = slab_axis(tensor.shape[1:], self.members[0].windows.patch_size)
+        axis = slab_axis(
+            tensor.shape[1:], self.members[0].windows.patch_size, thrifty=self.max_ram is not None
+        )
         streams = [
             window_slabs(
                 member.networks,
@@ -85,6 +89,7 @@ class Ensemble:
                 precision=self.precision,
                 layout=memory_format(self.device, self.precision),
                 axis=axis,
+                max_ram=self.max_ram,
                 heard=heard,
                 say=say,
             )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mambamed.cases import Case
 from mambamed.converters import find_inputs
@@ -18,6 +21,7 @@ from mambamed.inference.postprocess import check_names
 from mambamed.inference.record import Record, sha256_of
 from mambamed.inference.shard import chosen_shard
 from mambamed.io.dicom_seg import check_dicom_seg
+from mambamed.preparation.options import parse_bytes
 from mambamed.progress import Progress, Silence
 from mambamed.runs.device import keep_freed_memory
 
@@ -61,6 +65,8 @@ def predict(
     statistics: bool = False,
     format: str = "nifti",
     shard: str | None = None,
+    max_ram: str | None = None,
+    max_vram: str | None = None,
     progress: Progress | None = None,
 ) -> PredictSummary:
     """Segment every case of a folder.
@@ -83,6 +89,10 @@ def predict(
         format: "nifti", or "dicom-seg": `CASE.dcm`, which refers to the series that was read.
         shard: do one part of the cases, as in "2/4", while other processes do the others in the same folder;
             where not given, torchrun's or SLURM's rank says which.
+        max_ram: memory that this process may take, as in "6G": a case whose sum of windows does not fit is
+            refused, the others go on; the axis that takes least memory is chosen.
+        max_vram: memory of the GPU that it may take; what does not fit goes on with smaller batches, then
+            on the CPU.
         progress: hears how far the work is.
 
     Raises:
@@ -101,6 +111,9 @@ def predict(
         device=device,
         precision=precision,
     )
+    ensemble = dataclasses.replace(ensemble, max_ram=parse_bytes(max_ram, "--max-ram") if max_ram else None)
+    if max_vram:
+        _bound_gpu(ensemble.device, parse_bytes(max_vram, "--max-vram"))
     if ensemble.task.reads != "labels":
         verb = {"points": "landmarks", "class": "classify"}[ensemble.task.reads]
         raise ModelError(f"{ensemble.run.root}: makes no masks; use 'mambamed {verb}'")
@@ -130,6 +143,18 @@ def predict(
         seconds=time.monotonic() - began,
         next_command=f"mambamed evaluate {output} REFERENCES",
     )
+
+
+def _bound_gpu(device: torch.device, limit: int) -> None:
+    """Let torch say that memory is out where so much is taken.
+
+    Raises:
+        RecipeError: there is no such bound on this device.
+    """
+    if device.type != "cuda":
+        raise RecipeError(f"--max-vram: the device is {device}, a bound is known for CUDA; use --max-ram")
+    whole = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / whole), device)
 
 
 def _settings(ensemble: Ensemble, models: Sequence[Path], checkpoint: str) -> dict[str, Any]:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +23,7 @@ from mambamed.inference.answers import Answers
 
 Triple = tuple[int, int, int]
 
+_SLABS_AT_ONCE = 6  # being made, waiting, being brought to native voxels
 SLAB_BYTES = 2**26  # what one slab holds at most, unless a single plane is larger
 
 
@@ -73,6 +77,7 @@ def window_slabs(
     precision: str = "fp32",
     layout: torch.memory_format = torch.contiguous_format,
     axis: int | None = None,
+    max_ram: int | None = None,
     heard: Callable[[int, int], None] = lambda done, total: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Slab]:
@@ -87,6 +92,7 @@ def window_slabs(
         precision: of the networks' products, as in `runs.device`.
         layout: memory format of the networks' input.
         axis: the slabs' axis; None: see `slab_axis`.
+        max_ram: bytes that this process may take; None: no bound.
         heard: called with (windows done, windows in all).
         say: hears what was given up for lack of memory.
 
@@ -94,7 +100,7 @@ def window_slabs(
         Slabs without gaps, in order; together they are the volume.
 
     Raises:
-        CaseError: a network answers NaN or Inf.
+        CaseError: a network answers NaN or Inf, or the sum of the windows does not fit into `max_ram`.
         RunError: the device has not the memory for a single window.
 
     Source:
@@ -108,7 +114,7 @@ def window_slabs(
         window_positions(size, patch, windows.overlap)
         for size, patch in zip(padded.shape[1:], windows.patch_size, strict=True)
     ]
-    total = _Sum(windows, padded.shape[1:], starts, axis, say)
+    total = _Sum(windows, padded.shape[1:], starts, axis, say, max_ram)
     answers = Answers(
         networks,
         windows.mirror_axes,
@@ -167,6 +173,7 @@ class _Sum:
         starts: first voxels of the windows along each axis.
         axis: of the slabs.
         say: hears that the device has no room for it.
+        max_ram: bytes that this process may take, or None.
     """
 
     def __init__(
@@ -176,7 +183,9 @@ class _Sum:
         starts: Sequence[Sequence[int]],
         axis: int,
         say: Callable[[str], None],
+        max_ram: int | None = None,
     ) -> None:
+        self._max_ram = max_ram
         self._axis, self._depth = axis, windows.patch_size[axis]
         self._others = [a for a in range(3) if a != axis]
         self._plane_shape = [shape[a] for a in self._others]
@@ -204,6 +213,7 @@ class _Sum:
         """Give the device's memory back; whether there was any to give."""
         if self._total is None or self._total.device.type == "cpu":
             return False
+        self._check_ram(4 * self._total.numel(), len(self._total[0]))
         self._total, self._weight = self._total.cpu(), self._weight.cpu()
         return True
 
@@ -241,8 +251,27 @@ class _Sum:
                     f"the sum of the windows ({needed >> 20} MB) is kept on the CPU, {free >> 20} MB are free"
                 )
                 device = torch.device("cpu")
+        if device.type == "cpu":
+            self._check_ram(4 * math.prod(shape), outputs)
         self._weight = self._weight.to(device)
         return torch.zeros(shape, device=device)
+
+    def _check_ram(self, needed: int, outputs: int) -> None:
+        """Refuse a sum that does not fit beside what there is already and the slabs on their way.
+
+        Raises:
+            CaseError: it does not.
+        """
+        if self._max_ram is None:
+            return
+        plane = needed // self._depth
+        window = 4 * outputs * math.prod(self._patch)
+        total = resident_bytes() + needed + window + _SLABS_AT_ONCE * max(SLAB_BYTES, plane)
+        if total > self._max_ram:
+            raise CaseError(
+                f"{outputs} outputs of this volume need {total / 2**30:.1f} GiB, --max-ram allows "
+                f"{self._max_ram / 2**30:.1f}; allow more, or cut the image"
+            )
 
 
 def _coverage(size: int, profile: Tensor, starts: Sequence[int]) -> Tensor:
@@ -264,15 +293,31 @@ def _without_padding(slab: Slab, begin: Triple, shape: Sequence[int]) -> Iterato
     yield Slab(slab.axis, low - first, planes.contiguous())
 
 
-def slab_axis(shape: Sequence[int], patch_size: Sequence[int]) -> int:
-    """The axis along which the sum takes least memory; the first, which is quickest, if it takes little more.
+def slab_axis(shape: Sequence[int], patch_size: Sequence[int], thrifty: bool = False) -> int:
+    """The axis along which the sum takes least memory; the first, which is quickest, if it takes little more
+    and memory is not bounded (`thrifty`).
 
     >>> slab_axis((140, 170, 150), (128, 128, 128)), slab_axis((270, 270, 600), (96, 96, 96))
     (0, 2)
     """
     taken = [patch / size for patch, size in zip(patch_size, shape, strict=True)]
     best = taken.index(min(taken))
-    return best if taken[best] < 0.6 * taken[0] else 0
+    return best if thrifty or taken[best] < 0.6 * taken[0] else 0
+
+
+def resident_bytes() -> int:
+    """Memory of this process as the system counts it; its peak so far where only that is known."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError, AttributeError):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def window_positions(size: int, patch: int, overlap: float) -> list[int]:
