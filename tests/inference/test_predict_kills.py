@@ -24,6 +24,6 @@ def test_predict_killed_at_some_moments_is_completed_by_resume(tmp_path) -> None
 
 @pytest.mark.slow
 def test_predict_killed_at_20_moments_is_completed_by_resume(tmp_path) -> None:
-    found = trials(tmp_path, 30, 20)
+    found = trials(tmp_path, 12, 20)
     assert sum(trial.hit for trial in found) >= 10
     assert sum(not trial.complete for trial in found) >= 5
