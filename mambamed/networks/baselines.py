@@ -149,6 +149,8 @@ class SwinUNETR(_DenseBaseline):
                 num_heads=tuple(heads),
                 use_v2=v2,
             )
+        # MONAI asks in NumPy whether the shape is a multiple of 32, which cannot be compiled; we padded it.
+        vars(network)["_check_input_size"] = _any_size
         super().__init__(network.to(wanted), norm, gradient_checkpointing)
 
 
@@ -385,3 +387,7 @@ def _recomputed(part: nn.Module, *inputs: Any) -> Any:
         return plain(*inputs)
     contexts = functools.partial(checkpoint_contexts, part)
     return checkpoint(plain, *inputs, use_reentrant=False, context_fn=contexts)
+
+
+def _any_size(spatial_shape: Sequence[int]) -> None:
+    pass
