@@ -42,7 +42,7 @@ manifest = DatasetManifest("body", {"ct": "ct"}, organs)
 task = Segmentation(Recipe.model_validate({"network": {"name": "nnmamba"}}), manifest)
 image = torch.zeros(1, *prepared)
 image[:, 100:200, 50:200, 100:500] = 1
-windows = Windows((96, 96, 96), overlap=0.25)
+windows = Windows((96, 96, 96), overlap=0.0)
 axis = slab_axis(prepared, windows.patch_size, thrifty=True)
 slabs = window_slabs([Stub()], image, windows, device=torch.device("cpu"), axis=axis, max_ram=6 * 2**30)
 labels = labels_of_slabs(slabs, geometry, task)
