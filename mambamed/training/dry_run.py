@@ -5,13 +5,21 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mambamed.batches.loader import Batch
+from mambamed.cases import DatasetManifest
+from mambamed.errors import RecipeError
+from mambamed.networks.cost import network_cost
+from mambamed.preparation.plan import Plan
+from mambamed.preparation.store import memory_bytes
+from mambamed.recipe import Recipe
 from mambamed.runs.device import autocast
+from mambamed.runs.model import input_channels, make_network
 from mambamed.tasks.base import Task
 from mambamed.training.loop import Workplace
 from mambamed.training.state import TrainingState
@@ -76,6 +84,39 @@ def take_one_step(state: TrainingState, task: Task, batch: Batch, place: Workpla
         peak_gib=peak_memory(place.device) / 2**30,
         loss=value,
     )
+
+
+def check_memory(recipe: Recipe, plan: Plan, manifest: DatasetManifest, place: Workplace) -> None:
+    """Refuse a step for which this machine lacks the memory: the process would be killed without a word.
+
+    A CUDA device says itself what it lacks. The estimate is that of float32; steps in bf16 were measured
+    to take as much on a CPU.
+
+    Raises:
+        RecipeError: the estimate is above what is free now; says both, and what to change.
+    """
+    free = free_memory_bytes()
+    if place.device.type != "cpu" or free is None:
+        return
+    with torch.device("meta"):
+        network = make_network(recipe, manifest)
+    channels = input_channels(recipe, manifest)
+    needed = network_cost(network, channels, plan.patch_size, plan.batch_size).training_gib
+    if needed * 2**30 > free:
+        raise RecipeError(
+            f"recipe {recipe.name}: a step needs about {needed:.1f} GiB, {free / 2**30:.1f} are free; give "
+            "--set training.batch_size=1, network.gradient_checkpointing=true or a smaller training.patch_size"
+        )
+
+
+def free_memory_bytes() -> int | None:
+    """Memory that a process of this machine can take now; None where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    found = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return min(found[0] * 1024, memory_bytes()) if found else None
 
 
 def parameters_by_part(network: nn.Module) -> dict[str, int]:

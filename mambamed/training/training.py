@@ -14,7 +14,7 @@ from mambamed.progress import Progress, Silence
 from mambamed.recipe import Recipe
 from mambamed.runs.device import keep_freed_memory
 from mambamed.runs.folder import Run, create_run, planned_run
-from mambamed.training.dry_run import DryRun, take_one_step
+from mambamed.training.dry_run import DryRun, check_memory, take_one_step
 from mambamed.training.fit import device_memory, fit_recipe
 from mambamed.training.imagined import ImaginedDataset
 from mambamed.training.loop import Workplace
@@ -171,6 +171,7 @@ def _dry_run_without_data(
 
 
 def _one_step(session: Session) -> DryRun:
+    check_memory(session.run.recipe, session.run.plan, session.run.manifest, session.place)
     state, batch = session.fresh_state(), session.first_batch()
     return take_one_step(state, session.task, batch, session.place, session.run.recipe.network.name)
 
