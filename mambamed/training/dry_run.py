@@ -104,8 +104,8 @@ def check_memory(recipe: Recipe, plan: Plan, manifest: DatasetManifest, place: W
     needed = network_cost(network, channels, plan.patch_size, plan.batch_size).training_gib
     if needed * 2**30 > free:
         raise RecipeError(
-            f"recipe {recipe.name}: a step needs about {needed:.1f} GiB, {free / 2**30:.1f} are free; give --set "
-            "training.batch_size=1, network.gradient_checkpointing=true or a smaller training.patch_size"
+            f"recipe {recipe.name}: a step needs about {needed:.1f} GiB, {free / 2**30:.1f} are free; "
+            "give --set training.batch_size=1, network.gradient_checkpointing=true or a smaller patch_size"
         )
 
 
