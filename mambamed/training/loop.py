@@ -241,8 +241,11 @@ class Loop:
             f"epoch {epoch}: loss {row['loss']:.4f}  {task.score_name} {score:.4f} ({each})"
             f"{'  best' if best else ''}  {row['seconds']:.0f} s"
         )
+        planned = counters.steps
         self._plan_again(epoch_seconds=self._lap(), pass_seconds=pass_seconds)
         counters.steps, counters.planned = self._agreed(counters.steps, counters.planned)
+        if counters.steps != planned:
+            self._save()  # a plan may end the training here: taken up again, it is to be over
 
     def _agreed(self, steps: int, planned: bool) -> tuple[int, bool]:
         """Rank 0's plan, where time decides on it: clocks differ."""

@@ -180,3 +180,13 @@ def test_the_schedule_is_fitted_into_the_time_and_falls_to_zero_there(tmp_path):
     assert loop._run.recorded(0)["steps"] == counters.steps
     kept = final(loop).facts["counters"]
     assert kept["steps"] == counters.steps and kept["budget_seconds"] == 4.0
+
+
+def test_a_plan_that_leaves_no_step_ends_the_training_for_good(tmp_path):
+    loop = tiny_loop(tmp_path, tiny_recipe(epochs=1000, steps_per_epoch=25))
+    loop.state.counters.budget_seconds = 1000.0
+    loop.state.counters.planned = True
+    loop._clock = time.monotonic() - 2000  # the first step seems to have taken longer than all the time
+    assert loop.go(Undisturbed()) is None
+    counters = loop.state.counters
+    assert counters.step == counters.steps == final(loop).facts["counters"]["steps"]
