@@ -6,7 +6,8 @@ prepared dataset, and every run carries a copy, so that a model knows what it re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from mambamed.errors import DatasetError
 
 BACKGROUND = "background"
+_FORMULA = ("=", "+", "@")  # "-" too begins one, but also names; tables are written with an apostrophe there
 IGNORE = "ignore"  # voxels that nobody has labeled: neither learned nor scored
 
 
@@ -60,6 +62,24 @@ class Case:
         check_case_id(self.id)
         if not self.subject:
             object.__setattr__(self, "subject", self.id)
+
+    @classmethod
+    def found(cls, name: str, channels: tuple[ChannelFile, ...], **known: Any) -> Case:
+        """A case as a folder or table calls it: a name that cannot be an id is the fault of this case alone.
+
+        It then goes by an id without those characters, which ends in a digest of the name.
+
+        Args:
+            name: of its files or its row.
+            channels, known: as the attributes.
+        """
+        try:
+            check_case_id(name)
+        except DatasetError as error:
+            known["fault"] = str(error)
+            harmless = "".join(c if c.isalnum() or c in "._" else "_" for c in name)[:100].lstrip("._")
+            name = f"{harmless}_{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:8]}"
+        return cls(name, channels, **known)
 
 
 @dataclass(frozen=True)
@@ -140,11 +160,11 @@ class RawDataset:
 
 
 def check_case_id(case_id: str) -> None:
-    """Refuse an id that could leave its folder, hide a line of a log, or not be a file name.
+    """Refuse an id that could leave its folder, hide a line of a log, run in a table, or not be a file name.
 
     Raises:
-        DatasetError: the id is empty, too long, holds a path separator, a control character, or is a
-            dot name.
+        DatasetError: the id is empty, too long, holds a path separator or a control character, begins as a
+            formula does, or is a dot name.
 
     >>> check_case_id("BRATS_001")
     >>> check_case_id("../evil")
@@ -159,7 +179,24 @@ def check_case_id(case_id: str) -> None:
         fact = "holds a path separator"
     elif not case_id.isprintable():
         fact = "holds a control character"
-    elif len(case_id.encode()) > 200:
+    elif len(case_id.encode("utf-8", "replace")) > 200:
         fact = "is longer than 200 bytes"
+    elif case_id[0] in _FORMULA:
+        fact = "is a formula to a spreadsheet"
     if fact:
         raise DatasetError(f"case id {case_id!r}: {fact}; rename the case")
+
+
+def differ_in_case_alone(ids: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of ids that are one file name where the file system does not tell capitals from small letters.
+
+    >>> differ_in_case_alone(["case1", "b", "CASE1"])
+    [('case1', 'CASE1')]
+    """
+    first: dict[str, str] = {}
+    pairs = []
+    for case_id in ids:
+        other = first.setdefault(case_id.casefold(), case_id)
+        if other != case_id:
+            pairs.append((other, case_id))
+    return pairs

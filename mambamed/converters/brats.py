@@ -74,7 +74,9 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
         channels = tuple(ChannelFile(files[name]) for name in CHANNELS if name in files)
         subject = subject_of(case_id)
         cases.append(
-            Case(case_id, channels, files.get("seg"), subject=subject, fault=fault if missing else None)
+            Case.found(
+                case_id, channels, label=files.get("seg"), subject=subject, fault=fault if missing else None
+            )
         )
     return RawDataset(manifest, cases)
 

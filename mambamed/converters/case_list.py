@@ -113,7 +113,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     for path, (_, table) in tables.items():
         for case_id in sorted(set(table) - known):
             fault = f"{case_id}: has landmarks in {path}, but no row in {listed.file}; add it or remove them"
-            cases.append(Case(case_id, (), fault=fault))
+            cases.append(Case.found(case_id, (), fault=fault))
     return RawDataset(manifest, sorted(cases, key=lambda case: case.id))
 
 
@@ -246,10 +246,12 @@ def _case(
         except (CaseError, DatasetError) as error:
             fault = f"{case_id}: {error}"
     label = _text(row.get(columns.label)) if columns.label else ""
-    return Case(
+    if "/" in case_id or "\\" in case_id:
+        raise DatasetError(f"{listed.file}: case id {case_id!r} holds a path separator; rename the case")
+    return Case.found(
         case_id,
         tuple(channels),
-        parent / label if label else None,
+        label=parent / label if label else None,
         points=points,
         class_name=(_text(row.get(columns.class_name)) or None) if columns.class_name else None,
         subject=_text(row.get(columns.subject)) if columns.subject else "",

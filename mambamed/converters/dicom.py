@@ -45,5 +45,5 @@ def series_cases(source: Path) -> list[tuple[Case, str]]:
         if folders.count(series.folder) > 1:
             name = f"{name}_{number - folders.index(series.folder) + 1}"
         subject = parts[0] if parts else name
-        cases.append((Case(name, (ChannelFile(series.files[0]),), subject=subject), series.modality))
+        cases.append((Case.found(name, (ChannelFile(series.files[0]),), subject=subject), series.modality))
     return sorted(cases, key=lambda pair: pair[0].id)

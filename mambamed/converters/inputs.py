@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mambamed.cases import Case, ChannelFile
+from mambamed.cases import Case, ChannelFile, differ_in_case_alone
 from mambamed.converters import brats, case_list, dicom, nnunet
 from mambamed.errors import DatasetError
 from mambamed.io.dicom import is_dicom
 from mambamed.io.images import case_id_of
+
+log = logging.getLogger("mambamed")
 
 _WHAT = "give NIfTI, NRRD, MetaImage or DICOM, a folder of them, or a list of cases"
 
@@ -31,12 +34,19 @@ def find_inputs(source: Path, channels: Sequence[str]) -> list[Case]:
     Raises:
         DatasetError: nothing to predict, or two files of one case.
     """
+    cases = _find(source, channels)
+    for one, other in differ_in_case_alone(case.id for case in cases):
+        log.warning("%s: %s and %s differ in capitals alone, one file on some systems", source, one, other)
+    return cases
+
+
+def _find(source: Path, channels: Sequence[str]) -> list[Case]:
     if source.is_file():
         if case_list.recognizes(source):
             return _checked(case_list.find_cases(source, channels), source)
         if case_id_of(source) is None and is_dicom(source):
             return _one_series_each(
-                [Case(source.resolve().parent.name, (ChannelFile(source),))], channels, source
+                [Case.found(source.resolve().parent.name, (ChannelFile(source),))], channels, source
             )
         case_id = case_id_of(source)
         if case_id is None:
@@ -91,7 +101,7 @@ def _one_series_each(cases: list[Case], channels: Sequence[str], source: Path) -
 
 def _case_of_file(case_id: str, path: Path, channels: Sequence[str]) -> Case:
     volumes = [None] if len(channels) == 1 else range(len(channels))
-    return Case(case_id, tuple(ChannelFile(path, volume) for volume in volumes))
+    return Case.found(case_id, tuple(ChannelFile(path, volume) for volume in volumes))
 
 
 def _by_channel(
@@ -108,5 +118,5 @@ def _by_channel(
         elif extra:
             fault = f"{case_id}: {', '.join(extra)}: the model reads no such channel; remove it from {folder}"
         order = tuple(ChannelFile(files[key]) for key in keys if key in files)
-        cases.append(Case(case_id, order, fault=fault))
+        cases.append(Case.found(case_id, order, fault=fault))
     return cases

@@ -73,7 +73,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
                 points = _points(where[case_id], places.get(case_id), system, affine)
             except (CaseError, DatasetError) as error:
                 fault = f"{case_id}: {error}"
-        cases.append(Case(case_id, tuple(map(ChannelFile, files)), points=points, fault=fault))
+        cases.append(Case.found(case_id, tuple(map(ChannelFile, files)), points=points, fault=fault))
     return RawDataset(_manifest(source, wishes, cases, width), _without_tests(source, cases))
 
 

@@ -34,14 +34,19 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     file = source / _DOCUMENT
     document = read_json(file)
     modalities = _section(document, ("modality", "channel_names"), file)
+    if not all(key.isdecimal() for key in modalities):
+        raise DatasetError(f"{file}: modality {modalities}: its keys are not the numbers of channels")
     names = [modalities[key] for key in sorted(modalities, key=int)]
     channels = {str(name): kind_of_channel(str(name)) for name in names}
     if len(channels) != len(names):
         raise DatasetError(f"{file}: two modalities have the same name in {names}; rename one")
     labels = wishes.spelled(labels_of(_section(document, ("labels",), file), file))
-    manifest = DatasetManifest(
-        name=str(document.get("name") or source.name), channels=channels, labels=labels
-    )
+    try:
+        manifest = DatasetManifest(
+            name=str(document.get("name") or source.name), channels=channels, labels=labels
+        )
+    except DatasetError as error:
+        raise DatasetError(f"{file}: {error}") from error
     cases = []
     for pair in document["training"]:
         if not isinstance(pair, dict) or not {"image", "label"} <= set(pair):
@@ -53,7 +58,8 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
                 continue  # the archives of some tasks list macOS's own files
             raise DatasetError(f"{file}: {pair['image']!r} is not the name of an image; correct it")
         volumes = [None] if len(names) == 1 else range(len(names))
-        cases.append(Case(case_id, tuple(ChannelFile(image, volume) for volume in volumes), label))
+        channels_of = tuple(ChannelFile(image, volume) for volume in volumes)
+        cases.append(Case.found(case_id, channels_of, label=label))
     return RawDataset(manifest, sorted(cases, key=lambda case: case.id))
 
 

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mambamed.cases import BACKGROUND, IGNORE, Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.cases import BACKGROUND, IGNORE, Case, ChannelFile, DatasetManifest, RawDataset, check_case_id
 from mambamed.converters.msd import inside, labels_of
 from mambamed.converters.wishes import Wishes, kind_of_channel
 from mambamed.errors import DatasetError
@@ -20,7 +20,7 @@ from mambamed.io.documents import read_json
 from mambamed.io.images import case_id_of
 
 _DOCUMENT = "dataset.json"
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
+_CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 
 
 def recognizes(source: Path) -> bool:
@@ -67,9 +67,12 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
         labels, regions = labels_of(section, file), {}
     else:
         labels, regions = labels_and_regions(section, file)
-    manifest = DatasetManifest(
-        str(document.get("name") or source.resolve().name), channels, wishes.spelled(labels), regions
-    )
+    try:
+        manifest = DatasetManifest(
+            str(document.get("name") or source.resolve().name), channels, wishes.spelled(labels), regions
+        )
+    except DatasetError as error:
+        raise DatasetError(f"{file}: {error}") from error
     if isinstance(document.get("dataset"), dict):
         return RawDataset(manifest, _listed_cases(source, document["dataset"], len(names), file))
     return RawDataset(manifest, _cases(source, len(names)))
@@ -87,12 +90,11 @@ def _cases(source: Path, channels: int) -> list[Case]:
         elif case_id not in masks:
             fault = f"{case_id}: no label for this case in {source / 'labelsTr'}; add it"
         order = tuple(ChannelFile(files[number]) for number in range(channels) if number in files)
-        cases.append(Case(case_id, order, masks.get(case_id), fault=fault))
-    images = {case.id for case in cases}
+        cases.append(Case.found(case_id, order, label=masks.get(case_id), fault=fault))
     for case_id, path in sorted(masks.items(), key=lambda item: str(item[0])):
-        if case_id not in images:
+        if case_id not in found:
             fault = f"{case_id}: no image for the label {path}; add it, or remove the label"
-            cases.append(Case(str(case_id), (), path, fault=fault))
+            cases.append(Case.found(str(case_id), (), label=path, fault=fault))
     return cases
 
 
@@ -106,6 +108,10 @@ def _listed_cases(source: Path, listed: dict[str, Any], channels: int, file: Pat
         order = tuple(ChannelFile(inside(source, str(name), file)) for name in images)
         fault = f"{case_id}: {len(order)} of {channels} channels are listed in {file}; list all"
         label = inside(source, str(entry["label"]), file)
+        try:
+            check_case_id(case_id)
+        except DatasetError as error:
+            raise DatasetError(f"{file}: {error}") from error
         cases.append(Case(case_id, order, label, fault=None if len(order) == channels else fault))
     return cases
 

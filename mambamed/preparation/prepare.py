@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mambamed.cases import Case, DatasetManifest, RawDataset
+from mambamed.cases import Case, DatasetManifest, RawDataset, differ_in_case_alone
 from mambamed.errors import CaseError, DatasetError
 from mambamed.io.atomic import flush_all
 from mambamed.io.documents import write_json
@@ -207,6 +207,9 @@ def _findings(examined: Mapping[str, Examined]) -> list[Finding]:
             line = f"{case_id}: holds the same image as {first[seen.content]}: a duplicate"
             warnings.append(Finding(case_id, "warning", line))
         first.setdefault(seen.content, case_id)
+    for one, other in differ_in_case_alone(examined):
+        line = f"{other}: differs from {one} in capitals alone, one file on some systems; rename one"
+        warnings.append(Finding(other, "warning", line))
     return [*faults, *warnings]
 
 
