@@ -21,15 +21,15 @@ is for, which commands it needs, what is as in the paper and what differs. One t
 mambamed recipes list
 mambamed recipes show acdc_mamba_bi
 mambamed train acdc_mamba_bi --dry-run
-mambamed train acdc_mamba_bi --dry-run --set training.patch_size=[64,64,8] --set training.batch_size=1
 ```
 
 `show` prints the recipe with every default filled in, and what its network costs. `--dry-run` takes one step;
-where nothing is prepared yet, on random numbers of the recipe's shapes. The second form of it does for a
-small machine. To start your own, write a file with `extends: acdc_mamba_bi` and the keys that differ.
+where nothing is prepared yet, on random numbers of the recipe's shapes. A machine without the memory for it
+takes the step with fewer patches, or with gradient checkpointing too, and says what training needs.
+To start your own, write a file with `extends: acdc_mamba_bi` and the keys that differ.
 
-Numbers are the papers' own, Dice in per cent and HD95 in mm as averages over structures, and other measures
-as named; they are not comparable between tables. A recipe without a number has no row in any of the papers'
+Numbers are the papers' own, Dice in per cent, HD95 and MRE in mm as averages over structures, and other
+measures as named; they are not comparable between tables. A recipe without a number has no row in any of the papers'
 tables, and says so.
 """
 
@@ -49,8 +49,9 @@ def _row(line: RecipeLine) -> str:
     paper = load_recipe(line.name).paper
     numbers = {key: value for key, value in paper.items() if not isinstance(value, str)}
     shown = {key: value for key, value in numbers.items() if key.startswith("Average")} or numbers
+    average = "MRE" if line.task == "landmarks" else "Dice"
     told = ", ".join(
-        f"{key.removeprefix('Average ').replace('Average', 'Dice')} {v:g}" for key, v in shown.items()
+        f"{key.removeprefix('Average ').replace('Average', average)} {v:g}" for key, v in shown.items()
     )
     return f"| `{line.name}` | `{line.network}` | {line.headline} | {told} |"
 

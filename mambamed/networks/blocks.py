@@ -180,7 +180,7 @@ def crop_logits(outputs: Sequence[Tensor], shape: Sequence[int], strides: Sequen
     return cropped if len(cropped) > 1 else cropped[0]
 
 
-def run_checkpointed(part: nn.Module, *inputs: Tensor, wanted: bool) -> Tensor:
+def run_checkpointed(part: nn.Module, *inputs: Tensor | bool, wanted: bool) -> Tensor:
     """`part(*inputs)`; where wanted, its activations are computed again in the backward pass, not kept.
 
     The second computation leaves the running statistics of batch norms alone, so that a network trains to

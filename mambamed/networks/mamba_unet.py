@@ -25,7 +25,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from mambamed.errors import RecipeError
-from mambamed.networks.blocks import AxisOrder, Norm, scan_axes
+from mambamed.networks.blocks import AxisOrder, Norm, run_checkpointed, scan_axes
 from mambamed.networks.nnunet_resenc import residual_encoder
 from mambamed.networks.topology import PerStage, make_topology
 from mambamed.networks.unet import ResidualUnit, UNet, he_initialize, transposed_steps
@@ -56,17 +56,20 @@ class MambaTrans(nn.Module):
 
 
 class BothWays(nn.Module):
-    """LN(f(t) + flip(g(flip t))) over tokens `(B, L, C)`."""
+    """LN(f(t) + flip(g(flip t))) over tokens `(B, L, C)`; `recomputed`: see `MambaLayer`."""
 
-    def __init__(self, channels: int, d_state: int) -> None:
+    def __init__(self, channels: int, d_state: int, recomputed: bool) -> None:
         super().__init__()
+        self.recomputed = recomputed
         self.forth = MambaTrans(channels, d_state)
         self.back = MambaTrans(channels, d_state)
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens -> tokens."""
-        return self.norm(self.forth(x) + self.back(x, reverse=True))
+        again = self.recomputed
+        forth = run_checkpointed(self.forth, x, wanted=again)
+        return self.norm(forth + run_checkpointed(self.back, x, True, wanted=again))
 
 
 class MambaLayer(nn.Module):
@@ -77,17 +80,25 @@ class MambaLayer(nn.Module):
         directions: "uni", "bi" or "multi".
         orders: axis orders: order (i, j, k) reads with axis k fastest; only the first but for "multi".
         d_state_cap: states are the width, but at most this.
+        recomputed: keep the activations of no sequence, but compute each again in the backward pass.
     """
 
     def __init__(
-        self, channels: int, directions: Directions, orders: Sequence[Order], d_state_cap: int
+        self,
+        channels: int,
+        directions: Directions,
+        orders: Sequence[Order],
+        d_state_cap: int,
+        recomputed: bool = False,
     ) -> None:
         super().__init__()
         d_state = min(channels, d_state_cap)
         self.orders = tuple(orders) if directions == "multi" else tuple(orders[:1])
         self.norm = nn.Identity() if directions == "multi" else nn.LayerNorm(channels)
-        block = MambaTrans if directions == "uni" else BothWays
-        self.blocks = nn.ModuleList(block(channels, d_state) for _ in self.orders)
+        if directions == "uni":
+            self.blocks = nn.ModuleList([MambaTrans(channels, d_state)])
+        else:
+            self.blocks = nn.ModuleList(BothWays(channels, d_state, recomputed) for _ in self.orders)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mean over the orders."""
@@ -115,7 +126,8 @@ class MambaUNet(UNet):
         mixer: "mamba", or "none": without the Mamba layers.
         norm: "instance", or "batch".
         deep_supervision: in training, give the logits of every decoder step.
-        gradient_checkpointing: compute each stage again in the backward pass instead of keeping it.
+        gradient_checkpointing: compute each stage again in the backward pass instead of keeping it, and in
+            it each sequence, so that the memory is that of one sequence, however many directions there are.
         axis_order: "xyz", or "zyx" for weights trained on (z, y, x) arrays; see `blocks.scan_axes`.
     """
 
@@ -152,7 +164,7 @@ class MambaUNet(UNet):
             cap, axes = d_state_cap or _STATE_CAP[directions], scan_axes(axis_order)
             read = [(axes[i], axes[j], axes[k]) for i, j, k in known[orders]]
             encoder = [
-                nn.Sequential(stage, MambaLayer(width, directions, read, cap))
+                nn.Sequential(stage, MambaLayer(width, directions, read, cap, gradient_checkpointing))
                 for stage, width in zip(encoder, topology.widths, strict=True)
             ]
         unit = functools.partial(ResidualUnit, norm=norm)

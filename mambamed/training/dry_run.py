@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,20 +12,18 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mambamed.batches.loader import Batch
-from mambamed.cases import DatasetManifest
 from mambamed.errors import RecipeError
 from mambamed.networks.cost import network_cost
-from mambamed.preparation.plan import Plan
 from mambamed.preparation.store import memory_bytes
-from mambamed.recipe import Recipe
 from mambamed.runs.device import autocast
+from mambamed.runs.folder import Run
 from mambamed.runs.model import input_channels, make_network
 from mambamed.tasks.base import Task
 from mambamed.training.loop import Workplace
 from mambamed.training.state import TrainingState
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class DryRun:
     """What one step took.
 
@@ -86,27 +84,42 @@ def take_one_step(state: TrainingState, task: Task, batch: Batch, place: Workpla
     )
 
 
-def check_memory(recipe: Recipe, plan: Plan, manifest: DatasetManifest, place: Workplace) -> None:
-    """Refuse a step for which this machine lacks the memory: the process would be killed without a word.
+def within_memory(run: Run, place: Workplace) -> tuple[Run, str | None]:
+    """The run with as much of a step as this machine has the memory for, and a line if that is not all of it.
 
-    A CUDA device says itself what it lacks. The estimate is that of float32; steps in bf16 were measured
-    to take as much on a CPU.
+    First fewer patches, then gradient checkpointing: the step tries the same network on the same patch. A
+    CUDA device says itself what it lacks. The estimate is that of float32; steps in bf16 were measured to
+    take as much on a CPU.
 
     Raises:
-        RecipeError: the estimate is above what is free now; says both, and what to change.
+        RecipeError: not even one patch with checkpointing fits, and the process would be killed without a
+            word; says what it needs, what is free now, and what to change.
     """
     free = free_memory_bytes()
     if place.device.type != "cpu" or free is None:
-        return
+        return run, None
+    recipe = run.recipe
+    fewer = dataclasses.replace(run, plan=dataclasses.replace(run.plan, batch_size=1))
+    network = recipe.network.model_copy(update={"gradient_checkpointing": True})
+    least = dataclasses.replace(fewer, recipe=recipe.model_copy(update={"network": network}))
+    wanted = needed = _step_gib(run)
+    for tried, how in ((run, ""), (fewer, ""), (least, " with gradient checkpointing")):
+        needed = _step_gib(tried)
+        if needed * 2**30 <= free:
+            patches = f"{tried.plan.batch_size} of {run.plan.batch_size} patches{how}"
+            line = f"a training step needs about {wanted:.1f} GiB, {free / 2**30:.1f} are free here: "
+            return tried, None if tried is run else f"{line}taken with {patches}"
+    raise RecipeError(
+        f"recipe {recipe.name}: a step of one patch with gradient checkpointing needs about "
+        f"{needed:.1f} GiB, {free / 2**30:.1f} are free; give a smaller --set training.patch_size=[X,Y,Z]"
+    )
+
+
+def _step_gib(run: Run) -> float:
     with torch.device("meta"):
-        network = make_network(recipe, manifest)
-    channels = input_channels(recipe, manifest)
-    needed = network_cost(network, channels, plan.patch_size, plan.batch_size).training_gib
-    if needed * 2**30 > free:
-        raise RecipeError(
-            f"recipe {recipe.name}: a step needs about {needed:.1f} GiB, {free / 2**30:.1f} are free; "
-            "give --set training.batch_size=1, network.gradient_checkpointing=true or a smaller patch_size"
-        )
+        network = make_network(run.recipe, run.manifest)
+    channels = input_channels(run.recipe, run.manifest)
+    return network_cost(network, channels, run.plan.patch_size, run.plan.batch_size).training_gib
 
 
 def free_memory_bytes() -> int | None:

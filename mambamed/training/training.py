@@ -14,7 +14,7 @@ from mambamed.progress import Progress, Silence
 from mambamed.recipe import Recipe
 from mambamed.runs.device import keep_freed_memory
 from mambamed.runs.folder import Run, create_run, planned_run
-from mambamed.training.dry_run import DryRun, check_memory, take_one_step
+from mambamed.training.dry_run import DryRun, take_one_step, within_memory
 from mambamed.training.fit import device_memory, fit_recipe
 from mambamed.training.imagined import ImaginedDataset
 from mambamed.training.loop import Workplace
@@ -114,7 +114,7 @@ def train(
     if dry_run:
         for line in reasons.values():
             progress.say(line)
-        cost = _one_step(Session(run, dataset, folds[0], place, progress))
+        cost = _one_step(run, dataset, folds[0], place, progress)
         return TrainSummary(root, (), cost, (), f"mambamed train {recipe.name} -o {root}")
     if ranks.leads:
         run = create_run(run)
@@ -165,15 +165,18 @@ def _dry_run_without_data(
     )
     for line in reasons.values():
         progress.say(line)
-    cost = _one_step(Session(run, cast(PreparedDataset, dataset), 0, place, progress))
+    cost = _one_step(run, cast(PreparedDataset, dataset), 0, place, progress)
     prepared = recipe.dataset.prepared or "PREPARED"
     return TrainSummary(root, (), cost, (), f"mambamed prepare SOURCE -o {prepared} --recipe {recipe.name}")
 
 
-def _one_step(session: Session) -> DryRun:
-    check_memory(session.run.recipe, session.run.plan, session.run.manifest, session.place)
+def _one_step(run: Run, dataset: PreparedDataset, fold: int, place: Workplace, progress: Progress) -> DryRun:
+    run, lack = within_memory(run, place)
+    if lack:
+        progress.say(lack)
+    session = Session(run, dataset, fold, place, progress)
     state, batch = session.fresh_state(), session.first_batch()
-    return take_one_step(state, session.task, batch, session.place, session.run.recipe.network.name)
+    return take_one_step(state, session.task, batch, place, run.recipe.network.name)
 
 
 def chosen_folds(fold: int | str, count: int, dataset: Path) -> list[int]:
