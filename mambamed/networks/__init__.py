@@ -14,7 +14,7 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from mambamed.errors import RecipeError
+from mambamed.errors import MambamedError, RecipeError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,8 +70,11 @@ def build_network(name: str, in_channels: int, out_channels: int, **options: Any
             raise RecipeError(f"network.{option}: {name} has no such option{hint}; it has {', '.join(known)}")
     try:
         return network(in_channels, out_channels, **options)
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"network: {name} cannot be built with {options}: {error}") from error
+    except MambamedError:
+        raise
+    except Exception as error:  # the options are a file's: whatever they break is its fault
+        fact = str(error).partition("\n")[0][:300]
+        raise RecipeError(f"network: {name} cannot be built with {options}: {fact}") from error
 
 
 def options_of(name: str) -> list[str]:

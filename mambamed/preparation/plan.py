@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+_MOST_VOXELS = 2**30  # of a patch: more than any device holds of a network's activations
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -50,6 +53,17 @@ class Plan:
     crop: str
     normalization: tuple[Normalization, ...]
     keep_spacing: bool = False
+
+    def __post_init__(self) -> None:
+        fact = ""
+        if not all(math.isfinite(edge) and edge > 0 for edge in self.spacing_mm):
+            fact = f"spacing_mm {self.spacing_mm}"
+        elif min(*self.patch_size, *self.shape_median, self.batch_size) < 1:
+            fact = f"patch_size {self.patch_size}, shape_median {self.shape_median}, batch {self.batch_size}"
+        elif math.prod(self.patch_size) > _MOST_VOXELS:
+            fact = f"patch_size {self.patch_size}"
+        if fact:
+            raise ValueError(f"{fact} cannot be")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict; `from_json` gives the plan back."""

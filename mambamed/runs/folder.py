@@ -61,8 +61,9 @@ class Run:
         try:
             plan = Plan.from_json(read_json(root / "plan.json"))
             manifest = DatasetManifest.from_json(read_json(root / "dataset.json"))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"{root}: plan.json or dataset.json lacks {error}; copy the run anew") from error
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            fact = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged ({error})"
+            raise ModelError(f"{root}: plan.json or dataset.json {fact}; copy the run anew") from error
         return cls(root, recipe, plan, manifest)
 
     @property

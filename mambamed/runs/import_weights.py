@@ -115,7 +115,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path}: no such file; give the weights that the authors published")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            tensors = load_file(path)
+            if not tensors:
+                raise ModelError(f"{path}: holds no tensor; give the weights that the authors published")
+            return tensors
         with torch.serialization.safe_globals(_numbers_of_numpy()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles that torch did not write; they are refused below
             content = torch.load(path, map_location="cpu", weights_only=True)

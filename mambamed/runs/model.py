@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mambamed.cases import DatasetManifest
 from mambamed.errors import ModelError
@@ -39,6 +43,39 @@ def input_channels(recipe: Recipe, manifest: DatasetManifest) -> int:
     return len(manifest.channels) + covariate_count(recipe.dataset.covariates)
 
 
+class _NoLargerThan(TorchFunctionMode):
+    """While a network is built for weights that are there, refuse to take memory that they cannot fill.
+
+    A recipe from a stranger may name a width that no machine can hold; torch would begin to.
+    """
+
+    _SIZED = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
+    _COUNTED = (torch.arange, torch.linspace, torch.eye)
+
+    def __init__(self, weights: Mapping[str, Tensor], path: Path) -> None:
+        super().__init__()
+        # Buffers that are not kept, and what building throws away, are more than the weights themselves.
+        self._left, self._path = 4 * sum(tensor.numel() for tensor in weights.values()) + 2**24, path
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func in self._SIZED:
+            size = args[0] if args and isinstance(args[0], Sequence) else (kwargs or {}).get("size", args)
+            self._take(math.prod(n for n in size if isinstance(n, int)))
+        elif func in self._COUNTED:
+            self._take(max((abs(n) for n in args if isinstance(n, (int, float))), default=0))
+        return func(*args, **(kwargs or {}))
+
+    def _take(self, numbers: float) -> None:
+        self._left -= numbers
+        if self._left < 0:
+            raise ModelError(
+                f"{self._path}: weights of another network than the recipe's, which is many times larger; "
+                "give the run that they belong to"
+            )
+
+
 def load_network(
     run_folder: Path, fold: int, checkpoint: str = "best", device: torch.device | str = "cpu"
 ) -> tuple[nn.Module, Run]:
@@ -63,6 +100,8 @@ def load_network(
         there = ", ".join(str(f) for f in run.folds) or "none"
         raise ModelError(f"{path}: no such checkpoint; folds trained in {run_folder}: {there}")
     content = read_checkpoint(path, parts=("network", "ema"))
-    network = make_network(run.recipe, run.manifest)
-    load_weights(network, content.part("ema") or content.part("network"), path)
+    weights = content.part("ema") or content.part("network")
+    with _NoLargerThan(weights, path):
+        network = make_network(run.recipe, run.manifest)
+    load_weights(network, weights, path)
     return network.to(device).eval().requires_grad_(False), run
