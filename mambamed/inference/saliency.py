@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,25 @@ from mambamed.preparation.grid import CaseGeometry
 from mambamed.tasks.classification import center_start
 
 _FEWEST_VOXELS = 4  # an axis of the map; coarser ones tell no place
+_WINDOWED = (nn.Conv3d, nn.MaxPool3d, nn.AvgPool3d)
+_Grid = tuple[NDArray[np.float64], NDArray[np.float64]]  # step and start of `Cam`
 
 
-def grad_cam(network: nn.Module, patch: Tensor, class_index: int) -> NDArray[np.float32]:
+@dataclass(frozen=True)
+class Cam:
+    """A class activation map.
+
+    Attributes:
+        values: `(x, y, z)` on the grid of the features; from 0 to 1.
+        step, start: feature i lies at voxel `start + step * i` of the patch, along each axis.
+    """
+
+    values: NDArray[np.float32]
+    step: NDArray[np.float64]
+    start: NDArray[np.float64]
+
+
+def grad_cam(network: nn.Module, patch: Tensor, class_index: int) -> Cam:
     """How much each place spoke for a class.
 
     The features are the last ones in the network that still have four voxels along every axis (the last of
@@ -28,8 +45,7 @@ def grad_cam(network: nn.Module, patch: Tensor, class_index: int) -> NDArray[np.
         class_index: k, of the class.
 
     Returns:
-        `(x, y, z)` on the grid of the features, which spans the patch edge to edge; from 0 to 1, all 0 where
-        nothing spoke for the class.
+        The map and where its voxels lie; all 0 where nothing spoke for the class.
 
     Raises:
         ValueError: the network has no features with places.
@@ -38,10 +54,19 @@ def grad_cam(network: nn.Module, patch: Tensor, class_index: int) -> NDArray[np.
         Selvaraju et al. 2017, Grad-CAM, eq. 1 and 2.
     """
     seen: list[Tensor] = []
+    grids: dict[tuple[int, ...], _Grid] = {tuple(patch.shape[1:]): (np.ones(3), np.zeros(3))}
 
-    def remember(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.ndim == 5 and output.requires_grad:
+    def remember(module: nn.Module, inputs: Any, output: Any) -> None:
+        if not isinstance(output, Tensor) or output.ndim != 5:
+            return
+        if output.requires_grad:
             seen.append(output)
+        shape = tuple(output.shape[2:])
+        if shape not in grids and inputs and isinstance(inputs[0], Tensor) and inputs[0].ndim == 5:
+            before = tuple(inputs[0].shape[2:])
+            # A grid that no module made is the patch, with zeros behind its end.
+            grid = grids.get(before, (np.ones(3), np.zeros(3)))
+            grids[shape] = _grid_after(module, grid, before, shape)
 
     hooks = [module.register_forward_hook(remember) for module in network.modules()]
     try:
@@ -58,33 +83,49 @@ def grad_cam(network: nn.Module, patch: Tensor, class_index: int) -> NDArray[np.
     weights = slope.mean((2, 3, 4), keepdim=True)
     spoken = torch.relu((weights * features).sum(1))[0].detach()
     highest = float(spoken.max())
-    return (spoken / highest if highest > 0 else spoken).float().cpu().numpy()
+    values = (spoken / highest if highest > 0 else spoken).float().cpu().numpy()
+    return Cam(values, *grids[tuple(features.shape[2:])])
 
 
-def on_native_grid(
-    cam: NDArray[np.float32], geometry: CaseGeometry, patch_size: Sequence[int]
-) -> NDArray[np.float32]:
+def _grid_after(module: nn.Module, grid: _Grid, before: Sequence[int], after: Sequence[int]) -> _Grid:
+    """Where the voxels lie that a module made of a grid: in the middle of what each was computed from."""
+    if isinstance(module, _WINDOWED):
+        kernel, stride = _each_axis(module.kernel_size), _each_axis(module.stride)
+        dilation = _each_axis(getattr(module, "dilation", 1))
+        same = isinstance(module.padding, str)
+        middle = np.zeros(3) if same else dilation * (kernel - 1) / 2 - _each_axis(module.padding)
+    else:
+        stride = np.rint(np.divide(before, after))
+        middle = (stride - 1) / 2
+    step, start = grid
+    return step * stride, start + step * middle
+
+
+def _each_axis(value: Any) -> NDArray[np.float64]:
+    return np.broadcast_to(np.asarray(value, float), 3)
+
+
+def on_native_grid(cam: Cam, geometry: CaseGeometry, patch_size: Sequence[int]) -> NDArray[np.float32]:
     """A map over the patch in the middle of a case -> the same on the grid of its file, linearly.
 
     Args:
-        cam: `(x, y, z)`, spanning the patch edge to edge.
+        cam: of that patch.
         geometry: where the prepared grid lies in the file.
         patch_size: voxels of the patch.
 
     Returns:
-        `geometry.shape_native`; 0 outside of the patch. Right to half a voxel of the features: strided
-        convolutions and pooling place theirs differently, which the shape does not tell.
+        `geometry.shape_native`; 0 outside of the patch.
     """
     from scipy import ndimage
 
-    size, grid = np.asarray(patch_size, float), np.asarray(cam.shape, float)
+    size = np.asarray(patch_size, float)
     start = np.asarray(center_start(geometry.shape_prepared, patch_size), float)
     prepared_from_native = np.linalg.inv(geometry.affine_prepared) @ np.array(geometry.affine_native)
-    cam_from_prepared = np.diag([*(grid / size), 1.0])
-    cam_from_prepared[:3, 3] = (0.5 - start) * grid / size - 0.5
+    cam_from_prepared = np.diag([*(1 / cam.step), 1.0])
+    cam_from_prepared[:3, 3] = -(start + cam.start) / cam.step
     way: Any = cam_from_prepared @ prepared_from_native
     native = ndimage.affine_transform(
-        cam, way[:3, :3], way[:3, 3], output_shape=geometry.shape_native, order=1, mode="nearest"
+        cam.values, way[:3, :3], way[:3, 3], output_shape=geometry.shape_native, order=1, mode="nearest"
     )
     # The patch is a box in native voxels too: axes are only permuted, flipped and stretched.
     corners = np.array([start - 0.5, start + size - 0.5])
