@@ -90,6 +90,8 @@ def read_image(path: Path, volume: int | None = None, max_voxels: int = MAX_VOXE
         affine = nifti.affine_of(header, path)
         _check_volume(path, shape[3], volume)
         array = nifti.voxels_of(header, stream, shape, path)[..., volume or 0]
+    if shape[3] > 1:
+        array = array.copy(order="F")  # lets the other volumes go
     array = nifti.scaled(array, header)
     _check_finite(array, path)
     return Image(array, affine, header)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mambamed.cases import Case, DatasetManifest
 from mambamed.errors import CaseError
 from mambamed.geometry import affine_to_ras, orientation_of, spacing_of, to_ras
-from mambamed.io.images import Image, doubt_about, read_image
+from mambamed.io.images import Image, doubt_about, read_header, read_image
 from mambamed.preparation.crop import nonzero_box
 from mambamed.preparation.examine_answers import faults_of_class, faults_of_points, points_in_crop
 from mambamed.preparation.fingerprint import Histogram
@@ -41,8 +41,7 @@ class Examined:
         kept: share of the voxels that the crop box holds.
         voxels: label value -> voxels; empty without a label.
         foreground: channel number -> intensities under the label, for CT channels of a case with a label.
-        content: hash of the first channel's voxels, to find one image under two names.
-        bytes_peak: what preparing it takes at most, roughly.
+        content: hash of the voxels of all channels, to find one case under two names.
     """
 
     case_id: str
@@ -54,7 +53,6 @@ class Examined:
     voxels: Mapping[int, int] = field(default_factory=dict)
     foreground: Mapping[int, Histogram] = field(default_factory=dict)
     content: str = ""
-    bytes_peak: int = 0
 
 
 class _Listener(logging.Handler):
@@ -208,9 +206,10 @@ def _facts(
         for number, kind in enumerate(manifest.channels.values()):
             if kind == "ct":
                 foreground[number] = Histogram.of(channels[number], label)
-    first, _ = in_memory_order(channels[0][box])
     digest = hashlib.sha256(str((images[0].array.shape, shape)).encode())
-    digest.update(np.ascontiguousarray(first).data)
+    for channel in channels:
+        view, _ = in_memory_order(channel[box])
+        digest.update(np.ascontiguousarray(view).data)
     size = images[0].array.size
     return Examined(
         case_id=case.id,
@@ -221,8 +220,24 @@ def _facts(
         voxels=voxels,
         foreground=foreground,
         content=digest.hexdigest(),
-        bytes_peak=size * (len(images) * 12 + 24),
     )
+
+
+def bytes_needed(case: Case) -> int:
+    """What examining or preparing a case takes at most, roughly, by the header of its first channel.
+
+    0 where that cannot be read: examining the case will say why, and takes nothing.
+    """
+    if case.fault or not case.channels:
+        return 0
+    try:
+        header = read_header(case.channels[0].path)
+    except CaseError:
+        return 0
+    voxels = int(np.prod(header.shape, dtype=np.int64))
+    # Of a 4-D file all volumes are read before one is taken.
+    whole = voxels * header.volumes * header.dtype.itemsize if header.volumes > 1 else 0
+    return voxels * (len(case.channels) * 12 + 24) + whole
 
 
 def summary_of(examined: Examined) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from mambamed.io.atomic import flush_all
 from mambamed.io.documents import write_json
 from mambamed.io.lock import folder_lock
 from mambamed.preparation.contact_sheet import write_index
-from mambamed.preparation.examine import Examined, examine, summary_of
+from mambamed.preparation.examine import Examined, bytes_needed, examine, summary_of
 from mambamed.preparation.examine_answers import faults_of_classes
 from mambamed.preparation.options import agreed_manifest, parse_bytes, preprocess_settings
 from mambamed.preparation.plan import Plan
@@ -126,6 +126,8 @@ def prepare(
     manifest = agreed_manifest(raw.manifest, recipe)
     memory = parse_bytes(max_ram) if max_ram else memory_bytes() // 2
     count = workers or (cores() if _bytes_of(raw.cases) > _WORTH_PROCESSES else 1)
+    if max_ram or count > 1:
+        count = _within(memory, count, raw.cases, progress)
 
     examined = _examine_all(raw.cases, manifest, fix_geometry, count, progress)
     good = [case for case in raw.cases if not examined[case.id].faults]
@@ -151,8 +153,6 @@ def prepare(
     plan = make_plan(manifest, [examined[case.id] for case in good], settings)
     members = {case.id: _member(case, examined[case.id]) for case in good}
     folds = read_splits(splits, members, split.group_by) if splits else make_splits(members, split)
-    heaviest = max(examined[case.id].bytes_peak for case in good)
-    count = max(1, min(count, int(memory // max(heaviest, 1))))
     with folder_lock(output):
         (output / "dataset.json").unlink(missing_ok=True)
         folders = [output / name for name in ("cases", "references", *(["qc"] if qc else []))]
@@ -184,6 +184,15 @@ def prepare(
         document = {**manifest.to_json(), "prepared_format": FORMAT, "cases": cases}
         write_json(output / "dataset.json", document)
     return summary(plan, len(entries))
+
+
+def _within(memory: int, workers: int, cases: Sequence[Case], progress: Progress) -> int:
+    """As many of the workers as may each hold the heaviest case; where not even one may, it is told."""
+    needed, case_id = max(((bytes_needed(case), case.id) for case in cases), default=(0, ""))
+    if needed > memory:
+        gib = f"{needed / 2**30:.2g} GiB of memory, more than the {memory / 2**30:.2g} allowed"
+        progress.say(f"warning: {case_id}: takes about {gib}; one case at a time is prepared")
+    return max(1, min(workers, memory // max(needed, 1)))
 
 
 def _examine_all(

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -17,8 +19,10 @@ from mambamed.errors import DatasetError, RecipeError, RunError
 from mambamed.io.images import Image, write_image
 from mambamed.io.lock import folder_lock
 from mambamed.preparation.options import parse_bytes, preprocess_settings
+from mambamed.preparation.pool import over_cases
 from mambamed.preparation.prepare import prepare
 from mambamed.preparation.store import PreparedDataset
+from mambamed.progress import Silence
 from mambamed.recipe import load_recipe
 
 AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
@@ -39,6 +43,16 @@ def make_dataset(folder: Path, cases: int = 6, channels: int = 1) -> Path:
     labels = {"background": 0, "shell": 1, "core": 2}
     (folder / "dataset.json").write_text(json.dumps({"channel_names": names, "labels": labels}))
     return folder
+
+
+class Heard(Silence):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -192,6 +206,40 @@ def test_doubts_are_warnings(tmp_path) -> None:
     assert "channel ch0 is constant" in warnings
     assert "c1.nii.gz: has no foreground" in warnings
     assert "c9: holds the same image as c3" in warnings
+
+
+def test_cases_are_duplicates_where_all_channels_are_the_same_not_where_one_is(tmp_path) -> None:
+    images = make_dataset(tmp_path / "raw", channels=2) / "imagesTr"
+    labels = tmp_path / "raw" / "labelsTr"
+    for other in ("c7", "c8"):
+        shutil.copy(labels / "c3.nii.gz", labels / f"{other}.nii.gz")
+        for channel in ("0000", "0001"):
+            shutil.copy(images / f"c3_{channel}.nii.gz", images / f"{other}_{channel}.nii.gz")
+    second = nib.load(images / "c8_0001.nii.gz")
+    changed = np.asarray(second.dataobj).copy()
+    changed[5, 5, 5] += 1
+    nib.save(nib.Nifti1Image(changed, second.affine), images / "c8_0001.nii.gz")
+    warnings = prepare(convert(tmp_path / "raw"), tmp_path / "out", workers=1, check_only=True).warnings
+    assert [line for line in warnings if "duplicate" in line] == [
+        "c7: holds the same image as c3: a duplicate"
+    ]
+
+
+@pytest.mark.parametrize(("max_ram", "expected"), [("1G", 4), ("300K", 2), ("90K", 1)])
+def test_both_passes_keep_within_the_memory_allowed(tmp_path, monkeypatch, max_ram, expected) -> None:
+    """By hand: the largest case has 19 x 12 x 10 voxels of two channels, 48 bytes each: 107 KiB."""
+    used = []
+
+    def noted(work, arguments, workers, progress):
+        used.append((work.__name__, workers))
+        return over_cases(work, arguments, 1, progress)
+
+    monkeypatch.setattr("mambamed.preparation.prepare.over_cases", noted)
+    heard = Heard()
+    raw = convert(make_dataset(tmp_path / "raw", channels=2))
+    prepare(raw, tmp_path / "out", workers=4, max_ram=max_ram, qc=False, progress=heard)
+    assert used == [("examine", expected), ("store_case", expected)]
+    assert any("c5: takes about" in line for line in heard.lines) == (max_ram == "90K")
 
 
 def test_ct_is_normalized_by_the_foreground_of_all_cases(tmp_path) -> None:
