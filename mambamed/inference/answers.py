@@ -83,7 +83,8 @@ class Answers:
             batch = patches[len(answers) : len(answers) + self.batch_size]
             try:
                 with torch.inference_mode():
-                    stack = torch.stack(list(batch)).to(self._device, memory_format=self._layout)
+                    stack = torch.stack(list(batch)) if len(batch) > 1 else batch[0][None]  # copied once
+                    stack = stack.to(self._device).contiguous(memory_format=self._layout)
                     answers += list(self._mean(stack))
                 continue
             except torch.OutOfMemoryError:

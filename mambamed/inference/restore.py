@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mambamed.geometry import to_ras
 from mambamed.inference.restore_kernels import decide_planes, widen_planes
-from mambamed.inference.sliding_window import SLAB_BYTES, Slab
+from mambamed.inference.window_sum import SLAB_BYTES, Slab
 from mambamed.io.images import smallest_integer
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.splines import linear_neighbors

@@ -8,23 +8,17 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mambamed.errors import CaseError
 from mambamed.inference.answers import Answers
+from mambamed.inference.window_sum import Slab, WindowSum
 
 Triple = tuple[int, int, int]
-
-_SLABS_AT_ONCE = 6  # being made, waiting, being brought to native voxels
-SLAB_BYTES = 2**26  # what one slab holds at most, unless a single plane is larger
 
 
 @dataclass(frozen=True)
@@ -46,26 +40,6 @@ class Windows:
     mirror_axes: tuple[int, ...] = ()
     batch_size: int = 1
     mirror_order: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Slab:
-    """Finished logits of consecutive planes of a volume.
-
-    Attributes:
-        axis: the volume's axis that the planes are counted along.
-        start: number of the first plane.
-        planes: `(n, K, A, B)` float32 on the CPU, C-ordered; A and B are the two other axes, in their order.
-    """
-
-    axis: int
-    start: int
-    planes: Tensor
-
-    @property
-    def stop(self) -> int:
-        """Number of the plane behind the last one."""
-        return self.start + len(self.planes)
 
 
 def window_slabs(
@@ -114,7 +88,9 @@ def window_slabs(
         window_positions(size, patch, windows.overlap)
         for size, patch in zip(padded.shape[1:], windows.patch_size, strict=True)
     ]
-    total = _Sum(windows, padded.shape[1:], starts, axis, say, max_ram)
+    total = WindowSum(
+        windows.patch_size, windows.gaussian, padded.shape[1:], starts, axis, say=say, max_ram=max_ram
+    )
     answers = Answers(
         networks,
         windows.mirror_axes,
@@ -164,124 +140,6 @@ def window_logits(
     return torch.cat([slab.planes for slab in slabs]).movedim(0, 1)
 
 
-class _Sum:
-    """The weighted sum of the windows over one row of them, `(depth, K, A, B)`, one window thick.
-
-    Args:
-        windows: their size and weights.
-        shape: `(X, Y, Z)` of the padded volume.
-        starts: first voxels of the windows along each axis.
-        axis: of the slabs.
-        say: hears that the device has no room for it.
-        max_ram: bytes that this process may take, or None.
-    """
-
-    def __init__(
-        self,
-        windows: Windows,
-        shape: Sequence[int],
-        starts: Sequence[Sequence[int]],
-        axis: int,
-        say: Callable[[str], None],
-        max_ram: int | None = None,
-    ) -> None:
-        self._max_ram = max_ram
-        self._axis, self._depth = axis, windows.patch_size[axis]
-        self._others = [a for a in range(3) if a != axis]
-        self._plane_shape = [shape[a] for a in self._others]
-        self._patch = windows.patch_size
-        self._say = say
-        profiles = [gaussian_profile(n) if windows.gaussian else torch.ones(n) for n in windows.patch_size]
-        weight = profiles[0][:, None, None] * profiles[1][:, None] * profiles[2]
-        self._weight = weight.movedim(axis, 0)[:, None]
-        covered = [_coverage(*each) for each in zip(shape, profiles, starts, strict=True)]
-        a, b = self._others
-        self._plane_scale = 1 / (covered[a][:, None] * covered[b])
-        self._depth_scale = 1 / covered[axis]
-        self._first = 0
-        self._total: Tensor | None = None
-
-    def add(self, corner: Sequence[int], logits: Tensor) -> None:
-        """Add a window's `(K, *patch_size)` logits; its planes begin at `_first`."""
-        if self._total is None:
-            self._total = self._zeros(len(logits), logits.device)
-        box = tuple(slice(corner[a], corner[a] + self._patch[a]) for a in self._others)
-        planes = logits.movedim(1 + self._axis, 0).to(self._total.device)
-        self._total[(slice(None), slice(None), *box)].addcmul_(planes, self._weight)
-
-    def move_to_cpu(self) -> bool:
-        """Give the device's memory back; whether there was any to give."""
-        if self._total is None or self._total.device.type == "cpu":
-            return False
-        self._check_ram(4 * self._total.numel(), len(self._total[0]))
-        self._total, self._weight = self._total.cpu(), self._weight.cpu()
-        return True
-
-    def planes_before(self, stop: int) -> Iterator[Slab]:
-        """Give the planes before `stop`, which are finished, and make room for the next row of windows."""
-        total = self._total
-        if total is None:
-            return
-        count = stop - self._first
-        plane_bytes = 4 * total[0].numel()
-        piece = max(1, SLAB_BYTES // plane_bytes)
-        for start in range(0, count, piece):
-            these = slice(start, min(start + piece, count))
-            scale = self._depth_scale[self._first :][these, None, None] * self._plane_scale
-            planes = (total[these] * scale[:, None].to(total.device)).cpu()
-            # A sum is finite only if all of it is, or if numbers above 1e30 cancel.
-            if not bool(torch.isfinite(planes.sum())) and not bool(torch.isfinite(planes).all()):
-                raise CaseError("the network answers NaN or Inf; try --precision fp32")
-            yield Slab(self._axis, self._first + start, planes)
-        kept = self._depth - count
-        for plane in range(kept):
-            total[plane] = total[plane + count]
-        total[kept:] = 0
-        self._first = stop
-
-    def _zeros(self, outputs: int, device: torch.device) -> Tensor:
-        shape = (self._depth, outputs, *self._plane_shape)
-        if device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
-            needed = 4 * math.prod(shape)
-            # The networks' activations of the first window are in torch's own cache already, which
-            # `mem_get_info` counts as taken.
-            if needed > free // 2:
-                self._say(
-                    f"the sum of the windows ({needed >> 20} MB) is kept on the CPU, {free >> 20} MB are free"
-                )
-                device = torch.device("cpu")
-        if device.type == "cpu":
-            self._check_ram(4 * math.prod(shape), outputs)
-        self._weight = self._weight.to(device)
-        return torch.zeros(shape, device=device)
-
-    def _check_ram(self, needed: int, outputs: int) -> None:
-        """Refuse a sum that does not fit beside what there is already and the slabs on their way.
-
-        Raises:
-            CaseError: it does not.
-        """
-        if self._max_ram is None:
-            return
-        plane = needed // self._depth
-        window = 4 * outputs * math.prod(self._patch)
-        total = resident_bytes() + needed + window + _SLABS_AT_ONCE * max(SLAB_BYTES, plane)
-        if total > self._max_ram:
-            raise CaseError(
-                f"{outputs} outputs of this volume need {total / 2**30:.1f} GiB, --max-ram allows "
-                f"{self._max_ram / 2**30:.1f}; allow more, or cut the image"
-            )
-
-
-def _coverage(size: int, profile: Tensor, starts: Sequence[int]) -> Tensor:
-    """Sum of the windows' weights along one axis."""
-    covered = torch.zeros(size)
-    for start in starts:
-        covered[start : start + len(profile)] += profile
-    return covered
-
-
 def _without_padding(slab: Slab, begin: Triple, shape: Sequence[int]) -> Iterator[Slab]:
     """The part of a slab that lies in the image."""
     first, size = begin[slab.axis], shape[slab.axis]
@@ -305,21 +163,6 @@ def slab_axis(shape: Sequence[int], patch_size: Sequence[int], thrifty: bool = F
     return best if thrifty or taken[best] < 0.6 * taken[0] else 0
 
 
-def resident_bytes() -> int:
-    """Memory of this process as the system counts it; its peak so far where only that is known."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError, ValueError, AttributeError):
-        pass
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
 def window_positions(size: int, patch: int, overlap: float) -> list[int]:
     """First voxels of the windows along one axis: evenly spread, neighbors share `overlap` or more.
 
@@ -332,15 +175,6 @@ def window_positions(size: int, patch: int, overlap: float) -> list[int]:
     count = int(-(-(size - patch) // step)) + 1
     actual = (size - patch) / (count - 1)
     return [round(actual * i) for i in range(count)]
-
-
-def gaussian_profile(size: int) -> Tensor:
-    """Weights along one axis: a Gaussian of sigma = size / 8 around the center.
-
-    The rim lies at four sigma: the product of three is 4e-11 in a corner, which float32 holds.
-    """
-    offset = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
-    return torch.exp(-0.5 * (offset / (size / 8)) ** 2).float()
 
 
 def pad_around(image: Tensor, patch_size: Sequence[int]) -> tuple[Tensor, Triple]:

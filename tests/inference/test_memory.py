@@ -9,8 +9,9 @@ from stubs import stub_run, write_blobs
 from torch import nn
 
 from mambamed.errors import CaseError, RecipeError
+from mambamed.inference.memory import resident_bytes
 from mambamed.inference.predict import predict
-from mambamed.inference.sliding_window import Windows, resident_bytes, slab_axis, window_slabs
+from mambamed.inference.sliding_window import Windows, slab_axis, window_slabs
 
 WHOLE_BODY = """
 import resource, sys

@@ -9,14 +9,9 @@ import torch
 from torch import nn
 
 from mambamed.errors import CaseError, RunError
-from mambamed.inference import sliding_window
-from mambamed.inference.sliding_window import (
-    Windows,
-    gaussian_profile,
-    window_logits,
-    window_positions,
-    window_slabs,
-)
+from mambamed.inference import window_sum
+from mambamed.inference.sliding_window import Windows, window_logits, window_positions, window_slabs
+from mambamed.inference.window_sum import gaussian_profile
 
 CPU = torch.device("cpu")
 
@@ -128,7 +123,7 @@ def test_gaussian_weights_give_what_monai_gives_with_them() -> None:
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("limit", [1, 40_000, 2**26])
 def test_slabs_follow_each_other_and_are_the_volume(axis, limit, monkeypatch) -> None:
-    monkeypatch.setattr(sliding_window, "SLAB_BYTES", limit)
+    monkeypatch.setattr(window_sum, "SLAB_BYTES", limit)
     image, network = torch.randn(2, 20, 9, 40), Smooth().eval()
     windows = Windows((16, 12, 16), overlap=0.6, batch_size=3)
     slabs = list(window_slabs([network], image, windows, device=CPU, axis=axis))
