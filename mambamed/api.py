@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mambamed.runs.import_weights import ImportSummary
     from mambamed.runs.listing import RunList
     from mambamed.training import TrainSummary
+    from mambamed.training.seeds import SeedsSummary
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -48,6 +49,7 @@ Format = Literal[
     "msd",
     "brats",
     "brats-ped2024",
+    "brats-men-rt",
     "acdc",
     "synapse",
     "bids",
@@ -148,43 +150,60 @@ def train(
     ] = None,
     output: Annotated[Path | None, Option("-o", "--output", help="Run folder; runs/<recipe>.")] = None,
     fold: Annotated[str, Option("-f", "--fold", help="Number of the fold, or all.")] = "0",
+    seeds: Annotated[
+        str | None, Option(help="Train several times: 3 for seeds 0 to 2, or which, as in 4,7.")
+    ] = None,
     set: Annotated[list[str] | None, Option("--set", help="Override, as in training.epochs=100.")] = None,
     resume: Annotated[bool, Option("--resume", help="Go on where the run was stopped.")] = False,
     init_from: Annotated[Path | None, Option(help="Run folder whose weights to start from.")] = None,
+    init_strict: Annotated[bool, Option("--init-strict", help="Refuse them unless all fit.")] = False,
     device: Annotated[Device, Option(help="Where to compute.")] = "auto",
     precision: Annotated[Precision | None, Option(help="Goes before the recipe's.")] = None,
+    deterministic: Annotated[
+        bool, Option("--deterministic", help="The same bits each time, on the same machine.")
+    ] = False,
     max_hours: Annotated[float | None, Option(help="Fit schedule and validation into this time.")] = None,
     fit: Annotated[
         str | None, Option(help="Choose patch and batch for a memory, as in 24GB; auto: the device's.")
     ] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Take one step, show the cost.")] = False,
     gpus: Annotated[int, Option(help="Processes, one a GPU; torchrun may start them as well.")] = 1,
+    log: Annotated[
+        list[str] | None, Option("--log", help="Show the curves there too: tensorboard, wandb.")
+    ] = None,
     progress: Progress | None = None,
-) -> TrainSummary:
+) -> TrainSummary | SeedsSummary:
     """Train a network as a recipe says, validate it on whole volumes.
 
     Ctrl-C, a kill, or a file named STOP in the run folder ends it without loss; --resume goes on.
+    With --seeds, the folder holds a run for each: seed_0, seed_1, ...
     """
     from mambamed.recipe import load_recipe
     from mambamed.training import train
     from mambamed.training.launch import launch, launched
+    from mambamed.training.seeds import train_seeds
 
     if launched(gpus):
         raise SystemExit(launch(gpus, sys.argv[1:]))
-    return train(
-        load_recipe(recipe, set or ()),
-        prepared=data,
-        output=output,
-        fold=fold,
-        resume=resume,
-        init_from=init_from,
-        device=device,
-        precision=precision,
-        max_hours=max_hours,
-        fit=fit,
-        dry_run=dry_run,
-        progress=progress,
-    )
+    options: dict[str, Any] = {
+        "prepared": data,
+        "output": output,
+        "fold": fold,
+        "resume": resume,
+        "init_from": init_from,
+        "init_strict": init_strict,
+        "device": device,
+        "precision": precision,
+        "deterministic": deterministic,
+        "max_hours": max_hours,
+        "fit": fit,
+        "log": log or (),
+        "progress": progress,
+    }
+    asked = load_recipe(recipe, set or ())
+    if seeds is not None and not dry_run:
+        return train_seeds(asked, seeds, **options)
+    return train(asked, dry_run=dry_run, **options)
 
 
 def extend(

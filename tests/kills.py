@@ -47,17 +47,19 @@ def outlive_kills(
     again: Callable[[Path], Sequence[str]] | None = None,
     seed: int = 0,
     differ: Collection[str] = (),
+    kinds: Sequence[signal.Signals] = (signal.SIGKILL, signal.SIGTERM),
 ) -> list[Trial]:
     """Assert that a command, killed and given again, ends with the bytes of an undisturbed one.
 
     Args:
         command: output folder -> arguments of `mambamed`.
         folder: an empty one to work in.
-        count: kills, each on an output of its own; half are SIGKILL, half SIGTERM; one in five falls before
-            there is any output, the others after it.
+        count: kills, each on an output of its own; one in five falls before there is any output, the others
+            after it.
         again: what goes on (`train --resume`); the same command where not given.
         seed: of the moments.
         differ: names of files that hold times or the like, and are only asked to be there.
+        kinds: signals, in turn.
 
     Returns:
         What each kill met.
@@ -68,22 +70,22 @@ def outlive_kills(
     chance = random.Random(seed)
     whole = folder / "whole"
     began = time.monotonic()
-    process = _start(command(whole))
-    appeared = _appears(whole, process)
+    process = start(command(whole))
+    appeared = appears(whole, process)
     assert process.wait(_PATIENCE) == 0, f"{command(whole)} failed undisturbed"
     before, during = appeared - began, time.monotonic() - appeared
     expected = contents(whole, differ)
     trials = []
     for number in range(count):
         out = folder / f"killed_{number}"
-        kind = signal.SIGKILL if number % 2 == 0 else signal.SIGTERM
-        process = _start(command(out))
+        kind = kinds[number % len(kinds)]
+        process = start(command(out))
         if number % 5 == 4:
             moment = -chance.uniform(0.0, before)
             time.sleep(before + moment)
         else:
             moment = chance.uniform(0.0, during)
-            _appears(out, process)
+            appears(out, process)
             time.sleep(moment)
         hit = process.poll() is None
         process.send_signal(kind)
@@ -91,7 +93,7 @@ def outlive_kills(
         assert not hit or code != 0 or contents(out, differ) == expected
         assert _group_ends(process.pid), f"killed after {moment:.2f} s, it left processes behind"
         trials.append(Trial(moment, kind, hit, out.is_dir() and contents(out, differ) == expected))
-        assert _start((again or command)(out)).wait(_PATIENCE) == 0, f"{trials[-1]}: it does not go on"
+        assert start((again or command)(out)).wait(_PATIENCE) == 0, f"{trials[-1]}: it does not go on"
         assert contents(out, differ) == expected, f"{trials[-1]}: other files or other bytes"
     return trials
 
@@ -106,7 +108,7 @@ def contents(folder: Path, differ: Collection[str] = ()) -> dict[str, str]:
     return found
 
 
-def _start(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+def start(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
     """The command in a process group of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "mambamed.cli", *arguments],
@@ -117,7 +119,7 @@ def _start(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
     )
 
 
-def _appears(output: Path, process: subprocess.Popen[bytes]) -> float:
+def appears(output: Path, process: subprocess.Popen[bytes]) -> float:
     """When the output is there (or the command has ended)."""
     while process.poll() is None and not output.exists():
         time.sleep(0.002)

@@ -68,11 +68,38 @@ class ClassedCase:
         return self._case.image(box)
 
 
+class PartlyLabeledCase:
+    """A case of whose voxels some were left unlabeled: those of the label "ignore".
+
+    Attributes:
+        foreground: `(n, 4)` rows [label value, x, y, z] of the labeled ones alone: a patch centered on what
+            nobody labeled would teach little.
+    """
+
+    def __init__(self, case: PreparedCase, ignored: int) -> None:
+        self._case, self._ignored, self.shape = case, ignored, case.shape
+
+    @property
+    def foreground(self) -> NDArray:
+        """As `PreparedCase.foreground`, without the ignored label."""
+        rows = self._case.foreground
+        return rows[rows[:, 0] != self._ignored]
+
+    def image(self, box: Any = None) -> NDArray:
+        """As `PreparedCase.image`."""
+        return self._case.image(box)
+
+    def label(self, box: Any = None) -> NDArray:
+        """As `PreparedCase.label`."""
+        return self._case.label(box)
+
+
 def readable(
     cases: Mapping[str, PreparedCase],
     reads: str,
     names: Sequence[str],
     covariates: Wanted | None = None,
+    ignored: int | None = None,
 ) -> dict[str, Any]:
     """The cases with what a task reads beside the image.
 
@@ -80,7 +107,10 @@ def readable(
         reads: "labels", "points" or "class".
         names: of the landmarks or classes, in the order of the network's outputs.
         covariates: that the network reads too, of cases with a class.
+        ignored: value of the label "ignore", where the dataset has one.
     """
+    if reads == "labels" and ignored is not None:
+        return {case_id: PartlyLabeledCase(case, ignored) for case_id, case in cases.items()}
     if reads == "points":
         return {case_id: PointedCase(case, names) for case_id, case in cases.items()}
     if reads == "class":

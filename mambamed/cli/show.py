@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mambamed.runs.import_weights import ImportSummary
     from mambamed.runs.listing import RunList
     from mambamed.training import TrainSummary
+    from mambamed.training.seeds import SeedsSummary
 
 
 _COLUMNS_SHOWN = 12  # of the scores of a training
@@ -60,8 +61,12 @@ def prepare(summary: PreparedSummary) -> None:
     _next(summary.next_command)
 
 
-def train(summary: TrainSummary) -> None:
-    """Scores of each fold, or the cost of one step."""
+def train(summary: TrainSummary | SeedsSummary) -> None:
+    """Scores of each fold or seed, or the cost of one step."""
+    if hasattr(summary, "seeds"):
+        _train_seeds(cast("SeedsSummary", summary))
+        return
+    summary = cast("TrainSummary", summary)
     if summary.dry_run is not None:
         cost = summary.dry_run
         rows = [[name, _million(count)] for name, count in cost.parts.items()]
@@ -87,6 +92,22 @@ def train(summary: TrainSummary) -> None:
         columns = [f"{score} {name}" for name in shown]
         headers = ["fold", "steps", "minutes", *columns, f"mean {score}", "state"]
         _table(f"{summary.run}: whole validation volumes", headers, rows)
+    _next(summary.next_command)
+
+
+def _train_seeds(summary: SeedsSummary) -> None:
+    """Scores over the seeds."""
+    score = SCORE_WORDS.get(summary.score_name, summary.score_name)
+    rows = []
+    for line in summary.scores:
+        spread = "" if math.isnan(line.sd) else f" ± {line.sd:.4f}"
+        rows.append([line.name, f"{_number(line.mean)}{spread}", *(_number(each) for each in line.each)])
+    if rows:
+        headers = [score, "mean ± SD", *(f"seed {seed}" for seed in summary.seeds)]
+        _table(f"{summary.root}: whole validation volumes", headers, rows)
+    stopped = summary.runs[-1].folds[-1].stopped
+    if stopped:
+        print(f"seed {summary.seeds[-1]}: {stopped}")
     _next(summary.next_command)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from mambamed.batches.loader import Batch
 from mambamed.errors import RecipeError
 from mambamed.networks.cost import network_cost
 from mambamed.preparation.store import memory_bytes
-from mambamed.runs.device import autocast
+from mambamed.runs.device import autocast, peak_memory
 from mambamed.runs.folder import Run
 from mambamed.runs.model import input_channels, make_network
 from mambamed.tasks.base import Task
@@ -146,15 +145,3 @@ def parameters_by_part(network: nn.Module) -> dict[str, int]:
         if new:
             parts[name] = sum(new.values())
     return parts
-
-
-def peak_memory(device: torch.device) -> float:
-    """Bytes at most held on the device so far; of the process for the CPU; NaN where it cannot be known."""
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    if device.type != "cpu" or sys.platform == "win32":
-        return float("nan")
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak if sys.platform == "darwin" else peak * 1024)

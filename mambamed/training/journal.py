@@ -10,6 +10,7 @@ from typing import Any
 from mambamed.io.tables import write_csv
 from mambamed.progress import Progress, Silence
 from mambamed.report.progress import draw_progress
+from mambamed.training.trackers import Tracker, scalars
 
 
 class Journal:
@@ -23,6 +24,16 @@ class Journal:
     def __init__(self, folder: Path, progress: Progress) -> None:
         self.progress = progress
         self._folder = folder
+        self._trackers: list[Tracker] = []
+
+    def follow(self, trackers: Sequence[Tracker]) -> None:
+        """Tell these too what an epoch brought."""
+        self._trackers = list(trackers)
+
+    def close(self) -> None:
+        """The training ends."""
+        for tracker in self._trackers:
+            tracker.close()
 
     def say(self, line: str) -> None:
         """A line worth keeping."""
@@ -38,6 +49,8 @@ class Journal:
             rows = [[row[header] for header in headers] for row in history]
             write_csv(self._folder / "log.csv", headers, rows)
             draw_progress(history, self._folder / "progress.png", score_name, higher_is_better)
+            for tracker in self._trackers:
+                tracker.row(history[-1]["epoch"], scalars(history[-1], score_name))
 
 
 class SilentJournal(Journal):

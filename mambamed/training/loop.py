@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from mambamed.batches.loader import Batch, PatchReader, batches_ahead
 from mambamed.batches.sampler import PatchSource, random_stream
 from mambamed.errors import RunError
-from mambamed.runs.device import autocast
+from mambamed.runs.device import autocast, peak_memory
 from mambamed.runs.folder import Run
 from mambamed.tasks.base import Task
 from mambamed.training.journal import Journal
@@ -34,6 +34,7 @@ _MEASURED_STEPS = 8
 _FORWARD_SHARE = 0.4  # of a training step, before it is measured
 _DRIFT = 0.05  # share of the budget by which a plan may be off before it is made anew
 _NAMES_SHOWN = 8  # in the line of an epoch; log.csv has all
+_NAMES_IN_BAR = 4
 _MODEL_STREAM = 4  # beside those of `batches.sampler`
 
 
@@ -344,7 +345,13 @@ class Loop:
             "loss": counters.loss_sum / counters.loss_count if counters.loss_count else math.nan,
         }
         if counters.history:
-            facts[self._task.score_name] = counters.history[-1][self._task.score_name]
+            name, row = self._task.score_name, counters.history[-1]
+            each = [row[f"{name}_{part}"] for part in self._task.names[:_NAMES_IN_BAR]]
+            parts = f" ({' '.join(f'{value:.3f}' for value in each)})" if len(each) > 1 else ""
+            facts[name] = f"{row[name]:.3f}{parts}"
+        facts["lr"] = self.state.optimizer.param_groups[0]["lr"]
         recent = self._step_seconds[-20:]
-        facts["steps/s"] = len(recent) / max(sum(recent), 1e-9)
+        patches = len(recent) * self._run.plan.batch_size * self._ranks.world
+        facts["patches/s"] = patches / max(sum(recent), 1e-9)
+        facts["GiB"] = peak_memory(self._workplace.device) / 2**30
         return facts

@@ -1,14 +1,15 @@
 """Several processes that train one network: each takes its share of a batch, all take the same step.
 
-Gradients are averaged in one exchange after the backward pass; the first process (rank 0) alone scores,
-writes and talks. Started by `torchrun`, SLURM with torchrun, or `mambamed train --gpus N`.
+Gradients are averaged in one exchange after the backward pass; the first process (rank 0) alone scores the
+epochs, writes checkpoints and talks; the whole volumes at the end are shared. Started by `torchrun`, SLURM
+with torchrun, or `mambamed train --gpus N`.
 """
 
 from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from mambamed.batches.sampler import PatchRequest, Sampler
 
 Answer = TypeVar("Answer")
+Item = TypeVar("Item")
 _PATIENCE = datetime.timedelta(hours=24)  # rank 0 may score large volumes for hours while the others wait
 
 
@@ -68,6 +70,18 @@ class Ranks:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def share(self, items: Sequence[Item]) -> list[Item]:
+        """Those of the items that this process does; together the processes do each one once."""
+        return list(items[self.rank :: self.world])
+
+    def gather(self, done: Sequence[Answer]) -> list[Answer]:
+        """What all processes made of their shares, in the order of the items, in every process."""
+        if self.world == 1:
+            return list(done)
+        boxes: list[Any] = [None] * self.world
+        dist.all_gather_object(boxes, list(done))
+        return interleaved(boxes)
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.world > 1:
@@ -90,6 +104,16 @@ class ShareOfSampler:
         whole = self.sampler.requests(step)
         size = len(whole) // self.ranks.world
         return whole[self.ranks.rank * size : (self.ranks.rank + 1) * size]
+
+
+def interleaved(shares: Sequence[Sequence[Answer]]) -> list[Answer]:
+    """The whole of which `Ranks.share` made these.
+
+    >>> interleaved([["a", "c", "e"], ["b", "d"]])
+    ['a', 'b', 'c', 'd', 'e']
+    """
+    world, count = len(shares), sum(len(share) for share in shares)
+    return [shares[n % world][n // world] for n in range(count)]
 
 
 def join_ranks(device: str) -> tuple[Ranks, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import nn
 from mambamed.batches.cases import readable
 from mambamed.batches.loader import PatchReader
 from mambamed.batches.sampler import PatchSource, Sampler
+from mambamed.cases import IGNORE
 from mambamed.errors import ModelError, RecipeError
 from mambamed.io.lock import folder_lock
 from mambamed.preparation.store import PreparedDataset
@@ -28,6 +29,7 @@ from mambamed.runs.model import make_network, make_task
 from mambamed.ssm import chosen_backend
 from mambamed.tasks.classification import Classification, class_counts
 from mambamed.tasks.covariates import WithCovariates
+from mambamed.training.deterministic import keep_threads
 from mambamed.training.journal import Journal, SilentJournal
 from mambamed.training.loop import Loop, Workplace
 from mambamed.training.optimize import WeightAverage, make_optimizer
@@ -38,6 +40,7 @@ from mambamed.training.schedule import window_count
 from mambamed.training.shallow import make_shallow_safe
 from mambamed.training.state import Counters, TrainingState
 from mambamed.training.stopping import StopRequests
+from mambamed.training.trackers import open_trackers
 from mambamed.training.volumes import VolumeScores, read_scores, validate_volumes
 
 _LOADER_THREADS = 2
@@ -85,6 +88,25 @@ def choose_workplace(recipe: Recipe, device: str, precision: str | None) -> tupl
     return Workplace(chosen, kind, layout), lines
 
 
+@dataclass(frozen=True)
+class Wishes:
+    """What is asked of every fold, beside the recipe.
+
+    Attributes:
+        resume: go on where a former training stopped.
+        init_from: run folder whose weights to start from.
+        init_strict: refuse such weights where not all of them fit.
+        deterministic: keep to the number of threads of the fold's first session.
+        log: trackers beside log.csv.
+    """
+
+    resume: bool = False
+    init_from: Path | None = None
+    init_strict: bool = False
+    deterministic: bool = False
+    log: tuple[str, ...] = ()
+
+
 class Session:
     """One fold of a run on this machine: makes the parts, lets the loop run, validates.
 
@@ -121,19 +143,26 @@ class Session:
             self.task.check_validation([dataset.case(case_id).class_name for case_id in self._validation])
 
     def train(
-        self, resume: bool, init_from: Path | None, budget: float | None, reasons: dict[str, str]
+        self, wishes: Wishes, budget: float | None, reasons: dict[str, str]
     ) -> tuple[FoldSummary, list[str]]:
-        """Train to the end of the schedule and validate, or stop where asked."""
+        """Train to the end of the schedule and validate, or stop where asked.
+
+        Args:
+            wishes: what is asked of every fold.
+            budget: seconds for this one, its validation included.
+            reasons: what was chosen, and why, a line each.
+        """
         folder, last = self.run.fold_folder(self.fold), self.run.checkpoint(self.fold, "last")
         folder.mkdir(parents=True, exist_ok=True)
         with folder_lock(folder) if self._ranks.leads else nullcontext():
             begun = self._ranks.agree(last.is_file())
-            if begun and not resume:
+            if begun and not wishes.resume:
                 raise RecipeError(
                     f"{folder}: has been trained already; --resume goes on, another -o starts anew"
                 )
             journal = Journal(folder, self._progress) if self._ranks.leads else SilentJournal()
-            for line in (*reasons.values(), *self._class_lines()):
+            threads = keep_threads(self.run.recorded(self.fold)) if begun and wishes.deterministic else None
+            for line in (*reasons.values(), *([threads] if threads else []), *self._class_lines()):
                 journal.say(line)
             state = self.fresh_state()
             state.counters.budget_seconds = budget
@@ -141,11 +170,13 @@ class Session:
                 state.restore(last)
                 self._ranks.wait()
                 journal.say(f"resumed at step {state.counters.step} of {state.counters.steps}")
-            elif init_from is not None:
-                journal.say(load_initial_weights(state, init_from, self.fold))
+            elif wishes.init_from is not None:
+                journal.say(load_initial_weights(state, wishes.init_from, self.fold, wishes.init_strict))
             if self._ranks.leads:
-                self._record(reasons, state)
-            with StopRequests(self.run.root, reads_file=self._ranks.leads) as stop:
+                self._record(reasons, state, wishes)
+                done = len(state.counters.history)
+                journal.follow(open_trackers(wishes.log, self.run, self.fold, done, journal.say))
+            with closing(journal), StopRequests(self.run.root, reads_file=self._ranks.leads) as stop:
                 stopped = self._loop(state, journal).go(stop)
             self._ranks.wait()
             if stopped:
@@ -195,7 +226,8 @@ class Session:
         cases = {case_id: self.dataset.case(case_id) for case_id in ids}
         if reads == "class":  # a recipe may ask about some of the dataset's classes
             cases = {case_id: case for case_id, case in cases.items() if case.class_name in names}
-        return readable(cases, reads, names, self.run.recipe.dataset.covariates)
+        ignored = manifest.labels.get(IGNORE)
+        return readable(cases, reads, names, self.run.recipe.dataset.covariates, ignored)
 
     def _reader(self) -> PatchReader:
         plan = self.run.plan
@@ -246,10 +278,11 @@ class Session:
             self._ranks,
         )
 
-    def _record(self, reasons: dict[str, str], state: TrainingState) -> None:
+    def _record(self, reasons: dict[str, str], state: TrainingState, wishes: Wishes) -> None:
         """What run.json says of this fold; each session adds itself."""
         known = self.run.recorded(self.fold)
-        session = {**provenance(), **reasons, "from_step": state.counters.step}
+        session: dict[str, Any] = {**provenance(), **reasons, "from_step": state.counters.step}
+        session["deterministic"] = wishes.deterministic
         facts: dict[str, Any] = {
             "seed": self._settings.seed,
             "prepared": str(self.dataset.root),
@@ -267,11 +300,8 @@ class Session:
         known = self._ranks.agree(read_scores(self.run, self.fold))
         if known is not None:
             return known
-        found = None
-        if self._ranks.leads:
-            found = validate_volumes(
-                self.run, self.fold, self.dataset, list(self._validation), self.place, journal
-            )
+        cases = list(self._validation)
+        found = validate_volumes(self.run, self.fold, self.dataset, cases, self.place, journal, self._ranks)
         found = self._ranks.agree(found)
         assert found is not None
         return found
@@ -291,18 +321,19 @@ class Session:
         )
 
 
-def load_initial_weights(state: TrainingState, source: Path, fold: int) -> str:
+def load_initial_weights(state: TrainingState, source: Path, fold: int, strict: bool = False) -> str:
     """Take over another run's weights where name and shape agree.
 
     Args:
         state: at step 0; its network, and the average of it, are changed.
         source: a run folder; its weights of the same fold, or of its first.
+        strict: whether all must fit, on both sides.
 
     Returns:
-        A line that says what was loaded and what was not.
+        A line that says what was loaded, what starts anew, and what of the other run was left.
 
     Raises:
-        ModelError: no such run, or not a single weight fits.
+        ModelError: no such run, not a single weight fits, or, if `strict`, not all do.
     """
     other = Run.open(source)
     if not other.folds:
@@ -314,10 +345,19 @@ def load_initial_weights(state: TrainingState, source: Path, fold: int) -> str:
     fitting = {n: t for n, t in weights.items() if n in own and own[n].shape == t.shape}
     if not fitting:
         raise ModelError(f"{path}: not one weight fits {type(state.network).__name__}; choose another run")
+    reached = {own[n].data_ptr() for n in fitting}  # a module used twice has two names
+    new = [n for n in own if own[n].data_ptr() not in reached]
+    left = [n for n in weights if n not in fitting]
+    line = f"weights of {path}: {len(fitting)} of {len(own)} tensors"
+    line += f"; new: {_some_names(new)}" if new else ""
+    line += f"; left there: {_some_names(left)}" if left else ""
+    if strict and (new or left):
+        raise ModelError(f"{line}; leave --init-strict out to take over those that fit")
     networks = [state.network] + ([state.average.network] if state.average else [])
     for network in networks:
         network.load_state_dict(fitting, strict=False)
-    reached = {own[n].data_ptr() for n in fitting}  # a module used twice has two names
-    left = [n for n in own if own[n].data_ptr() not in reached]
-    line = f"weights of {path}: {len(fitting)} of {len(own)} tensors"
-    return line + (f"; new: {', '.join(left[:3])}{' ...' if len(left) > 3 else ''}" if left else "")
+    return line
+
+
+def _some_names(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -14,12 +15,14 @@ from mambamed.progress import Progress, Silence
 from mambamed.recipe import Recipe
 from mambamed.runs.device import keep_freed_memory
 from mambamed.runs.folder import Run, create_run, planned_run
+from mambamed.training.deterministic import deterministic as made_deterministic
 from mambamed.training.dry_run import DryRun, take_one_step, within_memory
 from mambamed.training.fit import device_memory, fit_recipe
 from mambamed.training.imagined import ImaginedDataset
 from mambamed.training.loop import Workplace
 from mambamed.training.ranks import join_ranks
-from mambamed.training.session import FoldSummary, Session, choose_workplace
+from mambamed.training.session import FoldSummary, Session, Wishes, choose_workplace
+from mambamed.training.trackers import check_trackers
 
 # Task -> the command that makes a run answer.
 _ANSWERS = {
@@ -56,11 +59,14 @@ def train(
     fold: int | str = 0,
     resume: bool = False,
     init_from: Path | None = None,
+    init_strict: bool = False,
     device: str = "auto",
     precision: str | None = None,
+    deterministic: bool = False,
     max_hours: float | None = None,
     fit: str | None = None,
     dry_run: bool = False,
+    log: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> TrainSummary:
     """Train a network as a recipe says, and validate it on whole volumes.
@@ -72,18 +78,22 @@ def train(
         fold: index of the fold, or "all".
         resume: go on where a former training of this run stopped; start where there is none.
         init_from: run folder whose weights to start from, as far as names and shapes agree.
+        init_strict: refuse them where not all agree.
         device: "auto", "cpu", "cuda", "mps".
         precision: "auto", "bf16", "fp16", "fp32"; the recipe's where not given.
+        deterministic: only operations that give the same bits each time, on as many threads as the first
+            session had; what the device cannot do so is a fault.
         max_hours: wall time for all that is asked for, the final validation included; the schedule is
             shortened to fit.
         fit: memory of the device that patch and batch are chosen for, as in "24GB", or "auto" for all of it.
         dry_run: take one step, write nothing; where none is given and the recipe's dataset is not there,
             on random numbers of the shapes that the recipe says.
+        log: "tensorboard", "wandb": hear of every epoch too.
         progress: hears how far the work is.
 
     Returns:
-        Scores and places. With "auto" precision on a CPU, or with another number of threads, results differ
-        in rounding; on the same machine a resumed run equals an undisturbed one bit by bit.
+        Scores and places. On another machine, or with another number of threads, results differ in rounding;
+        with `deterministic`, a resumed run equals an undisturbed one on the same machine bit by bit.
 
     Raises:
         RecipeError: recipe, options and dataset do not fit together.
@@ -92,6 +102,9 @@ def train(
         KeyboardInterrupt: after Ctrl-C or SIGTERM, the state saved.
     """
     progress = progress or Silence()
+    if deterministic and max_hours is not None:
+        raise RecipeError("--deterministic: a schedule fitted to the clock differs each time; no --max-hours")
+    check_trackers(log)
     keep_freed_memory()
     named = prepared or (Path(recipe.dataset.prepared) if recipe.dataset.prepared else None)
     if dry_run and prepared is None and (named is None or not named.exists()):
@@ -121,13 +134,15 @@ def train(
     ranks.wait()
     progress.say(f"run: {root}")
     deadline = None if max_hours is None else time.monotonic() + max_hours * 3600
+    wishes = Wishes(resume, init_from, init_strict, deterministic, tuple(log))
     summaries, faults = [], []
     for place_in_line, index in enumerate(folds):
         budget = None
         if deadline is not None:
             budget = (deadline - time.monotonic()) / (len(folds) - place_in_line)
-        session = Session(run, dataset, index, place, progress, ranks)
-        summary, fold_faults = session.train(resume, init_from, budget, reasons)
+        with made_deterministic(deterministic):
+            session = Session(run, dataset, index, place, progress, ranks)
+            summary, fold_faults = session.train(wishes, budget, reasons)
         summaries.append(summary)
         faults += fold_faults
         if summary.stopped:

@@ -27,14 +27,21 @@ from mambamed.tasks.classification import Classification, centered
 from mambamed.tasks.covariates import covariate_numbers, with_covariates
 from mambamed.training.journal import Journal
 from mambamed.training.loop import Workplace
+from mambamed.training.ranks import Ranks
 from mambamed.training.volumes import VolumeScores
 
 PREDICTIONS = "predictions.csv"
 
 
 def validate_classification(
-    run: Run, fold: int, dataset: PreparedDataset, case_ids: Sequence[str], place: Workplace, journal: Journal
-) -> VolumeScores:
+    run: Run,
+    fold: int,
+    dataset: PreparedDataset,
+    case_ids: Sequence[str],
+    place: Workplace,
+    journal: Journal,
+    ranks: Ranks,
+) -> VolumeScores | None:
     """Classify and score the validation cases, choose threshold and temperature on them.
 
     Args:
@@ -44,14 +51,18 @@ def validate_classification(
         case_ids: the fold's validation cases.
         place: where to compute.
         journal: hears how far the work is.
+        ranks: the processes that share the cases; the first one scores them.
 
     Returns:
-        AUC of every class. predictions.csv, calibration.json, cases.csv, summary.csv and summary.json lie in
-        the fold's folder; the summary is written last.
+        AUC of every class; None in the processes that follow. predictions.csv, calibration.json, cases.csv,
+        summary.csv and summary.json lie in the fold's folder; the summary is written last.
     """
     folder, task = run.fold_folder(fold), make_task(run)
     assert isinstance(task, Classification)
-    logits = _logits(run, fold, dataset, case_ids, place, journal)
+    own = _logits(run, fold, dataset, ranks.share(case_ids), place, journal)
+    logits = np.stack(ranks.gather(list(own)))
+    if not ranks.leads:
+        return None
     truth = np.array([task.classes.index(str(dataset.case(case_id).class_name)) for case_id in case_ids])
     calibration = calibrated(logits, truth, run.recipe.evaluation)
     probabilities = Probabilities(
@@ -121,4 +132,4 @@ def _logits(
             )
         )
         journal.progress.advance(len(some), case=some[-1].id)
-    return torch.cat(answers).double().numpy()
+    return torch.cat(answers).double().numpy() if answers else np.zeros((0, 0))

@@ -20,14 +20,21 @@ from mambamed.runs.thresholds import write_thresholds
 from mambamed.tasks.landmarks import Landmarks
 from mambamed.training.journal import Journal
 from mambamed.training.loop import Workplace
+from mambamed.training.ranks import Ranks
 from mambamed.training.volumes import VolumeScores
 
 POINTS = "validation"
 
 
 def validate_landmarks(
-    run: Run, fold: int, dataset: PreparedDataset, case_ids: Sequence[str], place: Workplace, journal: Journal
-) -> VolumeScores:
+    run: Run,
+    fold: int,
+    dataset: PreparedDataset,
+    case_ids: Sequence[str],
+    place: Workplace,
+    journal: Journal,
+    ranks: Ranks,
+) -> VolumeScores | None:
     """Place and score the landmarks of the validation cases, choose thresholds on their scores.
 
     Args:
@@ -37,14 +44,18 @@ def validate_landmarks(
         case_ids: the fold's validation cases.
         place: where to compute.
         journal: hears how far the work is.
+        ranks: the processes that share the cases; the first one scores them.
 
     Returns:
-        Mean radial error of every landmark, mm. The points of each case, thresholds.json, cases.csv,
-        summary.csv and summary.json lie in the fold's folder; the summary is written last.
+        Mean radial error of every landmark, mm; None in the processes that follow. The points of each case,
+        thresholds.json, cases.csv, summary.csv and summary.json lie in the fold's folder; the summary is
+        written last.
     """
     folder, task = run.fold_folder(fold), make_task(run)
     assert isinstance(task, Landmarks)
-    located = _located(run, fold, dataset, case_ids, place, journal)
+    located = ranks.gather(_located(run, fold, dataset, ranks.share(case_ids), place, journal))
+    if not ranks.leads:
+        return None
     thresholds = learned_thresholds(located, [dataset.case(case_id).points or {} for case_id in case_ids])
     write_thresholds(run, fold, thresholds, len(case_ids))
     if run.recipe.landmarks.threshold is not None:

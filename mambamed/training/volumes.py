@@ -23,6 +23,7 @@ from mambamed.runs.model import load_network, make_task
 from mambamed.tasks.segmentation import Segmentation
 from mambamed.training.journal import Journal
 from mambamed.training.loop import Workplace
+from mambamed.training.ranks import Ranks
 
 MASKS = "validation"
 SUMMARY = "summary.json"
@@ -52,16 +53,28 @@ MAIN_METRIC = {"segmentation": "dice", "classification": "auc", "landmarks": "er
 
 
 def validate_volumes(
-    run: Run, fold: int, dataset: PreparedDataset, case_ids: Sequence[str], place: Workplace, journal: Journal
-) -> VolumeScores:
+    run: Run,
+    fold: int,
+    dataset: PreparedDataset,
+    case_ids: Sequence[str],
+    place: Workplace,
+    journal: Journal,
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+) -> VolumeScores | None:
     """Predict and score the validation cases in the way of the run's task; as `validate_segmentation`."""
     module, _, name = VALIDATIONS[run.recipe.task].partition(":")
-    return getattr(importlib.import_module(module), name)(run, fold, dataset, case_ids, place, journal)
+    return getattr(importlib.import_module(module), name)(run, fold, dataset, case_ids, place, journal, ranks)
 
 
 def validate_segmentation(
-    run: Run, fold: int, dataset: PreparedDataset, case_ids: Sequence[str], place: Workplace, journal: Journal
-) -> VolumeScores:
+    run: Run,
+    fold: int,
+    dataset: PreparedDataset,
+    case_ids: Sequence[str],
+    place: Workplace,
+    journal: Journal,
+    ranks: Ranks,
+) -> VolumeScores | None:
     """Segment and score the validation cases.
 
     Args:
@@ -71,10 +84,11 @@ def validate_segmentation(
         case_ids: the fold's validation cases.
         place: where to compute.
         journal: hears how far the work is.
+        ranks: the processes that share the cases; the first one scores them.
 
     Returns:
-        Mean Dice of every structure. The masks, cases.csv, summary.csv and summary.json lie in the fold's
-        folder; the summary is written last.
+        Mean Dice of every structure; None in the processes that follow. The masks, cases.csv, summary.csv
+        and summary.json lie in the fold's folder; the summary is written last.
     """
     folder = run.fold_folder(fold)
     network, _ = load_network(run.root, fold, "best", place.device)
@@ -82,8 +96,9 @@ def validate_segmentation(
     task = make_task(run)
     assert isinstance(task, Segmentation)
     windows = windows_of(run, None, None, place.device)
-    journal.progress.start(f"validating fold {fold}", len(case_ids), "cases")
-    for case_id in case_ids:
+    own = ranks.share(case_ids)
+    journal.progress.start(f"validating fold {fold}", len(own), "cases")
+    for case_id in own:
         case = dataset.case(case_id)
         image = torch.from_numpy(np.ascontiguousarray(case.image(), np.float32))
         logits = window_logits(
@@ -93,6 +108,9 @@ def validate_segmentation(
         labels = native_labels(logits, case.geometry, task)
         write_image(folder / MASKS / f"{case_id}.nii.gz", labels, like=header)
         journal.progress.advance(1, case=case_id)
+    ranks.wait()
+    if not ranks.leads:
+        return None
     rules = run.recipe.evaluation
     evaluation = evaluate(
         folder / MASKS,

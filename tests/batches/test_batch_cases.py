@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from memory_case import MemoryCase
 
 from mambamed.batches.cases import ClassedCase, PointedCase, readable
 from mambamed.batches.loader import PatchReader
@@ -96,3 +97,17 @@ def test_a_centered_patch_lies_in_the_middle():
     starts = {r.start for k in range(5) for r in Sampler(cases, (20, 20, 40), 1, 0.5, (0,), True).requests(k)}
     # (30 - 20) / 2, (32 - 20) / 2, and 6 voxels of zeros on either side of the 28
     assert starts == {(5, 6, -6)}
+
+
+def test_no_patch_is_centered_on_what_nobody_labeled():
+    """Label 3 is "ignore" and by far the largest; without the filter half of the patches lay in it."""
+    label = np.zeros((40, 12, 12), np.uint8)
+    label[2, 6, 6], label[20:38] = 1, 3
+    case = MemoryCase(np.zeros((1, 40, 12, 12), np.float16), label)
+    cases = readable({"c": case}, "labels", (), ignored=3)
+    starts = [r.start[0] for k in range(30) for r in Sampler(cases, (4, 4, 4), 1, 1.0, (0,)).requests(k)]
+    assert set(starts) == {0}  # centered on voxel 2
+    reader = PatchReader(cases, (4, 4, 4), None, (1, 1, 1))
+    _, reference = reader.read(PatchRequest("c", (19, 0, 0), (0,)))
+    assert set(np.unique(reference)) == {0, 3}  # as voxels they stay what they are: unknown to the loss
+    assert readable({"c": case}, "labels", ())["c"] is case

@@ -2,43 +2,35 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
+import csv
+import dataclasses
+import math
+import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from small_run import CONVOLUTIONS, small_recipe
 
-from mambamed.errors import RecipeError
+from mambamed.batches.loader import PatchReader
+from mambamed.errors import ModelError, RecipeError
 from mambamed.evaluation import evaluate
-from mambamed.io.documents import read_json
 from mambamed.io.lock import folder_lock
-from mambamed.recipe import Recipe
+from mambamed.preparation.store import PreparedDataset
+from mambamed.progress import Silence
 from mambamed.runs import Run, load_network, read_checkpoint
+from mambamed.runs.checkpoint import write_checkpoint
+from mambamed.runs.folder import planned_run
 from mambamed.runs.listing import list_runs
 from mambamed.training import train
 from mambamed.training.extend import extend
+from mambamed.training.journal import Journal
+from mambamed.training.loop import Workplace
 from mambamed.training.patches import ValidationPatches
-
-
-def small_recipe(**training) -> Recipe:
-    settings = {
-        "epochs": 2,
-        "steps_per_epoch": 3,
-        "batch_size": 2,
-        "patch_size": [16, 16, 16],
-        "ema": 0.5,
-        "validation_patches": 2,
-        **training,
-    }
-    network = {"name": "nnmamba", "channels": 4, "head": "wide"}
-    return Recipe.model_validate(
-        {"name": "small", "network": network, "training": settings, "inference": {"tta": "none"}}
-    )
+from mambamed.training.ranks import Ranks
+from mambamed.training.session import Session
+from mambamed.training.volumes import validate_volumes
 
 
 def test_a_training_writes_what_the_house_promises_and_its_scores_agree_with_evaluate(prepared, tmp_path):
@@ -92,12 +84,62 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(prepared, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_of_another_run_are_a_start(prepared, tmp_path):
-    recipe = small_recipe(epochs=1)
-    train(recipe, prepared=prepared, output=tmp_path / "a", device="cpu")
-    train(recipe, prepared=prepared, output=tmp_path / "b", device="cpu", fold="1", init_from=tmp_path / "a")
-    log = (tmp_path / "b" / "fold_1" / "train.log").read_text()
-    assert "checkpoint_best.safetensors" in log and "tensors" in log
+def test_weights_of_another_run_are_a_start_as_far_as_they_fit_or_all_of_them(prepared, tmp_path):
+    """The other run answers one structure less: its last layer does not fit."""
+    first, other = tmp_path / "a", tmp_path / "b"
+    train(small_recipe(CONVOLUTIONS, epochs=1), prepared=prepared, output=first, device="cpu")
+    source = Run.open(first)
+    weights = read_checkpoint(source.checkpoint(0, "best"))
+    heads = [n for n, t in weights.tensors.items() if t.shape[0] == 3]
+    assert heads
+    for name in heads:
+        weights.tensors[name] = weights.tensors[name][:2].clone()
+    weights.tensors["network.of_another.weight"] = torch.zeros(1)
+    write_checkpoint(source.checkpoint(0, "best"), weights.tensors, weights.facts)
+    # The smallest rate: the weights stay what they were at the start.
+    recipe = small_recipe(CONVOLUTIONS, epochs=1, steps_per_epoch=1, ema=0, optimizer={"lr": 1e-30})
+    options = {"prepared": prepared, "device": "cpu", "fold": "1", "init_from": first}
+    with pytest.raises(ModelError, match=r"tensors; new: .*; left there: .*; leave --init-strict out"):
+        train(recipe, output=tmp_path / "c", init_strict=True, **options)
+    train(recipe, output=other, **options)
+    log = (other / "fold_1" / "train.log").read_text()
+    total, own = len(weights.part("network")), [name.removeprefix("network.") for name in heads]
+    line = next(line for line in log.splitlines() if "weights of" in line)
+    assert f"{total - len(heads) - 1} of {total - 1} tensors; new: " in line
+    new, left = line.split("new: ")[1].split("; left there: ")
+    assert set(new.split(", ")) == set(own)
+    assert set(left.split(", ")) == {*own, "of_another.weight"}
+    taken = read_checkpoint(Run.open(other).checkpoint(1, "last")).tensors
+    same = [n for n in weights.tensors if n in taken and torch.equal(weights.tensors[n], taken[n])]
+    assert len(same) >= total - len(heads) - 1
+
+
+def test_a_fold_with_bad_patches_is_survived_and_the_other_folds_go_on(prepared, tmp_path, monkeypatch):
+    """NaN in a patch of fold 1, in a training of all folds."""
+    batch = PatchReader.batch
+
+    def spoiled(self, requests):
+        made = batch(self, requests)
+        if self._augment is not None and requests[0].key[1] == 1 and requests[0].key[-1] // 2 == 1:
+            made.image.fill_(math.nan)
+        return made
+
+    monkeypatch.setattr(PatchReader, "batch", spoiled)
+    recipe = small_recipe(CONVOLUTIONS, epochs=1)
+    summary = train(recipe, prepared=prepared, output=tmp_path, device="cpu", fold="all")
+    assert [fold.fold for fold in summary.folds] == [0, 1, 2, 3, 4]
+    assert all(fold.steps == 3 and fold.scores and fold.stopped is None for fold in summary.folds)
+    skipped = [list_log(tmp_path / f"fold_{k}")[-1]["skipped"] for k in range(5)]
+    assert skipped == ["0", "1", "0", "0", "0"]
+    assert "step 1: loss nan" in (tmp_path / "fold_1" / "train.log").read_text()
+    for k in range(5):
+        tensors = read_checkpoint(Run.open(tmp_path).checkpoint(k, "last")).tensors
+        assert all(bool(torch.isfinite(t.float()).all()) for t in tensors.values())
+
+
+def list_log(folder) -> list[dict[str, str]]:
+    with (folder / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_a_stop_file_ends_it_and_resume_finishes(prepared, tmp_path):
@@ -119,47 +161,6 @@ def test_a_fold_that_is_not_there_is_refused(prepared, tmp_path, fold):
 def test_without_a_dataset_the_way_out_is_named(tmp_path):
     with pytest.raises(RecipeError, match="give -d PREPARED"):
         train(small_recipe(), output=tmp_path / "run")
-
-
-_COMMAND = """
-import sys
-from pathlib import Path
-from mambamed.recipe import load_recipe
-from mambamed.training import train
-from mambamed.training.extend import extend
-recipe, prepared, run = sys.argv[1:]
-train(load_recipe(recipe), prepared=Path(prepared), output=Path(run), device="cpu", resume=True)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_a_training_killed_at_random_moments_ends_bit_identical(prepared, tmp_path):
-    from mambamed.recipe import dump_recipe
-
-    recipe = small_recipe(epochs=6, steps_per_epoch=10)
-    train(recipe, prepared=prepared, output=tmp_path / "whole", device="cpu")
-    file = tmp_path / "recipe.yaml"
-    file.write_text(dump_recipe(recipe))
-    command = [sys.executable, "-c", _COMMAND, str(file), str(prepared), str(tmp_path / "killed")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    random = np.random.default_rng(0)
-    last = tmp_path / "killed" / "fold_0" / "checkpoint_last.safetensors"
-    for _ in range(10):
-        process = subprocess.Popen(command, env=environment)
-        while process.poll() is None and not last.exists():
-            time.sleep(0.05)
-        time.sleep(random.uniform(0.5, 8))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(command, env=environment, check=True)
-    one, other = (
-        read_checkpoint(tmp_path / name / "fold_0" / "checkpoint_last.safetensors").tensors
-        for name in ("whole", "killed")
-    )
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
-    results = [read_json(tmp_path / n / "fold_0" / "summary.json")["mean"] for n in ("whole", "killed")]
-    assert results[0] == results[1]
 
 
 def test_an_extended_run_equals_one_that_was_as_long_from_the_start(prepared, tmp_path):
@@ -208,3 +209,43 @@ def test_runs_are_listed_with_state_and_best_score(prepared, tmp_path):
     assert (second.run, second.state, second.epoch, second.score) == (two, "stopped", 0, None)
     with folder_lock(two / "fold_0"):
         assert list_runs(two).runs[0].state == "training"
+
+
+def test_a_session_leaves_the_ignored_label_out_of_its_foreground(prepared, tmp_path):
+    dataset = PreparedDataset.open(prepared)
+    manifest = dataclasses.replace(dataset.manifest, labels={"background": 0, "one": 1, "ignore": 2})
+    run = planned_run(small_recipe(CONVOLUTIONS), dataset.plan, manifest, tmp_path)
+    place = Workplace(torch.device("cpu"), "fp32", torch.contiguous_format)
+    session = Session(run, dataset, 0, place, Silence())
+    for case in (*session._training.values(), *session._validation.values()):
+        assert set(case.foreground[:, 0]) == {1}
+
+
+class OneOfTwo(Ranks):
+    """A process of two, which meet at `wait`: there the other one does its share."""
+
+    def wait(self) -> None:
+        if self.leads:
+            self.meeting()
+
+
+def test_processes_share_the_validation_volumes_and_the_first_scores_them(prepared, tmp_path, monkeypatch):
+    recipe = small_recipe(CONVOLUTIONS, epochs=1)
+    alone = train(recipe, prepared=prepared, output=tmp_path, device="cpu")
+    dataset, run = PreparedDataset.open(prepared), Run.open(tmp_path)
+    cases, place = dataset.case_ids, Workplace(torch.device("cpu"), "fp32", torch.contiguous_format)
+    masks = tmp_path / "fold_0" / "validation"
+    shutil.rmtree(masks)
+    journal, met = Journal(tmp_path / "fold_0", Silence()), []
+
+    def validate(rank):
+        return validate_volumes(run, 0, dataset, cases, place, journal, OneOfTwo(rank, 2))
+
+    def meeting():
+        met.append(len(list(masks.iterdir())))
+        assert validate(1) is None
+        met.append(len(list(masks.iterdir())))
+
+    monkeypatch.setattr(OneOfTwo, "meeting", staticmethod(meeting), raising=False)
+    found = validate(0)
+    assert met == [3, 6] and found is not None and set(found.scores) == set(alone.folds[0].scores)

@@ -1,0 +1,150 @@
+"""`train --seeds`: the same training several times over, and how much chance there is in its scores."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mambamed.errors import RecipeError
+from mambamed.io.tables import write_csv
+from mambamed.recipe import Recipe
+from mambamed.training.ranks import join_ranks
+from mambamed.training.training import TrainSummary, train
+
+TABLE = "seeds.csv"
+
+
+@dataclass(frozen=True)
+class SeedScore:
+    """A structure's score over the seeds.
+
+    Attributes:
+        name: of the structure; "mean" of all of them.
+        each: of every seed, the mean over its folds; NaN where it was not scored.
+        mean, sd: over the seeds; the standard deviation with n - 1, NaN for a single seed.
+    """
+
+    name: str
+    each: tuple[float, ...]
+    mean: float
+    sd: float
+
+
+@dataclass(frozen=True)
+class SeedsSummary:
+    """What `train_seeds` did.
+
+    Attributes:
+        root: folder of the run folders `seed_0`, ...
+        seeds: those that were trained.
+        runs: one entry a seed.
+        score_name: what the scores are: "dice".
+        scores: over the seeds; empty where nothing was scored.
+        faults: validation cases that could not be scored.
+        next_command: what to do next.
+    """
+
+    root: Path
+    seeds: tuple[int, ...]
+    runs: tuple[TrainSummary, ...]
+    score_name: str
+    scores: tuple[SeedScore, ...]
+    faults: tuple[str, ...]
+    next_command: str
+
+
+def train_seeds(
+    recipe: Recipe,
+    seeds: str,
+    *,
+    output: Path | None = None,
+    max_hours: float | None = None,
+    **options: Any,
+) -> SeedsSummary:
+    """Train a recipe once a seed, each in a run folder of its own, and compare.
+
+    Weights, patches and their changes differ from seed to seed; the folds do not.
+
+    Args:
+        recipe: its `training.seed` is replaced.
+        seeds: how many, as in "3" for 0, 1, 2; or which, as in "4,7".
+        output: folder of the run folders; `runs/<recipe>` where not given.
+        max_hours: for all of them.
+        options: as for `train`.
+
+    Raises:
+        RecipeError: `seeds` is neither, or the folder is a run.
+    """
+    numbers, root = chosen_seeds(seeds), output or Path("runs") / recipe.name
+    if (root / "recipe.yaml").is_file():
+        raise RecipeError(f"{root}: is a run; --seeds makes a folder of runs, give another -o")
+    deadline = None if max_hours is None else time.monotonic() + max_hours * 3600
+    runs: list[TrainSummary] = []
+    for seed in numbers:
+        left = None
+        if deadline is not None:
+            left = max(deadline - time.monotonic(), 0) / 3600 / (len(numbers) - len(runs))
+        training = recipe.training.model_copy(update={"seed": seed})
+        own = recipe.model_copy(update={"training": training})
+        runs.append(train(own, output=root / f"seed_{seed}", max_hours=left, **options))
+        if runs[-1].folds[-1].stopped:
+            break
+    scores = score_seeds(runs)
+    if scores and join_ranks(options.get("device", "auto"))[0].leads:
+        headers = ["name", "mean", "sd", *(f"seed_{seed}" for seed in numbers[: len(runs)])]
+        write_csv(root / TABLE, headers, [[s.name, s.mean, s.sd, *s.each] for s in scores])
+    last = runs[-1]
+    following = last.next_command.replace(f" -o {last.run} ", f" --seeds {seeds} -o {root} ")
+    if not last.folds[-1].stopped:
+        # Several models answer together: an ensemble.
+        following = last.next_command.replace(str(last.run), " ".join(str(run.run) for run in runs), 1)
+    return SeedsSummary(
+        root=root,
+        seeds=tuple(numbers[: len(runs)]),
+        runs=tuple(runs),
+        score_name=runs[0].folds[0].score_name,
+        scores=scores,
+        faults=tuple(fault for run in runs for fault in run.faults),
+        next_command=following,
+    )
+
+
+def chosen_seeds(seeds: str) -> list[int]:
+    """The seeds that "3" or "4,7" means.
+
+    >>> chosen_seeds("3"), chosen_seeds("4,7")
+    ([0, 1, 2], [4, 7])
+    """
+    parts = [part.strip() for part in seeds.split(",") if part.strip()]
+    if not parts or not all(part.isdigit() for part in parts) or seeds.strip() == "0":
+        raise RecipeError(f"--seeds {seeds}: give how many, as in 3, or which, as in 4,7")
+    if "," in seeds:
+        return list(dict.fromkeys(int(part) for part in parts))
+    return list(range(int(parts[0])))
+
+
+def score_seeds(runs: list[TrainSummary]) -> tuple[SeedScore, ...]:
+    """Scores over the seeds, a structure each and their mean; none where no fold was scored."""
+    tables = [[fold.scores for fold in run.folds if fold.scores] for run in runs]
+    names = list(dict.fromkeys(name for folds in tables for scores in folds for name in scores))
+    if not names:
+        return ()
+    rows = [tuple(_mean([scores.get(n, math.nan) for scores in folds]) for folds in tables) for n in names]
+    rows.append(tuple(_mean(column) for column in zip(*rows, strict=True)))
+    return tuple(_over_seeds(n, each) for n, each in zip([*names, "mean"], rows, strict=True))
+
+
+def _over_seeds(name: str, each: tuple[float, ...]) -> SeedScore:
+    known = [score for score in each if not math.isnan(score)]
+    sd = statistics.stdev(known) if len(known) > 1 else math.nan
+    return SeedScore(name, each, _mean(known), sd)
+
+
+def _mean(values: list[float] | tuple[float, ...]) -> float:
+    """Of those that are known."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
