@@ -187,6 +187,26 @@ def test_references_are_found_in_brats_folders_with_their_regions_and_visits(tmp
     assert of(found, "TC", "dice").mean == 1
 
 
+@pytest.mark.parametrize(
+    ("folder", "case", "end", "expected"),
+    [
+        ("gli", "BraTS-GLI-02064-101", "-seg", {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,), "RC": (4,)}),
+        ("2024", "BraTS-PED-00001-000", "-seg", {"WT": (1, 2, 3, 4), "TC": (1, 2, 3), "ET": (1,)}),
+        ("rt", "BraTS-MEN-RT-0003-1", "_gtv", {"GTV": (1,)}),
+        ("old", "BraTS2021_00000", "_seg", {"WT": (1, 2, 4), "TC": (1, 4), "ET": (4,)}),
+    ],
+)
+def test_each_population_of_brats_is_scored_by_its_own_labels(tmp_path, folder, case, end, expected) -> None:
+    """The regions as the challenges define them; see `converters.brats`."""
+    write(
+        tmp_path / folder / case / f"{case}{end}.nii.gz",
+        block(label=1) + block(5, 7, expected.get("RC", (0,))[0]),
+    )
+    write(tmp_path / "predictions" / f"{case}.nii.gz", block(label=1))
+    found = evaluate(tmp_path / "predictions", tmp_path / folder)
+    assert (dict(found.regions), found.faults) == (expected, ())
+
+
 def test_every_label_that_occurs_is_scored_where_none_is_named(tmp_path) -> None:
     folders = write_dataset(tmp_path, {"a": block(), "b": block()}, {"a": block(), "b": block(label=7)})
     found = evaluate(*folders)

@@ -31,6 +31,7 @@ CONVERTERS = {
     "msd": "mambamed.converters.msd",
     "brats": "mambamed.converters.brats",
     "brats-ped2024": "mambamed.converters.brats",
+    "brats-men-rt": "mambamed.converters.brats",
     "acdc": "mambamed.converters.acdc",
     "synapse": "mambamed.converters.synapse",
     "bids": "mambamed.converters.bids",
@@ -84,12 +85,20 @@ def _check(dataset: RawDataset, source: Path) -> None:
     if not dataset.cases:
         raise DatasetError(f"{source}: no images of a case found; check the folder")
     check_ids(dataset.cases, source)
-    manifest = dataset.manifest
-    if not (manifest.labels or manifest.landmarks or manifest.classes):
-        raise DatasetError(
-            f"{source}: {len(dataset.cases)} cases, but no label, landmark or class to learn from; "
-            "add them in a list of cases (docs/datasets.md), or give the images to predict"
-        )
+    manifest, count = dataset.manifest, len(dataset.cases)
+    if manifest.labels or manifest.landmarks or manifest.classes:
+        return
+    faults = [case.fault for case in dataset.cases if case.fault]
+    if len(faults) == count:
+        more = f" (and {count - 1} cases alike)" if count > 1 else ""
+        raise DatasetError(f"{faults[0]}{more}")
+    columns = list(dict.fromkeys(name for case in dataset.cases for name in case.covariates))
+    named = f"name the column of the class with --class-column ({', '.join(columns[:5])})"
+    raise DatasetError(
+        f"{source}: {count} case{'s' * (count > 1)}, but no label, landmark or class to learn from; "
+        + (f"{named}, " if columns else "")
+        + "add them in a list of cases (docs/datasets.md), or give the images to predict"
+    )
 
 
 def check_ids(cases: Sequence[Case], source: Path) -> None:

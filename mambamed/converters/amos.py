@@ -1,8 +1,8 @@
 """AMOS 2022: fifteen abdominal organs in CT (ids below 500) and MRI (ids from 500 on), in one folder.
 
 `imagesTr/amos_0001.nii.gz`, `labelsTr/amos_0001.nii.gz`, `dataset.json`. The two kinds are prepared apart: as
-`amos-ct` or `amos-mr`, or as the recipe's channel says ("ct" or "mri"). Where `dataset.json` lists training
-cases, only those count.
+`amos-ct` or `amos-mr`, or as the recipe's channel says ("ct" or "mri"). All cases in `imagesTr` count, listed
+in `dataset.json` or not: those of `imagesVa`, whose labels came later, may be moved there.
 
 Source: Ji et al. 2022, NeurIPS Datasets and Benchmarks (arXiv:2206.08023); zenodo.org/records/7155725.
 """
@@ -61,10 +61,6 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
         document = read_json(file)
         section = document.get("labels") if isinstance(document, dict) else None
         named = labels_of(section, file) if isinstance(section, dict) and section else named
-        listed = document.get("training") if isinstance(document, dict) else None
-        if isinstance(listed, list) and listed:
-            wanted = {case_id_of(Path(str(pair.get("image")))) for pair in listed if isinstance(pair, dict)}
-            images = {case_id: path for case_id, path in images.items() if case_id in wanted}
     kind = _kind(source, wishes, {_is_mr(case_id) for case_id in images})
     cases = []
     for case_id, path in sorted(images.items()):

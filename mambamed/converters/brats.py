@@ -1,4 +1,4 @@
-"""BraTS, 2017-2024: one folder a case, four modalities and `seg`.
+"""BraTS, 2017-2024: one folder a case, four modalities and `seg`; for radiotherapy t1c and `gtv`.
 
 | years | files | labels of `seg` |
 |---|---|---|
@@ -6,17 +6,19 @@
 | 2023, 2024: GLI SSA MEN MET PED | `CASE-t1n.nii.gz`, `-t1c`, `-t2w`, `-t2f`, `-seg` | 1 NCR, 2 ED, 3 ET |
 | 2024: GLI after treatment (visits from 100 on) | the same | 1 NCR, 2 ED, 3 ET, 4 RC |
 | 2024: PED (`brats-ped2024`) | the same | 1 ET, 2 NET, 3 CC, 4 ED |
+| 2024: MEN-RT (`brats-men-rt`) | `CASE_t1c.nii.gz`, `_gtv` | 1 GTV |
 
 Channels carry the newer names for all years; the regions WT, TC, ET unite the labels of each.
 
 Source: the challenges' data pages (synapse.org, syn51156910 for 2023, syn53708249 for 2024); de Verdier
-et al. 2024, arXiv:2405.18368 (GLI 2024); Kazerooni et al. 2024, arXiv:2404.15009 (PED 2024).
+et al. 2024, arXiv:2405.18368 (GLI 2024); Kazerooni et al. 2024, arXiv:2404.15009 (PED 2024); LaBella et
+al. 2024, arXiv:2405.18383 (MEN-RT 2024).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
@@ -27,9 +29,12 @@ from mambamed.io.images import case_id_of
 CHANNELS = ("t1n", "t1c", "t2w", "t2f")
 _MODERN = {"t1n": "t1n", "t1c": "t1c", "t2w": "t2w", "t2f": "t2f"}
 _EARLIER = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}
-_NAME = re.compile(r"(.+?)[-_](t1n|t1ce|t1c|t1|t2w|t2f|t2|flair|seg)", re.IGNORECASE)
+ANSWERS = ("seg", "gtv")
+_NAME = re.compile(r"(.+?)[-_](t1n|t1ce|t1c|t1|t2w|t2f|t2|flair|seg|gtv)", re.IGNORECASE)
 # "BraTS-GLI-00005-001" is the second visit of subject "BraTS-GLI-00005".
 _VISIT = re.compile(r"(BraTS-\w+-\d+)-(\d{3})")
+# "BraTS-MEN-RT-0003-1" is the first plan of "BraTS-MEN-RT-0003".
+_PLAN = re.compile(r"(BraTS-MEN-RT-\d+)-\d+")
 # "BraTS19_TCIA01_131_1" is the first scan of "BraTS19_TCIA01_131".
 _EARLIER_SCAN = re.compile(r"(BraTS1[789]_.+)_\d+")
 _FIRST_VISIT_AFTER_TREATMENT = 100
@@ -38,16 +43,20 @@ _CLINICS_NAME = re.compile(r".+_Segm", re.IGNORECASE)
 
 
 def recognizes(source: Path) -> bool:
-    """Whether some case of a BraTS id has the four modalities under BraTS names.
+    """Whether some case of a BraTS id has its modalities under BraTS names.
 
     Files of another origin may be named alike, but their labels mean something else: ask for the format.
     """
     found = case_files(source).items()
-    return any(set(CHANNELS) <= set(files) for case_id, files in found if case_id.lower().startswith("brats"))
+    return any(
+        set(_channels_of([case_id])) <= set(files)
+        for case_id, files in found
+        if case_id.lower().startswith("brats")
+    )
 
 
 def convert(source: Path, wishes: Wishes) -> RawDataset:
-    """The cases that have any of the modalities; one that lacks some, or its `seg`, carries that fault.
+    """The cases that have any of the modalities; one that lacks some, or its labels, carries that fault.
 
     Raises:
         DatasetError: the namings of 2021 and 2023 are mixed, or two files of one modality of one case.
@@ -58,44 +67,62 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
         raise DatasetError(
             f"{source}: mixes the names of 2021 and 2023, whose labels differ; prepare them apart"
         )
-    visits = [_VISIT.fullmatch(case_id) for case_id in found]
-    treated = any(match and int(match[2]) >= _FIRST_VISIT_AFTER_TREATMENT for match in visits)
-    labels, regions = _answers(source, wishes, found, is_earlier=earlier == {True}, treated=treated)
+    labels, regions = answers_of(source, found, is_earlier=earlier == {True}, format=wishes.format)
+    names = _channels_of(found, wishes.format)
+    answer = "gtv" if len(names) == 1 else "seg"
     manifest = DatasetManifest(
         name=source.resolve().name,
-        channels=dict.fromkeys(CHANNELS, "mri"),
+        channels=dict.fromkeys(names, "mri"),
         labels=wishes.spelled(labels),
         regions=regions,
     )
     cases = []
     for case_id, files in sorted(found.items()):
-        missing = [name for name in (*CHANNELS, "seg") if name not in files]
+        missing = [name for name in (*names, answer) if name not in files]
         fault = f"{case_id}: {', '.join(missing)} is missing in {source}; add it or remove the case"
-        channels = tuple(ChannelFile(files[name]) for name in CHANNELS if name in files)
+        channels = tuple(ChannelFile(files[name]) for name in names if name in files)
         subject = subject_of(case_id)
         cases.append(
             Case.found(
-                case_id, channels, label=files.get("seg"), subject=subject, fault=fault if missing else None
+                case_id, channels, label=files.get(answer), subject=subject, fault=fault if missing else None
             )
         )
     return RawDataset(manifest, cases)
 
 
-def _answers(
-    source: Path, wishes: Wishes, case_ids: Mapping[str, object], *, is_earlier: bool, treated: bool
+def _channels_of(case_ids: Collection[str], format: str = "auto") -> tuple[str, ...]:
+    """All four, or that of radiotherapy."""
+    return ("t1c",) if _for_radiotherapy(case_ids, format) else CHANNELS
+
+
+def _for_radiotherapy(case_ids: Collection[str], format: str) -> bool:
+    named = all(case_id.upper().startswith("BRATS-MEN-RT") for case_id in case_ids)
+    return format == "brats-men-rt" or (named and format != "brats-ped2024")
+
+
+def answers_of(
+    source: Path, case_ids: Collection[str], *, is_earlier: bool, format: str = "auto"
 ) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
-    """Labels and regions of the year and population."""
+    """Labels and regions of the year and population, as the table above has them.
+
+    Args:
+        source: the folder, whose name may say that it is of 2024.
+        case_ids: of the cases in it.
+        is_earlier: whether they are of 2017 to 2021.
+        format: as asked for.
+    """
+    if _for_radiotherapy(case_ids, format):
+        return {"background": 0, "GTV": 1}, {}
     children = all(case_id.upper().startswith("BRATS-PED") for case_id in case_ids)
-    if wishes.format == "brats-ped2024" or (
-        wishes.format == "auto" and children and "2024" in source.resolve().name
-    ):
+    if format == "brats-ped2024" or (format == "auto" and children and "2024" in source.resolve().name):
         # The challenge's regions: the tumor core is all but the edema.
         labels = {"background": 0, "ET": 1, "NET": 2, "CC": 3, "ED": 4}
         return labels, {"WT": (1, 2, 3, 4), "TC": (1, 2, 3), "ET": (1,)}
     et = 4 if is_earlier else 3
     labels = {"background": 0, "NCR": 1, "ED": 2, "ET": et}
     regions = {"WT": (1, 2, et), "TC": (1, et), "ET": (et,)}
-    if treated and not is_earlier:
+    visits = [_VISIT.fullmatch(case_id) for case_id in case_ids]
+    if not is_earlier and any(match and int(match[2]) >= _FIRST_VISIT_AFTER_TREATMENT for match in visits):
         return labels | {"RC": 4}, regions | {"RC": (4,)}
     return labels, regions
 
@@ -106,12 +133,14 @@ def subject_of(case_id: str) -> str:
     >>> subject_of("BraTS-GLI-00005-001"), subject_of("BraTS19_TCIA01_131_1"), subject_of("BraTS2021_00005")
     ('BraTS-GLI-00005', 'BraTS19_TCIA01_131', 'BraTS2021_00005')
     """
-    match = _VISIT.fullmatch(case_id) or _EARLIER_SCAN.fullmatch(case_id)
+    match = next(
+        (found for kind in (_VISIT, _PLAN, _EARLIER_SCAN) if (found := kind.fullmatch(case_id))), None
+    )
     return match[1] if match else case_id
 
 
 def case_files(source: Path) -> dict[str, dict[str, Path]]:
-    """Case id -> modality in the newer names (or "seg") -> file, up to two folders below `source`.
+    """Case id -> modality in the newer names (or "seg", "gtv") -> file, up to two folders below `source`.
 
     Raises:
         DatasetError: two files of one modality of one case.
@@ -123,7 +152,7 @@ def case_files(source: Path) -> dict[str, dict[str, Path]]:
         match = _NAME.fullmatch(name)
         if match:
             word = match[2].lower()
-            _put(found, match[1], word if word == "seg" else (_MODERN | _EARLIER)[word], path, source)
+            _put(found, match[1], word if word in ANSWERS else (_MODERN | _EARLIER)[word], path, source)
         elif _CLINICS_NAME.fullmatch(name):
             strange.append(path)
     for path in strange:

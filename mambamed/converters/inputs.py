@@ -21,8 +21,8 @@ def find_inputs(source: Path, channels: Sequence[str]) -> list[Case]:
     """Find the cases to predict, and their channels by the names that the model knows.
 
     A folder is tried in this order: nnU-Net's numbered channels (`CASE_0000.nii.gz`), where a 0000 exists;
-    BraTS modalities, where the model reads those; one file a case, whose fourth axis holds the channels where
-    there are several; DICOM, a series a case.
+    BraTS modalities, where the model reads all four; one file a case, whose fourth axis holds the channels
+    where there are several; BraTS modalities, where it reads some; DICOM, a series a case.
 
     Args:
         source: an image, a folder, or a list of cases (.csv, .tsv, .json) as `case_list` describes it.
@@ -60,11 +60,8 @@ def _find(source: Path, channels: Sequence[str]) -> list[Case]:
     if any(0 in files for files in numbered.values()):
         by_key = {i: {f"{n:04d}": path for n, path in files.items()} for i, files in numbered.items()}
         return _by_channel(folder, by_key, [f"{n:04d}" for n in range(len(channels))], channels)
-    if set(channels) == set(brats.CHANNELS):
-        found = brats.case_files(folder)
-        if found:
-            without = {i: {n: p for n, p in f.items() if n != "seg"} for i, f in found.items()}
-            return _by_channel(folder, without, list(channels), channels)
+    if set(channels) == set(brats.CHANNELS) and (by_modality := _modalities(folder, channels)):
+        return _by_channel(folder, by_modality, channels, channels)
     cases: dict[str, Case] = {}
     for path in sorted(folder.glob("*")):
         case_id = case_id_of(path)
@@ -74,11 +71,19 @@ def _find(source: Path, channels: Sequence[str]) -> list[Case]:
             both = f"{cases[case_id].channels[0].path.name} and {path.name}"
             raise DatasetError(f"{folder}: duplicate case {case_id}: {both}; keep one")
         cases[case_id] = _case_of_file(case_id, path, channels)
+    if not cases and set(channels) < set(brats.CHANNELS) and (by_modality := _modalities(folder, channels)):
+        return _by_channel(folder, by_modality, channels, channels)
     if not cases and dicom.recognizes(folder):
         return _one_series_each([case for case, _ in dicom.series_cases(folder)], channels, folder)
     if not cases:
         raise DatasetError(f"{folder}: no images to predict; {_WHAT}")
     return list(cases.values())
+
+
+def _modalities(folder: Path, channels: Sequence[str]) -> dict[str, dict[str, Path]]:
+    """Case id -> channel -> file of BraTS cases; further modalities and label maps are passed over."""
+    found = brats.case_files(folder).items()
+    return {case_id: {n: p for n, p in files.items() if n in channels} for case_id, files in found}
 
 
 def _checked(cases: list[Case], source: Path) -> list[Case]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,8 +16,6 @@ from mambamed.io.images import case_id_of
 # "references" lies in a prepared dataset.
 _LABEL_FOLDERS = ("labelsTr", "labelsTs", "labelsVal", "references")
 _DOCUMENT = "dataset.json"
-# "BraTS-GLI-00005-001" is the second visit of subject "BraTS-GLI-00005".
-_VISIT = re.compile(r"(BraTS-\w+-\d+)-\d{3}")
 
 
 @dataclass(frozen=True)
@@ -117,10 +114,7 @@ def subject_of(case_id: str, subjects: Mapping[str, str] | None = None) -> str:
     >>> subject_of("BraTS-GLI-00005-001"), subject_of("hippocampus_001")
     ('BraTS-GLI-00005', 'hippocampus_001')
     """
-    if subjects and case_id in subjects:
-        return subjects[case_id]
-    visit = _VISIT.fullmatch(case_id)
-    return visit[1] if visit else case_id
+    return subjects[case_id] if subjects and case_id in subjects else brats.subject_of(case_id)
 
 
 def restricted(pairing: Pairing, cases: Collection[str] | Literal["predicted"] | None) -> Pairing:
@@ -156,7 +150,10 @@ def find_references(source: Path) -> tuple[dict[str, Path], bool]:
             raise DatasetError(f"{source}: is no label map (.nii.gz, .nii, .nrrd, .mha)")
         return {case_id: source}, False
     _check_folder(source)
-    segmentations = {case: files["seg"] for case, files in brats.case_files(source).items() if "seg" in files}
+    found = brats.case_files(source)
+    segmentations = {
+        case: files[name] for name in brats.ANSWERS for case, files in found.items() if name in files
+    }
     if segmentations:
         return segmentations, True
     folders = [source / name for name in _LABEL_FOLDERS if (source / name).is_dir()] or [source]
@@ -239,10 +236,10 @@ def _answers(
                 return labels_of_document(document, path)
     if isinstance(brats_cases, dict) and all(case_id.startswith("BraTS") for case_id in brats_cases):
         earlier = all(path.name.partition(".")[0].endswith("_seg") for path in brats_cases.values())
-        et = 4 if earlier else 3
-        regions = {"WT": (1, 2, et), "TC": (1, et), "ET": (et,)}
-        names = {"NCR": 1, "ED": 2, "ET": et}
-        return Answers((0, 1, 2, et), {n: tuple(r) for n, r in regions.items()}, "BraTS regions", names)
+        named, united = brats.answers_of(references, brats_cases, is_earlier=earlier)
+        alone = {name: value for name, value in named.items() if value}
+        scored = united or {name: (value,) for name, value in alone.items()}
+        return Answers(tuple(sorted(named.values())), scored, "BraTS regions", alone)
     return Answers(None, None, "every label that occurs")
 
 

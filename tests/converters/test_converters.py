@@ -2,6 +2,7 @@
 for a converter reads no voxel."""
 
 import json
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -10,7 +11,7 @@ import pytest
 from mambamed import api
 from mambamed.converters import CONVERTERS, convert, find_inputs
 from mambamed.errors import DatasetError
-from mambamed.recipe import load_recipe
+from mambamed.recipe import load_recipe, shipped_recipes
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -127,6 +128,35 @@ def test_children_of_2024_have_labels_of_their_own(tmp_path) -> None:
     assert convert(folder.rename(tmp_path / "other"), "brats-ped2024").manifest.labels == own
 
 
+def test_a_plan_of_radiotherapy_has_one_channel_and_its_target(tmp_path) -> None:
+    """As the folder of 2024 has it: BraTS-MEN-RT-0003-1_t1c.nii.gz and _gtv.nii.gz."""
+    for plan in ("0003-1", "0003-2", "0011-1"):
+        brats(tmp_path, f"BraTS-MEN-RT-{plan}", "t1c gtv", "_")
+    for format in ("auto", "brats", "brats-men-rt"):
+        dataset = convert(tmp_path, format)
+        assert dataset.manifest.channels == {"t1c": "mri"}
+        assert (dataset.manifest.labels, dataset.manifest.regions) == ({"background": 0, "GTV": 1}, {})
+        assert [case.subject for case in dataset.cases] == ["BraTS-MEN-RT-0003"] * 2 + ["BraTS-MEN-RT-0011"]
+        assert [case.fault for case in dataset.cases] == [None] * 3
+    (tmp_path / "BraTS-MEN-RT-0011-1" / "BraTS-MEN-RT-0011-1_gtv.nii.gz").unlink()
+    assert "gtv is missing" in (convert(tmp_path).cases[2].fault or "")
+    cases = find_inputs(tmp_path, ["t1c"])
+    assert [(case.id, len(case.channels), case.fault) for case in cases] == [
+        (f"BraTS-MEN-RT-{plan}", 1, None) for plan in ("0003-1", "0003-2", "0011-1")
+    ]
+
+
+def test_what_a_source_without_answers_lacks_is_said(tmp_path) -> None:
+    (tmp_path / "points.csv").write_text("case,landmark,x,y,z\na,tip,1,2,3\nb,tip,1,2,3\n")
+    with pytest.raises(DatasetError, match=r"a: 0 of 1 images of this case are in .* \(and 1 cases alike\)"):
+        convert(tmp_path)
+    (tmp_path / "points.csv").unlink()
+    (tmp_path / "participants.tsv").write_text("participant_id\tside\tage\na\tleft\t70\n")
+    touch(tmp_path, "images/a.nii.gz")
+    with pytest.raises(DatasetError, match=r"1 case, but no label.*--class-column \(side, age\)"):
+        convert(tmp_path)
+
+
 def test_grades_of_2019_lie_in_folders(tmp_path) -> None:
     brats(tmp_path / "HGG", "BraTS19_CBICA_AAB_1", "t1 t1ce t2 flair seg", "_")
     brats(tmp_path / "LGG", "BraTS19_TCIA09_141_1", "t1 t1ce t2 flair seg", "_")
@@ -198,15 +228,15 @@ def test_amos_keeps_ct_and_mri_apart(tmp_path) -> None:
     assert mr.manifest.channels == {"MRI": "mri"}
 
 
-def test_amos_counts_the_cases_that_its_document_lists(tmp_path) -> None:
-    """The challenge's document, which lists pairs as a Decathlon task does."""
+def test_amos_takes_its_labels_from_its_document_and_its_cases_from_its_folders(tmp_path) -> None:
+    """The challenge's document, which lists pairs as a Decathlon task does; 0507 was moved there later."""
     msd(tmp_path, ("amos_0001", "amos_0600"), modality={"0": "CT"}, labels={"0": "background", "1": "spleen"})
     touch(tmp_path, "imagesTr/amos_0507.nii.gz", "labelsTr/amos_0507.nii.gz")
     dataset = convert(tmp_path, "amos-mr")
-    assert [case.id for case in dataset.cases] == ["amos_0600"]
+    assert [case.id for case in dataset.cases] == ["amos_0507", "amos_0600"]
     assert dataset.manifest.labels == {"background": 0, "spleen": 1}
     (tmp_path / "labelsTr" / "amos_0600.nii.gz").unlink()
-    assert "amos_0600: no label" in (convert(tmp_path, "amos-mr").cases[0].fault or "")
+    assert "amos_0600: no label" in (convert(tmp_path, "amos-mr").cases[1].fault or "")
 
 
 def test_synapse_pairs_images_and_labels_by_number(tmp_path) -> None:
@@ -386,7 +416,14 @@ def one_glioma(folder: Path) -> Path:
     ],
 )
 def test_a_recipe_finds_its_channels_and_labels_in_the_downloaded_folder(tmp_path, build, recipe) -> None:
+    """By itself, and with the command of its header."""
     wanted = load_recipe(recipe).dataset
-    manifest = convert(build(tmp_path), channels=wanted.channels, labels=wanted.labels).manifest
-    assert manifest.channels == wanted.channels
-    assert manifest.labels == wanted.labels
+    folder = build(tmp_path)
+    command = re.search(r"mambamed prepare .*", shipped_recipes()[recipe].read_text(encoding="utf-8"))
+    assert command is not None
+    asked = re.search(r"--format (\S+)", command[0])
+    assert asked is not None or recipe == "brats_nnmamba"
+    for format in ("auto", asked[1] if asked else "brats"):
+        manifest = convert(folder, format, channels=wanted.channels, labels=wanted.labels).manifest
+        assert manifest.channels == wanted.channels
+        assert manifest.labels == wanted.labels

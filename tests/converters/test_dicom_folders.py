@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL}")
 
 
 def test_a_folder_of_dicom_has_nothing_to_learn_from() -> None:
-    with pytest.raises(DatasetError, match="1 cases, but no label, landmark or class to learn from"):
+    with pytest.raises(DatasetError, match="1 case, but no label, landmark or class to learn from"):
         convert(REAL)
     ((case, modality),) = series_cases(REAL)
     assert (case.id, modality) == ("hippocampus_crop", "MR")
