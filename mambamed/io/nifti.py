@@ -271,9 +271,12 @@ def _qform(header: Header, path: Path, needed: bool) -> Affine | None:
                 f"{path}: the qform's quaternion ({b:g}, {c:g}, {d:g}) is none; correct the header"
             )
         return None
+    header = header.copy()
+    # NIfTI-1 knows 1 and -1 for the handedness; writers leave 0, and whatever else there is counts as 1.
+    header["pixdim"][0] = -1 if header["pixdim"][0] == -1 else 1
     try:
         return _checked(header.get_qform(), path)
-    except ValueError:
+    except (HeaderDataError, ValueError):
         return None
 
 
@@ -320,7 +323,8 @@ def scaled(array: NDArray, header: Header) -> NDArray:
     inter = inter if np.isfinite(inter) else 0.0
     if slope == 1 and inter == 0:
         return array
-    return (array * np.float64(slope) + inter).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told by the caller
+        return (array * np.float64(slope) + inter).astype(np.float32)
 
 
 def encode(array: NDArray, affine: Affine, like: Header | None, compressed: bool) -> bytes:

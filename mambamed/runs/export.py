@@ -147,13 +147,17 @@ def _unpacked(path: Path) -> Path:
     root = Path(tempfile.mkdtemp(prefix="mambamed-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     folder = root / (path.stem or "model")
-    with path.open("rb") as file, _archive(file, path) as archive:
-        index = _index(archive, path)
-        for info in archive.infolist():
-            target = folder.joinpath(*info.filename.split("/"))  # a name of the fixed list
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as out:
-                _copy(archive, info, index, path, out)
+    try:
+        with path.open("rb") as file, _archive(file, path) as archive:
+            index = _index(archive, path)
+            for info in archive.infolist():
+                target = folder.joinpath(*info.filename.split("/"))  # a name of the fixed list
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("xb") as out:
+                    _copy(archive, info, index, path, out)
+    except BaseException:
+        shutil.rmtree(root, ignore_errors=True)
+        raise
     return folder
 
 

@@ -1,0 +1,252 @@
+"""What is fuzzed: the readers of files that may come from a stranger, and healthy files to begin with.
+
+A target takes bytes and reads them; what it raises other than `MambamedError`, a warning of Python's, or an
+answer that cannot be, is a fault of ours.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import math
+import shutil
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import fuzz_paths
+import numpy as np
+from fault_files import ACCEPTED, AFFINE, REJECTED, WARNED, nifti, packed
+from mutations import mutated
+from stubs import stub_run
+
+from mambamed.errors import MambamedError
+from mambamed.io.images import read_image
+from mambamed.io.points import read_point_table, read_points, write_points
+from mambamed.recipe import load_recipe
+from mambamed.runs.checkpoint import read_checkpoint
+from mambamed.runs.export import export_model, open_model
+from mambamed.runs.model import load_network
+
+TESTS = fuzz_paths.TESTS
+_SMALL = np.arange(60, dtype=np.int16).reshape(5, 4, 3)
+_POINTS = {"nose": (1.0, -2.5, 3.0), "chin": (4.0, 5.0, -6.25), "left eye": (0.0, 0.5, 7.0)}
+_NETWORKS_BUILT = 64  # one model of so many that open; building a network takes 10 ms
+
+
+@dataclass(frozen=True)
+class Target:
+    """One reader.
+
+    Attributes:
+        seeds: healthy files, and some that once were at fault.
+        attempt: reads a file of these bytes in this folder.
+        shaped: the file of mutated bytes; mutating what is packed would only show that it is checked.
+    """
+
+    seeds: list[bytes]
+    attempt: Callable[[bytes, Path], None]
+    shaped: Callable[[bytes, np.random.Generator], bytes] = lambda data, random: data
+
+    def input(self, number: int, seed: int = 0) -> bytes:
+        """The bytes of an input by its number; the seeds themselves come first."""
+        if number < len(self.seeds):
+            return self.seeds[number]
+        random = np.random.default_rng([seed, number])
+        chosen = self.seeds[int(random.integers(len(self.seeds)))]
+        return self.shaped(mutated(chosen, self.seeds, random), random)
+
+
+def _kept(name: str) -> list[bytes]:
+    """Inputs that once were at fault."""
+    return [path.read_bytes() for path in sorted((TESTS / "fuzz" / "seeds").glob(f"{name}_*"))]
+
+
+def _nifti() -> Target:
+    plain = [nifti(_SMALL), nifti(_SMALL.astype(np.float32), scl_slope=0.5), nifti(_SMALL.astype(">i2"))]
+    rows = [row.data for row in (*ACCEPTED, *WARNED, *REJECTED) if 0 < len(row.data) < 8000]
+    seeds = [*plain, packed(_SMALL), *rows, *_kept("nifti")]
+
+    def shaped(data: bytes, random: np.random.Generator) -> bytes:
+        return gzip.compress(data, 1, mtime=0) if random.random() < 0.4 else data
+
+    def attempt(data: bytes, folder: Path) -> None:
+        path = folder / ("a.nii.gz" if data[:2] == b"\x1f\x8b" else "a.nii")
+        path.write_bytes(data)
+        image = read_image(path)
+        assert image.array.ndim == 3 and image.array.size > 0
+        assert np.isfinite(image.affine).all() and abs(np.linalg.det(image.affine)) > 0
+        assert image.array.dtype.kind != "f" or np.isfinite(image.array).all()
+
+    return Target(seeds, attempt, shaped)
+
+
+_POINT_KINDS = (".mrk.json", ".fcsv", ".csv", ".json", ".tsv")
+
+
+def _points() -> Target:
+    """The first byte says the kind of the file."""
+    seeds = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, kind in enumerate(_POINT_KINDS[:4]):
+            path = Path(folder) / f"a{kind}"
+            write_points(path, _POINTS, {"nose": 0.5})
+            seeds.append(bytes([number]) + path.read_bytes())
+    seeds += [
+        b"\x02case,landmark,x,y,z\na,nose,1,2,3\nb,nose,,,\nb,chin,4,5,6\n",
+        b"\x04case\tlandmark\tx_voxel\ty_voxel\tz_voxel\na\tnose\t1\t2\t3\n",
+        b'\x02landmark;l;p;s\n"no;se";1;2;3\n\'=1;4;5;6\n',
+        b'\x03{"a": {"nose": [1, 2, 3], "chin": {"coordinates": [4, 5, 6]}}, "b": {"nose": null}}',
+        b'\x03{"nose": [1, 2, 3], "chin": {"coordinates": [null, null, null]}}',
+        *_kept("points"),
+    ]
+
+    def attempt(data: bytes, folder: Path) -> None:
+        kind = _POINT_KINDS[(data[0] if data else 0) % len(_POINT_KINDS)]
+        path = folder / f"a{kind}"
+        path.write_bytes(data[1:])
+        if kind in {".csv", ".json", ".tsv"}:
+            with contextlib.suppress(MambamedError):
+                read_point_table(path)
+        for place in read_points(path, AFFINE).values():
+            assert len(place) == 3 and all(math.isfinite(value) for value in place)
+
+    return Target(seeds, attempt)
+
+
+def _recipe() -> Target:
+    recipes = TESTS.parent / "recipes"
+    whole = (recipes / "brats_nnmamba.yaml").read_bytes()
+    seeds = [
+        b"network: {name: nnmamba, channels: 4}\ntraining: {epochs: 2, optimizer: {lr: 3e-4}}\n",
+        b"task: landmarks\ndataset:\n  landmarks: [a, b]\n  landmark_pairs: [[a, b]]\n"
+        b"network:\n  name: unet\nmeasures: {width: [a, b]}\n",
+        b"extends: brats_nnmamba\nname: mine\n"
+        b"training:\n  patch_size: [96, 96, 96]\n  augment: {mirror: [x]}\n",
+        b"dataset:\n  split: {train: 0.7, val: 0.1, test: 0.2}\n  regions: {WT: [1, 2, 3]}\n"
+        b'  labels: {"background": 0, ET: 3}\nnetwork: {name: segmamba}\nevaluation: {sdr_mm: [2, 2.5]}\n',
+        b"# text\nnetwork:\n  name: 'x'\npaper: {dice: 0.9, by: \"A \\u00e9\"}\n"
+        b"preprocess: {spacing: [1, 1, 1.5]}\n",
+        b"task: classification\ndataset: {covariates: {age: number, sex: [F, M]}}\nnetwork: {name: resnet}\n",
+        *([whole] if len(whole) < 1500 else []),
+        *_kept("recipe"),
+    ]
+
+    def attempt(data: bytes, folder: Path) -> None:
+        path = folder / "a.yaml"
+        path.write_bytes(data)
+        load_recipe(path, [data[-20:].decode("utf-8", "replace")] if data[-1:] == b"]" else ())
+
+    return Target(seeds, attempt)
+
+
+def _checkpoint() -> Target:
+    """Of safetensors, half of the inputs with the length of the header as it is."""
+    seeds = [_model_parts()["fold_0/checkpoint_best.safetensors"][:3000], *_kept("checkpoint")]
+    tensors = {"network.w": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}
+    document = {**tensors, "__metadata__": {"mambamed": '{"format": 1, "step": 3, "score": 0.5}'}}
+    seeds += [_framed(json.dumps(document).encode(), bytes(24)), _model_parts()["small"]]
+
+    def shaped(data: bytes, random: np.random.Generator) -> bytes:
+        end = data.rfind(b"}") + 1
+        return _framed(data[8:end], data[end:]) if end > 8 and random.random() < 0.7 else data
+
+    def attempt(data: bytes, folder: Path) -> None:
+        path = folder / "a.safetensors"
+        path.write_bytes(data)
+        read_checkpoint(path)
+
+    return Target(seeds, attempt, shaped)
+
+
+def _framed(header: bytes, tensors: bytes) -> bytes:
+    return struct.pack("<Q", len(header)) + header + tensors
+
+
+_parts: dict[str, bytes] = {}
+
+
+def _model_parts() -> dict[str, bytes]:
+    """The members of a small model, by name, the file itself, and a checkpoint of one tensor."""
+    if not _parts:
+        with tempfile.TemporaryDirectory() as folder:
+            run = stub_run(Path(folder) / "run", patch_size=(8, 8, 8))
+            file = export_model(run.root, Path(folder) / "model.mambamed").output
+            with zipfile.ZipFile(file) as archive:
+                _parts.update({name: archive.read(name) for name in archive.namelist()})
+            _parts["file"] = file.read_bytes()
+        metadata = {"__metadata__": {"mambamed": '{"format": 1}'}}
+        _parts["small"] = _framed(
+            json.dumps(
+                {"network.w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, **metadata}
+            ).encode(),
+            bytes(4),
+        )
+    return _parts
+
+
+_DOCUMENTS = ("recipe.yaml", "plan.json", "dataset.json", "card.md", "fold_0/thresholds.json")
+
+
+def _model() -> Target:
+    """One-file models: a document changed and everything else in order, or the file's own bytes changed.
+
+    A seed is the number of a document and its text, or 255 and a whole file.
+    """
+    parts = _model_parts()
+    seeds = [bytes([number]) + parts[name] for number, name in enumerate(_DOCUMENTS[:3])]
+    seeds += [b'\x04{"thresholds": {"nose": 0.25}, "cases": 3}', b"\xff" + parts["file"], *_kept("model")]
+    small = {**parts, "fold_0/checkpoint_best.safetensors": parts["small"]}
+    seeds.append(b"\xff" + _zipped(small, "card.md", b"small"))
+
+    def attempt(data: bytes, folder: Path) -> None:
+        path, which = folder / "a.mambamed", data[0] if data else 0
+        if which >= 250:
+            path.write_bytes(data[1:])
+        else:
+            name = _DOCUMENTS[which % len(_DOCUMENTS)]
+            build = zlib.crc32(data) % _NETWORKS_BUILT == 0
+            path.write_bytes(_zipped(parts if build else small, name, data[1:]))
+        run = open_model(path)
+        try:
+            weights = run.root / "fold_0" / "checkpoint_best.safetensors"
+            if (
+                weights.is_file()
+                and weights.stat().st_size > 1000
+                and zlib.crc32(data) % _NETWORKS_BUILT == 0
+            ):
+                load_network(run.root, 0)
+        finally:
+            shutil.rmtree(run.root.parent)
+            atexit.unregister(shutil.rmtree)
+
+    return Target(seeds, attempt)
+
+
+def _zipped(parts: dict[str, bytes], changed: str, data: bytes) -> bytes:
+    """A model file with one member changed, and an index that knows it."""
+    members = {n: d for n, d in parts.items() if n not in {"file", "small", "model.json"}} | {changed: data}
+    listed = {n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in members.items()}
+    index = {"format": 1, "version": "0", "run": "stub", "members": listed}
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in {**members, "model.json": json.dumps(index).encode()}.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+    return stream.getvalue()
+
+
+TARGETS: dict[str, Callable[[], Target]] = {
+    "nifti": _nifti,
+    "points": _points,
+    "recipe": _recipe,
+    "checkpoint": _checkpoint,
+    "model": _model,
+}
