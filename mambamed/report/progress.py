@@ -11,7 +11,9 @@ from typing import Any
 from mambamed.io.atomic import write_bytes
 
 _SMOOTHING = 0.9
-_LEGEND_LINES = 24
+_LEGEND_LINES = 20  # beside the curves; more structures than that are told by log.csv
+_LEGEND_LINES_INSIDE = 5
+_COLORS_OF_THE_CYCLE = 8
 _WORDS = {"dice": "Dice", "error_mm": "error, mm"}
 
 
@@ -27,8 +29,10 @@ def draw_progress(
         score_name: prefix of the scores' columns.
         higher_is_better: scores lie between 0 and 1; else they are errors, drawn from 0 up.
     """
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(9, 9), dpi=80, layout="constrained")
     FigureCanvasAgg(figure)
@@ -42,17 +46,19 @@ def draw_progress(
     top.legend(frameon=False)
 
     names = [key for key in history[0] if key.startswith(f"{score_name}_")]
+    colors = colormaps["tab20" if len(names) > _COLORS_OF_THE_CYCLE else "tab10"].colors  # type: ignore[attr-defined]
     for number, key in enumerate(names):
-        color = f"C{number + 2}"
+        color = colors[(number + 2) % len(colors)]  # the first two are those of the losses
         values = [row[key] for row in history]
         middle.plot(epochs, values, color=color, alpha=0.35, marker=marker)
         middle.plot(epochs, moving_mean(values), color=color, label=key.removeprefix(f"{score_name}_"))
     middle.plot(epochs, moving_mean([row[score_name] for row in history]), color="black", label="mean", lw=2)
     middle.set_ylabel(f"{_WORDS.get(score_name, score_name)} of validation patches\n(thick: moving mean)")
     middle.set_ylim(0, 1 if higher_is_better else None)
-    place = "lower right" if higher_is_better else "upper right"
-    if len(names) <= _LEGEND_LINES:
-        middle.legend(frameon=False, loc=place, ncols=max(1, (len(names) + 1) // 6 + 1))
+    if len(names) <= _LEGEND_LINES_INSIDE:
+        middle.legend(frameon=False, loc="lower right" if higher_is_better else "upper right")
+    elif len(names) <= _LEGEND_LINES:
+        middle.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize="small")
 
     bottom.plot(epochs, [row["learning_rate"] for row in history], color="C0", marker=marker)
     bottom.set_ylabel("learning rate", color="C0")
@@ -62,6 +68,7 @@ def draw_progress(
     seconds.set_ylabel("s an epoch", color="C1")
     seconds.set_ylim(bottom=0)
     bottom.set_xlabel("epoch")
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (top, middle, bottom):
         axes.grid(alpha=0.25)
     buffer = io.BytesIO()

@@ -16,7 +16,7 @@ from small_run import CONVOLUTIONS, small_recipe
 from mambamed.recipe import Recipe, dump_recipe
 from mambamed.runs import Run, read_checkpoint
 
-# They hold times (the last checkpoint the seconds that the training took) or, summary.json, the folder's path.
+# They hold times (the last checkpoint the seconds of the training) or, summary.json, the path of the folder.
 TIMED = {"run.json", "train.log", "log.csv", "progress.png", "checkpoint_last.safetensors", "summary.json"}
 _FACTS_OF_TIME = {"seconds", "history"}
 
