@@ -25,6 +25,7 @@ from mambamed.training.patches import ValidationPatches
 from mambamed.training.state import Counters, TrainingState
 
 PATCH = (8, 8, 8)
+FP16_SCALE = 256.0
 MANIFEST = DatasetManifest("blobs", {"a": "mri"}, {"background": 0, "one": 1, "two": 2})
 
 
@@ -119,7 +120,7 @@ def tiny_loop(root: Path, recipe: Recipe, precision: str = "fp32", reader: Any =
         network,
         make_optimizer(network, settings.optimizer),
         WeightAverage(network, settings.ema) if settings.ema else None,
-        torch.amp.GradScaler("cpu", enabled=False),
+        torch.amp.GradScaler("cpu", init_scale=FP16_SCALE, enabled=precision == "fp16"),
         Counters(steps=settings.steps, asked=settings.steps),
     )
     task = Segmentation(recipe, MANIFEST)
