@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 
 from mambamed.errors import DatasetError
+from mambamed.evaluation.read_back import ALL, Evaluated, Question, read_back
 from mambamed.io.atomic import write_text
-from mambamed.io.documents import read_json, write_json
-from mambamed.io.tables import read_csv, write_csv
-from mambamed.metrics import METRICS, Metric, parse_metric
+from mambamed.io.documents import write_json
+from mambamed.io.tables import write_csv
+from mambamed.metrics.classification import auc_difference
 from mambamed.metrics.statistics import PairedTest, holm, mean_ranks, paired_test
 from mambamed.report.tables import Table, shown, to_latex, to_markdown
 
 FORMAT = 1
+AUC = "auc"
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,12 @@ class Difference:
     """Two evaluations in one metric of one region.
 
     Attributes:
-        region, metric: what was compared.
+        region, metric: what was compared; of landmarks, the region is a landmark, or "all".
         first, second: names of the evaluations.
         means: of both, over the cases compared, penalties included.
         test: paired over subjects; the difference is second minus first.
-        wilcoxon_holm, permutation_holm: p corrected for all questions of this comparison.
+        delong_p: of AUC, whose test is DeLong's, by case; NaN of all else.
+        wilcoxon_holm, permutation_holm, delong_holm: p corrected for all questions of this comparison.
     """
 
     region: str
@@ -40,8 +43,10 @@ class Difference:
     second: str
     means: tuple[float, float]
     test: PairedTest
+    delong_p: float = math.nan
     wilcoxon_holm: float = math.nan
     permutation_holm: float = math.nan
+    delong_holm: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -61,18 +66,6 @@ class Comparison:
     output: Path | None
 
 
-@dataclass(frozen=True)
-class _Evaluated:
-    """An evaluation read back from its folder: (case, region, metric) -> value, with penalties put in."""
-
-    name: str
-    values: Mapping[tuple[str, str, str], float]
-    subjects: Mapping[str, str]
-    regions: tuple[str, ...]
-    metrics: tuple[Metric, ...]
-    rules: str
-
-
 def compare(
     evaluations: Sequence[Path],
     *,
@@ -83,9 +76,10 @@ def compare(
 ) -> Comparison:
     """Compare evaluations of the same cases: paired tests, intervals of differences, ranks.
 
-    An infinite distance and a case that could not be scored enter with the penalty they had in the
-    evaluation. A region in neither mask counts as perfect where another model invented it, and is left
-    out where all agree.
+    Of masks, an infinite distance and a case that could not be scored enter with the penalty they had in the
+    evaluation; a region in neither mask counts as perfect where another model invented it, and is left out
+    where all agree. Of landmarks, errors are compared over the points that all models found, and a miss is a
+    failure in the success rate. Of classes, accuracy, Brier score and, of two, AUC are compared.
 
     Args:
         evaluations: two or more folders that `evaluate -o` wrote.
@@ -95,78 +89,40 @@ def compare(
         output: folder for `comparison.csv`, `comparison.json` and the table as Markdown and LaTeX.
 
     Raises:
-        DatasetError: fewer than two, not such folders, other cases, other rules, no metric in common.
+        DatasetError: fewer than two, not such folders, other tasks, cases or rules, no metric in common.
     """
     if len(evaluations) < 2:
         raise DatasetError("compare: give two or more folders of evaluations")
-    read = [_read(path, name) for path, name in zip(evaluations, _names(evaluations), strict=True)]
-    cases = _shared_cases(read, common)
-    rules = {evaluated.rules for evaluated in read}
-    if len(rules) > 1:
-        raise DatasetError(
-            f"compare: evaluated under other rules ({' | '.join(sorted(rules))}); do both alike"
-        )
+    read = [read_back(path, name) for path, name in zip(evaluations, _names(evaluations), strict=True)]
+    _check_alike(read)
+    units = _shared_units(read, common)
     questions = [
-        (region, metric)
-        for region in read[0].regions
-        for metric in read[0].metrics
-        if METRICS[metric.kind].better
-        and all(region in other.regions and metric in other.metrics for other in read[1:])
+        question for question in read[0].questions if all(question in other.questions for other in read[1:])
     ]
     if not questions:
         raise DatasetError("compare: no region and metric in common; evaluate both with the same ones")
     differences, rank_rows = [], []
-    for region, metric in questions:
-        kept, values = _paired(read, cases, region, metric)
-        subjects = [read[0].subjects[case] for case in kept]
-        higher = METRICS[metric.kind].better == "higher"
-        ranks = mean_ranks(values, higher) if kept else [math.nan] * len(read)
-        rank_rows.append([region, metric.name, str(len(kept)), *(f"{rank:.2f}" for rank in ranks)])
+    for question in questions:
+        kept, values = _paired(read, units, question)
+        subjects = [read[0].subjects[unit] for unit in kept]
+        ranks = mean_ranks(values, question.higher_is_better) if kept else [math.nan] * len(read)
+        rank_rows.append(
+            [question.region, question.metric, str(len(kept)), *(f"{rank:.2f}" for rank in ranks)]
+        )
         for (i, a), (j, b) in combinations(enumerate(read), 2):
             test = paired_test(values[i], values[j], subjects, level, seed)
             means = (_mean(values[i]), _mean(values[j]))
-            differences.append(Difference(region, metric.name, a.name, b.name, means, test))
+            differences.append(Difference(question.region, question.metric, a.name, b.name, means, test))
+    if all(evaluated.probabilities for evaluated in read):
+        differences += [_auc(a, b, units, level) for a, b in combinations(read, 2)]
     corrected = _corrected(differences)
-    headers = ["region", "metric", "cases", *(evaluated.name for evaluated in read)]
+    counted = "points" if read[0].task == "landmarks" else "cases"
+    headers = ["region", "metric", counted, *(evaluated.name for evaluated in read)]
     ranks = Table("mean rank, 1 = best", headers, rank_rows)
     comparison = Comparison(_table(corrected, level, read[0].rules), ranks, tuple(corrected), output)
     if output is not None:
         _write(comparison, output)
     return comparison
-
-
-def _read(folder: Path, name: str) -> _Evaluated:
-    """Read `cases.csv` and `summary.json` of an evaluation."""
-    document = read_json(folder / "summary.json")
-    settings = document.get("settings") if isinstance(document, dict) else None
-    if not isinstance(settings, dict) or "metrics" not in settings or "regions" not in document:
-        raise DatasetError(f"{folder}: was not written by mambamed evaluate; give a folder of its -o")
-    headers, rows = read_csv(folder / "cases.csv")
-    metrics = tuple(parse_metric(text) for text in settings["metrics"])
-    needed = {"case", "region", "subject", "penalty_mm", "presence", *(metric.name for metric in metrics)}
-    if missing := sorted(needed - set(headers)):
-        raise DatasetError(f"{folder / 'cases.csv'}: has no column {', '.join(missing)}; evaluate again")
-    miss = float(settings.get("miss", 0.0))
-    values: dict[tuple[str, str, str], float] = {}
-    for number, row in enumerate(rows, start=2):
-        for metric in metrics:
-            lower = METRICS[metric.kind].better == "lower"
-            try:
-                value = float(row[metric.name] or "nan")
-                penalty = float(row["penalty_mm"] or "nan") if lower else miss
-            except ValueError as error:
-                raise DatasetError(f"{folder / 'cases.csv'}:{number}: {error}; evaluate again") from error
-            if math.isinf(value) or row["presence"] == "unscored":
-                value = penalty
-            values[row["case"], row["region"], metric.name] = value
-    return _Evaluated(
-        name,
-        values,
-        {row["case"]: row["subject"] for row in rows},
-        tuple(document["regions"]),
-        metrics,
-        f"{settings.get('protocol')}: {settings.get('rules')}",
-    )
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -175,44 +131,89 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return [str(f) if short.count(name) > 1 else name for f, name in zip(folders, short, strict=True)]
 
 
-def _shared_cases(read: Sequence[_Evaluated], common: bool) -> list[str]:
-    sets = [set(evaluated.subjects) for evaluated in read]
+def _check_alike(read: Sequence[Evaluated]) -> None:
+    """Refuse what cannot be compared.
+
+    Raises:
+        DatasetError: evaluations of other tasks, under other rules, or against other classes of the cases.
+    """
+    first = read[0]
+    for other in read[1:]:
+        if other.task != first.task:
+            raise DatasetError(
+                f"compare: {first.name} is about {first.task}, {other.name} about {other.task}; "
+                "compare evaluations of one task"
+            )
+        if other.rules != first.rules:
+            raise DatasetError(
+                f"compare: evaluated under other rules ({first.rules} | {other.rules}); do both alike"
+            )
+        for case in sorted(set(first.truth) & set(other.truth)):
+            if first.truth[case] != other.truth[case]:
+                raise DatasetError(
+                    f"compare: {case} is {first.truth[case]} to {first.name}, {other.truth[case]} to "
+                    f"{other.name}; evaluate both against one reference"
+                )
+
+
+def _shared_units(read: Sequence[Evaluated], common: bool) -> list[str]:
+    sets = [set(evaluated.cases) for evaluated in read]
     shared = set.intersection(*sets)
     if not shared:
         raise DatasetError("compare: no case in common; evaluate the same cases")
-    if not common and any(cases != shared for cases in sets):
+    if not common and any(units != shared for units in sets):
         told = "; ".join(
-            f"{evaluated.name} alone or with some: {', '.join(sorted(cases - shared)[:5])}"
-            for evaluated, cases in zip(read, sets, strict=True)
-            if cases - shared
+            f"{evaluated.name} alone or with some: {', '.join(_cases(evaluated, units - shared)[:5])}"
+            for evaluated, units in zip(read, sets, strict=True)
+            if units - shared
         )
+        count = len(_cases(read[0], shared))
         raise DatasetError(
-            f"compare: other cases ({told}); evaluate the same, or compare the {len(shared)} common ones "
+            f"compare: other cases ({told}); evaluate the same, or compare the {count} common ones "
             "with --common"
         )
     return sorted(shared)
 
 
+def _cases(evaluated: Evaluated, units: Collection[str]) -> list[str]:
+    return sorted({evaluated.cases[unit] for unit in units})
+
+
 def _paired(
-    read: Sequence[_Evaluated], cases: Sequence[str], region: str, metric: Metric
+    read: Sequence[Evaluated], units: Sequence[str], question: Question
 ) -> tuple[list[str], np.ndarray]:
-    """The cases in which some model has a value, and `(models, cases)` values."""
-    best = 1.0 if METRICS[metric.kind].better == "higher" else 0.0
+    """The units in which a model has a value, and `(models, units)` values."""
     kept, columns = [], []
-    for case in cases:
-        column = [evaluated.values.get((case, region, metric.name), math.nan) for evaluated in read]
-        if not all(math.isnan(value) for value in column):
-            kept.append(case)
-            columns.append([best if math.isnan(value) else value for value in column])
+    for unit in units:
+        key = (unit, question.region, question.metric)
+        column = [evaluated.values.get(key, math.nan) for evaluated in read]
+        if all(math.isnan(value) for value in column):
+            continue
+        column = [question.absent if math.isnan(value) else value for value in column]
+        if not any(math.isnan(value) for value in column):
+            kept.append(unit)
+            columns.append(column)
     return kept, np.array(columns, float).reshape(len(kept), len(read)).T
+
+
+def _auc(first: Evaluated, second: Evaluated, units: Sequence[str], level: float) -> Difference:
+    """Their areas, over the cases that every table names."""
+    tables = [*first.probabilities, *second.probabilities]
+    cases = [case for case in units if all(case in table for table in tables)]
+    truth = [first.truth[case] == first.classes[1] for case in cases]
+    scores = [[[table[case] for case in cases] for table in each.probabilities] for each in (first, second)]
+    found = auc_difference(truth, scores[0], scores[1], level)
+    test = PairedTest(len(cases), found.second - found.first, found.interval, math.nan, math.nan)
+    return Difference(ALL, AUC, first.name, second.name, (found.first, found.second), test, found.p)
 
 
 def _corrected(differences: Sequence[Difference]) -> list[Difference]:
     wilcoxon = holm([d.test.wilcoxon_p for d in differences])
     permutation = holm([d.test.permutation_p for d in differences])
+    delong = holm([d.delong_p for d in differences])
     return [
-        replace(d, wilcoxon_holm=w, permutation_holm=p)
-        for d, w, p in zip(differences, wilcoxon, permutation, strict=True)
+        replace(d, wilcoxon_holm=w, permutation_holm=p, delong_holm=a)
+        for d, w, p, a in zip(differences, wilcoxon, permutation, delong, strict=True)
     ]
 
 
@@ -221,6 +222,8 @@ def _table(differences: Sequence[Difference], level: float, rules: str) -> Table
         "region", "metric", "first", "second", "difference", f"{level:.0%} CI", "pairs",
         "p (Wilcoxon, Holm)", "p (permutation, Holm)",
     ]  # fmt: skip
+    by_delong = any(d.metric == AUC for d in differences)
+    headers += ["p (DeLong, Holm)"] if by_delong else []
     rows = []
     for d in differences:
         low, high = d.test.interval
@@ -235,10 +238,12 @@ def _table(differences: Sequence[Difference], level: float, rules: str) -> Table
                 str(d.test.pairs),
                 _p(d.wilcoxon_holm),
                 _p(d.permutation_holm),
+                *([_p(d.delong_holm)] if by_delong else []),
             ]
         )
     notes = [
         "difference = second minus first; paired by subject; p-values corrected for all rows (Holm)",
+        *(["AUC: paired by case, DeLong's interval and test"] if by_delong else []),
         rules,
     ]
     return Table("Comparison", headers, rows, notes)
@@ -247,12 +252,14 @@ def _table(differences: Sequence[Difference], level: float, rules: str) -> Table
 def _write(comparison: Comparison, output: Path) -> None:
     headers = [
         "region", "metric", "first", "second", "mean_first", "mean_second", "difference", "ci_low", "ci_high",
-        "pairs", "wilcoxon_p", "permutation_p", "wilcoxon_holm", "permutation_holm",
+        "pairs", "wilcoxon_p", "permutation_p", "wilcoxon_holm", "permutation_holm", "delong_p",
+        "delong_holm",
     ]  # fmt: skip
     rows: list[list[Any]] = [
         [
             d.region, d.metric, d.first, d.second, *d.means, d.test.mean_difference, *d.test.interval,
             d.test.pairs, d.test.wilcoxon_p, d.test.permutation_p, d.wilcoxon_holm, d.permutation_holm,
+            d.delong_p, d.delong_holm,
         ]
         for d in comparison.differences
     ]  # fmt: skip

@@ -290,7 +290,7 @@ def _case_rows(
     evaluation: PointEvaluation, found: PointSet, truth: PointSet
 ) -> tuple[list[str], list[list[Any]]]:
     headers = ["case", "landmark", "status", "error_mm", "x", "y", "z"]
-    headers += ["reference_x", "reference_y", "reference_z"]
+    headers += ["reference_x", "reference_y", "reference_z", "subject"]
     rows = []
     for case, score in evaluation.cases.items():
         status = dict.fromkeys(score.errors_mm, "found") | dict.fromkeys(score.missed, "missed")
@@ -298,7 +298,8 @@ def _case_rows(
         for name, what in status.items():
             placed = found.points.get(case, {}).get(name, (None,) * 3)
             there = truth.points[case].get(name, (None,) * 3)
-            rows.append([case, name, what, score.errors_mm.get(name), *placed, *there])
+            person = truth.subjects.get(case, case)
+            rows.append([case, name, what, score.errors_mm.get(name), *placed, *there, person])
     return headers, rows
 
 

@@ -170,23 +170,85 @@ def auc_interval(
     """AUC and its confidence interval, cut to 0..1; NaN where only one class is there.
 
     Source:
-        DeLong et al. 1988, Biometrics 44:837; computed by ranks as in Sun & Xu 2014, IEEE SPL 21:1389.
+        DeLong et al. 1988, Biometrics 44:837.
+    """
+    above, below = _auc_parts(reference, score)
+    if not len(above):
+        return math.nan, (math.nan, math.nan)
+    area, sd = float(above.mean()), _auc_sd(above, below)
+    if math.isnan(sd):
+        return area, (math.nan, math.nan)
+    from scipy.special import ndtri
+
+    half = float(ndtri((1 + level) / 2)) * sd
+    return area, (max(0.0, area - half), min(1.0, area + half))
+
+
+@dataclass(frozen=True)
+class AucDifference:
+    """Two models on the same cases.
+
+    Attributes:
+        first, second: their AUC, means over their runs.
+        interval: of second minus first.
+        p: two-sided, of no difference; NaN where a class has fewer than two cases.
+    """
+
+    first: float
+    second: float
+    interval: tuple[float, float]
+    p: float
+
+
+def auc_difference(
+    reference: ArrayLike, first: Sequence[ArrayLike], second: Sequence[ArrayLike], level: float = 0.95
+) -> AucDifference:
+    """Whether two models differ in AUC, by the correlated areas on the same cases.
+
+    Args:
+        reference: `(n,)` 0 or 1.
+        first, second: `(n,)` scores of every run of a model, one at least.
+        level: confidence of the interval.
+
+    Source:
+        DeLong et al. 1988, Biometrics 44:837, eq. 7. Of several runs the structural components are averaged,
+        so that the area is the mean of theirs.
+    """
+    parts = [[_auc_parts(reference, run) for run in runs] for runs in (first, second)]
+    above, below = ([np.mean([run[k] for run in runs], axis=0) for runs in parts] for k in (0, 1))
+    if not above[0].size:
+        return AucDifference(math.nan, math.nan, (math.nan, math.nan), math.nan)
+    one, two = float(above[0].mean()), float(above[1].mean())
+    sd = _auc_sd(above[1] - above[0], below[1] - below[0])
+    if math.isnan(sd):
+        return AucDifference(one, two, (math.nan, math.nan), math.nan)
+    from scipy.special import ndtr, ndtri
+
+    half = float(ndtri((1 + level) / 2)) * sd
+    # Without any spread the two rank all cases alike.
+    p = 2 * float(ndtr(-abs(two - one) / sd)) if sd > 0 else float(two == one)
+    return AucDifference(one, two, (two - one - half, two - one + half), p)
+
+
+def _auc_parts(reference: ArrayLike, score: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of each positive the part of the negatives below it, of each negative that of the positives above it.
+
+    Both empty where only one class is there. By ranks, as in Sun & Xu 2014, IEEE SPL 21:1389.
     """
     truth, values = _checked(reference, score)
     positive, negative = values[truth], values[~truth]
     m, n = len(positive), len(negative)
     if not m or not n:
-        return math.nan, (math.nan, math.nan)
+        return np.zeros(0), np.zeros(0)
     ranks = _ranks(np.concatenate([positive, negative]))
-    above = (ranks[:m] - _ranks(positive)) / n  # of each positive: part of the negatives below it
-    below = 1 - (ranks[m:] - _ranks(negative)) / m
-    area = float(above.mean())
-    if m < 2 or n < 2:
-        return area, (math.nan, math.nan)
-    from scipy.special import ndtri
+    return (ranks[:m] - _ranks(positive)) / n, 1 - (ranks[m:] - _ranks(negative)) / m
 
-    half = float(ndtri((1 + level) / 2)) * math.sqrt(above.var(ddof=1) / m + below.var(ddof=1) / n)
-    return area, (max(0.0, area - half), min(1.0, area + half))
+
+def _auc_sd(above: NDArray, below: NDArray) -> float:
+    """Standard deviation of the area; NaN where a class has fewer than two cases."""
+    if min(len(above), len(below)) < 2:
+        return math.nan
+    return math.sqrt(above.var(ddof=1) / len(above) + below.var(ddof=1) / len(below))
 
 
 def average_precision(reference: ArrayLike, score: ArrayLike) -> float:
