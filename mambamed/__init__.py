@@ -30,6 +30,7 @@ __all__ = [
     "compare",
     "convert_points",
     "demo",
+    "doctor",
     "evaluate",
     "export",
     "extend",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mambamed.progress import Progress
     from mambamed.recipe import RecipeLine
     from mambamed.runs.cost import RecipeCost
+    from mambamed.runs.doctor import Examination
     from mambamed.runs.export import ExportSummary
     from mambamed.runs.import_weights import ImportSummary
     from mambamed.runs.listing import RunList
@@ -565,6 +566,18 @@ def demo(
     from mambamed.demo import demo
 
     return demo(output, minutes=minutes, progress=progress)
+
+
+def doctor(
+    folder: Annotated[Path, Argument(help="Folder in which you mean to work.")] = Path(),
+) -> Examination:
+    """Look at this machine: Python, torch, GPUs, scan backends, memory, disks, folders, optional packages.
+
+    Tells what is there, why something is not, and what to do about it; nothing is changed.
+    """
+    from mambamed.runs.doctor import examine_machine
+
+    return examine_machine(folder)
 
 
 def recipes_list() -> list[RecipeLine]:

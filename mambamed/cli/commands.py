@@ -72,6 +72,7 @@ _VERBS = (
     api.convert_points,
     api.import_weights,
     api.demo,
+    api.doctor,
 )
 for _verb in _VERBS:
     app.command(_verb.__name__.replace("_", "-"))(command(_verb, _shown(_verb.__name__)))

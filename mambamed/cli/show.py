@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mambamed.preparation.prepare import PreparedSummary
     from mambamed.recipe import RecipeLine
     from mambamed.runs.cost import RecipeCost
+    from mambamed.runs.doctor import Examination
     from mambamed.runs.export import ExportSummary
     from mambamed.runs.import_weights import ImportSummary
     from mambamed.runs.listing import RunList
@@ -226,6 +227,18 @@ def demo(summary: DemoSummary) -> None:
     _table("where everything is", ["", "path"], places)
     print("now your own data: one folder with dataset.json, imagesTr and labelsTr, or BraTS case folders")
     _next("mambamed prepare YOUR_DATA -o prepared/mine")
+
+
+def doctor(examination: Examination) -> None:
+    """A line a check, then what to do."""
+    checks = examination.checks
+    _table(
+        f"mambamed {examination.version}", ["", "state", "what"], [[c.name, c.state, c.fact] for c in checks]
+    )
+    for check in checks:
+        if check.advice:
+            print(f"{check.name}: {check.advice}")
+    print("this machine can work" if examination.usable else "what is 'bad' must be mended before any work")
 
 
 def recipes_list(lines: Sequence[RecipeLine]) -> None:
