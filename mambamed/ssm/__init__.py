@@ -5,6 +5,7 @@
 `reference`    the recurrence of the paper as a loop, in any float type: the definition
 `chunked`      plain torch, any device, bounded memory
 `cpu`          numba with explicit SIMD
+`triton`       Triton kernels for NVIDIA and AMD GPUs, compiled at the first scan
 `cuda`         the functions of `mamba_ssm`, where that package is installed
 `conv`         the causal depthwise convolution
 `orders`       the ways in which a 3D grid is read as a sequence

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ SHORTEST_CHUNK = 32
 PROGRAMS = 8192  # about two rounds of warps on a large GPU; more chunks than needed cost states and carrying
 MOST_CHUNKS = 1024  # walked through one after the other
 FEWEST_CHUNKS = 64
+STRETCH = 32  # tokens between two states that the forward pass keeps for the backward one
 CHANNELS = 32  # of a program: one a lane, 128 bytes a load
 
 
@@ -55,8 +56,9 @@ def chunk_tokens(batch: int, length: int, d_inner: int) -> int:
 
 
 def saved_shape(batch: int, length: int, d_inner: int, d_state: int) -> tuple[int, ...]:
-    """`(B, K, N, D)`: the state before each of the K chunks."""
-    return (batch, -(-length // chunk_tokens(batch, length, d_inner)), d_state, d_inner)
+    """`(B, S, N, D)`: the state before each of S stretches, into which the chunks are cut."""
+    tokens = min(STRETCH, chunk_tokens(batch, length, d_inner))
+    return (batch, -(-length // tokens), d_state, d_inner)
 
 
 class _Cut(NamedTuple):
@@ -109,14 +111,20 @@ def _refuse_cpu(u: Tensor) -> None:
         raise ValueError("scan backend 'triton' got tensors on the CPU; move them to the GPU, or use 'cpu'")
 
 
+def _launch(kernel: Any, programs: int, *arguments, **options) -> None:
+    """Run a kernel in so many programs; what Triton's decorator makes of a function has no type to check."""
+    kernel[(programs,)](*arguments, **options)
+
+
 def _carry(states: Tensor, sums: Tensor, A2: Tensor, backward: bool) -> None:
     from mambamed.ssm.triton_forward import carry
 
     batch, chunks, N, D = states.shape
     columns = -(-N * D // 32)
-    carry[(batch * columns,)](
-        states, sums, A2, D, N, chunks, columns, BACKWARD=backward, COLUMNS=32, UNROLL=16, num_warps=1
-    )
+    _launch(
+        carry, batch * columns, states, sums, A2, D, N, chunks, columns,
+        BACKWARD=backward, COLUMNS=32, UNROLL=16, num_warps=1,
+    )  # fmt: skip
 
 
 def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save):
@@ -129,19 +137,22 @@ def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, s
     options = _tiles(A.shape[1], backward=False)
     options |= {"SOFTPLUS": delta_softplus, "REVERSE": reverse, "UNROLL": kernels.UNROLL}
     cut = _cut(u, A, options["BLOCK"])
-    grid = (batch * cut.K * cut.blocks,)
+    programs = batch * cut.K * cut.blocks
     states = A2.new_zeros(batch, cut.K, cut.N, channels)
     out = u.new_empty(batch, length, channels)
+    kept = A2.new_empty(saved_shape(batch, length, channels, cut.N)) if save else None
     inputs = (*_strided(u), *_strided(delta), *_strided(B))
     with torch.cuda.device_of(u):
         if cut.K > 1:
             sums = A2.new_empty(batch, cut.K, channels)
-            kernels.chunk_states[grid](*inputs, A2, bias, states, sums, *cut, **options)
+            _launch(kernels.chunk_states, programs, *inputs, A2, bias, states, sums, *cut, **options)
             _carry(states, sums, A2, backward=False)
-        kernels.outputs[grid](
-            *inputs, *_strided(C), *_strided(z), A2, skip, bias, states, out, *cut, **options
-        )
-    return out.transpose(1, 2), states
+        _launch(
+            kernels.outputs, programs,
+            *inputs, *_strided(C), *_strided(z), A2, skip, bias, states, kept, out, *cut,
+            STRETCH=min(STRETCH, cut.T), **options,
+        )  # fmt: skip
+    return out.transpose(1, 2), states if kept is None else kept
 
 
 def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse):
@@ -154,7 +165,7 @@ def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_so
     options = _tiles(A.shape[1], backward=True)
     options |= {"SOFTPLUS": delta_softplus, "REVERSE": reverse, "UNROLL": kernels.UNROLL}
     cut = _cut(u, A, options["BLOCK"])
-    grid = (batch * cut.K * cut.blocks,)
+    programs = batch * cut.K * cut.blocks
 
     def empty(*shape: int) -> Tensor:
         return A2.new_empty(shape)
@@ -162,20 +173,24 @@ def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_so
     dt, du, ddelta = (empty(batch, length, channels) for _ in range(3))
     dz = None if z is None else torch.empty_like(du)
     dy = None if z is None else torch.empty_like(du)
-    arriving, dA = torch.empty_like(saved), torch.empty_like(saved)
+    arriving, dA = (empty(batch, cut.K, cut.N, channels) for _ in range(2))
     dD, dbias = (empty(batch, cut.K, channels) for _ in range(2))
     dB, dC = (empty(cut.blocks, batch, length, cut.N) for _ in range(2))
-    noted = empty(batch, cut.K, cut.T // kernels.UNROLL, cut.N, channels)
+    stretch = min(STRETCH, cut.T)
+    noted = empty(batch, cut.K, stretch // kernels.UNROLL, cut.N, channels)
     gradient, inner = _strided(grad_out), _strided(grad_out if dy is None else dy.transpose(1, 2))
     with torch.cuda.device_of(u):
-        kernels.chunk_adjoints[grid](
+        _launch(
+            kernels.chunk_adjoints, programs,
             *gradient, *_strided(delta), *_strided(C), *_strided(z), A2, bias, arriving, dbias, dt, dy,
             *cut, **options,
         )  # fmt: skip
         _carry(arriving, dbias, A2, backward=True)
-        kernels.gradients[grid](
+        _launch(
+            kernels.gradients, programs,
             *gradient, *inner, *_strided(u), *_strided(B), *_strided(C), *_strided(z), A2, skip, saved,
-            arriving, noted, dt, du, ddelta, dz, dA, dB, dC, dD, dbias, *cut, **options,
+            arriving, noted, dt, du, ddelta, dz, dA, dB, dC, dD, dbias, *cut, STRETCH=stretch,
+            **options,
         )  # fmt: skip
     turned = [None if t is None else t.transpose(1, 2) for t in (du, ddelta, dB.sum(0), dC.sum(0), dz)]
     return (

@@ -4,9 +4,10 @@ The chain rule is the one that `mambamed.ssm.reference` spells out. Three launch
 
     chunk_adjoints    what each chunk sends back to the state before it; dt and the gated output gradient are
                       written down here once, as the last kernel reads them with every lane
-    gradients         every chunk, given the state before it (kept by the forward pass) and what arrives from
-                      the chunk after it: once forwards, noting the state before each block of UNROLL tokens,
-                      then block by block backwards, the states of one block held in registers
+    gradients         every chunk, given what arrives from the chunk after it, stretch by stretch, last first:
+                      from the state before it (kept by the forward pass) forwards, noting the state before
+                      each block of UNROLL tokens where those of the stretch before stood; then block by block
+                      backwards, the states of one block held in registers
 
 Sums over tokens and channels are partial sums a program, added by torch: no atomics, the same bits each time.
 """
@@ -87,8 +88,8 @@ def note_states(
     h, noted, tile, tile_there, dt_base, dt_step, u_base, u_step, B_base, B_step, decay_rate, start, turns,
     states_size, d_until, n_until, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """Runs a chunk forwards from state `h`; the state before each block of UNROLL tokens goes to `noted`."""
-    for turn in range(0, turns):
+    """Runs forwards from state `h`; that before each of `turns` blocks of UNROLL tokens goes to `noted`."""
+    for turn in range(0, turns - 1):
         tl.store(noted + turn * states_size + tile, h, mask=tile_there)
         first = start + turn * UNROLL
         us = rows(u_base, u_step, first, d_until, UNROLL)
@@ -98,6 +99,7 @@ def note_states(
                 tl.float32
             )
             h = tl.exp2(dts[i][None, :] * decay_rate) * h + entering[:, None] * (dts[i] * us[i])[None, :]
+    tl.store(noted + (turns - 1) * states_size + tile, h, mask=tile_there)
 
 
 @triton.jit
@@ -106,12 +108,13 @@ def gradients(
     z, z_b, z_d, z_l, A2, skip, states, arriving, noted, dt, du, ddelta, dz, dA, dB, dC, dD, dbias,
     L, D, N, K, T, blocks,
     SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr,
-    UNROLL: tl.constexpr,
+    UNROLL: tl.constexpr, STRETCH: tl.constexpr,
 ):  # fmt: skip
-    """All gradients of a chunk, given `states` before it and `arriving` from after it, `(B, K, N, D)`.
+    """All gradients of a chunk, given the states before its stretches and `arriving (B, K, N, D)` after it.
 
+    `states (B, L / STRETCH, N, D)`, STRETCH a number of tokens that divides T.
     `du, ddelta, dz (B, L, D)`. Partial sums: `dA (B, K, N, D)`, `dD, dbias (B, K, D)`,
-    `dB, dC (blocks, B, L, N)`. Scratch: `noted (B, K, T / UNROLL, N, D)`.
+    `dB, dC (blocks, B, L, N)`. Scratch: `noted (B, K, STRETCH / UNROLL, N, D)`.
     """
     block, chunk, entry = program(blocks, K)
     d, d_there, d_until = numbered(block * BLOCK, D, L, BLOCK)
@@ -130,69 +133,74 @@ def gradients(
     cell = entry * K + chunk
     batch = tl.num_programs(0).to(tl.int64) // (blocks * K)
     partial, partial_step = own_rows(block * batch + entry, n, N, L, REVERSE)
-    noted += cell * (T // UNROLL) * N * D
+    states_size = tl.cast(N * D, tl.int64)
+    noted += cell * (STRETCH // UNROLL) * states_size
+    states += entry * tl.cdiv(L, STRETCH) * states_size
     start = chunk * T
-    turns = tl.cdiv(tl.minimum(T, L - start), UNROLL)
-    h = tl.load(states + cell * N * D + tile, mask=tile_there, other=0.0)
-    note_states(
-        h, noted, tile, tile_there, dt + own, own_step, u_base, u_step, B_base, B_step, decay_rate, start,
-        turns, tl.cast(N * D, tl.int64), d_until, n_until, UNROLL,
-    )  # fmt: skip
-    tl.debug_barrier()  # what one thread noted, another may read
-
-    g = tl.load(arriving + cell * N * D + tile, mask=tile_there, other=0.0)
+    stretches = tl.cdiv(tl.minimum(T, L - start), STRETCH)
+    g = tl.load(arriving + cell * states_size + tile, mask=tile_there, other=0.0)
     dA_sum = tl.zeros([STATES, BLOCK], tl.float32)
     dD_sum, dbias_sum = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
-    for turn in range(0, turns):
-        first = start + (turns - 1 - turn) * UNROLL
-        us = rows(u_base, u_step, first, d_until, UNROLL)
-        dts = rows(dt + own, own_step, first, d_until, UNROLL)
-        h = tl.load(noted + (turns - 1 - turn) * tl.cast(N * D, tl.int64) + tile, mask=tile_there, other=0.0)
-        before = ()
-        for i in tl.static_range(UNROLL):
-            before = before + (h,)
-            entering = tl.load(B_base + (first + i) * B_step, mask=first + i < n_until, other=0.0).to(
-                tl.float32
-            )
-            h = tl.exp2(dts[i][None, :] * decay_rate) * h + entering[:, None] * (dts[i] * us[i])[None, :]
-        for i in tl.static_range(UNROLL - 1, -1, -1):
-            at = first + i
-            here, n_here = at < d_until, at < n_until
-            entering = tl.load(B_base + at * B_step, mask=n_here, other=0.0).to(tl.float32)
-            reading = tl.load(C_base + at * C_step, mask=n_here, other=0.0).to(tl.float32)
-            # loaded again, from the cache, rather than kept: registers are what is scarce here
-            u_row = tl.load(u_base + at * u_step, mask=here, other=0.0).to(tl.float32)
-            dt_row = tl.load(dt + own + at * own_step, mask=here, other=0.0)
-            dy_row = tl.load(dy_base + at * dy_step, mask=here, other=0.0).to(tl.float32)
-            pushed = dt_row * u_row
-            decay = tl.exp2(dt_row[None, :] * decay_rate)
-            h = decay * before[i] + entering[:, None] * pushed[None, :]
-            if z is not None:
-                g_out = tl.load(grad_base + at * grad_step, mask=here, other=0.0).to(tl.float32)
-                gate_in = tl.load(z_base + at * z_step, mask=here, other=0.0).to(tl.float32)
-                gate = 1.0 / (1.0 + tl.exp(-gate_in))
-                y = tl.sum(h * reading[:, None], axis=0) + through * u_row
-                gate_grad = g_out * y * gate * (1.0 + gate_in * (1.0 - gate))
-                tl.store(dz + own + at * own_step, gate_grad, mask=here)
-            g += reading[:, None] * dy_row[None, :]
-            dC_row = tl.sum(h * dy_row[None, :], axis=1)
-            dB_row = tl.sum(g * pushed[None, :], axis=1)
-            tl.store(dC + partial + at * partial_step, dC_row, mask=n_here)
-            tl.store(dB + partial + at * partial_step, dB_row, mask=n_here)
-            g_B = tl.sum(g * entering[:, None], axis=0)
-            g *= decay
-            decayed = g * before[i]
-            ddt = g_B * u_row + tl.sum(decayed * decay_rate, axis=0) * 0.6931471805599453
-            dA_sum += decayed * dt_row[None, :]
-            if SOFTPLUS:
-                # sigmoid(x) = 1 - exp(-softplus(x)), by its series where the difference would lose digits
-                series = dt_row * (1.0 - dt_row * (0.5 - dt_row * (1.0 / 6.0 - dt_row * (1.0 / 24.0))))
-                ddt *= tl.where(dt_row < 0.02, series, 1.0 - tl.exp(-dt_row))
-            dD_sum += dy_row * u_row
-            dbias_sum += ddt
-            du_row = dt_row * g_B + through * dy_row
-            tl.store(du + own + at * own_step, du_row, mask=here)
-            tl.store(ddelta + own + at * own_step, ddt, mask=here)
+    for done in range(0, stretches):
+        begin = start + (stretches - 1 - done) * STRETCH
+        turns = tl.cdiv(tl.minimum(STRETCH, L - begin), UNROLL)
+        h = tl.load(states + begin // STRETCH * states_size + tile, mask=tile_there, other=0.0)
+        tl.debug_barrier()  # what one thread noted, another may read: all have
+        note_states(
+            h, noted, tile, tile_there, dt + own, own_step, u_base, u_step, B_base, B_step, decay_rate,
+            begin, turns, states_size, d_until, n_until, UNROLL,
+        )  # fmt: skip
+        tl.debug_barrier()  # now they may
+        for turn in range(0, turns):
+            first = begin + (turns - 1 - turn) * UNROLL
+            us = rows(u_base, u_step, first, d_until, UNROLL)
+            dts = rows(dt + own, own_step, first, d_until, UNROLL)
+            h = tl.load(noted + (turns - 1 - turn) * states_size + tile, mask=tile_there, other=0.0)
+            before = ()
+            for i in tl.static_range(UNROLL):
+                before = before + (h,)
+                entering = tl.load(B_base + (first + i) * B_step, mask=first + i < n_until, other=0.0).to(
+                    tl.float32
+                )
+                h = tl.exp2(dts[i][None, :] * decay_rate) * h + entering[:, None] * (dts[i] * us[i])[None, :]
+            for i in tl.static_range(UNROLL - 1, -1, -1):
+                at = first + i
+                here, n_here = at < d_until, at < n_until
+                entering = tl.load(B_base + at * B_step, mask=n_here, other=0.0).to(tl.float32)
+                reading = tl.load(C_base + at * C_step, mask=n_here, other=0.0).to(tl.float32)
+                # loaded again, from the cache, rather than kept: registers are what is scarce here
+                u_row = tl.load(u_base + at * u_step, mask=here, other=0.0).to(tl.float32)
+                dt_row = tl.load(dt + own + at * own_step, mask=here, other=0.0)
+                dy_row = tl.load(dy_base + at * dy_step, mask=here, other=0.0).to(tl.float32)
+                pushed = dt_row * u_row
+                decay = tl.exp2(dt_row[None, :] * decay_rate)
+                h = decay * before[i] + entering[:, None] * pushed[None, :]
+                if z is not None:
+                    g_out = tl.load(grad_base + at * grad_step, mask=here, other=0.0).to(tl.float32)
+                    gate_in = tl.load(z_base + at * z_step, mask=here, other=0.0).to(tl.float32)
+                    gate = 1.0 / (1.0 + tl.exp(-gate_in))
+                    y = tl.sum(h * reading[:, None], axis=0) + through * u_row
+                    gate_grad = g_out * y * gate * (1.0 + gate_in * (1.0 - gate))
+                    tl.store(dz + own + at * own_step, gate_grad, mask=here)
+                g += reading[:, None] * dy_row[None, :]
+                dC_row = tl.sum(h * dy_row[None, :], axis=1)
+                dB_row = tl.sum(g * pushed[None, :], axis=1)
+                tl.store(dC + partial + at * partial_step, dC_row, mask=n_here)
+                tl.store(dB + partial + at * partial_step, dB_row, mask=n_here)
+                g_B = tl.sum(g * entering[:, None], axis=0)
+                g *= decay
+                decayed = g * before[i]
+                ddt = g_B * u_row + tl.sum(decayed * decay_rate, axis=0) * 0.6931471805599453
+                dA_sum += decayed * dt_row[None, :]
+                if SOFTPLUS:
+                    # sigmoid(x) = 1 - exp(-softplus(x)), by its series where the difference would lose digits
+                    series = dt_row * (1.0 - dt_row * (0.5 - dt_row * (1.0 / 6.0 - dt_row * (1.0 / 24.0))))
+                    ddt *= tl.where(dt_row < 0.02, series, 1.0 - tl.exp(-dt_row))
+                dD_sum += dy_row * u_row
+                dbias_sum += ddt
+                du_row = dt_row * g_B + through * dy_row
+                tl.store(du + own + at * own_step, du_row, mask=here)
+                tl.store(ddelta + own + at * own_step, ddt, mask=here)
     tl.store(dA + cell * N * D + tile, dA_sum, mask=tile_there)
     tl.store(dD + cell * D + d, dD_sum, mask=d_there)
     tl.store(dbias + cell * D + d, dbias_sum, mask=d_there)

@@ -182,11 +182,14 @@ def carry(
 @triton.jit
 def outputs(
     u, u_b, u_d, u_l, delta, delta_b, delta_d, delta_l, B, B_b, B_n, B_l, C, C_b, C_n, C_l,
-    z, z_b, z_d, z_l, A2, skip, bias, states, out, L, D, N, K, T, blocks,
+    z, z_b, z_d, z_l, A2, skip, bias, states, kept, out, L, D, N, K, T, blocks,
     SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr,
-    UNROLL: tl.constexpr,
+    UNROLL: tl.constexpr, STRETCH: tl.constexpr,
 ):  # fmt: skip
-    """`out (B, L, D)` of every chunk, from the state before it in `states (B, K, N, D)`."""
+    """`out (B, L, D)` of every chunk, from the state before it in `states (B, K, N, D)`.
+
+    Into `kept (B, L / STRETCH, N, D)`, if there is one, the states before each stretch of STRETCH tokens.
+    """
     block, chunk, entry = program(blocks, K)
     d, d_there, d_until = numbered(block * BLOCK, D, L, BLOCK)
     n, n_there, n_until = numbered(0, N, L, STATES)
@@ -202,6 +205,10 @@ def outputs(
     h = tl.load(states + (entry * K + chunk) * N * D + tile, mask=tile_there, other=0.0)
     start = chunk * T
     for first in range(start, tl.minimum(start + T, L), UNROLL):
+        if kept is not None:  # noqa: SIM102  this one is decided when the kernel is compiled
+            if first % STRETCH == 0:
+                stretch = entry * tl.cdiv(L, STRETCH) + first // STRETCH
+                tl.store(kept + stretch * N * D + tile, h, mask=tile_there)
         us = rows(u_base, u_step, first, d_until, UNROLL)
         raw = rows(delta_base, delta_step, first, d_until, UNROLL)
         dts = step_sizes(raw, shift, first, d_until, SOFTPLUS, UNROLL)

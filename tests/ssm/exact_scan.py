@@ -15,7 +15,7 @@ from torch import Tensor
 
 @numba.njit
 def _channel(u, dt, A, B, C, dy, y, du, ddt, dA, dB, dC):
-    """One channel of one batch entry: `(L,)`, A and dA `(N,)`, the others `(L, N)`; dA, dB, dC are added to."""
+    """One channel of one batch entry: `(L,)`, A and dA `(N,)`, else `(L, N)`; dA, dB, dC are added to."""
     length, states = B.shape
     h, decay = np.zeros((length + 1, states)), np.empty((length, states))
     for t in range(length):

@@ -2,6 +2,7 @@
 
     python -m pytest tests/ssm/test_agreement.py              # every pair of choices, in some row
     python -m pytest -m slow tests/ssm/test_agreement.py      # every combination; on a GPU its backends too
+    TRITON_INTERPRET=1 python -m pytest tests/ssm/test_agreement.py    # to 64 tokens Triton's interpreter too
 
 Forward to 1e-5, gradients to 1e-4, relative to the largest value, from float32 inputs.
 """
@@ -50,9 +51,11 @@ def pairwise(rows: list[tuple]) -> list[tuple]:
 
 
 def backends_here(length: int) -> list[tuple[str, str]]:
-    """(backend, device) of all that can serve; Triton's interpreter has tests of its own."""
+    """(backend, device) of all that can serve; Triton's interpreter is too slow for long ones."""
     on_cpu = ["cpu", "chunked", *(["reference"] if length <= LOOP_LIMIT else [])]
     places = [(name, "cpu") for name in on_cpu]
+    if triton.interpreted() and length <= 64:
+        places.append(("triton", "cpu"))
     if torch.cuda.is_available() and not triton.interpreted():
         places += [(name, "cuda") for name in ("triton", "cuda", "chunked")]
     return [(name, device) for name, device in places if scan.why_unavailable(name) is None]

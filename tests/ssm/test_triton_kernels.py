@@ -87,6 +87,15 @@ def test_kernels_agree_in_every_combination(batch, channels, length, states, ext
     assert_agrees(scan_inputs(batch, channels, length, states, extras=extras), True, reverse)
 
 
+@pytest.mark.parametrize(("length", "reverse"), [(32, True), (37, False)])
+@pytest.mark.usefixtures("small")
+def test_stretches_of_a_chunk_join_without_a_seam(monkeypatch, length, reverse) -> None:
+    """Chunks of 16 tokens in stretches of 8, the last of which may be short."""
+    monkeypatch.setattr(triton, "SHORTEST_CHUNK", 16)
+    monkeypatch.setattr(triton, "STRETCH", 8)
+    assert_agrees(scan_inputs(1, 3, length, 4), True, reverse)
+
+
 @pytest.mark.slow
 @given(
     batch=st.integers(1, 2), channels=st.integers(1, 9), length=st.integers(1, 30), states=st.integers(1, 20),
