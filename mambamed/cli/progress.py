@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 from mambamed.progress import Progress, Silence
 
@@ -37,12 +38,11 @@ def open_progress(quiet: bool) -> Iterator[Progress]:
     if quiet:
         yield Silence()
     elif console.is_terminal:
-        bar = RichProgress(
+        bar = BarOverFacts(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"),
-            TextColumn("[cyan]{task.fields[facts]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
@@ -51,6 +51,16 @@ def open_progress(quiet: bool) -> Iterator[Progress]:
             yield Bar(bar)
     else:
         yield Lines()
+
+
+class BarOverFacts(RichProgress):
+    """The bar on a line of its own, below it what a person wants to see now: a terminal has 80 columns."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if task.fields["facts"]:
+                yield Text(task.fields["facts"], style="cyan")
 
 
 class Bar:

@@ -146,6 +146,17 @@ def test_the_log_has_a_row_an_epoch(tmp_path):
     assert "dice_one" in lines[0] and lines[-1].startswith("3,12,")
 
 
+def test_each_step_tells_what_a_person_wants_to_see(tmp_path):
+    loop = tiny_loop(tmp_path, tiny_recipe())
+    loop.go(Undisturbed())
+    told, row = loop._journal.progress.facts, loop.state.counters.history[0]
+    assert len(told) == 12 and set(told[0]) == {"epoch", "loss", "lr", "patches/s", "GiB"}
+    shown = f"{row['dice']:.3f} ({row['dice_one']:.3f} {row['dice_two']:.3f})"
+    assert told[4]["dice"] == told[7]["dice"] == shown and told[4]["epoch"] == 2
+    assert told[11]["lr"] == pytest.approx(learning_rate(loop._settings.schedule, 1e-3, 11, 12))
+    assert told[11]["patches/s"] > 0 and 0.01 < told[11]["GiB"] < 100
+
+
 def test_training_learns(tmp_path):
     recipe = tiny_recipe(
         epochs=4, steps_per_epoch=40, optimizer={"lr": 0.02}, augment={"rotate": 0, "scale": 0}

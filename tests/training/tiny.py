@@ -85,6 +85,10 @@ def tiny_run(root: Path, recipe: Recipe) -> Run:
 class Spoken(Silence):
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.facts: list[dict[str, str | float]] = []
+
+    def advance(self, count: int = 1, **facts: str | float) -> None:
+        self.facts.append(facts)
 
     def say(self, line: str) -> None:
         self.lines.append(line)
