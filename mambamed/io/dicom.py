@@ -1,7 +1,8 @@
 """DICOM series as volumes: slices found, sorted by position and checked; SimpleITK's GDCM decodes them.
 
-A series is what its files' SeriesInstanceUID says. What cannot be stacked to a straight grid is refused:
-slices that are missing, doubled or unevenly spaced, of other sizes or directions, a tilted gantry, colors.
+A series is what its files' SeriesInstanceUID says, or the frames of one file (`dicom_frames`). What cannot be
+stacked to a straight grid is refused: slices that are missing, doubled or unevenly spaced, of other sizes or
+directions, a tilted gantry, colors.
 Values are after RescaleSlope and RescaleIntercept, so that CT comes in Hounsfield units.
 
 Source: DICOM PS3.3 C.7.6.2 (Image Plane Module: position, orientation, spacing of the first voxels, LPS).
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from mambamed.errors import CaseError
 from mambamed.geometry import Affine
+from mambamed.io import dicom_frames
 
 _SERIES, _DESCRIPTION, _MODALITY = "0020|000e", "0008|103e", "0008|0060"
 _POSITION, _ORIENTATION, _SPACING = "0020|0032", "0020|0037", "0028|0030"
@@ -154,6 +156,9 @@ def read(path: Path, max_voxels: int) -> tuple[NDArray, Affine]:
         CaseError: its slices do not make a volume, or one is damaged.
     """
     grid = _grid_of(series_of(path), max_voxels)
+    if grid.frames is not None:
+        planes = dicom_frames.read_frames(grid.files[0])
+        return np.asfortranarray(planes[list(grid.frames)].transpose(2, 1, 0)), grid.affine
     slices = []
     for file in grid.files:
         try:
@@ -170,30 +175,45 @@ def read(path: Path, max_voxels: int) -> tuple[NDArray, Affine]:
     return array, grid.affine
 
 
-def slices_of(path: Path, max_voxels: int = 2**31) -> tuple[Path, ...]:
-    """The files of the series of a file or folder, one a slice, in the order of the third axis of `read`.
+@dataclass(frozen=True)
+class Grid:
+    """A series whose slices were found to make a volume.
+
+    Attributes:
+        files: one a slice, in the order of the third axis; or the only one, of several frames.
+        shape: `(X, Y, Z)`.
+        affine: `(4, 4)` voxel -> world, mm, RAS+.
+        frames: numbers of the frames in that order, from 0; None where every slice is a file.
+    """
+
+    files: tuple[Path, ...]
+    shape: tuple[int, int, int]
+    affine: Affine
+    frames: tuple[int, ...] | None = None
+
+
+def grid_of(path: Path, max_voxels: int = 2**31) -> Grid:
+    """The grid of the series of a file or folder, on which `read` gives its voxels.
 
     Raises:
         CaseError: its slices do not make a volume.
     """
-    return _grid_of(series_of(path), max_voxels).files
+    return _grid_of(series_of(path), max_voxels)
 
 
-@dataclass(frozen=True)
-class _Grid:
-    files: tuple[Path, ...]
-    shape: tuple[int, int, int]
-    affine: Affine
-
-
-def _grid_of(series: Series, max_voxels: int) -> _Grid:
+def _grid_of(series: Series, max_voxels: int) -> Grid:
     """The series' slices in the order of their positions, on a grid that was found straight and even."""
     where = f"{series.folder}: series {series.description or series.uid}"
-    tags = [_tags(file) for file in series.files]
-    for file, facts in zip(series.files, tags, strict=True):
-        _check_slice(file, facts, tags[0], series.files[0])
+    files, tags = series.files, [_tags(file) for file in series.files]
+    names, has_frames = [file.name for file in files], len(files) == 1 and _frames(tags[0]) > 1
+    if has_frames:
+        tags = dicom_frames.frame_tags(files[0])
+        names = [f"frame {number}" for number in range(1, len(tags) + 1)]
+        files = files * len(tags)
+    for file, facts in zip(files, tags, strict=True):
+        _check_slice(file, facts, tags[0], files[0])
     columns, rows = int(tags[0][_COLUMNS]), int(tags[0][_ROWS])
-    if len(series.files) < 2:
+    if len(tags) < 2:
         raise CaseError(f"{where}: one slice, 2D, not 3D; give the folder of all slices")
     if rows * columns * len(tags) > max_voxels:
         raise CaseError(f"{where}: {rows * columns * len(tags)} voxels, more than the limit of {max_voxels}")
@@ -205,8 +225,7 @@ def _grid_of(series: Series, max_voxels: int) -> _Grid:
     order = np.argsort(positions @ normal, kind="stable")
     positions = positions[order]
     steps = np.diff(positions @ normal)
-    names = [series.files[i].name for i in order]
-    _check_steps(steps, names, where)
+    _check_steps(steps, [names[i] for i in order], where)
     step = (positions[-1] - positions[0]) / (len(tags) - 1)
     if np.linalg.norm(step - normal * (step @ normal)) > _EVEN * np.linalg.norm(step):
         raise CaseError(
@@ -220,13 +239,21 @@ def _grid_of(series: Series, max_voxels: int) -> _Grid:
     affine[:3, :3] = np.column_stack([along_x * between_columns, along_y * between_rows, step])
     affine[:3, 3] = positions[0]
     affine[:2] *= -1  # LPS -> RAS
-    return _Grid(tuple(series.files[i] for i in order), (columns, rows, len(tags)), affine + 0.0)
+    shape = (columns, rows, len(tags))
+    if has_frames:
+        return Grid(series.files, shape, affine + 0.0, tuple(int(i) for i in order))
+    return Grid(tuple(files[i] for i in order), shape, affine + 0.0)
+
+
+def _frames(facts: Mapping[str, str]) -> int:
+    return int(facts.get(_FRAMES) or 1)
 
 
 def _check_slice(file: Path, facts: Mapping[str, str], first: Mapping[str, str], first_file: Path) -> None:
-    if int(facts.get(_FRAMES) or 1) > 1:
+    if _frames(facts) > 1:
         raise CaseError(
-            f"{file}: holds {facts[_FRAMES]} frames; convert it to NIfTI, with dcm2niix for example"
+            f"{file}: holds {facts[_FRAMES]} frames, beside other files of its series; put it into a folder "
+            "alone, or convert the series to NIfTI, with dcm2niix for example"
         )
     if int(facts.get(_SAMPLES) or 1) != 1:
         raise CaseError(f"{file}: holds RGB colors, not intensities; leave the series out")

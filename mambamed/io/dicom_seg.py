@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mambamed.cases import BACKGROUND, IGNORE, Case
 from mambamed.errors import CaseError, RecipeError
 from mambamed.io.atomic import open_atomic
-from mambamed.io.dicom import slices_of
+from mambamed.io.dicom import grid_of
 from mambamed.io.images import case_id_of
 
 _WAY_OUT = "pip install 'mambamed[dicom]'"
@@ -85,12 +85,15 @@ def write_segmentation(
     ]
     numbers = np.zeros(max(there) + 1, np.uint8 if len(there) < 256 else np.uint16)
     numbers[there] = np.arange(1, len(there) + 1)
-    frames = numbers[labels.transpose(2, 1, 0)]  # slices of rows of columns
+    planes = numbers[labels.transpose(2, 1, 0)]  # slices of rows of columns
+    grid = grid_of(series)
+    if grid.frames is not None:
+        planes = planes[np.argsort(grid.frames)]
     try:
-        slices = [_with_what_must_be_there(pydicom.dcmread(file)) for file in slices_of(series)]
+        slices = [_with_what_must_be_there(pydicom.dcmread(file)) for file in grid.files]
         document = hd.seg.Segmentation(
             source_images=slices,
-            pixel_array=frames,
+            pixel_array=planes,
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=segments,
             series_instance_uid=hd.UID(),
