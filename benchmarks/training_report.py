@@ -1,0 +1,160 @@
+"""What `benchmarks/train.py` found, as sections of a Markdown file and a picture of the learning curves."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PICTURE = "training_curves.png"
+GOALS = {
+    "training step, PlainConv of nnU-Net's plan, 2 x 40x56x40": 1.9,
+    "augment a patch in memory, 40x56x40": 6,
+    "augment a patch in memory, 4 x 128^3": 4,
+    "augmented patch from disk, 40x56x40": 8,
+    "augmented patch from disk, 4 x 128^3": 4,
+}
+NAMES = {
+    "nnmamba": "`hippocampus_nnmamba`",
+    "none": "its `mixer: none` twin",
+    "nnunet": "`hippocampus_nnunet`",
+    "peer": "nnU-Net 2.8 `3d_fullres`, its plan",
+    "peer_batch2": "nnU-Net 2.8 `3d_fullres`, batch 2",
+}
+
+
+def write_speed(file: Path, parts: Sequence[Path]) -> None:
+    """The table of steps and patches."""
+    rows = [row for part in parts if part.is_file() for row in json.loads(part.read_text())]
+    lines = [
+        "`python benchmarks/train.py --part all` "
+        f"(torch {torch.__version__}, Python {platform.python_version()}, nnU-Net 2.8.1, batchgeneratorsv2 "
+        "0.3.6): one thread each side, in turns, CPU-seconds, the mean. The step: the network of nnU-Net's "
+        "plan (32 to 256 channels), nnU-Net's trainer as it is on a CPU, in float32; ours by the recipe "
+        "`hippocampus_nnunet`, with `--set network.channels=32`, in bf16, freed memory kept, moving "
+        "average of "
+        "the weights included. Patches: nnU-Net's loader and training transforms without its targets of deep "
+        "supervision, one patch a batch; ours with the same probabilities and ranges, read from the "
+        "disk each "
+        "time (a training keeps a dataset that fits in memory there).",
+        "",
+        "| | nnU-Net, CPU-s | ours, CPU-s | ratio | goal | |",
+        "|---|--:|--:|--:|--:|---|",
+    ]
+    for row in rows:
+        ratio, goal = row["theirs"] / row["ours"], GOALS[row["what"]]
+        verdict = "met" if ratio >= goal else "**missed**"
+        lines.append(
+            f"| {row['what']} ({row['check']}) | {row['theirs']:.4f} | {row['ours']:.4f} | {ratio:.1f} | "
+            f"{goal:g} | {verdict} |"
+        )
+    replace_section(file, "train-speed", "## Training beside nnU-Net 2: a step, and patches", lines)
+
+
+def write_accuracy(file: Path, results: Path) -> None:
+    """The table of trainings, and the picture of their curves beside the file."""
+    known = {
+        name: json.loads(path.read_text()) for name in NAMES if (path := results / f"{name}.json").is_file()
+    }
+    known = {name: document for name, document in known.items() if "mirrored" in document}
+    draw_curves(known, file.parent / PICTURE)
+    first = next(iter(known.values()))
+    minutes = first["budget_seconds"] / 60
+    lines = [
+        f"`python benchmarks/train.py --part accuracy`: Task04_Hippocampus, fold {first['fold']}, "
+        f"{minutes:g} minutes of training each, **counted as CPU time of a process of one thread**, "
+        "validation "
+        "not counted. How many steps fit was planned from the CPU-seconds of a few steps that were thrown "
+        "away, and planned again at each of eight points on the way, by the same rule for all; every "
+        "learning "
+        "rate ran out at the end of the plan. nnU-Net's side is its own planner, preprocessing, "
+        "trainer, loss, "
+        "augmentation and predictor, unchanged but for its rate, which falls with each iteration, not "
+        "each 250; once with the batch of its plan, once with 2, which gives it more iterations. "
+        "Ours are the "
+        "recipes as they are shipped. The same cases for training and validation on all sides. Mean Dice "
+        f"over {first['cases']} unseen cases; the curve is over every third of them, without mirroring.",
+        "",
+        "| | steps x patches | parameters | CPU-min | Anterior | Posterior | **mean** | mean, mirrored |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, document in known.items():
+        plain, mirrored = document["plain"], document["mirrored"]
+        lines.append(
+            f"| {NAMES[name]} ({document['precision']}) | {document['steps']} x {document['batch']} | "
+            f"{document['parameters'] / 1e6:.1f} M | {document['seconds'] / 60:.1f} | "
+            f"{plain['Anterior']:.3f} | {plain['Posterior']:.3f} | "
+            f"**{mean(plain):.4f}** | {mean(mirrored):.4f} |"
+        )
+    lines += [
+        "",
+        "Mirrored: averaged over mirror images, nnU-Net's default in prediction (three axes; ours: the axes "
+        "that the recipe mirrors in training).",
+        "",
+        f"![Mean Dice over CPU time]({PICTURE})",
+    ]
+    replace_section(file, "train-accuracy", "## The same CPU time of training", lines)
+
+
+def write_gpu(file: Path, result: Path) -> None:
+    """The table of recipes on a GPU."""
+    document = json.loads(result.read_text())
+    lines = [
+        f"`python benchmarks/train.py --part gpu` on {document['device']}, torch {document['torch']}: "
+        "2 x 4 x "
+        f"{document['edge']}^3, bf16, whole steps of the loop on random numbers.",
+        "",
+        "| recipe | scan | compiled | steps/s | peak, GiB |",
+        "|---|---|---|--:|--:|",
+    ]
+    for row in document["rows"]:
+        peak = "" if row.get("peak_gib") is None else f"{row['peak_gib']:.1f}"
+        speed = row.get("fault") or f"{row['steps_a_second']:.2f}"
+        lines.append(
+            f"| `{row['recipe']}` | {row['backend']} | {'yes' if row['compiled'] else 'no'} | "
+            f"{speed} | {peak} |"
+        )
+    replace_section(file, "train-gpu", "## Training on a GPU", lines)
+
+
+def draw_curves(known: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Mean Dice of the two structures over the CPU minutes of training."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name, document in known.items():
+        minutes = [row["seconds"] / 60 for row in document["curve"]]
+        values = [mean(row["dice"]) for row in document["curve"]]
+        style = "--" if name.startswith("peer") else "-"
+        axes.plot(minutes, values, style, marker="o", ms=4, label=NAMES[name].replace("`", ""))
+    axes.set_xlabel("CPU minutes of training, one thread")
+    axes.set_ylabel("mean Dice of whole validation volumes")
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, 1)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="lower right")
+    figure.savefig(path)
+
+
+def mean(dice: Mapping[str, float]) -> float:
+    """Of the structures."""
+    return sum(dice.values()) / len(dice)
+
+
+def replace_section(file: Path, key: str, title: str, lines: Sequence[str]) -> None:
+    """Replace one section of the file, between its marks."""
+    begin, end = f"<!-- {key}: written by benchmarks/train.py -->", f"<!-- {key}: end -->"
+    section = "\n".join([begin, title, "", *lines, end])
+    text = file.read_text() if file.is_file() else "# Benchmarks\n"
+    if begin in text:
+        text = text[: text.index(begin)] + section + text[text.index(end) + len(end) :]
+    else:
+        text = f"{text.rstrip()}\n\n{section}\n"
+    file.write_text(text)
