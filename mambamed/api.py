@@ -458,12 +458,24 @@ def evaluate(
     from mambamed.converters.point_sets import holds_points
     from mambamed.evaluation import evaluate
     from mambamed.evaluation.classification import evaluate_probabilities, holds_probabilities
+    from mambamed.evaluation.options import check_options
     from mambamed.evaluation.pairing import read_regions
     from mambamed.evaluation.points import evaluate_points
     from mambamed.recipe import Evaluation, load_recipe
 
     asked = load_recipe(recipe) if recipe else None
+    of_masks = {
+        "--regions": regions,
+        "--metrics": metrics,
+        "--hd95": hd95,
+        "--empty": empty,
+        "--protocol": protocol,
+        "--penalty": penalty,
+        "--resample": resample,
+        "--images": images,
+    }
     if holds_probabilities(predictions):
+        check_options("classes", table, of_masks)
         return evaluate_probabilities(
             predictions,
             references,
@@ -475,6 +487,7 @@ def evaluate(
         )
     rules = asked.evaluation if asked else Evaluation()
     if holds_points(predictions):
+        check_options("landmarks", table, of_masks)
         return evaluate_points(
             predictions,
             references,
@@ -488,6 +501,7 @@ def evaluate(
             table=table,
             paper=asked.paper if asked else None,
         )
+    check_options("masks", table, of_masks)
     return evaluate(
         predictions,
         references,

@@ -93,7 +93,9 @@ def _manifest(source: Path, wishes: Wishes, cases: list[Case], width: int) -> Da
         document = read_json(source / "dataset.json")
         names = document.get("channel_names") if isinstance(document, dict) else None
         if isinstance(names, dict):
-            named = {str(names[key]): None for key in sorted(names)}
+            # By number, where they are numbers: "10" comes behind "9".
+            keys = sorted(names, key=lambda key: (int(key) if key.isdecimal() else -1, key))
+            named = {str(names[key]): None for key in keys}
     if len(named) != width:
         named = dict.fromkeys(["image"] if width == 1 else [f"channel_{n}" for n in range(width)])
     channels = {name: kind_of_channel(name) for name in named}

@@ -43,7 +43,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     labels = wishes.spelled(labels_of(_section(document, ("labels",), file), file))
     try:
         manifest = DatasetManifest(
-            name=str(document.get("name") or source.name), channels=channels, labels=labels
+            name=str(document.get("name") or source.resolve().name), channels=channels, labels=labels
         )
     except DatasetError as error:
         raise DatasetError(f"{file}: {error}") from error

@@ -144,15 +144,16 @@ def prepare(
 
     if check_only:
         return summary(None, len(good))
-    for found in findings:
-        if found.kind == "warning":
-            progress.say(f"warning: {found.line}")
     if faults and (alike or not (skip_faulty and good)):
+        _tell(findings, progress)
         raise DatasetError("\n".join(faults))
 
     plan = make_plan(manifest, [examined[case.id] for case in good], settings)
     members = {case.id: _member(case, examined[case.id]) for case in good}
     folds = read_splits(splits, members, split.group_by) if splits else make_splits(members, split)
+    if not splits and (line := _less_than_asked(folds, split)):
+        findings.append(Finding(manifest.name, "warning", f"{manifest.name}: {line}"))
+    _tell(findings, progress)
     with folder_lock(output):
         (output / "dataset.json").unlink(missing_ok=True)
         folders = [output / name for name in ("cases", "references", *(["qc"] if qc else []))]
@@ -220,6 +221,21 @@ def _findings(examined: Mapping[str, Examined]) -> list[Finding]:
         line = f"{other}: differs from {one} in capitals alone, one file on some systems; rename one"
         warnings.append(Finding(other, "warning", line))
     return [*faults, *warnings]
+
+
+def _tell(findings: Sequence[Finding], progress: Progress) -> None:
+    for found in findings:
+        if found.kind == "warning":
+            progress.say(f"warning: {found.line}")
+
+
+def _less_than_asked(folds: Sequence[Fold], split: Split) -> str | None:
+    """What of the split the subjects were too few for."""
+    if split.train is None and len(folds) < split.folds:
+        return f"too few subjects for {split.folds} folds, so there are fewer: {len(folds)}"
+    if split.test and not folds[0].get("test"):
+        return f"too few subjects for {split.test:g} of them in a test part; there is none"
+    return None
 
 
 def _member(case: Case, seen: Examined) -> Member:

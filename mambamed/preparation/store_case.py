@@ -17,7 +17,7 @@ from mambamed.errors import CaseError
 from mambamed.geometry import from_ras, orientation_of, to_ras, world_to_voxel
 from mambamed.io.atomic import flushed_together, write_bytes
 from mambamed.io.documents import read_json, write_json
-from mambamed.io.images import Image, smallest_integer, write_image
+from mambamed.io.images import Image, case_id_of, smallest_integer, write_image
 from mambamed.preparation.contact_sheet import sheet_of
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.label_kernels import count_labels, foreground_places
@@ -135,9 +135,9 @@ def reference_labels(label: Image, geometry: CaseGeometry) -> NDArray:
 
 def settings_of(case: Case, plan: Plan, fix: FixGeometry) -> str:
     """A hash of all that decides the prepared files: the sources and the relevant part of the plan."""
-    paths = [channel.path for channel in case.channels] + ([case.label] if case.label else [])
+    sources = [channel.path for channel in case.channels] + ([case.label] if case.label else [])
     stamps = []
-    for path in paths:
+    for path in [file for source in sources for file in _files_behind(source)]:
         status = path.stat() if path.exists() else None
         stamps.append([path.name, status.st_size, status.st_mtime_ns] if status else [path.name])
     decisive = {"spacing_mm", "keep_spacing", "crop", "normalization"}
@@ -150,6 +150,14 @@ def settings_of(case: Case, plan: Plan, fix: FixGeometry) -> str:
     if fix != "none":
         text += fix
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _files_behind(path: Path) -> list[Path]:
+    """The file itself; of DICOM all of its folder, whose own time a changed slice leaves as it was."""
+    if case_id_of(path) is not None or not path.exists():
+        return [path]
+    folder = path if path.is_dir() else path.parent
+    return sorted(file for file in folder.iterdir() if file.is_file())
 
 
 def foreground_rows(label: NDArray, case_id: str) -> tuple[NDArray, dict[int, int]]:

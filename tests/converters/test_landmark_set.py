@@ -51,6 +51,16 @@ def test_one_table_may_hold_the_points_of_all(tmp_path) -> None:
     assert dataset.manifest.landmarks == ("nose", "chin")
 
 
+def test_the_tenth_channel_comes_behind_the_ninth(tmp_path) -> None:
+    for number in range(11):
+        write_small(tmp_path / "imagesTr" / f"a_{number:04d}.nii.gz")
+    (tmp_path / "landmarks").mkdir()
+    write_points(tmp_path / "landmarks" / "a.fcsv", NOSE)
+    names = {str(number): f"echo {number}" for number in range(11)}
+    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": names}))
+    assert list(convert(tmp_path, "landmarks").manifest.channels) == list(names.values())
+
+
 def nnlandmark(folder: Path) -> None:
     """As the readme of nnLandmark has it: train and test in one document, voxels, nibabel's order."""
     write_small(folder / "imagesTr" / "c1_0000.nii.gz")

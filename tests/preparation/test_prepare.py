@@ -14,16 +14,19 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from mambamed.cases import Case, ChannelFile
 from mambamed.converters import convert
 from mambamed.errors import DatasetError, RecipeError, RunError
 from mambamed.io.images import Image, write_image
 from mambamed.io.lock import folder_lock
 from mambamed.preparation.options import parse_bytes, preprocess_settings
+from mambamed.preparation.plan import Normalization, Plan
 from mambamed.preparation.pool import over_cases
 from mambamed.preparation.prepare import prepare
 from mambamed.preparation.store import PreparedDataset
+from mambamed.preparation.store_case import settings_of
 from mambamed.progress import Silence
-from mambamed.recipe import load_recipe
+from mambamed.recipe import Split, load_recipe
 
 AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
 
@@ -240,6 +243,36 @@ def test_both_passes_keep_within_the_memory_allowed(tmp_path, monkeypatch, max_r
     prepare(raw, tmp_path / "out", workers=4, max_ram=max_ram, qc=False, progress=heard)
     assert used == [("examine", expected), ("store_case", expected)]
     assert any("c5: takes about" in line for line in heard.lines) == (max_ram == "90K")
+
+
+@pytest.mark.parametrize(
+    ("split", "line"),
+    [
+        (Split(folds=8), "too few subjects for 8 folds, so there are fewer: 6"),
+        (Split(train=0.9, val=0.05, test=0.05), "too few subjects for 0.05 of them in a test part"),
+        (Split(train=0.5, val=0.25, test=0.25), ""),
+    ],
+)
+def test_a_split_that_has_less_than_was_asked_for_is_told(tmp_path, split, line) -> None:
+    heard = Heard()
+    raw = convert(make_dataset(tmp_path / "raw"))
+    summary = prepare(raw, tmp_path / "out", split=split, workers=1, qc=False, progress=heard)
+    assert any(line in each for each in summary.warnings) == bool(line)
+    assert any(f"warning: raw: {line}" in each for each in heard.lines) == bool(line)
+
+
+def test_a_slice_that_was_changed_in_its_folder_is_noticed(tmp_path) -> None:
+    folder = tmp_path / "series"
+    folder.mkdir()
+    for name in ("1.dcm", "2.dcm"):
+        (folder / name).write_bytes(b"first")
+    plan = Plan((1.0, 1.0, 1.0), (8, 8, 8), (8, 8, 8), 2, "none", (Normalization("zscore"),))
+    for path in (folder, folder / "1.dcm"):
+        case = Case("a", (ChannelFile(path),))
+        before = settings_of(case, plan, "none")
+        assert settings_of(case, plan, "none") == before
+        (folder / "2.dcm").write_bytes(b"changed" + path.name.encode())
+        assert settings_of(case, plan, "none") != before
 
 
 def test_ct_is_normalized_by_the_foreground_of_all_cases(tmp_path) -> None:
