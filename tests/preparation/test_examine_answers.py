@@ -82,8 +82,9 @@ def test_landmarks_that_cannot_be_are_named(tmp_path, points, line) -> None:
 def test_a_landmark_that_cropping_would_cut_off_is_told(tmp_path) -> None:
     corner = tuple(voxel_to_world(AFFINE, (1, 1, 1)).tolist())
     raw = with_first(dataset(tmp_path, landmarks=("nose",)), points={"nose": corner})
-    (warning,) = prepare(raw, tmp_path / "out", workers=1).warnings
+    warning, few = prepare(raw, tmp_path / "out", workers=1).warnings
     assert warning.startswith("c0: landmark nose lies beyond what is not zero")
+    assert "too few subjects for 5 folds" in few
 
 
 @pytest.mark.parametrize("name", ["", None, "MCI"])
