@@ -145,8 +145,9 @@ def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_so
     tasks = scan.tasks()
     pieces = len(tasks) // scan.batch
     adjoint = kept_memory.zeros(scan.batch, scan.states, scan.columns)
-    dA = kept_memory.zeros(scan.batch, scan.states, scan.columns)
-    sums = kept_memory.zeros(2, scan.batch, scan.columns)  # of dD and of ddelta
+    # sums over tokens (dA; dD and ddelta), and the digits that their roundings lost
+    dA, lost_dA = kept_memory.zeros(2, scan.batch, scan.states, scan.columns)
+    sums, lost = kept_memory.zeros(2, 2, scan.batch, scan.columns)
     # every task adds up over its own channels: tasks of one batch entry never write to the same place
     spare = (pieces - 1, *targets[0].transpose(1, 2).shape)
     dB, dC = ([target, *kept_memory.empty(*spare).transpose(2, 3)] for target in targets)
@@ -161,9 +162,9 @@ def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_so
             *scan.inputs(b, column), g.at(b, 0, column), g.stride, address(saved, b, 0, 0, column),
             saved.stride(1) * 4, du.at(b, 0, column), du.stride, ddelta.at(b, 0, column), ddelta.stride,
             dz.at(b, 0, column), dz.stride, dB_i.at(b), dB_i.stride, dC_i.at(b), dC_i.stride,
-            address(adjoint, b, 0, column), address(dA, b, 0, column), address(sums, 0, b, column),
-            address(sums, 1, b, column), address(scratch, i), scan.length, 2 * scan.states // scan.width,
-            end - first,
+            address(adjoint, b, 0, column), address(dA, b, 0, column), address(lost_dA) - address(dA),
+            address(sums, 0, b, column), address(sums, 1, b, column), address(lost) - address(sums),
+            address(scratch, i), scan.length, 2 * scan.states // scan.width, end - first,
         ))  # fmt: skip
     run_kernel(kernel, table)
     for target, *parts in (dB, dC):

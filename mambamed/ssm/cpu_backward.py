@@ -131,6 +131,27 @@ def finish_adjoint(
     return [fma(gradient, value, sums[0]), sums[1] + step]
 
 
+@emitter(lambda rows: rows)
+def cleared(rows: list[Value]) -> list[Value]:
+    """As many vectors of zeros."""
+    return [row.filled(0.0) for row in rows]
+
+
+@emitter(lambda address, lost, stride, rows: types.void)
+def add_rows(address: Value, lost: Value, stride: Value, rows: list[Value]) -> None:
+    """Add vectors to sums `stride` bytes apart; `lost` bytes behind each stands what its roundings took away.
+
+    Kahan's summation: the error does not grow with the number of tiles.
+    """
+    for n, row in enumerate(rows):
+        place = address.at(stride, n)
+        before, taken = place.load(row.width), place.at(lost)
+        entering = row - taken.load(row.width)
+        after = before + entering
+        taken.store((after - before) - entering)
+        place.store(after)
+
+
 def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Callable:
     """The backward kernel; W/2 states at a time, so that their dB and dC fill one vector."""
     group, vector = width // 2, width * FLOAT
@@ -138,15 +159,15 @@ def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Calla
     @compile_kernel
     def backward(table):
         """`adjoint` is read and left as what this stretch of tokens sends back; dA, dD, dbias, dB, dC are
-        added to.
+        added to; the first three have their lost digits beside them (`add_rows`).
         """
         arguments = next_task(table, stamp)
         while arguments != 0:
             (
                 u, rows_u, delta, rows_delta, z, rows_z, B, rows_B, C, rows_C, rates, skip, bias, row_state,
                 g, rows_g, kept, step_kept, du, rows_du, ddelta, rows_ddelta, dz, rows_dz, dB, rows_dB, dC,
-                rows_dC, adjoint, dA, dD, dbias, scratch, length, groups, blocks,
-            ) = load_arguments(arguments, 36)  # fmt: skip
+                rows_dC, adjoint, dA, lost_dA, dD, dbias, lost, scratch, length, groups, blocks,
+            ) = load_arguments(arguments, 38)  # fmt: skip
             area = TILE * vector
             dts, dtus, slopes, dys = scratch, scratch + area, scratch + 2 * area, scratch + 3 * area
             gates, ys, by_B, by_A = (
@@ -190,7 +211,7 @@ def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Calla
                             decays + e, states + e + group * vector, width,
                         )  # fmt: skip
                     q = load_rows(adjoint + at, row_state, width, group)
-                    a = load_rows(dA + at, row_state, width, group)
+                    a = cleared(q)
                     for i in range(count - 1, -1, -1):
                         t, o, e = first + i, i * vector, i * group * vector
                         before = t - TILE
@@ -203,8 +224,8 @@ def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Calla
                             dB + t * rows_dB + n, dC + t * rows_dC + n, width,
                         )  # fmt: skip
                     store_rows(adjoint + at, row_state, q)
-                    store_rows(dA + at, row_state, a)
-                totals = load_rows(dD + x, dbias - dD, width, 2)
+                    add_rows(dA + at, lost_dA, row_state, a)
+                totals = cleared(load_rows(dD + x, dbias - dD, width, 2))
                 for i in range(count):
                     t, o = first + i, i * vector
                     totals = finish_adjoint(
@@ -212,7 +233,7 @@ def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Calla
                         + o, skip + x, by_B + o, by_A + o, du + t * rows_du + x, ddelta + t * rows_ddelta +
                         x, dz + t * rows_dz + x, totals, width,
                     )  # fmt: skip
-                store_rows(dD + x, dbias - dD, totals)
+                add_rows(dD + x, lost, dbias - dD, totals)
             arguments = next_task(table, stamp)
 
     return backward
