@@ -30,8 +30,7 @@ To start your own, write a file with `extends: acdc_mamba_bi` and the keys that 
 
 Numbers are the papers' own, Dice in per cent, HD95 and MRE in mm as averages over structures, and other
 measures as named; they are not comparable between tables. A recipe without a number has no row in any of
-the papers'
-tables, and says so.
+the papers' tables, and says so.
 """
 
 

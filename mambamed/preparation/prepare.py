@@ -30,7 +30,7 @@ from mambamed.preparation.splits import Fold, Member, make_splits
 from mambamed.preparation.store import FORMAT, memory_bytes
 from mambamed.preparation.store_case import store_case
 from mambamed.progress import Progress, Silence
-from mambamed.recipe import Recipe, Split
+from mambamed.recipe import Recipe, Split, shipped_recipes
 
 _WORTH_PROCESSES = 64 * 2**20  # a second of work; a process takes about that to start
 _ENDS = (".b2nd", ".label.b2nd", ".foreground.npy", ".json", ".nii.gz", ".png")
@@ -136,7 +136,8 @@ def prepare(
     faults = [found.line for found in findings if found.kind == "fault"]
 
     def summary(plan: Plan | None, cases: int) -> PreparedSummary:
-        following = f"mambamed train RECIPE -d {output}"
+        known = recipe is not None and recipe.name in shipped_recipes()
+        following = f"mambamed train {recipe.name if recipe and known else 'RECIPE'} -d {output}"
         seconds = time.monotonic() - began
         return PreparedSummary(
             output, manifest, plan, cases, tuple(findings), tuple(faults), seconds, following

@@ -304,6 +304,16 @@ def test_a_recipe_must_speak_of_the_datasets_channels_and_labels(tmp_path) -> No
         prepare(convert(folder), tmp_path / "out", recipe=load_recipe(tmp_path / "r.yaml"))
 
 
+def test_the_next_command_names_the_shipped_recipe_that_was_given(tmp_path) -> None:
+    raw = convert(make_dataset(tmp_path / "raw"))
+    plain = load_recipe("hippocampus_nnmamba")
+    wanted = plain.dataset.model_copy(update={"channels": None, "labels": None, "regions": None})
+    recipe = plain.model_copy(update={"dataset": wanted})
+    for given, name in ((recipe, "hippocampus_nnmamba"), (None, "RECIPE")):
+        summary = prepare(raw, tmp_path / "out", recipe=given, workers=1, check_only=True)
+        assert summary.next_command == f"mambamed train {name} -d {tmp_path / 'out'}"
+
+
 def test_options_that_cannot_be_are_one_line() -> None:
     with pytest.raises(RecipeError, match="--max-ram lots"):
         parse_bytes("lots")
