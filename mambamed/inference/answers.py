@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mambamed.errors import RunError
+from mambamed.inference.memory import is_out_of_memory
 from mambamed.runs.device import autocast
 
 _REMEMBERED_BYTES = 2**28  # the largest answer that is kept for windows whose voxels are all alike
@@ -74,7 +75,7 @@ class Answers:
             logits[number] = answer
             value = values[number]
             if value is not None and answer.numel() * answer.element_size() <= _REMEMBERED_BYTES:
-                self._remembered = (value, answer)
+                self._remembered = (value, answer.clone())  # not a part of a batch, which would be kept
         return [each for each in logits if each is not None]
 
     def _asked(self, patches: Sequence[Tensor]) -> list[Tensor]:
@@ -87,8 +88,9 @@ class Answers:
                     stack = stack.to(self._device).contiguous(memory_format=self._layout)
                     answers += list(self._mean(stack))
                 continue
-            except torch.OutOfMemoryError:
-                pass
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
             # Outside the handler, for the error holds the activations that are to be freed.
             self._take_less()
         return answers
@@ -115,9 +117,8 @@ class Answers:
         elif self._make_room():
             self._say(f"{self._device}: out of memory; the windows are summed on the CPU from here on")
         else:
-            raise RunError(
-                f"{self._device}: out of memory with a single window; give --device cpu, or free the device"
-            )
+            way_out = "free some" if self._device.type == "cpu" else "give --device cpu, or free the device"
+            raise RunError(f"{self._device}: out of memory with a single window; {way_out}")
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 

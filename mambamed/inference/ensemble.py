@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mambamed.errors import ModelError, RecipeError
+from mambamed.inference.shard import own_gpu
 from mambamed.inference.sliding_window import Slab, Windows, slab_axis, window_slabs
 from mambamed.recipe import Inference
 from mambamed.runs.device import choose_device, choose_precision, memory_format
@@ -150,6 +151,11 @@ def load_ensemble(
         RecipeError: an option that cannot be used.
     """
     chosen, why_device = choose_device(device)
+    if chosen.type == "cuda" and chosen.index is None:
+        number = own_gpu(torch.cuda.device_count())
+        if number is not None:
+            chosen, why_device = torch.device("cuda", number), f"{why_device}; one of several processes"
+            torch.cuda.set_device(chosen)
     runs = [open_model(Path(model)) for model in models]
     if not runs:
         raise RecipeError("predict: no model; give a run folder")

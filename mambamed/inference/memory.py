@@ -8,6 +8,24 @@ import platform
 import sys
 from pathlib import Path
 
+import torch
+
+# What torch says on a CPU, cuDNN and cuBLAS of an allocation that failed
+_WORDS = ("can't allocate memory", "not enough memory", "ALLOC_FAILED", "out of memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of whatever device, did not suffice.
+
+    >>> is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
+    True
+    >>> is_out_of_memory(RuntimeError("Sizes of tensors must match"))
+    False
+    """
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+
 
 def resident_bytes() -> int:
     """Memory of this process as the system counts it; its peak so far where only that is known."""

@@ -38,6 +38,7 @@ log = logging.getLogger("mambamed")
 Item = TypeVar("Item")
 
 _SLABS_WAITING = 2
+_TOO_LARGE = "needs more memory than is free; free some, or cut the image"
 
 
 @dataclass(frozen=True)
@@ -158,10 +159,17 @@ def read_case(case: Case, ensemble: Ensemble, whole: bool) -> Ready:
     """Read a case and prepare it for an ensemble; `whole`: keep the images as the files have them.
 
     Raises:
-        CaseError: a file cannot be used.
+        CaseError: a file cannot be used, or is larger than the memory.
     """
     if case.fault:
         raise CaseError(case.fault.removeprefix(f"{case.id}: "))
+    try:
+        return _read_case(case, ensemble, whole)
+    except MemoryError as error:
+        raise CaseError(_TOO_LARGE) from error
+
+
+def _read_case(case: Case, ensemble: Ensemble, whole: bool) -> Ready:
     began = time.monotonic()
     with _warnings_heard() as warnings:
         images = [read_image(channel.path, channel.volume) for channel in case.channels]
@@ -205,6 +213,8 @@ def _finish(
         record.done(ready.case, ready.seconds + time.monotonic() - began, ready.warnings)
     except CaseError as error:
         record.failed(ready.case, error)
+    except MemoryError:
+        record.failed(ready.case, CaseError(_TOO_LARGE))
     except Abandoned:
         return
     finally:

@@ -12,6 +12,7 @@ import mambamed
 from mambamed.cases import Case
 from mambamed.errors import CaseError, RecipeError
 from mambamed.io.documents import read_json, write_json
+from mambamed.io.images import case_id_of
 
 NAME = "run.json"
 
@@ -137,10 +138,20 @@ def sha256_of(path: Path) -> str:
 
 
 def _stamp(case: Case) -> list[list[Any]]:
-    """Name, size and time of the case's files: a changed input is done again."""
-    stamps = []
+    """Name, size and time of the case's files: a changed input is done again.
+
+    Of a DICOM series the size of all files of its folder and the time of the last.
+    """
+    stamps: list[list[Any]] = []
     for channel in case.channels:
-        status = channel.path.stat() if channel.path.exists() else None
-        size, changed = (status.st_size, status.st_mtime_ns) if status else (None, None)
-        stamps.append([channel.path.name, size, changed])
+        path = channel.path
+        if path.is_dir() or (path.is_file() and case_id_of(path) is None):  # DICOM, one file standing for all
+            folder = path if path.is_dir() else path.parent
+            files = [file for file in folder.iterdir() if file.is_file()]
+        else:
+            files = [path] if path.is_file() else []
+        states = [file.stat() for file in files]
+        size = sum(state.st_size for state in states) if states else None
+        changed = max((state.st_mtime_ns for state in states), default=None)
+        stamps.append([path.name, size, changed])
     return stamps

@@ -14,6 +14,7 @@ from mambamed.errors import RecipeError, RunError
 from mambamed.io.lock import folder_lock, is_locked, shared_lock
 
 _RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
+_PLACES = ("LOCAL_RANK", "SLURM_LOCALID")
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,24 @@ def chosen_shard(asked: str | None, environment: Mapping[str, str] | None = None
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise RecipeError(f"--shard {asked}: give part/parts, as in 1/4, 2/4, 3/4 and 4/4")
     return Shard(int(found[1]), int(found[2]))
+
+
+def own_gpu(count: int, environment: Mapping[str, str] | None = None) -> int | None:
+    """Number of the GPU that is this process's, where torchrun or SLURM started several on one machine.
+
+    Args:
+        count: GPUs that this process sees.
+        environment: that of the process where not given.
+
+    Returns:
+        None where it is one process, or sees one GPU: then there is nothing to choose.
+
+    >>> own_gpu(4, {"LOCAL_RANK": "2"}), own_gpu(2, {"SLURM_LOCALID": "3"}), own_gpu(1, {"LOCAL_RANK": "1"})
+    (2, 1, None)
+    """
+    environment = os.environ if environment is None else environment
+    places = [environment[name] for name in _PLACES if environment.get(name, "").isdigit()]
+    return int(places[0]) % count if places and count > 1 else None
 
 
 def _lock_names(folder: Path) -> list[str]:

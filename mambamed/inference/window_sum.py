@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mambamed.errors import CaseError
-from mambamed.inference.memory import give_back_freed_memory, resident_bytes
+from mambamed.inference.memory import give_back_freed_memory, is_out_of_memory, resident_bytes
 from mambamed.inference.sum_kernels import Profiles, add_window, scaled_planes
 
 SLAB_BYTES = 2**24  # what one slab holds at most, unless a single plane is larger
@@ -149,13 +149,21 @@ class WindowSum:
             if needed <= free // 2:
                 try:
                     return torch.zeros(shape, device=device)
-                except torch.OutOfMemoryError:  # of --max-vram's bound, or others took it meanwhile
+                except torch.OutOfMemoryError:  # because of --max-vram's bound, or others took it meanwhile
                     torch.cuda.empty_cache()
             self._say(f"the sum of the windows ({needed >> 20} MB) is kept on the CPU: {device} has no room")
             device = torch.device("cpu")
         if device.type == "cpu":
             self._check_ram(needed, outputs)
-        return torch.zeros(shape, device=device)
+        try:
+            return torch.zeros(shape, device=device)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise CaseError(
+                f"{outputs} outputs of this volume need {needed / 2**30:.1f} GiB, more than is free; "
+                "cut the image"
+            ) from error
 
     def _check_ram(self, needed: int, outputs: int) -> None:
         """Refuse a sum that does not fit beside what there is already and the slabs on their way.

@@ -6,6 +6,7 @@ what is tested is the way in and the way back.
 
 import itertools
 import os
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -151,3 +152,15 @@ def test_a_series_goes_in_and_a_segmentation_comes_out_where_the_mask_is(bright,
         count += int((frame > 0).sum())
     assert count == int((sitk.GetArrayFromImage(expected) > 0).sum()) > 0
     assert predict([run.root], SERIES, tmp_path / "seg", format="dicom-seg", **options).kept == 1
+
+
+def test_a_series_of_which_a_slice_was_replaced_is_done_again(bright, tmp_path) -> None:
+    """The folder's own time is what it was, and so is the first slice, by whose name the case goes."""
+    run = stub_run(tmp_path / "run")
+    series = Path(shutil.copytree(SERIES, tmp_path / "series"))
+    options = {"device": "cpu", "precision": "fp32", "tta": "none"}
+    assert predict([run.root], series, tmp_path / "out", **options).kept == 0
+    assert predict([run.root], series, tmp_path / "out", **options).kept == 1
+    with (series / "7.dcm").open("r+b") as file:
+        file.write(b"other")  # in the preamble, which nobody reads
+    assert predict([run.root], series, tmp_path / "out", **options).kept == 0

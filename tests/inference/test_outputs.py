@@ -120,6 +120,13 @@ def test_ranks_of_torchrun_and_slurm_choose_the_part() -> None:
             chosen_shard(words, {})
 
 
+def test_more_processes_than_cases_is_no_fault(run, tmp_path) -> None:
+    write_blobs(tmp_path / "images", 1)
+    summary = go(run, tmp_path / "images", tmp_path / "out", shard="3/3")
+    assert summary.cases == summary.faults == ()
+    assert go(run, tmp_path / "images", tmp_path / "out", shard="1/3").cases == ("case_0",)
+
+
 def test_small_parts_go_and_holes_are_filled() -> None:
     """By hand: two parts of 8 and 1 voxels of 2 mm3, and a ring with a hole of one voxel."""
     labels = np.zeros((12, 12, 12), np.uint8)

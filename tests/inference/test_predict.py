@@ -125,6 +125,22 @@ def test_doubts_about_an_image_are_recorded_with_its_case(run, images, tmp_path,
     assert any("case_9.nii.gz" in r.getMessage() for r in caplog.records)
 
 
+def test_a_case_that_memory_does_not_hold_is_named_and_the_rest_is_done(
+    run, images, tmp_path, monkeypatch
+) -> None:
+    read = pipeline.prepare_image
+
+    def sometimes(found, plan):
+        if found[0].array.shape[0] == 21:  # case_1
+            raise MemoryError("Unable to allocate 90. GiB")
+        return read(found, plan)
+
+    monkeypatch.setattr(pipeline, "prepare_image", sometimes)
+    summary = go(run, images, tmp_path / "out")
+    assert summary.cases == ("case_0", "case_2")
+    assert summary.faults[0].startswith("case_1: needs more memory than is free")
+
+
 def test_a_case_with_a_channel_too_many_is_told_and_the_others_go_on(run, images, tmp_path) -> None:
     for path in sorted(images.iterdir()):
         path.rename(images / path.name.replace(".nii.gz", "_0000.nii.gz"))

@@ -168,6 +168,25 @@ def test_too_little_memory_makes_the_batch_smaller_and_is_told_once() -> None:
         list(window_slabs([Counting(room=0)], image, windows, device=CPU))
 
 
+@pytest.mark.parametrize("words", ["cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "you tried to allocate 9 bytes"])
+def test_libraries_say_in_their_own_words_that_memory_is_out(words) -> None:
+    """Only what is known to mean it is taken so: other faults of a network are not retried."""
+
+    class Scarce(Counting):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 1:
+                raise RuntimeError(words)
+            return super().forward(x)
+
+    image, windows = torch.randn(1, 8, 8, 32), Windows((8, 8, 8), overlap=0, batch_size=4)
+    slabs = window_slabs([Scarce()], image, windows, device=CPU, axis=0)
+    if "ALLOC_FAILED" not in words:
+        with pytest.raises(RuntimeError, match=words):
+            list(slabs)
+        return
+    assert sum(len(slab.planes) for slab in slabs) == 8
+
+
 def test_a_network_that_answers_nan_is_told() -> None:
     class Broken(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
