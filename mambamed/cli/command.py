@@ -7,6 +7,7 @@ model, 3 done but for some cases, 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import json
@@ -20,8 +21,20 @@ import typer
 
 from mambamed.errors import MambamedError
 
+EXIT_FAILED_AT_WORK = 1
 EXIT_SOME_CASES_FAILED = 3
 EXIT_INTERRUPTED = 130
+
+# A file that is not written through io/ (a library's cache, a temporary file) meets the same disk.
+_OF_THE_MACHINE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EIO,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EMFILE,
+}
 
 _EDGE = {
     "json_output": Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")],
@@ -73,19 +86,26 @@ def command(verb: Callable[..., Any], show: Callable[[Any], None]) -> Callable[.
                 print(json.dumps(as_json(result), indent=2, allow_nan=True))
             else:
                 show(result)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed by who started us
+                sys.stdout.flush()
         except MambamedError as error:
             if verbose:
                 raise
             complain(str(error))
             raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt:
-            complain("interrupted; the same command goes on where it was stopped (train: add --resume)")
-            raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:
             # The reader of our output left (`| head`); Python would complain again while closing it.
             sys.stdout = None  # type: ignore[assignment]
             raise typer.Exit(0) from None
+        except OSError as error:
+            if verbose or error.errno not in _OF_THE_MACHINE:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            complain(f"{where}{error.strerror}; free some space, or choose another folder")
+            raise typer.Exit(EXIT_FAILED_AT_WORK) from error
+        except KeyboardInterrupt:
+            complain("interrupted; the same command goes on where it was stopped (train: add --resume)")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
         faults = getattr(result, "faults", None)
         if faults:
             for fault in faults:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import math
+import os
 import queue
 import tempfile
 import threading
@@ -25,7 +28,7 @@ from mambamed.inference.postprocess import postprocess
 from mambamed.inference.record import Record
 from mambamed.inference.restore import labels_of_slabs
 from mambamed.inference.sliding_window import Slab
-from mambamed.io.atomic import open_atomic
+from mambamed.io.atomic import cannot_write, open_atomic
 from mambamed.io.dicom_seg import write_segmentation
 from mambamed.io.documents import write_json
 from mambamed.io.images import Image, ImageHeader, doubt_about, read_image, write_image
@@ -229,9 +232,20 @@ def probability_file(path: Path, task: Segmentation, geometry: CaseGeometry) -> 
     It lies in a file that the system may page out, not in memory.
     """
     names = [*task.names] if task.by_regions else ["background", *task.names]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path.parent) as scratch:
-        values = np.memmap(scratch, np.float16, "w+", shape=(task.outputs, *geometry.shape_native))
+    shape = (task.outputs, *geometry.shape_native)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    with scratch:
+        if hasattr(os, "posix_fallocate"):  # else a full disk would end the process by a signal
+            try:
+                os.posix_fallocate(scratch.fileno(), 0, 2 * math.prod(shape))
+            except OSError as error:
+                if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some file systems cannot
+                    raise cannot_write(path, error) from error
+        values = np.memmap(scratch, np.float16, "w+", shape=shape)
         yield values
         with open_atomic(path) as file:
             np.savez_compressed(

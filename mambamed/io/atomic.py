@@ -48,11 +48,20 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
         if temporary.stat().st_size != size:
             temporary.unlink()
             raise RunError(f"{path}: only a part of {size} bytes was written; free the disk and run again")
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         if _each_flushed.get():
             _sync_folder(path.parent)
     except OSError as error:
-        raise RunError(f"{path}: cannot be written: {_reason(error)}") from error
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> RunError:
+    """The line for a file or folder that the system does not let us write."""
+    return RunError(f"{path}: cannot be written: {_reason(error)}")
 
 
 @contextmanager
@@ -91,6 +100,19 @@ def write_bytes(path: Path, data: bytes | bytearray | memoryview) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text with plain newlines, atomically."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add UTF-8 text to the end of a file: a log, the one kind of file that is not written whole.
+
+    Raises:
+        RunError: the disk is full, or the folder cannot be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mambamed.errors import RunError
-from mambamed.io.atomic import remove_leftovers
+from mambamed.io.atomic import cannot_write, remove_leftovers
 
 LOCK_NAME = ".lock"
 
@@ -29,7 +29,7 @@ def folder_lock(folder: Path, name: str = LOCK_NAME, leftovers: bool = True) -> 
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / name).open("a+")
     except OSError as error:
-        raise RunError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
+        raise cannot_write(folder, error) from error
     with file:
         if not _take(file):
             file.seek(0)
@@ -37,10 +37,13 @@ def folder_lock(folder: Path, name: str = LOCK_NAME, leftovers: bool = True) -> 
             raise RunError(
                 f"{folder}: process {owner} is writing there; wait for it, or choose another folder"
             )
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
+        try:
+            file.seek(0)
+            file.truncate()
+            file.write(str(os.getpid()))
+            file.flush()
+        except OSError as error:
+            raise cannot_write(folder / name, error) from error
         if leftovers:
             remove_leftovers(folder)
         yield
@@ -53,10 +56,14 @@ def shared_lock(folder: Path) -> Iterator[None]:
     Where the system knows no shared locks (Windows), nothing is kept.
 
     Raises:
-        RunError: another process holds the folder whole.
+        RunError: another process holds the folder whole, or it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_NAME).open("a+") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK_NAME).open("a+")
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    with file:
         if not _share(file):
             file.seek(0)
             owner = file.read().strip() or "unknown"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -215,12 +216,10 @@ _ADVICE = {
 
 
 def _numba() -> list[Check]:
-    import numba
-    from numba.core.caching import UserProvidedCacheLocator  # noqa: F401 - an old numba lacks it
-
-    fact = f"{numba.__version__}, {numba.config.NUMBA_NUM_THREADS} threads"
+    config = importlib.import_module("numba.core.config")
+    fact = f"{_version('numba')}, {config.NUMBA_NUM_THREADS} threads"
     place = Path(mambamed.__file__).parent / "ssm" / "__pycache__"
-    given = numba.config.CACHE_DIR
+    given = config.CACHE_DIR
     if (given and _refusal(Path(given)) is None) or _refusal(place) is None:
         return [Check("numba", "good", f"{fact}; compiled code is kept")]
     home = Path.home() / ".cache"

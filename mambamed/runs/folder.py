@@ -156,7 +156,6 @@ def create_run(run: Run) -> Run:
                 f"{root}: holds another run, which differs in {', '.join(changed[:5])}; give another -o"
             )
         return other
-    root.mkdir(parents=True, exist_ok=True)
     write_json(root / "plan.json", plan.to_json())
     write_json(root / "dataset.json", manifest.to_json())
     write_text(root / "recipe.yaml", dump_recipe(recipe))  # the last one: it makes the folder a run

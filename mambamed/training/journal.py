@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mambamed.io.atomic import append_text
 from mambamed.io.tables import write_csv
 from mambamed.progress import Progress, Silence
 from mambamed.report.progress import draw_progress
@@ -39,8 +40,7 @@ class Journal:
         """A line worth keeping."""
         self.progress.say(line)
         stamp = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        with (self._folder / "train.log").open("a", encoding="utf-8") as log:
-            log.write(f"{stamp}  {line}\n")
+        append_text(self._folder / "train.log", f"{stamp}  {line}\n")
 
     def tabulate(self, history: Sequence[Mapping[str, Any]], score_name: str, higher_is_better: bool) -> None:
         """Write log.csv and progress.png anew."""

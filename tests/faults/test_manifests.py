@@ -74,7 +74,7 @@ def test_a_table_that_cannot_be_read_stops_everything(tmp_path, table, words) ->
 
 
 def class_list(folder, rows: list[str]):
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for number, row in enumerate(rows):
         (folder / f"i{number}.nii.gz").write_bytes(packed(VOXELS + number))
         rows[number] = f"{row.partition('|')[0]},i{number}.nii.gz,{row.partition('|')[2]}"
