@@ -211,17 +211,21 @@ def comparisons(
         ]
     small, large = (40, 56, 40), (128, 128, 128)
     made = training_patches.made_up_brats(folder / "made_up", prepared_dataset)
+    augment = (training_patches.their_augmentation, training_patches.our_augmentation)
+    read = (training_patches.their_loader, training_patches.our_loader)
+    from_disk = (training_patches.their_loader, training_patches.our_disk_loader)
+    wanted = (
+        ("augment", "augment a patch in memory, 40x56x40", prepared, small, augment, 60),
+        ("augment", "augment a patch in memory, 4 x 128^3", made, large, augment, 30),
+        ("loader", "augmented patch as a training gets it, 40x56x40", prepared, small, read, 60),
+        ("loader", "augmented patch from disk each time, 40x56x40", prepared, small, from_disk, 60),
+        ("loader", "augmented patch from disk each time, 4 x 128^3", made, large, from_disk, 20),
+    )
     found = []
-    for dataset, size, count in ((prepared, small, 60), (made, large, 10)):
-        shape = "x".join(map(str, size)) if dataset == prepared else "4 x 128^3"
-        store = training_patches.nnunet_store(dataset, size)
-        if part == "augment":
-            name = f"augment a patch in memory, {shape}"
-            theirs, ours = training_patches.their_augmentation, training_patches.our_augmentation
-        else:
-            name = f"augmented patch from disk, {shape}"
-            theirs, ours = training_patches.their_loader, training_patches.our_loader
-        found.append((name, (theirs, dataset, store, size), (ours, dataset, size), count))
+    for of_part, name, dataset, size, (theirs, ours), count in wanted:
+        if of_part == part:
+            store = training_patches.nnunet_store(dataset, size)
+            found.append((name, (theirs, dataset, store, size), (ours, dataset, size), count))
     return found
 
 

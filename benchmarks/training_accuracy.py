@@ -56,6 +56,7 @@ class Side(Protocol):
 
     def labels(self, case_id: str, mirror: bool) -> NDArray:
         """The network's answer on the case's native grid."""
+        ...
 
 
 class Ours:

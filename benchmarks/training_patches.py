@@ -154,13 +154,18 @@ def _loader(prepared: Path, store: Path, patch_size: Triple, transforms: Any) ->
 
 
 def our_loader(prepared: Path, patch_size: Triple) -> Callable[[], Any]:
-    """Our sampler and reader, from the disk each time also where the dataset would fit into memory."""
-    return _patches(prepared, patch_size, in_memory=False)
+    """Our sampler and reader as a training has them: a dataset that is small stays in memory once read."""
+    return _patches(prepared, patch_size, kept=True)
+
+
+def our_disk_loader(prepared: Path, patch_size: Triple) -> Callable[[], Any]:
+    """The same, but every patch from the disk."""
+    return _patches(prepared, patch_size, kept=False)
 
 
 def our_augmentation(prepared: Path, patch_size: Triple) -> Callable[[], Any]:
     """Our reader on boxes in memory, as large as nnU-Net's."""
-    return _patches(prepared, patch_size, in_memory=True)
+    return _patches(prepared, patch_size, kept=True, boxes=True)
 
 
 class _Box:
@@ -177,21 +182,21 @@ class _Box:
         return self._label if box is None else self._label[tuple(map(slice, *box))]
 
 
-def _patches(prepared: Path, patch_size: Triple, in_memory: bool) -> Callable[[], Any]:
+def _patches(prepared: Path, patch_size: Triple, kept: bool, boxes: bool = False) -> Callable[[], Any]:
     keep_freed_memory()
     dataset = PreparedDataset.open(prepared)
     cases: dict[str, Any] = {case_id: dataset.case(case_id) for case_id in sorted(dataset.case_ids)[:STORED]}
     for case in cases.values():
-        case._in_memory = False
+        case._in_memory = kept
     sampler = Sampler(cases, patch_size, 1, 0.33, (0, 0))
     augment = Augment()
     steps = iter(range(10**9))
     reader = PatchReader(cases, patch_size, augment, (1.0, 1.0, 1.0))
-    if not in_memory:
+    if not boxes:
         return _with_facts(lambda: reader.batch(sampler.requests(next(steps))).image[0].numpy())
     # Boxes of patches that are drawn as in training, with a margin for rotation, zero outside of the case.
     margin = tuple(n // 2 for n in patch_size)
-    boxes, places = {}, []
+    pieces = {}
     for number in range(8 if patch_size[0] < 100 else 2):
         (request,) = sampler.requests(number)
         case = cases[request.case_id]
@@ -200,13 +205,12 @@ def _patches(prepared: Path, patch_size: Triple, in_memory: bool) -> Callable[[]
         wide = [(max(-a, 0), max(b - n, 0)) for a, b, n in zip(low, high, case.shape, strict=True)]
         box = (tuple(np.maximum(low, 0)), tuple(np.minimum(high, case.shape)))
         image = np.pad(case.image(box).astype(np.float32), [(0, 0), *wide])
-        boxes[str(number)] = _Box(image, np.pad(case.label(box), wide))
-        places.append(str(number))
-    reader = PatchReader(boxes, patch_size, augment, (1.0, 1.0, 1.0))
+        pieces[str(number)] = _Box(image, np.pad(case.label(box), wide))
+    reader = PatchReader(pieces, patch_size, augment, (1.0, 1.0, 1.0))
 
     def work() -> NDArray:
         number = next(steps)
-        request = PatchRequest(places[number % len(places)], margin, (0, 0, number))  # type: ignore[arg-type]
+        request = PatchRequest(str(number % len(pieces)), margin, (0, 0, number))  # type: ignore[arg-type]
         return reader.read(request)[0]
 
     return _with_facts(work)
