@@ -131,11 +131,12 @@ def find_cases(source: Path, channels: Sequence[str]) -> list[Case]:
     columns = _columns(listed, Wishes(channels=dict.fromkeys(channels, "mri")))
     columns = replace(columns, label=None, points=None, class_name=None)
     images = {} if columns.channels else _images_of(listed)
-    width = len(columns.channels) or max((len(files) for files in images.values()), default=0)
     lacking = [name for name in channels if columns.channels and name not in columns.channels]
-    if lacking or width != len(channels):
+    if lacking:
+        raise DatasetError(f"{listed.file}: no column {', '.join(lacking)}, which the model reads")
+    if (width := len(columns.channels) or _width(images)) != len(channels):
         raise DatasetError(
-            f"{listed.file}: no column {', '.join(lacking or channels)}, which the model reads"
+            f"{listed.file}: {width} channels a case, the model reads {len(channels)}: {', '.join(channels)}"
         )
     return sorted((_case(row, columns, listed, images, {}) for row in listed.rows), key=lambda case: case.id)
 
@@ -216,6 +217,11 @@ def _images_of(listed: _List) -> dict[str, dict[int, Path]]:
     return {case_id: {0: path} for case_id, path in found.items() if case_id}
 
 
+def _width(images: Mapping[str, Mapping[int, Path]]) -> int:
+    """How many channels the images beside a list have."""
+    return max((number + 1 for files in images.values() for number in files), default=0)
+
+
 def _case(
     row: Row,
     columns: _Columns,
@@ -237,8 +243,12 @@ def _case(
     else:
         files = folder_images.get(case_id, {})
         channels = [ChannelFile(path) for _, path in sorted(files.items())]
+        missing = [f"{case_id}_{n:04d}" for n in range(_width(folder_images)) if n not in files]
         if not channels:
             fault = f"{case_id}: stands in {listed.file}, but has no image; add it, or remove the row"
+        elif missing:
+            folder = channels[0].path.parent
+            fault = f"{case_id}: channel {', '.join(missing)} is missing in {folder}; add it"
     points = None
     if columns.points and fault is None:
         try:
@@ -310,7 +320,7 @@ def _manifest(
     if columns.channels:
         names = list(columns.channels)
     else:
-        count = max((len(files) for files in folder_images.values()), default=1)
+        count = _width(folder_images) or 1
         names = ["image"] if count == 1 else [f"channel_{number}" for number in range(count)]
         names = list(wishes.channels) if wishes.channels and len(wishes.channels) == count else names
     kinds = {**(wishes.channels or {}), **(document.get("channels") or {})}

@@ -57,7 +57,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     else:
         system, places, where = "", {}, _point_files(source, surely=False)
         answers = set(where)
-    width = max((len(files) for files in images.values()), default=1)
+    width = max((number + 1 for files in images.values() for number in files), default=1)
     cases = []
     for case_id in sorted(set(images) | answers):
         files = [path for _, path in sorted(images.get(case_id, {}).items())]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small_images import LPS, write_small
 
-from mambamed.converters import convert
+from mambamed.converters import convert, find_inputs
 from mambamed.converters.case_list import labels_in
 from mambamed.errors import DatasetError
 from mambamed.geometry import voxel_to_world
@@ -118,6 +118,18 @@ def test_images_of_a_table_without_paths_lie_beside_it(tmp_path) -> None:
         convert(tmp_path, class_column="sex")
     with pytest.raises(DatasetError, match="no label, landmark or class to learn from"):
         convert(tmp_path)
+
+
+def test_a_numbered_channel_that_a_case_beside_its_table_lacks_is_named(tmp_path) -> None:
+    for name in ("a_0000", "a_0001", "b_0000", "c_0001"):
+        write_small(tmp_path / "images" / f"{name}.nii.gz")
+    (tmp_path / "classes.csv").write_text("case,class\na,x\nb,y\nc,y\n")
+    whole, second, first = convert(tmp_path).cases
+    assert whole.fault is None
+    assert second.fault == f"b: channel b_0001 is missing in {tmp_path / 'images'}; add it"
+    assert first.fault == f"c: channel c_0000 is missing in {tmp_path / 'images'}; add it"
+    with pytest.raises(DatasetError, match="2 channels a case, the model reads 1: T1"):
+        find_inputs(tmp_path / "classes.csv", ["T1"])
 
 
 @pytest.mark.parametrize(
