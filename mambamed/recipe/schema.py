@@ -244,6 +244,8 @@ class Training(Section):
     """With several GPUs: count the statistics of BatchNorm over the patches of all of them."""
     patience: Annotated[int, Field(ge=0)] = 0
     """Epochs without a better score after which training ends early; 0 = it never does."""
+    compile: Literal["auto", "always", "never"] = "never"
+    """torch.compile of the training step; auto: steps are timed with and without, the faster way stays."""
     validation_patches: Annotated[int, Field(ge=1)] = 16
     """Patches of validation cases scored after each epoch; the whole volumes are scored at the end."""
     seed: int = 0

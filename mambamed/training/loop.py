@@ -44,11 +44,13 @@ class Workplace:
 
     Attributes:
         layout: how 5-D tensors lie in memory.
+        compiled: whether a training step goes through torch.compile.
     """
 
     device: torch.device
     precision: str
     layout: torch.memory_format
+    compiled: bool = False
 
 
 class Loop:
@@ -87,6 +89,7 @@ class Loop:
         self._sampler, self._reader, self._validation = sampler, reader, validation
         self._workplace, self._journal, self._final_passes = workplace, journal, final_passes
         self._settings, self._ranks = run.recipe.training, ranks
+        self._forward = torch.compile(state.network, dynamic=False) if workplace.compiled else state.network
         self._statistics = RunningStatistics(state.network)
         self._step_seconds: list[float] = []
         self._clock = time.monotonic()
@@ -151,7 +154,7 @@ class Loop:
         state.network.train()
         self._statistics.keep()
         with autocast(place.device, place.precision):
-            outputs = state.network(image)
+            outputs = self._forward(image)
         loss = self._task.loss(outputs, target)
         state.optimizer.zero_grad(set_to_none=True)
         state.scaler.scale(loss).backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
@@ -25,16 +26,17 @@ from mambamed.recipe import Recipe
 from mambamed.runs.checkpoint import read_checkpoint
 from mambamed.runs.device import choose_device, choose_precision, memory_format
 from mambamed.runs.folder import Run
-from mambamed.runs.model import make_network, make_task
+from mambamed.runs.model import input_channels, make_network, make_task
+from mambamed.runs.provenance import provenance
 from mambamed.ssm import chosen_backend
 from mambamed.tasks.classification import Classification, class_counts
 from mambamed.tasks.covariates import WithCovariates
+from mambamed.training.compiling import choose_compile
 from mambamed.training.deterministic import keep_threads
 from mambamed.training.journal import Journal, SilentJournal
 from mambamed.training.loop import Loop, Workplace
 from mambamed.training.optimize import WeightAverage, make_optimizer
 from mambamed.training.patches import ValidationPatches
-from mambamed.training.provenance import provenance
 from mambamed.training.ranks import Ranks, ShareOfSampler
 from mambamed.training.schedule import window_count
 from mambamed.training.shallow import make_shallow_safe
@@ -172,8 +174,10 @@ class Session:
                 journal.say(f"resumed at step {state.counters.step} of {state.counters.steps}")
             elif wishes.init_from is not None:
                 journal.say(load_initial_weights(state, wishes.init_from, self.fold, wishes.init_strict))
+            self.place, line = self._compiled(state.network, wishes.deterministic)
+            journal.say(line)
             if self._ranks.leads:
-                self._record(reasons, state, wishes)
+                self._record({**reasons, "compile": line}, state, wishes)
                 done = len(state.counters.history)
                 journal.follow(open_trackers(wishes.log, self.run, self.fold, done, journal.say))
             with closing(journal), StopRequests(self.run.root, reads_file=self._ranks.leads) as stop:
@@ -203,6 +207,20 @@ class Session:
         scaler = torch.amp.GradScaler(self.place.device.type, enabled=self.place.precision == "fp16")
         steps = self._settings.steps
         return TrainingState(network, optimizer, average, scaler, Counters(steps=steps, asked=steps))
+
+    def _compiled(self, network: nn.Module, deterministic: bool) -> tuple[Workplace, str]:
+        """The workplace with the choice whether to compile, rank 0's, and the reason of it."""
+        answer = None
+        if self._ranks.leads:
+            wanted, known = self._settings.compile, self.run.recorded(self.fold).get("compiled")
+            if wanted == "auto" and deterministic:
+                wanted = "never"  # a clock decides otherwise
+            channels = input_channels(self.run.recipe, self.run.manifest)
+            shape = (self.run.plan.batch_size, channels, *self.run.plan.patch_size)
+            answer = choose_compile(wanted, network, shape, self.place, known)
+        answer = self._ranks.agree(answer)
+        assert answer is not None
+        return dataclasses.replace(self.place, compiled=answer[0]), answer[1]
 
     def _class_lines(self) -> list[str]:
         """How many cases of each class there are, and how many are not asked about."""
@@ -288,6 +306,7 @@ class Session:
             "prepared": str(self.dataset.root),
             "steps": state.counters.steps,
             "parameters": sum(p.numel() for p in state.network.parameters()),
+            "compiled": self.place.compiled,
             "sessions": [*known.get("sessions", []), session],
         }
         self.run.record(self.fold, facts)

@@ -112,7 +112,9 @@ class StopAfter:
         return "asked" if self._left == 0 else None
 
 
-def tiny_loop(root: Path, recipe: Recipe, precision: str = "fp32", reader: Any = None) -> Loop:
+def tiny_loop(
+    root: Path, recipe: Recipe, precision: str = "fp32", reader: Any = None, compiled: bool = False
+) -> Loop:
     """A loop at step 0; `reader` may wrap the patch reader."""
     run = tiny_run(root, recipe)
     run.fold_folder(0).mkdir(parents=True, exist_ok=True)
@@ -141,7 +143,7 @@ def tiny_loop(root: Path, recipe: Recipe, precision: str = "fp32", reader: Any =
         lambda rollbacks: Sampler(cases, PATCH, 2, 0.5, (0, 0, rollbacks)),
         reader(training) if reader else training,
         ValidationPatches(requests, PatchReader(others, PATCH, None, (1.0, 1.0, 1.0)), task, 2),
-        Workplace(torch.device("cpu"), precision, layout),
+        Workplace(torch.device("cpu"), precision, layout, compiled),
         Journal(run.fold_folder(0), Spoken()),
         final_passes=4,
     )

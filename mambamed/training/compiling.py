@@ -1,0 +1,107 @@
+"""`training.compile`: torch.compile where it wins, measured once a device, remembered, said.
+
+Only the forward and backward pass of a training step are compiled: weights, checkpoints and validation are
+those of the network itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mambamed.errors import MambamedError
+from mambamed.io.documents import read_json, write_json
+from mambamed.runs.device import autocast
+from mambamed.training.loop import Workplace
+
+_STEPS = 5
+_GAIN = 1.05  # below it the minutes of compiling are not worth it
+
+
+def choose_compile(
+    wanted: str, network: nn.Module, shape: tuple[int, ...], place: Workplace, known: bool | None = None
+) -> tuple[bool, str]:
+    """Whether the training step is compiled, and why.
+
+    Args:
+        wanted: "always", "never" or "auto", as the recipe says.
+        network: on its device; a copy of it is measured.
+        shape: `(B, C, X, Y, Z)` of a step's patches.
+        place: where to compute.
+        known: what the fold's first session chose; it stays so.
+    """
+    if wanted != "auto":
+        return wanted == "always", f"compile {wanted}: the recipe says so"
+    if known is not None:
+        return known, f"compile {'on' if known else 'off'}: as in the first session of this fold"
+    path, key = cache_file(), _key(network, shape, place)
+    kept = _read(path)
+    where = "measured before"
+    if key not in kept:
+        where = f"measured now, kept in {path}"
+        plain = step_seconds(network, shape, place, compiled=False)
+        try:
+            fused = step_seconds(network, shape, place, compiled=True)
+        except Exception as error:  # no compiler on the machine, or an operation that it cannot take
+            return False, f"compile off: it fails here ({type(error).__name__}: {str(error).splitlines()[0]})"
+        kept[key] = [plain, fused]
+        _write(path, kept)
+    plain, fused = kept[key]
+    wins = plain > _GAIN * fused
+    seconds = f"{fused:.3f} s a step with it, {plain:.3f} without"
+    return wins, f"compile {'on' if wins else 'off'}: {seconds}, {where}"
+
+
+def step_seconds(network: nn.Module, shape: tuple[int, ...], place: Workplace, compiled: bool) -> float:
+    """Median time of forward and backward on random patches, after a first one that compiles."""
+    network = copy.deepcopy(network).train()
+    forward = torch.compile(network, dynamic=False) if compiled else network
+    image = torch.randn(shape).to(place.device, memory_format=place.layout)
+    seconds = []
+    for _ in range(1 + _STEPS):
+        began = time.monotonic()
+        with autocast(place.device, place.precision):
+            outputs = forward(image)
+        depths = [outputs] if isinstance(outputs, torch.Tensor) else outputs
+        torch.stack([depth.float().square().mean() for depth in depths]).sum().backward()
+        if place.device.type == "cuda":
+            torch.cuda.synchronize(place.device)
+        seconds.append(time.monotonic() - began)
+        network.zero_grad(set_to_none=True)
+    return statistics.median(seconds[1:])
+
+
+def cache_file() -> Path:
+    """Where measurements are kept: `mambamed/compile.json` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mambamed" / "compile.json"
+
+
+def _key(network: nn.Module, shape: tuple[int, ...], place: Workplace) -> str:
+    on_gpu = place.device.type == "cuda"
+    cpu = f"{platform.node()} {torch.get_num_threads()}"
+    device = torch.cuda.get_device_name(place.device) if on_gpu else cpu
+    text = f"{network!r} {shape} {place.precision} {place.layout} {device} {torch.__version__}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _read(path: Path) -> dict[str, list[float]]:
+    try:
+        return dict(read_json(path))
+    except (MambamedError, TypeError, ValueError):  # not there, or not whole: measured anew
+        return {}
+
+
+def _write(path: Path, kept: dict[str, list[float]]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, kept)
+    except (MambamedError, OSError):  # a home that cannot be written: measured again next time
+        return
