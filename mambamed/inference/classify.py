@@ -30,6 +30,7 @@ from mambamed.metrics.calibration import softmax
 from mambamed.progress import Progress, Silence
 from mambamed.runs.calibration import Calibration, read_calibration
 from mambamed.runs.device import keep_freed_memory, memory_format
+from mambamed.runs.provenance import provenance
 from mambamed.tasks.classification import Classification, centered
 from mambamed.tasks.covariates import covariate_numbers, is_known, with_covariates
 
@@ -275,6 +276,7 @@ def _document(
         )
     return {
         "version": mambamed.__version__,
+        **provenance(),
         "members": members,
         "temperatures": [calibration.temperature for _, _, calibration in judge.networks],
         "threshold": judge.threshold,

@@ -13,6 +13,7 @@ from mambamed.cases import Case
 from mambamed.errors import CaseError, RecipeError
 from mambamed.io.documents import read_json, write_json
 from mambamed.io.images import case_id_of
+from mambamed.runs.provenance import provenance
 
 NAME = "run.json"
 
@@ -64,6 +65,7 @@ class Record:
             "version": mambamed.__version__,
             "settings": settings,
             "reasons": list(reasons),
+            **provenance(),
             "cases": {**waiting, **known},
         }
         write_json(self._path, self._document)
