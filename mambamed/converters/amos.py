@@ -17,7 +17,7 @@ from mambamed.converters.msd import labels_of
 from mambamed.converters.wishes import Wishes
 from mambamed.errors import DatasetError
 from mambamed.io.documents import read_json
-from mambamed.io.images import case_id_of
+from mambamed.io.images import images_by_id
 
 _CASE = re.compile(r"amos_(\d{4})")
 _FIRST_MR = 500
@@ -52,7 +52,8 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     """The training cases of one kind.
 
     Raises:
-        DatasetError: the folder holds CT and MRI, and nothing says which; or none of the kind asked for.
+        DatasetError: the folder holds CT and MRI, and nothing says which; none of the kind asked for; or two
+            files of one case.
     """
     images, labels = _files(source / "imagesTr"), _files(source / "labelsTr")
     file = source / _DOCUMENT
@@ -75,7 +76,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    found = {case_id_of(path) or "": path for path in sorted(folder.glob("amos_*"))}
+    found = images_by_id(folder.glob("amos_*"), folder)
     return {case_id: path for case_id, path in found.items() if _CASE.fullmatch(case_id)}
 
 

@@ -23,6 +23,7 @@ names are read from the label maps.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,7 +36,7 @@ from mambamed.converters.nnunet import labels_and_regions, numbered_channels
 from mambamed.converters.wishes import Wishes, kind_of_channel
 from mambamed.errors import CaseError, DatasetError
 from mambamed.io.documents import read_json
-from mambamed.io.images import case_id_of, read_header, read_image
+from mambamed.io.images import case_id_of, images_by_id, read_header, read_image
 from mambamed.io.points import Points, point_suffix, read_point_table, read_points, to_world
 from mambamed.io.tables import read_csv, unescaped
 
@@ -48,6 +49,14 @@ _LABEL = ("label", "seg", "segmentation", "mask")
 _POINTS = ("points", "landmarks")
 _CLASS = ("class",)
 _ROUNDING = 1e-3
+# What a document may say of all cases, as it is to be written.
+_EXAMPLES: dict[str, Any] = {
+    "channels": {"T1w": "mri"},
+    "labels": {"background": 0, "lesion": 1},
+    "regions": {"whole": [1, 2]},
+    "landmarks": ["nose"],
+    "classes": ["NC", "AD"],
+}
 _MOST_LABELS = 512  # a map with more values is an image
 
 
@@ -150,10 +159,13 @@ def _read(source: Path) -> _List:
         rows = document.get("cases") if isinstance(document, dict) else document
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise DatasetError(f'{file}: has no list "cases" of objects; see docs/datasets.md')
-        return _List(file, [_flat(row) for row in rows], document if isinstance(document, dict) else {})
+        known = document if isinstance(document, dict) else {}
+        _check_document(file, known, rows)
+        return _List(file, [_flat(row) for row in rows], known)
     _, rows = read_csv(file)
     beside = file.with_suffix(".json")
     document = read_json(beside) if beside.is_file() else {}
+    _check_document(beside, document if isinstance(document, dict) else {}, ())
     plain = [{column: unescaped(cell) for column, cell in row.items()} for row in rows]
     return _List(file, plain, document if isinstance(document, dict) else {})
 
@@ -167,7 +179,26 @@ def _flat(row: Row) -> Row:
     return flat
 
 
+def _check_document(file: Path, document: Mapping[str, Any], rows: Sequence[Any]) -> None:
+    """Refuse values of another kind than their keys mean.
+
+    Raises:
+        DatasetError: there are such.
+    """
+    for key, example in _EXAMPLES.items():
+        value = document.get(key)
+        members = value.values() if key == "regions" and isinstance(value, dict) else ()
+        if value and not (isinstance(value, type(example)) and all(isinstance(m, list) for m in members)):
+            raise DatasetError(f"{file}: {key} is {value!r}; write it as {json.dumps(example)}")
+    for row in rows:
+        for column, cell in _flat(row).items():
+            if isinstance(cell, list):
+                raise DatasetError(f"{file}: {column}: {cell!r} is a list; write one value a case")
+
+
 def _columns(listed: _List, wishes: Wishes) -> _Columns:
+    if not listed.rows:
+        raise DatasetError(f"{listed.file}: holds no case; write a row a case")
     headers = list(dict.fromkeys(key for row in listed.rows for key in row))
     case = _first(headers, _CASE) or _first(headers, _SUBJECT)
     if case is None:
@@ -211,10 +242,10 @@ def _images_of(listed: _List) -> dict[str, dict[int, Path]]:
     numbered = numbered_channels(folder)
     if any(0 in files for files in numbered.values()):
         return numbered
-    found = {case_id_of(path): path for path in sorted(folder.glob("*"))}
-    if set(found) <= {None}:
+    found = images_by_id(folder.glob("*"), folder)
+    if not found:
         raise DatasetError(f"{listed.file}: names no images, and {folder} holds none; add a column of images")
-    return {case_id: {0: path} for case_id, path in found.items() if case_id}
+    return {case_id: {0: path} for case_id, path in found.items()}
 
 
 def _width(images: Mapping[str, Mapping[int, Path]]) -> int:

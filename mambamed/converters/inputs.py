@@ -10,7 +10,7 @@ from mambamed.cases import Case, ChannelFile, differ_in_case_alone
 from mambamed.converters import brats, case_list, dicom, nnunet
 from mambamed.errors import DatasetError
 from mambamed.io.dicom import is_dicom
-from mambamed.io.images import case_id_of
+from mambamed.io.images import case_id_of, images_by_id
 
 log = logging.getLogger("mambamed")
 
@@ -62,22 +62,15 @@ def _find(source: Path, channels: Sequence[str]) -> list[Case]:
         return _by_channel(folder, by_key, [f"{n:04d}" for n in range(len(channels))], channels)
     if set(channels) == set(brats.CHANNELS) and (by_modality := _modalities(folder, channels)):
         return _by_channel(folder, by_modality, channels, channels)
-    cases: dict[str, Case] = {}
-    for path in sorted(folder.glob("*")):
-        case_id = case_id_of(path)
-        if case_id is None:
-            continue
-        if case_id in cases:
-            both = f"{cases[case_id].channels[0].path.name} and {path.name}"
-            raise DatasetError(f"{folder}: duplicate case {case_id}: {both}; keep one")
-        cases[case_id] = _case_of_file(case_id, path, channels)
+    images = images_by_id(folder.glob("*"), folder)
+    cases = [_case_of_file(case_id, path, channels) for case_id, path in images.items()]
     if not cases and set(channels) < set(brats.CHANNELS) and (by_modality := _modalities(folder, channels)):
         return _by_channel(folder, by_modality, channels, channels)
     if not cases and dicom.recognizes(folder):
         return _one_series_each([case for case, _ in dicom.series_cases(folder)], channels, folder)
     if not cases:
         raise DatasetError(f"{folder}: no images to predict; {_WHAT}")
-    return list(cases.values())
+    return cases
 
 
 def _modalities(folder: Path, channels: Sequence[str]) -> dict[str, dict[str, Path]]:

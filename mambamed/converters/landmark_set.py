@@ -22,7 +22,7 @@ from mambamed.converters.wishes import Wishes, kind_of_channel
 from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import Affine
 from mambamed.io.documents import read_json
-from mambamed.io.images import case_id_of, read_header
+from mambamed.io.images import images_by_id, read_header
 from mambamed.io.points import Points, point_suffix, read_point_table, read_points, to_world
 from mambamed.io.tables import read_csv
 
@@ -133,15 +133,7 @@ def _files_in(folder: Path) -> dict[str, dict[int, Path]]:
     numbered = numbered_channels(folder)
     if any(0 in files for files in numbered.values()):
         return numbered
-    found: dict[str, dict[int, Path]] = {}
-    for path in sorted(folder.glob("*")):
-        case_id = case_id_of(path)
-        if case_id in found:
-            both = f"{found[case_id][0].name} and {path.name}"
-            raise DatasetError(f"{folder}: duplicate case {case_id}: {both}; keep one")
-        if case_id:
-            found[case_id] = {0: path}
-    return found
+    return {case_id: {0: path} for case_id, path in images_by_id(folder.glob("*"), folder).items()}
 
 
 def _point_files(source: Path, surely: bool) -> dict[str, Path]:

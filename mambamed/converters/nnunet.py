@@ -17,7 +17,7 @@ from mambamed.converters.msd import inside, labels_of
 from mambamed.converters.wishes import Wishes, kind_of_channel
 from mambamed.errors import DatasetError
 from mambamed.io.documents import read_json
-from mambamed.io.images import case_id_of
+from mambamed.io.images import case_id_of, images_by_id
 
 _DOCUMENT = "dataset.json"
 _CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
@@ -80,7 +80,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
 
 def _cases(source: Path, channels: int) -> list[Case]:
     found = numbered_channels(source / "imagesTr")
-    masks = {case_id_of(path): path for path in sorted((source / "labelsTr").glob("*")) if case_id_of(path)}
+    masks = images_by_id((source / "labelsTr").glob("*"), source / "labelsTr")
     cases = []
     for case_id, files in sorted(found.items()):
         missing = [f"{case_id}_{number:04d}" for number in range(channels) if number not in files]
@@ -91,10 +91,10 @@ def _cases(source: Path, channels: int) -> list[Case]:
             fault = f"{case_id}: no label for this case in {source / 'labelsTr'}; add it"
         order = tuple(ChannelFile(files[number]) for number in range(channels) if number in files)
         cases.append(Case.found(case_id, order, label=masks.get(case_id), fault=fault))
-    for case_id, path in sorted(masks.items(), key=lambda item: str(item[0])):
+    for case_id, path in masks.items():
         if case_id not in found:
             fault = f"{case_id}: no image for the label {path}; add it, or remove the label"
-            cases.append(Case.found(str(case_id), (), label=path, fault=fault))
+            cases.append(Case.found(case_id, (), label=path, fault=fault))
     return cases
 
 

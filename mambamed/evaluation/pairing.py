@@ -11,7 +11,7 @@ from mambamed.cases import IGNORE
 from mambamed.converters import brats
 from mambamed.errors import DatasetError
 from mambamed.io.documents import read_json
-from mambamed.io.images import case_id_of
+from mambamed.io.images import case_id_of, images_by_id
 
 # "references" lies in a prepared dataset.
 _LABEL_FOLDERS = ("labelsTr", "labelsTs", "labelsVal", "references")
@@ -157,7 +157,7 @@ def find_references(source: Path) -> tuple[dict[str, Path], bool]:
     if segmentations:
         return segmentations, True
     folders = [source / name for name in _LABEL_FOLDERS if (source / name).is_dir()] or [source]
-    found = _by_case((path for folder in folders for path in folder.iterdir()), source)
+    found = images_by_id((path for folder in folders for path in folder.iterdir()), source)
     if not found:
         raise DatasetError(
             f"{source}: no label maps of references; give the folder that holds them, "
@@ -175,11 +175,12 @@ def find_predictions(source: Path, references: Iterable[str] = ()) -> dict[str, 
     _check_folder(source)
     known = set(references)
     found = {}
-    for case_id, path in _by_case(source.iterdir(), source).items():
+    for case_id, path in images_by_id(source.iterdir(), source).items():
         stem = case_id.removesuffix("-seg").removesuffix("_seg")
         name = stem if stem in known and case_id not in known else case_id
         if name in found:
-            raise _duplicate(source, name, found[name], path)
+            both = f"{found[name].name} and {path.name}"
+            raise DatasetError(f"{source}: duplicate case {name}: {both}; keep one")
         found[name] = path
     if not found:
         raise DatasetError(
@@ -241,22 +242,6 @@ def _answers(
         scored = united or {name: (value,) for name, value in alone.items()}
         return Answers(tuple(sorted(named.values())), scored, "BraTS regions", alone)
     return Answers(None, None, "every label that occurs")
-
-
-def _by_case(paths: Iterable[Path], source: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(paths):
-        case_id = case_id_of(path)
-        if case_id is None or path.is_dir():
-            continue
-        if case_id in found:
-            raise _duplicate(source, case_id, found[case_id], path)
-        found[case_id] = path
-    return found
-
-
-def _duplicate(source: Path, case_id: str, first: Path, second: Path) -> DatasetError:
-    return DatasetError(f"{source}: duplicate case {case_id}: {first.name} and {second.name}; keep one")
 
 
 def _check_folder(source: Path) -> None:

@@ -7,6 +7,7 @@ NIfTI goes its own checked path (`nifti`); NRRD, MetaImage and DICOM series go t
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mambamed.errors import CaseError
+from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import Affine, spacing_of
 from mambamed.io.atomic import write_bytes
 
@@ -175,6 +176,28 @@ def case_id_of(path: Path) -> str | None:
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return None
+
+
+def images_by_id(paths: Iterable[Path], where: Path) -> dict[str, Path]:
+    """Case id -> its image, of the files that are images.
+
+    Args:
+        paths: in any order; what is not named as an image is passed over.
+        where: what they were found in, for the message.
+
+    Raises:
+        DatasetError: two images of one case.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(paths):
+        case_id = case_id_of(path)
+        if case_id is None:
+            continue
+        if case_id in found:
+            both = f"{found[case_id].name} and {path.name}"
+            raise DatasetError(f"{where}: duplicate case {case_id}: {both}; keep one")
+        found[case_id] = path
+    return found
 
 
 def check_file(path: Path) -> None:

@@ -120,6 +120,27 @@ def test_images_of_a_table_without_paths_lie_beside_it(tmp_path) -> None:
         convert(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ({"channels": ["T1"]}, 'channels is \\[\'T1\'\\]; write it as {"T1w": "mri"}'),
+        ({"regions": {"whole": 1}}, 'regions is .*; write it as {"whole": \\[1, 2\\]}'),
+        ({"classes": 3}, "classes is 3; write it as"),
+        (
+            {"cases": [{"case": "a", "T1": ["a.nii.gz"]}]},
+            r"T1: \['a.nii.gz'\] is a list; write one value a case",
+        ),
+        ({"cases": []}, "holds no case; write a row a case"),
+    ],
+)
+def test_a_document_that_says_what_cannot_be_is_one_line(tmp_path, said, line) -> None:
+    write_small(tmp_path / "a.nii.gz")
+    document = {"cases": [{"case": "a", "T1": "a.nii.gz", "class": "x"}]} | said
+    (tmp_path / "l.json").write_text(json.dumps(document))
+    with pytest.raises(DatasetError, match=line):
+        convert(tmp_path / "l.json")
+
+
 def test_a_numbered_channel_that_a_case_beside_its_table_lacks_is_named(tmp_path) -> None:
     for name in ("a_0000", "a_0001", "b_0000", "c_0001"):
         write_small(tmp_path / "images" / f"{name}.nii.gz")

@@ -187,6 +187,14 @@ def test_nnunet_v1_has_modality_and_a_list_of_pairs(tmp_path) -> None:
     assert dataset.manifest.labels == {"background": 0, "x": 1}
 
 
+def test_two_label_maps_of_one_case_are_refused(tmp_path) -> None:
+    nnunet(tmp_path)
+    names = [path.name for path in (tmp_path / "labelsTr").iterdir()]
+    touch(tmp_path, f"labelsTr/{names[0].removesuffix('.gz')}")
+    with pytest.raises(DatasetError, match="duplicate case"):
+        convert(tmp_path)
+
+
 def test_nnunet_may_list_its_files(tmp_path) -> None:
     listed = {"c1": {"images": ["a/ct.nii.gz", "a/pet.nii.gz"], "label": "a/seg.nii.gz"}}
     nnunet(tmp_path, dataset=listed)
