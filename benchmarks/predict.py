@@ -1,174 +1,234 @@
-"""Prediction beside MONAI's sliding_window_inference.
+"""Prediction beside nnU-Net 2's predictor and MONAI's sliding_window_inference.
 
-    pip install 'mambamed[baselines]'
-    python benchmarks/predict.py [--turns 2] [--size 120] [--write docs/benchmarks.md]
+    pip install 'mambamed[baselines]' nnunetv2
+    python benchmarks/predict.py [--part accumulation export case small memory] [--all] [--write FILE]
 
-The same network with the same weights, the same image in memory, the same window positions and the same
-Gaussian width. Two networks: one that answers at once (what remains is accumulation and export), and nnMamba.
-Export is the way from logits to labels on a native grid of other spacing; theirs is MONAI's way, torch's
-interpolation of all logits and an argmax. Each peer's turn follows ours, the least time of all turns counts;
-memory is the peak beyond what the process held before, a process a measurement.
+The same network with the same weights, the same windows, one thread each; every side in a process of its
+own, one after the other. Times are CPU-seconds. Of the stages `accumulation` (the network's own time taken
+off) and `export`, memory is the peak beyond what the process held before; of the others, which go from files
+to masks, both are the whole process's, imports included, of ours the command that a user gives. The network
+is nnU-Net's plain U-Net, trained for a minute (see predict_models.py), run by nnU-Net's class there and by
+ours here. Where data of the tests is found (MAMBAMED_TEST_DATA) the cases are real, else made up.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mambamed.cases import DatasetManifest
-from mambamed.geometry import orientation_of
-from mambamed.inference.restore import labels_of_slabs
-from mambamed.inference.sliding_window import Windows, window_slabs
-from mambamed.networks import build_network
-from mambamed.preparation.grid import CaseGeometry
-from mambamed.recipe import Recipe
-from mambamed.tasks.segmentation import Segmentation
+import torch
+
+from mambamed.io.images import read_image
+from mambamed.runs.device import choose_precision
 
 try:
-    from monai.inferers.utils import sliding_window_inference
-except ModuleNotFoundError as error:
-    sys.exit(f"{error}: this benchmark compares with MONAI; pip install monai")
+    import monai
+    import predict_models
+    import predict_sides
+except ModuleNotFoundError as fault:
+    sys.exit(f"{fault}: this benchmark compares with MONAI and nnU-Net; pip install monai nnunetv2")
 
+ROOT = Path(__file__).resolve().parents[1]
 MARK = "<!-- predict: written by benchmarks/predict.py -->", "<!-- predict: end -->"
-CPU = torch.device("cpu")
-PATCH = (48, 48, 48)
+PARTS = ("accumulation", "export", "case", "small", "memory")
 
 
-class Linear(nn.Module):
-    """A network that costs nothing beside its own output: one product of channels a voxel."""
+@dataclass(frozen=True)
+class Side:
+    """What one side took, and the labels that it found, by case."""
 
-    def __init__(self, channels: int, outputs: int) -> None:
-        super().__init__()
-        self.head = nn.Conv3d(channels, outputs, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(x)
+    cpu: float
+    peak: float
+    labels: dict[str, np.ndarray]
 
 
-def make(kind: str, channels: int, outputs: int) -> nn.Module:
-    """A network with the weights of seed 0."""
-    torch.manual_seed(0)
-    if kind == "instant":
-        return Linear(channels, outputs).eval()
-    return build_network("nnmamba", channels, outputs, channels=8).eval()
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        goal: in words.
+        others: nnU-Net, and MONAI where it has a part in it.
+    """
+
+    name: str
+    goal: str
+    ours: Side
+    others: dict[str, Side]
+
+    def __str__(self) -> str:
+        seconds, ratios, same, peaks = [f"{self.ours.cpu:.2f}"], [], [], [f"{self.ours.peak:.0f}"]
+        for name in ("nnU-Net", "MONAI"):
+            other = self.others.get(name)
+            seconds.append(f"{other.cpu:.2f}" if other else "")
+            ratios.append(f"**{other.cpu / self.ours.cpu:.1f}**" if other else "")
+            same.append(f"{100 * agreement(self.ours, other):.3f} %" if other else "")
+            peaks.append(f"{other.peak:.0f}" if other else "")
+        cells = [self.name, *seconds, *ratios, self.goal, *same, *peaks]
+        return f"| {' | '.join(cells)} |"
 
 
-def sides(kind: str, size: int, outputs: int) -> tuple[Callable[[], np.ndarray], Callable[[], np.ndarray]]:
-    """Ours and theirs: image in memory -> labels on a native grid 1.25 times as fine."""
-    network, native = make(kind, 4, outputs), tuple(round(1.25 * n) for n in (size, size, size))
-    image = torch.randn(4, size, size, size, generator=torch.Generator().manual_seed(1))
-    image = functional.avg_pool3d(image, 5, 1, 2)
-    affine = np.diag([0.8, 0.8, 0.8, 1.0])
-    rows = tuple(map(tuple, affine.tolist()))
-    geometry = CaseGeometry(native, rows, orientation_of(affine), (0, 0, 0), native, (size, size, size))
-    labels = {"background": 0, **{f"label_{n}": n for n in range(1, outputs)}}
-    manifest = DatasetManifest("made", dict.fromkeys("abcd", "mri"), labels)
-    task = Segmentation(Recipe.model_validate({"network": {"name": "nnmamba"}}), manifest)
-    windows = Windows(PATCH, overlap=0.5)
-
-    def ours() -> np.ndarray:
-        return labels_of_slabs(window_slabs([network], image, windows, device=CPU), geometry, task)
-
-    def theirs() -> np.ndarray:
-        with torch.inference_mode():
-            logits = sliding_window_inference(
-                image[None], PATCH, 1, network, overlap=0.5, mode="gaussian", sigma_scale=0.125
-            )
-            assert isinstance(logits, Tensor)
-            fine = functional.interpolate(logits, native, mode="trilinear", align_corners=False)
-            return fine[0].argmax(0).to(torch.uint8).numpy()
-
-    return ours, theirs
+HEAD = (
+    "| | ours, CPU-s | nnU-Net | MONAI | nnU-Net / ours | MONAI / ours | goal beside nnU-Net "
+    "| same label as nnU-Net | as MONAI | peak MB: ours | nnU-Net | MONAI |\n" + "|---" * 12 + "|"
+)
 
 
-def measured(kind: str, size: int, outputs: int, turns: int) -> dict[str, float]:
-    """Seconds of both, and the share of voxels with the same label."""
-    ours, theirs = sides(kind, size, outputs)
-    times: dict[str, list[float]] = {"ours": [], "theirs": []}
-    answers = {}
-    for turn in range(turns + 1):
-        for name, side in (("ours", ours), ("theirs", theirs)):
-            began = time.perf_counter()
-            answers[name] = side()
-            if turn:  # the first one warms up
-                times[name].append(time.perf_counter() - began)
-    same = float((answers["ours"] == answers["theirs"]).mean())
-    return {"ours": min(times["ours"]), "theirs": min(times["theirs"]), "same": same}
-
-
-def peak(kind: str, size: int, outputs: int, side: str) -> float:
-    """MiB that one side takes beyond what its process held before, in a process of its own."""
-    command = [sys.executable, __file__, "--peak", side, kind, str(size), str(outputs)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1]))
-
-
-def table(size: int, turns: int) -> str:
-    """The section of the document."""
-    lines = [
-        "## Prediction",
-        "",
-        f"`python benchmarks/predict.py --size {size} --turns {turns}`, torch {torch.__version__}, "
-        f"{torch.get_num_threads()} thread(s). An image of 4 x {size}^3 in memory, windows of {PATCH[0]}^3, "
-        "overlap one half, Gaussian; to labels on a grid 1.25 times as fine. MONAI: its inferer, then "
-        "torch's interpolation of all logits, argmax. `instant`: a network of one product a voxel, so that "
-        "accumulation and export remain.",
-        "",
-        "| network, labels | ours, s | MONAI, s | MONAI / ours | same label | extra MiB: ours | MONAI |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for kind, outputs in (("instant", 4), ("instant", 14), ("nnmamba", 4)):
-        found = measured(kind, size, outputs, turns)
-        memory = [peak(kind, size, outputs, side) for side in ("ours", "theirs")]
-        lines.append(
-            f"| {kind}, {outputs} | {found['ours']:.2f} | {found['theirs']:.2f} | "
-            f"{found['theirs'] / found['ours']:.2f} | {100 * found['same']:.3f} % | "
-            f"{memory[0]:.0f} | {memory[1]:.0f} |"
-        )
-    return "\n".join(lines)
+def agreement(one: Side, other: Side) -> float:
+    """Share of voxels with the same label, over all cases together."""
+    assert one.labels.keys() == other.labels.keys(), f"{sorted(one.labels)} and {sorted(other.labels)}"
+    equal = sum(int((labels == other.labels[name]).sum()) for name, labels in one.labels.items())
+    return equal / sum(labels.size for labels in one.labels.values())
 
 
 def main() -> None:
+    """Measure, print, and write where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--turns", type=int, default=2)
-    parser.add_argument("--size", type=int, default=120)
-    parser.add_argument("--write", type=Path)
-    parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--turns", type=int, default=1, help="of each side; the least time counts")
+    parser.add_argument("--all", action="store_true", help="also ours in float32, and MONAI's way from files")
+    parser.add_argument("--folder", type=Path, help="for models and cases; they are kept for the next run")
+    parser.add_argument("--write", type=Path, help="document whose rows of these parts are replaced")
+    parser.add_argument("--side", nargs=4, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    torch.set_num_threads(1)
-    if asked.peak:
-        side, kind, size, outputs = asked.peak
-        ours, theirs = sides(kind, int(size), int(outputs))
-        small = sides(kind, 48, int(outputs))
-        small[side != "ours"]()  # libraries and compiled code are there already
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        (ours if side == "ours" else theirs)()
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    if asked.side:
+        predict_sides.main(asked.side)
         return
-    text = table(asked.size, asked.turns)
-    print(text)
+    folder = asked.folder or Path(tempfile.mkdtemp(prefix="mambamed-benchmark-"))
+    print(HEAD, flush=True)
+    rows = []
+    try:
+        child(["warm", "ours", "", ""])
+        for part in asked.part:
+            made = stages(part, folder, asked.turns) if part in STAGES else None
+            for row in made or wholes(part, folder, asked.turns, asked.all):
+                print(row, flush=True)
+                rows.append(str(row))
+    finally:
+        if not asked.folder:
+            shutil.rmtree(folder)
     if asked.write:
-        document = asked.write.read_text(encoding="utf-8")
-        block = f"{MARK[0]}\n{text}\n{MARK[1]}"
-        if MARK[0] in document:
-            head, _, rest = document.partition(MARK[0])
-            document = head + block + rest.partition(MARK[1])[2]
-        else:
-            document = f"{document.rstrip()}\n\n{block}\n"
-        asked.write.write_text(document, encoding="utf-8")
+        write_section(asked.write, rows)
+
+
+STAGES = {
+    "accumulation": {
+        "BraTS": ("accumulation, 4 x 240x240x155 -> 4 labels", "15"),
+        "CT-B": ("accumulation, 273x273x267 -> 14 labels", "6"),
+    },
+    "export": {"CT-B": ("logits 14 x 273x273x267 -> labels 512x512x200", "20")},
+}
+
+
+def stages(part: str, folder: Path, turns: int) -> list[Row]:
+    """A stage by all three sides."""
+    rows = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, (name, goal) in STAGES[part].items():
+        sides = {}
+        for side in ("ours", "nnU-Net", "MONAI"):
+            file = folder / "labels.npy"
+            taken = [json.loads(child([part, side, kind, str(file)])[0]) for _ in range(turns)]
+            least = min(taken, key=lambda each: each["cpu"])
+            sides[side] = Side(least["cpu"], least["peak"], {kind: np.load(file)})
+        rows.append(Row(name, goal, sides.pop("ours"), sides))
+    return rows
+
+
+WHOLES = {
+    "case": ("4 x 240x240x155, files to mask", "2.5", ("nnU-Net", "MONAI")),
+    "small": ("65 hippocampi, files to masks", "4", ("nnU-Net",)),
+    "memory": ("512x512x200, 14 labels, file to mask", "memory 1/3", ("nnU-Net",)),
+}
+
+
+def wholes(part: str, folder: Path, turns: int, every: bool) -> list[Row]:
+    """From files to masks: our command in the precision that it chooses, and theirs."""
+    name, goal, others = WHOLES[part]
+    place = folder / part
+    torch.set_num_threads(1)
+    predict_models.make(part, place)
+    chosen, _ = choose_precision("auto", torch.device("cpu"))
+    sides = {}
+    for precision in dict.fromkeys((chosen, "fp32") if every else (chosen,)):
+        arguments = ["predict", place / "run", place / "images", "-o", place / "ours", "--overwrite"]
+        command = ["-m", "mambamed.cli", *map(str, arguments), "--device", "cpu", "--precision", precision]
+        sides[precision] = whole(command, place / "ours", turns)
+    theirs = {}
+    for side in others if every else ("nnU-Net",):
+        output = place / side
+        command = [__file__, "--side", part, side, str(place), str(output)]
+        theirs[side] = whole(command, output, turns)
+    return [Row(f"{name}, {precision}", goal, side, theirs) for precision, side in sides.items()]
+
+
+def whole(command: Sequence[str], output: Path, turns: int) -> Side:
+    """A command's CPU-seconds and peak, and the masks that it leaves."""
+    taken = []
+    for _ in range(turns):
+        shutil.rmtree(output, ignore_errors=True)
+        taken.append(child(command)[1:])
+    labels = {file.name: read_image(file).array for file in sorted(output.glob("*.nii.gz"))}
+    cpu, peak = min(taken)
+    return Side(cpu, peak, labels)
+
+
+def child(command: Sequence[str]) -> tuple[str, float, float]:
+    """Run this Python on one thread: the last line of its output, its CPU-seconds, its peak in MB."""
+    if command[0] not in ("-m", __file__):
+        command = [__file__, "--side", *command]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen([sys.executable, *command], stdout=output, stderr=errors, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        errors.seek(0)
+        if process.returncode:
+            sys.exit(f"{' '.join(command)}: exit code {process.returncode}\n{errors.read()[-3000:]}")
+        lines = output.read().splitlines()
+    return lines[-1] if lines else "", usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def write_section(file: Path, rows: Sequence[str]) -> None:
+    """Replace the rows of the same names in this benchmark's block, or add them."""
+    begin, end = MARK
+    text = file.read_text(encoding="utf-8")
+    head, _, rest = text.partition(begin)
+    block, _, tail = rest.partition(end)
+    known = {line.split(" | ")[0]: line for line in re.findall(r"^\| [^|\n]+ \| [\d.]+ \|.*$", block, re.M)}
+    known |= {row.split(" | ")[0]: row for row in rows}
+    order = [*(n for kinds in STAGES.values() for n, _ in kinds.values()), *(n for n, *_ in WHOLES.values())]
+    place = {name: number for number, name in enumerate(order)}
+    lines = sorted(
+        (line for name, line in known.items() if any(name[2:].startswith(each) for each in order)),
+        key=lambda line: next(place[each] for each in order if line[2:].startswith(each)),
+    )
+    lead = (
+        f"`python benchmarks/predict.py`, {time.strftime('%Y-%m-%d')}, torch {torch.__version__}, MONAI "
+        f"{monai.__version__}, nnU-Net {predict_sides.NNUNET}; one thread each side, CPU-seconds. The same "
+        "network and weights, windows of 128x128x128 (hippocampi: 40x56x40), overlap one half, Gaussian, no "
+        "mirroring. Stages: the network's own time is taken off, memory is the peak beyond what the process "
+        "held. Files to masks: the whole process, imports included; nnU-Net in one "
+        "process, without workers, which is its cheapest way. 240x240x155: the full network (32 to 320 "
+        "channels, six stages); hippocampi: 32 to 256; 512x512x200: 8 to 32, for memory."
+    )
+    section = "\n".join([begin, "## Prediction", "", lead, "", HEAD, *lines, end])
+    file.write_text(head + section + tail, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -24,16 +24,22 @@ from mambamed.ssm import chosen_backend
 from mambamed.tasks.base import Task
 
 _AXIS = {"x": 0, "y": 1, "z": 2}
+_READS_CHANNELS_LAST = ("nnmamba", "nnmamba_v1")
 
 
 @dataclass(frozen=True)
 class Member:
-    """One run's share of an ensemble: its networks, one a fold, and how they are led over a volume."""
+    """One run's share of an ensemble: its networks, one a fold, and how they are led over a volume.
+
+    Attributes:
+        layout: memory format of the networks and their input.
+    """
 
     run: Run
     folds: tuple[int, ...]
     networks: tuple[nn.Module, ...]
     windows: Windows
+    layout: torch.memory_format = torch.contiguous_format
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class Ensemble:
                 member.windows,
                 device=self.device,
                 precision=self.precision,
-                layout=memory_format(self.device, self.precision),
+                layout=member.layout,
                 axis=axis,
                 max_ram=self.max_ram,
                 heard=heard,
@@ -163,20 +169,37 @@ def load_ensemble(
     backend, why_backend = chosen_backend(chosen)
     for run in runs[1:]:
         _check_same_question(runs[0], run)
-    layout = memory_format(chosen, kind)
     members = []
     for run in runs:
+        layout = layout_of(run.recipe.network.name, chosen, kind)
         networks, numbers = [], run.chosen_folds(folds)
         for fold in numbers:
             network, _ = load_network(run.root, fold, checkpoint, chosen)
             networks.append(network.to(memory_format=layout))  # type: ignore[call-overload]
-        members.append(Member(run, tuple(numbers), tuple(networks), windows_of(run, overlap, tta, chosen)))
+        windows = windows_of(run, overlap, tta, chosen)
+        members.append(Member(run, tuple(numbers), tuple(networks), windows, layout))
     reasons = (
         f"device {chosen}: {why_device}",
         f"precision {kind}: {why_kind}",
         f"scan backend {backend}: {why_backend}",
     )
     return Ensemble(tuple(members), make_task(runs[0]), chosen, kind, reasons)
+
+
+def layout_of(network: str, device: torch.device, precision: str) -> torch.memory_format:
+    """How a network's tensors lie in memory where it is fastest.
+
+    Source:
+        Measured on an AVX-512 CPU in float32, a thread: nnMamba, whose scans read channels last anyway, takes
+        3.2 s for 4 x 128^3 with channels last and 4.1 s without; all others, the convolutions of which make
+        up more of their time, take 10 to 25 % longer with them (SegMamba, U-Mamba, nnU-Net at 4 x 64^3).
+
+    >>> layout_of("nnmamba", torch.device("cpu"), "fp32"), layout_of("umamba", torch.device("cpu"), "fp32")
+    (torch.channels_last_3d, torch.contiguous_format)
+    """
+    if device.type == "cpu" and network in _READS_CHANNELS_LAST:
+        return torch.channels_last_3d
+    return memory_format(device, precision)
 
 
 def windows_of(run: Run, overlap: float | None, tta: str | None, device: torch.device) -> Windows:
