@@ -74,3 +74,11 @@ def test_the_command_reference_is_up_to_date() -> None:
 def test_no_page_names_a_path_of_a_machine() -> None:
     for page in PAGES:
         assert not re.search(r"/(home|root|Users|tmp)/", page.read_text()), page
+
+
+def test_every_promise_of_security_names_tests_that_exist() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    for path in re.findall(r"tests/[\w/]+(?:\.py)?", text):
+        assert (ROOT / path).exists(), path
+    for name in re.findall(r"`(test_\w+\.py)`", text):
+        assert (ROOT / "tests" / "faults" / name).is_file(), name

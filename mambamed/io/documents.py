@@ -31,6 +31,8 @@ def read_json(path: Path) -> Any:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
         raise DatasetError(f"{path}: not valid JSON at {where}: {error.msg}; correct it") from error
+    except ValueError as error:  # Python's bound on the digits of an integer
+        raise DatasetError(f"{path}: holds a number that is too long; correct it") from error
     except RecursionError as error:
         raise DatasetError(f"{path}: nested too deep for a document of this kind") from error
 

@@ -360,10 +360,10 @@ def _add(found: Points, name: str, place: Any, where: Path | str) -> None:
         raise DatasetError(f"{where}: duplicate landmark {name}; keep one")
     try:
         x, y, z = (float(value) for value in place)
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         text = ", ".join(map(str, place)) if isinstance(place, (list, tuple)) else str(place)
         raise DatasetError(
-            f"{where}: landmark {name} at ({text}) is not three numbers; mind decimal commas"
+            f"{where}: landmark {name} at ({text[:200]}) is not three numbers; mind decimal commas"
         ) from error
     found[name] = (x, y, z)
 

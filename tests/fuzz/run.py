@@ -24,6 +24,7 @@ from targets import TARGETS, Target
 from mambamed.errors import MambamedError
 
 SLOW_SECONDS = 10.0
+_TOLD_EVERY = 5000
 
 
 def fuzz(target: Target, numbers: range, folder: Path, seed: int = 0) -> tuple[Counter[str], dict[int, str]]:
@@ -70,10 +71,17 @@ def main() -> int:
         for name in asked.target or TARGETS:
             target, began = TARGETS[name](), time.monotonic()
             numbers = range(asked.inputs) if asked.only is None else range(asked.only, asked.only + 1)
-            met, failures = fuzz(target, numbers, Path(folder), asked.seed)
-            counts = ", ".join(f"{count} {what}" for what, count in met.most_common())
-            seconds = time.monotonic() - began
-            print(f"{name}: {len(numbers)} inputs in {seconds:.0f} s: {counts}", flush=True)
+            met: Counter[str] = Counter()
+            failures: dict[int, str] = {}
+            for first in range(0, len(numbers), _TOLD_EVERY):
+                met_now, failed_now = fuzz(
+                    target, numbers[first : first + _TOLD_EVERY], Path(folder), asked.seed
+                )
+                met += met_now
+                failures |= failed_now
+                counts = ", ".join(f"{count} {what}" for what, count in met.most_common())
+                seconds = time.monotonic() - began
+                print(f"{name}: {met.total()} inputs in {seconds:.0f} s: {counts}", flush=True)
             for number, text in list(failures.items())[:20]:
                 asked.failures.mkdir(exist_ok=True)
                 (asked.failures / f"{name}_{number}").write_bytes(target.input(number, asked.seed))

@@ -166,10 +166,10 @@ def test_a_bad_case_is_named_and_the_rest_is_classified(world, tmp_path) -> None
 
 def test_a_name_that_a_spreadsheet_would_run_is_classified_and_escaped(world, tmp_path) -> None:
     (tmp_path / "images").mkdir()
-    shutil.copy(world / "images" / "c00.nii.gz", tmp_path / "images" / "=HYPERLINK(1).nii.gz")
+    shutil.copy(world / "images" / "c00.nii.gz", tmp_path / "images" / "-1+HYPERLINK(1).nii.gz")
     classify([world / "run_0"], tmp_path / "images", tmp_path / "p.csv", device="cpu")
-    assert (tmp_path / "p.csv").read_text().splitlines()[1].startswith("'=HYPERLINK")
-    assert read_probabilities(tmp_path / "p.csv").cases == ("=HYPERLINK(1)",)
+    assert (tmp_path / "p.csv").read_text().splitlines()[1].startswith("'-1+HYPERLINK")
+    assert read_probabilities(tmp_path / "p.csv").cases == ("-1+HYPERLINK(1)",)
 
 
 def test_a_given_threshold_goes_before_the_validations(world, tmp_path) -> None:
