@@ -458,11 +458,12 @@ def evaluate(
     from mambamed.converters.point_sets import holds_points
     from mambamed.evaluation import evaluate
     from mambamed.evaluation.classification import evaluate_probabilities, holds_probabilities
-    from mambamed.evaluation.options import check_options
+    from mambamed.evaluation.options import check_level, check_options
     from mambamed.evaluation.pairing import read_regions
     from mambamed.evaluation.points import evaluate_points
     from mambamed.recipe import Evaluation, load_recipe
 
+    check_level(ci)
     asked = load_recipe(recipe) if recipe else None
     of_masks = {
         "--regions": regions,
@@ -535,7 +536,9 @@ def compare(
 ) -> Comparison:
     """Tell whether models differ: paired tests on the same cases, corrected, with intervals and ranks."""
     from mambamed.evaluation.compare import compare
+    from mambamed.evaluation.options import check_level
 
+    check_level(ci)
     return compare(evaluations, common=common, level=ci, seed=seed, output=output)
 
 

@@ -85,6 +85,8 @@ def evaluate(
         DatasetError: a folder that holds nothing to compare, or an unknown metric, rule or protocol.
     """
     progress = progress or Silence()
+    if workers < 0:
+        raise DatasetError(f"--workers {workers}: give a number of threads, or 0 for one a core")
     try:
         rules = rules_for(protocol, empty, hd95, penalty_mm)
         asked = parse_metrics(metrics or rules.metrics, rules.hd95)

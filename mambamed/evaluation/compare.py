@@ -233,7 +233,7 @@ def _table(differences: Sequence[Difference], level: float, rules: str) -> Table
                 d.metric,
                 f"{d.first} {shown(d.means[0])}",
                 f"{d.second} {shown(d.means[1])}",
-                f"{d.test.mean_difference:+.4g}",
+                "-" if math.isnan(d.test.mean_difference) else f"{d.test.mean_difference:+.4g}",
                 "-" if math.isnan(low) else f"{low:+.4g} to {high:+.4g}",
                 str(d.test.pairs),
                 _p(d.wilcoxon_holm),

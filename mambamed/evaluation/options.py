@@ -1,4 +1,4 @@
-"""Options of `evaluate` that say nothing about what is evaluated: refused, never passed over."""
+"""Options of `evaluate` that cannot be, or do not speak of what is evaluated: refused, never passed over."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ from typing import Literal
 from mambamed.errors import RecipeError
 
 _TABLE_OF = {"masks": "brats", "landmarks": "landmarks", "classes": "classification"}
+
+
+def check_level(level: float) -> None:
+    """Refuse what is no confidence level.
+
+    Raises:
+        RecipeError: it does not lie between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise RecipeError(f"--ci {level:g}: give a level between 0 and 1, as in 0.95")
 
 
 def check_options(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mambamed.cases import Case, DatasetManifest, RawDataset, differ_in_case_alone
-from mambamed.errors import CaseError, DatasetError
+from mambamed.errors import CaseError, DatasetError, RecipeError
 from mambamed.io.atomic import flush_all
 from mambamed.io.documents import write_json
 from mambamed.io.lock import folder_lock
@@ -124,6 +124,8 @@ def prepare(
     settings = preprocess_settings(recipe, spacing)
     split = split or (recipe.dataset.split if recipe else Split())
     manifest = agreed_manifest(raw.manifest, recipe)
+    if workers < 0:
+        raise RecipeError(f"--workers {workers}: give a number of processes, or 0 for one a core")
     memory = parse_bytes(max_ram) if max_ram else memory_bytes() // 2
     count = workers or (cores() if _bytes_of(raw.cases) > _WORTH_PROCESSES else 1)
     if max_ram or count > 1:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.io.documents import read_json
 from mambamed.preparation.splits import PARTS, Fold, Member, groups_of, shown
@@ -83,10 +85,11 @@ def with_options(
     changes |= {key: value for key, value in named.items() if value is not None}
     try:
         return Split.model_validate({**split.model_dump(), **changes})
-    except ValueError as error:
-        raise RecipeError(
-            f"--folds, --split or --test-cases: {str(error).splitlines()[-2].strip()}"
-        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = f"--{first['loc'][0]}" if first["loc"] else "--folds, --split or --test-cases"
+        fact = first["msg"].removeprefix("Value error, ")
+        raise RecipeError(f"{option.replace('_', '-')}: {fact}") from error
 
 
 def _fractions(text: str) -> dict[str, float | None]:

@@ -38,7 +38,7 @@ class Split(Section):
     """What is spread evenly over the parts: class, labels (which are there), or a column."""
     test_cases: tuple[str, ...] = ()
     """Ids of a fixed test set; the folds, or train and val, are made of the other cases."""
-    seed: int = 12345
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 12345
     """Seed of the shuffle; the default is nnU-Net's."""
 
     @model_validator(mode="after")

@@ -51,3 +51,10 @@ def test_the_command_asks(tmp_path: Path) -> None:
     write_probabilities(tmp_path / "p.csv", probabilities)
     with pytest.raises(RecipeError, match="these are classes"):
         api.evaluate(tmp_path / "p.csv", tmp_path / "p.csv", table="brats")
+
+
+@pytest.mark.parametrize("level", [0, 1, 1.5, float("nan")])
+def test_a_level_that_is_none_is_refused(tmp_path, level) -> None:
+    for verb in (api.evaluate, lambda *paths, ci: api.compare(list(paths), ci=ci)):
+        with pytest.raises(RecipeError, match=r"--ci .*: give a level between 0 and 1"):
+            verb(tmp_path, tmp_path, ci=level)

@@ -321,6 +321,12 @@ def test_options_that_cannot_be_are_one_line() -> None:
         preprocess_settings(None, "1,2")
 
 
+def test_a_negative_number_of_processes_is_refused(tmp_path) -> None:
+    raw = convert(make_dataset(tmp_path / "raw", cases=2))
+    with pytest.raises(RecipeError, match="--workers -1: give a number"):
+        prepare(raw, tmp_path / "out", workers=-1)
+
+
 def test_a_second_command_on_the_folder_is_refused(tmp_path) -> None:
     raw = convert(make_dataset(tmp_path / "raw", cases=2))
     with folder_lock(tmp_path / "out"), pytest.raises(RunError, match=f"process {os.getpid()}"):

@@ -67,16 +67,20 @@ def test_options_go_before_the_recipe(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "line"),
     [
-        {"folds": 5, "fractions": "7:1:2"},
-        {"fractions": "7"},
-        {"fractions": "7:x:2"},
-        {"folds": 1},
-        {"fractions": "7:1:2", "test_cases": "c1"},
+        ({"folds": 5, "fractions": "7:1:2"}, "--folds and --split exclude each other; give one of them"),
+        ({"fractions": "7"}, "--split 7: write train:val:test as in 7:1:2, or 8:2"),
+        ({"fractions": "7:x:2"}, "--split 7:x:2: write train:val:test as in 7:1:2, or 8:2"),
+        ({"folds": 1}, "--folds: Input should be greater than or equal to 2"),
+        ({"seed": -1}, "--seed: Input should be greater than or equal to 0"),
+        (
+            {"fractions": "7:1:2", "test_cases": "c1"},
+            "--folds, --split or --test-cases: give test or test_cases, not both",
+        ),
     ],
 )
-def test_options_that_cannot_be_are_one_line(options) -> None:
+def test_options_that_cannot_be_are_one_line(options, line) -> None:
     with pytest.raises(RecipeError) as caught:
         with_options(Split(), **options)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value) == line
