@@ -71,11 +71,13 @@ def test_the_average_of_the_weights_is_what_is_scored_and_kept(tmp_path):
     scored, score = [], loop._validation.score
     loop._validation.score = lambda network, *rest: scored.append(network) or score(network, *rest)
     loop.state.counters.best_score = -1.0
+    start = loop.state.network.head.weight.detach().clone()
     loop.go(Undisturbed())
     assert scored == [loop.state.average.network] * 3
     last = read_checkpoint(loop._run.checkpoint(0, "last"))
     average, now = last.part("ema"), last.part("network")
     assert average.keys() == now.keys() and not torch.equal(average["head.weight"], now["head.weight"])
+    assert not torch.equal(average["head.weight"], start)
     loop.state.save_validated(tmp_path / "kept.safetensors")
     kept = read_checkpoint(tmp_path / "kept.safetensors").part("network")
     assert all(torch.equal(kept[name], average[name]) for name in average)
