@@ -17,6 +17,7 @@ from mambamed.recipe.document import KeyPath, Origin, parse_document, parse_valu
 from mambamed.recipe.schema import Recipe
 
 _MAX_PARENTS = 8
+_MAX_NAME_BYTES = 200
 
 
 def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -145,9 +146,10 @@ def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, An
     if parent is None:
         return values, origins
     at = origins[("extends",)]
-    if not isinstance(parent, str) or Path(parent).name != parent or parent in {"", ".", ".."}:
+    is_name = isinstance(parent, str) and Path(parent).name == parent and parent not in {"", ".", ".."}
+    if not is_name or len(parent.encode("utf-8", "replace")) > _MAX_NAME_BYTES or "\0" in parent:
         raise RecipeError(
-            f"{at}: extends: {parent!r} is not the name of a shipped recipe or of a file beside this"
+            f"{at}: extends: {str(parent)[:60]!r} is not the name of a shipped recipe or a file beside it"
         )
     beside = path.parent / parent
     file = beside if beside.is_file() else shipped_recipes().get(parent)
