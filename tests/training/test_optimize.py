@@ -85,11 +85,11 @@ def test_the_average_follows_the_formula():
     network = nn.Linear(2, 1, bias=False)
     average = WeightAverage(network, decay=0.5)
     expected = network.weight.detach().clone()
-    for t in range(5):
+    for t in range(12):
         with torch.no_grad():
             network.weight.add_(1.0)
         average.update(network, t)
-        decay = min(0.5, (1 + t) / (10 + t))  # 0.1, 2/11, 3/12, 4/13, 5/14
+        decay = min(0.5, (1 + t) / (10 + t))  # 0.1, 2/11, 3/12, 4/13, ..., 8/17, and 0.5 from there on
         expected = decay * expected + (1 - decay) * network.weight.detach()
         torch.testing.assert_close(average.network.weight, expected)
 
