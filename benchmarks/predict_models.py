@@ -122,7 +122,7 @@ class Setup:
             "configurations": {"3d_fullres": configuration},
             "experiment_planner_used": "ExperimentPlanner",
             "label_manager": "LabelManager",
-            "foreground_intensity_properties_per_channel": {},
+            "foreground_intensity_properties_per_channel": {str(n): {} for n in range(self.channels)},
         }
 
     @property
