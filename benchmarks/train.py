@@ -88,8 +88,7 @@ def main() -> None:
         return
     prepared = prepared_dataset(options.source, options.folder / "prepared")
     for part in SPEED_PARTS if options.part == "all" else (options.part,):
-        rows = measure_part(part, options, prepared)
-        (options.folder / f"{part}.json").write_text(json.dumps(rows, indent=1))
+        measure_part(part, options, prepared)
     if options.write:
         write_speed(options.write, [options.folder / f"{part}.json" for part in SPEED_PARTS])
 
@@ -162,19 +161,16 @@ def in_turns(ours: Helper, theirs: Helper, turns: int, count: int) -> tuple[floa
     return found[1], found[0]
 
 
-def measure_part(part: str, options: argparse.Namespace, prepared: Path) -> list[dict[str, Any]]:
-    """The rows of one part of the speed table."""
+def measure_part(part: str, options: argparse.Namespace, prepared: Path) -> None:
+    """The rows of one part of the speed table, into FOLDER/PART.json, which grows."""
     rows = []
     for name, theirs, ours, count in comparisons(part, options, prepared):
         left, right = Helper(*theirs), Helper(*ours)
         check = agreement(left.facts, right.facts)
         mine, peer = in_turns(right, left, options.turns, count)
         rows.append({"what": name, "ours": mine, "theirs": peer, "check": check})
-        print(
-            f"{name}: nnU-Net {peer:.4f}, ours {mine:.4f} CPU-s, {peer / mine:.2f}x",
-            flush=True,
-        )
-    return rows
+        (options.folder / f"{part}.json").write_text(json.dumps(rows, indent=1))
+        print(f"{name}: nnU-Net {peer:.4f}, ours {mine:.4f} CPU-s, {peer / mine:.2f}x", flush=True)
 
 
 def agreement(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
@@ -216,10 +212,10 @@ def comparisons(
     from_disk = (training_patches.their_loader, training_patches.our_disk_loader)
     wanted = (
         ("augment", "augment a patch in memory, 40x56x40", prepared, small, augment, 60),
-        ("augment", "augment a patch in memory, 4 x 128^3", made, large, augment, 30),
+        ("augment", "augment a patch in memory, 4 x 128^3", made, large, augment, 15),
         ("loader", "augmented patch as a training gets it, 40x56x40", prepared, small, read, 60),
         ("loader", "augmented patch from disk each time, 40x56x40", prepared, small, from_disk, 60),
-        ("loader", "augmented patch from disk each time, 4 x 128^3", made, large, from_disk, 20),
+        ("loader", "augmented patch from disk each time, 4 x 128^3", made, large, from_disk, 15),
     )
     found = []
     for of_part, name, dataset, size, (theirs, ours), count in wanted:
