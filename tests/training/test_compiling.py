@@ -105,6 +105,7 @@ def test_only_training_steps_are_compiled_and_names_and_numbers_stay(tmp_path, m
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own sources
 def test_a_compiled_training_learns_what_a_plain_one_does(tmp_path):
     """By torch's own compiler, to rounding."""
     losses = []
