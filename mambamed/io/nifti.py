@@ -76,6 +76,15 @@ class NiftiStream:
         buffer = bytearray(count)
         return bytes(buffer[: self.read_into(memoryview(buffer))])
 
+    def skip(self, count: int) -> bool:
+        """Pass over `count` bytes, holding little of them at a time; False where the data end before."""
+        while count > 0:
+            passed = len(self.read(min(count, _PIECE_BYTES)))
+            if not passed:
+                return False
+            count -= passed
+        return True
+
     def read_into(self, buffer: memoryview) -> int:
         """Fill a buffer of bytes; how many there were, fewer than it holds only at the end of the data.
 
@@ -164,6 +173,8 @@ def read_header(stream: NiftiStream, path: Path) -> Header:
     size = header_size(start)
     if size is None:
         raise CaseError(f"{path}: is not NIfTI (no magic number); convert it or download it anew")
+    if len(start) < size:
+        raise CaseError(f"{path}: truncated: ends within its header; copy it anew")
     kind = nib.Nifti1Header if size == 348 else nib.Nifti2Header
     try:
         header = kind(start[:size], check=False)
@@ -174,8 +185,7 @@ def read_header(stream: NiftiStream, path: Path) -> Header:
         raise CaseError(f"{path}: datatype code {code} is unknown; convert the file") from error
     if not offset >= _HEADER_BYTES[size] or offset > 2**40:
         raise CaseError(f"{path}: truncated or damaged: its voxels are said to begin at byte {offset:g}")
-    skipped = stream.read(int(offset) - len(start)) if offset > len(start) else b""
-    if len(start) + len(skipped) < int(offset):
+    if not stream.skip(int(offset) - len(start)):
         raise CaseError(f"{path}: truncated: its voxels would begin at byte {offset:g}; copy it anew")
     stream.give_back(start[int(offset) :])
     return header
@@ -224,6 +234,7 @@ def check_shape(
     return x, y, z, volumes
 
 
+@np.errstate(invalid="ignore")  # numpy's word on a signaling NaN, which is told as any other
 def affine_of(header: Header, path: Path) -> Affine:
     """The affine, voxel -> world, mm, RAS+: the sform where there is one, else the qform, else pixdim alone.
 

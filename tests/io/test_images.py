@@ -328,3 +328,31 @@ def test_the_same_mask_gives_the_same_bytes(tmp_path) -> None:
 def test_an_array_on_another_grid_is_a_programmers_fault(tmp_path) -> None:
     with pytest.raises(ValueError, match="not on the grid"):
         write_image(tmp_path / "a.nii.gz", VOXELS[1:], like=Image(VOXELS, AFFINE))
+
+
+def _small_nifti(kind) -> bytearray:
+    image = kind(np.zeros((4, 4, 4), np.int16), np.eye(4))
+    return bytearray(image.to_bytes())
+
+
+def test_a_header_that_is_cut_is_truncated(tmp_path) -> None:
+    path = tmp_path / "a.nii"
+    path.write_bytes(_small_nifti(nib.Nifti2Image)[:400])
+    with pytest.raises(CaseError, match=r"a\.nii: truncated: ends within its header"):
+        read_image(path)
+
+
+def test_voxels_said_to_begin_beyond_the_end_take_no_memory(tmp_path) -> None:
+    path, content = tmp_path / "a.nii", _small_nifti(nib.Nifti1Image)
+    content[108:112] = np.float32(2**39).tobytes()  # vox_offset
+    path.write_bytes(content)
+    with pytest.raises(CaseError, match=r"a\.nii: truncated: its voxels would begin at byte 5\.49756e\+11"):
+        read_image(path)
+
+
+def test_a_signaling_nan_in_the_affine_is_nan(tmp_path) -> None:
+    path, content = tmp_path / "a.nii", _small_nifti(nib.Nifti1Image)
+    content[280:284] = np.uint32(0x7F800001).tobytes()  # the first number of srow_x
+    path.write_bytes(content)
+    with pytest.raises(CaseError, match=r"a\.nii: affine holds NaN or Inf"):
+        read_image(path)
