@@ -50,6 +50,8 @@ _LARGEST_DOCUMENT = 2**22
 _MOST_MEMBERS = 1000
 _BLOCK = 2**20
 _STAMP = (1980, 1, 1, 0, 0, 0)  # the same run gives the same bytes
+# what zipfile raises of an archive whose numbers cannot be
+_DAMAGE = (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def _archive(file: Any, path: Path) -> zipfile.ZipFile:
     """The zip, if its list of members is one that `export_model` could have written."""
     try:
         archive = zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except _DAMAGE as error:
         raise ModelError(
             f"{path}: is not a whole model file ({error}); give a run folder or copy it anew"
         ) from error
@@ -202,7 +204,7 @@ def _index(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
         index = json.loads(archive.read(_INDEX))
         version, members = index["format"], index["members"]
         listed = {str(name): (int(m["bytes"]), str(m["sha256"])) for name, m in members.items()}
-    except (zipfile.BadZipFile, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (*_DAMAGE, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{path}: its {_INDEX} cannot be read ({error}); copy the file anew") from error
     if not isinstance(version, int) or version > FORMAT:
         raise ModelError(
@@ -223,7 +225,7 @@ def _copy(
             while block := member.read(_BLOCK):
                 digest.update(block)
                 out.write(block)
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except _DAMAGE as error:
         raise ModelError(f"{path}: {info.filename}: corrupt ({error}); copy the file anew") from error
     if info.filename != _INDEX and digest.hexdigest() != index["members"][info.filename]["sha256"]:
         raise ModelError(f"{path}: {info.filename}: its sha256 is not the recorded one; copy the file anew")

@@ -139,6 +139,15 @@ def test_changed_lost_and_foreign_bytes_are_told(run, model, tmp_path) -> None:
     with pytest.raises(ModelError, match="corrupt"):
         open_model(tmp_path / "flipped.mambamed")
 
+    before = bytearray(whole)  # a directory that seems to begin later puts its members before the file
+    begins = whole.rindex(b"PK\5\6") + 16
+    before[begins : begins + 4] = (int.from_bytes(whole[begins : begins + 4], "little") + 10**6).to_bytes(
+        4, "little"
+    )
+    (tmp_path / "before.mambamed").write_bytes(before)
+    with pytest.raises(ModelError, match=r"its model\.json cannot be read"):
+        open_model(tmp_path / "before.mambamed")
+
     def other_weights(name, data):
         return data[:-4] + b"\0\0\0\1" if name.endswith("safetensors") else data
 
