@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from decathlon import link_hippocampus
 
 from mambamed.converters import convert
-from mambamed.io.documents import read_json
 from mambamed.io.tables import read_csv
 from mambamed.preparation.prepare import prepare
 from mambamed.recipe import Recipe, describe_recipes, load_recipe, shipped_recipes
@@ -25,7 +24,6 @@ from mambamed.runs.model import make_network
 from mambamed.training import train
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = Path(os.environ.get("MAMBAMED_TEST_DATA", ROOT.parent / "shared" / "data"))
 NAMES = list(shipped_recipes())
 OF_THE_PAPERS = ("brats", "amos", "synapse", "acdc", "msd_braintumor", "adni", "fetal")
 MONAI = {"unetr", "swin_unetr", "segresnet", "mednext", "vnet", "vit"}
@@ -192,18 +190,8 @@ def test_every_recipe_takes_a_step(name, monkeypatch, tmp_path) -> None:
 @pytest.fixture(scope="module")
 def hippocampus(tmp_path_factory) -> Path:
     """Twelve of the real cases, prepared."""
-    source = DATA / "Task04_Hippocampus"
-    if not source.is_dir():
-        pytest.skip(f"no {source}; see MAMBAMED_TEST_DATA")
     root = tmp_path_factory.mktemp("hippocampus")
-    document = read_json(source / "dataset.json")
-    for entry in document["training"][:12]:
-        for kind in ("image", "label"):
-            file = root / entry[kind]
-            file.parent.mkdir(exist_ok=True)
-            file.symlink_to((source / entry[kind]).resolve())
-    document["training"], document["numTraining"] = document["training"][:12], 12
-    (root / "dataset.json").write_text(json.dumps(document))
+    link_hippocampus(root, 12)
     prepare(convert(root), root / "prepared", workers=1)
     return root / "prepared"
 

@@ -40,6 +40,8 @@ def test_a_full_disk_is_one_line_with_the_bytes_needed(tmp_path, monkeypatch) ->
 
 def test_a_name_of_255_bytes_can_be_written(tmp_path) -> None:
     write_bytes(tmp_path / ("x" * 255), b"1")
+    assert (tmp_path / ("x" * 255)).read_bytes() == b"1"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path) -> None:

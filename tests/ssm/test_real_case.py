@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from decathlon import SOURCE, link_hippocampus
 
 from mambamed.converters import convert
 from mambamed.inference.predict import predict
-from mambamed.io.documents import read_json
 from mambamed.preparation.prepare import prepare
 from mambamed.recipe import load_recipe
 from mambamed.ssm import chosen_backend, scan, set_backend
 from mambamed.training import train
 
-DATA = Path(os.environ.get("MAMBAMED_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 CASES = 5
 TINY = [
     "network.channels=8", "training.epochs=3", "training.steps_per_epoch=12", "training.batch_size=2",
@@ -30,21 +27,10 @@ TINY = [
 @pytest.fixture(scope="module")
 def hippocampus(tmp_path_factory) -> Path:
     """Some of the real cases in the Decathlon's layout, and one more by itself, unseen in training."""
-    source = DATA / "Task04_Hippocampus"
-    if not source.is_dir():
-        pytest.skip(f"no {source}; see MAMBAMED_TEST_DATA")
     root = tmp_path_factory.mktemp("hippocampus")
-    document = read_json(source / "dataset.json")
-    *seen, unseen = document["training"][: CASES + 1]
-    for entry in seen:
-        for kind in ("image", "label"):
-            file = root / entry[kind]
-            file.parent.mkdir(exist_ok=True)
-            file.symlink_to((source / entry[kind]).resolve())
-    document["training"], document["numTraining"] = seen, CASES
-    (root / "dataset.json").write_text(json.dumps(document))
+    unseen = link_hippocampus(root, CASES)[0]
     (root / "unseen").mkdir()
-    (root / "unseen" / Path(unseen["image"]).name).symlink_to((source / unseen["image"]).resolve())
+    (root / "unseen" / Path(unseen["image"]).name).symlink_to((SOURCE / unseen["image"]).resolve())
     return root
 
 
