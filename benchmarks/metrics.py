@@ -30,6 +30,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 from scipy import ndimage
+from sections import replace_section
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -54,7 +55,6 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"{error}: this benchmark compares with peers; pip install monai medpy surface-distance")
 
-MARK = "<!-- metrics: written by benchmarks/metrics.py -->", "<!-- metrics: end -->"
 DATA = Path(os.environ.get("MAMBAMED_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 CASE = "BraTS-GLI-90001-000"
 FULL = ("dice", "hd95:max-directed", "assd:pooled", "nsd@1:voxel")
@@ -329,7 +329,6 @@ def smooth_noise(shape: tuple[int, ...], sigma: float) -> NDArray:
 
 def write_section(path: Path, lines: list[str]) -> None:
     """Put the table between its marks."""
-    begin, end = MARK
     versions = (
         f"MONAI {monai.__version__}, MedPy {getattr(medpy, '__version__', '0.5')}, surface-distance 0.1, "
         f"numpy {np.__version__}, scipy {scipy.__version__}, Python {platform.python_version()}"
@@ -340,15 +339,8 @@ def write_section(path: Path, lines: list[str]) -> None:
         "surface-distance's values, 1e-5 of MONAI's, which are float32. "
         "Peak memory is what a side takes beyond the label maps."
     )
-    section = "\n".join(
-        [begin, "## Metrics beside MONAI, MedPy and surface-distance", "", lead, "", *lines, end]
-    )
-    text = path.read_text(encoding="utf-8") if path.is_file() else "# Benchmarks\n\n"
-    if begin in text:
-        text = text[: text.index(begin)] + section + text[text.index(end) + len(end) :]
-    else:
-        text = text.rstrip("\n") + "\n\n" + section + "\n"
-    path.write_text(text, encoding="utf-8")
+    title = "## Metrics beside MONAI, MedPy and surface-distance"
+    replace_section(path, "metrics", "metrics.py", [title, "", lead, "", *lines])
 
 
 if __name__ == "__main__":

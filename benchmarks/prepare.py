@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
+from sections import replace_section
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -50,7 +51,6 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"{error}: this benchmark compares with nnU-Net; pip install nnunetv2")
 
-MARK = "<!-- prepare: written by benchmarks/prepare.py -->", "<!-- prepare: end -->"
 DATA = Path(os.environ.get("MAMBAMED_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 TARGET = (1.5, 1.5, 1.5)
 CT = Normalization("ct", mean=60.0, std=180.0, low=-500.0, high=700.0)
@@ -333,19 +333,13 @@ def brats_case() -> tuple[list[Image], NDArray]:
 
 def write_section(file: Path, lines: list[str]) -> None:
     """Replace this benchmark's part of the file, between its marks."""
-    begin, end = MARK
     lead = (
         "`python benchmarks/prepare.py`: nnU-Net 2's own functions beside ours, in one process, one thread "
         "each, in turns; CPU-seconds, the least of each; memory beyond what the process held. Where labels "
         "differ, two have equal shares and rounding decides, or three meet and nnU-Net leaves background."
     )
-    section = "\n".join([begin, "## Preparation beside nnU-Net 2", "", lead, "", *lines, end])
-    text = file.read_text() if file.is_file() else "# Benchmarks\n"
-    if begin in text:
-        text = text[: text.index(begin)] + section + text[text.index(end) + len(end) :]
-    else:
-        text = f"{text.rstrip()}\n\n{section}\n"
-    file.write_text(text)
+    title = "## Preparation beside nnU-Net 2"
+    replace_section(file, "prepare", "prepare.py", [title, "", lead, "", *lines])
 
 
 if __name__ == "__main__":

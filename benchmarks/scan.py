@@ -29,13 +29,13 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from sections import replace_section
 from upstream import block_formula, loop_scan, mambapy_scan, upstream_network
 
 from mambamed.networks.nnmamba import NnMamba
 from mambamed.ssm import Mamba, chosen_backend, kept_memory, selective_scan
 
 STATES = 16
-MARK = "<!-- scan: written by benchmarks/scan.py -->", "<!-- scan: end -->"
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -309,18 +309,6 @@ def network(size: int, turns: int) -> list[str]:
     return lines
 
 
-def write_section(file: Path, lines: list[str]) -> None:
-    """Replace this benchmark's part of the file, between its marks."""
-    text = file.read_text() if file.exists() else "# Benchmarks\n"
-    section = "\n".join([MARK[0], *lines, MARK[1]])
-    start, end = text.find(MARK[0]), text.find(MARK[1])
-    if start >= 0 and end >= 0:
-        text = text[:start] + section + text[end + len(MARK[1]) :]
-    else:
-        text = text.rstrip("\n") + "\n\n" + section + "\n"
-    file.write_text(text)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -366,7 +354,7 @@ def main() -> None:
     ]
     print("\n".join(lines))
     if options.write:
-        write_section(options.write, lines)
+        replace_section(options.write, "scan", "scan.py", lines)
 
 
 def _cpu_lines() -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sections import replace_section
 
 PICTURE = "training_curves.png"
 GOALS = {
@@ -53,7 +54,9 @@ def write_speed(file: Path, parts: Sequence[Path]) -> None:
             f"| {row['what']} | {row['theirs']:.4f} | {row['ours']:.4f} | {ratio:.3f} | "
             f"{goal:g} | {verdict} |"
         )
-    replace_section(file, "train-speed", "## Training beside nnU-Net 2: a step, and patches", lines)
+    replace_section(
+        file, "train-speed", "train.py", ["## Training beside nnU-Net 2: a step, and patches", "", *lines]
+    )
 
 
 def write_accuracy(file: Path, results: Path) -> None:
@@ -95,7 +98,7 @@ def write_accuracy(file: Path, results: Path) -> None:
         "",
         f"![Mean Dice over CPU time]({PICTURE})",
     ]
-    replace_section(file, "train-accuracy", "## The same CPU time of training", lines)
+    replace_section(file, "train-accuracy", "train.py", ["## The same CPU time of training", "", *lines])
 
 
 def write_gpu(file: Path, result: Path) -> None:
@@ -116,7 +119,7 @@ def write_gpu(file: Path, result: Path) -> None:
             f"| `{row['recipe']}` | {row['backend']} | {'yes' if row['compiled'] else 'no'} | "
             f"{speed} | {peak} |"
         )
-    replace_section(file, "train-gpu", "## Training on a GPU", lines)
+    replace_section(file, "train-gpu", "train.py", ["## Training on a GPU", "", *lines])
 
 
 def draw_curves(known: Mapping[str, Mapping[str, Any]], path: Path) -> None:
@@ -144,15 +147,3 @@ def draw_curves(known: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 def mean(dice: Mapping[str, float]) -> float:
     """Of the structures."""
     return sum(dice.values()) / len(dice)
-
-
-def replace_section(file: Path, key: str, title: str, lines: Sequence[str]) -> None:
-    """Replace one section of the file, between its marks."""
-    begin, end = f"<!-- {key}: written by benchmarks/train.py -->", f"<!-- {key}: end -->"
-    section = "\n".join([begin, title, "", *lines, end])
-    text = file.read_text() if file.is_file() else "# Benchmarks\n"
-    if begin in text:
-        text = text[: text.index(begin)] + section + text[text.index(end) + len(end) :]
-    else:
-        text = f"{text.rstrip()}\n\n{section}\n"
-    file.write_text(text)
