@@ -137,7 +137,14 @@ def open_model(model: Path) -> Run:
     Raises:
         ModelError: it is neither, or it is damaged.
     """
-    return Run.open(_unpacked(model)) if model.is_file() else Run.open(model)
+    if not model.is_file():
+        return Run.open(model)
+    folder = _unpacked(model)
+    try:
+        return Run.open(folder)
+    except BaseException:
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        raise
 
 
 def _put(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
