@@ -47,7 +47,7 @@ def outlive_kills(
     again: Callable[[Path], Sequence[str]] | None = None,
     seed: int = 0,
     differ: Collection[str] = (),
-    kinds: Sequence[signal.Signals] = (signal.SIGKILL, signal.SIGTERM),
+    kinds: Sequence[signal.Signals] = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT),
 ) -> list[Trial]:
     """Assert that a command, killed and given again, ends with the bytes of an undisturbed one.
 
@@ -109,13 +109,14 @@ def contents(folder: Path, differ: Collection[str] = ()) -> dict[str, str]:
 
 
 def start(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-    """The command in a process group of its own."""
+    """The command in a process group of its own, that takes Ctrl-C even where these tests run behind `&`."""
     return subprocess.Popen(
         [sys.executable, "-m", "mambamed.cli", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from fault_files import LABEL, packed
 from stubs import stub_run, write_blobs
 from test_manifests import class_list
+
+from mambamed.cases import DatasetManifest
+from mambamed.preparation.plan import Normalization, Plan
+from mambamed.recipe import Recipe
+from mambamed.runs.checkpoint import write_checkpoint
+from mambamed.runs.folder import create_run, planned_run
+from mambamed.runs.model import make_network
 
 QUICK = ("--device", "cpu", "--precision", "fp32", "-q")
 
@@ -25,8 +33,39 @@ def predict_job(folder: Path, cases: int = 2) -> list[str]:
     return ["predict", str(run.root), str(folder / "images"), *asked, *QUICK]
 
 
-def export_job(folder: Path) -> list[str]:
-    """A run of two folds; the output is to be a file."""
+def landmarks_job(folder: Path, cases: int = 2) -> list[str]:
+    """Points of two images, in every kind of file, with pictures."""
+    asked = {"task": "landmarks", "dataset": {"landmarks": ["tip", "tail"]}, "network": {"name": "nnmamba"}}
+    run = _untrained(folder / "run", asked, DatasetManifest("tips", {"a": "mri"}, landmarks=("tip", "tail")))
+    write_blobs(folder / "images", cases)
+    kinds = ("--export", "mrk.json,fcsv,csv", "--preview", "--tta", "none")
+    return ["landmarks", str(run), str(folder / "images"), *kinds, *QUICK]
+
+
+def classify_job(folder: Path, cases: int = 2) -> list[str]:
+    """Probabilities of two images, and where the network looked; the output is to be a file."""
+    network = {"name": "nnmamba_classifier"}
+    asked = {"task": "classification", "dataset": {"classes": ["well", "ill"]}, "network": network}
+    run = _untrained(folder / "run", asked, DatasetManifest("ills", {"a": "mri"}, classes=("well", "ill")))
+    write_blobs(folder / "images", cases)
+    return ["classify", str(run), str(folder / "images"), "--saliency", "--tta", "none", *QUICK]
+
+
+def _untrained(root: Path, settings: dict[str, dict[str, object]], manifest: DatasetManifest) -> Path:
+    """A run whose network has learned nothing."""
+    settings["network"]["channels"] = 4
+    recipe = Recipe.model_validate({"name": "untrained", **settings})
+    plan = Plan((1.0, 1.0, 1.0), (20, 22, 18), (24, 24, 24), 2, "none", (Normalization("zscore"),))
+    run = create_run(planned_run(recipe, plan, manifest, root))
+    run.fold_folder(0).mkdir()
+    torch.manual_seed(0)
+    weights = make_network(recipe, manifest).state_dict()
+    write_checkpoint(run.checkpoint(0), {f"network.{name}": w for name, w in weights.items()}, {"step": 1})
+    return run.root
+
+
+def export_job(folder: Path, cases: int = 0) -> list[str]:
+    """A run of two folds and no cases; the output is to be a file."""
     return ["export", str(stub_run(folder / "run", folds=(0, 1)).root), "-q"]
 
 
@@ -37,3 +76,20 @@ def evaluate_job(folder: Path, cases: int = 3) -> list[str]:
         (folder / "masks" / f"m{number}.nii.gz").write_bytes(packed(LABEL))
     masks = str(folder / "masks")
     return ["evaluate", masks, masks, "--regions", "one=1,two=2", "-q"]
+
+
+JOBS = {
+    "prepare": prepare_job,
+    "predict": predict_job,
+    "landmarks": landmarks_job,
+    "classify": classify_job,
+    "evaluate": evaluate_job,
+    "export": export_job,
+}
+# They hold times, or the name of the folder.
+TIMED = {"run.json", "preds.run.json", "summary.json", "report.html"}
+
+
+def output_of(verb: str, place: Path) -> Path:
+    """What `-o` is to name: a folder, but for the two verbs that write a file."""
+    return place / {"classify": "preds.csv", "export": "model.mambamed"}.get(verb, "out")

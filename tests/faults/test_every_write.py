@@ -13,13 +13,9 @@ from pathlib import Path
 import pytest
 from in_process import call
 from kills import contents
-from small_jobs import evaluate_job, export_job, predict_job, prepare_job
+from small_jobs import JOBS, TIMED, output_of
 
 from mambamed.io import atomic
-
-JOBS = {"prepare": prepare_job, "predict": predict_job, "evaluate": evaluate_job, "export": export_job}
-# They hold times, or the name of the folder.
-TIMED = {"run.json", "summary.json", "report.html"}
 
 
 class Disk:
@@ -57,7 +53,7 @@ def test_each_write_that_fails_is_one_line_and_the_same_command_completes(verb, 
     def run(name: str):
         place = tmp_path / name
         place.mkdir(exist_ok=True)
-        return call(*job, "-o", place / "model.mambamed" if verb == "export" else place / "out"), place
+        return call(*job, "-o", output_of(verb, place)), place
 
     disk.written = 0
     done, whole = run("whole")

@@ -12,16 +12,13 @@ from pathlib import Path
 import pytest
 from in_process import call
 from kills import ROOT, contents, outlive_kills, start
-from small_jobs import evaluate_job, export_job, predict_job, prepare_job
+from small_jobs import JOBS, TIMED, evaluate_job, output_of, predict_job, prepare_job
 
 from mambamed.cases import Case
 from mambamed.errors import CaseError
 from mambamed.io.lock import folder_lock
 from mambamed.preparation.pool import over_cases
 from mambamed.progress import Silence
-
-# They hold times, or the name of the folder.
-TIMED = {"run.json", "summary.json", "report.html"}
 
 
 @pytest.mark.parametrize("job", [prepare_job, predict_job])
@@ -94,24 +91,22 @@ def test_a_worker_that_is_killed_is_told_within_10_seconds_by_the_name_of_its_ca
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-@pytest.mark.parametrize("count", [1, pytest.param(20, marks=pytest.mark.slow)])
-def test_evaluate_killed_at_some_moments_ends_with_the_same_bytes(tmp_path, count) -> None:
-    arguments = evaluate_job(tmp_path, 3 if count == 1 else 30)
+@pytest.mark.parametrize(
+    ("verb", "count"),
+    [
+        *(("evaluate", 1), ("export", 1)),
+        *(
+            pytest.param(verb, 20, marks=pytest.mark.slow)
+            for verb in ("evaluate", "export", "landmarks", "classify")
+        ),
+    ],
+)
+def test_a_verb_killed_at_some_moments_ends_with_the_same_bytes(verb, count, tmp_path) -> None:
+    """`prepare`, `predict` and `train` have tests of their own, of larger jobs."""
+    arguments = JOBS[verb](tmp_path, 3 if count == 1 else 12)
 
-    def command(out: Path) -> list[str]:
-        return [*arguments, "-o", str(out)]
+    def command(place: Path) -> list[str]:
+        return [*arguments, "-o", str(output_of(verb, place))]
 
     trials = outlive_kills(command, tmp_path, count, differ=TIMED)
-    assert count == 1 or any(trial.hit for trial in trials)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-@pytest.mark.parametrize("count", [1, pytest.param(20, marks=pytest.mark.slow)])
-def test_export_killed_at_some_moments_ends_with_the_same_bytes(tmp_path, count) -> None:
-    arguments = export_job(tmp_path)
-
-    def command(out: Path) -> list[str]:
-        return [*arguments, "-o", str(out / "model.mambamed")]
-
-    trials = outlive_kills(command, tmp_path, count)
     assert count == 1 or any(trial.hit for trial in trials)
