@@ -74,9 +74,10 @@ def _word(data: bytearray, others: Sequence[bytes], random: np.random.Generator)
 
 def _digits(data: bytearray, others: Sequence[bytes], random: np.random.Generator) -> bytearray:
     """Another number where digits stand."""
-    places = [i for i, byte in enumerate(data) if 48 <= byte < 58]
-    if places:
-        at = places[int(random.integers(len(places)))]
+    numbers = np.frombuffer(bytes(data), np.uint8)
+    places = np.flatnonzero((numbers >= 48) & (numbers < 58))
+    if places.size:
+        at = int(places[int(random.integers(len(places)))])
         end = at
         while end < len(data) and 48 <= data[end] < 58:
             end += 1
