@@ -230,6 +230,6 @@ def resample_label(label: NDArray, shape: Sequence[int], *, coarse: int | None =
         nearest = nearest_neighbors(n, m)
         neighbors.append((nearest, nearest, np.zeros(m)) if axis == coarse else linear_neighbors(n, m))
     narrow = label if label.dtype in (np.uint8, np.int16) else label.astype(np.int32)
-    out = np.empty(tuple(shape), narrow.dtype)
+    out = np.zeros(tuple(shape), narrow.dtype)
     vote(narrow, out, neighbors)
     return out.astype(label.dtype, copy=False)

@@ -1,7 +1,8 @@
 """Resampling of label maps, compiled: a copy where all voxels around agree, a vote elsewhere.
 
-Nearly all of a label map agrees with its neighbors. The loops therefore find out, for whole rows and with
-vector instructions, where two planes and then two rows agree, and look at single voxels only between them.
+Nearly all of a label map agrees with its neighbors, and most of it is background. Rows of one value are
+therefore found first; of the others it is found with vector instructions where neighboring rows agree, and
+single voxels are looked at only between them. Where the answer is background, nothing is written.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ Neighbors = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 
 _LABELS = ("uint8", "int16", "int32")
 _AXIS = "int64[::1],int64[::1],float64[::1]"
-_TILE = 64  # of a transposed copy: both sides stay in the first-level cache
+_TILE = 16  # of a transposed copy: small, so that most hold background alone
+_MIXED = 1 << 40  # beyond all labels
 _TIE = 1e-9  # shares that differ by rounding alone
 
 
@@ -48,37 +50,41 @@ def _winner(values, shares):
     return best
 
 
-@compiled(*(f"void({t}[:,:,::1],int64,{t}[:,::1],boolean[::1])" for t in _LABELS))
-def _load_plane(label, b, copy, even):
-    """A compact copy of `label[:, b]`, and which of its rows hold one value only."""
+@compiled(*(f"void({t}[:,:,::1],int64[:,::1])" for t in _LABELS))
+def _find_only(label, only):
+    """The one value that each row holds, else `_MIXED`: all of the map once, as it lies in memory."""
+    narrow = label.dtype.type  # numba would take 64 bits for each value
     for a in range(label.shape[0]):
-        source, row = label[a, b], copy[a]
-        first = source[0]
-        differing = first ^ first
-        for c in range(row.size):
-            value = source[c]
-            row[c] = value
-            differing |= value ^ first
-        even[a] = differing == 0
+        for b in range(label.shape[1]):
+            row = label[a, b]
+            first = row[0]
+            differing = narrow(0)
+            for c in range(row.size):
+                differing = narrow(differing | row[c] ^ first)
+            only[a, b] = first if differing == 0 else _MIXED
 
 
-@compiled(*(f"void({t}[:,::1],int64[::1],{t}[:,:])" for t in _LABELS))
-def _turn(plane, source, out):
-    """`out[c, i] = plane[source[i], c]`, a tile after the other; one of one value is filled."""
+@compiled(*(f"void({t}[:,::1],boolean[::1],int64[::1],{t}[:,:])" for t in _LABELS))
+def _turn(plane, blank, source, out):
+    """`out[c, i] = plane[source[i], c]`, a tile after the other; zeros are there already."""
     rows, columns = source.size, plane.shape[1]
     for first in range(0, rows, _TILE):
         stop = min(first + _TILE, rows)
+        low, high = source[first], source[stop - 1] + 1
+        if blank[low:high].all():
+            continue
         for second in range(0, columns, _TILE):
             end = min(second + _TILE, columns)
-            value = plane[source[first], second]
+            value = plane[low, second]
             differing = value ^ value
-            for a in range(source[first], source[stop - 1] + 1):
+            for a in range(low, high):
                 row = plane[a, second:end]
                 for c in range(row.size):
                     differing |= row[c] ^ value
             if differing == 0:
-                for c in range(second, end):
-                    out[c, first:stop] = value
+                if value:
+                    for c in range(second, end):
+                        out[c, first:stop] = value
                 continue
             for c in range(second, end):
                 for i in range(first, stop):
@@ -101,27 +107,32 @@ def _run_end(differing, words, c):
 
 @compiled(
     *(
-        f"void({t}[:,::1],{t}[:,::1],boolean[::1],boolean[::1],float64,{_AXIS},{_AXIS},int64[::1],"
-        f"uint64[::1],{t}[:,::1])"
+        f"void({t}[:,:,::1],int64[:,::1],int64,int64,float64,{_AXIS},{_AXIS},int64[::1],uint64[::1],"
+        f"{t}[:,::1],boolean[::1])"
         for t in _LABELS
     )
 )
 def _vote_plane(
-    near, far, near_even, far_even, far_weight,
-    a_low, a_high, a_weight, c_low, c_high, c_weight, c_before, words, out,
+    label, only, near, far, far_weight,
+    a_low, a_high, a_weight, c_low, c_high, c_weight, c_before, words, out, blank,
 ):  # fmt: skip
-    """The plane between two old ones; `far_weight` is the second's."""
-    values, shares = np.empty(8, near.dtype), np.empty(8, np.float64)
-    old_columns, columns = near.shape[1], out.shape[1]
-    differing = words.view(near.dtype)
+    """The plane between the old ones `near` and `far`, and which of its rows are background throughout.
+
+    `far_weight` is the second's; `only` is from `_find_only`.
+    """
+    values, shares = np.empty(8, label.dtype), np.empty(8, np.float64)
+    old_columns, columns = label.shape[2], out.shape[1]
+    differing = words.view(label.dtype)
     for i in range(out.shape[0]):
         a0, a1, wa = a_low[i], a_high[i], a_weight[i]
         row = out[i]
-        p, q, r, s = near[a0], near[a1], far[a0], far[a1]
-        even = near_even[a0] and near_even[a1] and far_even[a0] and far_even[a1]
-        if even and p[0] == q[0] and p[0] == r[0] and p[0] == s[0]:
-            row[:] = p[0]
+        value = only[a0, near]
+        blank[i] = value == 0
+        if value == only[a1, near] and value == only[a0, far] and value == only[a1, far] and value != _MIXED:
+            row[:] = value
             continue
+        blank[i] = False
+        p, q, r, s = label[a0, near], label[a1, near], label[a0, far], label[a1, far]
         for c in range(old_columns):
             differing[c] = (p[c] ^ q[c]) | (p[c] ^ r[c]) | (p[c] ^ s[c])
         for c in range(old_columns - 1):  # now: whether anything differs among c and c + 1
@@ -151,32 +162,21 @@ def _vote_plane(
 def _vote(
     label, out, a_low, a_high, a_weight, b_low, b_high, b_weight, c_low, c_high, c_weight, source, turned
 ):
-    rows, _, columns = label.shape
-    planes = np.empty((2, rows, columns), label.dtype)
-    even = np.empty((2, rows), np.bool_)
-    held = np.full(2, -1)
+    columns = label.shape[2]
+    only = np.empty(label.shape[:2], np.int64)
+    _find_only(label, only)
     words = np.zeros(-(-columns * label.itemsize // 8), np.uint64)
     # Old column -> how many new ones begin before it.
     before = np.searchsorted(c_low, np.arange(words.size * 8 // label.itemsize + 1))
     answer = np.empty((a_low.size, out.shape[2]), label.dtype)
+    blank = np.empty(a_low.size, np.bool_)
     for j in range(out.shape[1]):
-        b0, b1 = b_low[j], b_high[j]
-        near = 1 if held[1] == b0 else 0
-        if held[near] != b0:
-            _load_plane(label, b0, planes[near], even[near])
-            held[near] = b0
-        far = near
-        if b1 != b0:
-            far = 1 - near
-            if held[far] != b1:
-                _load_plane(label, b1, planes[far], even[far])
-                held[far] = b1
         _vote_plane(
-            planes[near], planes[far], even[near], even[far], b_weight[j],
-            a_low, a_high, a_weight, c_low, c_high, c_weight, before, words, answer,
+            label, only, b_low[j], b_high[j], b_weight[j],
+            a_low, a_high, a_weight, c_low, c_high, c_weight, before, words, answer, blank,
         )  # fmt: skip
         if turned:
-            _turn(answer, source, out[:, j, :].T)
+            _turn(answer, blank, source, out[:, j, :].T)
         else:
             for i in range(source.size):
                 out[i, j] = answer[source[i]]
@@ -187,7 +187,7 @@ def vote(label: NDArray, out: NDArray, neighbors: Sequence[Neighbors]) -> None:
 
     Args:
         label: `(X, Y, Z)` of uint8, int16 or int32 and any memory layout, mirrored views included.
-        out: `(X', Y', Z')` of the same type, of any layout.
+        out: `(X', Y', Z')` zeros of the same type, of any layout.
         neighbors: the two old voxels around each new one (`splines.linear_neighbors`), an axis each.
     """
     view, order = in_memory_order(label)
