@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from mambamed.errors import RecipeError
+from mambamed.networks.instance_norm import InstanceNorm
 
 Norm = Literal["batch", "instance", "none"]
 AxisOrder = Literal["xyz", "zyx"]
@@ -37,7 +38,7 @@ def make_norm(norm: Norm, channels: int, affine: bool = True) -> nn.Module:
     if norm == "batch":
         return nn.BatchNorm3d(channels)
     if norm == "instance":
-        return nn.InstanceNorm3d(channels, affine=affine)
+        return InstanceNorm(channels, affine=affine)
     if norm == "none":
         return nn.Identity()
     raise RecipeError(f"network.norm: {norm!r} is not one of batch, instance, none")
