@@ -70,7 +70,7 @@ def add_window(
 
 
 @compiled(f"float32({_PLANES},{_PROFILES},{_PLANES})", error_model="numpy", fastmath={"contract", "reassoc"})
-def _scale(total, along, across, inner, planes):
+def _take(total, along, across, inner, planes):
     check = np.float32(0)
     for d in range(total.shape[0]):
         for k in range(total.shape[1]):
@@ -79,15 +79,16 @@ def _scale(total, along, across, inner, planes):
                 part = np.float32(0)
                 for b in range(inner.size):
                     value = factor * inner[b] * row[b]
+                    row[b] = np.float32(0)
                     new[b] = value
                     part += value
                 check += part
     return check
 
 
-def scaled_planes(total: NDArray[np.float32], scales: Profiles, planes: NDArray[np.float32]) -> float:
-    """`planes = total * scale`, all `(n, K, A, B)` and C-ordered; returns the sum of the planes.
+def take_planes(total: NDArray[np.float32], scales: Profiles, planes: NDArray[np.float32]) -> float:
+    """`planes = total * scale`, `total = 0`, all `(n, K, A, B)` and C-ordered; returns the sum of the planes.
 
     It is finite only if every number is; where numbers near 1e38 cancel it may not be although they are.
     """
-    return float(_scale(total, *scales, planes))
+    return float(_take(total, *scales, planes))

@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mambamed.errors import CaseError
 from mambamed.inference.memory import give_back_freed_memory, is_out_of_memory, resident_bytes
-from mambamed.inference.sum_kernels import Profiles, add_window, scaled_planes
+from mambamed.inference.sum_kernels import Profiles, add_window, take_planes
 
 SLAB_BYTES = 2**24  # what one slab holds at most, unless a single plane is larger
 _SLABS_AT_ONCE = 6  # being made, waiting, being brought to native voxels
@@ -81,19 +83,17 @@ class WindowSum:
             self._total = self._zeros(len(logits), logits.device)
         row, column = (corner[n] for n in self._others)
         planes = logits.movedim(1 + self._axis, 0).to(self._total.device)
-        if planes.device.type == "cpu":
-            step, channel, line, apart = planes.stride()
-            length = 1 + sum(
-                (n - 1) * stride for n, stride in zip(planes.shape, planes.stride(), strict=True)
-            )
-            flat = planes.as_strided((length,), (1,)).numpy()
-            strides = (step, channel, line, apart)
-            add_window(self._total.numpy(), (row, column), flat, strides, _arrays(self._weights))
-            return
-        if self._weight is None:
-            self._weight = _product(self._weights).to(planes.device)
-        a, b = planes.shape[2:]
-        self._total[:, :, row : row + a, column : column + b].addcmul_(planes, self._weight)
+        along, across, inner = self._weights
+        for kept, part in self._where(self._first, self._first + self._depth):
+            weights = along[part], across, inner
+            if planes.device.type == "cpu":
+                add_window(self._total[kept].numpy(), (row, column), *_flat(planes[part]), _arrays(weights))
+                continue
+            if self._weight is None:
+                self._weight = _product(self._weights).to(planes.device)
+            a, b = planes.shape[2:]
+            box = self._total[kept, :, row : row + a, column : column + b]
+            box.addcmul_(planes[part], self._weight[part])
 
     def move_to_cpu(self) -> bool:
         """Give the device's memory back; whether there was any to give."""
@@ -111,32 +111,44 @@ class WindowSum:
         """
         if self._total is None:
             return
-        count = stop - self._first
         piece = max(1, SLAB_BYTES // (4 * self._total[0].numel()))
-        for start in range(0, count, piece):
-            planes, check = self._scaled(start, min(start + piece, count))
+        for start in range(self._first, stop, piece):
+            planes, check = self._taken(start, min(start + piece, stop))
             if not math.isfinite(check) and not bool(torch.isfinite(planes).all()):
                 raise CaseError("the network answers NaN or Inf; try --precision fp32")
-            yield Slab(self._axis, self._first + start, planes)
-        kept = self._depth - count
-        for plane in range(kept):
-            self._total[plane] = self._total[plane + count]
-        self._total[kept:] = 0
+            yield Slab(self._axis, start, planes)
         self._first = stop
 
-    def _scaled(self, start: int, stop: int) -> tuple[Tensor, float]:
-        """Planes of the sum divided by their weights, on the CPU; and a number that is finite if they are."""
+    def _where(self, start: int, stop: int) -> Iterator[tuple[slice, slice]]:
+        """Where planes of the volume lie in the sum, a ring: in one or two parts, each with its share."""
+        begin, count = start % self._depth, stop - start
+        cut = min(count, self._depth - begin)
+        yield slice(begin, begin + cut), slice(0, cut)
+        if cut < count:
+            yield slice(0, count - cut), slice(cut, count)
+
+    def _taken(self, start: int, stop: int) -> tuple[Tensor, float]:
+        """Planes divided by their weights, on the CPU, and a number that is finite if they are.
+
+        In the sum they are zero from here on, for later planes.
+        """
         assert self._total is not None
-        total = self._total[start:stop]
         along, across, inner = self._scales
-        scales = [along[self._first + start : self._first + stop], across, inner]
-        if total.device.type == "cpu":
-            planes = torch.empty_like(total)
-            return planes, scaled_planes(total.numpy(), _arrays(scales), planes.numpy())
+        along = along[start:stop]
+        if self._total.device.type == "cpu":
+            planes, check = self._total.new_empty((stop - start, *self._total.shape[1:])), 0.0
+            for kept, part in self._where(start, stop):
+                scales = _arrays((along[part], across, inner))
+                check += take_planes(self._total[kept].numpy(), scales, planes[part].numpy())
+            return planes, check
+        scale = _product((along, across, inner))
+        parts = [self._total[kept] for kept, _ in self._where(start, stop)]
         try:
-            planes = (total * _product(scales).to(total.device)).cpu()
+            planes = (torch.cat(parts) * scale.to(parts[0].device)).cpu()
         except torch.OutOfMemoryError:
-            planes = total.cpu() * _product(scales)
+            planes = torch.cat([part.cpu() for part in parts]) * scale
+        for part in parts:
+            part.zero_()
         return planes, float(planes.sum())
 
     def _zeros(self, outputs: int, device: torch.device) -> Tensor:
@@ -206,6 +218,13 @@ def _product(factors: Sequence[Tensor]) -> Tensor:
     """Of a factor along the slabs' axis and the two others: `(n, 1, A, B)`."""
     along, across, inner = factors
     return along[:, None, None, None] * across[:, None] * inner
+
+
+def _flat(planes: Tensor) -> tuple[NDArray[np.float32], tuple[int, int, int, int]]:
+    """Numbers of a 4-D CPU tensor as they lie in memory, and its strides."""
+    step, channel, line, apart = planes.stride()
+    length = 1 + sum((n - 1) * stride for n, stride in zip(planes.shape, planes.stride(), strict=True))
+    return planes.as_strided((length,), (1,)).numpy(), (step, channel, line, apart)
 
 
 def _arrays(factors: Sequence[Tensor]) -> Profiles:
