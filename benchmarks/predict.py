@@ -6,9 +6,12 @@
 The same network with the same weights, the same windows, one thread each; every side in a process of its
 own, one after the other. Times are CPU-seconds. Of the stages `accumulation` (the network's own time taken
 off) and `export`, memory is the peak beyond what the process held before; of the others, which go from files
-to masks, both are the whole process's, imports included, of ours the command that a user gives. The network
-is nnU-Net's plain U-Net, trained for a minute (see predict_models.py), run by nnU-Net's class there and by
-ours here. Where data of the tests is found (MAMBAMED_TEST_DATA) the cases are real, else made up.
+to masks, both are the whole process's, imports included, of ours the command that a user gives. nnU-Net has
+two rows there: its predictor in one process, which is its cheapest way, and its own command with the workers
+that it starts by default, on all cores; there CPU-seconds are of all processes, the peak is of the largest.
+The network is nnU-Net's plain U-Net, trained for a minute (see predict_models.py), run by nnU-Net's class
+there and by ours here. Where data of the tests is found (MAMBAMED_TEST_DATA) the cases are real, else made
+up.
 """
 
 from __future__ import annotations
@@ -49,11 +52,18 @@ PARTS = ("accumulation", "export", "case", "small", "memory")
 
 @dataclass(frozen=True)
 class Side:
-    """What one side took, and the labels that it found, by case."""
+    """What one side took, and the labels that it found, by case.
+
+    Attributes:
+        cpu: seconds, of all its processes.
+        peak: MB, of its largest process.
+        wall: seconds; 0 for a stage, where it is not told.
+    """
 
     cpu: float
     peak: float
     labels: dict[str, np.ndarray]
+    wall: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,13 +88,17 @@ class Row:
             ratios.append(f"**{other.cpu / self.ours.cpu:.1f}**" if other else "")
             same.append(f"{100 * agreement(self.ours, other):.3f} %" if other else "")
             peaks.append(f"{other.peak:.0f}" if other else "")
-        cells = [self.name, *seconds, *ratios, self.goal, *same, *peaks]
+        peer = self.others["nnU-Net"]
+        walls = [f"{side.wall:.1f}" if side.wall else "" for side in (self.ours, peer)]
+        cells = [self.name, *seconds, *ratios, self.goal, *same, *peaks, *walls]
         return f"| {' | '.join(cells)} |"
 
 
 HEAD = (
     "| | ours, CPU-s | nnU-Net | MONAI | nnU-Net / ours | MONAI / ours | goal beside nnU-Net "
-    "| same label as nnU-Net | as MONAI | peak MB: ours | nnU-Net | MONAI |\n" + "|---" * 12 + "|"
+    "| same label as nnU-Net | as MONAI | peak MB: ours | nnU-Net | MONAI | wall s: ours | nnU-Net |\n"
+    + "|---" * 14
+    + "|"
 )
 
 
@@ -112,7 +126,7 @@ def main() -> None:
     print(HEAD, flush=True)
     rows = []
     try:
-        child(["warm", "ours", "", ""])
+        child(by_side("warm", "ours", "", ""))
         for part in asked.part:
             made = stages(part, folder, asked.turns) if part in STAGES else None
             for row in made or wholes(part, folder, asked.turns, asked.all):
@@ -142,7 +156,7 @@ def stages(part: str, folder: Path, turns: int) -> list[Row]:
         sides = {}
         for side in ("ours", "nnU-Net", "MONAI"):
             file = folder / "labels.npy"
-            taken = [json.loads(child([part, side, kind, str(file)])[0]) for _ in range(turns)]
+            taken = [json.loads(child(by_side(part, side, kind, str(file)))[0]) for _ in range(turns)]
             least = min(taken, key=lambda each: each["cpu"])
             sides[side] = Side(least["cpu"], least["peak"], {kind: np.load(file)})
         rows.append(Row(name, goal, sides.pop("ours"), sides))
@@ -171,9 +185,26 @@ def wholes(part: str, folder: Path, turns: int, every: bool) -> list[Row]:
     theirs = {}
     for side in others if every else ("nnU-Net",):
         output = place / side
-        command = [__file__, "--side", part, side, str(place), str(output)]
-        theirs[side] = whole(command, output, turns)
-    return [Row(f"{name}, {precision}", goal, side, theirs) for precision, side in sides.items()]
+        theirs[side] = whole(by_side(part, side, str(place), str(output)), output, turns)
+    rows = [Row(f"{name}, {precision}", goal, side, theirs) for precision, side in sides.items()]
+    output = place / "command"
+    workers = whole(nnunets_command(part, place, output), output, turns)
+    beside = f"{name}, {chosen}, beside {COMMAND}"
+    return [*rows, Row(beside, goal, sides[chosen], {"nnU-Net": workers})]
+
+
+COMMAND = "nnUNetv2_predict"
+
+
+def nnunets_command(part: str, place: Path, output: Path) -> list[str]:
+    """What a user of nnU-Net gives: the twin of nnUNetv2_predict that takes a folder, its defaults kept.
+
+    Three processes read and three write; on a CPU it has torch use all cores, whatever is asked for.
+    """
+    script = Path(sys.executable).with_name(f"{COMMAND}_from_modelfolder")
+    mirroring = [] if predict_models.SETUPS[part].mirrored else ["--disable_tta"]
+    folders = ["-i", place / "images", "-o", output, "-m", place / "nnunet"]
+    return [*map(str, (script, *folders)), "-f", "0", "-device", "cpu", *mirroring]
 
 
 def whole(command: Sequence[str], output: Path, turns: int) -> Side:
@@ -183,25 +214,33 @@ def whole(command: Sequence[str], output: Path, turns: int) -> Side:
         shutil.rmtree(output, ignore_errors=True)
         taken.append(child(command)[1:])
     labels = {file.name: read_image(file).array for file in sorted(output.glob("*.nii.gz"))}
-    cpu, peak = min(taken)
-    return Side(cpu, peak, labels)
+    cpu, peak, wall = min(taken)
+    return Side(cpu, peak, labels, wall)
 
 
-def child(command: Sequence[str]) -> tuple[str, float, float]:
-    """Run this Python on one thread: the last line of its output, its CPU-seconds, its peak in MB."""
-    if command[0] not in ("-m", __file__):
-        command = [__file__, "--side", *command]
+def by_side(*arguments: str) -> list[str]:
+    """The command that has one side do its part."""
+    return [__file__, "--side", *arguments]
+
+
+def child(command: Sequence[str]) -> tuple[str, float, float, float]:
+    """Run this Python, on one thread: the last line of its output, CPU-seconds, peak in MB, wall seconds.
+
+    CPU-seconds are of its own children too, the peak is the largest process's.
+    """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    began = time.monotonic()
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen([sys.executable, *command], stdout=output, stderr=errors, env=environment)
         _, status, usage = os.wait4(process.pid, 0)
+        wall = time.monotonic() - began
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         errors.seek(0)
         if process.returncode:
             sys.exit(f"{' '.join(command)}: exit code {process.returncode}\n{errors.read()[-3000:]}")
         lines = output.read().splitlines()
-    return lines[-1] if lines else "", usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    return lines[-1] if lines else "", usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, wall
 
 
 def write_section(file: Path, rows: Sequence[str]) -> None:
@@ -223,8 +262,10 @@ def write_section(file: Path, rows: Sequence[str]) -> None:
         f"{monai.__version__}, nnU-Net {predict_sides.NNUNET}; one thread each side, CPU-seconds. The same "
         "network and weights, windows of 128x128x128 (hippocampi: 40x56x40), overlap one half, Gaussian, no "
         "mirroring. Stages: the network's own time is taken off, memory is the peak beyond what the process "
-        "held. Files to masks: the whole process, imports included; nnU-Net in one "
-        "process, without workers, which is its cheapest way. 240x240x155: the full network (32 to 320 "
+        "held. Files to masks: the whole process, imports included; nnU-Net first in one process, without "
+        f"workers, which is its cheapest way, then as `{COMMAND}_from_modelfolder` does it, with the six "
+        "workers and all the cores that it takes by default (CPU-seconds of all its processes, peak of the "
+        "largest; ours on one thread as before). 240x240x155: the full network (32 to 320 "
         "channels, six stages); hippocampi: 32 to 256; 512x512x200: 8 to 32, for memory."
     )
     section = "\n".join([begin, "## Prediction", "", lead, "", HEAD, *lines, end])

@@ -28,6 +28,7 @@ from mambamed.preparation.plan import Normalization, Plan
 from mambamed.preparation.prepare_image import prepare_image, prepare_label
 from mambamed.recipe import Recipe
 from mambamed.runs.import_weights import import_weights
+from mambamed.training.shallow import make_shallow_safe
 
 DATA = Path(os.environ.get("MAMBAMED_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
@@ -277,6 +278,7 @@ def trained(setup: Setup, cases: list[Case]) -> nn.Module:
         image, geometry = prepare_image([Image(each, affine) for each in channels], plan)
         prepared.append((image, prepare_label(Image(label, affine), geometry)))
     network.train().to(memory_format=torch.channels_last_3d)
+    make_shallow_safe(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     for step in range(setup.steps):
         for group in optimizer.param_groups:
