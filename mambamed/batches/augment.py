@@ -10,13 +10,16 @@ Source:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mambamed.batches.elastic import Displacement, place_of, random_displacement
-from mambamed.batches.kernels import along_axis, warp, warp_by_field
+from mambamed.batches.kernels import add_drawn, along_axis, from_half, warp, warp_by_field
+from mambamed.preparation.image_kernels import moments
 from mambamed.recipe import Augment
 
 Triple = tuple[int, int, int]
@@ -58,7 +61,7 @@ def random_spatial(
     """
     mirror = np.ones(3)
     for axis in augment.mirror:
-        mirror["xyz".index(axis)] = random.choice((1.0, -1.0))
+        mirror["xyz".index(axis)] = 1.0 if random.random() < 0.5 else -1.0
     rotated, scaled = random.random() < augment.rotate, random.random() < augment.scale
     displacement = None
     if augment.elastic and random.random() < augment.elastic:
@@ -138,8 +141,10 @@ def apply_spatial(
     Returns:
         `(C, *patch_size)` float32 and `(*patch_size)`; zeros outside of the case.
     """
-    patch = np.zeros((image.shape[0], *patch_size), np.float32)
-    target = np.zeros(patch_size, label.dtype)
+    overwritten = spatial.mirrored is None or label.shape == tuple(patch_size)
+    make = np.empty if overwritten else np.zeros
+    patch = make((image.shape[0], *patch_size), np.float32)
+    target = make(patch_size, label.dtype)
     if spatial.displacement is not None:
         warp_by_field(
             np.ascontiguousarray(image),
@@ -168,9 +173,18 @@ def apply_spatial(
         first = offset[axis] - size + 1 if flipped else offset[axis]
         into.append(slice(begin := round(box_start[axis] - first), begin + label.shape[axis]))
         backwards.append(slice(None, None, -1 if flipped else 1))
-    patch[(slice(None), *into)] = image
-    target[tuple(into)] = label
-    return patch[(slice(None), *backwards)], target[tuple(backwards)]
+    patch[(slice(None), *backwards)][(slice(None), *into)] = image
+    target[tuple(backwards)][tuple(into)] = label
+    return patch, target
+
+
+def as_float32(image: NDArray) -> NDArray[np.float32]:
+    """The image in float32, C-contiguous and writable; float16, as prepared images are, is fast."""
+    if image.dtype != np.float16:
+        return np.require(image, np.float32, ["C", "W"])
+    wide = np.empty(image.shape, np.float32)
+    from_half(np.ascontiguousarray(image).reshape(-1).view(np.uint16), wide.reshape(-1))
+    return wide
 
 
 def change_intensities(
@@ -186,8 +200,7 @@ def change_intensities(
     """
     channels = range(len(patch))
     if random.random() < augment.noise:
-        std = np.float32(random.uniform(0, augment.noise_std))
-        patch += std * random.standard_normal(patch.shape, dtype=np.float32)
+        add_noise(patch, random.uniform(0, augment.noise_std), random)
     if random.random() < augment.blur:
         for c in _some(channels, random):
             patch[c] = blur(patch[c], random.uniform(*augment.blur_sigma))
@@ -218,12 +231,30 @@ def _some(channels: range, random: np.random.Generator) -> list[int]:
     return chosen or [int(random.integers(len(channels)))]
 
 
+def add_noise(volume: NDArray[np.float32], std: float, random: np.random.Generator) -> None:
+    """Add normally distributed noise, in place.
+
+    Each voxel's is one of 2^16 equally likely values, the normal distribution's quantiles, picked by 16
+    random bits: a seventh of the time that drawing exact normal numbers takes. None exceeds 4.3 std.
+    """
+    drawn = random.integers(2**64, size=-(-volume.size // 4), dtype=np.uint64).view(np.uint16)
+    add_drawn(volume.reshape(-1), drawn, _normal_quantiles(), std)
+
+
+@cache
+def _normal_quantiles() -> NDArray[np.float32]:
+    """`(2**16,)`: the middle of each of as many equally likely parts of the standard normal distribution."""
+    from scipy.special import ndtri  # scipy.special takes a while to import
+
+    values = ndtri((np.arange(2**16) + 0.5) / 2**16)
+    return (values / values.std()).astype(np.float32)
+
+
 def change_contrast(volume: NDArray[np.float32], factor: float) -> None:
     """Stretch about the mean, in place, and clip to the range that was there."""
-    low, high, mean = volume.min(), volume.max(), volume.mean()
-    volume -= mean
+    low, high, (mean, _, _) = volume.min(), volume.max(), moments(volume)
     volume *= np.float32(factor)
-    volume += mean
+    volume += np.float32(mean * (1 - factor))
     np.clip(volume, low, high, out=volume)
 
 
@@ -233,20 +264,22 @@ def change_gamma(volume: NDArray[np.float32], gamma: float, negative: bool) -> N
     Args:
         negative: whether the image is turned into its negative before, and back after.
     """
-    mean, std = float(volume.mean()), float(volume.std())
+    mean, std, _ = moments(volume)
     low, high = float(volume.min()), float(volume.max())
     if not high - low > 1e-7:
         return
-    volume -= np.float32(high if negative else low)
-    volume *= np.float32((-1 if negative else 1) / (high - low))
-    np.clip(volume, 0, 1, out=volume)  # rounding may leave a tiny negative, whose power is not a number
-    np.power(volume, np.float32(gamma), out=volume)
     sign = -1 if negative else 1
-    now_mean, now_std = float(volume.mean()), float(volume.std())
+    volume -= np.float32(high if negative else low)
+    volume *= np.float32(sign / (high - low))
+    # The power, by way of the logarithm: twice as fast as np.power. 0 stays 0.
+    with np.errstate(divide="ignore"):
+        np.log(volume, out=volume)
+    volume *= np.float32(gamma)
+    np.exp(volume, out=volume)
+    now_mean, now_std, _ = moments(volume)
     scale = std / max(now_std, 1e-7) * sign
-    volume -= np.float32(now_mean)
     volume *= np.float32(scale)
-    volume += np.float32(mean)
+    volume += np.float32(mean - scale * now_mean)
 
 
 def blur(volume: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
@@ -280,7 +313,7 @@ def lower_resolution(volume: NDArray[np.float32], zoom: float) -> NDArray[np.flo
 def _operate(volume: NDArray[np.float32], axis: int, index: NDArray, weights: NDArray) -> NDArray[np.float32]:
     shape = volume.shape
     out = np.empty(shape, np.float32)
-    folded = (int(np.prod(shape[:axis])), shape[axis], int(np.prod(shape[axis + 1 :])))
+    folded = (math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
     along_axis(
         np.ascontiguousarray(volume).reshape(folded),
         np.ascontiguousarray(index, dtype=np.int32),

@@ -13,6 +13,9 @@ import numpy as np
 
 from mambamed.machine_code import compiled
 
+_LINES = 16  # of an output plane that are worked on together
+_TURNED = 64  # rows that are turned into columns together
+
 
 @compiled()
 def _label_at(label, x, y, z, fx, fy, fz):
@@ -74,6 +77,54 @@ def _at_the_rim(image, label, xf, yf, zf, image_out, label_out, i, j, k):
     label_out[i, j, k] = _label_at(label, x, y, z, fx, fy, fz)
 
 
+@compiled(fastmath=True)
+def _line(image, corner, fraction, plane, row, first, last, out):
+    """Trilinear values of the voxels `first <= k < last` of a line, whose eight corners all lie inside.
+
+    Args:
+        image: one channel, flat.
+        corner: where each voxel's first corner lies in it.
+        fraction: `(3, n)`, how far beyond that corner the voxel lies.
+        plane, row: steps to the corners along x and y.
+    """
+    one = np.uint32(1)
+    for k in range(first, last):
+        at = corner[k]
+        fx, fy, fz = fraction[0, k], fraction[1, k], fraction[2, k]
+        a, a1 = image[at], image[at + one]
+        b, b1 = image[at + row], image[at + row + one]
+        d, d1 = image[at + plane], image[at + plane + one]
+        e, e1 = image[at + plane + row], image[at + plane + row + one]
+        a += fz * (a1 - a)
+        a += fy * (b + fz * (b1 - b) - a)
+        d += fz * (d1 - d)
+        d += fy * (e + fz * (e1 - e) - d)
+        out[k] = a + fx * (d - a)
+
+
+@compiled()
+def _label_line(label, flat, corner, fraction, plane, row, first, last, out):
+    """Labels of the voxels of a line, as `_line`."""
+    one = np.uint32(1)
+    for k in range(first, last):
+        at = corner[k]
+        value = flat[at]
+        differs = (
+            (value ^ flat[at + one])
+            | (value ^ flat[at + row])
+            | (value ^ flat[at + row + one])
+            | (value ^ flat[at + plane])
+            | (value ^ flat[at + plane + one])
+            | (value ^ flat[at + plane + row])
+            | (value ^ flat[at + plane + row + one])
+        )
+        if differs:
+            x, in_plane = divmod(at, plane)
+            y, z = divmod(in_plane, row)
+            value = _label_at(label, x, y, z, fraction[0, k], fraction[1, k], fraction[2, k])
+        out[k] = value
+
+
 @compiled(
     "void(f4[:,:,:,::1], u1[:,:,::1], f8[:,::1], f8[::1], f4[:,:,:,::1], u1[:,:,::1])",
     "void(f4[:,:,:,::1], i2[:,:,::1], f8[:,::1], f8[::1], f4[:,:,:,::1], i2[:,:,::1])",
@@ -84,68 +135,52 @@ def warp(image, label, matrix, offset, image_out, label_out):
 
     Outside of the input lie zeros. Image and label share every coordinate: they cannot part. Each line of the
     output is cut into what lies wholly outside, what touches the rim, and what lies inside, so that the
-    loop over the inside asks nothing.
+    loops over the inside ask nothing: they go through the input as flat memory, one channel after the other.
 
     Args:
-        image: `(C, X, Y, Z)` float32.
+        image: `(C, X, Y, Z)` float32; fewer than 2^32 voxels a channel.
         label: `(X, Y, Z)`.
         matrix: `(3, 3)` float64, output voxel -> input voxel.
         offset: `(3,)` float64.
         image_out: `(C, P, Q, R)` float32, overwritten.
         label_out: `(P, Q, R)`, overwritten.
     """
-    nx, ny, nz = label.shape
+    channels, nx, ny, nz = image.shape
     px, py, pz = label_out.shape
+    flat, flat_label = image.reshape(channels, nx * ny * nz), label.ravel()
     dx, dy, dz = matrix[0, 2], matrix[1, 2], matrix[2, 2]
     rim = 1e-9
-    for i in range(px):
-        for j in range(py):
-            x0 = matrix[0, 0] * i + matrix[0, 1] * j + offset[0]
-            y0 = matrix[1, 0] * i + matrix[1, 1] * j + offset[1]
-            z0 = matrix[2, 0] * i + matrix[2, 1] * j + offset[2]
-            begin, end = _steps_within(x0, dx, -1.0, nx, 0, pz)
-            begin, end = _steps_within(y0, dy, -1.0, ny, begin, end)
-            begin, end = _steps_within(z0, dz, -1.0, nz, begin, end)
-            first, last = _steps_within(x0, dx, rim, nx - 1 - rim, begin, end)
-            first, last = _steps_within(y0, dy, rim, ny - 1 - rim, first, last)
-            first, last = _steps_within(z0, dz, rim, nz - 1 - rim, first, last)
-            image_out[:, i, j, :begin] = 0
-            image_out[:, i, j, end:] = 0
-            label_out[i, j, :begin] = 0
-            label_out[i, j, end:] = 0
-            for k in range(begin, first):
-                _at_the_rim(
-                    image, label, x0 + dx * k, y0 + dy * k, z0 + dz * k, image_out, label_out, i, j, k
-                )
-            for k in range(last, end):
-                _at_the_rim(
-                    image, label, x0 + dx * k, y0 + dy * k, z0 + dz * k, image_out, label_out, i, j, k
-                )
-            for k in range(first, last):
-                xf, yf, zf = x0 + dx * k, y0 + dy * k, z0 + dz * k
-                x, y, z = int(xf), int(yf), int(zf)
-                fx, fy, fz = np.float32(xf - x), np.float32(yf - y), np.float32(zf - z)
-                for c in range(image.shape[0]):
-                    a, a1 = image[c, x, y, z], image[c, x, y, z + 1]
-                    b, b1 = image[c, x, y + 1, z], image[c, x, y + 1, z + 1]
-                    d, d1 = image[c, x + 1, y, z], image[c, x + 1, y, z + 1]
-                    e, e1 = image[c, x + 1, y + 1, z], image[c, x + 1, y + 1, z + 1]
-                    a += fz * (a1 - a)
-                    a += fy * (b + fz * (b1 - b) - a)
-                    d += fz * (d1 - d)
-                    d += fy * (e + fz * (e1 - e) - d)
-                    image_out[c, i, j, k] = a + fx * (d - a)
-                value = label[x, y, z]
-                differs = (
-                    (value ^ label[x, y, z + 1])
-                    | (value ^ label[x, y + 1, z])
-                    | (value ^ label[x, y + 1, z + 1])
-                    | (value ^ label[x + 1, y, z])
-                    | (value ^ label[x + 1, y, z + 1])
-                    | (value ^ label[x + 1, y + 1, z])
-                    | (value ^ label[x + 1, y + 1, z + 1])
-                )
-                label_out[i, j, k] = _label_at(label, x, y, z, fx, fy, fz) if differs else value
+    corner, fraction = np.empty(pz, np.uint32), np.empty((3, pz), np.float32)
+    # Unsigned: numba would ask of signed ones whether they count from the end.
+    plane, row = np.uint32(ny * nz), np.uint32(nz)
+    # A few lines side by side, then the next plane: what was read for one is still in the cache for the next.
+    for j_first in range(0, py, _LINES):
+        for i in range(px):
+            for j in range(j_first, min(py, j_first + _LINES)):
+                x0 = matrix[0, 0] * i + matrix[0, 1] * j + offset[0]
+                y0 = matrix[1, 0] * i + matrix[1, 1] * j + offset[1]
+                z0 = matrix[2, 0] * i + matrix[2, 1] * j + offset[2]
+                begin, end = _steps_within(x0, dx, -1.0, nx, 0, pz)
+                begin, end = _steps_within(y0, dy, -1.0, ny, begin, end)
+                begin, end = _steps_within(z0, dz, -1.0, nz, begin, end)
+                first, last = _steps_within(x0, dx, rim, nx - 1 - rim, begin, end)
+                first, last = _steps_within(y0, dy, rim, ny - 1 - rim, first, last)
+                first, last = _steps_within(z0, dz, rim, nz - 1 - rim, first, last)
+                if end - begin < pz:
+                    image_out[:, i, j] = 0
+                    label_out[i, j] = 0
+                for rim_first, rim_last in ((begin, first), (last, end)):
+                    for k in range(rim_first, rim_last):
+                        x, y, z = x0 + dx * k, y0 + dy * k, z0 + dz * k
+                        _at_the_rim(image, label, x, y, z, image_out, label_out, i, j, k)
+                for k in range(first, last):
+                    xf, yf, zf = x0 + dx * k, y0 + dy * k, z0 + dz * k
+                    x, y, z = np.int32(xf), np.int32(yf), np.int32(zf)
+                    corner[k] = x * plane + y * row + z
+                    fraction[0, k], fraction[1, k], fraction[2, k] = xf - x, yf - y, zf - z
+                for c in range(channels):
+                    _line(flat[c], corner, fraction, plane, row, first, last, image_out[c, i, j])
+                _label_line(label, flat_label, corner, fraction, plane, row, first, last, label_out[i, j])
 
 
 @compiled(
@@ -191,6 +226,19 @@ def warp_by_field(image, label, matrix, offset, displacement, image_out, label_o
                     label_out[i, j, k] = 0
 
 
+@compiled(fastmath=True)
+def _mix_rows(array, index, weight, out):
+    """`out[i] = sum_t weight[i, t] array[index[i, t]]`."""
+    for i in range(index.shape[0]):
+        row, scale = index[i, 0], weight[i, 0]
+        for r in range(array.shape[1]):
+            out[i, r] = scale * array[row, r]
+        for t in range(1, index.shape[1]):
+            row, scale = index[i, t], weight[i, t]
+            for r in range(array.shape[1]):
+                out[i, r] += scale * array[row, r]
+
+
 @compiled("void(f4[:,:,::1], i4[:,::1], f4[:,::1], f4[:,:,::1])", fastmath=True)
 def along_axis(array, index, weight, out):
     """A sparse linear operator along the middle axis.
@@ -203,21 +251,45 @@ def along_axis(array, index, weight, out):
         weight: `(M, T)`.
         out: `(O, M, R)`, overwritten.
     """
-    outer, _, rest = array.shape
-    rows, taps = index.shape
-    for o in range(outer):
-        if rest == 1:
-            for i in range(rows):
-                value = np.float32(0.0)
-                for t in range(taps):
-                    value += weight[i, t] * array[o, index[i, t], 0]
-                out[o, i, 0] = value
-            continue
-        for i in range(rows):
-            row, scale = index[i, 0], weight[i, 0]
-            for r in range(rest):
-                out[o, i, r] = scale * array[o, row, r]
-            for t in range(1, taps):
-                row, scale = index[i, t], weight[i, t]
-                for r in range(rest):
-                    out[o, i, r] += scale * array[o, row, r]
+    outer, count, rest = array.shape
+    if rest > 1:
+        for o in range(outer):
+            _mix_rows(array[o], index, weight, out[o])
+        return
+    # The last axis: rows are turned into columns, some at a time, so that it works on whole rows too.
+    turned, mixed = np.empty((count, _TURNED), np.float32), np.empty((len(index), _TURNED), np.float32)
+    for begin in range(0, outer, _TURNED):
+        together = min(_TURNED, outer - begin)
+        for o in range(together):
+            for i in range(count):
+                turned[i, o] = array[begin + o, i, 0]
+        _mix_rows(turned, index, weight, mixed)
+        for o in range(together):
+            for i in range(len(index)):
+                out[begin + o, i, 0] = mixed[i, o]
+
+
+@compiled("void(f4[::1], Array(uint16, 1, 'C', True), f4[::1], f4)")
+def add_drawn(array, drawn, values, factor):
+    """Add `factor * values[drawn]` to an array: noise of the values' distribution.
+
+    Args:
+        array: `(n,)`, changed in place.
+        drawn: `(m,)` uniform 16 bit numbers, m >= n.
+        values: `(2**16,)` equally likely values.
+    """
+    for n in range(array.size):
+        array[n] += factor * values[drawn[n]]
+
+
+@compiled("void(Array(uint16, 1, 'C', True), f4[::1])")
+def from_half(bits, out):
+    """Numbers of 16 bits (IEEE 754 binary16, given as their bits) in float32, exactly; numpy takes 20 times
+    as long."""
+    for n in range(bits.size):
+        magnitude = np.uint32((bits[n] & 0x7FFF) << 13)
+        if magnitude >= 0x7C00 << 13:  # infinite, or not a number
+            value = np.uint32(magnitude | 0x7F800000).view(np.float32)
+        else:  # exponents count from -15 there and from -127 here; this holds for subnormal numbers too
+            value = magnitude.view(np.float32) * np.float32(2.0**112)
+        out[n] = -value if bits[n] >> 15 else value

@@ -15,7 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mambamed.batches.augment import Spatial, apply_spatial, change_intensities, random_spatial, source_box
+from mambamed.batches.augment import (
+    Spatial,
+    apply_spatial,
+    as_float32,
+    change_intensities,
+    random_spatial,
+    source_box,
+)
 from mambamed.batches.cases import ClassedCase, PointedCase
 from mambamed.batches.sampler import PatchRequest, PatchSource, Triple, random_stream
 from mambamed.recipe import Augment
@@ -97,7 +104,7 @@ class PatchReader:
         shape = np.asarray(case.shape)
         low, high = np.clip(low, 0, shape), np.clip(high, 0, shape)
         box = (tuple(int(v) for v in low), tuple(int(v) for v in high))
-        image = case.image(box).astype(np.float32)
+        image = as_float32(case.image(box))
         if self._reads == "labels":
             label = cast(LabeledCase, case).label(box)
             kind = label.dtype if label.dtype in (np.uint8, np.int16) else np.int16
@@ -109,7 +116,6 @@ class PatchReader:
             reference = self._points(cast(PointedCase, case), spatial, offset)
         elif self._reads == "class":
             reference = np.int64(cast(ClassedCase, case).class_index)
-        patch = np.ascontiguousarray(patch)
         if self._augment is not None:
             patch = change_intensities(patch, self._augment, random)
         if self._reads == "class":

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from memory_case import MemoryCase
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from mambamed.batches.augment import (
     Spatial,
+    add_noise,
     apply_spatial,
+    as_float32,
     blur,
     change_contrast,
     change_gamma,
@@ -192,6 +194,27 @@ def test_low_resolution_equals_torchs_nearest_and_linear_interpolation():
     np.testing.assert_allclose(lower_resolution(volume, 0.5), expected, atol=1e-5)
 
 
+def test_noise_is_normal_and_its_voxels_are_independent():
+    volume = np.full((41, 40, 41), 2.0, np.float32)  # not a multiple of four: 64 bits give four numbers
+    add_noise(volume, 0.25, np.random.default_rng(0))
+    noise = (volume.ravel() - 2) / 0.25
+    # Kolmogorov-Smirnov against scipy's normal distribution; the bound is that of 65 600 numbers at p = 0.01.
+    assert stats.kstest(noise, "norm").statistic < 1.63 / np.sqrt(noise.size)
+    assert noise.std() == pytest.approx(1, abs=0.01) and stats.kurtosis(noise) == pytest.approx(0, abs=0.06)
+    for step in (1, 2, 3, 4, 41, 1640):
+        assert abs(np.corrcoef(noise[:-step], noise[step:])[0, 1]) < 4 / np.sqrt(noise.size)
+
+
+def test_every_half_number_becomes_the_float_that_numpy_makes_of_it():
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16).reshape(4, 16, 32, 32)
+    halves.setflags(write=False)  # as what is kept in memory
+    expected = halves.astype(np.float32)
+    np.testing.assert_array_equal(as_float32(halves), expected)
+    np.testing.assert_array_equal(as_float32(halves[:, 1:, 3:7, ::2]), expected[:, 1:, 3:7, ::2])
+    negative_zero = as_float32(np.full((1, 1, 1, 1), -0.0, np.float16))
+    assert np.signbit(negative_zero).all()
+
+
 @pytest.mark.parametrize("negative", [False, True])
 def test_gamma_keeps_mean_and_spread_and_order(negative):
     volume = np.random.default_rng(0).normal(2, 3, (8, 8, 8)).astype(np.float32)
@@ -213,9 +236,9 @@ def test_gamma_of_a_constant_image_is_that_image():
 
 
 def test_contrast_stretches_about_the_mean_within_the_old_range():
-    volume = np.array([-1.0, 0.0, 4.0], np.float32)  # mean 1
+    volume = np.array([[[-1.0, 0.0, 4.0]]], np.float32)  # mean 1
     change_contrast(volume, 1.25)
-    np.testing.assert_allclose(volume, [-1.0, -0.25, 4.0])  # 1 + 1.25 (x - 1), clipped to -1..4
+    np.testing.assert_allclose(volume, [[[-1.0, -0.25, 4.0]]])  # 1 + 1.25 (x - 1), clipped to -1..4
 
 
 @pytest.mark.parametrize("name", ["noise", "blur", "brightness", "contrast", "low_resolution", "gamma"])
