@@ -126,6 +126,7 @@ def prepare(
         channels=expected.channels if expected else None,
         labels=expected.labels if expected else None,
         class_column=class_column,
+        progress=progress,
     )
     return prepare(
         raw,

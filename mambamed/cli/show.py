@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mambamed.training.seeds import SeedsSummary
 
 
+_NAMES_SHOWN = 10  # of landmarks, structures or classes
 _COLUMNS_SHOWN = 12  # of the scores of a training
 SCORE_WORDS = {"dice": "Dice", "error_mm": "MRE mm"}
 
@@ -52,7 +53,7 @@ def prepare(summary: PreparedSummary) -> None:
     rows = [
         ["cases", str(summary.cases)],
         ["channels", ", ".join(summary.manifest.channels)],
-        [found, ", ".join(names)],
+        [found, _some_of(names)],
         ["spacing", "each case's own" if plan.keep_spacing else _number(plan.spacing_mm) + " mm"],
         ["median shape", _number(plan.shape_median)],
         ["patch and batch", f"{_number(plan.patch_size)}, {plan.batch_size}"],
@@ -60,6 +61,13 @@ def prepare(summary: PreparedSummary) -> None:
     ]
     _table(f"{summary.output}: prepared in {summary.seconds:.1f} s", ["plan", ""], rows)
     _next(summary.next_command)
+
+
+def _some_of(names: Iterable[str]) -> str:
+    """The names, of many the first ones and how many there are."""
+    known = list(names)
+    shown = ", ".join(known[:_NAMES_SHOWN])
+    return shown if len(known) <= _NAMES_SHOWN else f"{shown}, ... ({len(known)} in all)"
 
 
 def train(summary: TrainSummary | SeedsSummary) -> None:

@@ -20,6 +20,7 @@ from mambamed.cases import Case, RawDataset
 from mambamed.converters.inputs import find_inputs
 from mambamed.converters.wishes import Wishes
 from mambamed.errors import DatasetError
+from mambamed.progress import Progress
 
 # In the order in which "auto" asks them.
 CONVERTERS = {
@@ -50,13 +51,14 @@ def convert(
     channels: Mapping[str, str] | None = None,
     labels: Mapping[str, int] | None = None,
     class_column: str | None = None,
+    progress: Progress | None = None,
 ) -> RawDataset:
     """Find the cases of a downloaded dataset.
 
     Args:
         source: its folder, or a list of cases (.csv, .tsv, .json).
         format: a key of `CONVERTERS`; "auto" takes the first that recognizes the source.
-        channels, labels, class_column: as in `Wishes`.
+        channels, labels, class_column, progress: as in `Wishes`.
 
     Raises:
         DatasetError: no such source or format, a layout that none recognizes, a dataset without cases, or
@@ -67,7 +69,7 @@ def convert(
         raise DatasetError(f"{source}: no such folder; give the folder of a dataset, or a list of cases")
     if format not in {"auto", *CONVERTERS}:
         raise DatasetError(f"--format {format}: choose auto or one of {', '.join(CONVERTERS)}")
-    wishes = Wishes(format, channels, labels, class_column)
+    wishes = Wishes(format, channels, labels, class_column, progress)
     names = CONVERTERS if format == "auto" else [format]
     for target in dict.fromkeys(CONVERTERS[name] for name in names):
         module = importlib.import_module(target)

@@ -52,7 +52,11 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     classes = tuple(sorted({case.class_name for case in cases if case.class_name}))
     if classes and not labels:
         cases = [case for case in cases if case.class_name or case.fault]
-    named = dict(wishes.labels or {}) or labels_in(case.label for case in cases) if labels else {}
+    named = (
+        dict(wishes.labels or {}) or labels_in((case.label for case in cases), wishes.progress)
+        if labels
+        else {}
+    )
     manifest = DatasetManifest(
         source.resolve().name, channels, wishes.spelled(named), classes=classes if not labels else ()
     )

@@ -24,7 +24,9 @@ names are read from the label maps.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ from mambamed.io.documents import read_json
 from mambamed.io.images import case_id_of, images_by_id, read_header, read_image
 from mambamed.io.points import Points, point_suffix, read_point_table, read_points, to_world
 from mambamed.io.tables import read_csv, unescaped
+from mambamed.progress import Progress, Silence
 
 Row = Mapping[str, Any]
 
@@ -57,6 +60,7 @@ _EXAMPLES: dict[str, Any] = {
     "landmarks": ["nose"],
     "classes": ["NC", "AD"],
 }
+_READERS = 4  # label maps read at once
 _MOST_LABELS = 512  # a map with more values is an image
 
 
@@ -364,7 +368,9 @@ def _manifest(
         labels, regions = labels_and_regions(document["labels"], listed.file)
         regions |= {str(name): tuple(members) for name, members in (document.get("regions") or {}).items()}
     elif columns.label:
-        labels = dict(wishes.labels or {}) or labels_in(case.label for case in cases if not case.fault)
+        labels = dict(wishes.labels or {}) or labels_in(
+            (case.label for case in cases if not case.fault), wishes.progress
+        )
     landmarks = tuple(document.get("landmarks") or dict.fromkeys(n for c in cases for n in c.points or ()))
     found = {case.class_name for case in cases if case.class_name}
     classes = tuple(map(str, document.get("classes") or sorted(found, key=_naturally)))
@@ -386,21 +392,26 @@ def _naturally(text: str) -> tuple[float, str]:
         return float("inf"), text
 
 
-def labels_in(paths: Iterable[Path | None]) -> dict[str, int]:
+def labels_in(paths: Iterable[Path | None], progress: Progress | None = None) -> dict[str, int]:
     """Labels by the values that the label maps hold, named `label_1`, ...; what is no label map is passed by.
 
     Reading them is left to verification to judge; here only what they hold counts.
     """
-    values: set[int] = set()
-    for path in paths:
-        if path is None:
-            continue
-        try:
-            array = read_image(path).array
-        except CaseError:
-            continue
-        found = np.unique(array)
-        rounded = np.rint(found)
-        if len(found) <= _MOST_LABELS and (np.abs(found - rounded) <= _ROUNDING).all() and found[0] >= 0:
-            values |= {int(value) for value in rounded}
-    return {BACKGROUND: 0} | {f"label_{value}": value for value in sorted(values) if value}
+    given, values, progress = [path for path in paths if path is not None], {0}, progress or Silence()
+    progress.start("finding labels", len(given), "label maps")
+    with ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as pool:
+        for found in pool.map(_values_in, given):
+            values |= found
+            progress.advance()
+    return {f"label_{value}" if value else BACKGROUND: value for value in sorted(values)}
+
+
+def _values_in(path: Path) -> set[int]:
+    """What a label map holds; nothing where it is none."""
+    try:
+        found = np.unique(read_image(path).array)
+    except CaseError:
+        return set()
+    rounded = np.rint(found)
+    right = len(found) <= _MOST_LABELS and (np.abs(found - rounded) <= _ROUNDING).all() and found[0] >= 0
+    return {int(value) for value in rounded} if right else set()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mambamed.progress import Progress
+
 
 @dataclass(frozen=True)
 class Wishes:
@@ -15,12 +17,14 @@ class Wishes:
         channels: channel name -> "ct" or "mri", as the recipe expects them.
         labels: label name -> value, as the recipe expects them.
         class_column: column of the table whose cells are the classes.
+        progress: hears how far the work is where files must be read to know the labels.
     """
 
     format: str = "auto"
     channels: Mapping[str, str] | None = None
     labels: Mapping[str, int] | None = None
     class_column: str | None = None
+    progress: Progress | None = None
 
     def one_channel(self, name: str, kind: str) -> dict[str, str]:
         """A dataset's only channel, under the recipe's name where it is of the same kind.

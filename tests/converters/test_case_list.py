@@ -14,6 +14,7 @@ from mambamed.converters.case_list import labels_in
 from mambamed.errors import DatasetError
 from mambamed.geometry import voxel_to_world
 from mambamed.io.images import Image, write_image
+from mambamed.progress import Silence
 
 DATA = Path(os.environ.get("MAMBAMED_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 
@@ -185,6 +186,20 @@ def test_labels_are_those_that_the_maps_hold(folder) -> None:
     whole = np.arange(10**3, dtype=np.int16).reshape(10, 10, 10)
     write_image(folder / "image.nii.gz", whole, Image(whole, LPS))
     assert labels_in([folder / "image.nii.gz"]) == {"background": 0}
+
+
+def test_reading_the_label_maps_is_told(folder) -> None:
+    told = []
+
+    class Told(Silence):
+        def start(self, stage: str, total: int, unit: str) -> None:
+            told.append((stage, total, unit))
+
+        def advance(self, count: int = 1, **facts: str | float) -> None:
+            told.append(count)
+
+    labels_in([folder / "p1" / "seg.nii.gz", None, folder / "absent.nii.gz"], Told())
+    assert told == [("finding labels", 2, "label maps"), 1, 1]
 
 
 @needs("mr_sequences")
