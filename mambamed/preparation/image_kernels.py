@@ -1,4 +1,4 @@
-"""Loops over native images, compiled: crop box, filled mask, moments, histogram, scaled copy.
+"""Loops over native images, compiled: crop box, filled mask, moments, histogram, repeated slices.
 
 All run over memory as it lies: an image of any axis order and with mirrored axes is turned into a view that
 is C-ordered (`in_memory_order`), and what belongs to it, into the same view. Signatures are given for int16
@@ -7,16 +7,17 @@ and float32, so that nothing else is ever compiled, and the machine code is kept
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mambamed.machine_code import compiled
 
-_IMAGES = ("int16", "float32")
+IMAGES = ("int16", "float32")
 _SUMS = {"reassoc", "nsz", "contract"}  # sums may be taken in any order: vector instructions
 _TILE = 64  # rows worked on together, so that what is written across memory order stays in the cache
+PLANES = 32  # of a crop worked on together
 
 
 def in_kernel_type(array: NDArray) -> NDArray:
@@ -34,23 +35,20 @@ def in_kernel_type(array: NDArray) -> NDArray:
 def in_memory_order(array: NDArray) -> tuple[NDArray, tuple[int, int, int]]:
     """A view with the slowest axis first and no mirrored axes, and which axis each of its axes is."""
     x, y, z = sorted(range(3), key=lambda axis: -abs(array.strides[axis]))
-    return _turned(array, array), (x, y, z)
+    return turned(array, array), (x, y, z)
 
 
-def compact(array: NDArray) -> NDArray:
-    """The same values and axis order, without gaps in memory: what a crop cut away is let go."""
-    view, order = in_memory_order(array)
-    if view.flags.c_contiguous:
-        return array
-    tight = np.ascontiguousarray(view)[_steps(array, order)]
-    return tight.transpose(np.argsort(order))
+def pieces(view: NDArray) -> Iterator[slice]:
+    """All planes of a view in memory order; a crop's a few at a time, so that copies of them are small."""
+    count = len(view) if view.flags.c_contiguous else PLANES
+    return (slice(first, first + count) for first in range(0, len(view), count))
 
 
 def _steps(array: NDArray, order: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(None, None, -1) if array.strides[axis] < 0 else slice(None) for axis in order)
 
 
-def _turned(other: NDArray, like: NDArray) -> NDArray:
+def turned(other: NDArray, like: NDArray) -> NDArray:
     """`other`, on the grid of `like`, in the order in which `like` lies in memory."""
     order = sorted(range(3), key=lambda axis: -abs(like.strides[axis]))
     return other.transpose(order)[_steps(like, order)]
@@ -115,7 +113,7 @@ def grow_box(image: NDArray, start: NDArray[np.int64], stop: NDArray[np.int64]) 
         start[axis], stop[axis] = min(start[axis], low), max(stop[axis], high)
 
 
-@compiled(*(f"void({t}[::1],uint8[::1])" for t in _IMAGES))
+@compiled(*(f"void({t}[::1],uint8[::1])" for t in IMAGES))
 def _mark_nonzero(image, mask):
     for i in range(image.size):
         mask[i] |= np.uint8(image[i] != 0)
@@ -183,14 +181,14 @@ def filled_mask(channels: Sequence[NDArray]) -> NDArray[np.bool_]:
     _, order = in_memory_order(first)
     mask = np.zeros([first.shape[axis] for axis in order], np.uint8)
     for channel in channels:
-        _mark_nonzero(np.ascontiguousarray(_turned(channel, first)).ravel(), mask.ravel())
+        _mark_nonzero(np.ascontiguousarray(turned(channel, first)).ravel(), mask.ravel())
     if _reach_from_rows(mask):
         _spread_outside(mask)
     inside = mask != 2
     return inside[_steps(first, order)].transpose(np.argsort(order))
 
 
-@compiled(*(f"void({t}[::1],boolean[::1],float64,float64[::1])" for t in _IMAGES), fastmath=_SUMS)
+@compiled(*(f"void({t}[::1],boolean[::1],float64,float64[::1])" for t in IMAGES), fastmath=_SUMS)
 def _masked_moments(image, mask, center, result):
     count, total, squares = 0, 0.0, 0.0
     for i in range(image.size):
@@ -198,17 +196,21 @@ def _masked_moments(image, mask, center, result):
         count += mask[i]
         total += value
         squares += value * value
-    result[0], result[1], result[2] = count, total, squares
+    result[0] += count
+    result[1] += total
+    result[2] += squares
 
 
-@compiled(*(f"void({t}[::1],float64,float64[::1])" for t in _IMAGES), fastmath=_SUMS)
+@compiled(*(f"void({t}[::1],float64,float64[::1])" for t in IMAGES), fastmath=_SUMS)
 def _moments(image, center, result):
     total, squares = 0.0, 0.0
     for i in range(image.size):
         value = np.float64(image[i]) - center
         total += value
         squares += value * value
-    result[0], result[1], result[2] = image.size, total, squares
+    result[0] += image.size
+    result[1] += total
+    result[2] += squares
 
 
 def moments(image: NDArray, mask: NDArray[np.bool_] | None = None) -> tuple[float, float, int]:
@@ -218,16 +220,19 @@ def moments(image: NDArray, mask: NDArray[np.bool_] | None = None) -> tuple[floa
         image: `(X, Y, Z)`, int16 or float32, of any memory layout.
         mask: count only these voxels; None: all.
     """
-    flat = np.ascontiguousarray(_turned(image, image)).ravel()
-    where = None if mask is None else np.ascontiguousarray(_turned(mask, image)).ravel()
+    view = turned(image, image)
+    where = None if mask is None else turned(mask, image)
     result = np.zeros(3)
     center = variance = 0.0
     # Centered on the first mean in the second pass, so that a large mean costs no digits.
     for _ in range(2 if image.dtype == np.float32 else 1):
-        if where is None:
-            _moments(flat, center, result)
-        else:
-            _masked_moments(flat, where, center, result)
+        result[:] = 0
+        for piece in pieces(view):
+            flat = np.ascontiguousarray(view[piece]).ravel()
+            if where is None:
+                _moments(flat, center, result)
+            else:
+                _masked_moments(flat, np.ascontiguousarray(where[piece]).ravel(), center, result)
         if not result[0]:
             return 0.0, 0.0, 0
         shift = result[1] / result[0]
@@ -239,7 +244,7 @@ def moments(image: NDArray, mask: NDArray[np.bool_] | None = None) -> tuple[floa
 @compiled(
     *(
         f"void({t}[:,:,:],{u}[:,:,:],float64,float64,int64[::1])"
-        for t in _IMAGES
+        for t in IMAGES
         for u in ("uint8", "int16", "int32")
     )
 )
@@ -266,126 +271,8 @@ def foreground_histogram(
         length: number of bins; what lies beyond counts in the outermost.
     """
     counts = np.zeros(length, np.int64)
-    _histogram(_turned(image, image), _turned(label, image), low, float(bins_a_unit), counts)
+    _histogram(turned(image, image), turned(label, image), low, float(bins_a_unit), counts)
     return counts
-
-
-@compiled(
-    *(f"void({t}[::1],float32[::1],boolean[::1],boolean,float32,float32,float32,float32)" for t in _IMAGES)
-)
-def _scale_row(source, row, inside, masked, low, high, center, factor):
-    for k in range(row.size):
-        row[k] = (min(max(np.float32(source[k]), low), high) - center) * factor
-    if masked:
-        for k in range(row.size):
-            row[k] = row[k] if inside[k] else np.float32(0)
-
-
-@compiled(
-    *(
-        f"void({t}[:,:,::1],float32[:,:,:],boolean[:,:,::1],boolean,float32,float32,float32,float32)"
-        for t in _IMAGES
-    )
-)
-def _scale(image, out, mask, masked, low, high, center, factor):
-    n0, n1, n2 = image.shape
-    row = np.empty(n2, np.float32)
-    for i in range(n0):
-        for j in range(n1):
-            _scale_row(image[i, j], row, mask[i * masked, j * masked], masked, low, high, center, factor)
-            out[i, j] = row
-
-
-@compiled(
-    *(
-        f"void({t}[:,:,::1],float32[:,:,::1],boolean[:,:,::1],boolean,float32,float32,float32,float32,"
-        "boolean[::1])"
-        for t in _IMAGES
-    )
-)
-def _scale_across(image, out, mask, masked, low, high, center, factor, mirrored):
-    """`out[c, b, a]`, each axis mirrored where it says so, from `image[a, b, c]`: in tiles."""
-    n0, n1, n2 = image.shape
-    rows = np.empty((_TILE, n2), np.float32)
-    used = np.ones(n2, np.bool_)
-    for j in range(n1):
-        b = n1 - 1 - j if mirrored[1] else j
-        for tile in range(0, n0, _TILE):
-            count = min(_TILE, n0 - tile)
-            start = n0 - tile - count if mirrored[0] else tile
-            if masked:
-                used[:] = False
-            for i in range(count):
-                inside = mask[(tile + i) * masked, j * masked]
-                row = rows[count - 1 - i if mirrored[0] else i]
-                _scale_row(image[tile + i, j], row, inside, masked, low, high, center, factor)
-                if masked:
-                    for k in range(n2):
-                        used[k] |= inside[k]
-            for k in range(n2):
-                line = out[n2 - 1 - k if mirrored[2] else k, b, start : start + count]
-                if used[k]:
-                    for i in range(count):
-                        line[i] = rows[i, k]
-                else:
-                    line[:] = np.float32(0)
-
-
-def scale_into(
-    image: NDArray,
-    out: NDArray[np.float32],
-    low: float,
-    high: float,
-    center: float,
-    factor: float,
-    mask: NDArray[np.bool_] | None = None,
-) -> None:
-    """Fill `out` with `(clip(image, low, high) - center) * factor`, and with 0 outside the mask.
-
-    Args:
-        image: `(X, Y, Z)`, int16 or float32, of any memory layout.
-        out: of the same shape and any memory layout.
-    """
-    view = np.ascontiguousarray(_turned(image, image))
-    target = _turned(out, image)
-    where = np.zeros((1, 1, 1), np.bool_) if mask is None else np.ascontiguousarray(_turned(mask, image))
-    numbers = [np.float32(number) for number in (low, high, center, factor)]
-    mirrored = np.array([stride < 0 for stride in target.strides])
-    base = target[tuple(slice(None, None, -1) if flip else slice(None) for flip in mirrored)].T
-    if base.flags.c_contiguous:
-        _scale_across(view, base, where, mask is not None, *numbers, mirrored)
-    else:
-        _scale(view, target, where, mask is not None, *numbers)
-
-
-@compiled("void(float32[::1],uint32[::1],uint16[::1])")
-def _halve(values, bits, out):
-    half = np.float32(0.5)
-    for i in range(values.size):
-        word = bits[i]
-        sign = (word >> np.uint32(16)) & np.uint32(0x8000)
-        size = word & np.uint32(0x7FFFFFFF)
-        # Normal halves: rebias the exponent and round to nearest, ties to even, all in one sum of integers.
-        normal = (size + np.uint32(0xC8000FFF) + ((size >> np.uint32(13)) & np.uint32(1))) >> np.uint32(13)
-        # Subnormal halves lie 2^-24 apart: of 0.5 in float32, the last bit is worth just that.
-        small = np.uint32((abs(values[i]) + half) * np.float32(1 << 24)) - np.uint32(1 << 23)
-        magnitude = normal if size >= np.uint32(0x38800000) else small
-        magnitude = magnitude if size < np.uint32(0x477FF000) else np.uint32(0x7BFF)
-        out[i] = np.uint16(sign | magnitude)
-
-
-def to_float16(values: NDArray[np.float32], out: NDArray[np.float16]) -> None:
-    """Round finite float32 to float16; what is too large becomes the largest number, +-65504.
-
-    Args:
-        values, out: C-ordered, of one size.
-
-    >>> half = np.empty(3, np.float16)
-    >>> to_float16(np.array([1 / 3, -1e9, 6e-8], np.float32), half); half.tolist()
-    [0.333251953125, -65504.0, 5.960464477539063e-08]
-    """
-    flat = values.reshape(-1)
-    _halve(flat, flat.view(np.uint32), out.reshape(-1).view(np.uint16))
 
 
 @compiled("void(float32[:,:,::1],int64[::1],float32[:,:,::1])")

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mambamed.preparation.image_kernels import in_kernel_type, moments, scale_into
+from mambamed.preparation.image_kernels import in_kernel_type, moments
 from mambamed.preparation.plan import Normalization
 from mambamed.preparation.resample import as_float32
+from mambamed.preparation.scale_kernels import scale_into
 
 _LEAST_STD = 1e-8
 
@@ -56,8 +57,8 @@ class Scaling:
         mean, std, _ = moments(in_kernel_type(channel), mask)
         return cls(-np.inf, np.inf, mean, 1 / std if std > _LEAST_STD else 0.0, mask)
 
-    def fill(self, channel: NDArray, out: NDArray[np.float32]) -> None:
-        """Write the scaled channel into `out`, on the same grid."""
+    def fill(self, channel: NDArray, out: NDArray) -> None:
+        """Write the scaled channel into `out`, float32 or float16, on the same grid."""
         channel = in_kernel_type(channel)
         scale_into(channel, out, self.low, self.high, self.center, self.factor, self.mask)
 

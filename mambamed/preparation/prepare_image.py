@@ -13,11 +13,12 @@ from mambamed.geometry import affine_to_ras, difference_of_grids, orientation_of
 from mambamed.io.images import Image
 from mambamed.preparation.crop import nonzero_box, nonzero_mask
 from mambamed.preparation.grid import CaseGeometry
-from mambamed.preparation.image_kernels import compact, in_kernel_type, to_float16
+from mambamed.preparation.image_kernels import in_kernel_type
 from mambamed.preparation.label_kernels import in_c_order
 from mambamed.preparation.normalize import Scaling
 from mambamed.preparation.plan import Plan
 from mambamed.preparation.resample import coarse_axis, resample_label, resample_volume, resampled_shape
+from mambamed.preparation.scale_kernels import to_float16
 
 
 def prepare_image(
@@ -59,15 +60,13 @@ def prepare_image(
     mask = nonzero_mask(channels) if masked else None
     coarse = coarse_axis(spacing, target)
     array = np.empty((len(channels), *shape), dtype)
-    whole = array[0] if array.dtype == np.float32 else np.empty(shape, np.float32)
     for channel, normalization, out in zip(channels, plan.normalization, array, strict=True):
-        filled = out if array.dtype == np.float32 else whole
-        channel = compact(channel)  # one at a time: measured and scaled
         scaling = Scaling.of(channel, normalization, mask)
         if channel.shape == shape:
-            scaling.fill(channel, filled)
-        else:
-            resample_volume(channel, filled, coarse=coarse, prepare=scaling.plane)
+            scaling.fill(channel, out)
+            continue
+        whole = out if out.dtype == np.float32 else np.empty(shape, np.float32)
+        resample_volume(channel, whole, coarse=coarse, prepare=scaling.plane)
         if out.dtype != np.float32:
             to_float16(whole, out)
     x, y, z = first.array.shape

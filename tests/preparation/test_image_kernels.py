@@ -3,28 +3,18 @@
 import numpy as np
 import pytest
 import scipy.ndimage
+from memory_layouts import layouts
 
 from mambamed.preparation.image_kernels import (
-    compact,
     filled_mask,
     foreground_histogram,
     grow_box,
     in_kernel_type,
     in_memory_order,
     moments,
-    scale_into,
-    to_float16,
 )
 
 RNG = np.random.default_rng(8)
-
-
-def layouts(array):
-    yield np.ascontiguousarray(array)
-    yield np.asfortranarray(array)
-    yield np.asfortranarray(array[::-1, :, ::-1])[::-1, :, ::-1]
-    yield np.ascontiguousarray(array.transpose(2, 0, 1)).transpose(1, 2, 0)
-    yield np.pad(array, 3, constant_values=9)[3:-3, 3:-3, 3:-3]
 
 
 @pytest.fixture(params=[np.int16, np.float32])
@@ -75,40 +65,6 @@ def test_the_histogram_counts_the_foreground(blobs) -> None:
     theirs = np.bincount(blobs[label > 0].astype(int) + 90, minlength=181)
     for image in layouts(blobs):
         np.testing.assert_array_equal(foreground_histogram(image, label, -90, 1, 181), theirs)
-
-
-def test_scaling_clips_shifts_and_multiplies(blobs) -> None:
-    for image in layouts(blobs):
-        out = np.empty(blobs.shape, np.float32)
-        scale_into(image, out, -50, 70, 12.5, 0.25)
-        expected = (np.clip(blobs, -50, 70) - 12.5) * 0.25
-        np.testing.assert_allclose(out, expected, rtol=1e-6)
-        mask = RNG.random(blobs.shape) > 0.5
-        scale_into(image, out, -50, 70, 12.5, 0.25, mask)
-        np.testing.assert_allclose(out, np.where(mask, expected, 0), rtol=1e-6)
-
-
-def test_halves_are_numpys() -> None:
-    """All halves, what lies midway between two, and its neighbors: ties and roundings of every exponent."""
-    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
-    midway = (halves[:-1] + halves[1:]) / 2
-    values = np.concatenate([halves, midway, np.nextafter(midway, 0), np.nextafter(midway, np.float32(1e9))])
-    values = np.concatenate([values, -values, RNG.normal(size=1000).astype(np.float32)])
-    ours = np.empty(values.shape, np.float16)
-    to_float16(values, ours)
-    np.testing.assert_array_equal(ours, values.astype(np.float16))
-    beyond = np.empty(2, np.float16)
-    to_float16(np.array([65520, -3e38], np.float32), beyond)
-    assert beyond.tolist() == [65504, -65504]
-
-
-def test_a_crop_made_compact_is_the_same_array(blobs) -> None:
-    for image in layouts(blobs):
-        crop = image[3:20, 5:, :30]
-        tight = compact(crop)
-        np.testing.assert_array_equal(tight, crop)
-        assert in_memory_order(tight)[0].flags.c_contiguous
-        assert in_memory_order(tight)[1] == in_memory_order(crop)[1]
 
 
 def test_a_winding_way_in_is_no_hole() -> None:
