@@ -33,7 +33,8 @@ from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.plan import Plan, Triple
 
 FORMAT = 1
-CHUNK = 64
+CHUNK, BLOCK = 64, 32
+_READ_WHOLE = 1 << 20  # bytes; a smaller file is read at once: opened as an array, it is opened for each part
 Box = tuple[Sequence[int], Sequence[int]]
 Split = dict[str, list[str]]
 
@@ -235,14 +236,15 @@ def encode_array(array: NDArray) -> bytes:
     """A blosc2 frame of a `(C, X, Y, Z)` or `(X, Y, Z)` array; equal arrays give equal bytes.
 
     LZ4 level 1 over shuffled bytes: a patch is read in the time of a memory copy times three. Chunks are
-    cubes of about 64 voxels over all channels.
+    cubes of up to 64 voxels over all channels, blocks of up to 32 voxels of one channel. Both part an axis
+    evenly, because the last of each is stored, and unpacked, as large as the others.
     """
-    spatial = tuple(max(1, min(CHUNK, n)) for n in array.shape[-3:])
+    chunk = tuple(_even(n, CHUNK) for n in array.shape[-3:])
     # blosc2's annotations name every kind of store that its functions may ever give back.
     stored: Any = blosc2.asarray(
         cast(Any, np.ascontiguousarray(array)),
-        chunks=(*array.shape[:-3], *spatial),
-        blocks=(*(1 for _ in array.shape[:-3]), *(min(32, n) for n in spatial)),
+        chunks=(*array.shape[:-3], *chunk),
+        blocks=(*(1 for _ in array.shape[:-3]), *(_even(n, BLOCK) for n in chunk)),
         cparams={
             "codec": blosc2.Codec.LZ4,
             "clevel": 1,
@@ -260,11 +262,17 @@ def read_array(path: Path, box: Box | None = None) -> NDArray:
         DatasetError: the file is absent or damaged.
     """
     try:
-        # A handle of its own for each call: one must not be used by two threads, and opening takes 0.3 ms.
-        stored: Any = blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
+        # A handle of its own for each call: one must not be used by two threads.
+        stored: Any
+        if path.stat().st_size < _READ_WHOLE:
+            stored = blosc2.ndarray_from_cframe(path.read_bytes())
+            stored.schunk.dparams = blosc2.DParams(nthreads=1)
+        else:
+            stored = blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
         if box is None:
-            return stored[...]
-        return stored[(..., *_slices(box, stored.shape[-3:]))]
+            return stored[:]
+        # No "...": it makes blosc2 ask a slow library what is meant.
+        return stored[(*(slice(None) for _ in stored.shape[:-3]), *_slices(box, stored.shape[-3:]))]
     except (OSError, RuntimeError, ValueError) as error:
         raise DatasetError(f"{path}: cannot be read ({error}); prepare the dataset again") from error
 
@@ -296,6 +304,12 @@ def memory_bytes() -> int:
         if limit.is_file() and (text := limit.read_text().strip()).isdigit():
             total = min(total, int(text))
     return total
+
+
+def _even(size: int, largest: int) -> int:
+    """The length of as few parts of an axis as may be, none longer than `largest`."""
+    parts = max(1, -(-size // largest))
+    return max(1, -(-size // parts))
 
 
 def _slices(box: Box, shape: Sequence[int]) -> tuple[slice, ...]:
