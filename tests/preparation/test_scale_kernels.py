@@ -28,7 +28,7 @@ def test_halves_are_numpys() -> None:
     halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
     midway = (halves[:-1] + halves[1:]) / 2
     values = np.concatenate([halves, midway, np.nextafter(midway, 0), np.nextafter(midway, np.float32(1e9))])
-    values = np.concatenate([values, -values, RNG.normal(size=1000).astype(np.float32)])
+    values = np.concatenate([values, -values, RNG.normal(size=1000)]).astype(np.float32)
     ours = np.empty(values.shape, np.float16)
     to_float16(values, ours)
     np.testing.assert_array_equal(ours, values.astype(np.float16))
