@@ -27,7 +27,7 @@ class Trial:
     """One kill.
 
     Attributes:
-        moment: seconds after the output appeared (negative: that part of the time before it).
+        moment: seconds after the output appeared, up to its last file (negative: before it).
         signal: what was sent.
         hit: whether the command was still at work.
         complete: whether what it left was whole already.
@@ -73,7 +73,8 @@ def outlive_kills(
     process = start(command(whole))
     appeared = appears(whole, process)
     assert process.wait(_PATIENCE) == 0, f"{command(whole)} failed undisturbed"
-    before, during = appeared - began, time.monotonic() - appeared
+    last_file = max(path.stat().st_mtime for path in whole.rglob("*")) - time.time() + time.monotonic()
+    before, during = appeared - began, max(last_file - appeared, 0.01)
     expected = contents(whole, differ)
     trials = []
     for number in range(count):
