@@ -265,7 +265,8 @@ def read_array(path: Path, box: Box | None = None) -> NDArray:
         # A handle of its own for each call: one must not be used by two threads.
         stored: Any
         if path.stat().st_size < _READ_WHOLE:
-            stored = blosc2.ndarray_from_cframe(path.read_bytes())
+            frame = path.read_bytes()  # has a name because the array points into it
+            stored = blosc2.ndarray_from_cframe(frame)
             stored.schunk.dparams = blosc2.DParams(nthreads=1)
         else:
             stored = blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
