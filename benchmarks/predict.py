@@ -223,6 +223,16 @@ def by_side(*arguments: str) -> list[str]:
     return [__file__, "--side", *arguments]
 
 
+# Linux counts what the starting process holds into the peak of the started one: so a small one starts it.
+LAUNCHER = """
+import json, os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:])
+_, status, usage = os.wait4(process.pid, 0)
+print(json.dumps([usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024]))
+sys.exit(status != 0)
+"""
+
+
 def child(command: Sequence[str]) -> tuple[str, float, float, float]:
     """Run this Python, on one thread: the last line of its output, CPU-seconds, peak in MB, wall seconds.
 
@@ -231,16 +241,16 @@ def child(command: Sequence[str]) -> tuple[str, float, float, float]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     began = time.monotonic()
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen([sys.executable, *command], stdout=output, stderr=errors, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
+        launched = [sys.executable, "-c", LAUNCHER, sys.executable, *command]
+        code = subprocess.run(launched, stdout=output, stderr=errors, env=environment, check=False).returncode
         wall = time.monotonic() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         errors.seek(0)
-        if process.returncode:
-            sys.exit(f"{' '.join(command)}: exit code {process.returncode}\n{errors.read()[-3000:]}")
-        lines = output.read().splitlines()
-    return lines[-1] if lines else "", usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, wall
+        if code:
+            sys.exit(f"{' '.join(command)}: failed\n{errors.read()[-3000:]}")
+        *lines, usage = output.read().splitlines()
+    cpu, peak = json.loads(usage)
+    return lines[-1] if lines else "", cpu, peak, wall
 
 
 def write_section(file: Path, rows: Sequence[str]) -> None:
