@@ -235,7 +235,7 @@ def add_noise(volume: NDArray[np.float32], std: float, random: np.random.Generat
     """Add normally distributed noise, in place.
 
     Each voxel's is one of 2^16 equally likely values, the normal distribution's quantiles, picked by 16
-    random bits: a seventh of the time that drawing exact normal numbers takes. None exceeds 4.3 std.
+    random bits: a seventh of the time that drawing exact normal numbers takes. None exceeds 4.4 std.
     """
     drawn = random.integers(2**64, size=-(-volume.size // 4), dtype=np.uint64).view(np.uint16)
     add_drawn(volume.reshape(-1), drawn, _normal_quantiles(), std)

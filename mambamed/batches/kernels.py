@@ -48,7 +48,9 @@ def _label_at(label, x, y, z, fx, fy, fz):
 
 @compiled(inline="always")
 def _steps_within(start, slope, low, high, first, last):
-    """The steps k of `first <= k < last` with `low <= start + slope k <= high`."""
+    """The steps k of `first <= k < last` with `low <= start + slope k <= high`; none where low > high."""
+    if low > high:  # nothing lies inside a single slice
+        return first, first
     if abs(slope) < 1e-12:
         return (first, last) if low <= start <= high else (first, first)
     a, b = (low - start) / slope, (high - start) / slope

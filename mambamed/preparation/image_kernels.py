@@ -40,7 +40,7 @@ def in_memory_order(array: NDArray) -> tuple[NDArray, tuple[int, int, int]]:
 
 def pieces(view: NDArray) -> Iterator[slice]:
     """All planes of a view in memory order; a crop's a few at a time, so that copies of them are small."""
-    count = len(view) if view.flags.c_contiguous else PLANES
+    count = max(1, len(view)) if view.flags.c_contiguous else PLANES
     return (slice(first, first + count) for first in range(0, len(view), count))
 
 

@@ -70,6 +70,18 @@ def test_the_dot_goes_where_the_matrix_says():
             assert np.abs(center_of_mass(patch[0]) - expected).max() < 0.05
 
 
+def test_a_single_slice_is_scaled_without_a_look_behind_its_last_voxel():
+    guarded = np.full(8 * 8 + 1, np.nan, np.float32)
+    guarded[:-1] = 1
+    image, label = guarded[:-1].reshape(1, 8, 8, 1), np.ones((8, 8, 1), np.uint8)
+    spatial = Spatial(np.diag([1 / 1.1, 1 / 1.1, 1.0]), None)
+    for shift in (0.0, 0.3):
+        offset = np.array([shift, shift, 0.0])
+        patch, target = apply_spatial(image, label, np.zeros(3, int), spatial, offset, (8, 8, 1))
+        np.testing.assert_allclose(patch[0, :7, :7, 0], 1, rtol=1e-6)  # inside, all voxels are 1
+        assert np.isfinite(patch).all() and target[3, 3, 0] == 1
+
+
 def test_the_affine_equals_torchs_grid_sample():
     random = np.random.default_rng(0)
     image = random.normal(size=(2, 21, 17, 19)).astype(np.float32)

@@ -16,6 +16,7 @@ LAST = torch.channels_last_3d
 @pytest.mark.parametrize("voxels", [1, 100, 2**16])
 def test_it_is_the_exact_result_rounded_to_bf16(shape, affine, voxels, monkeypatch) -> None:
     monkeypatch.setattr(instance_norm, "_VOXELS", voxels)
+    monkeypatch.setattr(nn.InstanceNorm3d, "forward", None)  # torch's own way is not taken
     torch.manual_seed(0)
     norm = InstanceNorm(shape[1], affine=affine)
     if affine:
@@ -54,6 +55,8 @@ def test_gradients_and_other_types_are_left_to_torch() -> None:
         torch.testing.assert_close(ours(each), theirs(each), rtol=0, atol=0)
     with torch.no_grad():
         torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=0)
+        last = x.bfloat16().contiguous(memory_format=LAST)
+        torch.testing.assert_close(ours.bfloat16()(last), theirs.bfloat16()(last), rtol=0, atol=0)
         lone = torch.zeros(1, 3, 1, 1, 1).bfloat16()
         with pytest.raises(ValueError, match="more than 1 spatial element"):
             ours.train()(lone)
