@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -41,6 +41,7 @@ log = logging.getLogger("mambamed")
 Item = TypeVar("Item")
 
 _SLABS_WAITING = 2
+_LOOK_UP_SECONDS = 0.2  # how long a thread waits for a slab before it asks whether any will come
 _TOO_LARGE = "needs more memory than is free; free some, or cut the image"
 
 
@@ -75,7 +76,12 @@ def predict_cases(
     Raises:
         RunError: the output cannot be written; what is recorded until then holds.
     """
-    with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "finisher") as finisher:
+    belts: list[Belt[Slab]] = []
+    with (
+        ThreadPoolExecutor(1, "reader") as reader,
+        ThreadPoolExecutor(1, "finisher") as finisher,
+        _abandoned_on_error(belts),
+    ):
         ahead: Future[Ready] | None = None
         behind: Future[None] | None = None
         for number, case in enumerate(cases):
@@ -91,6 +97,7 @@ def predict_cases(
             if ready is None:
                 continue
             belt: Belt[Slab] = Belt(_SLABS_WAITING)
+            belts[:] = [belt]
             with belt.filled():
                 finishing = finisher.submit(_finish, ready, belt, ensemble, record, progress, wanted)
                 told = _windows_told(progress, case)
@@ -104,6 +111,17 @@ def predict_cases(
             behind.result()
 
 
+@contextmanager
+def _abandoned_on_error(belts: Sequence[Belt[Slab]]) -> Iterator[None]:
+    """A block in which Ctrl-C may come at any moment, also while a belt is given its end."""
+    try:
+        yield
+    except BaseException:
+        for belt in belts:
+            belt.abandon()
+        raise
+
+
 class Belt(Generic[Item]):
     """A bounded queue from one thread to one other that comes to an end, or breaks.
 
@@ -113,7 +131,7 @@ class Belt(Generic[Item]):
 
     def __init__(self, size: int) -> None:
         self._queue: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(size)
-        self._ended = False
+        self._ended, self._abandoned = False, False
 
     def put(self, item: Item) -> None:
         """Hand over an item; waits while `size` are waiting."""
@@ -136,9 +154,20 @@ class Belt(Generic[Item]):
         finally:
             self._queue.put((None, broken))
 
+    def abandon(self) -> None:
+        """Say that nothing comes behind what waits, not even the end; does not wait itself."""
+        self._abandoned = True
+
+    def _next(self) -> tuple[Item | None, BaseException | None]:
+        while True:
+            with suppress(queue.Empty):
+                return self._queue.get(timeout=_LOOK_UP_SECONDS)
+            if self._abandoned:
+                return None, Abandoned()
+
     def __iter__(self) -> Iterator[Item]:
         while not self._ended:
-            item, error = self._queue.get()
+            item, error = self._next()
             if item is not None:
                 yield item
                 continue
@@ -151,7 +180,7 @@ class Belt(Generic[Item]):
     def drain(self) -> None:
         """Take what is left, so that the other side never waits for a reader that gave up."""
         while not self._ended:
-            self._ended = self._queue.get()[0] is None
+            self._ended = self._next()[0] is None
 
 
 class Abandoned(Exception):  # noqa: N818 - nobody's error: the other thread raises the cause
