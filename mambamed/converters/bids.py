@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
-from mambamed.converters.case_list import labels_in
+from mambamed.converters.found_labels import labels_in
 from mambamed.converters.wishes import Wishes
 from mambamed.errors import DatasetError
 from mambamed.io.images import case_id_of

@@ -24,24 +24,20 @@ names are read from the label maps.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mambamed.cases import BACKGROUND, Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.converters.found_labels import labels_in
 from mambamed.converters.nnunet import labels_and_regions, numbered_channels
 from mambamed.converters.wishes import Wishes, kind_of_channel
 from mambamed.errors import CaseError, DatasetError
 from mambamed.io.documents import read_json
-from mambamed.io.images import case_id_of, images_by_id, read_header, read_image
+from mambamed.io.images import case_id_of, images_by_id, read_header
 from mambamed.io.points import Points, point_suffix, read_point_table, read_points, to_world
 from mambamed.io.tables import read_csv, unescaped
-from mambamed.progress import Progress, Silence
 
 Row = Mapping[str, Any]
 
@@ -51,7 +47,6 @@ _SUBJECT = ("subject", "subject_id", "patient", "patient_id")
 _LABEL = ("label", "seg", "segmentation", "mask")
 _POINTS = ("points", "landmarks")
 _CLASS = ("class",)
-_ROUNDING = 1e-3
 # What a document may say of all cases, as it is to be written.
 _EXAMPLES: dict[str, Any] = {
     "channels": {"T1w": "mri"},
@@ -60,8 +55,6 @@ _EXAMPLES: dict[str, Any] = {
     "landmarks": ["nose"],
     "classes": ["NC", "AD"],
 }
-_READERS = 4  # label maps read at once
-_MOST_LABELS = 512  # a map with more values is an image
 
 
 @dataclass(frozen=True)
@@ -390,28 +383,3 @@ def _naturally(text: str) -> tuple[float, str]:
         return float(text), ""
     except ValueError:
         return float("inf"), text
-
-
-def labels_in(paths: Iterable[Path | None], progress: Progress | None = None) -> dict[str, int]:
-    """Labels by the values that the label maps hold, named `label_1`, ...; what is no label map is passed by.
-
-    Reading them is left to verification to judge; here only what they hold counts.
-    """
-    given, values, progress = [path for path in paths if path is not None], {0}, progress or Silence()
-    progress.start("finding labels", len(given), "label maps")
-    with ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as pool:
-        for found in pool.map(_values_in, given):
-            values |= found
-            progress.advance()
-    return {f"label_{value}" if value else BACKGROUND: value for value in sorted(values)}
-
-
-def _values_in(path: Path) -> set[int]:
-    """What a label map holds; nothing where it is none."""
-    try:
-        found = np.unique(read_image(path).array)
-    except CaseError:
-        return set()
-    rounded = np.rint(found)
-    right = len(found) <= _MOST_LABELS and (np.abs(found - rounded) <= _ROUNDING).all() and found[0] >= 0
-    return {int(value) for value in rounded} if right else set()

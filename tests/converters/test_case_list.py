@@ -10,7 +10,7 @@ import pytest
 from small_images import LPS, write_small
 
 from mambamed.converters import convert, find_inputs
-from mambamed.converters.case_list import labels_in
+from mambamed.converters.found_labels import labels_in
 from mambamed.errors import DatasetError
 from mambamed.geometry import voxel_to_world
 from mambamed.io.images import Image, write_image
