@@ -183,6 +183,7 @@ def train(
     from mambamed.recipe import load_recipe
     from mambamed.training import train
     from mambamed.training.launch import launch, launched
+    from mambamed.training.ranks import leave_ranks
     from mambamed.training.seeds import train_seeds
 
     if launched(gpus):
@@ -204,8 +205,11 @@ def train(
     }
     asked = load_recipe(recipe, set or ())
     if seeds is not None and not dry_run:
-        return train_seeds(asked, seeds, **options)
-    return train(asked, dry_run=dry_run, **options)
+        summary = train_seeds(asked, seeds, **options)
+    else:
+        summary = train(asked, dry_run=dry_run, **options)
+    leave_ranks()
+    return summary
 
 
 def extend(
@@ -222,8 +226,9 @@ def extend(
 ) -> TrainSummary:
     """Train a run longer than its recipe said; killed, the same command goes on."""
     from mambamed.training.extend import extend
+    from mambamed.training.ranks import leave_ranks
 
-    return extend(
+    summary = extend(
         run,
         epochs,
         fold=fold,
@@ -233,6 +238,8 @@ def extend(
         max_hours=max_hours,
         progress=progress,
     )
+    leave_ranks()
+    return summary
 
 
 def runs(

@@ -137,5 +137,15 @@ def join_ranks(device: str) -> tuple[Ranks, str]:
     return Ranks(dist.get_rank(), dist.get_world_size()), device
 
 
+def leave_ranks() -> None:
+    """Part from the other processes, where there are any, once all is done.
+
+    A process that ends without may die on SIGABRT instead: torch's own threads then let go of what belongs to
+    an interpreter that is gone.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def _float64_device(device: torch.device) -> torch.device:
     return device if device.type == "cuda" else torch.device("cpu")
