@@ -55,6 +55,7 @@ class Answers:
             for count in range(len(mirror_axes) + 1)
             for chosen in itertools.combinations(mirror_axes, count)
         ]
+        self._room: Tensor | None = None
         self._remembered: tuple[tuple[float, ...], Tensor] | None = None
 
     def __call__(self, patches: Sequence[Tensor]) -> list[Tensor]:
@@ -84,9 +85,7 @@ class Answers:
             batch = patches[len(answers) : len(answers) + self.batch_size]
             try:
                 with torch.inference_mode():
-                    stack = torch.stack(list(batch)) if len(batch) > 1 else batch[0][None]  # copied once
-                    stack = stack.to(self._device).contiguous(memory_format=self._layout)
-                    answers += list(self._mean(stack))
+                    answers += list(self._mean(self._stacked(batch)))
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -94,6 +93,19 @@ class Answers:
             # Outside the handler, for the error holds the activations that are to be freed.
             self._take_less()
         return answers
+
+    def _stacked(self, batch: Sequence[Tensor]) -> Tensor:
+        """The windows as the networks read them, on the device."""
+        if self._device.type != "cpu":
+            stack = torch.stack(list(batch)) if len(batch) > 1 else batch[0][None]  # copied once
+            return stack.to(self._device).contiguous(memory_format=self._layout)
+        shape = (len(batch), *batch[0].shape)
+        if self._room is None or self._room.shape != shape:
+            # kept from pass to pass: glibc hands out other pages for each, which the kernel clears first
+            self._room = torch.empty(shape, dtype=batch[0].dtype, memory_format=self._layout)
+        for place, patch in zip(self._room, batch, strict=True):
+            place.copy_(patch)
+        return self._room
 
     def _mean(self, patches: Tensor) -> Tensor:
         total: Tensor | None = None
