@@ -180,7 +180,7 @@ def wholes(part: str, folder: Path, turns: int, every: bool) -> list[Row]:
     sides = {}
     for precision in dict.fromkeys((chosen, "fp32") if every else (chosen,)):
         arguments = ["predict", place / "run", place / "images", "-o", place / "ours", "--overwrite"]
-        command = ["-m", "mambamed.cli", *map(str, arguments), "--device", "cpu", "--precision", precision]
+        command = ["-m", "mambamed", *map(str, arguments), "--device", "cpu", "--precision", precision]
         sides[precision] = whole(command, place / "ours", turns)
     theirs = {}
     for side in others if every else ("nnU-Net",):

@@ -112,7 +112,7 @@ def contents(folder: Path, differ: Collection[str] = ()) -> dict[str, str]:
 def start(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
     """The command in a process group of its own, that takes Ctrl-C even where these tests run behind `&`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "mambamed.cli", *arguments],
+        [sys.executable, "-m", "mambamed", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

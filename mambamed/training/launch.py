@@ -34,4 +34,4 @@ def launch(gpus: int, arguments: Sequence[str]) -> int:
     if gpus > there:
         raise RecipeError(f"--gpus {gpus}: torch sees {there} CUDA devices; ask for fewer")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
-    return subprocess.call([*command, "-m", "mambamed.cli", *arguments])
+    return subprocess.call([*command, "-m", "mambamed", *arguments])

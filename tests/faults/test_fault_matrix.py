@@ -51,7 +51,7 @@ class Done:
 
 def mambamed(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "mambamed.cli", *map(str, arguments)],
+        [sys.executable, "-m", "mambamed", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

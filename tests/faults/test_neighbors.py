@@ -55,10 +55,10 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "line",
     [
-        '"$PYTHON" -m mambamed.cli recipes list | head -1',
-        '"$PYTHON" -m mambamed.cli recipes list >&-',
-        'PYTHONIOENCODING=ascii NO_COLOR=1 "$PYTHON" -m mambamed.cli recipes list',
-        'PYTHONIOENCODING=cp437 LC_ALL=C "$PYTHON" -m mambamed.cli recipes list',
+        '"$PYTHON" -m mambamed recipes list | head -1',
+        '"$PYTHON" -m mambamed recipes list >&-',
+        'PYTHONIOENCODING=ascii NO_COLOR=1 "$PYTHON" -m mambamed recipes list',
+        'PYTHONIOENCODING=cp437 LC_ALL=C "$PYTHON" -m mambamed recipes list',
     ],
 )
 def test_a_reader_that_leaves_or_knows_few_letters_sees_no_traceback(line) -> None:

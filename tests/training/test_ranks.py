@@ -47,7 +47,7 @@ def test_two_processes_train_as_one_with_the_doubled_batch(prepared, tmp_path):
     (tmp_path / "small.yaml").write_text(dump_recipe(recipe(1)))
     train(recipe(2), prepared=prepared, output=tmp_path / "one", device="cpu")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "mambamed.cli", "train", str(tmp_path / "small.yaml"), "-d", str(prepared)]
+    command += ["-m", "mambamed", "train", str(tmp_path / "small.yaml"), "-d", str(prepared)]
     command += ["-o", str(tmp_path / "two"), "--device", "cpu", "-q"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)

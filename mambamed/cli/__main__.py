@@ -1,6 +1,0 @@
-"""`python -m mambamed.cli`: the command line without the installed script."""
-
-from mambamed.cli import main
-
-if __name__ == "__main__":
-    main()
