@@ -23,7 +23,8 @@ class MetricSummary:
         region, metric: names, as in `cases.csv`.
         cases: how many references there are.
         defined: how many of them have a finite value; mean and the like are over these.
-        empty: cases left out because the region is in neither mask, by rule.
+        empty: cases left out because the metric is undefined there: the region is in neither mask, by
+            rule, or not in the one that the metric divides by, as in recall.
         infinite: cases whose value is infinite: one of the masks is empty.
         unscored: cases without a usable prediction.
         mean, sd, median, low, high: of the defined values; sd with n - 1; low and high are quartiles.

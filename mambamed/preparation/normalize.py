@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mambamed.preparation.image_kernels import in_kernel_type, moments
 from mambamed.preparation.plan import Normalization
-from mambamed.preparation.resample import as_float32
+from mambamed.preparation.resample import plane_as_float32
 from mambamed.preparation.scale_kernels import scale_into
 
 _LEAST_STD = 1e-8
@@ -64,7 +64,7 @@ class Scaling:
 
     def plane(self, plane: NDArray, axis: int, index: int) -> NDArray[np.float32]:
         """One slice, scaled: a new array in the slice's own memory order."""
-        values = as_float32(plane)
+        values = plane_as_float32(plane)
         if np.isfinite(self.low) or np.isfinite(self.high):
             np.clip(values, np.float32(self.low), np.float32(self.high), out=values)
         values -= np.float32(self.center)

@@ -151,7 +151,7 @@ def apply_columns(
     return out
 
 
-def as_float32(plane: NDArray) -> NDArray[np.float32]:
+def plane_as_float32(plane: NDArray) -> NDArray[np.float32]:
     """A float32 copy in the plane's own memory order, without mirrored axes."""
     if abs(plane.strides[0]) < abs(plane.strides[1]):
         return np.array(plane.T, np.float32, order="C").T
@@ -159,9 +159,9 @@ def as_float32(plane: NDArray) -> NDArray[np.float32]:
 
 
 def _read_as_float32(plane: NDArray) -> NDArray[np.float32]:
-    """The plane itself where it can be read as it is, else `as_float32`."""
+    """The plane itself where it can be read as it is, else `plane_as_float32`."""
     ready = plane.dtype == np.float32 and (plane.flags.c_contiguous or plane.flags.f_contiguous)
-    return plane if ready else as_float32(plane)
+    return plane if ready else plane_as_float32(plane)
 
 
 def _spline_axis(

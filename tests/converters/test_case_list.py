@@ -5,16 +5,12 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 from small_images import LPS, write_small
 
 from mambamed.converters import convert, find_inputs
-from mambamed.converters.found_labels import labels_in
 from mambamed.errors import DatasetError
 from mambamed.geometry import voxel_to_world
-from mambamed.io.images import Image, write_image
-from mambamed.progress import Silence
 
 DATA = Path(os.environ.get("MAMBAMED_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 
@@ -178,28 +174,6 @@ def test_an_empty_cell_of_a_channel_is_the_cases_fault(folder) -> None:
     first, second = convert(folder / "l.csv").cases
     assert first.fault == f"p1: channel PET has no file in {folder / 'l.csv'}; add it"
     assert second.fault is None  # whether its files are there is for verification to say
-
-
-def test_labels_are_those_that_the_maps_hold(folder) -> None:
-    maps = [folder / "p1" / "seg.nii.gz", folder / "p2" / "seg.nii.gz", None, folder / "absent.nii.gz"]
-    assert labels_in(maps) == {"background": 0, "label_1": 1, "label_2": 2}
-    whole = np.arange(10**3, dtype=np.int16).reshape(10, 10, 10)
-    write_image(folder / "image.nii.gz", whole, Image(whole, LPS))
-    assert labels_in([folder / "image.nii.gz"]) == {"background": 0}
-
-
-def test_reading_the_label_maps_is_told(folder) -> None:
-    told = []
-
-    class Told(Silence):
-        def start(self, stage: str, total: int, unit: str) -> None:
-            told.append((stage, total, unit))
-
-        def advance(self, count: int = 1, **facts: str | float) -> None:
-            told.append(count)
-
-    labels_in([folder / "p1" / "seg.nii.gz", None, folder / "absent.nii.gz"], Told())
-    assert told == [("finding labels", 2, "label maps"), 1, 1]
 
 
 @needs("mr_sequences")
