@@ -88,8 +88,8 @@ def test_all_48_orders_and_signs_of_the_axes_give_the_same_voxels(bright, tmp_pa
 
 
 def test_oblique_and_anisotropic_grids_hold_the_same_mask(bright, tmp_path) -> None:
-    """Turned by 20 degrees about each axis: the very voxels; planes of half the distance, between
-    which the image was interpolated: a threshold of a noisy image changes by that alone, 0.975 here."""
+    """Turned by 20 degrees about each axis: the very voxels. Planes of a third of the distance, every third
+    one the image's own: what lies between is interpolated, which a threshold of a noisy image would show."""
     image = nib.load(CASE)
     voxels = np.asanyarray(image.dataobj)
     angle = np.deg2rad(20)
@@ -100,7 +100,7 @@ def test_oblique_and_anisotropic_grids_hold_the_same_mask(bright, tmp_path) -> N
         turn = one @ turn
     write_nifti(tmp_path / "images" / "plain.nii.gz", voxels, image.affine)
     write_nifti(tmp_path / "images" / "oblique.nii.gz", voxels, turn @ image.affine)
-    coarse = ndimage.zoom(voxels.astype(np.float32), (1, 1, 2), order=1, grid_mode=True, mode="nearest")
+    coarse = ndimage.zoom(voxels.astype(np.float32), (1, 1, 3), order=1, grid_mode=True, mode="nearest")
     fine = image.affine @ np.diag([1, 1, voxels.shape[2] / coarse.shape[2], 1])
     fine[:3, 3] = (image.affine @ [0, 0, (voxels.shape[2] / coarse.shape[2] - 1) / 2, 1])[:3]
     write_nifti(tmp_path / "images" / "anisotropic.nii.gz", coarse, fine)
@@ -108,7 +108,7 @@ def test_oblique_and_anisotropic_grids_hold_the_same_mask(bright, tmp_path) -> N
     plain = np.asanyarray(masks["plain"].dataobj) > 0
     assert dice(np.asanyarray(masks["oblique"].dataobj) > 0, plain) >= 0.99
     np.testing.assert_allclose(masks["oblique"].affine, turn @ image.affine, atol=1e-4)
-    assert dice(on_grid_of(masks["anisotropic"], masks["plain"]), plain) >= 0.97
+    assert dice(on_grid_of(masks["anisotropic"], masks["plain"]), plain) >= 0.99
 
 
 def test_nifti_nrrd_and_dicom_of_one_series_give_the_same_mask(bright, tmp_path) -> None:
