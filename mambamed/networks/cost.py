@@ -95,6 +95,21 @@ def network_cost(
     )
 
 
+def step_gflops(network: nn.Module, in_channels: int, patch_size: Sequence[int], batch_size: int) -> float:
+    """Floating point operations of a training step's forward and backward pass, 10^9, without those of scans.
+
+    Counted apart from any step that computes: torch's counter keeps tensors that the step lets go.
+
+    Args:
+        network: on the meta device; its gradients are dropped.
+        in_channels, patch_size, batch_size: as in `network_cost`.
+    """
+    with FlopCounterMode(display=False) as counter:
+        _backward(_training_outputs(network, in_channels, patch_size, batch_size))
+    network.zero_grad(set_to_none=True)
+    return counter.get_total_flops() / 1e9
+
+
 class _ScanCounter(TorchDispatchMode):
     """Notes every selective scan that passes by."""
 
@@ -150,13 +165,22 @@ def _training_bytes(
     network: nn.Module, in_channels: int, patch_size: Sequence[int], batch_size: int
 ) -> tuple[int, int]:
     """Bytes held after a forward pass, and at most during forward and backward; weights left out."""
-    network.train()
     live = _LiveBytes()
     live.leave_out([*network.parameters(), *network.buffers()])
     with live:
-        outputs = network(torch.zeros(batch_size, in_channels, *patch_size, device="meta"))
+        outputs = _training_outputs(network, in_channels, patch_size, batch_size)
         after_forward = live.now
-        depths = outputs if isinstance(outputs, list) else [outputs]
-        torch.autograd.backward(depths, [torch.empty_like(depth) for depth in depths])
+        _backward(outputs)
     network.zero_grad(set_to_none=True)
     return after_forward, live.peak
+
+
+def _training_outputs(
+    network: nn.Module, in_channels: int, patch_size: Sequence[int], batch_size: int
+) -> list[Tensor]:
+    outputs = network.train()(torch.zeros(batch_size, in_channels, *patch_size, device="meta"))
+    return outputs if isinstance(outputs, list) else [outputs]
+
+
+def _backward(outputs: Sequence[Tensor]) -> None:
+    torch.autograd.backward(outputs, [torch.empty_like(each) for each in outputs])

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mambamed.batches.loader import Batch
 from mambamed.errors import RecipeError
-from mambamed.networks.cost import network_cost
+from mambamed.networks.cost import network_cost, step_gflops
 from mambamed.preparation.store import memory_bytes
 from mambamed.runs.device import autocast, peak_memory
 from mambamed.runs.folder import Run
@@ -49,7 +48,7 @@ class DryRun:
     loss: float
 
 
-def take_one_step(state: TrainingState, task: Task, batch: Batch, place: Workplace, name: str) -> DryRun:
+def take_one_step(state: TrainingState, task: Task, batch: Batch, place: Workplace, run: Run) -> DryRun:
     """Forward, loss, backward and update on one batch, measured.
 
     Args:
@@ -57,26 +56,27 @@ def take_one_step(state: TrainingState, task: Task, batch: Batch, place: Workpla
         task: gives the loss.
         batch: at full patch and batch size.
         place: where to compute.
-        name: the network's, for the summary.
+        run: that the step is of.
     """
+    patch_size = tuple(batch.image.shape[2:])
+    gflops = step_gflops(_without_numbers(run), batch.image.shape[1], patch_size, len(batch.image))
     network = state.network.train()
     began = time.monotonic()
-    with FlopCounterMode(display=False) as counter:
-        image = batch.image.to(place.device, memory_format=place.layout)
-        with autocast(place.device, place.precision):
-            outputs = network(image)
-        loss = task.loss(outputs, task.encode(batch.reference.to(place.device), image.shape[2:]))
-        state.scaler.scale(loss).backward()
+    image = batch.image.to(place.device, memory_format=place.layout)
+    with autocast(place.device, place.precision):
+        outputs = network(image)
+    loss = task.loss(outputs, task.encode(batch.reference.to(place.device), image.shape[2:]))
+    state.scaler.scale(loss).backward()
     state.scaler.step(state.optimizer)
     state.scaler.update()
     value = float(loss.detach())
     return DryRun(
-        network=name,
+        network=run.recipe.network.name,
         parts=parameters_by_part(network),
         parameters=sum(p.numel() for p in network.parameters()),
-        patch_size=tuple(batch.image.shape[2:]),
+        patch_size=patch_size,
         batch_size=len(batch.image),
-        gflops=counter.get_total_flops() / 1e9,
+        gflops=gflops,
         seconds=time.monotonic() - began,
         peak_gib=peak_memory(place.device) / 2**30,
         loss=value,
@@ -115,10 +115,15 @@ def within_memory(run: Run, place: Workplace) -> tuple[Run, str | None]:
 
 
 def _step_gib(run: Run) -> float:
-    with torch.device("meta"):
-        network = make_network(run.recipe, run.manifest)
     channels = input_channels(run.recipe, run.manifest)
-    return network_cost(network, channels, run.plan.patch_size, run.plan.batch_size).training_gib
+    return network_cost(
+        _without_numbers(run), channels, run.plan.patch_size, run.plan.batch_size
+    ).training_gib
+
+
+def _without_numbers(run: Run) -> nn.Module:
+    with torch.device("meta"):
+        return make_network(run.recipe, run.manifest)
 
 
 def free_memory_bytes() -> int | None:

@@ -191,7 +191,7 @@ def _one_step(run: Run, dataset: PreparedDataset, fold: int, place: Workplace, p
         progress.say(lack)
     session = Session(run, dataset, fold, place, progress)
     state, batch = session.fresh_state(), session.first_batch()
-    return take_one_step(state, session.task, batch, place, run.recipe.network.name)
+    return take_one_step(state, session.task, batch, place, run)
 
 
 def chosen_folds(fold: int | str, count: int, dataset: Path) -> list[int]:
