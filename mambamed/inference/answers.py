@@ -59,7 +59,8 @@ class Answers:
         self._remembered: tuple[tuple[float, ...], Tensor] | None = None
 
     def __call__(self, patches: Sequence[Tensor]) -> list[Tensor]:
-        """Windows `(C, *patch)` -> their logits `(K, *patch)`, float32, on the device.
+        """Windows `(C, *patch)` -> their logits `(K, *patch)` on the device: float32, or of a single pass on
+        a CPU bfloat16 where the network answers so.
 
         Raises:
             RunError: the device has not the memory for a single window.
@@ -109,17 +110,19 @@ class Answers:
 
     def _mean(self, patches: Tensor) -> Tensor:
         total: Tensor | None = None
+        passes = len(self._flips) * len(self._networks)
         with autocast(self._device, self._precision):
             for flips in self._flips:
                 turned = torch.flip(patches, flips) if flips else patches
                 for network in self._networks:
-                    logits = network(turned).float()
+                    logits = network(turned)
+                    if not (passes == 1 and logits.dtype == torch.bfloat16 and logits.device.type == "cpu"):
+                        logits = logits.float()
                     logits = torch.flip(logits, flips) if flips else logits
                     if self._mirror_order is not None and len(flips) % 2:  # two mirrors make a turn
                         logits = logits[:, self._mirror_order]
                     total = logits if total is None else total + logits
         assert total is not None
-        passes = len(self._flips) * len(self._networks)
         return total if passes == 1 else total.div_(passes)
 
     def _take_less(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import sys
@@ -21,9 +22,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     True
     >>> is_out_of_memory(RuntimeError("Sizes of tensors must match"))
     False
+    >>> is_out_of_memory(OSError(errno.ENOMEM, "Cannot allocate memory"))
+    True
     """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
+    if isinstance(error, OSError):  # of mmap
+        return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
 
 

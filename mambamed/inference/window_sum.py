@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from mambamed.inference.memory import give_back_freed_memory, is_out_of_memory, 
 from mambamed.inference.sum_kernels import Profiles, add_window, take_planes
 
 SLAB_BYTES = 2**24  # what one slab holds at most, unless a single plane is larger
+_PLANES = 32  # of a window that are brought to float32 at once
 _SLABS_AT_ONCE = 6  # being made, waiting, being brought to native voxels
 
 
@@ -78,16 +80,20 @@ class WindowSum:
         self._weight: Tensor | None = None  # of every voxel of a window, where a GPU adds
 
     def add(self, corner: Sequence[int], logits: Tensor) -> None:
-        """Add a window's `(K, *patch_size)` float32 logits; its planes begin where the sum does."""
+        """Add a window's `(K, *patch_size)` float32 or, on a CPU, bfloat16 logits; its planes begin where the
+        sum does.
+        """
         if self._total is None:
             self._total = self._zeros(len(logits), logits.device)
         row, column = (corner[n] for n in self._others)
         planes = logits.movedim(1 + self._axis, 0).to(self._total.device)
         along, across, inner = self._weights
         for kept, part in self._where(self._first, self._first + self._depth):
-            weights = along[part], across, inner
             if planes.device.type == "cpu":
-                add_window(self._total[kept].numpy(), (row, column), *_flat(planes[part]), _arrays(weights))
+                targets, news = self._total[kept].split(_PLANES), planes[part].split(_PLANES)
+                for target, new, weights in zip(targets, news, along[part].split(_PLANES), strict=True):
+                    factors = _arrays((weights, across, inner))
+                    add_window(target.numpy(), (row, column), *_flat(new.float()), factors)
                 continue
             if self._weight is None:
                 self._weight = _product(self._weights).to(planes.device)
@@ -168,8 +174,8 @@ class WindowSum:
         if device.type == "cpu":
             self._check_ram(needed, outputs)
         try:
-            return torch.zeros(shape, device=device)
-        except (RuntimeError, MemoryError) as error:
+            return _mapped_zeros(shape) if device.type == "cpu" else torch.zeros(shape, device=device)
+        except (RuntimeError, MemoryError, OSError) as error:
             if not is_out_of_memory(error):
                 raise
             raise CaseError(
@@ -195,6 +201,17 @@ class WindowSum:
                 f"{outputs} outputs of this volume need {total / 2**30:.1f} GiB, --max-ram allows "
                 f"{self._max_ram / 2**30:.1f}; allow more, or cut the image"
             )
+
+
+def _mapped_zeros(shape: tuple[int, ...]) -> Tensor:
+    """Float32 zeros on the CPU in pages of their own, where the system has them.
+
+    Amid what malloc keeps for the network they would part its free memory, and more would be taken.
+    """
+    if not hasattr(mmap, "MAP_PRIVATE"):  # Windows
+        return torch.zeros(shape)
+    pages = mmap.mmap(-1, 4 * math.prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=torch.float32).view(shape)
 
 
 def gaussian_profile(size: int) -> Tensor:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
 from mambamed.errors import CaseError
@@ -159,6 +158,8 @@ def read(path: Path, max_voxels: int) -> tuple[NDArray, Affine]:
     if grid.frames is not None:
         planes = dicom_frames.read_frames(grid.files[0])
         return np.asfortranarray(planes[list(grid.frames)].transpose(2, 1, 0)), grid.affine
+    import SimpleITK as sitk  # noqa: N813  90 MB, which NIfTI does without
+
     slices = []
     for file in grid.files:
         try:
@@ -322,6 +323,8 @@ def _tags(path: Path) -> dict[str, str]:
     Raises:
         CaseError: it is no DICOM.
     """
+    import SimpleITK as sitk  # noqa: N813
+
     reader: Any = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))

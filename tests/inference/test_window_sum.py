@@ -16,8 +16,10 @@ PATCH, SHAPE = (6, 20, 5), (6, 33, 12)
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("layout", ["as it is", "channels last", "turned"])
-def test_windows_are_averaged_whatever_their_memory_looks_like(axis, layout) -> None:
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_windows_are_averaged_whatever_their_memory_looks_like(axis, layout, kind, monkeypatch) -> None:
     """By hand, in float64: weight = product of three profiles."""
+    monkeypatch.setattr(window_sum, "_PLANES", 4)
     rng = np.random.default_rng(0)
     starts = [[0], [0, 13], [0, 4, 7]]
     total = WindowSum(PATCH, True, SHAPE, starts, axis, say=print)
@@ -27,9 +29,9 @@ def test_windows_are_averaged_whatever_their_memory_looks_like(axis, layout) -> 
     for first in starts[axis]:
         found += list(total.planes_before(first))
         for corner in itertools.product(*([first] if n == axis else s for n, s in enumerate(starts))):
-            logits = torch.from_numpy(rng.normal(size=(3, *PATCH)).astype(np.float32))
+            logits = torch.from_numpy(rng.normal(size=(3, *PATCH)).astype(np.float32)).to(kind)
             box = tuple(slice(c, c + p) for c, p in zip(corner, PATCH, strict=True))
-            expected[(slice(None), *box)] += weight * logits.numpy()
+            expected[(slice(None), *box)] += weight * logits.double().numpy()
             weights[box] += weight
             if layout == "channels last":
                 logits = logits[None].contiguous(memory_format=torch.channels_last_3d)[0]
