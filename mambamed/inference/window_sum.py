@@ -210,7 +210,8 @@ def _mapped_zeros(shape: tuple[int, ...]) -> Tensor:
     """
     if not hasattr(mmap, "MAP_PRIVATE"):  # Windows
         return torch.zeros(shape)
-    pages = mmap.mmap(-1, 4 * math.prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    at_once = getattr(mmap, "MAP_POPULATE", 0)  # else each page is mapped twice, when read and when written
+    pages = mmap.mmap(-1, 4 * math.prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | at_once)
     return torch.frombuffer(pages, dtype=torch.float32).view(shape)
 
 
