@@ -8,6 +8,7 @@ with torchrun, or `mambamed train --gpus N`.
 from __future__ import annotations
 
 import datetime
+import importlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -133,6 +134,8 @@ def join_ranks(device: str) -> tuple[Ranks, str]:
         device = f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}"
         torch.cuda.set_device(torch.device(device))
     if not dist.is_initialized():
+        # Imported later, its functions' default arguments would hold the group beyond `leave_ranks`.
+        importlib.import_module("torch.distributed.nn.functional")
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
     return Ranks(dist.get_rank(), dist.get_world_size()), device
 
@@ -140,8 +143,8 @@ def join_ranks(device: str) -> tuple[Ranks, str]:
 def leave_ranks() -> None:
     """Part from the other processes, where there are any, once all is done.
 
-    A process that ends without may die on SIGABRT instead: torch's own threads then let go of what belongs to
-    an interpreter that is gone.
+    A process that ends without may die on SIGABRT instead: gloo's threads, which end with the group, then let
+    go of tensors of an interpreter that is gone.
     """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

@@ -74,6 +74,28 @@ def test_the_verb_that_trains_parts_from_the_other_processes(prepared, tmp_path)
     leave_ranks()  # alone, too
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+def test_no_thread_of_the_group_outlives_it(tmp_path):
+    """What a training imports of torch later has ten functions whose default argument is the group."""
+    code = """
+import os, sys
+import torch.distributed as dist
+from mambamed.training.ranks import join_ranks, leave_ranks
+init, alone = dist.init_process_group, {"init_method": sys.argv[1], "rank": 0, "world_size": 1}
+dist.init_process_group = lambda backend, timeout: init(backend, timeout=timeout, **alone)
+before = len(os.listdir("/proc/self/task"))
+os.environ["WORLD_SIZE"] = "2"
+join_ranks("cpu")
+during = len(os.listdir("/proc/self/task"))
+import torch.distributed.nn.functional
+leave_ranks()
+assert during > before == len(os.listdir("/proc/self/task"))
+"""
+    store = f"file://{tmp_path / 'store'}"
+    done = subprocess.run([sys.executable, "-c", code, store], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_process_alone_agrees_with_itself():
     alone, parameter = Ranks(), torch.nn.Parameter(torch.ones(2))
     parameter.grad = torch.tensor([1.0, 3.0])
