@@ -51,7 +51,7 @@ def test_a_documented_command_parses(page, line) -> None:
     parameters = parse(line)
     recipe = parameters.get("recipe")
     if isinstance(recipe, str):
-        load_recipe(recipe, parameters.get("set") or ())
+        assert load_recipe(recipe, parameters.get("set") or ()).name
 
 
 def test_every_recipe_says_its_command() -> None:

@@ -32,7 +32,7 @@ _PLACED = {
     "PixelSpacing": "PixelMeasuresSequence",
 }
 _OF_ALL = ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel")
-_BROKEN = (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError, NotImplementedError)
+_BROKEN = (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError)
 
 
 def frame_tags(file: Path) -> list[dict[str, str]]:

@@ -50,8 +50,8 @@ _LARGEST_DOCUMENT = 2**22
 _MOST_MEMBERS = 1000
 _BLOCK = 2**20
 _STAMP = (1980, 1, 1, 0, 0, 0)  # the same run gives the same bytes
-# what zipfile raises of an archive whose numbers cannot be
-_DAMAGE = (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError)
+# what zipfile raises of an archive that cannot be; RuntimeError: encrypted, packed in an unknown way
+_DAMAGE = (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _index(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
         index = json.loads(archive.read(_INDEX))
         version, members = index["format"], index["members"]
         listed = {str(name): (int(m["bytes"]), str(m["sha256"])) for name, m in members.items()}
-    except (*_DAMAGE, AttributeError, KeyError, TypeError, RecursionError) as error:
+    except (*_DAMAGE, AttributeError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: its {_INDEX} cannot be read ({error}); copy the file anew") from error
     if not isinstance(version, int) or version > FORMAT:
         raise ModelError(
