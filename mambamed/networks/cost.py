@@ -35,7 +35,8 @@ class Cost:
             GiB, in float32, for the whole batch; less with gradient checkpointing.
         training_gib: estimate of a training step's peak: activations, what the backward pass adds, weights,
             gradients, and Adam's moments, in float32. bf16 and fp16 take about half of the activations;
-            workspaces and what the allocator wastes come on top (on a CPU 0.1 to 0.2 GiB were measured).
+            workspaces and what the allocator wastes come on top: on a CPU 0.1 to 0.2 GiB were measured, but
+            as much again for a Mamba U-Net of 128^3 voxels with gradient checkpointing.
     """
 
     parameters: int
