@@ -30,8 +30,6 @@ from torch.nn import functional
 
 from mambamed.cases import DatasetManifest
 from mambamed.geometry import orientation_of
-from mambamed.inference.restore import native_labels
-from mambamed.inference.sliding_window import Windows, window_slabs
 from mambamed.io.images import Image
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.plan import Normalization, Plan
@@ -39,6 +37,8 @@ from mambamed.preparation.prepare_image import prepare_image
 from mambamed.runs.device import keep_freed_memory
 from mambamed.runs.model import load_network
 from mambamed.tasks.segmentation import Segmentation
+from mambamed.volumes.restore import native_labels
+from mambamed.volumes.sliding_window import Windows, window_slabs
 
 CPU = torch.device("cpu")
 NNUNET = version("nnunetv2")

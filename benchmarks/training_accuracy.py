@@ -20,9 +20,6 @@ import torch
 from numpy.typing import NDArray
 from training_nnunet import make_loader, make_trainer, planned, prepare_dataset, segment
 
-from mambamed.inference.ensemble import windows_of
-from mambamed.inference.restore import native_labels
-from mambamed.inference.sliding_window import window_logits
 from mambamed.io.images import read_image
 from mambamed.preparation.store import CaseFiles, PreparedDataset
 from mambamed.progress import Silence
@@ -31,8 +28,11 @@ from mambamed.runs.device import keep_freed_memory
 from mambamed.runs.folder import create_run, planned_run
 from mambamed.training.journal import SilentJournal
 from mambamed.training.loop import Loop
-from mambamed.training.patches import ValidationPatches
 from mambamed.training.session import Session, choose_workplace
+from mambamed.training.validation_patches import ValidationPatches
+from mambamed.volumes.ensemble import windows_of
+from mambamed.volumes.restore import native_labels
+from mambamed.volumes.sliding_window import window_logits
 
 WARM_STEPS, PROBE_STEPS = 3, 6  # thrown away; thrown away too, and timed
 POINTS = 8  # of a curve

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument, Option
 
 if TYPE_CHECKING:
+    from mambamed.answers.classification import ClassifySummary
+    from mambamed.answers.landmarks import LandmarksSummary
+    from mambamed.answers.segmentation import PredictSummary
     from mambamed.converters.convert_points import ConvertSummary
     from mambamed.demo import DemoSummary
-    from mambamed.evaluation import Evaluation
     from mambamed.evaluation.classification import ClassEvaluation
     from mambamed.evaluation.compare import Comparison
+    from mambamed.evaluation.masks import Evaluation
     from mambamed.evaluation.points import PointEvaluation
-    from mambamed.inference.classify import ClassifySummary
-    from mambamed.inference.landmarks import LandmarksSummary
-    from mambamed.inference.predict import PredictSummary
     from mambamed.preparation.prepare import PreparedSummary
     from mambamed.progress import Progress
     from mambamed.recipe import RecipeLine
@@ -295,7 +295,7 @@ def predict(
     progress: Progress | None = None,
 ) -> PredictSummary:
     """Segment images: one mask a case, on the grid of its own file."""
-    from mambamed.inference.predict import predict
+    from mambamed.answers.segmentation import predict
 
     return predict(
         model,
@@ -341,7 +341,7 @@ def classify(
     progress: Progress | None = None,
 ) -> ClassifySummary:
     """Classify images: a table with the probability of every class, a row a case."""
-    from mambamed.inference.classify import classify
+    from mambamed.answers.classification import classify
 
     return classify(
         model,
@@ -381,7 +381,7 @@ def landmarks(
     progress: Progress | None = None,
 ) -> LandmarksSummary:
     """Place landmarks in images: a JSON file a case, in world mm, with scores and measures; tables of all."""
-    from mambamed.inference.landmarks import landmarks
+    from mambamed.answers.landmarks import landmarks
 
     return landmarks(
         model,
@@ -464,8 +464,8 @@ def evaluate(
     against points: mean radial error in mm, success detection rates, misses.
     """
     from mambamed.converters.point_sets import holds_points
-    from mambamed.evaluation import evaluate
     from mambamed.evaluation.classification import evaluate_probabilities, holds_probabilities
+    from mambamed.evaluation.masks import evaluate
     from mambamed.evaluation.options import check_level, check_options
     from mambamed.evaluation.pairing import read_regions
     from mambamed.evaluation.points import evaluate_points

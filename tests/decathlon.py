@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import pytest
 
 from mambamed.io.documents import read_json
+from tests.real_data import DATA
 
-DATA = Path(os.environ.get("MAMBAMED_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 SOURCE = DATA / "Task04_Hippocampus"
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from decathlon import link_hippocampus
 
 from mambamed.converters import convert
 from mambamed.io.tables import read_csv
@@ -22,6 +21,7 @@ from mambamed.recipe import Recipe, describe_recipes, load_recipe, shipped_recip
 from mambamed.runs.cost import manifest_of, recipe_cost
 from mambamed.runs.model import make_network
 from mambamed.training import train
+from tests.decathlon import link_hippocampus
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = list(shipped_recipes())

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from mambamed.machine_code import compiled
+from mambamed.numba_cache import compiled
 
 _LINES = 16  # of an output plane that are worked on together
 _TURNED = 64  # rows that are turned into columns together

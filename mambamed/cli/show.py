@@ -12,15 +12,15 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from mambamed.answers.classification import ClassifySummary
+    from mambamed.answers.landmarks import LandmarksSummary
+    from mambamed.answers.segmentation import PredictSummary
     from mambamed.converters.convert_points import ConvertSummary
     from mambamed.demo import DemoSummary
-    from mambamed.evaluation import Evaluation
     from mambamed.evaluation.classification import ClassEvaluation
     from mambamed.evaluation.compare import Comparison
+    from mambamed.evaluation.masks import Evaluation
     from mambamed.evaluation.points import PointEvaluation
-    from mambamed.inference.classify import ClassifySummary
-    from mambamed.inference.landmarks import LandmarksSummary
-    from mambamed.inference.predict import PredictSummary
     from mambamed.preparation.prepare import PreparedSummary
     from mambamed.recipe import RecipeLine
     from mambamed.runs.cost import RecipeCost

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mambamed.cases import Case, RawDataset
 from mambamed.converters.inputs import find_inputs
-from mambamed.converters.wishes import Wishes
+from mambamed.converters.options import Wishes
 from mambamed.errors import DatasetError
 from mambamed.progress import Progress
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
-from mambamed.converters.wishes import Wishes
+from mambamed.converters.options import Wishes
 from mambamed.io.images import SUFFIXES
 
 _DOCUMENT = "Info.cfg"

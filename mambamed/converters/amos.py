@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
 from mambamed.converters.msd import labels_of
-from mambamed.converters.wishes import Wishes
+from mambamed.converters.options import Wishes
 from mambamed.errors import DatasetError
 from mambamed.io.documents import read_json
 from mambamed.io.images import images_by_id

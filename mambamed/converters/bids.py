@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
 from mambamed.converters.found_labels import labels_in
-from mambamed.converters.wishes import Wishes
+from mambamed.converters.options import Wishes
 from mambamed.errors import DatasetError
 from mambamed.io.images import case_id_of
 from mambamed.io.tables import read_csv

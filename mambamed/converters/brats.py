@@ -22,7 +22,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
-from mambamed.converters.wishes import Wishes
+from mambamed.converters.options import Wishes
 from mambamed.errors import DatasetError
 from mambamed.io.images import case_id_of
 

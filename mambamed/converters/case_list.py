@@ -32,7 +32,7 @@ from typing import Any
 from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
 from mambamed.converters.found_labels import labels_in
 from mambamed.converters.nnunet import labels_and_regions, numbered_channels
-from mambamed.converters.wishes import Wishes, kind_of_channel
+from mambamed.converters.options import Wishes, kind_of_channel
 from mambamed.errors import CaseError, DatasetError
 from mambamed.io.documents import read_json
 from mambamed.io.images import case_id_of, images_by_id, read_header

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
-from mambamed.converters.wishes import Wishes
+from mambamed.converters.options import Wishes
 from mambamed.io.dicom import find_series, is_dicom
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
 from mambamed.converters.nnunet import numbered_channels
-from mambamed.converters.wishes import Wishes, kind_of_channel
+from mambamed.converters.options import Wishes, kind_of_channel
 from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import Affine
 from mambamed.io.documents import read_json

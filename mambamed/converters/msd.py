@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
-from mambamed.converters.wishes import Wishes, kind_of_channel
+from mambamed.converters.options import Wishes, kind_of_channel
 from mambamed.errors import DatasetError
 from mambamed.io.documents import read_json
 from mambamed.io.images import case_id_of

@@ -14,7 +14,7 @@ from typing import Any
 
 from mambamed.cases import BACKGROUND, IGNORE, Case, ChannelFile, DatasetManifest, RawDataset, check_case_id
 from mambamed.converters.msd import inside, labels_of
-from mambamed.converters.wishes import Wishes, kind_of_channel
+from mambamed.converters.options import Wishes, kind_of_channel
 from mambamed.errors import DatasetError
 from mambamed.io.documents import read_json
 from mambamed.io.images import case_id_of, images_by_id

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
-from mambamed.converters.wishes import Wishes
+from mambamed.converters.options import Wishes
 from mambamed.errors import DatasetError
 from mambamed.io.images import case_id_of
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mambamed import converters
+from mambamed.answers.segmentation import predict
 from mambamed.demo.phantom import LABELS, write_phantoms
-from mambamed.evaluation import Evaluation, evaluate
-from mambamed.inference.predict import predict
+from mambamed.evaluation.masks import Evaluation, evaluate
 from mambamed.io.images import read_image
 from mambamed.preparation.prepare import prepare
 from mambamed.progress import Progress, Silence

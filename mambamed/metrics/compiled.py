@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mambamed.machine_code import compiled
+from mambamed.numba_cache import compiled
 
 _compile = compiled(boundscheck=False, error_model="numpy")
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from mambamed.errors import RecipeError
-from mambamed.networks.blocks import (
+from mambamed.networks.parts.blocks import (
     Answer,
     Norm,
     Triple,

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mambamed.errors import RecipeError
-from mambamed.networks.blocks import Norm, make_norm, pad_to_two_voxels, run_checkpointed
+from mambamed.networks.parts.blocks import Norm, make_norm, pad_to_two_voxels, run_checkpointed
 
 _LAYERS = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32), 264: (6, 12, 64, 48)}
 _BOTTLENECK = 4  # the pointwise convolution gives 4 g channels

@@ -25,10 +25,10 @@ from typing import Literal
 from torch import Tensor, nn
 
 from mambamed.errors import RecipeError
-from mambamed.networks.blocks import AxisOrder, Norm, run_checkpointed, scan_axes
 from mambamed.networks.nnunet_resenc import residual_encoder
-from mambamed.networks.topology import PerStage, make_topology
-from mambamed.networks.unet import ResidualUnit, UNet, he_initialize, transposed_steps
+from mambamed.networks.parts.blocks import AxisOrder, Norm, run_checkpointed, scan_axes
+from mambamed.networks.parts.topology import PerStage, make_topology
+from mambamed.networks.parts.unet import ResidualUnit, UNet, he_initialize, transposed_steps
 from mambamed.ssm import Mamba
 from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
 

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from mambamed.errors import RecipeError
-from mambamed.networks.blocks import (
+from mambamed.networks.nnmamba import MambaInConvolution, Mixer
+from mambamed.networks.parts.blocks import (
     AxisOrder,
     DoubleConv,
     Norm,
@@ -34,7 +35,6 @@ from mambamed.networks.blocks import (
     run_checkpointed,
     scan_axes,
 )
-from mambamed.networks.nnmamba import MambaInConvolution, Mixer
 from mambamed.ssm import Mamba
 
 

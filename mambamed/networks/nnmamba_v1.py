@@ -25,7 +25,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from mambamed.errors import RecipeError
-from mambamed.networks.blocks import (
+from mambamed.networks.nnmamba import Decoder, Head
+from mambamed.networks.parts.blocks import (
     Answer,
     AxisOrder,
     DoubleConv,
@@ -37,7 +38,6 @@ from mambamed.networks.blocks import (
     run_checkpointed,
     scan_axes,
 )
-from mambamed.networks.nnmamba import Decoder, Head
 from mambamed.ssm import Mamba
 from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from mambamed.networks.blocks import Norm
-from mambamed.networks.topology import PerStage, make_topology, per_stage
-from mambamed.networks.unet import ConvUnit, UNet, chain, he_initialize, transposed_steps
+from mambamed.networks.parts.blocks import Norm
+from mambamed.networks.parts.topology import PerStage, make_topology, per_stage
+from mambamed.networks.parts.unet import ConvUnit, UNet, chain, he_initialize, transposed_steps
 
 
 class NnUNet(UNet):

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from mambamed.networks.blocks import Norm
-from mambamed.networks.topology import PerStage, Topology, make_topology, per_stage
-from mambamed.networks.unet import (
+from mambamed.networks.parts.blocks import Norm
+from mambamed.networks.parts.topology import PerStage, Topology, make_topology, per_stage
+from mambamed.networks.parts.unet import (
     ConvUnit,
     ResidualUnit,
     UNet,

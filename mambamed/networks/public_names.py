@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mambamed.networks.blocks import AxisOrder
+from mambamed.networks.parts.blocks import AxisOrder
 
 Row = tuple[str, Callable[..., str] | None]
 _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # of DataParallel and torch.compile

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mambamed.errors import RecipeError
-from mambamed.networks.blocks import Norm, ResidualBlock, make_norm, pad_to_two_voxels, run_checkpointed
+from mambamed.networks.parts.blocks import Norm, ResidualBlock, make_norm, pad_to_two_voxels, run_checkpointed
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 _EXPANSION = 4

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mambamed.networks.blocks import (
+from mambamed.networks.nnmamba import Decoder, Head
+from mambamed.networks.parts.blocks import (
     Answer,
     DoubleConv,
     Norm,
@@ -23,7 +24,6 @@ from mambamed.networks.blocks import (
     residual_stage,
     run_checkpointed,
 )
-from mambamed.networks.nnmamba import Decoder, Head
 
 
 class ResUNet(nn.Module):

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mambamed.errors import RecipeError
-from mambamed.networks.blocks import (
+from mambamed.networks.parts.blocks import (
     Answer,
     AxisOrder,
     Norm,

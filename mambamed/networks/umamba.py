@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mambamed.errors import RecipeError
-from mambamed.networks.blocks import AxisOrder, Norm, make_norm, scan_axes
-from mambamed.networks.topology import PerStage, Triple, make_topology
-from mambamed.networks.unet import (
+from mambamed.networks.parts.blocks import AxisOrder, Norm, make_norm, scan_axes
+from mambamed.networks.parts.topology import PerStage, Triple, make_topology
+from mambamed.networks.parts.unet import (
     SLOPE,
     DecoderStep,
     ResidualUnit,

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mambamed.machine_code import compiled
+from mambamed.numba_cache import compiled
 
 IMAGES = ("int16", "float32")
 _SUMS = {"reassoc", "nsz", "contract"}  # sums may be taken in any order: vector instructions

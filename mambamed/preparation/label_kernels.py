@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mambamed.machine_code import compiled
+from mambamed.numba_cache import compiled
 
 _LABELS = ("uint8", "int16", "int32")
 _TILE = 32  # rows worked on together, so that input and output of either memory order stay in the cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mambamed.machine_code import compiled
+from mambamed.numba_cache import compiled
 from mambamed.preparation.image_kernels import IMAGES, PLANES, pieces, turned
 
 _BITS = ("uint32", "uint16")  # float32 and float16 as integers: numba has no float16

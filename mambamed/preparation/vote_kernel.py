@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mambamed.machine_code import compiled
+from mambamed.numba_cache import compiled
 from mambamed.preparation.image_kernels import in_memory_order
 
 Neighbors = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import torch
 from mambamed.errors import RecipeError
 
 PRECISIONS = ("bf16", "fp16", "fp32")
+_PLACES = ("LOCAL_RANK", "SLURM_LOCALID")
 
 # glibc's malloc.h
 _M_TRIM_THRESHOLD = -1
@@ -144,3 +147,21 @@ def peak_memory(device: torch.device) -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def own_gpu(count: int, environment: Mapping[str, str] | None = None) -> int | None:
+    """Number of the GPU that is this process's, where torchrun or SLURM started several on one machine.
+
+    Args:
+        count: GPUs that this process sees.
+        environment: that of the process where not given.
+
+    Returns:
+        None where it is one process, or sees one GPU: then there is nothing to choose.
+
+    >>> own_gpu(4, {"LOCAL_RANK": "2"}), own_gpu(2, {"SLURM_LOCALID": "3"}), own_gpu(1, {"LOCAL_RANK": "1"})
+    (2, 1, None)
+    """
+    environment = os.environ if environment is None else environment
+    places = [environment[name] for name in _PLACES if environment.get(name, "").isdigit()]
+    return int(places[0]) % count if places and count > 1 else None

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mambamed.errors import ModelError, RecipeError
 from mambamed.networks import options_of
-from mambamed.networks.blocks import AxisOrder
+from mambamed.networks.parts.blocks import AxisOrder
 from mambamed.networks.public_names import FAMILIES, translate
 from mambamed.preparation.plan import Normalization, Plan
 from mambamed.preparation.store import PreparedDataset

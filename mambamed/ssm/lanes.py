@@ -8,7 +8,7 @@ from typing import Any
 from llvmlite import ir
 from numba import cfunc, types
 
-from mambamed.machine_code import with_cache
+from mambamed.numba_cache import with_cache
 from mambamed.ssm.simd import Lanes, Value, emitter
 
 FLOAT = 4  # bytes

@@ -21,11 +21,11 @@ from mambamed.runs.folder import Run
 from mambamed.tasks.base import Task
 from mambamed.training.journal import Journal
 from mambamed.training.optimize import RunningStatistics
-from mambamed.training.patches import ValidationPatches
 from mambamed.training.ranks import Ranks
 from mambamed.training.schedule import Pace, learning_rate, steps_that_fit
 from mambamed.training.state import TrainingState
 from mambamed.training.stopping import StopRequests
+from mambamed.training.validation_patches import ValidationPatches
 
 BAD_STEPS_IN_ROW = 10
 ROLLBACKS = 3

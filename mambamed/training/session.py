@@ -36,14 +36,14 @@ from mambamed.training.deterministic import keep_threads
 from mambamed.training.journal import Journal, SilentJournal
 from mambamed.training.loop import Loop, Workplace
 from mambamed.training.optimize import WeightAverage, make_optimizer
-from mambamed.training.patches import ValidationPatches
 from mambamed.training.ranks import Ranks, ShareOfSampler
 from mambamed.training.schedule import window_count
 from mambamed.training.shallow import make_shallow_safe
 from mambamed.training.state import Counters, TrainingState
 from mambamed.training.stopping import StopRequests
 from mambamed.training.trackers import open_trackers
-from mambamed.training.volumes import VolumeScores, read_scores, validate_volumes
+from mambamed.training.validate import VolumeScores, read_scores, validate_volumes
+from mambamed.training.validation_patches import ValidationPatches
 
 _LOADER_THREADS = 2
 _VALIDATION_STREAM = 10**6  # in the key of patches, where training has the number of roll-backs

@@ -13,8 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from mambamed.evaluation.classification import evaluate_probabilities
-from mambamed.inference.class_logits import class_logits
-from mambamed.inference.ensemble import windows_of
 from mambamed.io.probabilities import Probabilities, write_probabilities
 from mambamed.metrics.calibration import fit_temperature, softmax
 from mambamed.metrics.classification import choose_threshold
@@ -28,7 +26,9 @@ from mambamed.tasks.covariates import covariate_numbers, with_covariates
 from mambamed.training.journal import Journal
 from mambamed.training.loop import Workplace
 from mambamed.training.ranks import Ranks
-from mambamed.training.volumes import VolumeScores
+from mambamed.training.validate import VolumeScores
+from mambamed.volumes.class_logits import class_logits
+from mambamed.volumes.ensemble import windows_of
 
 PREDICTIONS = "predictions.csv"
 

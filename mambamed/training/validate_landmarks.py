@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from mambamed.answers.landmarks import Located, locate, write_located
 from mambamed.evaluation.points import evaluate_points
-from mambamed.inference.ensemble import windows_of
-from mambamed.inference.landmarks import Located, locate, write_located
-from mambamed.inference.sliding_window import slab_axis, window_slabs
 from mambamed.metrics.classification import choose_threshold
 from mambamed.preparation.store import PreparedDataset
 from mambamed.runs.folder import Run
@@ -21,7 +19,9 @@ from mambamed.tasks.landmarks import Landmarks
 from mambamed.training.journal import Journal
 from mambamed.training.loop import Workplace
 from mambamed.training.ranks import Ranks
-from mambamed.training.volumes import VolumeScores
+from mambamed.training.validate import VolumeScores
+from mambamed.volumes.ensemble import windows_of
+from mambamed.volumes.sliding_window import slab_axis, window_slabs
 
 POINTS = "validation"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from memory_case import MemoryCase
 from scipy import ndimage, stats
 
 from mambamed.batches.augment import (
@@ -26,6 +25,7 @@ from mambamed.batches.augment import (
 from mambamed.batches.loader import PatchReader
 from mambamed.batches.sampler import PatchRequest
 from mambamed.recipe import Augment
+from tests.batches.memory_case import MemoryCase
 
 STILL = Augment(rotate=0, scale=0, noise=0, blur=0, brightness=0, contrast=0, low_resolution=0, gamma=0)
 ALWAYS_MOVED = STILL.model_copy(update={"rotate": 1.0, "scale": 1.0})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from memory_case import MemoryCase
 from scipy import ndimage
 from scipy.interpolate import BSpline
 
@@ -13,6 +12,7 @@ from mambamed.batches.elastic import Displacement, place_of, random_displacement
 from mambamed.batches.loader import PatchReader
 from mambamed.batches.sampler import PatchRequest
 from mambamed.recipe import Augment
+from tests.batches.memory_case import MemoryCase
 
 STILL = Augment(rotate=0, scale=0, noise=0, blur=0, brightness=0, contrast=0, low_resolution=0, gamma=0)
 ELASTIC = STILL.model_copy(update={"elastic": 1.0, "elastic_mm": 6.0, "elastic_smoothness_mm": 16.0})

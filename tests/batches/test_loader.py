@@ -8,11 +8,11 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
-from memory_case import MemoryCase, blob_case
 
 from mambamed.batches.loader import PatchReader, batches_ahead
 from mambamed.batches.sampler import Sampler
 from mambamed.recipe import Augment
+from tests.batches.memory_case import MemoryCase, blob_case
 
 
 def make(threads_cases=4, patch=(12, 12, 12)):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-from memory_case import MemoryCase, blob_case
 
 from mambamed.batches.sampler import Sampler, random_stream
+from tests.batches.memory_case import MemoryCase, blob_case
 
 PATCH = (8, 8, 8)
 

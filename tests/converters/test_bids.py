@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from small_images import write_small
 
 from mambamed.converters import convert
 from mambamed.errors import DatasetError
+from tests.converters.small_images import write_small
 
 
 @pytest.fixture

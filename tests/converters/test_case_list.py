@@ -2,17 +2,15 @@
 
 import csv
 import json
-import os
 from pathlib import Path
 
 import pytest
-from small_images import LPS, write_small
 
 from mambamed.converters import convert, find_inputs
 from mambamed.errors import DatasetError
 from mambamed.geometry import voxel_to_world
-
-DATA = Path(os.environ.get("MAMBAMED_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
+from tests.converters.small_images import LPS, write_small
+from tests.real_data import DATA
 
 
 def needs(name: str):

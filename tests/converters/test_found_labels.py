@@ -1,11 +1,11 @@
 """Labels that nothing names: those that the label maps hold."""
 
 import numpy as np
-from small_images import LPS, write_small
 
 from mambamed.converters.found_labels import labels_in
 from mambamed.io.images import Image, write_image
 from mambamed.progress import Silence
+from tests.converters.small_images import LPS, write_small
 
 
 def test_labels_are_those_that_the_maps_hold(tmp_path) -> None:

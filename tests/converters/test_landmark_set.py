@@ -1,19 +1,18 @@
 """Positions by hand: the small images' affine turns x and y, doubles them, and triples z."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
-from small_images import LPS, write_small
 
 from mambamed.converters import convert
 from mambamed.errors import DatasetError
 from mambamed.geometry import world_to_voxel
 from mambamed.io.images import read_header
 from mambamed.io.points import write_point_table, write_points
+from tests.converters.small_images import LPS, write_small
+from tests.real_data import DATA
 
-DATA = Path(os.environ.get("MAMBAMED_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 MICE = DATA / "mouse_skull_landmarks"
 NOSE = {"nose": (4.0, 12.0, -21.0)}  # voxel (3, 4, 3)
 

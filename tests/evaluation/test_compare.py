@@ -1,4 +1,4 @@
-"""Evaluations of classes and of landmarks, compared; those of masks are in `tests/test_evaluation.py`."""
+"""Evaluations of classes and of landmarks, compared; those of masks are in `test_masks.py`."""
 
 from __future__ import annotations
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from fault_files import LABEL, packed
-from stubs import stub_run, write_blobs
 from test_manifests import class_list
 
 from mambamed.cases import DatasetManifest
@@ -15,6 +13,8 @@ from mambamed.recipe import Recipe
 from mambamed.runs.checkpoint import write_checkpoint
 from mambamed.runs.folder import create_run, planned_run
 from mambamed.runs.model import make_network
+from tests.answers.stubs import stub_run, write_blobs
+from tests.faults.fault_files import LABEL, packed
 
 QUICK = ("--device", "cpu", "--precision", "fp32", "-q")
 

@@ -11,11 +11,11 @@ import re
 from pathlib import Path
 
 import pytest
-from in_process import call
-from kills import contents
-from small_jobs import JOBS, TIMED, output_of
 
 from mambamed.io import atomic
+from tests.faults.in_process import call
+from tests.faults.small_jobs import JOBS, TIMED, output_of
+from tests.kills import contents
 
 
 class Disk:

@@ -17,7 +17,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from fault_files import (
+
+from mambamed.errors import CaseError
+from mambamed.io.images import read_header, write_image
+from tests.answers.stubs import stub_run
+from tests.faults.fault_files import (
     ACCEPTED,
     ACCEPTED_LABELS,
     LABEL,
@@ -28,10 +32,6 @@ from fault_files import (
     WARNED_LABELS,
     packed,
 )
-from stubs import stub_run
-
-from mambamed.errors import CaseError
-from mambamed.io.images import read_header, write_image
 
 ROOT = Path(__file__).resolve().parents[2]
 HEALTHY = ("healthy_1", "healthy_2", "healthy_3")

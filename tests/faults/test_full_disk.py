@@ -11,11 +11,11 @@ from pathlib import Path
 
 import nibabel as nib
 import pytest
-from in_process import call
-from small_jobs import QUICK, evaluate_job, export_job, predict_job, prepare_job
 
 from mambamed.io.images import read_image
 from mambamed.runs import Run, read_checkpoint
+from tests.faults.in_process import call
+from tests.faults.small_jobs import QUICK, evaluate_job, export_job, predict_job, prepare_job
 
 JOBS = {"prepare": prepare_job, "predict": predict_job, "evaluate": evaluate_job, "export": export_job}
 

@@ -10,8 +10,9 @@ import json
 from html.parser import HTMLParser
 
 import pytest
-from fault_files import LABEL, VOXELS, packed
-from in_process import call
+
+from tests.faults.fault_files import LABEL, VOXELS, packed
+from tests.faults.in_process import call
 
 NOSE = "84,-120,-60"  # mm, RAS+, inside the image
 PREPARE = ("--spacing", "keep", "--skip-faulty", "--no-qc", "--workers", "1", "-q", "--json")

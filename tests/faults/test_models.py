@@ -14,13 +14,13 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from fault_files import packed
-from in_process import call
 from safetensors.torch import save
-from stubs import stub_run
 
 from mambamed.runs.checkpoint import read_checkpoint, write_checkpoint
 from mambamed.runs.export import export_model
+from tests.answers.stubs import stub_run
+from tests.faults.fault_files import packed
+from tests.faults.in_process import call
 
 
 @pytest.fixture(autouse=True)

@@ -6,13 +6,13 @@ import json
 import shutil
 
 import pytest
-from fault_files import LABEL, VOXELS, packed
-from stubs import stub_run
 
+from mambamed.answers.segmentation import predict
 from mambamed.converters import convert, find_inputs
 from mambamed.errors import DatasetError
-from mambamed.inference.predict import predict
 from mambamed.preparation.prepare import prepare
+from tests.answers.stubs import stub_run
+from tests.faults.fault_files import LABEL, VOXELS, packed
 
 DOCUMENT = {
     "channel_names": {"0": "T1", "1": "T2"},

@@ -10,15 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
-from in_process import call
-from kills import ROOT, contents, outlive_kills, start
-from small_jobs import JOBS, TIMED, evaluate_job, output_of, predict_job, prepare_job
 
 from mambamed.cases import Case
 from mambamed.errors import CaseError
 from mambamed.io.lock import folder_lock
 from mambamed.preparation.pool import over_cases
 from mambamed.progress import Silence
+from tests.faults.in_process import call
+from tests.faults.small_jobs import JOBS, TIMED, evaluate_job, output_of, predict_job, prepare_job
+from tests.kills import ROOT, contents, outlive_kills, start
 
 
 @pytest.mark.parametrize("job", [prepare_job, predict_job])

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from fault_files import VOXELS, packed
-from in_process import Answer, call
-from small_jobs import QUICK
-from stubs import stub_run
 
 from mambamed.errors import MambamedError
+from tests.answers.stubs import stub_run
+from tests.faults.fault_files import VOXELS, packed
+from tests.faults.in_process import Answer, call
+from tests.faults.small_jobs import QUICK
 
 MARKER = "Zzmarkerson"
 _PERSONAL = {

@@ -1,7 +1,7 @@
 """Give the readers hostile inputs, and tell what they made of them.
 
-    python tests/fuzz/run.py --inputs 100000            all readers, each with so many
-    python tests/fuzz/run.py --target nifti --only 4711 one input again, with its traceback
+    python -m tests.fuzz.run --inputs 100000            all readers, each with so many
+    python -m tests.fuzz.run --target nifti --only 4711 one input again, with its traceback
 
 An input that ends in anything but our own error classes, in a warning of Python's, or that takes more than
 ten seconds of the processor, is written to the folder of --failures; put it into tests/fuzz/seeds.
@@ -18,10 +18,8 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-import fuzz_paths  # noqa: F401 - before what it finds
-from targets import TARGETS, Target
-
 from mambamed.errors import MambamedError
+from tests.fuzz.targets import TARGETS, Target
 
 SLOW_SECONDS = 10.0
 _TOLD_EVERY = 5000

@@ -22,11 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import fuzz_paths
 import numpy as np
-from fault_files import ACCEPTED, AFFINE, REJECTED, WARNED, nifti, packed
-from mutations import mutated
-from stubs import stub_run
 
 from mambamed.errors import MambamedError
 from mambamed.io.images import read_image
@@ -35,8 +31,11 @@ from mambamed.recipe import load_recipe
 from mambamed.runs.checkpoint import read_checkpoint
 from mambamed.runs.export import export_model, open_model
 from mambamed.runs.model import load_network
+from tests.answers.stubs import stub_run
+from tests.faults.fault_files import ACCEPTED, AFFINE, REJECTED, WARNED, nifti, packed
+from tests.fuzz.mutations import mutated
 
-TESTS = fuzz_paths.TESTS
+TESTS = Path(__file__).resolve().parents[1]
 _SMALL = np.arange(60, dtype=np.int16).reshape(5, 4, 3)
 _POINTS = {"nose": (1.0, -2.5, 3.0), "chin": (4.0, 5.0, -6.25), "left eye": (0.0, 0.5, 7.0)}
 _NETWORKS_BUILT = 64  # one model of so many that open; building a network takes 10 ms

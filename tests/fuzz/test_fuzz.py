@@ -1,13 +1,14 @@
 """Every reader of foreign files, on hostile inputs: it reads them or refuses them by our own errors.
 
-These are the first inputs of `python tests/fuzz/run.py`, which gives each reader 100 000.
+These are the first inputs of `python -m tests.fuzz.run`, which gives each reader 100 000.
 """
 
 import numpy as np
 import pytest
-from mutations import mutated
-from run import fuzz
-from targets import TARGETS
+
+from tests.fuzz.mutations import mutated
+from tests.fuzz.run import fuzz
+from tests.fuzz.targets import TARGETS
 
 INPUTS = {"nifti": 400, "points": 400, "recipe": 200, "checkpoint": 300, "model": 150}
 

@@ -2,7 +2,6 @@
 hand: a slice taken away, doubled, moved, turned, cut."""
 
 import locale
-import os
 import shutil
 from pathlib import Path
 
@@ -13,8 +12,8 @@ import SimpleITK as sitk  # noqa: N813
 from mambamed.errors import CaseError
 from mambamed.io.dicom import find_series, is_dicom
 from mambamed.io.images import read_header, read_image
+from tests.real_data import DATA
 
-DATA = Path(os.environ.get("MAMBAMED_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 REAL = DATA / "dicom" / "hippocampus_crop"
 # Columns run along -y and rows along z: a coronal series, in LPS.
 ALONG_X, ALONG_Y = (1.0, 0.0, 0.0), (0.0, 0.0, -1.0)

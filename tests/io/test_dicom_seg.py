@@ -1,6 +1,5 @@
 """A label map goes out as DICOM Segmentation and comes back where it was, by other readers than ours."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,10 @@ from mambamed.cases import Case, ChannelFile
 from mambamed.errors import RecipeError
 from mambamed.io.dicom_seg import check_dicom_seg, write_segmentation
 from mambamed.io.images import read_image
+from tests.real_data import DATA
 
 pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("highdicom")
-DATA = Path(os.environ.get("MAMBAMED_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 SERIES = DATA / "dicom" / "hippocampus_crop"
 NAMES = {"background": 0, "anterior": 1, "posterior": 4}
 

@@ -6,11 +6,11 @@ import sys
 import pytest
 import torch
 from monai.networks import nets
-from small_networks import small
 from torch import nn
 
 from mambamed.errors import RecipeError
 from mambamed.networks import build_network
+from tests.networks.small_networks import small
 
 BASELINES = ["unetr", "swin_unetr", "segresnet", "mednext", "vnet", "vit"]
 CUBE = (96, 96, 96)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from small_networks import MONAIS_SLOWLY, ODD, small
 
 from mambamed.networks import NETWORKS
+from tests.networks.small_networks import MONAIS_SLOWLY, ODD, small
 
 
 @pytest.mark.parametrize("name", MONAIS_SLOWLY)

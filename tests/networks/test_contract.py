@@ -4,11 +4,11 @@ import inspect
 
 import pytest
 import torch
-from small_networks import MONAIS_SLOWLY, ODD, POOLED, small
 
 from mambamed.errors import RecipeError
 from mambamed.networks import NETWORKS, build_network
-from mambamed.networks.blocks import strided_shape
+from mambamed.networks.parts.blocks import strided_shape
+from tests.networks.small_networks import MONAIS_SLOWLY, ODD, POOLED, small
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from small_networks import POOLED
 
 from mambamed.networks import NETWORKS, build_network
 from mambamed.networks.cost import network_cost
+from tests.networks.small_networks import POOLED
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 ROW = re.compile(

@@ -7,10 +7,10 @@ in the answers: what the imported network says of a volume equals what the origi
 
 import pytest
 import torch
-from small_networks import small
 from torch import Tensor, nn
 
 from mambamed.networks.public_names import FAMILIES, translate
+from tests.networks.small_networks import small
 
 MAMBA = ["A_log", "D", "in_proj.weight", "conv1d.weight", "conv1d.bias"]
 MAMBA += ["x_proj.weight", "dt_proj.weight", "dt_proj.bias", "out_proj.weight"]

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import scipy.ndimage
-from memory_layouts import layouts
 
 from mambamed.preparation.image_kernels import (
     filled_mask,
@@ -13,6 +12,7 @@ from mambamed.preparation.image_kernels import (
     in_memory_order,
     moments,
 )
+from tests.preparation.memory_layouts import layouts
 
 RNG = np.random.default_rng(8)
 

@@ -1,6 +1,5 @@
 """Real label maps to the prepared grid and back to the file's, through the step that `predict` ends with."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 import torch
 
 from mambamed.cases import DatasetManifest
-from mambamed.inference.restore import native_labels
 from mambamed.io.images import read_image
 from mambamed.preparation.plan import Normalization, Plan
 from mambamed.preparation.prepare_image import prepare_image, prepare_label
@@ -16,8 +14,9 @@ from mambamed.preparation.store_case import reference_labels
 from mambamed.recipe import Recipe
 from mambamed.tasks.base import task_for
 from mambamed.tasks.segmentation import Segmentation
+from mambamed.volumes.restore import native_labels
+from tests.real_data import DATA
 
-DATA = Path(os.environ.get("MAMBAMED_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 pytestmark = pytest.mark.data
 
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from memory_layouts import layouts
 
 from mambamed.preparation.image_kernels import moments
 from mambamed.preparation.scale_kernels import scale_into, to_float16
+from tests.preparation.memory_layouts import layouts
 
 RNG = np.random.default_rng(8)
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-from scan_inputs import NAMES
 from scipy.special import expit
 from torch import Tensor
+
+from tests.ssm.scan_inputs import NAMES
 
 
 @numba.njit

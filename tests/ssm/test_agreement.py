@@ -13,10 +13,10 @@ import itertools
 
 import pytest
 import torch
-from exact_scan import exact_scan
-from scan_inputs import NAMES, relative_error, scan_inputs
 
 from mambamed.ssm import scan, selective_scan, triton
+from tests.ssm.exact_scan import exact_scan
+from tests.ssm.scan_inputs import NAMES, relative_error, scan_inputs
 
 CHOICES = [
     (1, 7, 64, 1000, 4097, 262144),  # tokens

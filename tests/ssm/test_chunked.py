@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from scan_inputs import scan_inputs
 
 from mambamed.ssm import chunked, reference
+from tests.ssm.scan_inputs import scan_inputs
 
 
 @pytest.mark.parametrize("numbers", [1, 8 * 16 * 70])

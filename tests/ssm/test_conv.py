@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from scan_inputs import relative_error
 
 from mambamed.ssm import causal_conv, set_backend
+from tests.ssm.scan_inputs import relative_error
 
 
 def torch_conv(x, weight, bias, silu, reverse):

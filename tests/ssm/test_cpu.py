@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from exact_scan import exact_scan
-from scan_inputs import NAMES, relative_error, scan_inputs
 
 from mambamed.ssm import cpu, reference, scan, selective_scan
 from mambamed.ssm.rows import Rows
+from tests.ssm.exact_scan import exact_scan
+from tests.ssm.scan_inputs import NAMES, relative_error, scan_inputs
 
 if reason := scan.why_unavailable("cpu"):
     pytest.skip(reason, allow_module_level=True)
@@ -126,7 +126,7 @@ def test_without_any_folder_for_a_cache_kernels_are_compiled_anew(monkeypatch, c
         return compile_it(signature, **options)
 
     monkeypatch.setattr(lanes, "cfunc", without_folder)
-    with caplog.at_level(logging.INFO, logger="mambamed.machine_code"):
+    with caplog.at_level(logging.INFO, logger="mambamed.numba_cache"):
         assert make_forward(8, 4, 1, 0, 0).address
     assert "no locator available" in caplog.text
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from scan_inputs import relative_error
 
 from mambamed.ssm import BidirectionalMamba, Mamba, set_backend
 from mambamed.ssm.reference import selective_scan_loop
+from tests.ssm.scan_inputs import relative_error
 
 
 def plain(block, xz, suffix=""):

@@ -8,14 +8,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from decathlon import SOURCE, link_hippocampus
 
+from mambamed.answers.segmentation import predict
 from mambamed.converters import convert
-from mambamed.inference.predict import predict
 from mambamed.preparation.prepare import prepare
 from mambamed.recipe import load_recipe
 from mambamed.ssm import chosen_backend, scan, set_backend
 from mambamed.training import train
+from tests.decathlon import SOURCE, link_hippocampus
 
 CASES = 5
 TINY = [

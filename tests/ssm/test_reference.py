@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import scipy.signal
 import torch
-from scan_inputs import scan_inputs
 
 from mambamed.ssm import reference
 from mambamed.ssm.reference import selective_scan_loop
+from tests.ssm.scan_inputs import scan_inputs
 
 
 def test_two_tokens_agree_with_a_calculation_by_hand() -> None:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scan_inputs import NAMES, relative_error, scan_inputs
 
 from mambamed.ssm import BACKENDS, chosen_backend, scan, selective_scan, set_backend
 from mambamed.ssm.reference import selective_scan_loop
+from tests.ssm.scan_inputs import NAMES, relative_error, scan_inputs
 
 ON_CPU = [name for name in BACKENDS if name not in ("cuda", "triton")]  # which have tests of their own
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from scan_inputs import relative_error
 
 from mambamed.ssm import BidirectionalMamba, Mamba, scan, streamed
+from tests.ssm.scan_inputs import relative_error
 
 if reason := scan.why_unavailable("cpu"):
     pytest.skip(reason, allow_module_level=True)

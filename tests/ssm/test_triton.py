@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from scan_inputs import scan_inputs
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mambamed.ssm import scan, selective_scan, triton
+from tests.ssm.scan_inputs import scan_inputs
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed (extra `triton`)"

@@ -14,10 +14,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scan_inputs import NAMES, relative_error, scan_inputs
 
 from mambamed.ssm import scan, selective_scan, triton
 from mambamed.ssm.reference import selective_scan_loop
+from tests.ssm.scan_inputs import NAMES, relative_error, scan_inputs
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA or ROCm device")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_run import CONVOLUTIONS, small_recipe
-from tiny import TinyNet, Undisturbed, tiny_loop, tiny_recipe
 
 from mambamed.runs import Run, read_checkpoint
 from mambamed.training import compiling, train
 from mambamed.training.compiling import cache_file, choose_compile, step_seconds
 from mambamed.training.loop import Workplace
+from tests.training.small_run import CONVOLUTIONS, small_recipe
+from tests.training.tiny import TinyNet, Undisturbed, tiny_loop, tiny_recipe
 
 PLACE = Workplace(torch.device("cpu"), "fp32", torch.contiguous_format)
 SHAPE = (2, 1, 8, 8, 8)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_run import CONVOLUTIONS, small_recipe
 
 from mambamed.errors import RecipeError
 from mambamed.runs import Run
 from mambamed.training import train
 from mambamed.training.deterministic import deterministic, keep_threads
-from mambamed.training.patches import ValidationPatches
+from mambamed.training.validation_patches import ValidationPatches
+from tests.training.small_run import CONVOLUTIONS, small_recipe
 
 
 def test_torch_is_exact_within_and_as_before_after():

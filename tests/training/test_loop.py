@@ -7,13 +7,13 @@ import time
 
 import pytest
 import torch
-from tiny import StopAfter, Undisturbed, same_numbers, tiny_loop, tiny_recipe
 
 from mambamed.batches.loader import Batch
 from mambamed.errors import RunError
 from mambamed.runs.checkpoint import read_checkpoint
 from mambamed.training import loop as loop_module
 from mambamed.training.schedule import learning_rate
+from tests.training.tiny import StopAfter, Undisturbed, same_numbers, tiny_loop, tiny_recipe
 
 
 def final(loop):

@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-from tiny import TinyNet
 from torch import nn
 
 from mambamed.recipe import Optimizer
@@ -17,6 +16,7 @@ from mambamed.training.optimize import (
     optimizer_tensors,
     restore_optimizer,
 )
+from tests.training.tiny import TinyNet
 
 NAMES = ["adam", "adamw", "sgd", "radam"]
 KINDS = {

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_run import CONVOLUTIONS, small_recipe
 
 from mambamed.cli import show
 from mambamed.errors import RecipeError
@@ -17,6 +16,7 @@ from mambamed.runs.listing import list_runs
 from mambamed.training.seeds import chosen_seeds, score_seeds, train_seeds
 from mambamed.training.session import FoldSummary
 from mambamed.training.training import TrainSummary
+from tests.training.small_run import CONVOLUTIONS, small_recipe
 
 
 def trained(*folds: dict[str, float]) -> TrainSummary:

@@ -6,8 +6,6 @@ import math
 
 import pytest
 import torch
-from small_run import CONVOLUTIONS, small_recipe
-from tiny import FP16_SCALE, Undisturbed, tiny_loop, tiny_recipe
 
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Silence
@@ -15,6 +13,8 @@ from mambamed.runs.checkpoint import read_checkpoint
 from mambamed.runs.folder import planned_run
 from mambamed.training.loop import Workplace
 from mambamed.training.session import Session
+from tests.training.small_run import CONVOLUTIONS, small_recipe
+from tests.training.tiny import FP16_SCALE, Undisturbed, tiny_loop, tiny_recipe
 
 PLAIN_SGD = {"name": "sgd", "momentum": 0.0, "lr": 0.5, "weight_decay": 0.0}
 CONSTANT = {"name": "constant"}

@@ -9,12 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from small_run import CONVOLUTIONS, small_recipe
-from tiny import Spoken, Undisturbed, tiny_loop, tiny_recipe
 
 from mambamed.errors import RecipeError
 from mambamed.training import train
 from mambamed.training.trackers import check_trackers, open_trackers, scalars
+from tests.training.small_run import CONVOLUTIONS, small_recipe
+from tests.training.tiny import Spoken, Undisturbed, tiny_loop, tiny_recipe
 
 
 def test_a_package_that_is_missing_is_named_before_anything_is_done(prepared, tmp_path, monkeypatch):

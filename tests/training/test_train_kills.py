@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kills import appears, contents, outlive_kills, start
-from small_run import CONVOLUTIONS, small_recipe
 
 from mambamed.recipe import Recipe, dump_recipe
 from mambamed.runs import Run, read_checkpoint
+from tests.kills import appears, contents, outlive_kills, start
+from tests.training.small_run import CONVOLUTIONS, small_recipe
 
 # They hold times (the last checkpoint the seconds of the training) or, summary.json, the path of the folder.
 TIMED = {"run.json", "train.log", "log.csv", "progress.png", "checkpoint_last.safetensors", "summary.json"}

@@ -11,11 +11,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from small_run import CONVOLUTIONS, small_recipe
 
 from mambamed.batches.loader import PatchReader
 from mambamed.errors import ModelError, RecipeError
-from mambamed.evaluation import evaluate
+from mambamed.evaluation.masks import evaluate
 from mambamed.io.lock import folder_lock
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Silence
@@ -27,10 +26,11 @@ from mambamed.training import train
 from mambamed.training.extend import extend
 from mambamed.training.journal import Journal
 from mambamed.training.loop import Workplace
-from mambamed.training.patches import ValidationPatches
 from mambamed.training.ranks import Ranks
 from mambamed.training.session import Session
-from mambamed.training.volumes import validate_volumes
+from mambamed.training.validate import validate_volumes
+from mambamed.training.validation_patches import ValidationPatches
+from tests.training.small_run import CONVOLUTIONS, small_recipe
 
 
 def test_a_training_writes_what_the_house_promises_and_its_scores_agree_with_evaluate(prepared, tmp_path):

@@ -21,8 +21,8 @@ from mambamed.tasks.segmentation import Segmentation
 from mambamed.training.journal import Journal
 from mambamed.training.loop import Loop, Workplace
 from mambamed.training.optimize import WeightAverage, make_optimizer
-from mambamed.training.patches import ValidationPatches
 from mambamed.training.state import Counters, TrainingState
+from mambamed.training.validation_patches import ValidationPatches
 
 PATCH = (8, 8, 8)
 FP16_SCALE = 256.0

@@ -1,0 +1,1 @@
+"""What each task answers, and the files it is written to: masks, points, class probabilities."""

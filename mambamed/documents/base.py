@@ -1,0 +1,179 @@
+"""What every document has in common: strict types, a format number, and one way to report faults.
+
+A document is a JSON file that mambamed writes or reads back (`Document`), or one of another program of which
+mambamed reads a few keys (`ForeignDocument`). Each is a pydantic model in a file of this folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_json
+
+from mambamed.errors import DatasetError, MambamedError
+from mambamed.io.documents import read_json, write_json
+
+_MOST_FAULTS = 20  # that one error lists; a file of another kind has thousands
+
+Reading = TypeVar("Reading", bound="Model")
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Size = Annotated[int, Field(ge=1)]
+
+
+class Model(BaseModel):
+    """A part of a document: values keep their JSON type (no text for a number) and do not change.
+
+    Attributes:
+        FAULT: the error that a file with faults raises.
+        REMEDY: what the reader of that error can do; a full sentence.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        ser_json_inf_nan="constants",
+        use_attribute_docstrings=True,
+    )
+
+    FAULT: ClassVar[type[MambamedError]] = DatasetError
+    REMEDY: ClassVar[str] = "Correct the file."
+
+    @classmethod
+    def read(cls: type[Reading], path: Path) -> Reading:
+        """Read and check a file.
+
+        Raises:
+            MambamedError: `FAULT`, one line per fault: `path: key: expected A, got B. What to do.`
+        """
+        return cls.checked(read_json(path), path)
+
+    @classmethod
+    def checked(cls: type[Reading], content: Any, path: Path) -> Reading:
+        """Check what `read_json` gave.
+
+        Args:
+            content: parsed JSON.
+            path: named in the faults.
+        """
+        try:
+            # As JSON text, so that lists become tuples although types are strict.
+            return cls.model_validate_json(to_json(content, inf_nan_mode="constants"))
+        except ValidationError as error:
+            lines = fault_lines(error, cls, str(path), cls.REMEDY)
+            raise cls.FAULT("\n".join(lines)) from error
+
+    def write(self, path: Path) -> None:
+        """Write the file atomically."""
+        write_json(path, self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return self.model_dump(mode="json")
+
+
+class Document(Model):
+    """A file that mambamed writes. Unknown keys are faults; a newer format is rejected by its number.
+
+    Attributes:
+        FORMAT: the newest format that this version reads, and the one that it writes.
+    """
+
+    FORMAT: ClassVar[int] = 1
+
+    format: Size = 1
+    """Version of this kind of file; files of mambamed 0.1.0 have none and count as 1."""
+
+    @classmethod
+    def checked(cls: type[Reading], content: Any, path: Path) -> Reading:
+        """Check what `read_json` gave; see `Model.checked`."""
+        number = content.get("format") if isinstance(content, Mapping) else None
+        newest = getattr(cls, "FORMAT", 1)
+        if isinstance(number, int) and not isinstance(number, bool) and number > newest:
+            raise cls.FAULT(
+                f"{path}: format: expected at most {newest}, got {number}: a newer version of mambamed wrote "
+                "this file. Update mambamed."
+            )
+        return super().checked(content, path)  # type: ignore[misc]
+
+
+class ForeignDocument(Model):
+    """A file of another program: the keys that mambamed uses are checked, others are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+def fault_lines(
+    error: ValidationError, model: type[BaseModel], where: str, remedy: str = ""
+) -> list[str]:
+    """One line per fault of a validation: `where: key: expected A, got B. What to do.`"""
+    faults = error.errors(include_url=False)
+    lines = [_line(fault, model, where, remedy) for fault in faults[:_MOST_FAULTS]]
+    if len(faults) > _MOST_FAULTS:
+        lines.append(f"{where}: and {len(faults) - _MOST_FAULTS} more faults")
+    return list(dict.fromkeys(lines))
+
+
+def _line(fault: Any, model: type[BaseModel], where: str, remedy: str) -> str:
+    location = tuple(fault["loc"])
+    key = ".".join(str(part) for part in location) or "content"
+    return f"{where}: {key}: {fact_of(fault, _keys_at(model, location[:-1]))}. {remedy}".rstrip()
+
+
+def fact_of(fault: Any, known: Sequence[str] = ()) -> str:
+    """What is wrong, from one fault of pydantic.
+
+    Args:
+        fault: of `ValidationError.errors()`.
+        known: keys that the model has at this place, for a suggestion.
+    """
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key{did_you_mean(str(fault['loc'][-1]), known)}"
+    if fault["type"] == "missing":
+        return "missing"
+    message = fault["msg"].removeprefix("Value error, ")
+    if not message.startswith("Input should be"):
+        return message
+    return f"expected {message.removeprefix('Input should be ')}, got {shortened(fault['input'])}"
+
+
+def shortened(value: Any, most: int = 60) -> str:
+    """A value as text for a message.
+
+    >>> shortened("a" * 100, 10), shortened({"a": 1})
+    ("'aaaaaa...", "{'a': 1}")
+    """
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def did_you_mean(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """A suggestion for a misspelled word, or nothing.
+
+    >>> did_you_mean("patchsize", ["patch_size", "batch_size"])
+    " - did you mean 'patch_size'?"
+    """
+    squeezed = {name.replace("_", ""): name for name in known}
+    close = difflib.get_close_matches(
+        word.replace("_", "").replace("-", "").lower(), list(squeezed), n=1, cutoff=0.6
+    )
+    return f" - did you mean '{squeezed[close[0]]}'?" if close else ""
+
+
+def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """The keys that a model knows at a key path; none where that is not a model."""
+    for part in location:
+        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,218 @@
+"""What several architectures are made of: norms, residual blocks, padding to a divisor, checkpointing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from mambamed.errors import RecipeError
+from mambamed.networks.parts.instance_norm import InstanceNorm
+
+Norm = Literal["batch", "instance", "none"]
+AxisOrder = Literal["xyz", "zyx"]
+Triple = tuple[int, int, int]
+Answer = Tensor | list[Tensor]
+
+
+def make_norm(norm: Norm, channels: int, affine: bool = True) -> nn.Module:
+    """The normalization of a recipe's `network.norm`, over `(B, C, X, Y, Z)`.
+
+    Batch norm is the papers' choice for nnMamba; its statistics are fragile at batch 1 or 2, where
+    instance norm is the safer one.
+
+    Args:
+        norm: its name.
+        channels: C.
+        affine: whether a weight and a bias a channel are learned; batch norm always has them.
+
+    Raises:
+        RecipeError: no such norm.
+    """
+    if norm == "batch":
+        return nn.BatchNorm3d(channels)
+    if norm == "instance":
+        return InstanceNorm(channels, affine=affine)
+    if norm == "none":
+        return nn.Identity()
+    raise RecipeError(f"network.norm: {norm!r} is not one of batch, instance, none")
+
+
+def scan_axes(axis_order: AxisOrder) -> Triple:
+    """The axes in which a scan reads the grid, the last one fastest: a recipe's `network.axis_order`.
+
+    "zyx" reads as networks do that were trained on `(z, y, x)` arrays, for their weights.
+
+    Raises:
+        RecipeError: neither of the two.
+    """
+    if axis_order not in ("xyz", "zyx"):
+        raise RecipeError(f"network.axis_order: {axis_order!r} is not one of xyz, zyx")
+    return (0, 1, 2) if axis_order == "xyz" else (2, 1, 0)
+
+
+class DoubleConv(nn.Sequential):
+    """conv3 - norm - ReLU - conv3 - norm - ReLU; the first convolution may have a stride."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, norm: Norm = "batch") -> None:
+        super().__init__(
+            nn.Conv3d(in_channels, out_channels, 3, stride, 1),
+            make_norm(norm, out_channels),
+            nn.ReLU(inplace=True),
+            nn.Conv3d(out_channels, out_channels, 3, 1, 1),
+            make_norm(norm, out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+class ResidualBlock(nn.Module):
+    """conv3 - norm - ReLU - conv3 - norm, + mixer(input), + input, ReLU.
+
+    Args:
+        in_channels, out_channels: widths.
+        stride: of the first convolution; where it or the width changes, the input passes a strided
+            1x1x1 convolution with norm before it is added.
+        norm: see `make_norm`.
+        mixer: adds its reading of the block's input; None for a plain block.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, norm: Norm, mixer: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.norm1 = make_norm(norm, out_channels)
+        self.conv2 = nn.Conv3d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.norm2 = make_norm(norm, out_channels)
+        self.mixer = mixer
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv3d(in_channels, out_channels, 1, stride, bias=False), make_norm(norm, out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, X, Y, Z)` -> `(B, C', X/stride, ...)`."""
+        y = self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(x)), inplace=True)))
+        if self.mixer is not None:
+            y = y + self.mixer(x)
+        return functional.relu(y + self.shortcut(x), inplace=True)
+
+
+def residual_stage(
+    in_channels: int, out_channels: int, norm: Norm, mixers: Sequence[nn.Module | None] = (None, None)
+) -> nn.Sequential:
+    """Residual blocks: the first halves the grid and changes the width, one more follows for each mixer."""
+    return nn.Sequential(
+        ResidualBlock(in_channels, out_channels, 2, norm),
+        *(ResidualBlock(out_channels, out_channels, 1, norm, mixer) for mixer in mixers),
+    )
+
+
+def pad_to_divisor(x: Tensor, divisor: Sequence[int]) -> Tensor:
+    """Zeros behind the end of each spatial axis of `(B, C, X, Y, Z)`, up to a multiple of the divisor.
+
+    Where a single voxel would remain at the bottom of the network, the first axis gets one more divisor:
+    neither instance norm nor batch norm of one patch can normalize one number.
+
+    >>> import torch
+    >>> pad_to_divisor(torch.zeros(1, 1, 5, 16, 1), (4, 4, 4)).shape
+    torch.Size([1, 1, 8, 16, 4])
+    >>> pad_to_divisor(torch.zeros(1, 1, 4, 4, 1), (4, 4, 4)).shape
+    torch.Size([1, 1, 8, 4, 4])
+    """
+    missing = [-size % each for size, each in zip(x.shape[2:], divisor, strict=True)]
+    if all(size + pad == each for size, pad, each in zip(x.shape[2:], missing, divisor, strict=True)):
+        missing[0] += divisor[0]
+    if not any(missing):
+        return x
+    return functional.pad(x, [pad for size in reversed(missing) for pad in (0, size)])
+
+
+def pad_to_two_voxels(x: Tensor, stride: int) -> Tensor:
+    """Zeros behind the first axis of `(B, C, X, Y, Z)` where a single voxel would remain after the stride.
+
+    For classifiers, which take any other shape as it is: one number can be normalized by neither instance
+    norm nor batch norm of one patch.
+
+    >>> import torch
+    >>> pad_to_two_voxels(torch.zeros(1, 1, 20, 32, 1), 32).shape
+    torch.Size([1, 1, 33, 32, 1])
+    >>> pad_to_two_voxels(torch.zeros(1, 1, 20, 33, 1), 32).shape
+    torch.Size([1, 1, 20, 33, 1])
+    """
+    if max(x.shape[2:]) > stride:
+        return x
+    return functional.pad(x, [0, 0, 0, 0, 0, stride + 1 - x.shape[2]])
+
+
+def crop_to(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """The first `shape` voxels of `(B, C, X, Y, Z)`: undoes `pad_to_divisor`."""
+    return x[:, :, : shape[0], : shape[1], : shape[2]]
+
+
+def strided_shape(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:
+    """Shape of a grid of this shape after strides, rounded up.
+
+    >>> strided_shape((5, 8, 9), (2, 2, 4))
+    (3, 4, 3)
+    """
+    return tuple(-(-size // each) for size, each in zip(shape, stride, strict=True))
+
+
+def crop_logits(outputs: Sequence[Tensor], shape: Sequence[int], strides: Sequence[Triple]) -> Answer:
+    """Logits on the grid of the input: one tensor alone, or the list of those at several depths.
+
+    Args:
+        outputs: `(B, K, X, Y, Z)` logits of a padded grid, the finest first.
+        shape: `(X, Y, Z)` of the input before padding.
+        strides: of each depth; what lies at depth d has shape `strided_shape(shape, strides[d])`.
+    """
+    cropped = [
+        crop_to(logits, strided_shape(shape, stride))
+        for logits, stride in zip(outputs, strides, strict=False)
+    ]
+    return cropped if len(cropped) > 1 else cropped[0]
+
+
+def run_checkpointed(part: nn.Module, *inputs: Tensor | bool, wanted: bool) -> Tensor:
+    """`part(*inputs)`; where wanted, its activations are computed again in the backward pass, not kept.
+
+    The second computation leaves the running statistics of batch norms alone, so that a network trains to
+    the same numbers with and without.
+    """
+    if not wanted or not torch.is_grad_enabled():
+        return part(*inputs)
+    contexts = partial(checkpoint_contexts, part)
+    result = checkpoint(part, *inputs, use_reentrant=False, context_fn=contexts)
+    assert isinstance(result, Tensor)
+    return result
+
+
+def checkpoint_contexts(part: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Contexts of the first computation of a checkpointed part, and of its second."""
+    return nullcontext(), _StatisticsHeld(part)
+
+
+class _StatisticsHeld(AbstractContextManager):
+    """Batch norms normalize by their batch as in training, without adding it to their running statistics."""
+
+    def __init__(self, part: nn.Module) -> None:
+        self._norms = [m for m in part.modules() if isinstance(m, nn.BatchNorm3d) and m.training]
+
+    def __enter__(self) -> None:
+        self._before = [(norm.momentum, norm.num_batches_tracked) for norm in self._norms]
+        for norm in self._norms:
+            norm.momentum = 0.0
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked = norm.num_batches_tracked.clone()
+
+    def __exit__(self, *_: object) -> None:
+        for norm, (momentum, batches) in zip(self._norms, self._before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches

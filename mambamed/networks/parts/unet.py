@@ -1,0 +1,195 @@
+"""The U-Net of nnU-Net's plans: what its plain, residual and Mamba forms have in common.
+
+A plan gives, for each of n stages, a width, a stride and a kernel; the network's file says what a stage is
+made of. The decoder goes back stage by stage: up to the skip's grid and width, concatenate [up, skip],
+convolve; every step has a 1x1x1 head, for deep supervision.
+
+Source: Isensee et al. 2021 (nnU-Net), "Blueprint parameters"; the layers are those of its public v2 networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mambamed.networks.parts.blocks import (
+    Norm,
+    crop_to,
+    make_norm,
+    pad_to_divisor,
+    run_checkpointed,
+    strided_shape,
+)
+from mambamed.networks.parts.topology import Topology, Triple
+
+Block = Callable[[int, int, Triple, Triple], nn.Module]  # in, out, kernel, stride
+SLOPE = 0.01
+
+
+class ConvUnit(nn.Sequential):
+    """conv (bias, padding (k - 1) / 2) - norm - LeakyReLU 0.01."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: Triple,
+        stride: Triple = (1, 1, 1),
+        norm: Norm = "instance",
+    ) -> None:
+        conv = nn.Conv3d(in_channels, out_channels, kernel, stride, padding=same_padding(kernel))
+        super().__init__(conv, make_norm(norm, out_channels), nn.LeakyReLU(SLOPE, inplace=True))
+
+
+def same_padding(kernel: Triple) -> Triple:
+    """Padding that keeps the grid at stride 1."""
+    return (kernel[0] - 1) // 2, (kernel[1] - 1) // 2, (kernel[2] - 1) // 2
+
+
+class ResidualUnit(nn.Module):
+    """BasicBlockD: conv unit (strided) - conv - norm, + shortcut, LeakyReLU.
+
+    The shortcut is the input, averaged over the stride where there is one, then through a 1x1x1 convolution
+    without bias and a norm where the width changes (ResNet-D).
+
+    Source: He et al. 2019 (Bag of tricks), as nnU-Net's residual encoder has it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: Triple,
+        stride: Triple = (1, 1, 1),
+        norm: Norm = "instance",
+    ) -> None:
+        super().__init__()
+        self.first = ConvUnit(in_channels, out_channels, kernel, stride, norm)
+        self.conv = nn.Conv3d(out_channels, out_channels, kernel, padding=same_padding(kernel))
+        self.norm = make_norm(norm, out_channels)
+        shortcut: list[nn.Module] = [nn.AvgPool3d(stride, stride)] if max(stride) > 1 else []
+        if in_channels != out_channels:
+            shortcut += [nn.Conv3d(in_channels, out_channels, 1, bias=False), make_norm(norm, out_channels)]
+        self.shortcut = nn.Sequential(*shortcut)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, in_channels, X, Y, Z)` -> `(B, out_channels, X/stride, ...)`."""
+        y = self.norm(self.conv(self.first(x)))
+        return functional.leaky_relu(y + self.shortcut(x), SLOPE, inplace=True)
+
+
+class DecoderStep(nn.Module):
+    """Up to the skip's grid and width, concatenate [up, skip], convolve.
+
+    Args:
+        up: brings `(B, C_below, ...)` to the skip's grid and width.
+        convolve: maps twice the skip's width to it.
+    """
+
+    def __init__(self, up: nn.Module, convolve: nn.Module) -> None:
+        super().__init__()
+        self.up, self.convolve = up, convolve
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """The coarser features and the skip -> features on the skip's grid, of its width."""
+        return self.convolve(torch.cat([self.up(x), skip], dim=1))
+
+
+class UNet(nn.Module):
+    """Stages, steps back, heads.
+
+    Args:
+        topology: of the encoder.
+        stages: what each stage does, its stride included; the outputs are the skips.
+        steps: decoder steps, the coarsest first.
+        out_channels: K.
+        deep_supervision: in training, give the logits of every step.
+        gradient_checkpointing: compute each stage again in the backward pass instead of keeping it.
+
+    Attributes:
+        divisor: product of the strides; other shapes are padded inside.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        stages: Sequence[nn.Module],
+        steps: Sequence[nn.Module],
+        out_channels: int,
+        deep_supervision: bool,
+        gradient_checkpointing: bool,
+    ) -> None:
+        super().__init__()
+        self.divisor = topology.divisor
+        self.deep_supervision = deep_supervision
+        self.gradient_checkpointing = gradient_checkpointing
+        self.stages = nn.ModuleList(stages)
+        self.steps = nn.ModuleList(steps)
+        widths = topology.widths[-2::-1] if deep_supervision else topology.widths[:1]
+        self.heads = nn.ModuleList(nn.Conv3d(width, out_channels, 1) for width in widths)
+        strides, total = [], (1, 1, 1)
+        for stride in topology.strides[:-1]:
+            total = (total[0] * stride[0], total[1] * stride[1], total[2] * stride[2])
+            strides.append(total)
+        self.deep_supervision_strides = strides if deep_supervision else strides[:1]
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """`(B, in_channels, X, Y, Z)` -> `(B, K, X, Y, Z)` logits; a list in training with depths."""
+        shape = x.shape[2:]
+        x = pad_to_divisor(x, self.divisor)
+        skips: list[Tensor] = []
+        for stage in self.stages:
+            x = run_checkpointed(stage, x, wanted=self.gradient_checkpointing)
+            skips.append(x)
+        x = skips.pop()
+        features = []
+        for step in self.steps:
+            x = step(x, skips.pop())
+            features.append(x)
+        if not (self.training and self.deep_supervision):
+            return crop_to(self.heads[-1](x), shape)
+        depths = zip(self.heads, features, reversed(self.deep_supervision_strides), strict=True)
+        return [crop_to(head(f), strided_shape(shape, s)) for head, f, s in depths][::-1]
+
+
+def chain(
+    block: Block, count: int, in_channels: int, out_channels: int, kernel: Triple, stride: Triple
+) -> nn.Sequential:
+    """`count` blocks in a row; the first has the stride and changes the width."""
+    first = block(in_channels, out_channels, kernel, stride)
+    return nn.Sequential(
+        first, *(block(out_channels, out_channels, kernel, (1, 1, 1)) for _ in range(1, count))
+    )
+
+
+def transposed_steps(topology: Topology, block: Block, counts: Sequence[int]) -> list[DecoderStep]:
+    """Decoder steps that go up by a transposed convolution of the stage's stride; the coarsest first."""
+    steps = []
+    for level in range(len(topology.widths) - 1, 0, -1):
+        below, width, stride = topology.widths[level], topology.widths[level - 1], topology.strides[level]
+        up = nn.ConvTranspose3d(below, width, stride, stride)
+        count = counts[len(steps)]
+        steps.append(
+            DecoderStep(up, chain(block, count, 2 * width, width, topology.kernels[level - 1], (1, 1, 1)))
+        )
+    return steps
+
+
+def he_initialize(network: nn.Module) -> None:
+    """He initialization of 3D convolutions, biases zero; the last norm of a residual unit starts at zero.
+
+    Source: He et al. 2015, slope 0.01; nnU-Net's InitWeights_He and init_last_bn_before_add_to_0.
+    """
+    for module in network.modules():
+        if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
+            nn.init.kaiming_normal_(module.weight, a=SLOPE)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in network.modules():
+        if isinstance(module, ResidualUnit) and isinstance(module.norm.weight, Tensor):
+            nn.init.zeros_(module.norm.weight)
+            assert isinstance(module.norm.bias, Tensor)
+            nn.init.zeros_(module.norm.bias)

@@ -1,0 +1,172 @@
+"""The way back in one named step: logits on the prepared grid -> a label map on the native grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+from torch import Tensor
+
+from mambamed.geometry import to_ras
+from mambamed.io.images import smallest_integer
+from mambamed.preparation.grid import CaseGeometry
+from mambamed.preparation.splines import linear_neighbors
+from mambamed.tasks.segmentation import Segmentation
+from mambamed.volumes.restore_kernels import decide_planes, widen_planes
+from mambamed.volumes.window_sum import SLAB_BYTES, Slab
+
+
+def labels_of_slabs(
+    slabs: Iterable[Slab],
+    geometry: CaseGeometry,
+    task: Segmentation,
+    probabilities: NDArray[np.float16] | None = None,
+) -> NDArray:
+    """Undo resampling, crop and orientation, and decide, while the logits come in.
+
+    Each slab is brought to native voxels, linearly, both grids covering the same box, and decided at once:
+    never do the logits exist as a whole, neither on the prepared nor on the native grid.
+
+    Args:
+        slabs: the prepared volume's logits, in order, without gaps.
+        geometry: where the prepared grid lies in the file.
+        task: what the channels mean.
+        probabilities: `(K, *geometry.shape_native)`, receives those of the outputs where it is given: softmax
+            over the labels, or a sigmoid a region; outside the crop box background for sure.
+
+    Returns:
+        Label map of `geometry.shape_native`, in the smallest integer type; 0 outside the crop box. Labels:
+        the largest logit, the first of equals. Regions: those with a positive logit, in the task's order.
+
+    Raises:
+        ValueError: the slabs are not the prepared volume.
+
+    Source:
+        Isensee et al. 2021 (nnU-Net) resamples in the same way before the decision; it takes the nearest
+        plane along a coarse axis, here that axis is linear too.
+    """
+    native = np.zeros(geometry.shape_native, smallest_integer(max(task.values)), order="F")
+    box = tuple(slice(a, b) for a, b in zip(geometry.crop_start, geometry.crop_stop, strict=True))
+    cropped = to_ras(native, geometry.orientation)[box]
+    values: list[NDArray] | None = None
+    if probabilities is not None:
+        probabilities[...] = 0
+        if not task.by_regions:
+            probabilities[task.values.index(0)] = 1
+        values = [to_ras(each, geometry.orientation)[box] for each in probabilities]
+    way: _WayBack | None = None
+    for slab in slabs:
+        if way is None:
+            way = _WayBack(cropped, slab.axis, geometry.shape_prepared, task, values)
+        way.take(slab)
+    if way is None or not way.is_complete:
+        raise ValueError(f"the slabs do not fill the prepared volume {geometry.shape_prepared}")
+    return native
+
+
+def native_labels(logits: Tensor, geometry: CaseGeometry, task: Segmentation) -> NDArray:
+    """`labels_of_slabs` of logits that exist as a whole: `(K, X, Y, Z)` on the prepared grid."""
+    plane_bytes = 4 * max(1, logits[:, 0].numel())
+    parts = logits.float().movedim(1, 0).split(max(1, SLAB_BYTES // plane_bytes))
+    starts = np.cumsum([0, *map(len, parts)])
+    slabs = (Slab(0, int(n), part.cpu().contiguous()) for n, part in zip(starts, parts, strict=False))
+    return labels_of_slabs(slabs, geometry, task)
+
+
+class _WayBack:
+    """Fills a cropped native label map from slabs.
+
+    Args:
+        labels: `(X, Y, Z)` view to be filled, axes as in the prepared grid.
+        axis: of the slabs.
+        shape: of the prepared volume.
+        task: what the channels mean.
+        probabilities: a view like `labels` for each output, or None.
+    """
+
+    def __init__(
+        self,
+        labels: NDArray,
+        axis: int,
+        shape: tuple[int, int, int],
+        task: Segmentation,
+        probabilities: list[NDArray] | None = None,
+    ) -> None:
+        self._planes = np.moveaxis(labels, axis, 0)
+        self._probabilities = [np.moveaxis(each, axis, 0) for each in probabilities or []]
+        self._size = shape[axis]
+        a, b = (k for k in range(3) if k != axis)
+        self._plane_shape = (shape[a], shape[b])
+        along, across, inner = (linear_neighbors(shape[k], labels.shape[k]) for k in (axis, a, b))
+        self._along, self._across, self._inner = map(_with_float32_weights, (along, across, inner))
+        self._order = np.array(task.order, np.int64)
+        self._values = np.array(task.values, np.int32)
+        self._by_regions = bool(task.by_regions)
+        self._last: NDArray[np.float32] | None = None  # the plane before the next slab
+        self._arrived = 0
+        self._done = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every plane was filled."""
+        return self._done == len(self._planes) and self._arrived == self._size
+
+    def take(self, slab: Slab) -> None:
+        """Decide the native planes that the next slab makes known."""
+        planes = slab.planes.numpy()
+        if slab.start != self._arrived or planes.shape[2:] != self._plane_shape:
+            raise ValueError(
+                f"slab from {slab.start} of planes {planes.shape[2:]}, expected from {self._arrived} of "
+                f"planes {self._plane_shape}"
+            )
+        wide = self._wide(planes)
+        base = slab.start - (self._last is not None)
+        self._arrived = slab.stop
+        low, high, weight = self._along
+        stop = int(np.searchsorted(high, slab.stop))
+        these = slice(self._done, stop)
+        self._planes[these] = decide_planes(
+            wide,
+            (low[these] - base, high[these] - base, weight[these]),
+            self._across,
+            self._order,
+            self._values,
+            self._by_regions,
+        )
+        if self._probabilities:
+            self._fill_probabilities(wide, base, stop)
+        self._done = stop
+        self._last = wide[-1].copy()
+
+    def _fill_probabilities(self, wide: NDArray[np.float32], base: int, stop: int) -> None:
+        low, high, weight = self._along
+        row_low, row_high, row_weight = self._across
+        for plane in range(self._done, stop):
+            first, second = wide[low[plane] - base], wide[high[plane] - base]
+            blend = first + weight[plane] * (second - first)
+            upper = blend[:, row_low]
+            upper = upper + row_weight[:, None] * (blend[:, row_high] - upper)
+            if self._by_regions:
+                values = expit(upper)
+            else:
+                values = np.exp(upper - upper.max(axis=0))
+                values /= values.sum(axis=0)
+            for target, each in zip(self._probabilities, values, strict=True):
+                target[plane] = each
+
+    def _wide(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The last plane of the slab before and these, `(n, K, A, B')`: native along the inner axis."""
+        kept = 0 if self._last is None else 1
+        count, outputs, rows, _ = planes.shape
+        wide = np.empty((kept + count, outputs, rows, len(self._inner[0])), np.float32)
+        if self._last is not None:
+            wide[0] = self._last
+        widen_planes(planes, self._inner, wide[kept:])
+        return wide
+
+
+def _with_float32_weights(neighbors: tuple[NDArray, NDArray, NDArray]) -> tuple[NDArray, NDArray, NDArray]:
+    low, high, weight = neighbors
+    return low, high, weight.astype(np.float32)

@@ -1,0 +1,187 @@
+"""A network over a volume larger than its patch: overlapping windows, weighted and averaged.
+
+The windows go along one axis, row after row; planes that no further window reaches leave as a `Slab`. So
+the sum that is kept is one window thick, however long the volume is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mambamed.volumes.forward import Answers
+from mambamed.volumes.window_sum import Slab, WindowSum
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How a network is led over a volume.
+
+    Attributes:
+        patch_size: voxels of a window.
+        overlap: share of a window that its neighbor along an axis covers too.
+        gaussian: weight a window's center more than its rim.
+        mirror_axes: spatial axes (0, 1, 2) whose mirrored copies are averaged in; 2^n passes.
+        batch_size: windows a pass; on CPU one is as fast as many.
+        mirror_order: as in `inference.answers.Answers`.
+    """
+
+    patch_size: Triple
+    overlap: float = 0.5
+    gaussian: bool = True
+    mirror_axes: tuple[int, ...] = ()
+    batch_size: int = 1
+    mirror_order: tuple[int, ...] | None = None
+
+
+def window_slabs(
+    networks: Sequence[nn.Module],
+    image: Tensor,
+    windows: Windows,
+    *,
+    device: torch.device,
+    precision: str = "fp32",
+    layout: torch.memory_format = torch.contiguous_format,
+    axis: int | None = None,
+    max_ram: int | None = None,
+    heard: Callable[[int, int], None] = lambda done, total: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[Slab]:
+    """Logits of a whole volume, averaged over windows, mirrored copies and networks, plane after plane.
+
+    Args:
+        networks: each maps `(B, C, *patch_size)` to `(B, K, *patch_size)`; in evaluation mode, on `device`.
+        image: `(C, X, Y, Z)` float32 on the CPU, of any shape: smaller than a window is padded with zeros
+            around.
+        windows: see `Windows`.
+        device: where the networks are. The sum is kept there while it fits, else on the CPU.
+        precision: of the networks' products, as in `runs.device`.
+        layout: memory format of the networks' input.
+        axis: the slabs' axis; None: see `slab_axis`.
+        max_ram: bytes that this process may take; None: no bound.
+        heard: called with (windows done, windows in all).
+        say: hears what was given up for lack of memory.
+
+    Yields:
+        Slabs without gaps, in order; together they are the volume.
+
+    Raises:
+        CaseError: a network answers NaN or Inf, or the sum of the windows does not fit into `max_ram`.
+        RunError: the device has not the memory for a single window.
+
+    Source:
+        Isensee et al. 2021 (nnU-Net): overlap one half, Gaussian of sigma = patch / 8. Departures: the sum of
+        weights is a product of three vectors; nothing is rounded to half precision; a window whose voxels
+        are all alike, as outside the body, is not computed again.
+    """
+    padded, begin = pad_around(image, windows.patch_size)
+    axis = slab_axis(padded.shape[1:], windows.patch_size) if axis is None else axis
+    starts = [
+        window_positions(size, patch, windows.overlap)
+        for size, patch in zip(padded.shape[1:], windows.patch_size, strict=True)
+    ]
+    total = WindowSum(
+        windows.patch_size, windows.gaussian, padded.shape[1:], starts, axis, say=say, max_ram=max_ram
+    )
+    answers = Answers(
+        networks,
+        windows.mirror_axes,
+        windows.batch_size,
+        device,
+        precision,
+        layout,
+        say,
+        make_room=total.move_to_cpu,
+        mirror_order=windows.mirror_order,
+    )
+    done, count = 0, math.prod(map(len, starts))
+    for first_plane in starts[axis]:
+        for slab in total.planes_before(first_plane):
+            yield from _without_padding(slab, begin, image.shape[1:])
+        row = list(itertools.product(*([first_plane] if a == axis else s for a, s in enumerate(starts))))
+        while row:
+            corners, row = row[: answers.batch_size], row[answers.batch_size :]
+            patches = [
+                padded[
+                    (slice(None), *(slice(c, c + p) for c, p in zip(corner, windows.patch_size, strict=True)))
+                ]
+                for corner in corners
+            ]
+            for corner, logits in zip(corners, answers(patches), strict=True):
+                total.add(corner, logits)
+            done += len(corners)
+            heard(done, count)
+    for slab in total.planes_before(padded.shape[1 + axis]):
+        yield from _without_padding(slab, begin, image.shape[1:])
+
+
+def window_logits(
+    networks: Sequence[nn.Module],
+    image: Tensor,
+    windows: Windows,
+    *,
+    device: torch.device,
+    precision: str = "fp32",
+    layout: torch.memory_format = torch.contiguous_format,
+    heard: Callable[[int, int], None] = lambda done, total: None,
+) -> Tensor:
+    """`window_slabs` put together: `(K, X, Y, Z)` float32 on the CPU. Takes K volumes of memory."""
+    slabs = window_slabs(
+        networks, image, windows, device=device, precision=precision, layout=layout, axis=0, heard=heard
+    )
+    return torch.cat([slab.planes for slab in slabs]).movedim(0, 1)
+
+
+def _without_padding(slab: Slab, begin: Triple, shape: Sequence[int]) -> Iterator[Slab]:
+    """The part of a slab that lies in the image."""
+    first, size = begin[slab.axis], shape[slab.axis]
+    low, high = max(slab.start, first), min(slab.stop, first + size)
+    if low >= high:
+        return
+    a, b = (slice(begin[k], begin[k] + shape[k]) for k in range(3) if k != slab.axis)
+    planes = slab.planes[low - slab.start : high - slab.start, :, a, b]
+    yield Slab(slab.axis, low - first, planes.contiguous())
+
+
+def slab_axis(shape: Sequence[int], patch_size: Sequence[int], thrifty: bool = False) -> int:
+    """The axis along which the sum takes least memory; the first, which is quickest, if it takes little more
+    and memory is not bounded (`thrifty`).
+
+    >>> slab_axis((140, 170, 150), (128, 128, 128)), slab_axis((270, 270, 600), (96, 96, 96))
+    (0, 2)
+    """
+    taken = [patch / size for patch, size in zip(patch_size, shape, strict=True)]
+    best = taken.index(min(taken))
+    return best if thrifty or taken[best] < 0.6 * taken[0] else 0
+
+
+def window_positions(size: int, patch: int, overlap: float) -> list[int]:
+    """First voxels of the windows along one axis: evenly spread, neighbors share `overlap` or more.
+
+    >>> window_positions(155, 128, 0.5), window_positions(64, 64, 0.5), window_positions(10, 4, 0.5)
+    ([0, 27], [0], [0, 2, 4, 6])
+    """
+    if size <= patch:
+        return [0]
+    step = patch * (1 - overlap)
+    count = int(-(-(size - patch) // step)) + 1
+    actual = (size - patch) / (count - 1)
+    return [round(actual * i) for i in range(count)]
+
+
+def pad_around(image: Tensor, patch_size: Sequence[int]) -> tuple[Tensor, Triple]:
+    """Zeros on both sides of `(C, X, Y, Z)` up to the patch size; also says where the image then begins."""
+    missing = [max(patch - size, 0) for size, patch in zip(image.shape[1:], patch_size, strict=True)]
+    start = (missing[0] // 2, missing[1] // 2, missing[2] // 2)
+    if not any(missing):
+        return image, start
+    pads = [p for s, m in zip(reversed(start), reversed(missing), strict=True) for p in (s, m - s)]
+    return functional.pad(image, pads), start

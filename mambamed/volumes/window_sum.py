@@ -1,0 +1,250 @@
+"""The weighted sum of windows along one axis of a volume, one window thick, and the slabs that leave it."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mambamed.errors import CaseError
+from mambamed.volumes.memory import give_back_freed_memory, is_out_of_memory, resident_bytes
+from mambamed.volumes.sum_kernels import Profiles, add_window, take_planes
+
+SLAB_BYTES = 2**24  # what one slab holds at most, unless a single plane is larger
+_PLANES = 32  # of a window that are brought to float32 at once
+_SLABS_AT_ONCE = 6  # being made, waiting, being brought to native voxels
+
+
+@dataclass(frozen=True)
+class Slab:
+    """Finished logits of consecutive planes of a volume.
+
+    Attributes:
+        axis: the volume's axis that the planes are counted along.
+        start: number of the first plane.
+        planes: `(n, K, A, B)` float32 on the CPU, C-ordered; A and B are the two other axes, in their order.
+    """
+
+    axis: int
+    start: int
+    planes: Tensor
+
+    @property
+    def stop(self) -> int:
+        """Number of the plane behind the last one."""
+        return self.start + len(self.planes)
+
+
+class WindowSum:
+    """The weighted sum of the windows over one row of them, `(depth, K, A, B)`, one window thick.
+
+    It is kept on the device that the logits come from while it fits there, else on the CPU.
+
+    Args:
+        patch_size: of the windows.
+        gaussian: weight a window's center more than its rim.
+        shape: `(X, Y, Z)` of the padded volume.
+        starts: first voxels of the windows along each axis.
+        axis: of the slabs.
+        say: hears that the device has no room for it.
+        max_ram: bytes that this process may take, or None.
+    """
+
+    def __init__(
+        self,
+        patch_size: tuple[int, int, int],
+        gaussian: bool,
+        shape: Sequence[int],
+        starts: Sequence[Sequence[int]],
+        axis: int,
+        *,
+        say: Callable[[str], None],
+        max_ram: int | None = None,
+    ) -> None:
+        self._say, self._max_ram = say, max_ram
+        self._axis, self._depth, self._patch = axis, patch_size[axis], patch_size
+        self._others = [a for a in range(3) if a != axis]
+        self._plane_shape = [shape[a] for a in self._others]
+        profiles = [gaussian_profile(n) if gaussian else torch.ones(n) for n in patch_size]
+        covered = [_coverage(*each) for each in zip(shape, profiles, starts, strict=True)]
+        order = (axis, *self._others)
+        self._weights, self._scales = [profiles[n] for n in order], [1 / covered[n] for n in order]
+        self._first = 0
+        self._total: Tensor | None = None
+        self._weight: Tensor | None = None  # of every voxel of a window, where a GPU adds
+
+    def add(self, corner: Sequence[int], logits: Tensor) -> None:
+        """Add a window's `(K, *patch_size)` float32 or, on a CPU, bfloat16 logits; its planes begin where the
+        sum does.
+        """
+        if self._total is None:
+            self._total = self._zeros(len(logits), logits.device)
+        row, column = (corner[n] for n in self._others)
+        planes = logits.movedim(1 + self._axis, 0).to(self._total.device)
+        along, across, inner = self._weights
+        for kept, part in self._where(self._first, self._first + self._depth):
+            if planes.device.type == "cpu":
+                targets, news = self._total[kept].split(_PLANES), planes[part].split(_PLANES)
+                for target, new, weights in zip(targets, news, along[part].split(_PLANES), strict=True):
+                    factors = _arrays((weights, across, inner))
+                    add_window(target.numpy(), (row, column), *_flat(new.float()), factors)
+                continue
+            if self._weight is None:
+                self._weight = _product(self._weights).to(planes.device)
+            a, b = planes.shape[2:]
+            box = self._total[kept, :, row : row + a, column : column + b]
+            box.addcmul_(planes[part], self._weight[part])
+
+    def move_to_cpu(self) -> bool:
+        """Give the device's memory back; whether there was any to give."""
+        if self._total is None or self._total.device.type == "cpu":
+            return False
+        self._check_ram(4 * self._total.numel(), len(self._total[0]))
+        self._total, self._weight = self._total.cpu(), None
+        return True
+
+    def planes_before(self, stop: int) -> Iterator[Slab]:
+        """Give the planes before `stop`, which are finished, and make room for the next row of windows.
+
+        Raises:
+            CaseError: they hold NaN or Inf.
+        """
+        if self._total is None:
+            return
+        piece = max(1, SLAB_BYTES // (4 * self._total[0].numel()))
+        for start in range(self._first, stop, piece):
+            planes, check = self._taken(start, min(start + piece, stop))
+            if not math.isfinite(check) and not bool(torch.isfinite(planes).all()):
+                raise CaseError("the network answers NaN or Inf; try --precision fp32")
+            yield Slab(self._axis, start, planes)
+        self._first = stop
+
+    def _where(self, start: int, stop: int) -> Iterator[tuple[slice, slice]]:
+        """Where planes of the volume lie in the sum, a ring: in one or two parts, each with its share."""
+        begin, count = start % self._depth, stop - start
+        cut = min(count, self._depth - begin)
+        yield slice(begin, begin + cut), slice(0, cut)
+        if cut < count:
+            yield slice(0, count - cut), slice(cut, count)
+
+    def _taken(self, start: int, stop: int) -> tuple[Tensor, float]:
+        """Planes divided by their weights, on the CPU, and a number that is finite if they are.
+
+        In the sum they are zero from here on, for later planes.
+        """
+        assert self._total is not None
+        along, across, inner = self._scales
+        along = along[start:stop]
+        if self._total.device.type == "cpu":
+            planes, check = self._total.new_empty((stop - start, *self._total.shape[1:])), 0.0
+            for kept, part in self._where(start, stop):
+                scales = _arrays((along[part], across, inner))
+                check += take_planes(self._total[kept].numpy(), scales, planes[part].numpy())
+            return planes, check
+        scale = _product((along, across, inner))
+        parts = [self._total[kept] for kept, _ in self._where(start, stop)]
+        try:
+            planes = (torch.cat(parts) * scale.to(parts[0].device)).cpu()
+        except torch.OutOfMemoryError:
+            planes = torch.cat([part.cpu() for part in parts]) * scale
+        for part in parts:
+            part.zero_()
+        return planes, float(planes.sum())
+
+    def _zeros(self, outputs: int, device: torch.device) -> Tensor:
+        shape = (self._depth, outputs, *self._plane_shape)
+        needed = 4 * math.prod(shape)
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            # The networks' activations of the first window are in torch's own cache already, which
+            # `mem_get_info` counts as taken.
+            if needed <= free // 2:
+                try:
+                    return torch.zeros(shape, device=device)
+                except torch.OutOfMemoryError:  # because of --max-vram's bound, or others took it meanwhile
+                    torch.cuda.empty_cache()
+            self._say(f"the sum of the windows ({needed >> 20} MB) is kept on the CPU: {device} has no room")
+            device = torch.device("cpu")
+        if device.type == "cpu":
+            self._check_ram(needed, outputs)
+        try:
+            return _mapped_zeros(shape) if device.type == "cpu" else torch.zeros(shape, device=device)
+        except (RuntimeError, MemoryError, OSError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise CaseError(
+                f"{outputs} outputs of this volume need {needed / 2**30:.1f} GiB, more than is free; "
+                "cut the image"
+            ) from error
+
+    def _check_ram(self, needed: int, outputs: int) -> None:
+        """Refuse a sum that does not fit beside what there is already and the slabs on their way.
+
+        Raises:
+            CaseError: it does not.
+        """
+        if self._max_ram is None:
+            return
+        window = 4 * outputs * math.prod(self._patch)
+        further = needed + window + _SLABS_AT_ONCE * max(SLAB_BYTES, needed // self._depth)
+        if resident_bytes() + further > self._max_ram:
+            give_back_freed_memory()  # of the cases before
+        total = resident_bytes() + further
+        if total > self._max_ram:
+            raise CaseError(
+                f"{outputs} outputs of this volume need {total / 2**30:.1f} GiB, --max-ram allows "
+                f"{self._max_ram / 2**30:.1f}; allow more, or cut the image"
+            )
+
+
+def _mapped_zeros(shape: tuple[int, ...]) -> Tensor:
+    """Float32 zeros on the CPU in pages of their own, where the system has them.
+
+    Amid what malloc keeps for the network they would part its free memory, and more would be taken.
+    """
+    if not hasattr(mmap, "MAP_PRIVATE"):  # Windows
+        return torch.zeros(shape)
+    at_once = getattr(mmap, "MAP_POPULATE", 0)  # else each page is mapped twice, when read and when written
+    pages = mmap.mmap(-1, 4 * math.prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | at_once)
+    return torch.frombuffer(pages, dtype=torch.float32).view(shape)
+
+
+def gaussian_profile(size: int) -> Tensor:
+    """Weights along one axis: a Gaussian of sigma = size / 8 around the center.
+
+    The rim lies at four sigma: the product of three is 4e-11 in a corner, which float32 holds.
+    """
+    offset = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
+    return torch.exp(-0.5 * (offset / (size / 8)) ** 2).float()
+
+
+def _coverage(size: int, profile: Tensor, starts: Sequence[int]) -> Tensor:
+    """Sum of the windows' weights along one axis."""
+    covered = torch.zeros(size)
+    for start in starts:
+        covered[start : start + len(profile)] += profile
+    return covered
+
+
+def _product(factors: Sequence[Tensor]) -> Tensor:
+    """Of a factor along the slabs' axis and the two others: `(n, 1, A, B)`."""
+    along, across, inner = factors
+    return along[:, None, None, None] * across[:, None] * inner
+
+
+def _flat(planes: Tensor) -> tuple[NDArray[np.float32], tuple[int, int, int, int]]:
+    """Numbers of a 4-D CPU tensor as they lie in memory, and its strides."""
+    step, channel, line, apart = planes.stride()
+    length = 1 + sum((n - 1) * stride for n, stride in zip(planes.shape, planes.stride(), strict=True))
+    return planes.as_strided((length,), (1,)).numpy(), (step, channel, line, apart)
+
+
+def _arrays(factors: Sequence[Tensor]) -> Profiles:
+    along, across, inner = (each.numpy() for each in factors)
+    return along, across, inner

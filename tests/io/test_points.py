@@ -1,0 +1,165 @@
+"""Positions are compared with what the files' makers say: the mouse atlas' authors (LPS in 3D Slicer), AFIDs'
+two files of one set (fcsv and Markups), and hand calculation."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mambamed.errors import CaseError, DatasetError
+from mambamed.io.points import read_point_table, read_points, to_world, write_point_table, write_points
+from tests.real_data import DATA
+
+MICE = DATA / "mouse_skull_landmarks" / "landmarks"
+AFIDS = DATA / "brain_landmarks_template" / "mni_template"
+needs_mice = pytest.mark.skipif(not MICE.is_dir(), reason=f"no {MICE}")
+needs_afids = pytest.mark.skipif(not AFIDS.is_dir(), reason=f"no {AFIDS}")
+SUFFIXES = [".mrk.json", ".fcsv", ".csv", ".json"]
+NAMES = st.text(
+    st.characters(categories=("L", "N", "P", "S"), codec="utf-8"), min_size=1, max_size=20
+).filter(lambda name: not name.startswith("'"))
+COORDINATES = st.floats(-1e4, 1e4, allow_nan=False)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.dictionaries(NAMES, st.tuples(COORDINATES, COORDINATES, COORDINATES), max_size=5))
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_points_survive_a_round_trip(tmp_path_factory, suffix, points) -> None:
+    path = tmp_path_factory.mktemp("points") / f"case{suffix}"
+    write_points(path, points)
+    assert read_points(path) == points
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_landmark_that_was_not_found_stays_absent(tmp_path, suffix) -> None:
+    path = tmp_path / f"case{suffix}"
+    write_points(path, {"nose": (1.0, 2.0, 3.0), "chin": (math.nan,) * 3}, scores={"nose": 0.9})
+    assert read_points(path) == {"nose": (1.0, 2.0, 3.0)}
+
+
+@needs_mice
+def test_markups_are_written_in_lps_with_the_keys_that_slicer_writes(tmp_path) -> None:
+    write_points(tmp_path / "a.mrk.json", {"nose": (1.0, -2.0, 3.0)})
+    ours = json.loads((tmp_path / "a.mrk.json").read_text())
+    theirs = json.loads((MICE / "A_J_.mrk.json").read_text())
+    assert ours["@schema"] == theirs["@schema"]
+    (markup,), (their_markup,) = ours["markups"], theirs["markups"]
+    assert set(markup) | {"display"} == set(their_markup)
+    (point,) = markup["controlPoints"]
+    assert point["position"] == [-1.0, 2.0, 3.0]
+    their_point = their_markup["controlPoints"][0]
+    assert set(point) == set(their_point)
+    assert {key: type(value) for key, value in point.items()} == {k: type(v) for k, v in their_point.items()}
+
+
+def test_an_fcsv_says_in_which_system_it_is(tmp_path) -> None:
+    path = tmp_path / "a.fcsv"
+    write_points(path, {"left, front": (1.5, -2.0, 3.0)})
+    head = path.read_text().splitlines()
+    assert head[0] == "# Markups fiducial file version = 4.6"
+    assert head[1] == "# CoordinateSystem = 0"
+    assert head[3].split(",")[1:4] == ["1.5", "-2.0", "3.0"]
+    path.write_text(path.read_text().replace("System = 0", "System = LPS"))
+    assert read_points(path) == {"left, front": (-1.5, 2.0, 3.0)}
+
+
+@needs_afids
+def test_the_two_files_of_the_afids_give_the_same_positions() -> None:
+    markups = read_points(AFIDS / "tpl-MNI152NLin2009cAsym_afids.json")
+    fcsv = read_points(AFIDS / "tpl-MNI152NLin2009cAsym_afids.fcsv")
+    assert len(fcsv) == 32
+    assert fcsv == markups
+    # AC of MNI152NLin2009cAsym as the AFIDs protocol places it, mm RAS+.
+    assert fcsv["1"] == pytest.approx((-0.231, 2.93275, -4.899))
+
+
+@needs_mice
+def test_markups_of_slicer_are_turned_from_lps() -> None:
+    points = read_points(MICE / "129S1_SVLMJ_.mrk.json")
+    assert len(points) == 45
+    assert points["1"] == (-6.12747, -8.81766, 20.6361)
+
+
+@pytest.mark.parametrize(
+    ("headers", "cells"),
+    [("landmark,x,y,z", "1,2,3"), ("name,x_lps,y_lps,z_lps", "-1,-2,3"), ("label,i,j,k", "0.5,1,0")],
+)
+def test_the_headers_of_a_table_say_in_which_system_it_is(tmp_path, headers, cells) -> None:
+    (tmp_path / "a.csv").write_text(f"{headers}\nnose,{cells}\n")
+    affine = np.array([[2.0, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 3], [0, 0, 0, 1]])
+    assert read_points(tmp_path / "a.csv", affine) == {"nose": (1.0, 2.0, 3.0)}
+
+
+def test_voxels_need_the_image_that_they_count(tmp_path) -> None:
+    (tmp_path / "a.json").write_text('{"1": {"coordinates": [1, 2, 3], "likelihood": 1.0}, "2": [0, 0, 0]}')
+    affine = np.diag([-2.0, -2.0, 3.0, 1.0])
+    assert read_points(tmp_path / "a.json", affine) == {"1": (-2.0, -4.0, 9.0), "2": (0.0, 0.0, 0.0)}
+    with pytest.raises(CaseError, match="voxels, of an image that is not known"):
+        read_points(tmp_path / "a.json")
+
+
+def test_what_nnlandmark_did_not_find_is_absent(tmp_path) -> None:
+    absent = '{"1": {"coordinates": [null, null, null], "likelihood": 0.0}, "2": null}'
+    (tmp_path / "a.json").write_text(absent)
+    assert read_points(tmp_path / "a.json", np.eye(4)) == {}
+
+
+def test_a_table_holds_many_cases(tmp_path) -> None:
+    cases = {"a": {"nose": (1.0, 2.0, 3.0), "chin": (math.nan,) * 3}, "=b": {"nose": (0.1, 0.2, 0.3)}}
+    write_point_table(tmp_path / "t.csv", cases, scores={"a": {"nose": 0.5}})
+    system, found = read_point_table(tmp_path / "t.csv")
+    assert system == "RAS"
+    assert found == {"a": {"nose": (1.0, 2.0, 3.0)}, "=b": {"nose": (0.1, 0.2, 0.3)}}
+    (tmp_path / "v.json").write_text('{"a": {"nose": [1, 2, 3]}}')
+    assert read_point_table(tmp_path / "v.json") == ("voxel", {"a": {"nose": (1.0, 2.0, 3.0)}})
+    with pytest.raises(DatasetError, match="holds 2 cases"):
+        read_points(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("landmark,x,y,z\nnose,1,2,3\nnose,1,2,3\n", "duplicate landmark nose"),
+        (
+            "landmark;x;y;z\nnose;1,5;2;3\n",
+            r"nose at \(1,5, 2, 3\) is not three numbers; mind decimal commas",
+        ),
+        ("landmark,x,y,z\nnose,nan,2,3\n", "nose at .* has no position"),
+        ("landmark,x,y,z\n,1,2,3\n", "no name"),
+        ("a,b\n1,2\n", "needs the columns landmark,x,y,z"),
+    ],
+)
+def test_a_table_that_cannot_be_right_is_one_line(tmp_path, text, words) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises((CaseError, DatasetError), match=words) as caught:
+        read_points(tmp_path / "a.csv")
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "a.csv") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.mrk.json", "[]", "no Markups file"),
+        ("a.mrk.json", '{"markups": [{"coordinateSystem": "XYZ"}]}', "neither RAS nor LPS"),
+        ("a.mrk.json", '{"markups": [{"coordinateUnits": ["um", "UCUM", "micrometer"]}]}', "not mm"),
+        ("a.mrk.json", '{"markups": [{"controlPoints": [{"position": [1, 2, 3]}]}]}', "no name"),
+        ("a.fcsv", "# CoordinateSystem = 7\n", "coordinate system or columns"),
+        ("a.fcsv", "# CoordinateSystem = 0\nid,1,2\n", "a line has 3 of 14 cells"),
+        ("a.json", "3", "no document of points"),
+        ("a.json", '{"nose": [1, 2]}', "not three numbers"),
+        ("a.txt", "", "no point file"),
+    ],
+)
+def test_a_file_that_is_no_point_file_is_one_line(tmp_path, name, text, words) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DatasetError, match=words):
+        read_points(tmp_path / name)
+
+
+def test_nan_is_no_position_on_the_way_to_the_world(tmp_path) -> None:
+    with pytest.raises(CaseError, match="landmark nose"):
+        to_world({"nose": (math.nan, 0.0, 0.0)}, "RAS", tmp_path, None)

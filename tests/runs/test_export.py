@@ -1,0 +1,179 @@
+"""A run as one file: it predicts as the run does, and a file that was tampered with is refused."""
+
+import atexit
+import json
+import zipfile
+
+import pytest
+import torch
+
+from mambamed.answers.segmentation import predict
+from mambamed.errors import ModelError, RecipeError
+from mambamed.recipe import dump_recipe
+from mambamed.runs.checkpoint import read_checkpoint, write_checkpoint
+from mambamed.runs.export import export_model, open_model
+from mambamed.runs.thresholds import write_thresholds
+from tests.answers.stubs import stub_run, write_blobs
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return stub_run(tmp_path_factory.mktemp("export") / "run", folds=(0, 1))
+
+
+@pytest.fixture
+def model(run, tmp_path):
+    return export_model(run.root, tmp_path / "model.mambamed").output
+
+
+def masks_of(models, images, output):
+    predict(models, images, output, device="cpu", precision="fp32", tta="none")
+    return {path.name: path.read_bytes() for path in sorted(output.glob("*.nii.gz"))}
+
+
+def rewritten(model, target, change=lambda name, data: data, extra=(), compression=zipfile.ZIP_STORED):
+    """The same file with other members."""
+    with zipfile.ZipFile(model) as source, zipfile.ZipFile(target, "w", compression) as out:
+        for info in source.infolist():
+            data = change(info.filename, source.read(info))
+            if data is not None:
+                out.writestr(info.filename, data)
+        for name, data in extra:
+            out.writestr(name, data)
+    return target
+
+
+def test_the_file_gives_the_masks_of_the_run_bit_for_bit(run, model, tmp_path) -> None:
+    write_blobs(tmp_path / "images", 2)
+    assert masks_of([run.root], tmp_path / "images", tmp_path / "of_run") == masks_of(
+        [model], tmp_path / "images", tmp_path / "of_file"
+    )
+    masks_of([model, run.root], tmp_path / "images", tmp_path / "of_both")
+
+
+def test_the_same_run_gives_the_same_bytes_and_no_place_of_its_data(run, model, tmp_path) -> None:
+    moved = run.recipe.model_copy(
+        update={"dataset": run.recipe.dataset.model_copy(update={"prepared": "/home/somebody/data"})}
+    )
+    (run.root / "recipe.yaml").write_text(dump_recipe(moved))
+    again = export_model(run.root, tmp_path / "again.mambamed")
+    (run.root / "recipe.yaml").write_text(dump_recipe(run.recipe))
+    assert again.output.read_bytes() == model.read_bytes()
+    assert b"somebody" not in model.read_bytes() and again.folds == (0, 1)
+    with zipfile.ZipFile(model) as archive:
+        assert "nnmamba" in archive.read("card.md").decode()
+
+
+def test_the_moving_average_is_what_is_exported_and_what_validation_taught_goes_along(tmp_path) -> None:
+    run = stub_run(tmp_path / "run")
+    weights = read_checkpoint(run.checkpoint(0)).part("network")
+    average = {f"ema.{name}": tensor + 1 for name, tensor in weights.items()}
+    optimizer = {"optimizer.x": torch.zeros(1000)}
+    network = {f"network.{name}": tensor for name, tensor in weights.items()}
+    write_checkpoint(
+        run.checkpoint(0, "last"), {**network, **average, **optimizer}, {"counters": {"epoch": 7}}
+    )
+    write_thresholds(run, 0, {"nose": 0.25}, 3)
+    summary = export_model(run.root, checkpoint="last")
+    assert summary.output == run.root / "model.mambamed" and summary.bytes == summary.output.stat().st_size
+    opened = open_model(summary.output)
+    content = read_checkpoint(opened.checkpoint(0))
+    assert content.facts["exported"] == "last" and set(content.tensors) == set(network)
+    assert all(torch.equal(content.part("network")[n], tensor + 1) for n, tensor in weights.items())
+    assert json.loads((opened.fold_folder(0) / "thresholds.json").read_text())["thresholds"] == {"nose": 0.25}
+
+
+def test_chosen_folds_alone_are_exported(run, tmp_path) -> None:
+    summary = export_model(run.root, tmp_path / "one.mambamed", folds="1")
+    assert open_model(summary.output).folds == [1] and summary.folds == (1,)
+    with pytest.raises(ModelError, match="fold 4 is not trained"):
+        export_model(run.root, tmp_path / "no.mambamed", folds="4")
+    with pytest.raises(RecipeError, match="--folds x"):
+        export_model(run.root, tmp_path / "no.mambamed", folds="x")
+    with pytest.raises(ModelError, match=r"ends in \.mambamed"):
+        export_model(run.root, tmp_path / "no.zip")
+    assert not (tmp_path / "no.mambamed").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../CANARY",
+        "/CANARY",
+        "fold_0/../../CANARY",
+        "fold_0/link",
+        "Recipe.yaml",
+        "weights.pt",
+        "x\\y",
+    ],
+)
+def test_a_member_of_another_name_is_refused_before_anything_is_written(model, tmp_path, name) -> None:
+    bad = rewritten(model, tmp_path / "bad.mambamed", extra=[(name, b"x")])
+    with pytest.raises(ModelError, match="do not trust this file") as error:
+        open_model(bad)
+    assert "CANARY" not in name or "CANARY" in str(error.value)
+    assert not list(tmp_path.rglob("CANARY"))
+
+
+def test_a_bomb_and_a_document_too_large_are_refused_by_their_headers(model, tmp_path) -> None:
+    compressed = rewritten(model, tmp_path / "bomb.mambamed", compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(ModelError, match="is compressed"):
+        open_model(compressed)
+
+    def longer(name, data):
+        return data + b" " * 2**23 if name == "plan.json" else data
+
+    with pytest.raises(ModelError, match=r"plan\.json' is a document of"):
+        open_model(rewritten(model, tmp_path / "long.mambamed", longer))
+
+
+def test_changed_lost_and_foreign_bytes_are_told(run, model, tmp_path) -> None:
+    whole = model.read_bytes()
+    for count, match in ((len(whole) // 2, "not a whole model file"), (0, "not a whole model file")):
+        (tmp_path / "cut.mambamed").write_bytes(whole[:count])
+        with pytest.raises(ModelError, match=match):
+            open_model(tmp_path / "cut.mambamed")
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    (tmp_path / "flipped.mambamed").write_bytes(flipped)
+    with pytest.raises(ModelError, match="corrupt"):
+        open_model(tmp_path / "flipped.mambamed")
+
+    before = bytearray(whole)  # a directory that seems to begin later puts its members before the file
+    begins = whole.rindex(b"PK\5\6") + 16
+    before[begins : begins + 4] = (int.from_bytes(whole[begins : begins + 4], "little") + 10**6).to_bytes(
+        4, "little"
+    )
+    (tmp_path / "before.mambamed").write_bytes(before)
+    with pytest.raises(ModelError, match=r"its model\.json cannot be read"):
+        open_model(tmp_path / "before.mambamed")
+
+    def other_weights(name, data):
+        return data[:-4] + b"\0\0\0\1" if name.endswith("safetensors") else data
+
+    with pytest.raises(ModelError, match="sha256 is not the recorded one"):
+        open_model(rewritten(model, tmp_path / "other.mambamed", other_weights))
+    with pytest.raises(ModelError, match=r"no plan\.json"):
+        open_model(rewritten(model, tmp_path / "less.mambamed", lambda n, d: None if n == "plan.json" else d))
+    with pytest.raises(ModelError, match=r"members are not those"):
+        open_model(rewritten(model, tmp_path / "less.mambamed", lambda n, d: None if "fold_1" in n else d))
+    with pytest.raises(ModelError, match="not a run folder"):
+        open_model(tmp_path / "absent.mambamed")
+
+
+def test_a_newer_format_is_named(model, tmp_path) -> None:
+    def newer(name, data):
+        return json.dumps({**json.loads(data), "format": 999}) if name == "model.json" else data
+
+    with pytest.raises(ModelError, match="format 999, this mambamed reads up to 1"):
+        open_model(rewritten(model, tmp_path / "newer.mambamed", newer))
+
+
+def test_what_was_unpacked_goes_with_the_process(model, monkeypatch) -> None:
+    last = []
+    monkeypatch.setattr(atexit, "register", lambda *call, **options: last.append((call, options)))
+    root = open_model(model).root
+    assert root.is_dir()
+    for (function, *arguments), options in last:
+        function(*arguments, **options)
+    assert not root.parent.exists()
