@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mambamed.io.documents import read_json
+from mambamed.io.json_files import read_json
 from tests.real_data import DATA
 
 SOURCE = DATA / "Task04_Hippocampus"

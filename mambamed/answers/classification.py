@@ -20,8 +20,8 @@ from mambamed.answers.saliency import grad_cam, on_native_grid
 from mambamed.cases import Case
 from mambamed.converters import find_inputs
 from mambamed.errors import CaseError, ModelError, RecipeError
-from mambamed.io.documents import write_json
 from mambamed.io.images import Image, write_image
+from mambamed.io.json_files import write_json
 from mambamed.io.probabilities import Probabilities, names_probabilities, write_probabilities
 from mambamed.jobs.record import sha256_of
 from mambamed.metrics.calibration import softmax

@@ -17,8 +17,8 @@ from mambamed.cases import Case
 from mambamed.converters import find_inputs
 from mambamed.errors import CaseError, ModelError, RecipeError
 from mambamed.geometry import voxel_to_world, world_to_voxel
-from mambamed.io.documents import read_json, write_json
 from mambamed.io.images import Image
+from mambamed.io.json_files import read_json, write_json
 from mambamed.io.lock import folder_lock
 from mambamed.io.points import write_point_table, write_points
 from mambamed.io.tables import write_csv

@@ -26,8 +26,8 @@ from mambamed.cases import Case
 from mambamed.errors import CaseError
 from mambamed.io.atomic import cannot_write, open_atomic
 from mambamed.io.dicom_seg import write_segmentation
-from mambamed.io.documents import write_json
 from mambamed.io.images import Image, ImageHeader, doubt_about, read_image, write_image
+from mambamed.io.json_files import write_json
 from mambamed.jobs.record import Record
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.prepare_image import prepare_image

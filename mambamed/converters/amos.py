@@ -16,8 +16,8 @@ from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
 from mambamed.converters.msd import labels_of
 from mambamed.converters.options import Wishes
 from mambamed.errors import DatasetError
-from mambamed.io.documents import read_json
 from mambamed.io.images import images_by_id
+from mambamed.io.json_files import read_json
 
 _CASE = re.compile(r"amos_(\d{4})")
 _FIRST_MR = 500

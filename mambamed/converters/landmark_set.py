@@ -21,8 +21,8 @@ from mambamed.converters.nnunet import numbered_channels
 from mambamed.converters.options import Wishes, kind_of_channel
 from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import Affine
-from mambamed.io.documents import read_json
 from mambamed.io.images import images_by_id, read_header
+from mambamed.io.json_files import read_json
 from mambamed.io.points import Points, point_suffix, read_point_table, read_points, to_world
 from mambamed.io.tables import read_csv
 

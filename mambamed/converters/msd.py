@@ -11,8 +11,8 @@ from typing import Any
 from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
 from mambamed.converters.options import Wishes, kind_of_channel
 from mambamed.errors import DatasetError
-from mambamed.io.documents import read_json
 from mambamed.io.images import case_id_of
+from mambamed.io.json_files import read_json
 
 _DOCUMENT = "dataset.json"
 

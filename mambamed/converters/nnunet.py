@@ -16,8 +16,8 @@ from mambamed.cases import BACKGROUND, IGNORE, Case, ChannelFile, DatasetManifes
 from mambamed.converters.msd import inside, labels_of
 from mambamed.converters.options import Wishes, kind_of_channel
 from mambamed.errors import DatasetError
-from mambamed.io.documents import read_json
 from mambamed.io.images import case_id_of, images_by_id
+from mambamed.io.json_files import read_json
 
 _DOCUMENT = "dataset.json"
 _CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)

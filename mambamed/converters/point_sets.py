@@ -9,8 +9,8 @@ from pathlib import Path
 
 from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import Affine
-from mambamed.io.documents import read_json
 from mambamed.io.images import case_id_of
+from mambamed.io.json_files import read_json
 from mambamed.io.points import Points, point_suffix, read_point_table, read_points, to_world
 from mambamed.io.tables import read_csv
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
 from mambamed.errors import DatasetError, MambamedError
-from mambamed.io.documents import read_json, write_json
+from mambamed.io.json_files import read_json, write_json
 
 _MOST_FAULTS = 20  # that one error lists; a file of another kind has thousands
 
@@ -112,9 +112,7 @@ class ForeignDocument(Model):
     model_config = ConfigDict(extra="ignore")
 
 
-def fault_lines(
-    error: ValidationError, model: type[BaseModel], where: str, remedy: str = ""
-) -> list[str]:
+def fault_lines(error: ValidationError, model: type[BaseModel], where: str, remedy: str = "") -> list[str]:
     """One line per fault of a validation: `where: key: expected A, got B. What to do.`"""
     faults = error.errors(include_url=False)
     lines = [_line(fault, model, where, remedy) for fault in faults[:_MOST_FAULTS]]
@@ -126,7 +124,8 @@ def fault_lines(
 def _line(fault: Any, model: type[BaseModel], where: str, remedy: str) -> str:
     location = tuple(fault["loc"])
     key = ".".join(str(part) for part in location) or "content"
-    return f"{where}: {key}: {fact_of(fault, _keys_at(model, location[:-1]))}. {remedy}".rstrip()
+    fact = fact_of(fault, _keys_at(model, location[:-1]))
+    return f"{where}: {key}: {fact}{'' if fact.endswith('?') else '.'} {remedy}".rstrip()
 
 
 def fact_of(fault: Any, known: Sequence[str] = ()) -> str:

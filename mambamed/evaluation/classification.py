@@ -16,7 +16,7 @@ import numpy as np
 
 from mambamed.errors import CaseError, DatasetError
 from mambamed.evaluation.reference_classes import ReferenceClasses, read_reference_classes
-from mambamed.io.documents import write_json
+from mambamed.io.json_files import write_json
 from mambamed.io.probabilities import Probabilities, names_probabilities, read_probabilities
 from mambamed.io.tables import write_csv
 from mambamed.metrics.classification import (

@@ -14,7 +14,7 @@ import numpy as np
 from mambamed.errors import DatasetError
 from mambamed.evaluation.read_back import ALL, Evaluated, Question, read_back
 from mambamed.io.atomic import write_text
-from mambamed.io.documents import write_json
+from mambamed.io.json_files import write_json
 from mambamed.io.tables import write_csv
 from mambamed.metrics.classification import auc_difference
 from mambamed.metrics.statistics import PairedTest, holm, mean_ranks, paired_test

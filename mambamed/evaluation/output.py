@@ -15,8 +15,8 @@ from mambamed.errors import MambamedError
 from mambamed.evaluation.result import Evaluation
 from mambamed.evaluation.scoring import CaseScores, on_grid_of
 from mambamed.evaluation.summary import case_rows, nnunet_document, penalty_of, summary_rows
-from mambamed.io.documents import write_json
 from mambamed.io.images import SUFFIXES, Image, read_header, read_image
+from mambamed.io.json_files import write_json
 from mambamed.io.tables import write_csv
 from mambamed.metrics import METRICS, Metric
 from mambamed.metrics.rules import Rules

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from mambamed.cases import IGNORE
 from mambamed.converters import brats
 from mambamed.errors import DatasetError
-from mambamed.io.documents import read_json
 from mambamed.io.images import case_id_of, images_by_id
+from mambamed.io.json_files import read_json
 
 # "references" lies in a prepared dataset.
 _LABEL_FOLDERS = ("labelsTr", "labelsTs", "labelsVal", "references")

@@ -12,7 +12,7 @@ import numpy as np
 
 from mambamed.converters.point_sets import PointSet, read_point_set
 from mambamed.errors import CaseError, DatasetError
-from mambamed.io.documents import write_json
+from mambamed.io.json_files import write_json
 from mambamed.io.points import Points
 from mambamed.io.tables import write_csv
 from mambamed.metrics.points import (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mambamed.errors import DatasetError
-from mambamed.io.documents import read_json
+from mambamed.io.json_files import read_json
 from mambamed.io.tables import read_csv, unescaped
 from mambamed.metrics import METRICS, parse_metric
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mambamed.errors import DatasetError
-from mambamed.io.documents import read_json
+from mambamed.io.json_files import read_json
 from mambamed.io.tables import read_csv, unescaped
 
 _CASE_COLUMNS = ("case", "case_id", "id", "participant_id")

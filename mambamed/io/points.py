@@ -24,7 +24,7 @@ from typing import Any
 from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import Affine, voxel_to_world
 from mambamed.io.atomic import write_text
-from mambamed.io.documents import read_json, write_json
+from mambamed.io.json_files import read_json, write_json
 from mambamed.io.tables import read_csv, unescaped, write_csv
 
 Point = tuple[float, float, float]

@@ -11,8 +11,8 @@ from typing import Any
 import mambamed
 from mambamed.cases import Case
 from mambamed.errors import CaseError, RecipeError
-from mambamed.io.documents import read_json, write_json
 from mambamed.io.images import case_id_of
+from mambamed.io.json_files import read_json, write_json
 from mambamed.runs.provenance import provenance
 
 NAME = "run.json"

@@ -15,7 +15,7 @@ from typing import Any
 from mambamed.cases import Case, DatasetManifest, RawDataset, differ_in_case_alone
 from mambamed.errors import CaseError, DatasetError, RecipeError
 from mambamed.io.atomic import flush_all
-from mambamed.io.documents import write_json
+from mambamed.io.json_files import write_json
 from mambamed.io.lock import folder_lock
 from mambamed.preparation.contact_sheet import write_index
 from mambamed.preparation.examine import Examined, bytes_needed, examine, summary_of

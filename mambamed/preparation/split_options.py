@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mambamed.errors import DatasetError, RecipeError
-from mambamed.io.documents import read_json
+from mambamed.io.json_files import read_json
 from mambamed.preparation.splits import PARTS, Fold, Member, groups_of, shown
 from mambamed.recipe import Split
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from mambamed.cases import DatasetManifest
 from mambamed.errors import DatasetError
 from mambamed.geometry import world_to_voxel
-from mambamed.io.documents import read_json
+from mambamed.io.json_files import read_json
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.plan import Plan, Triple
 

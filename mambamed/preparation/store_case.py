@@ -16,8 +16,8 @@ from mambamed.cases import Case
 from mambamed.errors import CaseError
 from mambamed.geometry import from_ras, orientation_of, to_ras, world_to_voxel
 from mambamed.io.atomic import flushed_together, write_bytes
-from mambamed.io.documents import read_json, write_json
 from mambamed.io.images import Image, case_id_of, smallest_integer, write_image
+from mambamed.io.json_files import read_json, write_json
 from mambamed.preparation.contact_sheet import sheet_of
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.label_kernels import count_labels, foreground_places

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from mambamed.errors import DatasetError, ModelError
-from mambamed.io.documents import read_json, write_json
+from mambamed.io.json_files import read_json, write_json
 from mambamed.runs.folder import Run
 
 NAME = "calibration.json"

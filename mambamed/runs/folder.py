@@ -19,7 +19,7 @@ from typing import Any
 from mambamed.cases import DatasetManifest
 from mambamed.errors import ModelError, RecipeError
 from mambamed.io.atomic import write_text
-from mambamed.io.documents import read_json, write_json
+from mambamed.io.json_files import read_json, write_json
 from mambamed.preparation.plan import Plan
 from mambamed.recipe import Recipe, dump_recipe, load_recipe
 

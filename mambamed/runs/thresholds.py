@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from mambamed.errors import DatasetError, ModelError
-from mambamed.io.documents import read_json, write_json
+from mambamed.io.json_files import read_json, write_json
 from mambamed.runs.folder import Run
 
 NAME = "thresholds.json"

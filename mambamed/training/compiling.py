@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from mambamed.errors import MambamedError
-from mambamed.io.documents import read_json, write_json
+from mambamed.io.json_files import read_json, write_json
 from mambamed.runs.device import autocast
 from mambamed.training.loop import Workplace
 

@@ -12,8 +12,8 @@ import torch
 
 from mambamed.errors import DatasetError
 from mambamed.evaluation.masks import evaluate
-from mambamed.io.documents import read_json
 from mambamed.io.images import read_header, write_image
+from mambamed.io.json_files import read_json
 from mambamed.preparation.store import CaseFiles, PreparedDataset
 from mambamed.runs.folder import Run
 from mambamed.runs.model import load_network, make_task

@@ -13,7 +13,7 @@ from mambamed.answers.classification import classify
 from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
 from mambamed.errors import ModelError, RecipeError
 from mambamed.evaluation.classification import evaluate_probabilities
-from mambamed.io.documents import read_json, write_json
+from mambamed.io.json_files import read_json, write_json
 from mambamed.io.probabilities import read_probabilities
 from mambamed.preparation.prepare import prepare
 from mambamed.recipe import Recipe

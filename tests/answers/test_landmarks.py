@@ -19,7 +19,7 @@ from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
 from mambamed.converters import convert
 from mambamed.errors import ModelError, RecipeError
 from mambamed.evaluation.points import evaluate_points
-from mambamed.io.documents import read_json
+from mambamed.io.json_files import read_json
 from mambamed.io.points import read_points
 from mambamed.preparation.prepare import prepare
 from mambamed.preparation.store import PreparedDataset

@@ -9,7 +9,7 @@ import pytest
 from mambamed.converters.convert_points import convert_points
 from mambamed.converters.point_sets import holds_points, read_point_set
 from mambamed.errors import CaseError, DatasetError
-from mambamed.io.documents import write_json
+from mambamed.io.json_files import write_json
 from mambamed.io.points import read_points, write_point_table, write_points
 
 POINTS = {"a": (1.5, -2.0, 3.25), "b": (-4.0, 0.5, 60.0)}

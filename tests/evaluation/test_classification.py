@@ -8,7 +8,7 @@ from sklearn import metrics as sklearn
 
 from mambamed.errors import DatasetError
 from mambamed.evaluation.classification import evaluate_probabilities, holds_probabilities
-from mambamed.io.documents import read_json, write_json
+from mambamed.io.json_files import read_json, write_json
 from mambamed.io.probabilities import Probabilities, write_probabilities
 
 CASES = tuple(f"c{i:02}" for i in range(40))

@@ -12,7 +12,7 @@ import pytest
 from mambamed import api
 from mambamed.errors import DatasetError
 from mambamed.evaluation.points import evaluate_points
-from mambamed.io.documents import read_json, write_json
+from mambamed.io.json_files import read_json, write_json
 from mambamed.io.points import write_point_table, write_points
 from mambamed.metrics.measures import measure
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mambamed.converters import convert
-from mambamed.io.documents import write_json
+from mambamed.io.json_files import write_json
 from mambamed.preparation.prepare import prepare
 
 CASES = 6

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mambamed.errors import DatasetError
-from mambamed.io.documents import read_json, write_json
+from mambamed.io.json_files import read_json, write_json
 from mambamed.io.tables import read_csv, write_csv
 
 

@@ -1,0 +1,55 @@
+"""Faults of a document: one line each, with file, key, what was expected and what to do."""
+
+from __future__ import annotations
+
+import pytest
+
+from mambamed.documents.base import Document, Finite, Model, Size
+from mambamed.errors import DatasetError
+
+
+class Part(Model):
+    kind: str
+    count: Size
+
+
+class Sample(Document):
+    box: tuple[int, int]
+    width: Finite = 1.0
+    parts: tuple[Part, ...] = ()
+
+
+def test_a_document_is_read_as_it_was_written(tmp_path) -> None:
+    sample = Sample(box=(1, 2), width=0.5, parts=(Part(kind="a", count=3),))
+    sample.write(tmp_path / "sample.json")
+    assert Sample.read(tmp_path / "sample.json") == sample
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('{"box": [1, "2"]}', "box.1: expected a valid integer, got '2'. Correct the file."),
+        ('{"box": [1, 2], "width": NaN}', "width: expected a finite number, got nan. Correct the file."),
+        ('{"box": [1, 2], "width": true}', "width: expected a valid number, got True. Correct the file."),
+        ("{}", "box: missing. Correct the file."),
+        ('{"box": [1, 2], "wdith": 2}', "wdith: unknown key - did you mean 'width'? Correct the file."),
+        ('{"box": [1, 2], "parts": [{"kind": "a", "count": 0}]}', "parts.0.count: expected greater than or"),
+        ("[]", "content: expected an object, got []. Correct the file."),
+        ('{"box": [1, 2], "format": 2}', "format: expected at most 1, got 2: a newer version of mambamed"),
+        ('{"box": [1, 2], "format": "1"}', "format: expected a valid integer, got '1'."),
+    ],
+)
+def test_a_fault_is_a_line(text, line, tmp_path) -> None:
+    path = tmp_path / "sample.json"
+    path.write_text(text)
+    with pytest.raises(DatasetError) as caught:
+        Sample.read(path)
+    assert str(caught.value).startswith(f"{path}: {line}")
+
+
+def test_all_faults_are_reported_at_once(tmp_path) -> None:
+    path = tmp_path / "sample.json"
+    path.write_text('{"box": 1, "width": "x", "more": 0}')
+    with pytest.raises(DatasetError) as caught:
+        Sample.read(path)
+    assert str(caught.value).count("\n") == 2
