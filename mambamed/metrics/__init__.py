@@ -18,6 +18,7 @@ user may leave out is filled in by `parse_metric`.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import re
 from collections.abc import Callable, Sequence
@@ -122,32 +123,44 @@ class Metric:
 
 
 def parse_metric(text: str, hd95: str = _DEFAULT_CONVENTION["hd95"]) -> Metric:
-    """Read a metric's name, filling in the convention where it is left out.
+    """Parse a metric's name and fill in the default convention if it has none.
+
+    Light enough for the schema of recipes: imports neither NumPy nor torch.
 
     Args:
         text: `dice`, `hd95`, `hd95:pooled`, `nsd@1`, `nsd@2.5:voxel`, ...
         hd95: the convention of a bare `hd95`.
 
     Raises:
-        ValueError: no such metric; the message lists those there are.
+        ValueError: unknown metric; the message suggests the closest name and lists all.
 
     >>> parse_metric("hd95").name, parse_metric("HD95", hd95="pooled").name, parse_metric("nsd@1").name
     ('hd95:max-directed', 'hd95:pooled', 'nsd@1:surface-area')
     """
     match = re.fullmatch(r"([a-z0-9_]+)(?:@(\d+(?:\.\d+)?))?(?::([a-z-]+))?", text.strip().lower())
-    known = f"known: {', '.join(METRICS)}; nsd takes its tolerance in mm, as in nsd@1"
-    if not match:
-        raise ValueError(f"metric {text!r} is not understood; {known}")
-    base, tolerance, convention = match.groups()
+    base, tolerance, convention = match.groups() if match else ("", None, None)
     convention = convention or (hd95 if base == "hd95" else _DEFAULT_CONVENTION.get(base, ""))
     kind = f"{base}:{convention}" if convention else base
     if kind not in METRICS:
-        raise ValueError(f"metric {text!r} is not known; {known}")
-    if (base == "nsd") != (tolerance is not None):
-        raise ValueError(f"metric {text!r}: a tolerance belongs to nsd, and only there, as in nsd@1")
+        close = difflib.get_close_matches(text.strip().lower(), METRICS, n=1)
+        suggestion = f" - did you mean {close[0]!r}?" if close else "."
+        raise ValueError(
+            f"unknown metric {text!r}{suggestion} Known metrics: {', '.join(METRICS)}. "
+            "For nsd, append a tolerance in mm, e.g. nsd@1."
+        )
+    if base == "nsd" and tolerance is None:
+        raise ValueError(f"metric {text!r} needs a tolerance in mm. Append it, e.g. nsd@1.")
+    if base != "nsd" and tolerance is not None:
+        raise ValueError(f"metric {text!r} takes no tolerance; only nsd does. Remove @{tolerance}.")
     return Metric(kind, float(tolerance) if tolerance else None)
 
 
 def parse_metrics(texts: Sequence[str], hd95: str = _DEFAULT_CONVENTION["hd95"]) -> tuple[Metric, ...]:
-    """Read several, each once, in their order."""
+    """Parse several metrics; duplicates are dropped and the order is kept.
+
+    Raises:
+        ValueError: unknown metric, or none at all.
+    """
+    if not texts:
+        raise ValueError("no metric given. Name at least one, e.g. dice.")
     return tuple(dict.fromkeys(parse_metric(text, hd95) for text in texts))

@@ -1,5 +1,8 @@
 """Names of metrics, and the contract that every line of the table keeps."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -26,10 +29,33 @@ def test_a_metric_is_found_is_best_when_perfect_and_keeps_its_unit(kind) -> None
     assert parse_metric(metric.name) == metric
 
 
-@pytest.mark.parametrize("text", ["dize", "hd95:mean", "nsd", "dice@1", "", "hd95@2", "a b"])
-def test_an_unknown_metric_is_refused_with_those_there_are(text) -> None:
-    with pytest.raises(ValueError, match=r"dice|tolerance"):
+@pytest.mark.parametrize(
+    ("text", "fact"),
+    [
+        ("dicee", r"unknown metric 'dicee' - did you mean 'dice'\? Known metrics: dice, iou,"),
+        ("hd95:mean", r"unknown metric 'hd95:mean' - did you mean 'hd95:"),
+        ("a b", r"unknown metric 'a b'\. Known metrics: dice, iou,"),
+        ("", r"unknown metric ''\. Known metrics"),
+        ("nsd", r"'nsd' needs a tolerance in mm\. Append it, e\.g\. nsd@1\."),
+        ("dice@1", r"'dice@1' takes no tolerance; only nsd does\. Remove @1\."),
+        ("hd95@2", r"'hd95@2' takes no tolerance"),
+    ],
+)
+def test_an_unknown_metric_is_rejected_with_a_suggestion_and_the_known_ones(text, fact) -> None:
+    with pytest.raises(ValueError, match=fact):
         parse_metric(text)
+
+
+def test_at_least_one_metric_is_needed() -> None:
+    with pytest.raises(ValueError, match="no metric given"):
+        parse_metrics([])
+
+
+def test_names_are_parsed_without_numpy_and_torch() -> None:
+    """The schema of recipes calls this before anything heavy is imported."""
+    code = "import sys; from mambamed.metrics import parse_metric; parse_metric('nsd@1')\n"
+    code += "assert not {'numpy', 'torch', 'scipy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_metrics_named_twice_are_computed_once() -> None:
