@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from test_manifests import class_list
 
 from mambamed.cases import DatasetManifest
 from mambamed.preparation.plan import Normalization, Plan
@@ -15,6 +14,7 @@ from mambamed.runs.folder import create_run, planned_run
 from mambamed.runs.model import make_network
 from tests.answers.stubs import stub_run, write_blobs
 from tests.faults.fault_files import LABEL, packed
+from tests.faults.test_manifests import class_list
 
 QUICK = ("--device", "cpu", "--precision", "fp32", "-q")
 

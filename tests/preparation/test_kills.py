@@ -1,9 +1,9 @@
 """`prepare` killed at random moments, by itself and with processes, and given again."""
 
 import pytest
-from test_prepare import make_dataset
 
 from tests.kills import outlive_kills
+from tests.preparation.test_prepare import make_dataset
 
 
 def test_prepare_killed_at_some_moments_ends_with_the_same_bytes(tmp_path) -> None:
