@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mambamed.errors import DatasetError
-from mambamed.io.tables import read_csv, unescaped
-
-_CASE_COLUMNS = ("case", "case_id", "id", "participant_id")
+from mambamed.io.tables import column_of, read_csv, unescaped
 
 
 def read_covariates(path: Path, names: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -22,7 +20,7 @@ def read_covariates(path: Path, names: Sequence[str]) -> dict[str, dict[str, str
         DatasetError: no such columns, or a case twice.
     """
     headers, rows = read_csv(path)
-    ids = next((name for name in _CASE_COLUMNS if name in headers), None)
+    ids = column_of(headers)
     there = [name for name in names if name in headers]
     if ids is None or not there:
         lacking = "case" if ids is None else " or ".join(names)

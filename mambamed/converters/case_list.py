@@ -24,7 +24,7 @@ names are read from the label maps.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,19 @@ from mambamed.converters.options import Wishes, kind_of_channel
 from mambamed.errors import CaseError, DatasetError
 from mambamed.io.images import case_id_of, images_by_id, read_header
 from mambamed.io.json_files import read_json
-from mambamed.io.points import Points, point_suffix, read_point_table, read_points, to_world
-from mambamed.io.tables import read_csv, unescaped
+from mambamed.io.points import (
+    POINT_CASE_COLUMNS,
+    Points,
+    point_suffix,
+    read_point_table,
+    read_points,
+    to_world,
+)
+from mambamed.io.tables import CASE_COLUMNS, column_of, read_csv, unescaped
 
 Row = Mapping[str, Any]
 
 _TABLES = (".csv", ".tsv")
-_CASE = ("case", "case_id", "id", "participant_id")
 _SUBJECT = ("subject", "subject_id", "patient", "patient_id")
 _LABEL = ("label", "seg", "segmentation", "mask")
 _POINTS = ("points", "landmarks")
@@ -98,7 +104,7 @@ def table_of(folder: Path) -> Path | None:
     for path in sorted(folder.glob("*")):
         if path.suffix.lower() in _TABLES and path.is_file() and not path.name.startswith("."):
             headers, _ = read_csv(path)
-            if _first(headers, _CASE) and not {"landmark", "x"} <= set(headers):
+            if column_of(headers) and not {"landmark", "x"} <= set(headers):
                 tables.append(path)
     return tables[0] if len(tables) == 1 else None
 
@@ -197,14 +203,14 @@ def _columns(listed: _List, wishes: Wishes) -> _Columns:
     if not listed.rows:
         raise DatasetError(f"{listed.file}: holds no case; write a row a case")
     headers = list(dict.fromkeys(key for row in listed.rows for key in row))
-    case = _first(headers, _CASE) or _first(headers, _SUBJECT)
+    case = column_of(headers) or column_of(headers, _SUBJECT)
     if case is None:
-        raise DatasetError(f"{listed.file}: no column {' or '.join(_CASE)}; name the cases")
+        raise DatasetError(f"{listed.file}: no column {' or '.join(CASE_COLUMNS)}; name the cases")
     if wishes.class_column is not None and wishes.class_column not in headers:
         shown = ", ".join(header for header in headers if header != case)
         raise DatasetError(f"--class-column {wishes.class_column}: {listed.file} has the columns {shown}")
-    subject, label, points = (_first(headers, names) for names in (_SUBJECT, _LABEL, _POINTS))
-    class_name = wishes.class_column or _first(headers, _CLASS)
+    subject, label, points = (column_of(headers, names) for names in (_SUBJECT, _LABEL, _POINTS))
+    class_name = wishes.class_column or column_of(headers, _CLASS)
     rest = [h for h in headers if h not in {case, subject, label, points, class_name}]
     named = listed.document.get("channels") or wishes.channels
     by_lower = {header.lower(): header for header in rest}
@@ -216,11 +222,6 @@ def _columns(listed: _List, wishes: Wishes) -> _Columns:
             channels = dict(zip(map(str, named), channels.values(), strict=True))
     covariates = tuple(header for header in rest if header not in channels.values())
     return _Columns(case, subject, label, points, class_name, channels, covariates)
-
-
-def _first(headers: Iterable[str], names: Sequence[str]) -> str | None:
-    by_lower = {header.lower(): header for header in headers}
-    return next((by_lower[name] for name in names if name in by_lower), None)
 
 
 def _holds_images(listed: _List, header: str) -> bool:
@@ -334,7 +335,7 @@ def _is_of_many(path: Path) -> bool:
             return False
         return all(isinstance(entry, dict) and "coordinates" not in entry for entry in document.values())
     headers, _ = read_csv(path)
-    return _first(headers, _CASE) is not None
+    return column_of(headers, POINT_CASE_COLUMNS) is not None
 
 
 def _manifest(

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from mambamed.errors import DatasetError
 from mambamed.io.json_files import read_json
-from mambamed.io.tables import read_csv, unescaped
+from mambamed.io.tables import column_of, read_csv, unescaped
 
-_CASE_COLUMNS = ("case", "case_id", "id", "participant_id")
 _CLASS_COLUMNS = ("class", "reference")
 
 
@@ -48,7 +47,7 @@ def read_reference_classes(references: Path, classes: Sequence[str]) -> Referenc
     if references.is_dir():
         return _of_prepared(references, classes)
     headers, rows = read_csv(references)
-    ids = next((name for name in _CASE_COLUMNS if name in headers), None)
+    ids = column_of(headers)
     if ids is None:
         raise DatasetError(f"{references}: no column 'case' or 'participant_id'; name the cases' column so")
     column = class_column(references, headers, rows, classes, ids)

@@ -25,13 +25,13 @@ from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import Affine, voxel_to_world
 from mambamed.io.atomic import write_text
 from mambamed.io.json_files import read_json, write_json
-from mambamed.io.tables import read_csv, unescaped, write_csv
+from mambamed.io.tables import CASE_COLUMNS, column_of, read_csv, unescaped, write_csv
 
 Point = tuple[float, float, float]
 Points = dict[str, Point]
 
 SUFFIXES = (".mrk.json", ".fcsv", ".csv", ".tsv", ".json")
-CASE_COLUMNS = ("case", "case_id", "id", "participant_id", "subject")
+POINT_CASE_COLUMNS = (*CASE_COLUMNS, "subject")
 _NAME_COLUMNS = ("landmark", "name", "label", "point", "afid")
 _AXES = {
     "RAS": (("x", "y", "z"), ("x_ras", "y_ras", "z_ras"), ("r", "a", "s"), ("x_mm", "y_mm", "z_mm")),
@@ -313,7 +313,7 @@ def _fcsv(path: Path) -> tuple[str, Points]:
 def _table(path: Path) -> tuple[str, dict[str, Points]]:
     headers, rows = read_csv(path)
     lower = {header.lower(): header for header in headers}
-    name = next((lower[word] for word in _NAME_COLUMNS if word in lower), None)
+    name = column_of(headers, _NAME_COLUMNS)
     system, axes = next(
         (
             (system, [lower[axis] for axis in triple])
@@ -327,7 +327,7 @@ def _table(path: Path) -> tuple[str, dict[str, Points]]:
         raise DatasetError(
             f"{path}: no table of points; it needs the columns landmark,x,y,z (mm, RAS+), case for several"
         )
-    case = next((lower[word] for word in CASE_COLUMNS if word in lower), None)
+    case = column_of(headers, POINT_CASE_COLUMNS)
     cases: dict[str, Points] = {}
     for row in rows:
         found = cases.setdefault(unescaped(row[case]) if case else "", {})

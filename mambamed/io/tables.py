@@ -13,6 +13,7 @@ from mambamed.io.atomic import write_text
 
 # A spreadsheet runs a cell that begins with one of these (OWASP, "CSV Injection").
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+CASE_COLUMNS = ("case", "case_id", "id", "participant_id")  # names of the column with the case ids
 
 
 def write_csv(path: Path, headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -86,3 +87,13 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
             )
         rows.append({header: cell.strip() for header, cell in zip(headers, line, strict=True)})
     return headers, rows
+
+
+def column_of(headers: Iterable[str], names: Sequence[str] = CASE_COLUMNS) -> str | None:
+    """The column with the first of these names that the table has, in any capitals.
+
+    >>> column_of(["Age", "ID"]), column_of(["age"])
+    ('ID', None)
+    """
+    by_lower = {header.lower(): header for header in headers}
+    return next((by_lower[name] for name in names if name in by_lower), None)

@@ -92,6 +92,13 @@ def test_three_classes_are_scored_as_equals(tmp_path) -> None:
     assert any("not calibrated" in note for note in found.table.notes)
 
 
+@pytest.mark.parametrize("ids", ["case", "Case_ID", "ID", "participant_id"])
+def test_the_case_column_has_one_of_four_names_in_any_capitals(tmp_path, ids) -> None:
+    write_probabilities(tmp_path / "p.csv", binary(0)[0])
+    table = write_classes(tmp_path / "classes.csv", ["NC", "AD"] * 20, ids=ids)
+    assert not evaluate_probabilities(tmp_path / "p.csv", table).faults
+
+
 def test_classes_are_found_in_the_column_that_holds_them(tmp_path) -> None:
     path = tmp_path / "participants.tsv"
     lines = [f"{case}\t{name}\t60" for case, name in zip(CASES, ["NC", "AD"] * 20, strict=True)]
