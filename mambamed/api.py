@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
+from mambamed.converters import CONVERTERS
+
 if TYPE_CHECKING:
     from mambamed.answers.classification import ClassifySummary
     from mambamed.answers.landmarks import LandmarksSummary
@@ -35,29 +37,15 @@ if TYPE_CHECKING:
     from mambamed.training import TrainSummary
     from mambamed.training.seeds import SeedsSummary
 
+    Format = str
+else:
+    Format = Literal[("auto", *CONVERTERS)]
+
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 FixGeometry = Literal["none", "reorient", "resample"]
 HD95 = Literal["pooled", "max-directed", "surface-area"]
 Empty = Literal["exclude", "brats"]
-Format = Literal[
-    "auto",
-    "landmarks",
-    "amos",
-    "amos-ct",
-    "amos-mr",
-    "nnunet",
-    "msd",
-    "brats",
-    "brats-ped2024",
-    "brats-men-rt",
-    "acdc",
-    "synapse",
-    "bids",
-    "csv",
-    "json",
-    "dicom",
-]
 Protocol = Literal[
     "mambamed",
     "brats2023",

@@ -18,7 +18,7 @@ from mambamed.answers.covariate_table import read_covariates
 from mambamed.answers.pipeline import Ready, read_case
 from mambamed.answers.saliency import grad_cam, on_native_grid
 from mambamed.cases import Case
-from mambamed.converters import find_inputs
+from mambamed.converters.inputs import find_inputs
 from mambamed.errors import CaseError, ModelError, RecipeError
 from mambamed.io.images import Image, write_image
 from mambamed.io.json_files import write_json

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mambamed.answers.pipeline import Ready, read_case
 from mambamed.cases import Case
-from mambamed.converters import find_inputs
+from mambamed.converters.inputs import find_inputs
 from mambamed.errors import CaseError, ModelError, RecipeError
 from mambamed.geometry import voxel_to_world, world_to_voxel
 from mambamed.io.images import Image

@@ -15,7 +15,7 @@ from mambamed.answers.mask_files import Wanted, missing
 from mambamed.answers.pipeline import predict_cases
 from mambamed.answers.postprocess import check_names
 from mambamed.cases import Case
-from mambamed.converters import find_inputs
+from mambamed.converters.inputs import find_inputs
 from mambamed.errors import ModelError, RecipeError
 from mambamed.io.dicom_seg import check_dicom_seg
 from mambamed.jobs.record import Record, sha256_of

@@ -15,14 +15,16 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mambamed.cases import Case, RawDataset
-from mambamed.converters.inputs import find_inputs
 from mambamed.converters.options import Wishes
 from mambamed.errors import DatasetError
-from mambamed.progress import Progress
 
-# In the order in which "auto" asks them.
+if TYPE_CHECKING:  # `--help` reads CONVERTERS, and must not wait for the readers
+    from mambamed.cases import Case, RawDataset
+    from mambamed.progress import Progress
+
+# Choices of `prepare --format`, in the order in which "auto" tries them.
 CONVERTERS = {
     "landmarks": "mambamed.converters.landmark_set",
     "amos": "mambamed.converters.amos",
@@ -41,7 +43,7 @@ CONVERTERS = {
     "dicom": "mambamed.converters.dicom",
 }
 
-__all__ = ["CONVERTERS", "Wishes", "convert", "find_inputs"]
+__all__ = ["CONVERTERS", "Wishes", "convert"]
 
 
 def convert(

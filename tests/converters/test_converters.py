@@ -3,13 +3,17 @@ for a converter reads no voxel."""
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
+from typer.testing import CliRunner
 
-from mambamed import api
-from mambamed.converters import CONVERTERS, convert, find_inputs
+from mambamed.cli.commands import app
+from mambamed.cli.reference import reference
+from mambamed.converters import CONVERTERS, convert
+from mambamed.converters.inputs import find_inputs
 from mambamed.errors import DatasetError
 from mambamed.recipe import load_recipe, shipped_recipes
 
@@ -391,8 +395,19 @@ def test_a_document_that_cannot_be_right_is_refused(tmp_path, changes, words) ->
         convert(msd(tmp_path, **changes))
 
 
-def test_every_converter_is_a_format_of_the_command_line() -> None:
-    assert get_args(api.Format) == ("auto", *CONVERTERS)
+def test_every_converter_is_a_choice_of_the_command_line() -> None:
+    section = re.search(r"`--format` ([^|]+) \|", reference())
+    assert section is not None and section[1].split(", ") == ["auto", *CONVERTERS]
+    refused = CliRunner().invoke(app, ["prepare", "anything", "--format", "tiff"])
+    assert refused.exit_code == 2 and "'tiff' is not one of 'auto'" in refused.output
+
+
+def test_the_names_of_formats_are_known_without_the_readers() -> None:
+    code = (
+        "import sys, mambamed.converters; print(sorted({'numpy', 'pydantic', 'nibabel'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
 
 
 def amos(folder: Path) -> Path:

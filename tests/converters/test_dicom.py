@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 
-from mambamed.converters import convert, find_inputs
+from mambamed.converters import convert
 from mambamed.converters.dicom import series_cases
+from mambamed.converters.inputs import find_inputs
 from mambamed.errors import CaseError, DatasetError
 from mambamed.io.images import read_image
 from tests.real_data import DATA

@@ -8,7 +8,8 @@ import shutil
 import pytest
 
 from mambamed.answers.segmentation import predict
-from mambamed.converters import convert, find_inputs
+from mambamed.converters import convert
+from mambamed.converters.inputs import find_inputs
 from mambamed.errors import DatasetError
 from mambamed.preparation.prepare import prepare
 from tests.answers.stubs import stub_run
