@@ -1,30 +1,21 @@
-"""mambamed: 3D medical imaging on Mamba networks.
+"""mambamed: 3D medical imaging with Mamba networks.
 
-The way of a scan, one folder a station:
-
-    converters   files on disk -> cases
-    preparation  cases -> prepared dataset (orient, crop, resample, normalize, plan, store)
-    batches      prepared dataset -> batches (sampling, augmentation)
-    ssm          the selective scan and the Mamba block, alone in its wing
-    networks     batches -> logits, one file an architecture
-    tasks        what is asked of the network
-    runs         the run folder
-    training     the loop
-    inference    logits -> native space
-    evaluation   predictions and references -> tables, through metrics and report
-    io           every file is read and written here
-    recipe, cases, geometry, errors: the words all others speak
-
-The verbs (`prepare`, `train`, `predict`, `classify`, `evaluate`, ...) are functions of `mambamed.api`
-and commands of the same names and parameters on the command line.
+The commands are functions of this package, with the same names and parameters: `mambamed.predict` is
+`mambamed predict`. A path may be a `str` or a `Path`, and a parameter that takes a list also takes one value.
+`docs/architecture.md` describes the packages below this one and the path of a scan through them.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
+import os
+import typing
+from collections.abc import Callable
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "classify",
     "compare",
@@ -44,5 +35,48 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(importlib.import_module("mambamed.api"), name)
+        return _with_checked_arguments(getattr(importlib.import_module("mambamed.api"), name))
     raise AttributeError(f"module 'mambamed' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _with_checked_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a command so that its arguments are converted to, or checked against, the types it declares."""
+    scope = vars(importlib.import_module(function.__module__))
+    signature = inspect.signature(function)
+    types = {
+        name: typing.get_args(eval(parameter.annotation, scope))[0]  # the annotations of our own api module
+        for name, parameter in signature.parameters.items()
+        if name != "progress"
+    }
+
+    @functools.wraps(function)
+    def checked(*arguments: Any, **options: Any) -> Any:
+        given = signature.bind(*arguments, **options)
+        for name, value in given.arguments.items():
+            if name in types:
+                given.arguments[name] = _checked(value, types[name], f"{function.__name__}(): {name}")
+        return function(*given.args, **given.kwargs)
+
+    return checked
+
+
+def _checked(value: Any, kind: Any, where: str) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
+    from mambamed.documents.base import fact_of
+    from mambamed.errors import RecipeError
+
+    if isinstance(value, os.PathLike) and "Path" not in str(kind):
+        value = os.fspath(value)
+    if isinstance(value, (str, os.PathLike)) and "list[" in str(kind):
+        value = [value]
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        fact = "expected a path, got " + repr(value) if fault["type"] == "path_type" else fact_of(fault)
+        raise RecipeError(f"{where}: {fact}. Correct the argument.") from error
