@@ -10,6 +10,7 @@ import typer
 from mambamed.cli.commands import app
 from mambamed.cli.reference import reference
 from mambamed.recipe import load_recipe, shipped_recipes
+from tests.answers.stubs import stub_run, write_blobs
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -66,6 +67,29 @@ def test_the_scripts_two_commands_are_those_of_the_readme() -> None:
     assert "sh run test" in (ROOT / ".ci" / "run").read_text()
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/scan.md"])
+def test_python_examples_run(page, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stub_run(tmp_path / "runs" / "brats_nnmamba")
+    write_blobs(tmp_path / "new_patients", 1)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(block, {})
+    if page == "README.md":
+        assert (tmp_path / "predictions" / "new_patients" / "case_0.nii.gz").is_file()
+
+
+def test_every_link_between_pages_leads_to_a_file() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    links = [
+        (page, link)
+        for page in pages
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    ]
+    assert [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()] == []
+
+
 def test_the_command_reference_is_up_to_date() -> None:
     written = (ROOT / "docs" / "commands.md").read_text()
     assert written == reference(), "run: python -m mambamed.cli.reference > docs/commands.md"
@@ -76,9 +100,10 @@ def test_no_page_names_a_path_of_a_machine() -> None:
         assert not re.search(r"/(home|root|Users|tmp)/", page.read_text()), page
 
 
-def test_every_promise_of_security_names_tests_that_exist() -> None:
-    text = (ROOT / "SECURITY.md").read_text()
-    for path in re.findall(r"tests/[\w/]+(?:\.py)?", text):
+@pytest.mark.parametrize("page", ["SECURITY.md", "docs/scan.md", "docs/networks.md"])
+def test_every_test_that_a_page_names_exists(page) -> None:
+    text = (ROOT / page).read_text()
+    for path in re.findall(r"(?:tests|mambamed|benchmarks)/[\w/]+(?:\.py)?", text):
         assert (ROOT / path).exists(), path
     for name in re.findall(r"`(test_\w+\.py)`", text):
         assert (ROOT / "tests" / "faults" / name).is_file(), name

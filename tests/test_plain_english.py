@@ -48,8 +48,6 @@ BANNED = {
 }
 # Not rewritten yet: pages, or modules and folders of the package.
 NOT_YET = (
-    "CHANGELOG.md",
-    "README.md",
     "SECURITY.md",
     "docs",
     "mambamed/answers",
