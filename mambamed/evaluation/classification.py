@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from mambamed.documents.evaluation import ClassificationSettings, ClassificationSummary, ClassRow
 from mambamed.errors import CaseError, DatasetError
 from mambamed.evaluation.reference_classes import ReferenceClasses, read_reference_classes
-from mambamed.io.json_files import write_json
 from mambamed.io.probabilities import Probabilities, names_probabilities, read_probabilities
 from mambamed.io.tables import write_csv
 from mambamed.metrics.classification import (
@@ -29,7 +29,6 @@ from mambamed.metrics.classification import (
 from mambamed.metrics.statistics import bootstrap_interval
 from mambamed.report.tables import Table, shown, write_table
 
-FORMAT = 1
 ALL = "all"
 _NOWHERE = (math.nan, math.nan)
 # metric -> its heading; of two classes and of more. "paper" columns are in per cent, as papers print them.
@@ -88,7 +87,7 @@ class ClassEvaluation:
 
     table: Table
     runs: tuple[RunScores, ...]
-    summaries: tuple[dict[str, Any], ...]
+    summaries: tuple[ClassRow, ...]
     classes: tuple[str, ...]
     settings: Mapping[str, Any]
     output: Path | None = None
@@ -224,7 +223,7 @@ def _settings(
     from mambamed import __version__
 
     return {
-        "classes": list(classes),
+        "classes": tuple(classes),
         "positive": classes[1] if len(classes) == 2 else None,
         "thresholds": {name: table.threshold for name, table in tables.items()},
         "calibrated": {name: table.calibrated for name, table in tables.items()},
@@ -341,23 +340,18 @@ def _written(
     write_csv(
         paths[1],
         ["name", "metric", "mean", "sd", "ci_low", "ci_high", "runs"],
-        [
-            [s["name"], s["metric"], s["mean"], s["sd"], *s["interval"], len(evaluation.runs)]
-            for s in evaluation.summaries
-        ],
+        [[s.name, s.metric, s.mean, s.sd, *s.interval, len(evaluation.runs)] for s in evaluation.summaries],
     )
-    document = {
-        "format": FORMAT,
-        "settings": dict(evaluation.settings),
-        "summaries": list(evaluation.summaries),
-        "runs": {run.name: _plain(run.scores) for run in evaluation.runs},
-        "faults": [str(fault) for fault in evaluation.faults],
-    }
-    write_json(paths[2], document)
+    ClassificationSummary(
+        settings=ClassificationSettings(**evaluation.settings),
+        summaries=evaluation.summaries,
+        runs={run.name: _plain(run.scores) for run in evaluation.runs},
+        faults=tuple(str(fault) for fault in evaluation.faults),
+    ).write(paths[2])
     return replace(evaluation, written=(*written, *paths))
 
 
-def _summaries(runs: Sequence[RunScores], classes: Sequence[str]) -> list[dict[str, Any]]:
+def _summaries(runs: Sequence[RunScores], classes: Sequence[str]) -> list[ClassRow]:
     """A row a metric, means over runs; an interval where there is one run."""
     two = len(classes) == 2
     name = classes[1] if two else ALL
@@ -371,13 +365,13 @@ def _summaries(runs: Sequence[RunScores], classes: Sequence[str]) -> list[dict[s
     return rows
 
 
-def _row(name: str, metric: str, values: Sequence[float], interval: tuple[float, float]) -> dict[str, Any]:
+def _row(name: str, metric: str, values: Sequence[float], interval: tuple[float, float]) -> ClassRow:
     mean, sd = _mean_and_sd(values)
-    return {"name": name, "metric": metric, "mean": mean, "sd": sd, "interval": list(interval)}
+    return ClassRow(name=name, metric=metric, mean=mean, sd=sd, interval=interval)
 
 
 def _plain(scores: BinaryScores | MulticlassScores) -> dict[str, Any]:
     return {
-        key: value.tolist() if isinstance(value, np.ndarray) else value
+        key: tuple(map(tuple, value.tolist())) if isinstance(value, np.ndarray) else value
         for key, value in asdict(scores).items()
     }

@@ -1,4 +1,4 @@
-"""Do models really differ? Evaluations of the same cases, compared case by case."""
+"""Compare evaluations of the same cases, case by case."""
 
 from __future__ import annotations
 
@@ -76,23 +76,23 @@ def compare(
 ) -> Comparison:
     """Compare evaluations of the same cases: paired tests, intervals of differences, ranks.
 
-    Of masks, an infinite distance and a case that could not be scored enter with the penalty they had in the
-    evaluation; a region in neither mask counts as perfect where another model invented it, and is left out
-    where all agree. Of landmarks, errors are compared over the points that all models found, and a miss is a
-    failure in the success rate. Of classes, accuracy, Brier score and, of two, AUC are compared.
+    Segmentation: infinite distances and cases that could not be scored enter with the penalty of the
+    evaluation; a region in neither mask counts as perfect if another model invented it, and is left out
+    if all agree. Landmarks: errors are compared over the points that all models found; in the success rate, a
+    miss is a failure. Classification: accuracy, Brier score and, for two classes, AUC are compared.
 
     Args:
         evaluations: two or more folders that `evaluate -o` wrote.
-        common: compare the cases that all have, where their sets differ, instead of refusing.
+        common: compare the cases that all have, instead of rejecting evaluations of different cases.
         level: confidence of the intervals.
         seed: of bootstrap and sign flips.
         output: folder for `comparison.csv`, `comparison.json` and the table as Markdown and LaTeX.
 
     Raises:
-        DatasetError: fewer than two, not such folders, other tasks, cases or rules, no metric in common.
+        DatasetError: fewer than two, not such folders, different tasks, cases or rules, no metric in common.
     """
     if len(evaluations) < 2:
-        raise DatasetError("compare: give two or more folders of evaluations")
+        raise DatasetError("compare: expected two or more folders of evaluations. Add one.")
     read = [read_back(path, name) for path, name in zip(evaluations, _names(evaluations), strict=True)]
     _check_alike(read)
     units = _shared_units(read, common)
@@ -100,7 +100,7 @@ def compare(
         question for question in read[0].questions if all(question in other.questions for other in read[1:])
     ]
     if not questions:
-        raise DatasetError("compare: no region and metric in common; evaluate both with the same ones")
+        raise DatasetError("compare: no region and metric in common. Evaluate both with the same metrics.")
     differences, rank_rows = [], []
     for question in questions:
         kept, values = _paired(read, units, question)
@@ -132,27 +132,28 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _check_alike(read: Sequence[Evaluated]) -> None:
-    """Refuse what cannot be compared.
+    """Reject what cannot be compared.
 
     Raises:
-        DatasetError: evaluations of other tasks, under other rules, or against other classes of the cases.
+        DatasetError: different tasks, different rules, or different reference classes.
     """
     first = read[0]
     for other in read[1:]:
         if other.task != first.task:
             raise DatasetError(
-                f"compare: {first.name} is about {first.task}, {other.name} about {other.task}; "
-                "compare evaluations of one task"
+                f"compare: {first.name} evaluates {first.task}, but {other.name} {other.task}. Compare "
+                "evaluations of the same task."
             )
         if other.rules != first.rules:
             raise DatasetError(
-                f"compare: evaluated under other rules ({first.rules} | {other.rules}); do both alike"
+                f"compare: {first.name} and {other.name} follow different rules ({first.rules} | "
+                f"{other.rules}). Evaluate both with the same options."
             )
         for case in sorted(set(first.truth) & set(other.truth)):
             if first.truth[case] != other.truth[case]:
                 raise DatasetError(
-                    f"compare: {case} is {first.truth[case]} to {first.name}, {other.truth[case]} to "
-                    f"{other.name}; evaluate both against one reference"
+                    f"compare: {case} is {first.truth[case]} in {first.name}, but {other.truth[case]} in "
+                    f"{other.name}. Evaluate both against the same reference."
                 )
 
 
@@ -160,17 +161,17 @@ def _shared_units(read: Sequence[Evaluated], common: bool) -> list[str]:
     sets = [set(evaluated.cases) for evaluated in read]
     shared = set.intersection(*sets)
     if not shared:
-        raise DatasetError("compare: no case in common; evaluate the same cases")
+        raise DatasetError("compare: the evaluations have no case in common. Evaluate the same cases.")
     if not common and any(units != shared for units in sets):
-        told = "; ".join(
-            f"{evaluated.name} alone or with some: {', '.join(_cases(evaluated, units - shared)[:5])}"
+        extra = "; ".join(
+            f"only some have {', '.join(_cases(evaluated, units - shared)[:5])} of {evaluated.name}"
             for evaluated, units in zip(read, sets, strict=True)
             if units - shared
         )
         count = len(_cases(read[0], shared))
         raise DatasetError(
-            f"compare: other cases ({told}); evaluate the same, or compare the {count} common ones "
-            "with --common"
+            f"compare: the evaluations cover different cases ({extra}). Evaluate the same cases, or compare "
+            f"the {count} common ones with --common."
         )
     return sorted(shared)
 

@@ -188,7 +188,7 @@ def _settings(pairing: Pairing, metrics: Sequence[Metric], rules: Rules, level: 
 
     return {
         "protocol": rules.name,
-        "metrics": [metric.name for metric in metrics],
+        "metrics": tuple(metric.name for metric in metrics),
         "rules": rules.describe(),
         "source": rules.source,
         "miss": rules.fractions[1],

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mambamed.converters import brats
+from mambamed.documents.evaluation import SegmentationSettings, SegmentationSummary
 from mambamed.errors import MambamedError
 from mambamed.evaluation.result import Evaluation
 from mambamed.evaluation.scoring import CaseScores, on_grid_of
-from mambamed.evaluation.summary import case_rows, nnunet_document, penalty_of, summary_rows
+from mambamed.evaluation.summary import case_rows, nnunet_keys, penalty_of, summary_rows
 from mambamed.io.images import SUFFIXES, Image, read_header, read_image
-from mambamed.io.json_files import write_json
 from mambamed.io.tables import write_csv
 from mambamed.metrics import METRICS, Metric
 from mambamed.metrics.rules import Rules
 from mambamed.report.page import Distribution, Page, WorstCase, write_page
 from mambamed.report.pictures import PicturedCase, render_cases
 from mambamed.report.tables import Table
-
-FORMAT = 1
 
 
 def write_tables(evaluation: Evaluation) -> list[Path]:
@@ -34,14 +31,13 @@ def write_tables(evaluation: Evaluation) -> list[Path]:
     paths = [output / name for name in ("cases.csv", "summary.csv", "summary.json")]
     write_csv(paths[0], *case_rows(evaluation.cases, list(regions), evaluation.metrics, evaluation.rules))
     write_csv(paths[1], *summary_rows(evaluation.summaries))
-    document = nnunet_document(evaluation.cases, regions, evaluation.metrics) | {
-        "format": FORMAT,
-        "regions": {name: list(members) for name, members in regions.items()},
-        "settings": dict(evaluation.settings),
-        "summaries": [asdict(summary) for summary in evaluation.summaries],
-        "faults": [str(fault) for fault in evaluation.faults],
-    }
-    write_json(paths[2], document)
+    SegmentationSummary(
+        **nnunet_keys(evaluation.cases, regions, evaluation.metrics),
+        regions=dict(regions),
+        settings=SegmentationSettings(**evaluation.settings),
+        summaries=evaluation.summaries,
+        faults=tuple(str(fault) for fault in evaluation.faults),
+    ).write(paths[2])
     return paths
 
 

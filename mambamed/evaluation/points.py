@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mambamed.converters.point_sets import PointSet, read_point_set
+from mambamed.documents.evaluation import CasePoints, LandmarkRow, LandmarksSettings, LandmarksSummary
 from mambamed.errors import CaseError, DatasetError
-from mambamed.io.json_files import write_json
 from mambamed.io.points import Points
 from mambamed.io.tables import write_csv
 from mambamed.metrics.points import (
@@ -26,9 +26,7 @@ from mambamed.metrics.statistics import bootstrap_interval
 from mambamed.report.page import Distribution, Page, WorstCase, write_page
 from mambamed.report.tables import Table, shown, write_table
 
-FORMAT = 1
 ALL = "all"
-METRIC = "error_mm"
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def evaluate_points(
     settings = {
         "predictions": found.source,
         "references": truth.source,
-        "sdr_mm": list(distances_mm),
+        "sdr_mm": tuple(distances_mm),
         "confidence": level,
         "mambamed": _version(),
     }
@@ -245,32 +243,32 @@ def _written(
     written += [output / "cases.csv", output / "summary.csv"]
     if report:
         written.append(_report(evaluation, headers, rows, worst))
-    document = {
-        "format": FORMAT,
-        "settings": dict(evaluation.settings),
-        "summaries": [_summary(evaluation, s) for s in evaluation.summaries[:-1]],
-        "overall": _summary(evaluation, evaluation.summaries[-1]),
-        "cases": {case: asdict(score) for case, score in evaluation.cases.items()},
-        "faults": [str(fault) for fault in evaluation.faults],
-    }
-    write_json(output / "summary.json", document)
+    LandmarksSummary(
+        settings=LandmarksSettings(**evaluation.settings),
+        summaries=tuple(_row(evaluation, s) for s in evaluation.summaries[:-1]),
+        overall=_row(evaluation, evaluation.summaries[-1]),
+        cases={
+            case: CasePoints(errors_mm=dict(s.errors_mm), missed=s.missed, spurious=s.spurious)
+            for case, s in evaluation.cases.items()
+        },
+        faults=tuple(str(fault) for fault in evaluation.faults),
+    ).write(output / "summary.json")
     return replace(evaluation, written=(*written, output / "summary.json"))
 
 
-def _summary(evaluation: PointEvaluation, s: LandmarkSummary) -> dict[str, Any]:
-    return {
-        "name": s.name,
-        "metric": METRIC,
-        "mean": s.mre_mm,
-        "sd": s.sd_mm,
-        "interval": list(evaluation.intervals[s.name]),
-        "median": s.median_mm,
-        "max": s.max_mm,
-        "found": s.found,
-        "expected": s.expected,
-        "spurious": s.spurious,
-        "sdr": {f"{d:g}": value for d, value in s.sdr.items()},
-    }
+def _row(evaluation: PointEvaluation, s: LandmarkSummary) -> LandmarkRow:
+    return LandmarkRow(
+        name=s.name,
+        mean=s.mre_mm,
+        sd=s.sd_mm,
+        interval=evaluation.intervals[s.name],
+        median=s.median_mm,
+        max=s.max_mm,
+        found=s.found,
+        expected=s.expected,
+        spurious=s.spurious,
+        sdr={f"{d:g}": value for d, value in s.sdr.items()},
+    )
 
 
 def _summary_rows(evaluation: PointEvaluation) -> tuple[list[str], list[list[Any]]]:

@@ -6,10 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from mambamed.documents.evaluation import (
+    ClassificationSummary,
+    LandmarksSummary,
+    SegmentationSummary,
+    read_summary,
+)
 from mambamed.errors import DatasetError
-from mambamed.io.json_files import read_json
 from mambamed.io.tables import read_csv, unescaped
 from mambamed.metrics import METRICS, parse_metric
 
@@ -41,7 +45,7 @@ class Evaluated:
 
     Attributes:
         name: for people.
-        task: "masks", "landmarks" or "classes".
+        task: "segmentation", "landmarks" or "classification".
         questions: what was measured.
         values: (unit, region, metric) -> value, with penalties put in. A unit is a case; of landmarks it is a
             case and a landmark.
@@ -71,16 +75,12 @@ def read_back(folder: Path, name: str) -> Evaluated:
     Raises:
         DatasetError: no such folder, or tables of another version.
     """
-    document = read_json(folder / "summary.json")
-    settings = document.get("settings") if isinstance(document, dict) else None
-    if isinstance(settings, dict):
-        if "metrics" in settings and "regions" in document:
-            return _of_masks(folder, name, document, settings)
-        if "sdr_mm" in settings:
-            return _of_landmarks(folder, name, settings)
-        if "classes" in settings:
-            return _of_classes(folder, name, settings)
-    raise DatasetError(f"{folder}: was not written by mambamed evaluate; give a folder of its -o")
+    summary = read_summary(folder / "summary.json")
+    if isinstance(summary, SegmentationSummary):
+        return _of_masks(folder, name, summary)
+    if isinstance(summary, LandmarksSummary):
+        return _of_landmarks(folder, name, summary)
+    return _of_classes(folder, name, summary)
 
 
 def _rows(folder: Path, needed: Sequence[str]) -> list[dict[str, str]]:
@@ -103,42 +103,40 @@ def _number(folder: Path, line: int, cell: str) -> float:
         raise DatasetError(f"{folder / 'cases.csv'}:{line}: {error}; evaluate again") from error
 
 
-def _of_masks(folder: Path, name: str, document: Mapping[str, Any], settings: Mapping[str, Any]) -> Evaluated:
+def _of_masks(folder: Path, name: str, summary: SegmentationSummary) -> Evaluated:
     """An infinite distance and a case that could not be scored have the penalty of the evaluation.
 
     A region in neither mask counts as perfect where another model invented it.
     """
-    metrics = [parse_metric(text) for text in settings["metrics"]]
+    metrics = [parse_metric(text) for text in summary.settings.metrics]
     rows = _rows(
         folder, ["case", "region", "subject", "penalty_mm", "presence", *(metric.name for metric in metrics)]
     )
-    miss = float(settings.get("miss", 0.0))
     values: dict[tuple[str, str, str], float] = {}
     for line, row in enumerate(rows, start=2):
         for metric in metrics:
             value = _number(folder, line, row[metric.name])
             if math.isinf(value) or row["presence"] == "unscored":
                 lower = METRICS[metric.kind].better == "lower"
-                value = _number(folder, line, row["penalty_mm"]) if lower else miss
+                value = _number(folder, line, row["penalty_mm"]) if lower else summary.settings.miss
             values[row["case"], row["region"], metric.name] = value
     perfect = {"higher": 1.0, "lower": 0.0}
     questions = [
         Question(region, metric.name, better == "higher", perfect[better])
-        for region in document["regions"]
+        for region in summary.regions
         for metric in metrics
         if (better := METRICS[metric.kind].better)
     ]
     cases = {row["case"]: row["case"] for row in rows}
     subjects = {row["case"]: row["subject"] for row in rows}
-    rules = f"{settings.get('protocol')}: {settings.get('rules')}"
-    return Evaluated(name, "masks", tuple(questions), values, subjects, cases, rules)
+    rules = f"{summary.settings.protocol}: {summary.settings.rules}"
+    return Evaluated(name, "segmentation", tuple(questions), values, subjects, cases, rules)
 
 
-def _of_landmarks(folder: Path, name: str, settings: Mapping[str, Any]) -> Evaluated:
+def _of_landmarks(folder: Path, name: str, summary: LandmarksSummary) -> Evaluated:
     """A landmark that was missed has no error, and is a failure at every distance of the success rate."""
     rows = _rows(folder, ["case", "landmark", "status", _ERROR])
-    distances = [float(distance) for distance in settings["sdr_mm"]]
-    rates = {f"sdr_{distance:g}mm": distance for distance in distances}
+    rates = {f"sdr_{distance:g}mm": distance for distance in summary.settings.sdr_mm}
     values: dict[tuple[str, str, str], float] = {}
     subjects, cases = {}, {}
     for line, row in enumerate(rows, start=2):
@@ -156,9 +154,9 @@ def _of_landmarks(folder: Path, name: str, settings: Mapping[str, Any]) -> Evalu
     return Evaluated(name, "landmarks", tuple(questions), values, subjects, cases, rules)
 
 
-def _of_classes(folder: Path, name: str, settings: Mapping[str, Any]) -> Evaluated:
+def _of_classes(folder: Path, name: str, summary: ClassificationSummary) -> Evaluated:
     """Whether the answer was right, and the squared error of the probabilities; means over the tables."""
-    classes = tuple(str(each) for each in settings["classes"])
+    classes = summary.settings.classes
     rows = _rows(folder, ["case", "run", "reference", "right", "subject", *classes])
     seen: dict[tuple[str, str], list[float]] = {}
     runs: dict[str, dict[str, float]] = {}
@@ -176,7 +174,7 @@ def _of_classes(folder: Path, name: str, settings: Mapping[str, Any]) -> Evaluat
     rules = f"classes {', '.join(classes)}, each model at its own threshold"
     return Evaluated(
         name,
-        "classes",
+        "classification",
         questions,
         values,
         subjects,

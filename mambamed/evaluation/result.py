@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mambamed.documents.evaluation import RegionRow
 from mambamed.errors import CaseError
 from mambamed.evaluation.scoring import CaseScores
-from mambamed.evaluation.summary import MetricSummary
 from mambamed.metrics import Metric
 from mambamed.metrics.rules import Rules
 from mambamed.report.tables import Table
@@ -34,7 +34,7 @@ class Evaluation:
     """
 
     table: Table
-    summaries: tuple[MetricSummary, ...]
+    summaries: tuple[RegionRow, ...]
     cases: tuple[CaseScores, ...]
     regions: Mapping[str, tuple[int, ...]]
     metrics: tuple[Metric, ...]

@@ -4,52 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from mambamed.documents.evaluation import NnunetCase, RegionRow
 from mambamed.evaluation.scoring import CaseScores
 from mambamed.metrics import METRICS, Metric
 from mambamed.metrics.rules import Rules
 from mambamed.metrics.statistics import bootstrap_interval
-
-
-@dataclass(frozen=True)
-class MetricSummary:
-    """One metric of one region over all cases.
-
-    Attributes:
-        region, metric: names, as in `cases.csv`.
-        cases: how many references there are.
-        defined: how many of them have a finite value; mean and the like are over these.
-        empty: cases left out because the metric is undefined there: the region is in neither mask, by
-            rule, or not in the one that the metric divides by, as in recall.
-        infinite: cases whose value is infinite: one of the masks is empty.
-        unscored: cases without a usable prediction.
-        mean, sd, median, low, high: of the defined values; sd with n - 1; low and high are quartiles.
-        minimum, maximum: of the defined values.
-        mean_penalized: mean over the defined, the infinite and the unscored cases, the latter two with the
-            stated penalty (distances) or as a miss (fractions).
-        interval: bootstrap confidence interval of the mean, by subject.
-    """
-
-    region: str
-    metric: str
-    cases: int
-    defined: int
-    empty: int
-    infinite: int
-    unscored: int
-    mean: float
-    sd: float
-    median: float
-    low: float
-    high: float
-    minimum: float
-    maximum: float
-    mean_penalized: float
-    interval: tuple[float, float] = (math.nan, math.nan)
 
 
 def summarize(
@@ -58,14 +21,14 @@ def summarize(
     metrics: Sequence[Metric],
     rules: Rules,
     level: float = 0.95,
-) -> list[MetricSummary]:
+) -> list[RegionRow]:
     """The summary of every region in every metric, region by region; `level` is that of the intervals."""
     return [_summarize(cases, region, metric, rules, level) for region in regions for metric in metrics]
 
 
 def _summarize(
     cases: Sequence[CaseScores], region: str, metric: Metric, rules: Rules, level: float
-) -> MetricSummary:
+) -> RegionRow:
     better = METRICS[metric.kind].better
     finite, subjects, penalized, empty, infinite, unscored = [], [], [], 0, 0, 0
     for case in cases:
@@ -89,9 +52,9 @@ def _summarize(
     values = np.array(finite)
     some = bool(finite)
     low, median, high = np.percentile(values, (25, 50, 75)) if some else (math.nan,) * 3
-    return MetricSummary(
-        region,
-        metric.name,
+    return RegionRow(
+        region=region,
+        metric=metric.name,
         cases=len(cases),
         defined=len(finite),
         empty=empty,
@@ -120,7 +83,7 @@ def penalty_of(case: CaseScores, better: str, rules: Rules) -> float:
     return math.nan
 
 
-def average_over_regions(summaries: Sequence[MetricSummary], metric: str, penalized: bool = False) -> float:
+def average_over_regions(summaries: Sequence[RegionRow], metric: str, penalized: bool = False) -> float:
     """Mean of the regions' means; NaN where any is undefined."""
     values = [s.mean_penalized if penalized else s.mean for s in summaries if s.metric == metric]
     return float(np.mean(values)) if values else math.nan
@@ -149,7 +112,7 @@ def case_rows(
     return headers, rows
 
 
-def summary_rows(summaries: Sequence[MetricSummary]) -> tuple[list[str], list[list[Any]]]:
+def summary_rows(summaries: Sequence[RegionRow]) -> tuple[list[str], list[list[Any]]]:
     """`summary.csv`: a row a region and metric."""
     headers = [
         "region", "metric", "mean", "sd", "ci_low", "ci_high", "median", "quartile_low", "quartile_high",
@@ -165,30 +128,28 @@ def summary_rows(summaries: Sequence[MetricSummary]) -> tuple[list[str], list[li
     return headers, rows
 
 
-def nnunet_document(
+def nnunet_keys(
     cases: Sequence[CaseScores], regions: Mapping[str, Sequence[int]], metrics: Sequence[Metric]
 ) -> dict[str, Any]:
-    """`summary.json` in nnU-Net's schema: `metric_per_case`, `mean`, `foreground_mean`.
+    """nnU-Net's keys of `summary.json`: `metric_per_case`, `mean`, `foreground_mean`.
 
     As there, labels are keyed by number and regions by their tuple, Dice and IoU are NaN where a region is in
     neither mask, and means leave NaN out. Our metrics stand beside nnU-Net's under their own names. Cases
     that could not be scored are in our `faults`, not here.
     """
     keys = {name: _nnunet_key(members) for name, members in regions.items()}
-    per_case = []
-    for case in cases:
-        if case.fault is None:
-            scored = {keys[n]: _nnunet_metrics(case, n, metrics) for n in regions if n in case.regions}
-            per_case.append(
-                {
-                    "metrics": scored,
-                    "prediction_file": str(case.prediction),
-                    "reference_file": str(case.reference),
-                }
-            )
+    per_case = tuple(
+        NnunetCase(
+            metrics={keys[n]: _nnunet_metrics(case, n, metrics) for n in regions if n in case.regions},
+            prediction_file=str(case.prediction),
+            reference_file=str(case.reference),
+        )
+        for case in cases
+        if case.fault is None
+    )
     mean = {}
     for key in keys.values():
-        rows = [entry["metrics"][key] for entry in per_case if key in entry["metrics"]]
+        rows = [entry.metrics[key] for entry in per_case if key in entry.metrics]
         mean[key] = {name: _mean([row[name] for row in rows]) for name in (rows[0] if rows else {})}
     names = next(iter(mean.values()), {})
     foreground = {name: _mean([row[name] for row in mean.values()]) for name in names}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from mambamed.evaluation.summary import MetricSummary, average_over_regions
+from mambamed.documents.evaluation import RegionRow
+from mambamed.evaluation.summary import average_over_regions
 from mambamed.metrics import METRICS, Metric
 from mambamed.report.tables import Table, paper_table, shown
 
@@ -14,7 +15,7 @@ _PAPER_METRICS = {"dice": "dice", "dsc": "dice", "hd95": "hd95"}
 
 
 def summary_table(
-    summaries: Sequence[MetricSummary], metrics: Sequence[Metric], notes: Sequence[str], level: float
+    summaries: Sequence[RegionRow], metrics: Sequence[Metric], notes: Sequence[str], level: float
 ) -> Table:
     """Mean ± SD of each region and metric, its confidence interval, and over how many cases.
 
@@ -41,7 +42,7 @@ def summary_table(
     return Table(title, headers, rows, notes)
 
 
-def detail_table(summaries: Sequence[MetricSummary], notes: Sequence[str], level: float) -> Table:
+def detail_table(summaries: Sequence[RegionRow], notes: Sequence[str], level: float) -> Table:
     """The same, a row a region and metric, with median and quartiles: for the report page."""
     headers = [
         "region",
@@ -63,7 +64,7 @@ def detail_table(summaries: Sequence[MetricSummary], notes: Sequence[str], level
 
 
 def brats_table(
-    summaries: Sequence[MetricSummary], name: str, paper: Mapping[str, float | str] | None = None
+    summaries: Sequence[RegionRow], name: str, paper: Mapping[str, float | str] | None = None
 ) -> Table:
     """WT, TC, ET (or whatever regions there are) and their average, in Dice and HD95, as papers print them.
 
@@ -107,7 +108,7 @@ def _paper_means(paper: Mapping[str, float | str]) -> dict[tuple[str, str], floa
     return means
 
 
-def _columns(summaries: Sequence[MetricSummary], metrics: Sequence[Metric]) -> list[tuple[Metric, str]]:
+def _columns(summaries: Sequence[RegionRow], metrics: Sequence[Metric]) -> list[tuple[Metric, str]]:
     columns = []
     for metric in metrics:
         found = [s for s in summaries if s.metric == metric.name]
@@ -119,7 +120,7 @@ def _columns(summaries: Sequence[MetricSummary], metrics: Sequence[Metric]) -> l
     return columns
 
 
-def _cell(summary: MetricSummary, column: str) -> str:
+def _cell(summary: RegionRow, column: str) -> str:
     if column == "misses":
         return shown(summary.mean_penalized)
     if column == "interval":

@@ -80,7 +80,7 @@ def validate_classification(
     for line in (evaluation.table.title, *(" | ".join(row) for row in evaluation.table.rows)):
         journal.say(line)
     journal.say("epoch, threshold and temperature were chosen on these very cases: test on others")
-    scores = {s["name"]: s["mean"] for s in evaluation.summaries if s["metric"] == task.score_name}
+    scores = {s.name: s.mean for s in evaluation.summaries if s.metric == task.score_name}
     return VolumeScores(scores, tuple(str(fault) for fault in evaluation.faults))
 
 

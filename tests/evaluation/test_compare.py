@@ -149,14 +149,15 @@ def test_what_is_not_alike_is_never_compared(tmp_path) -> None:
     origin = {"p": {"a": (0.0, 0.0, 0.0)}}
     folder = points(tmp_path / "points", origin)
     evaluate_points(folder, folder, output=tmp_path / "landmarks", report=False)
-    with pytest.raises(DatasetError, match="classes_a is about classes, landmarks about landmarks"):
+    with pytest.raises(DatasetError, match="classes_a evaluates classification, but landmarks landmarks"):
         compare([tmp_path / "classes_a", tmp_path / "landmarks"])
     other = reference(tmp_path / "other", ["AD", "NC"] * 6)
     evaluate_probabilities(tmp_path / "p.csv", other, output=tmp_path / "classes_b")
-    with pytest.raises(DatasetError, match="c00 is NC to classes_a, AD to classes_b"):
+    with pytest.raises(DatasetError, match="c00 is NC in classes_a, but AD in classes_b"):
         compare([tmp_path / "classes_a", tmp_path / "classes_b"])
     table(tmp_path / "few.csv", TRUTH[:6] * 0.5 + 0.2, cases=CASES[:6])
     evaluate_probabilities(tmp_path / "few.csv", truth, output=tmp_path / "few")
-    with pytest.raises(DatasetError, match=r"other cases \(classes_a .*c06.* the 6 common ones"):
+    line = r"different cases \(only some have c06.* of classes_a\).* the 6 common ones"
+    with pytest.raises(DatasetError, match=line):
         compare([tmp_path / "classes_a", tmp_path / "few"])
     assert compare([tmp_path / "classes_a", tmp_path / "few"], common=True).differences[0].test.pairs == 6

@@ -304,11 +304,11 @@ def test_other_cases_or_rules_are_never_compared_silently(tmp_path) -> None:
     first, _ = evaluations(tmp_path)
     folders = write_dataset(tmp_path / "more", {"c1": block()}, {"c1": block()})
     evaluate(*folders, labels={"organ": 1}, output=tmp_path / "eval_one")
-    with pytest.raises(DatasetError, match=r"other cases.*--common"):
+    with pytest.raises(DatasetError, match=r"different cases.*--common"):
         compare([first, tmp_path / "eval_one"])
     assert compare([first, tmp_path / "eval_one"], common=True).differences[0].test.pairs == 1
     evaluate(*folders, labels={"organ": 1}, empty="brats", output=tmp_path / "eval_rules")
-    with pytest.raises(DatasetError, match="other rules"):
+    with pytest.raises(DatasetError, match="different rules"):
         compare([tmp_path / "eval_one", tmp_path / "eval_rules"])
     with pytest.raises(DatasetError, match="two or more"):
         compare([first])

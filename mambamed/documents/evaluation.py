@@ -1,0 +1,235 @@
+"""`summary.json` of an evaluation: one model per task, told apart by `task`.
+
+The file of a segmentation has the keys of nnU-Net's `summary.json`, and ours beside them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+
+from mambamed.documents.base import Count, Document, Finite, Fraction, Model, Positive
+from mambamed.errors import DatasetError
+from mambamed.io.json_files import read_json
+from mambamed.metrics import parse_metric
+
+# A measured value: NaN where it is undefined, infinite where a distance has no other end.
+Number = Annotated[float, Field(allow_inf_nan=True)]
+Interval = tuple[Number, Number]
+
+
+def _known_metric(text: str) -> str:
+    parse_metric(text)
+    return text
+
+
+class Row(Model):
+    """One metric over all cases.
+
+    Attributes:
+        mean, sd: over the cases, points or runs in which it is defined; sd with n - 1.
+        interval: confidence interval of the mean, by subject.
+    """
+
+    mean: Number
+    sd: Number
+    interval: Interval = (math.nan, math.nan)
+
+
+class RegionRow(Row):
+    """One metric of one region over all cases.
+
+    Attributes:
+        region, metric: names, as in `cases.csv`.
+        cases: number of references.
+        defined: number of them with a finite value; mean, sd, median etc. are over these.
+        empty: cases left out because the metric is undefined there: the region is in neither mask, by
+            rule, or not in the one that the metric divides by, e.g. recall.
+        infinite: cases with an infinite value: one of the masks is empty.
+        unscored: cases without a usable prediction.
+        median, low, high: of the defined values; low and high are quartiles.
+        minimum, maximum: of the defined values.
+        mean_penalized: mean over the defined, the infinite and the unscored cases, the latter two with the
+            stated penalty (distances) or as a miss (fractions).
+    """
+
+    region: str
+    metric: str
+    cases: Count
+    defined: Count
+    empty: Count
+    infinite: Count
+    unscored: Count
+    median: Number
+    low: Number
+    high: Number
+    minimum: Number
+    maximum: Number
+    mean_penalized: Number
+
+
+class LandmarkRow(Row):
+    """The radial error of one landmark, or of all of them.
+
+    Attributes:
+        name: of the landmark, or "all".
+        metric: "error_mm"; the mean is over the points that were found.
+        values: every metric of `POINT_METRICS`, by its column in `summary.csv`.
+        sdr: distance in mm -> success detection rate.
+    """
+
+    name: str
+    metric: Literal["error_mm"] = "error_mm"
+    median: Number
+    max: Number
+    found: Count
+    expected: Count
+    spurious: Count
+    values: dict[str, Number] = Field(default_factory=dict)
+    sdr: dict[str, Number]
+
+
+class ClassRow(Row):
+    """One metric of the positive class, of one class against the rest, or of "all"; means over the runs."""
+
+    name: str
+    metric: str
+
+
+class CasePoints(Model):
+    """Landmarks of one case: errors in mm of those found, names of those missed and of those invented."""
+
+    errors_mm: dict[str, Number]
+    missed: tuple[str, ...]
+    spurious: tuple[str, ...]
+
+
+class NnunetCase(Model):
+    """One case in nnU-Net's form: label or region -> metric -> value."""
+
+    metrics: dict[str, dict[str, int | Number]]
+    prediction_file: str
+    reference_file: str
+
+
+class SegmentationSettings(Model):
+    """The conventions behind the numbers."""
+
+    protocol: str
+    metrics: tuple[Annotated[str, AfterValidator(_known_metric)], ...]
+    rules: str
+    source: str = ""
+    miss: Finite = 0.0
+    """What a case that could not be scored counts for in metrics of which more is better."""
+    confidence: Fraction
+    labels_from: str
+    mambamed: str
+    numpy: str
+    scipy: str
+    computed_with: str
+
+
+class LandmarksSettings(Model):
+    predictions: str
+    references: str
+    sdr_mm: tuple[Positive, ...]
+    confidence: Fraction
+    mambamed: str
+
+
+class ClassificationSettings(Model):
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    positive: str | None
+    thresholds: dict[str, Fraction | None]
+    calibrated: dict[str, bool]
+    reference: str
+    confidence: Fraction
+    mambamed: str
+
+
+class Summary(Document):
+    """What every `summary.json` has.
+
+    Attributes:
+        faults: cases that could not be scored, one line each.
+    """
+
+    REMEDY: ClassVar[str] = "Run evaluate again."
+
+    faults: tuple[str, ...]
+
+
+class SegmentationSummary(Summary):
+    task: Literal["segmentation"] = "segmentation"
+    foreground_mean: dict[str, int | Number]
+    mean: dict[str, dict[str, int | Number]]
+    metric_per_case: tuple[NnunetCase, ...]
+    regions: dict[str, tuple[Count, ...]]
+    settings: SegmentationSettings
+    summaries: tuple[RegionRow, ...]
+
+    def means(self, metric: str) -> dict[str, float]:
+        """Region -> mean of a metric."""
+        return {row.region: row.mean for row in self.summaries if row.metric == metric}
+
+
+class LandmarksSummary(Summary):
+    task: Literal["landmarks"] = "landmarks"
+    settings: LandmarksSettings
+    summaries: tuple[LandmarkRow, ...]
+    overall: LandmarkRow
+    cases: dict[str, CasePoints]
+
+    def means(self, metric: str) -> dict[str, float]:
+        """Landmark -> mean of a metric."""
+        return {row.name: row.mean for row in self.summaries if row.metric == metric}
+
+
+class ClassificationSummary(Summary):
+    task: Literal["classification"] = "classification"
+    settings: ClassificationSettings
+    summaries: tuple[ClassRow, ...]
+    runs: dict[str, dict[str, int | Number | Interval | tuple[tuple[Count, ...], ...]]]
+    """Table of probabilities -> every metric, the counts behind them, and the confusion matrix."""
+
+    def means(self, metric: str) -> dict[str, float]:
+        """Class, or "all" -> mean of a metric."""
+        return {row.name: row.mean for row in self.summaries if row.metric == metric}
+
+
+AnySummary = SegmentationSummary | LandmarksSummary | ClassificationSummary
+
+SUMMARIES: dict[str, type[AnySummary]] = {
+    "segmentation": SegmentationSummary,
+    "landmarks": LandmarksSummary,
+    "classification": ClassificationSummary,
+}
+
+
+def read_summary(path: Path) -> AnySummary:
+    """Read the `summary.json` of an evaluation of any task.
+
+    Raises:
+        DatasetError: not such a file, or one with faults; one line each.
+    """
+    content = read_json(path)
+    task = content.get("task", _task_in_0_1_0(content)) if isinstance(content, Mapping) else None
+    model = SUMMARIES.get(task) if isinstance(task, str) else None
+    if model is None:
+        raise DatasetError(
+            f"{path}: task: expected one of {', '.join(SUMMARIES)}, got {task!r}. Choose a folder that "
+            "mambamed evaluate -o or mambamed train wrote."
+        )
+    return model.checked(content, path)
+
+
+def _task_in_0_1_0(content: Mapping[str, Any]) -> str | None:
+    """The task of a file of mambamed 0.1.0, which did not record it."""
+    settings = content.get("settings")
+    known = {"metrics": "segmentation", "sdr_mm": "landmarks", "classes": "classification"}
+    keys = settings if isinstance(settings, Mapping) else {}
+    return next((task for key, task in known.items() if key in keys), None)
