@@ -1,9 +1,9 @@
-"""The verbs. Each is a function here and a command of the same name, parameters and help.
+"""The commands as Python functions: each is also a command with the same name, parameters and help.
 
-Every verb takes paths, does its work through one station of the house, and returns a summary whose
-`faults` name the cases that could not be done; the command line prints it and turns faults into
-exit code 3. Torch and the readers are imported inside the verbs, so that `--help` stays quick.
-`progress`, where a verb takes it, hears how far the work is; the command line passes a progress bar.
+Every function takes paths and returns a summary. Its `faults` list the cases that failed; the command line
+prints the summary and exits with code 3 if there are any. Torch and the file readers are imported inside the
+functions, so that `--help` stays fast. `progress` is an optional callback that receives progress updates; the
+command line passes a progress bar.
 """
 
 from __future__ import annotations
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 else:
     Format = Literal[("auto", *CONVERTERS)]
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "bf16", "fp16", "fp32"]
 FixGeometry = Literal["none", "reorient", "resample"]
 HD95 = Literal["pooled", "max-directed", "surface-area"]
 Empty = Literal["exclude", "brats"]
@@ -57,40 +55,101 @@ Protocol = Literal[
     "nnunet",
 ]
 
+# Options that several commands share.
+Models = Annotated[list[Path], Argument(help="Run folder or exported model file; several form an ensemble.")]
+Input = Annotated[Path, Argument(help="Image, folder of images or DICOM series, or a list of cases.")]
+Folds = Annotated[str, Option(help="Folds to average: all trained folds, or a list, e.g. 0,2.")]
+Checkpoint = Annotated[Literal["best", "last"], Option(help="Checkpoint to use from each fold.")]
+Overlap = Annotated[
+    float | None,
+    Option(help="Sliding-window overlap, as a fraction of the window size (default: from the recipe)."),
+]
+Tta = Annotated[
+    Literal["mirror", "none"] | None,
+    Option(
+        help="Test-time augmentation: average over mirrored copies of the image (default: from the recipe)."
+    ),
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"], Option(help="Device to compute on; auto prefers a GPU.")
+]
+Precision = Annotated[
+    Literal["auto", "bf16", "fp16", "fp32"] | None, Option(help="Numeric precision; overrides the recipe.")
+]
+Resume = Annotated[bool, Option("--resume", help="Skip cases that are already done.")]
+Overwrite = Annotated[
+    bool, Option("--overwrite", help="Process every case again and replace existing results.")
+]
+Preview = Annotated[bool, Option("--preview", help="Also write a preview picture of every case.")]
+
 
 def prepare(
-    source: Annotated[Path, Argument(help="Folder of the dataset as downloaded, or a list of cases.")],
+    source: Annotated[
+        Path, Argument(help="Dataset folder as downloaded, or a list of cases (CSV, TSV or JSON).")
+    ],
     output: Annotated[
-        Path | None, Option("-o", "--output", help="Folder to write; prepared/<source>.")
+        Path | None, Option("-o", "--output", help="Output folder (default: prepared/<source>).")
     ] = None,
-    format: Annotated[Format, Option(help="Layout of SOURCE; auto looks for itself.")] = "auto",
+    format: Annotated[Format, Option(help="Layout of SOURCE; auto detects it.")] = "auto",
     class_column: Annotated[
-        str | None, Option(help="Column of the list or of participants.tsv that holds the class.")
+        str | None, Option(help="Column with the class of each case, in the case list or participants.tsv.")
     ] = None,
-    recipe: Annotated[str | None, Option(help="Use its dataset and preprocess sections.")] = None,
-    spacing: Annotated[str | None, Option(help="median, keep, or x,y,z in mm.")] = None,
-    folds: Annotated[int | None, Option(help="Parts for cross-validation; 5.")] = None,
-    split: Annotated[str | None, Option(help="One split instead: train:val:test, as in 7:1:2.")] = None,
-    splits: Annotated[Path | None, Option(help="File of your own splits, as nnU-Net's.")] = None,
-    group_by: Annotated[str | None, Option(help="Never torn apart: subject, case, or a column.")] = None,
-    stratify: Annotated[str | None, Option(help="Spread evenly: class, labels, or a column.")] = None,
+    recipe: Annotated[
+        str | None, Option(help="Recipe whose dataset and preprocess sections are used.")
+    ] = None,
+    spacing: Annotated[
+        str | None,
+        Option(help="Voxel spacing: median, keep, or x,y,z in mm (default: from the recipe, else median)."),
+    ] = None,
+    folds: Annotated[int | None, Option(help="Number of cross-validation folds (default: 5).")] = None,
+    split: Annotated[
+        str | None,
+        Option(help="Use a single train/validation/test split instead of cross-validation, e.g. 7:1:2."),
+    ] = None,
+    splits: Annotated[
+        Path | None,
+        Option(help="JSON file with custom splits, in the format of nnU-Net's splits_final.json."),
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        Option(
+            help="Keep cases with the same value on the same side of every split: subject (default), case, "
+            "or a column name."
+        ),
+    ] = None,
+    stratify: Annotated[
+        str | None, Option(help="Balance this attribute across the splits: class, labels, or a column name.")
+    ] = None,
     test_cases: Annotated[
-        str | None, Option(help="Fixed test set: ids with commas, or a file of one id a line.")
+        str | None,
+        Option(help="Fixed test set: case ids separated by commas, or a text file with one id per line."),
     ] = None,
-    seed: Annotated[int | None, Option(help="Of the split; 12345, as nnU-Net's.")] = None,
+    seed: Annotated[
+        int | None, Option(help="Random seed for the split (default: 12345, the same as nnU-Net).")
+    ] = None,
     fix_geometry: Annotated[
-        FixGeometry, Option(help="What may be done with images on another grid than their first channel.")
+        FixGeometry,
+        Option(
+            help="How to handle channels and labels whose grid differs from the first channel: report "
+            "an error (none), reorder axes, or resample."
+        ),
     ] = "none",
-    qc: Annotated[bool, Option(help="Draw every case into qc/.")] = True,
-    workers: Annotated[int, Option(help="Processes; 0 = one a core, as far as --max-ram allows.")] = 0,
-    max_ram: Annotated[str | None, Option(help="Memory for all processes, as in 8G.")] = None,
-    check_only: Annotated[bool, Option("--check-only", help="Only verify, print what is wrong.")] = False,
-    skip_faulty: Annotated[bool, Option("--skip-faulty", help="Go on without faulty cases.")] = False,
+    qc: Annotated[bool, Option(help="Write a quality-control picture of every case to qc/.")] = True,
+    workers: Annotated[
+        int, Option(help="Number of processes; 0 = one per CPU core, as far as --max-ram allows.")
+    ] = 0,
+    max_ram: Annotated[str | None, Option(help="Maximum memory of all processes together, e.g. 8G.")] = None,
+    check_only: Annotated[
+        bool, Option("--check-only", help="Only check the dataset and report its faults; write nothing.")
+    ] = False,
+    skip_faulty: Annotated[
+        bool, Option("--skip-faulty", help="Skip faulty cases instead of stopping.")
+    ] = False,
     progress: Progress | None = None,
 ) -> PreparedSummary:
-    """Turn a dataset into one that can be trained on: verify, crop, resample, normalize, plan, split.
+    """Prepare a dataset for training: check, crop, resample, normalize, plan and split.
 
-    Killed at any moment, the same command finishes with the same files.
+    If it is interrupted, run the same command again to continue; the resulting files are the same.
     """
     from mambamed import converters
     from mambamed.preparation.prepare import prepare
@@ -134,39 +193,68 @@ def prepare(
 
 
 def train(
-    recipe: Annotated[str, Argument(help="A recipe file, or the name of a shipped recipe.")],
+    recipe: Annotated[str, Argument(help="Recipe file, or name of a shipped recipe.")],
     data: Annotated[
-        Path | None, Option("-d", "--data", help="Prepared dataset; goes before the recipe's.")
+        Path | None, Option("-d", "--data", help="Prepared dataset; overrides the recipe.")
     ] = None,
-    output: Annotated[Path | None, Option("-o", "--output", help="Run folder; runs/<recipe>.")] = None,
-    fold: Annotated[str, Option("-f", "--fold", help="Number of the fold, or all.")] = "0",
+    output: Annotated[
+        Path | None, Option("-o", "--output", help="Run folder (default: runs/<recipe>).")
+    ] = None,
+    fold: Annotated[str, Option("-f", "--fold", help="Number of the fold to train, or all.")] = "0",
     seeds: Annotated[
-        str | None, Option(help="Train several times: 3 for seeds 0 to 2, or which, as in 4,7.")
+        str | None,
+        Option(help="Train once per seed: a count (3 means seeds 0, 1 and 2) or a list of seeds, e.g. 4,7."),
     ] = None,
-    set: Annotated[list[str] | None, Option("--set", help="Override, as in training.epochs=100.")] = None,
-    resume: Annotated[bool, Option("--resume", help="Go on where the run was stopped.")] = False,
-    init_from: Annotated[Path | None, Option(help="Run folder whose weights to start from.")] = None,
-    init_strict: Annotated[bool, Option("--init-strict", help="Refuse them unless all fit.")] = False,
-    device: Annotated[Device, Option(help="Where to compute.")] = "auto",
-    precision: Annotated[Precision | None, Option(help="Goes before the recipe's.")] = None,
-    deterministic: Annotated[
-        bool, Option("--deterministic", help="The same bits each time, on the same machine.")
+    set: Annotated[
+        list[str] | None, Option("--set", help="Override a recipe key, e.g. training.epochs=100.")
+    ] = None,
+    resume: Annotated[bool, Option("--resume", help="Continue an interrupted run.")] = False,
+    init_from: Annotated[Path | None, Option(help="Run folder whose weights initialize the network.")] = None,
+    init_strict: Annotated[
+        bool,
+        Option(
+            "--init-strict",
+            help="Fail if any tensor of the --init-from checkpoint does not match the network.",
+        ),
     ] = False,
-    max_hours: Annotated[float | None, Option(help="Fit schedule and validation into this time.")] = None,
-    fit: Annotated[
-        str | None, Option(help="Choose patch and batch for a memory, as in 24GB; auto: the device's.")
+    device: Device = "auto",
+    precision: Precision = None,
+    deterministic: Annotated[
+        bool,
+        Option(
+            "--deterministic",
+            help="Use deterministic algorithms: results are reproducible on the same machine.",
+        ),
+    ] = False,
+    max_hours: Annotated[
+        float | None,
+        Option(
+            help="Limit training, including the final validation, to this many hours; the learning-rate "
+            "schedule is shortened to match."
+        ),
     ] = None,
-    dry_run: Annotated[bool, Option("--dry-run", help="Take one step, show the cost.")] = False,
-    gpus: Annotated[int, Option(help="Processes, one a GPU; torchrun may start them as well.")] = 1,
+    fit: Annotated[
+        str | None,
+        Option(
+            help="Choose patch size and batch size to fit into this much memory, e.g. 24GB; auto uses "
+            "the device's free memory."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Run a single training step and report its cost; write nothing.")
+    ] = False,
+    gpus: Annotated[
+        int, Option(help="Number of GPUs (one process per GPU). Can also be launched with torchrun.")
+    ] = 1,
     log: Annotated[
-        list[str] | None, Option("--log", help="Show the curves there too: tensorboard, wandb.")
+        list[str] | None, Option("--log", help="Also log training curves to tensorboard or wandb.")
     ] = None,
     progress: Progress | None = None,
 ) -> TrainSummary | SeedsSummary:
-    """Train a network as a recipe says, validate it on whole volumes.
+    """Train the network of a recipe and validate it on whole volumes.
 
-    Ctrl-C, a kill, or a file named STOP in the run folder ends it without loss; --resume goes on.
-    With --seeds, the folder holds a run for each: seed_0, seed_1, ...
+    Training can be stopped at any time, with Ctrl-C or by creating a file named STOP in the run folder;
+    --resume continues it. With --seeds, the output folder holds one run per seed: seed_0, seed_1, ...
     """
     from mambamed.recipe import load_recipe
     from mambamed.training import train
@@ -202,17 +290,19 @@ def train(
 
 def extend(
     run: Annotated[Path, Argument(help="Run folder.")],
-    epochs: Annotated[int, Option(help="Epochs of the whole run, those that it has included.")],
-    fold: Annotated[str, Option("-f", "--fold", help="Number of a fold, or all that are trained.")] = "all",
+    epochs: Annotated[int, Option(help="Total number of epochs, including those already trained.")],
+    fold: Annotated[str, Option("-f", "--fold", help="Number of the fold, or all trained folds.")] = "all",
     data: Annotated[
-        Path | None, Option("-d", "--data", help="Prepared dataset; where it was, if not given.")
+        Path | None, Option("-d", "--data", help="Prepared dataset (default: the one used before).")
     ] = None,
-    device: Annotated[Device, Option(help="Where to compute.")] = "auto",
-    precision: Annotated[Precision | None, Option(help="Goes before the recipe's.")] = None,
-    max_hours: Annotated[float | None, Option(help="Fit what is left into this time.")] = None,
+    device: Device = "auto",
+    precision: Precision = None,
+    max_hours: Annotated[
+        float | None, Option(help="Limit the remaining training to this many hours.")
+    ] = None,
     progress: Progress | None = None,
 ) -> TrainSummary:
-    """Train a run longer than its recipe said; killed, the same command goes on."""
+    """Train an existing run for more epochs; if interrupted, run the same command again to continue."""
     from mambamed.training.extend import extend
     from mambamed.training.ranks import leave_ranks
 
@@ -231,9 +321,11 @@ def extend(
 
 
 def runs(
-    folder: Annotated[Path, Argument(help="Folder that holds run folders, or a run.")] = Path("runs"),
+    folder: Annotated[
+        Path, Argument(help="Folder that contains run folders, or a single run folder.")
+    ] = Path("runs"),
 ) -> RunList:
-    """List runs: how far each fold is, its best score, whether it is training now."""
+    """List runs: progress, best score and state of every fold."""
     from mambamed.runs.listing import list_runs
 
     return list_runs(folder)
@@ -242,47 +334,51 @@ def runs(
 def export(
     run: Annotated[Path, Argument(help="Run folder.")],
     output: Annotated[
-        Path | None, Option("-o", "--output", help="File to write, *.mambamed; in the run folder.")
+        Path | None, Option("-o", "--output", help="Output file, *.mambamed (default: in the run folder).")
     ] = None,
-    folds: Annotated[str, Option(help="Folds to take: all that are trained, or as in 0,2.")] = "all",
-    checkpoint: Annotated[Literal["best", "last"], Option(help="Which checkpoint of a fold.")] = "best",
+    folds: Annotated[str, Option(help="Folds to include: all trained folds, or a list, e.g. 0,2.")] = "all",
+    checkpoint: Checkpoint = "best",
 ) -> ExportSummary:
-    """Write a run as one file to hand on: weights, recipe, plan, card, with their digests and no code."""
+    """Export a run as one file for sharing: weights, recipe, plan and model card with checksums; no code."""
     from mambamed.runs.export import export_model
 
     return export_model(run, output, folds=folds, checkpoint=checkpoint)
 
 
 def predict(
-    model: Annotated[list[Path], Argument(help="Run folder or model file; several make an ensemble.")],
-    input: Annotated[Path, Argument(help="An image, a folder of images or DICOM, or a list of cases.")],
-    output: Annotated[Path, Option("-o", "--output", help="Folder for the masks.")],
-    folds: Annotated[str, Option(help="Folds to average: all that are trained, or as in 0,2.")] = "all",
-    checkpoint: Annotated[Literal["best", "last"], Option(help="Which checkpoint of a fold.")] = "best",
-    overlap: Annotated[float | None, Option(help="Share that neighboring windows have in common.")] = None,
-    tta: Annotated[Literal["mirror", "none"] | None, Option(help="Average over mirrored copies.")] = None,
-    device: Annotated[Device, Option(help="Where to compute.")] = "auto",
-    precision: Annotated[Precision | None, Option(help="Goes before the recipe's.")] = None,
-    resume: Annotated[bool, Option("--resume", help="Keep the cases that are already done.")] = False,
-    overwrite: Annotated[bool, Option("--overwrite", help="Do every case again.")] = False,
-    preview: Annotated[bool, Option("--preview", help="Also write a picture of every case.")] = False,
+    model: Models,
+    input: Input,
+    output: Annotated[Path, Option("-o", "--output", help="Output folder for the masks.")],
+    folds: Folds = "all",
+    checkpoint: Checkpoint = "best",
+    overlap: Overlap = None,
+    tta: Tta = None,
+    device: Device = "auto",
+    precision: Precision = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    preview: Preview = False,
     save_probabilities: Annotated[
-        bool, Option("--save-probabilities", help="Also write float16 probabilities, .npz.")
+        bool, Option("--save-probabilities", help="Also write the probability maps (float16, .npz).")
     ] = False,
     statistics: Annotated[
-        bool, Option("--statistics", help="Also write volumes and mean intensities, JSON.")
+        bool, Option("--statistics", help="Also write volume and mean intensity of every structure, as JSON.")
     ] = False,
     format: Annotated[
-        Literal["nifti", "dicom-seg"], Option(help="Of the masks; dicom-seg for DICOM images.")
+        Literal["nifti", "dicom-seg"],
+        Option(help="File format of the predicted masks; dicom-seg requires DICOM input."),
     ] = "nifti",
     shard: Annotated[
-        str | None, Option(help="Do one part of the cases, as in 1/4; torchrun's or SLURM's rank.")
+        str | None,
+        Option(
+            help="Process only one of N parts of the cases, e.g. 1/4 (default: the torchrun or SLURM rank)."
+        ),
     ] = None,
-    max_ram: Annotated[str | None, Option(help="Memory that may be taken, as in 6G.")] = None,
-    max_vram: Annotated[str | None, Option(help="The same of the GPU.")] = None,
+    max_ram: Annotated[str | None, Option(help="Maximum memory to use, e.g. 6G.")] = None,
+    max_vram: Annotated[str | None, Option(help="Maximum GPU memory to use, e.g. 6G.")] = None,
     progress: Progress | None = None,
 ) -> PredictSummary:
-    """Segment images: one mask a case, on the grid of its own file."""
+    """Segment images: write one mask per case, on the grid of the input image."""
     from mambamed.answers.segmentation import predict
 
     return predict(
@@ -309,26 +405,34 @@ def predict(
 
 
 def classify(
-    model: Annotated[list[Path], Argument(help="Run folder or model file; several make an ensemble.")],
-    input: Annotated[Path, Argument(help="An image, a folder of images or DICOM, or a list of cases.")],
-    output: Annotated[Path, Option("-o", "--output", help="Table to write, as in preds.csv.")],
+    model: Models,
+    input: Input,
+    output: Annotated[Path, Option("-o", "--output", help="Output table, e.g. preds.csv.")],
     threshold: Annotated[
-        float | None, Option(help="Answer the second of two classes from this probability on.")
+        float | None,
+        Option(
+            help="For two classes: predict the second (positive) class if its probability is at least "
+            "this value (default: chosen on the validation cases)."
+        ),
     ] = None,
     covariates: Annotated[
-        Path | None, Option(help="Table of age, sex, ... for a model that reads them; a column case.")
+        Path | None,
+        Option(
+            help="CSV or TSV file with the covariates that the model expects (e.g. age, sex) and a "
+            "column named case."
+        ),
     ] = None,
     saliency: Annotated[
-        bool, Option("--saliency", help="Also write where the network looked (Grad-CAM), a map a case.")
+        bool, Option("--saliency", help="Also write one Grad-CAM saliency map per case.")
     ] = False,
-    folds: Annotated[str, Option(help="Folds to average: all that are trained, or as in 0,2.")] = "all",
-    checkpoint: Annotated[Literal["best", "last"], Option(help="Which checkpoint of a fold.")] = "best",
-    tta: Annotated[Literal["mirror", "none"] | None, Option(help="Average over mirrored copies.")] = None,
-    device: Annotated[Device, Option(help="Where to compute.")] = "auto",
-    precision: Annotated[Precision | None, Option(help="Goes before the recipe's.")] = None,
+    folds: Folds = "all",
+    checkpoint: Checkpoint = "best",
+    tta: Tta = None,
+    device: Device = "auto",
+    precision: Precision = None,
     progress: Progress | None = None,
 ) -> ClassifySummary:
-    """Classify images: a table with the probability of every class, a row a case."""
+    """Classify images: write a table with one row per case and the probability of every class."""
     from mambamed.answers.classification import classify
 
     return classify(
@@ -348,27 +452,38 @@ def classify(
 
 
 def landmarks(
-    model: Annotated[list[Path], Argument(help="Run folder or model file; several make an ensemble.")],
-    input: Annotated[Path, Argument(help="An image, a folder of images or DICOM, or a list of cases.")],
-    output: Annotated[Path, Option("-o", "--output", help="Folder for the points.")],
+    model: Models,
+    input: Input,
+    output: Annotated[Path, Option("-o", "--output", help="Output folder for the points.")],
     export: Annotated[
-        str | None, Option(help="Also write, for each case, these kinds: mrk.json,fcsv,csv.")
+        str | None,
+        Option(
+            help="Also write the points of each case in these formats: mrk.json, fcsv, csv (separated "
+            "by commas)."
+        ),
     ] = None,
     threshold: Annotated[
-        float | None, Option(help="Score below which a landmark is absent; what validation taught.")
+        float | None,
+        Option(
+            help="Report a landmark as absent if its score is below this value (default: chosen on the "
+            "validation cases)."
+        ),
     ] = None,
-    folds: Annotated[str, Option(help="Folds to average: all that are trained, or as in 0,2.")] = "all",
-    checkpoint: Annotated[Literal["best", "last"], Option(help="Which checkpoint of a fold.")] = "best",
-    overlap: Annotated[float | None, Option(help="Share that neighboring windows have in common.")] = None,
-    tta: Annotated[Literal["mirror", "none"] | None, Option(help="Average over mirrored copies.")] = None,
-    device: Annotated[Device, Option(help="Where to compute.")] = "auto",
-    precision: Annotated[Precision | None, Option(help="Goes before the recipe's.")] = None,
-    resume: Annotated[bool, Option("--resume", help="Keep the cases that are already done.")] = False,
-    overwrite: Annotated[bool, Option("--overwrite", help="Do every case again.")] = False,
-    preview: Annotated[bool, Option("--preview", help="Also write a picture of every case.")] = False,
+    folds: Folds = "all",
+    checkpoint: Checkpoint = "best",
+    overlap: Overlap = None,
+    tta: Tta = None,
+    device: Device = "auto",
+    precision: Precision = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    preview: Preview = False,
     progress: Progress | None = None,
 ) -> LandmarksSummary:
-    """Place landmarks in images: a JSON file a case, in world mm, with scores and measures; tables of all."""
+    """Detect landmarks: write one JSON file per case and tables over all cases.
+
+    Positions are in world coordinates (mm), with a score per landmark and the measures of the recipe.
+    """
     from mambamed.answers.landmarks import landmarks
 
     return landmarks(
@@ -392,18 +507,20 @@ def landmarks(
 
 def convert_points(
     source: Annotated[
-        Path, Argument(help="A point file, a folder of them, a table of cases, or a prepared dataset.")
+        Path, Argument(help="Point file, folder of point files, table of cases, or prepared dataset.")
     ],
-    output: Annotated[Path, Option("-o", "--output", help="File; its suffix says the kind. Or a folder.")],
+    output: Annotated[
+        Path, Option("-o", "--output", help="Output file, whose suffix selects the format, or output folder.")
+    ],
     to: Annotated[
         Literal["mrk.json", "fcsv", "csv", "json"] | None,
-        Option(help="Kind of the files in the folder, one a case."),
+        Option(help="Format of the files in the output folder (one per case)."),
     ] = None,
     images: Annotated[
-        Path | None, Option(help="Image, or folder of images, where SOURCE counts in voxels.")
+        Path | None, Option(help="Image or folder of images; needed if SOURCE holds voxel coordinates.")
     ] = None,
 ) -> ConvertSummary:
-    """Turn point files into another kind: 3D Slicer's Markups and fcsv, tables, JSON."""
+    """Convert point files between formats: 3D Slicer Markups and fcsv, CSV tables, JSON."""
     from mambamed.converters.convert_points import convert_points
 
     return convert_points(source, output, to=to, images=images)
@@ -413,43 +530,63 @@ def evaluate(
     predictions: Annotated[
         Path,
         Argument(
-            help="Folder of predicted masks, or of point files; or a table of class probabilities or points."
+            help="Folder of predicted masks or point files, or a table of points or class probabilities."
         ),
     ],
     references: Annotated[
         Path,
-        Argument(help="Folder of reference masks, points or BraTS cases; or a table of classes or points."),
+        Argument(
+            help="Folder of reference masks, point files or BraTS cases, or a table of points or classes."
+        ),
     ],
-    output: Annotated[Path | None, Option("-o", "--output", help="Folder for the tables.")] = None,
-    recipe: Annotated[str | None, Option(help="Use its labels, regions and evaluation section.")] = None,
-    regions: Annotated[str | None, Option(help="What to score, as in liver=1,tumor=2+3.")] = None,
-    metrics: Annotated[str | None, Option(help="As in dice,hd95,nsd@1,assd,lesion_dice.")] = None,
-    hd95: Annotated[HD95 | None, Option(help="Which of the distances of this name.")] = None,
-    empty: Annotated[Empty | None, Option(help="Rule where both masks are empty.")] = None,
-    protocol: Annotated[
-        Protocol | None, Option(help="All conventions of a paper or challenge, its faults included.")
+    output: Annotated[Path | None, Option("-o", "--output", help="Output folder for the tables.")] = None,
+    recipe: Annotated[
+        str | None, Option(help="Recipe whose labels, regions and evaluation section are used.")
     ] = None,
-    penalty: Annotated[float | None, Option(help="mm for an infinite distance; image diagonal.")] = None,
-    ci: Annotated[float, Option(help="Level of the confidence intervals.")] = 0.95,
+    regions: Annotated[str | None, Option(help="Structures to score, e.g. liver=1,tumor=2+3.")] = None,
+    metrics: Annotated[
+        str | None, Option(help="Metrics separated by commas, e.g. dice,hd95,nsd@1,assd,lesion_dice.")
+    ] = None,
+    hd95: Annotated[HD95 | None, Option(help="Definition of HD95 to use; see docs/metrics.md.")] = None,
+    empty: Annotated[
+        Empty | None,
+        Option(
+            help="How to score a structure that is empty in both masks: exclude it, or use the BraTS rule."
+        ),
+    ] = None,
+    protocol: Annotated[
+        Protocol | None,
+        Option(help="Use the exact evaluation rules of a paper or challenge, including known flaws."),
+    ] = None,
+    penalty: Annotated[
+        float | None,
+        Option(help="Distance in mm assigned when a structure is missed (default: the image diagonal)."),
+    ] = None,
+    ci: Annotated[float, Option(help="Confidence level of the intervals.")] = 0.95,
     only_predicted: Annotated[
-        bool, Option("--only-predicted", help="Leave out references without a prediction.")
+        bool, Option("--only-predicted", help="Ignore references without a prediction.")
     ] = False,
-    resample: Annotated[bool, Option("--resample", help="Bring masks to their reference's grid.")] = False,
-    report: Annotated[bool, Option(help="With -o: also write report.html.")] = True,
-    worst: Annotated[int, Option(help="Cases the report shows as pictures.")] = 10,
-    images: Annotated[Path | None, Option(help="Folder of the images behind those pictures.")] = None,
+    resample: Annotated[
+        bool, Option("--resample", help="Resample predicted masks to the grid of their reference.")
+    ] = False,
+    report: Annotated[bool, Option(help="Also write report.html (requires -o).")] = True,
+    worst: Annotated[int, Option(help="Number of cases shown as pictures in the report.")] = 10,
+    images: Annotated[
+        Path | None, Option(help="Folder of the images shown behind the masks in the report.")
+    ] = None,
     table: Annotated[
         Literal["brats", "classification", "landmarks"] | None,
-        Option(help="Also make the table of the papers."),
+        Option(help="Also make a table in the layout used in papers."),
     ] = None,
-    workers: Annotated[int, Option(help="Threads; 0 = one a core.")] = 0,
+    workers: Annotated[int, Option(help="Number of threads; 0 = one per CPU core.")] = 0,
     progress: Progress | None = None,
 ) -> Evaluation | ClassEvaluation | PointEvaluation:
-    """Compare masks with references: Dice, HD95 and more per case and region, as tables and a report.
+    """Evaluate predictions against references: scores per case and structure, as tables and a report.
 
-    What is scored: --regions, else the recipe's, else that of a dataset.json beside the files. Tables of
-    class probabilities, one or several of one question, are scored against a table of classes; points
-    against points: mean radial error in mm, success detection rates, misses.
+    Masks are scored by Dice, HD95 and other metrics. The structures are taken from --regions, else from the
+    recipe, else from a dataset.json in the folder of the files. Points are scored by mean radial error (mm),
+    success detection rates and misses; tables of class probabilities (one, or a folder of several for the
+    same classes) are scored against a table of classes.
     """
     from mambamed.converters.point_sets import holds_points
     from mambamed.evaluation.classification import evaluate_probabilities, holds_probabilities
@@ -524,13 +661,15 @@ def evaluate(
 
 
 def compare(
-    evaluations: Annotated[list[Path], Argument(help="Folders that evaluate -o wrote; two or more.")],
-    output: Annotated[Path | None, Option("-o", "--output", help="Folder for the tables.")] = None,
-    common: Annotated[bool, Option("--common", help="Where cases differ, take those all have.")] = False,
-    ci: Annotated[float, Option(help="Level of the confidence intervals.")] = 0.95,
-    seed: Annotated[int, Option(help="Of bootstrap and permutation.")] = 0,
+    evaluations: Annotated[list[Path], Argument(help="Two or more output folders of evaluate.")],
+    output: Annotated[Path | None, Option("-o", "--output", help="Output folder for the tables.")] = None,
+    common: Annotated[
+        bool, Option("--common", help="Compare only the cases that all evaluations have in common.")
+    ] = False,
+    ci: Annotated[float, Option(help="Confidence level of the intervals.")] = 0.95,
+    seed: Annotated[int, Option(help="Random seed of the bootstrap and the permutation tests.")] = 0,
 ) -> Comparison:
-    """Tell whether models differ: paired tests on the same cases, corrected, with intervals and ranks."""
+    """Test whether models differ: paired tests on the same cases, corrected, with intervals and ranks."""
     from mambamed.evaluation.compare import compare
     from mambamed.evaluation.options import check_level
 
@@ -540,24 +679,27 @@ def compare(
 
 def import_weights(
     weights: Annotated[
-        Path, Argument(help="A published state dict: .safetensors, .pth, or nnU-Net's checkpoint.")
+        Path, Argument(help="Published state dict (.safetensors, .pth) or nnU-Net checkpoint.")
     ],
-    recipe: Annotated[str, Option(help="Recipe of the network as it was trained.")],
-    output: Annotated[Path, Option("-o", "--output", help="Run folder to write.")],
+    recipe: Annotated[str, Option(help="Recipe that describes the network as it was trained.")],
+    output: Annotated[Path, Option("-o", "--output", help="Output run folder.")],
     data: Annotated[
-        Path | None, Option("-d", "--data", help="Prepared dataset, for what the recipe leaves open.")
+        Path | None,
+        Option("-d", "--data", help="Prepared dataset, for settings that the recipe does not specify."),
     ] = None,
-    set: Annotated[list[str] | None, Option("--set", help="Override, as in network.head=paper.")] = None,
+    set: Annotated[
+        list[str] | None, Option("--set", help="Override a recipe key, e.g. network.head=paper.")
+    ] = None,
     axis_order: Annotated[
         Literal["zyx", "xyz"],
-        Option(help="Of the arrays it was trained on: zyx through SimpleITK, xyz nibabel."),
+        Option(help="Axis order of the training arrays: zyx if read with SimpleITK, xyz with nibabel."),
     ] = "zyx",
-    fold: Annotated[int, Option("-f", "--fold", help="Fold of the run that the weights become.")] = 0,
+    fold: Annotated[int, Option("-f", "--fold", help="Fold number to store the weights under.")] = 0,
 ) -> ImportSummary:
-    """Make a run that predicts of published weights: nnMamba, SegMamba, U-Mamba, TamingMambas, nnU-Net.
+    """Convert published weights into a run folder that can be used for prediction.
 
-    The file is read without running anything in it. A key that does not fit is never passed over: all are
-    named at once.
+    Supports nnMamba, SegMamba, U-Mamba, TamingMambas and nnU-Net. No code in the file is executed. Loading is
+    strict: every missing, unexpected or mismatched key is reported.
     """
     from mambamed.recipe import load_recipe
     from mambamed.runs.import_weights import import_weights
@@ -568,13 +710,13 @@ def import_weights(
 
 
 def demo(
-    output: Annotated[Path, Option("-o", "--output", help="Folder for everything.")] = Path("demo"),
-    minutes: Annotated[float, Option(help="Time for training, its validation included.")] = 3.5,
+    output: Annotated[Path, Option("-o", "--output", help="Output folder.")] = Path("demo"),
+    minutes: Annotated[float, Option(help="Training time in minutes, including validation.")] = 3.5,
     progress: Progress | None = None,
 ) -> DemoSummary:
-    """Make tumor phantoms, then prepare, train, predict, evaluate, and draw three cases.
+    """Run the whole workflow on generated brain-tumor phantoms: prepare, train, predict and evaluate.
 
-    Interrupted, the same command goes on where it was stopped.
+    If it is interrupted, run the same command again to continue.
     """
     from mambamed.demo import demo
 
@@ -582,11 +724,11 @@ def demo(
 
 
 def doctor(
-    folder: Annotated[Path, Argument(help="Folder in which you mean to work.")] = Path(),
+    folder: Annotated[Path, Argument(help="Folder to check for free space and write access.")] = Path(),
 ) -> Examination:
-    """Look at this machine: Python, torch, GPUs, scan backends, memory, disks, folders, optional packages.
+    """Check this machine: Python, torch, GPUs, scan backends, memory, disks, folders, optional packages.
 
-    Tells what is there, why something is not, and what to do about it; nothing is changed.
+    Reports what is available, why something is not, and what to do about it. Nothing is changed.
     """
     from mambamed.runs.doctor import examine_machine
 
@@ -601,10 +743,12 @@ def recipes_list() -> list[RecipeLine]:
 
 
 def recipes_show(
-    recipe: Annotated[str, Argument(help="A recipe file, or the name of a shipped recipe.")],
-    set: Annotated[list[str] | None, Option("--set", help="Override, as in training.epochs=100.")] = None,
+    recipe: Annotated[str, Argument(help="Recipe file, or name of a shipped recipe.")],
+    set: Annotated[
+        list[str] | None, Option("--set", help="Override a recipe key, e.g. training.epochs=100.")
+    ] = None,
 ) -> RecipeCost:
-    """Show a recipe with every default filled in, and what its network costs."""
+    """Show a recipe with all defaults filled in, and the cost of its network."""
     from mambamed.recipe import load_recipe
     from mambamed.runs.cost import recipe_cost
 
@@ -614,7 +758,7 @@ def recipes_show(
 def recipes_check(
     recipe: Annotated[list[str], Argument(help="Recipe files, or names of shipped recipes.")],
 ) -> list[str]:
-    """Check recipes: every key, value and network option."""
+    """Check recipes: all keys, values and network options."""
     from mambamed.recipe import load_recipe
     from mambamed.runs.cost import recipe_cost
 
@@ -624,7 +768,7 @@ def recipes_check(
 
 
 def recipes_schema() -> dict[str, Any]:
-    """Print the JSON Schema of a recipe, for editors."""
+    """Print the JSON Schema of recipes, for editors."""
     from mambamed.recipe import recipe_schema
 
     return recipe_schema()

@@ -1,4 +1,4 @@
-"""Every fault that is the user's to mend, as one line: file, fact, way out.
+"""Errors that a user can fix, reported in one line: file, fact, and what to do.
 
 The command line prints such an error without a traceback and exits with its `exit_code`;
 any other exception is a bug of mambamed and keeps its traceback.
@@ -8,21 +8,21 @@ from __future__ import annotations
 
 
 class MambamedError(Exception):
-    """A fault with one clear line: `file: fact; way out`."""
+    """Base class; the message has the form `PATH: KEY: fact. What to do.`"""
 
     exit_code = 2
 
 
 class RecipeError(MambamedError):
-    """A recipe, override or option cannot be used; may hold several lines, one a fault."""
+    """A recipe, override or option is invalid; the message has one line per fault."""
 
 
 class DatasetError(MambamedError):
-    """A dataset as a whole cannot be used: no images, a broken manifest, two files of one case."""
+    """A dataset as a whole cannot be used, e.g. it has no images or an invalid manifest."""
 
 
 class CaseError(MambamedError):
-    """One case cannot be used; in a batch the others go on and the exit code is 3."""
+    """One case cannot be used; the other cases are processed and the exit code is 3."""
 
 
 class ModelError(MambamedError):
@@ -30,6 +30,6 @@ class ModelError(MambamedError):
 
 
 class RunError(MambamedError):
-    """A run failed while working: a full disk, a loss that stays non-finite, a folder in use."""
+    """A command failed while running, e.g. a full disk, a non-finite loss, a folder in use."""
 
     exit_code = 1

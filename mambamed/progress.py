@@ -1,4 +1,4 @@
-"""How a long verb tells how far it is, whoever listens: a progress bar, a log, nobody."""
+"""The progress callback: its protocol, and the one that shows nothing."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """What a verb calls while it works. The verbs take `progress=None` for nobody."""
+    """Callback that receives progress updates; `progress=None` disables them."""
 
     def start(self, stage: str, total: int, unit: str) -> None:
-        """A stage begins (`"preparing"`) and will take `total` units (`"cases"`); it ends the one before."""
+        """A stage (e.g. `"preparing"`) of `total` units (e.g. `"cases"`) starts; the previous one ends."""
 
     def advance(self, count: int = 1, **facts: str | float) -> None:
-        """`count` more units are done; `facts` are what a person wants to see now, as in `loss=0.31`."""
+        """`count` more units are done; `facts` are current values to show, e.g. `loss=0.31`."""
 
     def say(self, line: str) -> None:
-        """A line worth keeping: what was chosen and why, a warning, where something was written."""
+        """A message: a choice and its reason, a warning, or the path of a written file."""
 
 
 class Silence:
-    """Nobody listens."""
+    """Shows nothing."""
 
     def start(self, stage: str, total: int, unit: str) -> None:
         pass

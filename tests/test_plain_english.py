@@ -51,8 +51,6 @@ NOT_YET = (
     "SECURITY.md",
     "docs",
     "mambamed/answers",
-    "mambamed/api.py",
-    "mambamed/cli",
     "mambamed/converters",
     "mambamed/evaluation",
     "mambamed/io",

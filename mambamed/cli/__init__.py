@@ -1,4 +1,4 @@
-"""The command line: parse -> api -> print. It alone prints; results on stdout, talk on stderr."""
+"""The command line: parses arguments, calls `mambamed.api`, prints results (stdout) and messages (stderr)."""
 
 from __future__ import annotations
 

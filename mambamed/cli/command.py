@@ -1,8 +1,8 @@
-"""A verb of `mambamed.api` as a command: the same parameters, plus the edge's own.
+"""Makes commands of the functions of `mambamed.api`: the same parameters, plus the common options.
 
-The edge adds `--json`, `-q` and `-v`, gives the verb a progress bar, prints its summary, and turns
-faults into one line and an exit code: 0 done, 1 a fault while working, 2 a fault of usage, recipe or
-model, 3 done but for some cases, 130 interrupted.
+Every command has `--json`, `-q` and `-v`, shows a progress bar, prints the summary, and reports errors in one
+line each with an exit code: 0 done, 1 failed while running, 2 invalid usage, recipe or model, 3 some cases
+failed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import typer
 
 from mambamed.errors import MambamedError
 
-EXIT_FAILED_AT_WORK = 1
+EXIT_FAILED = 1
 EXIT_SOME_CASES_FAILED = 3
 EXIT_INTERRUPTED = 130
 
-# A file that is not written through io/ (a library's cache, a temporary file) meets the same disk.
-_OF_THE_MACHINE = {
+# Errors of the disk or the system, raised for files that are not written by `io` (e.g. a library's cache).
+_SYSTEM_ERRORS = {
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EROFS,
@@ -36,40 +36,38 @@ _OF_THE_MACHINE = {
     errno.EMFILE,
 }
 
-_EDGE = {
+_COMMON = {
     "json_output": Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")],
-    "quiet": Annotated[bool, typer.Option("-q", "--quiet", help="No progress, only the result.")],
-    "verbose": Annotated[bool, typer.Option("-v", "--verbose", help="More talk, and tracebacks.")],
+    "quiet": Annotated[bool, typer.Option("-q", "--quiet", help="Show only the result, no progress.")],
+    "verbose": Annotated[bool, typer.Option("-v", "--verbose", help="Show more messages and tracebacks.")],
 }
 
 
-def command(verb: Callable[..., Any], show: Callable[[Any], None]) -> Callable[..., None]:
-    """Make a Typer command of a verb.
+def command(function: Callable[..., Any], show: Callable[[Any], None]) -> Callable[..., None]:
+    """Make a Typer command of a function.
 
     Args:
-        verb: a function whose parameters carry Typer's annotations; `progress` is the edge's to give.
-        show: prints the verb's result for people.
+        function: its parameters carry Typer's annotations; `progress` is passed by the command.
+        show: prints the result.
 
     Returns:
-        The command; its signature is the verb's without `progress`, with the edge's options.
+        The command; its signature is that of the function without `progress`, plus the common options.
     """
-    signature = inspect.signature(verb)
-    scope = vars(sys.modules[verb.__module__])
+    signature = inspect.signature(function)
+    scope = vars(sys.modules[function.__module__])
     parameters = [
-        parameter.replace(
-            annotation=eval(parameter.annotation, scope)
-        )  # the annotations of our own api module
+        parameter.replace(annotation=eval(parameter.annotation, scope))  # annotations of mambamed.api
         if isinstance(parameter.annotation, str)
         else parameter
         for name, parameter in signature.parameters.items()
         if name != "progress"
     ]
-    edge = [
+    common = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
-        for name, annotation in _EDGE.items()
+        for name, annotation in _COMMON.items()
     ]
 
-    @functools.wraps(verb)
+    @functools.wraps(function)
     def run(*, json_output: bool, quiet: bool, verbose: bool, **arguments: Any) -> None:
         _start_logging(quiet, verbose)
         try:
@@ -77,16 +75,16 @@ def command(verb: Callable[..., Any], show: Callable[[Any], None]) -> Callable[.
                 from mambamed.cli.progress import open_progress
 
                 with open_progress(quiet or json_output) as progress:
-                    result = verb(**arguments, progress=progress)
+                    result = function(**arguments, progress=progress)
             else:
-                result = verb(**arguments)
+                result = function(**arguments)
             if os.environ.get("RANK", "0") != "0":
-                return  # one of several processes that train together: the first one speaks
+                return  # of several training processes, only the first one prints
             if json_output:
                 print(json.dumps(as_json(result), indent=2, allow_nan=True))
             else:
                 show(result)
-            if sys.stdout is not None:  # closed by who started us
+            if sys.stdout is not None:  # None if the parent process closed it
                 sys.stdout.flush()
         except MambamedError as error:
             if verbose:
@@ -94,17 +92,17 @@ def command(verb: Callable[..., Any], show: Callable[[Any], None]) -> Callable[.
             complain(str(error))
             raise typer.Exit(error.exit_code) from error
         except BrokenPipeError:
-            # The reader of our output left (`| head`); Python would complain again while closing it.
+            # The reader closed the pipe (e.g. `| head`); Python would report it again at exit.
             sys.stdout = None  # type: ignore[assignment]
             raise typer.Exit(0) from None
         except OSError as error:
-            if verbose or error.errno not in _OF_THE_MACHINE:
+            if verbose or error.errno not in _SYSTEM_ERRORS:
                 raise
             where = f"{error.filename}: " if error.filename else ""
-            complain(f"{where}{error.strerror}; free some space, or choose another folder")
-            raise typer.Exit(EXIT_FAILED_AT_WORK) from error
+            complain(f"{where}{error.strerror}. Check free space and permissions, or use another folder.")
+            raise typer.Exit(EXIT_FAILED) from error
         except KeyboardInterrupt:
-            complain("interrupted; the same command goes on where it was stopped (train: add --resume)")
+            complain("Interrupted. Run the same command again to continue (for train, add --resume).")
             raise typer.Exit(EXIT_INTERRUPTED) from None
         faults = getattr(result, "faults", None)
         if faults:
@@ -112,19 +110,19 @@ def command(verb: Callable[..., Any], show: Callable[[Any], None]) -> Callable[.
                 complain(str(fault))
             raise typer.Exit(EXIT_SOME_CASES_FAILED)
 
-    run.__signature__ = inspect.Signature([*parameters, *edge])  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in [*parameters, *edge]}
+    run.__signature__ = inspect.Signature([*parameters, *common])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in [*parameters, *common]}
     return run
 
 
 def complain(lines: str) -> None:
-    """Print a fault on stderr, one line a fault."""
+    """Print errors on stderr, one per line."""
     for line in lines.splitlines():
         print(f"mambamed: {line}", file=sys.stderr)
 
 
 def as_json(value: Any) -> Any:
-    """A summary as plain JSON values: dataclasses by field, paths and faults as text."""
+    """Convert a summary to JSON values: dataclasses to objects, paths and errors to text."""
     import dataclasses
     import math
     from pathlib import Path
@@ -144,11 +142,11 @@ def as_json(value: Any) -> Any:
 
 
 def _start_logging(quiet: bool, verbose: bool) -> None:
-    """Warnings of the readers as plain lines on stderr."""
+    """Show log messages as plain lines on stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("mambamed: %(levelname)s: %(message)s"))
     logger = logging.getLogger("mambamed")
-    # The level is the handler's: a warning is recorded with its case however quiet the terminal is.
+    # Only the handler has this level: with --quiet, warnings are still recorded with their cases.
     handler.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)

@@ -1,4 +1,4 @@
-"""The table of commands: every verb of `mambamed.api`, and how its result is shown."""
+"""The table of commands: the functions of `mambamed.api`, and how their results are printed."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mambamed import __version__, api
 from mambamed.cli.command import command
 
 app = typer.Typer(
-    help="3D medical imaging on Mamba networks, from one kind of recipe.",
-    epilog="Begin with 'mambamed demo'. Exit codes: 0 done, 1 failed at work, 2 usage, 3 some cases failed.",
+    help="3D medical imaging with Mamba networks: segmentation, landmarks and classification.",
+    epilog="Start with 'mambamed demo'. Exit codes: 0 done, 1 failed, 2 invalid usage, 3 some cases failed.",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-recipes = typer.Typer(help="The shipped recipes, and yours.", no_args_is_help=True)
+recipes = typer.Typer(help="List, show and check recipes.", no_args_is_help=True)
 app.add_typer(recipes, name="recipes")
 
 
 def run_app(app: typer.Typer) -> None:
-    """Run the command line; output in UTF-8 whatever the terminal's code page."""
+    """Run the command line; output is UTF-8, whatever the code page of the terminal."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
@@ -33,7 +33,7 @@ def run_app(app: typer.Typer) -> None:
 
 
 def _shown(name: str) -> Callable[[Any], None]:
-    """The function of `cli.show` that prints a result, imported at first use."""
+    """The function of `cli.show` that prints a result; it is imported on first use."""
 
     def show(result: Any) -> None:
         from mambamed.cli import show
@@ -52,13 +52,13 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _global(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     pass
 
 
-_VERBS = (
+_COMMANDS = (
     api.prepare,
     api.train,
     api.extend,
@@ -74,7 +74,7 @@ _VERBS = (
     api.demo,
     api.doctor,
 )
-for _verb in _VERBS:
-    app.command(_verb.__name__.replace("_", "-"))(command(_verb, _shown(_verb.__name__)))
-for _verb in (api.recipes_list, api.recipes_show, api.recipes_check, api.recipes_schema):
-    recipes.command(_verb.__name__.removeprefix("recipes_"))(command(_verb, _shown(_verb.__name__)))
+for _each in _COMMANDS:
+    app.command(_each.__name__.replace("_", "-"))(command(_each, _shown(_each.__name__)))
+for _each in (api.recipes_list, api.recipes_show, api.recipes_check, api.recipes_schema):
+    recipes.command(_each.__name__.removeprefix("recipes_"))(command(_each, _shown(_each.__name__)))

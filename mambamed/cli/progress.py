@@ -1,4 +1,4 @@
-"""Progress for people: a live bar on a terminal, plain lines in a log, nothing where it must be quiet."""
+"""Progress output: a live bar on a terminal, plain lines in a log, nothing with --quiet."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _SECONDS_BETWEEN_LINES = 20.0
 
 @contextmanager
 def open_progress(quiet: bool) -> Iterator[Progress]:
-    """The listener that fits where stderr goes.
+    """Choose the progress output that suits stderr.
 
     Args:
-        quiet: say nothing at all.
+        quiet: show nothing.
 
     Yields:
-        A `Progress`; its bar is gone when the block ends.
+        A `Progress`; its bar is removed when the block ends.
     """
     console = Console(stderr=True)
     if quiet:
@@ -54,7 +54,7 @@ def open_progress(quiet: bool) -> Iterator[Progress]:
 
 
 class BarOverFacts(RichProgress):
-    """The bar on a line of its own, below it what a person wants to see now: a terminal has 80 columns."""
+    """The bar on one line and the current values below it, so that both fit into 80 columns."""
 
     def get_renderables(self) -> Iterator[RenderableType]:
         yield self.make_tasks_table(self.tasks)
@@ -64,7 +64,7 @@ class BarOverFacts(RichProgress):
 
 
 class Bar:
-    """A live bar; the lines that are said scroll above it."""
+    """A live bar; messages scroll above it."""
 
     def __init__(self, bar: RichProgress) -> None:
         self._bar = bar
@@ -86,7 +86,7 @@ class Bar:
 
 
 class Lines:
-    """Plain lines for a log: every stage, and within one a line each twenty seconds and at its end."""
+    """Plain lines for a log: one every twenty seconds and one at the end of each stage."""
 
     def __init__(self) -> None:
         self._stage, self._unit = "", ""
@@ -114,7 +114,7 @@ class Lines:
 
 
 def show_facts(facts: dict[str, str | float]) -> str:
-    """`loss 0.312  dice 0.841`, as a line shows them.
+    """Format values as text, e.g. `loss 0.312  dice 0.841`.
 
     >>> show_facts({"loss": 0.3124, "case": "BRATS_001"})
     'loss 0.312  case BRATS_001'

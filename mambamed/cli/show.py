@@ -1,4 +1,4 @@
-"""How the result of each verb looks to people: tables and the next command on stdout."""
+"""Prints the result of each command: tables, and the next command, on stdout."""
 
 from __future__ import annotations
 
@@ -32,46 +32,48 @@ if TYPE_CHECKING:
     from mambamed.training.seeds import SeedsSummary
 
 
-_NAMES_SHOWN = 10  # of landmarks, structures or classes
+_NAMES_SHOWN = 10  # of landmarks, labels or classes
 _COLUMNS_SHOWN = 12  # of the scores of a training
 SCORE_WORDS = {"dice": "Dice", "error_mm": "MRE mm"}
 
 
 def prepare(summary: PreparedSummary) -> None:
-    """The plan, or what a check found."""
+    """Print the plan, or the findings of a check."""
     if summary.plan is None:
         if summary.findings:
             rows = [[found.case, found.kind, found.line] for found in summary.findings]
-            _table("findings", ["case", "kind", "what"], rows)
-        print(
-            f"{summary.cases} cases are right, {len(summary.faults)} faults, {len(summary.warnings)} warnings"
-        )
+            _table("findings", ["case", "kind", "finding"], rows)
+        print(f"{summary.cases} cases OK, {len(summary.faults)} faults, {len(summary.warnings)} warnings")
         return
     plan, manifest = summary.plan, summary.manifest
-    kinds = {"structures": manifest.foreground, "landmarks": manifest.landmarks, "classes": manifest.classes}
-    found, names = next(((kind, names) for kind, names in kinds.items() if names), ("structures", ()))
+    tasks = {
+        "segmentation": manifest.foreground,
+        "landmarks": manifest.landmarks,
+        "classification": manifest.classes,
+    }
+    task, names = next(((task, names) for task, names in tasks.items() if names), ("segmentation", ()))
     rows = [
         ["cases", str(summary.cases)],
         ["channels", ", ".join(summary.manifest.channels)],
-        [found, _some_of(names)],
-        ["spacing", "each case's own" if plan.keep_spacing else _number(plan.spacing_mm) + " mm"],
+        [task, _some_of(names)],
+        ["spacing", "unchanged" if plan.keep_spacing else _number(plan.spacing_mm) + " mm"],
         ["median shape", _number(plan.shape_median)],
         ["patch and batch", f"{_number(plan.patch_size)}, {plan.batch_size}"],
         ["normalization", ", ".join(dict.fromkeys(each.scheme for each in plan.normalization))],
     ]
-    _table(f"{summary.output}: prepared in {summary.seconds:.1f} s", ["plan", ""], rows)
+    _table(f"{summary.output}: prepared in {summary.seconds:.1f} s", ["plan", "value"], rows)
     _next(summary.next_command)
 
 
 def _some_of(names: Iterable[str]) -> str:
-    """The names, of many the first ones and how many there are."""
+    """The names; if there are many, the first ones and their number."""
     known = list(names)
     shown = ", ".join(known[:_NAMES_SHOWN])
     return shown if len(known) <= _NAMES_SHOWN else f"{shown}, ... ({len(known)} in all)"
 
 
 def train(summary: TrainSummary | SeedsSummary) -> None:
-    """Scores of each fold or seed, or the cost of one step."""
+    """Print the scores of each fold or seed, or the cost of one step."""
     if hasattr(summary, "seeds"):
         _train_seeds(cast("SeedsSummary", summary))
         return
@@ -100,12 +102,12 @@ def train(summary: TrainSummary | SeedsSummary) -> None:
         score = SCORE_WORDS.get(name, name)
         columns = [f"{score} {name}" for name in shown]
         headers = ["fold", "steps", "minutes", *columns, f"mean {score}", "state"]
-        _table(f"{summary.run}: whole validation volumes", headers, rows)
+        _table(f"{summary.run}: scores on whole validation volumes", headers, rows)
     _next(summary.next_command)
 
 
 def _train_seeds(summary: SeedsSummary) -> None:
-    """Scores over the seeds."""
+    """Print the scores over the seeds."""
     score = SCORE_WORDS.get(summary.score_name, summary.score_name)
     rows = []
     for line in summary.scores:
@@ -113,7 +115,7 @@ def _train_seeds(summary: SeedsSummary) -> None:
         rows.append([line.name, f"{_number(line.mean)}{spread}", *(_number(each) for each in line.each)])
     if rows:
         headers = [score, "mean ± SD", *(f"seed {seed}" for seed in summary.seeds)]
-        _table(f"{summary.root}: whole validation volumes", headers, rows)
+        _table(f"{summary.root}: scores on whole validation volumes", headers, rows)
     stopped = summary.runs[-1].folds[-1].stopped
     if stopped:
         print(f"seed {summary.seeds[-1]}: {stopped}")
@@ -124,7 +126,7 @@ extend = train
 
 
 def runs(found: RunList) -> None:
-    """A line a fold."""
+    """Print one line per fold."""
     rows = [
         [
             str(line.run),
@@ -142,49 +144,49 @@ def runs(found: RunList) -> None:
     if rows:
         _table(None, ["run", "fold", "network", "state", "epoch", "best patches", "updated"], rows)
     else:
-        print("no runs here; 'mambamed train RECIPE -d PREPARED' makes one")
+        print("No runs found. Start one with 'mambamed train RECIPE -d PREPARED'.")
 
 
 def export(summary: ExportSummary) -> None:
-    """What was written, and its digest."""
+    """Print the file and its checksum."""
     folds = ", ".join(map(str, summary.folds))
     print(f"{summary.output}: folds {folds}, {summary.bytes / 1e6:.1f} MB, sha256 {summary.sha256}")
     _next(summary.next_command)
 
 
 def predict(summary: PredictSummary) -> None:
-    """How many masks, and where."""
+    """Print the number of masks and their folder."""
     kept = f", {summary.kept} of them kept" if summary.kept else ""
     print(f"{len(summary.cases)} masks in {summary.output}{kept}, {summary.seconds:.0f} s")
     _next(summary.next_command)
 
 
 def landmarks(summary: LandmarksSummary) -> None:
-    """How many cases, how many landmarks were absent, and where the points are."""
+    """Print the number of cases, the absent landmarks and the folder of the points."""
     kept = f", {summary.kept} of them kept" if summary.kept else ""
-    absent = f"; {summary.absent} landmarks are absent" if summary.absent else ""
+    absent = f"; {summary.absent} landmarks absent" if summary.absent else ""
     print(f"points of {len(summary.cases)} cases in {summary.output}{kept}, {summary.seconds:.0f} s{absent}")
     _next(summary.next_command)
 
 
 def convert_points(summary: ConvertSummary) -> None:
-    """How many points, and where."""
+    """Print the number of points and their file or folder."""
     print(f"{summary.points} points of {len(summary.cases)} cases in {summary.output}")
 
 
 def classify(summary: ClassifySummary) -> None:
-    """How many cases of each class, and where the table is."""
+    """Print the number of cases per class and the path of the table."""
     labels, classes = summary.probabilities.labels, summary.probabilities.classes
     counts = ", ".join(f"{name} {labels.count(name)}" for name in classes)
     calibrated = "calibrated" if summary.probabilities.calibrated else "not calibrated"
     print(f"{len(labels)} cases in {summary.output}: {counts}; {calibrated}, {summary.seconds:.0f} s")
     if summary.saliency is not None:
-        print(f"where the network looked: {summary.saliency}")
+        print(f"saliency maps: {summary.saliency}")
     _next(summary.next_command)
 
 
 def evaluate(evaluation: Evaluation | ClassEvaluation | PointEvaluation) -> None:
-    """The summary, its conventions, and where the tables are."""
+    """Print the scores, their conventions and the paths of the tables."""
     table = evaluation.table
     _table(table.title, table.headers, table.rows)
     for note in table.notes:
@@ -199,7 +201,7 @@ def evaluate(evaluation: Evaluation | ClassEvaluation | PointEvaluation) -> None
 
 
 def compare(comparison: Comparison) -> None:
-    """The differences, what they follow, and the ranks."""
+    """Print the differences, the tests used and the ranks."""
     _table(comparison.table.title, comparison.table.headers, comparison.table.rows)
     for note in comparison.table.notes:
         print(note)
@@ -209,54 +211,60 @@ def compare(comparison: Comparison) -> None:
 
 
 def import_weights(summary: ImportSummary) -> None:
-    """What was imported, and what to do with it."""
+    """Print what was imported and the next command."""
     rows = [
         ["network", summary.network],
         ["parameters", _million(summary.parameters)],
-        ["tensors of the file", str(summary.tensors)],
-        ["arrays they were trained on", summary.axis_order],
+        ["tensors in the file", str(summary.tensors)],
+        ["axis order of the training arrays", summary.axis_order],
         ["run", str(summary.run)],
     ]
-    _table("imported", ["", ""], rows)
+    _table("imported weights", ["property", "value"], rows)
     _next(f"mambamed predict {summary.run} IMAGES -o masks")
 
 
 def demo(summary: DemoSummary) -> None:
-    """The scores of the phantoms, and where everything is."""
+    """Print the scores of the phantoms and the paths of all results."""
     evaluate(summary.evaluation)
     places = [
-        ["phantoms, as BraTS case folders", str(summary.data)],
+        ["phantoms (BraTS case folders)", str(summary.data)],
         ["prepared dataset", str(summary.prepared)],
-        ["run: recipe, plan, checkpoints", str(summary.run)],
-        ["curves of the training", str(summary.run / "fold_0" / "progress.png")],
+        ["run (recipe, plan, checkpoints)", str(summary.run)],
+        ["training curves", str(summary.run / "fold_0" / "progress.png")],
         ["predicted masks", str(summary.predictions)],
-        ["three test cases, outlined", str(summary.picture)],
+        ["picture of three test cases", str(summary.picture)],
     ]
-    _table("where everything is", ["", "path"], places)
-    print("now your own data: one folder with dataset.json, imagesTr and labelsTr, or BraTS case folders")
+    _table("results", ["content", "path"], places)
+    print("Now use your own data: a folder with dataset.json, imagesTr and labelsTr, or BraTS case folders.")
     _next("mambamed prepare YOUR_DATA -o prepared/mine")
 
 
 def doctor(examination: Examination) -> None:
-    """A line a check, then what to do."""
+    """Print one line per check, then what to do."""
     checks = examination.checks
     _table(
-        f"mambamed {examination.version}", ["", "state", "what"], [[c.name, c.state, c.fact] for c in checks]
+        f"mambamed {examination.version}",
+        ["check", "state", "finding"],
+        [[c.name, c.state, c.fact] for c in checks],
     )
     for check in checks:
         if check.advice:
             print(f"{check.name}: {check.advice}")
-    print("this machine can work" if examination.usable else "what is 'bad' must be mended before any work")
+    print(
+        "This machine is ready."
+        if examination.usable
+        else 'Fix the checks marked "bad" before using mambamed.'
+    )
 
 
 def recipes_list(lines: Sequence[RecipeLine]) -> None:
-    """The shipped recipes."""
+    """Print the shipped recipes."""
     rows = [[line.name, line.task, line.network, line.data, line.headline] for line in lines]
-    _table(None, ["recipe", "task", "network", "data", ""], rows)
+    _table(None, ["recipe", "task", "network", "data", "description"], rows)
 
 
 def recipes_show(cost: RecipeCost) -> None:
-    """The resolved recipe, and what its network costs."""
+    """Print the resolved recipe and the cost of its network."""
     print(cost.text)
     rows = [
         ["parameters", _million(cost.parameters)],
@@ -265,26 +273,30 @@ def recipes_show(cost: RecipeCost) -> None:
         ["longest sequence", str(cost.longest_sequence)],
         [f"training memory at batch {cost.batch_size}", f"about {cost.training_gib:.1f} GiB"],
     ]
-    _table(f"{cost.recipe}: {cost.network}", ["cost", ""], rows)
+    _table(f"{cost.recipe}: {cost.network}", ["cost", "value"], rows)
     if cost.paper:
-        _table("in the paper", ["", ""], [[name, str(value)] for name, value in cost.paper.items()])
+        _table(
+            "results in the paper",
+            ["measure", "value"],
+            [[name, str(value)] for name, value in cost.paper.items()],
+        )
     _next(f"mambamed train {cost.recipe} -d PREPARED")
 
 
 def recipes_check(recipes: Sequence[str]) -> None:
-    """Which recipes are right."""
+    """Print which recipes are valid."""
     for recipe in recipes:
-        print(f"{recipe}: right")
+        print(f"{recipe}: OK")
 
 
 def recipes_schema(schema: dict[str, Any]) -> None:
-    """The JSON Schema."""
+    """Print the JSON Schema."""
     print(json.dumps(schema, indent=2))
 
 
 def _table(title: str | None, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table for people; on a pipe it is as wide as it needs to be."""
-    # Names of cases, regions and labels are not markup, whatever brackets they hold.
+    """Print a table; on a pipe it is as wide as its content needs."""
+    # Names of cases, regions and labels may contain brackets, which are not markup.
     table = Table(title=escape(title) if title else None, title_justify="left", header_style="bold")
     for number, header in enumerate(headers):
         table.add_column(escape(header), justify="left" if number == 0 else "right", overflow="fold")
@@ -301,7 +313,7 @@ def _next(command: str) -> None:
 
 
 def _number(value: Any) -> str:
-    """A number as a table shows it.
+    """Format a number for a table.
 
     >>> _number(0.87654), _number(float("nan")), _number(12), _number((32, 32, 16))
     ('0.8765', '-', '12', '32x32x16')

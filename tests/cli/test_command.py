@@ -70,17 +70,19 @@ def test_a_fault_is_a_line_and_an_exit_code(run, mode, code, line) -> None:
     assert (done.exit_code, done.stderr) == (code, line)
 
 
-def test_an_interruption_says_how_to_go_on(run) -> None:
+def test_an_interruption_says_how_to_continue(run) -> None:
     done = run("here", "--mode", "interrupt", "-q")
     assert done.exit_code == 130
-    assert "goes on" in done.stderr
+    assert done.stderr == (
+        "mambamed: Interrupted. Run the same command again to continue (for train, add --resume).\n"
+    )
 
 
 def test_a_bug_keeps_its_traceback(run) -> None:
     assert isinstance(run("here", "--mode", "bug", "-q").exception, ZeroDivisionError)
 
 
-def test_help_shows_the_verbs_parameters_and_not_the_progress(run) -> None:
+def test_help_shows_the_parameters_and_not_the_progress(run) -> None:
     text = run("--help").stdout
     assert "Do something" in text
     assert "What happens" in text
