@@ -7,12 +7,7 @@ The commands are functions of this package, with the same names and parameters: 
 
 from __future__ import annotations
 
-import functools
 import importlib
-import inspect
-import os
-import typing
-from collections.abc import Callable
 from typing import Any
 
 __version__ = "0.2.0"
@@ -35,48 +30,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return _with_checked_arguments(getattr(importlib.import_module("mambamed.api"), name))
+        checked = importlib.import_module("mambamed.arguments").with_checked_arguments
+        return checked(getattr(importlib.import_module("mambamed.api"), name))
     raise AttributeError(f"module 'mambamed' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def _with_checked_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a command so that its arguments are converted to, or checked against, the types it declares."""
-    scope = vars(importlib.import_module(function.__module__))
-    signature = inspect.signature(function)
-    types = {
-        name: typing.get_args(eval(parameter.annotation, scope))[0]  # the annotations of our own api module
-        for name, parameter in signature.parameters.items()
-        if name != "progress"
-    }
-
-    @functools.wraps(function)
-    def checked(*arguments: Any, **options: Any) -> Any:
-        given = signature.bind(*arguments, **options)
-        for name, value in given.arguments.items():
-            if name in types:
-                given.arguments[name] = _checked(value, types[name], f"{function.__name__}(): {name}")
-        return function(*given.args, **given.kwargs)
-
-    return checked
-
-
-def _checked(value: Any, kind: Any, where: str) -> Any:
-    from pydantic import TypeAdapter, ValidationError
-
-    from mambamed.documents.base import fact_of
-    from mambamed.errors import RecipeError
-
-    if isinstance(value, os.PathLike) and "Path" not in str(kind):
-        value = os.fspath(value)
-    if isinstance(value, (str, os.PathLike)) and "list[" in str(kind):
-        value = [value]
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        fact = "expected a path, got " + repr(value) if fault["type"] == "path_type" else fact_of(fault)
-        raise RecipeError(f"{where}: {fact}. Correct the argument.") from error

@@ -21,7 +21,7 @@ _UNITS = (
     "line|measure|network|number|patch|plane|point|process|query|region|row|run|scan|second|seed|shard|stage|"
     "step|structure|subject|task|voxel|window"
 )
-_BETWEEN = "(?:in|of|for|is|as|to|with|by|from|on|at|into|has|and|or|than|be|was|within|over|that|if)"
+_BETWEEN = "(?:in|of|for|is|as|to|with|by|from|on|at|into|has|and|or|than|without|be|was|within|over|that|if)"
 _MANY = r"(?:an?|one|\d+|patches|seconds|steps|hours)"
 # A pattern, and what to write instead.
 BANNED = {
