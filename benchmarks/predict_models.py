@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from mambamed.documents.plan import Plan, per_case
 from mambamed.geometry import orientation_of, to_ras
 from mambamed.io.images import Image, read_image, write_image
-from mambamed.preparation.plan import Normalization, Plan
 from mambamed.preparation.prepare_image import prepare_image, prepare_label
 from mambamed.recipe import Recipe
 from mambamed.runs.import_weights import import_weights
@@ -271,7 +271,12 @@ def trained(setup: Setup, cases: list[Case]) -> nn.Module:
     scheme = "zscore_nonzero" if setup.nonzero else "zscore"
     spacing = (setup.spacing_mm,) * 3
     plan = Plan(
-        spacing, setup.patch_size, setup.patch_size, 2, "nonzero", (Normalization(scheme),) * setup.channels
+        spacing_mm=spacing,
+        shape_median=setup.patch_size,
+        patch_size=setup.patch_size,
+        batch_size=2,
+        crop="nonzero",
+        normalization=(per_case(scheme),) * setup.channels,
     )
     prepared = []
     for channels, affine, label in cases[:20]:

@@ -28,11 +28,11 @@ from predict_models import SETUPS, Setup
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mambamed.cases import DatasetManifest
+from mambamed.documents.manifest import DatasetManifest
+from mambamed.documents.plan import Plan, per_case
 from mambamed.geometry import orientation_of
 from mambamed.io.images import Image
 from mambamed.preparation.grid import CaseGeometry
-from mambamed.preparation.plan import Normalization, Plan
 from mambamed.preparation.prepare_image import prepare_image
 from mambamed.runs.device import keep_freed_memory
 from mambamed.runs.model import load_network
@@ -184,7 +184,9 @@ def export(side: str, kind: str, small: bool) -> tuple[NDArray, dict[str, float]
 
 
 def manifest_of(setup: Setup) -> DatasetManifest:
-    return DatasetManifest("made", dict.fromkeys(setup.channel_names, "mri"), setup.names)
+    return DatasetManifest(
+        name="made", channels=dict.fromkeys(setup.channel_names, "mri"), labels=setup.names
+    )
 
 
 def quiet_predictor(mirrored: bool) -> nnUNetPredictor:
@@ -199,7 +201,12 @@ def warm() -> None:
         for spacing in (1.0, 1.5):
             for scheme in ("zscore", "zscore_nonzero"):
                 plan = Plan(
-                    (spacing,) * 3, (30, 30, 30), (16, 16, 16), 2, "nonzero", (Normalization(scheme),)
+                    spacing_mm=(spacing,) * 3,
+                    shape_median=(30, 30, 30),
+                    patch_size=(16, 16, 16),
+                    batch_size=2,
+                    crop="nonzero",
+                    normalization=(per_case(scheme),),
                 )
                 prepare_image([each], plan)
     export("ours", "CT-B", small=True)

@@ -31,9 +31,9 @@ from sections import replace_section
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mambamed.documents.plan import Ct, Plan, ZScoreNonzero
 from mambamed.io.images import Image, read_image
 from mambamed.preparation.fingerprint import Histogram
-from mambamed.preparation.plan import Normalization, Plan
 from mambamed.preparation.prepare_image import prepare_image, prepare_label
 from mambamed.preparation.resample import coarse_axis, resample_image, resample_label, resampled_shape
 from mambamed.preparation.store import encode_array, read_array
@@ -53,7 +53,7 @@ except ModuleNotFoundError as error:
 
 DATA = Path(os.environ.get("MAMBAMED_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 TARGET = (1.5, 1.5, 1.5)
-CT = Normalization("ct", mean=60.0, std=180.0, low=-500.0, high=700.0)
+CT = Ct(mean=60.0, std=180.0, low=-500.0, high=700.0)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,14 @@ def ct_stages(name: str, image: NDArray, label: NDArray, spacing: tuple[float, f
     shape = resampled_shape(image.shape, spacing, TARGET)
     coarse = coarse_axis(spacing, TARGET)
     level = np.asfortranarray((np.clip(image, CT.low, CT.high) - CT.mean) / CT.std, np.float32)
-    plan = Plan(TARGET, shape, (128, 128, 128), 2, "nonzero", (CT,))
+    plan = Plan(
+        spacing_mm=TARGET,
+        shape_median=shape,
+        patch_size=(128, 128, 128),
+        batch_size=2,
+        crop="nonzero",
+        normalization=(CT,),
+    )
     affine = np.diag([*spacing, 1.0])
     properties = {"mean": CT.mean, "std": CT.std, "percentile_00_5": CT.low, "percentile_99_5": CT.high}
 
@@ -161,7 +168,12 @@ def ct_stages(name: str, image: NDArray, label: NDArray, spacing: tuple[float, f
 def brats_stages(images: list[Image], label: NDArray) -> list[Stage]:
     """Crop and z-score of four channels, and a patch read from the store."""
     plan = Plan(
-        (1.0, 1.0, 1.0), (140, 170, 140), (128,) * 3, 2, "nonzero", (Normalization("zscore_nonzero"),) * 4
+        spacing_mm=(1.0, 1.0, 1.0),
+        shape_median=(140, 170, 140),
+        patch_size=(128,) * 3,
+        batch_size=2,
+        crop="nonzero",
+        normalization=(ZScoreNonzero(),) * 4,
     )
     flipped = [Image(image.array, np.diag([1.0, 1.0, 1.0, 1.0])) for image in images]
     stacked = np.stack([image.array.T for image in images])

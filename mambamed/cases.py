@@ -1,13 +1,9 @@
-"""What a dataset is, in words: cases, channels, labels, regions, landmarks, classes. No pixels.
-
-A converter turns files on disk into a `RawDataset`; `prepare` keeps its `DatasetManifest` in the
-prepared dataset, and every run carries a copy, so that a model knows what it reads and what it answers.
-"""
+"""A case: one subject at one visit, and which names it may have. No pixels."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,83 +76,6 @@ class Case:
             harmless = "".join(c if c.isalnum() or c in "._" else "_" for c in name)[:100].lstrip("._")
             name = f"{harmless}_{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:8]}"
         return cls(name, channels, **known)
-
-
-@dataclass(frozen=True)
-class DatasetManifest:
-    """What the cases of a dataset have in common.
-
-    Attributes:
-        name: the dataset's name, for people.
-        channels: channel name -> kind of intensity: "ct" (Hounsfield units) or "mri" (arbitrary units).
-        labels: label name -> integer class; holds "background": 0 where there are labels at all.
-        regions: region name -> the labels it unites; may overlap ("WT": (1, 2, 3)). Empty: labels
-            exclude each other and are told apart by softmax.
-        landmarks: names of the landmarks, in the network's output order.
-        classes: names of the classes, in the network's output order.
-    """
-
-    name: str
-    channels: Mapping[str, str]
-    labels: Mapping[str, int] = field(default_factory=dict)
-    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    landmarks: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        values = list(self.labels.values())
-        if self.labels and self.labels.get(BACKGROUND) != 0:
-            raise DatasetError(
-                f'{self.name}: no background label; add "background": 0 to "labels" {dict(self.labels)}'
-            )
-        for value in values:
-            if values.count(value) > 1:
-                names = [name for name, v in self.labels.items() if v == value]
-                raise DatasetError(f"{self.name}: labels {names} share the value {value}; give each its own")
-        for region, members in self.regions.items():
-            unknown = [m for m in members if m not in values]
-            if unknown:
-                raise DatasetError(
-                    f"{self.name}: region {region} names labels {unknown} that are not among {sorted(values)}"
-                )
-
-    @property
-    def foreground(self) -> dict[str, tuple[int, ...]]:
-        """Answer name -> labels: the regions where there are any, else every label but the background."""
-        if self.regions:
-            return {name: tuple(members) for name, members in self.regions.items()}
-        return {name: (value,) for name, value in self.labels.items() if value != 0 and name != IGNORE}
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict; `from_json` gives the manifest back."""
-        return {
-            "name": self.name,
-            "channels": dict(self.channels),
-            "labels": dict(self.labels),
-            "regions": {name: list(members) for name, members in self.regions.items()},
-            "landmarks": list(self.landmarks),
-            "classes": list(self.classes),
-        }
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> DatasetManifest:
-        """The manifest that `to_json` wrote; further keys are passed over."""
-        return cls(
-            name=str(document["name"]),
-            channels=dict(document["channels"]),
-            labels=dict(document.get("labels", {})),
-            regions={name: tuple(members) for name, members in document.get("regions", {}).items()},
-            landmarks=tuple(document.get("landmarks", ())),
-            classes=tuple(document.get("classes", ())),
-        )
-
-
-@dataclass(frozen=True)
-class RawDataset:
-    """A dataset as a converter found it: its manifest and its cases, sorted by id."""
-
-    manifest: DatasetManifest
-    cases: Sequence[Case]
 
 
 def check_case_id(case_id: str) -> None:

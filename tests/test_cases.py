@@ -1,10 +1,11 @@
 import pytest
 
-from mambamed.cases import Case, ChannelFile, DatasetManifest, check_case_id
+from mambamed.cases import Case, ChannelFile, check_case_id
+from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import DatasetError
 
 
-def test_a_manifest_survives_json() -> None:
+def test_a_manifest_survives_json(tmp_path) -> None:
     manifest = DatasetManifest(
         name="brats",
         channels={"t1n": "mri", "t1c": "mri"},
@@ -13,13 +14,15 @@ def test_a_manifest_survives_json() -> None:
         landmarks=("nose",),
         classes=("small", "large"),
     )
-    assert DatasetManifest.from_json(manifest.to_json()) == manifest
+    assert DatasetManifest.checked(manifest.to_json(), tmp_path) == manifest
 
 
 def test_foreground_is_the_regions_where_there_are_any() -> None:
     labels = {"background": 0, "a": 1, "b": 2}
-    assert DatasetManifest("d", {}, labels).foreground == {"a": (1,), "b": (2,)}
-    assert DatasetManifest("d", {}, labels, {"both": (1, 2)}).foreground == {"both": (1, 2)}
+    assert DatasetManifest(name="d", channels={}, labels=labels).foreground == {"a": (1,), "b": (2,)}
+    assert DatasetManifest(name="d", channels={}, labels=labels, regions={"both": (1, 2)}).foreground == {
+        "both": (1, 2)
+    }
 
 
 @pytest.mark.parametrize(
@@ -32,7 +35,7 @@ def test_foreground_is_the_regions_where_there_are_any() -> None:
 )
 def test_a_manifest_that_cannot_be_right_is_refused(labels, regions, words) -> None:
     with pytest.raises(DatasetError, match=words):
-        DatasetManifest("d", {}, labels, regions)
+        DatasetManifest.of("d", channels={}, labels=labels, regions=regions)
 
 
 @pytest.mark.parametrize("case_id", ["", "..", "../evil", "/tmp/evil", "a\\b", "two\nlines", "x" * 201])

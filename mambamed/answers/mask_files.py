@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mambamed.cases import Case, DatasetManifest
+from mambamed.cases import Case
+from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import RecipeError
 from mambamed.geometry import Affine
 from mambamed.io.images import Image

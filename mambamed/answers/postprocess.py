@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mambamed.cases import DatasetManifest
+from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import RecipeError
 from mambamed.recipe.schema import Postprocess
 

@@ -21,7 +21,8 @@ from mambamed.converters.options import Wishes
 from mambamed.errors import DatasetError
 
 if TYPE_CHECKING:  # `--help` reads CONVERTERS, and must not wait for the readers
-    from mambamed.cases import Case, RawDataset
+    from mambamed.cases import Case
+    from mambamed.documents.manifest import RawDataset
     from mambamed.progress import Progress
 
 # Choices of `prepare --format`, in the order in which "auto" tries them.

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.cases import Case, ChannelFile
 from mambamed.converters.options import Wishes
+from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.io.images import SUFFIXES
 
 _DOCUMENT = "Info.cfg"
@@ -36,10 +37,10 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     """
     cases = [case for folder in _patients(source) for case in _phases(folder)]
     groups = tuple(sorted({case.class_name for case in cases if case.class_name}))
-    manifest = DatasetManifest(
-        source.resolve().name,
-        wishes.one_channel("cineMRI", "mri"),
-        wishes.spelled(_LABELS),
+    manifest = DatasetManifest.of(
+        name=source.resolve().name,
+        channels=wishes.one_channel("cineMRI", "mri"),
+        labels=wishes.spelled(_LABELS),
         # A group is kept as the class where every patient has one.
         classes=groups if all(case.class_name for case in cases) and len(groups) > 1 else (),
     )

@@ -12,9 +12,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.cases import Case, ChannelFile
 from mambamed.converters.msd import labels_of
 from mambamed.converters.options import Wishes
+from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError
 from mambamed.io.images import images_by_id
 from mambamed.io.json_files import read_json
@@ -72,7 +73,9 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     if not cases:
         raise DatasetError(f"{source}: holds no {'MRI' if kind == 'mri' else 'CT'} cases of AMOS")
     channel = wishes.one_channel("MRI" if kind == "mri" else "CT", kind)
-    return RawDataset(DatasetManifest(source.resolve().name, channel, wishes.spelled(named)), cases)
+    return RawDataset(
+        DatasetManifest.of(name=source.resolve().name, channels=channel, labels=wishes.spelled(named)), cases
+    )
 
 
 def _files(folder: Path) -> dict[str, Path]:

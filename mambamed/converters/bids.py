@@ -14,9 +14,10 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.cases import Case, ChannelFile
 from mambamed.converters.found_labels import labels_in
 from mambamed.converters.options import Wishes
+from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError
 from mambamed.io.images import case_id_of
 from mambamed.io.tables import read_csv
@@ -57,8 +58,11 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
         if labels
         else {}
     )
-    manifest = DatasetManifest(
-        source.resolve().name, channels, wishes.spelled(named), classes=classes if not labels else ()
+    manifest = DatasetManifest.of(
+        name=source.resolve().name,
+        channels=channels,
+        labels=wishes.spelled(named),
+        classes=classes if not labels else (),
     )
     return RawDataset(manifest, sorted(cases, key=lambda case: case.id))
 

@@ -21,8 +21,9 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.cases import Case, ChannelFile
 from mambamed.converters.options import Wishes
+from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError
 from mambamed.io.images import case_id_of
 
@@ -70,7 +71,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     labels, regions = answers_of(source, found, is_earlier=earlier == {True}, format=wishes.format)
     names = _channels_of(found, wishes.format)
     answer = "gtv" if len(names) == 1 else "seg"
-    manifest = DatasetManifest(
+    manifest = DatasetManifest.of(
         name=source.resolve().name,
         channels=dict.fromkeys(names, "mri"),
         labels=wishes.spelled(labels),

@@ -29,10 +29,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.cases import Case, ChannelFile
 from mambamed.converters.found_labels import labels_in
 from mambamed.converters.nnunet import labels_and_regions, numbered_channels
 from mambamed.converters.options import Wishes, kind_of_channel
+from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import CaseError, DatasetError
 from mambamed.io.images import case_id_of, images_by_id, read_header
 from mambamed.io.json_files import read_json
@@ -369,7 +370,14 @@ def _manifest(
     found = {case.class_name for case in cases if case.class_name}
     classes = tuple(map(str, document.get("classes") or sorted(found, key=_naturally)))
     name = str(document.get("name") or _name_of(listed.file))
-    return DatasetManifest(name, channels, wishes.spelled(labels), regions, landmarks, classes)
+    return DatasetManifest.of(
+        name=name,
+        channels=channels,
+        labels=wishes.spelled(labels),
+        regions=regions,
+        landmarks=landmarks,
+        classes=classes,
+    )
 
 
 def _name_of(file: Path) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.cases import Case, ChannelFile
 from mambamed.converters.options import Wishes
+from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.io.dicom import find_series, is_dicom
 
 
@@ -30,7 +31,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     cases = series_cases(source)
     kinds = {"ct" if modality == "CT" else "mri" for _, modality in cases}
     channel = wishes.one_channel("CT", "ct") if kinds == {"ct"} else wishes.one_channel("image", "mri")
-    manifest = DatasetManifest(source.resolve().name, channel)
+    manifest = DatasetManifest.of(name=source.resolve().name, channels=channel)
     return RawDataset(manifest, [case for case, _ in cases])
 
 

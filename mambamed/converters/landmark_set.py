@@ -16,9 +16,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.cases import Case, ChannelFile
 from mambamed.converters.nnunet import numbered_channels
 from mambamed.converters.options import Wishes, kind_of_channel
+from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import Affine
 from mambamed.io.images import images_by_id, read_header
@@ -107,7 +108,7 @@ def _manifest(source: Path, wishes: Wishes, cases: list[Case], width: int) -> Da
         if not isinstance(order, dict) or not all(isinstance(value, int) for value in order.values()):
             raise DatasetError(f"{source / _ORDER}: is no object of names and numbers; correct it")
         landmarks = sorted(order, key=lambda name: order[name])
-    return DatasetManifest(source.resolve().name, channels, landmarks=tuple(landmarks))
+    return DatasetManifest.of(name=source.resolve().name, channels=channels, landmarks=tuple(landmarks))
 
 
 def _table_of(source: Path) -> Path | None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.cases import Case, ChannelFile
 from mambamed.converters.options import Wishes, kind_of_channel
+from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError
 from mambamed.io.images import case_id_of
 from mambamed.io.json_files import read_json
@@ -42,7 +43,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
         raise DatasetError(f"{file}: two modalities have the same name in {names}; rename one")
     labels = wishes.spelled(labels_of(_section(document, ("labels",), file), file))
     try:
-        manifest = DatasetManifest(
+        manifest = DatasetManifest.of(
             name=str(document.get("name") or source.resolve().name), channels=channels, labels=labels
         )
     except DatasetError as error:

@@ -12,9 +12,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mambamed.cases import BACKGROUND, IGNORE, Case, ChannelFile, DatasetManifest, RawDataset, check_case_id
+from mambamed.cases import BACKGROUND, IGNORE, Case, ChannelFile, check_case_id
 from mambamed.converters.msd import inside, labels_of
 from mambamed.converters.options import Wishes, kind_of_channel
+from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError
 from mambamed.io.images import case_id_of, images_by_id
 from mambamed.io.json_files import read_json
@@ -68,8 +69,11 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     else:
         labels, regions = labels_and_regions(section, file)
     try:
-        manifest = DatasetManifest(
-            str(document.get("name") or source.resolve().name), channels, wishes.spelled(labels), regions
+        manifest = DatasetManifest.of(
+            name=str(document.get("name") or source.resolve().name),
+            channels=channels,
+            labels=wishes.spelled(labels),
+            regions=regions,
         )
     except DatasetError as error:
         raise DatasetError(f"{file}: {error}") from error

@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.cases import Case, ChannelFile
 from mambamed.converters.options import Wishes
+from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError
 from mambamed.io.images import case_id_of
 
@@ -61,7 +62,10 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
         fault = None if number in labels else lacking
         cases.append(Case(case_id, (ChannelFile(images[number]),), labels.get(number), fault=fault))
     channel = wishes.one_channel("CT", "ct")
-    return RawDataset(DatasetManifest(source.resolve().name, channel, wishes.spelled(_LABELS)), cases)
+    return RawDataset(
+        DatasetManifest.of(name=source.resolve().name, channels=channel, labels=wishes.spelled(_LABELS)),
+        cases,
+    )
 
 
 def _files(source: Path) -> tuple[dict[str, Path], dict[str, Path]]:

@@ -23,6 +23,7 @@ Reading = TypeVar("Reading", bound="Model")
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Size = Annotated[int, Field(ge=1)]
@@ -72,13 +73,17 @@ class Model(BaseModel):
             lines = fault_lines(error, cls, str(path), cls.REMEDY)
             raise cls.FAULT("\n".join(lines)) from error
 
+    def changed(self: Reading, **changes: Any) -> Reading:
+        """A copy with other values, which are checked."""
+        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | changes)
+
     def write(self, path: Path) -> None:
         """Write the file atomically."""
         write_json(path, self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", by_alias=True)
 
 
 class Document(Model):
@@ -123,6 +128,8 @@ def fault_lines(error: ValidationError, model: type[BaseModel], where: str, reme
 
 def _line(fault: Any, model: type[BaseModel], where: str, remedy: str) -> str:
     location = tuple(fault["loc"])
+    if fault["type"].startswith("union_tag"):
+        location = (*location, fault["ctx"]["discriminator"].strip("'"))
     key = ".".join(str(part) for part in location) or "content"
     fact = fact_of(fault, _keys_at(model, location[:-1]))
     return f"{where}: {key}: {fact}{'' if fact.endswith('?') else '.'} {remedy}".rstrip()
@@ -137,8 +144,10 @@ def fact_of(fault: Any, known: Sequence[str] = ()) -> str:
     """
     if fault["type"] == "extra_forbidden":
         return f"unknown key{did_you_mean(str(fault['loc'][-1]), known)}"
-    if fault["type"] == "missing":
+    if fault["type"] in {"missing", "union_tag_not_found"}:
         return "missing"
+    if fault["type"] == "union_tag_invalid":
+        return f"expected one of {fault['ctx']['expected_tags']}, got {shortened(fault['ctx']['tag'])}"
     message = fault["msg"].removeprefix("Value error, ")
     if not message.startswith("Input should be"):
         return message

@@ -45,6 +45,11 @@ def write_json(path: Path, document: Any) -> None:
     write_text(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
+def json_line(document: Any) -> str:
+    """A document as one line of text, e.g. to be hashed or kept in another file."""
+    return json.dumps(document)
+
+
 def _without_duplicates(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from mambamed.documents.plan import Triple
 from mambamed.preparation.image_kernels import filled_mask, grow_box, in_kernel_type
-from mambamed.preparation.plan import Triple
 
 
 def nonzero_box(channels: Sequence[NDArray]) -> tuple[Triple, Triple]:

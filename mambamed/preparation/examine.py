@@ -7,12 +7,13 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mambamed.cases import Case, DatasetManifest
+from mambamed.cases import Case
+from mambamed.documents.manifest import DatasetManifest
+from mambamed.documents.prepared import FingerprintCase
 from mambamed.errors import CaseError
 from mambamed.geometry import affine_to_ras, orientation_of, spacing_of, to_ras
 from mambamed.io.images import Image, doubt_about, read_header, read_image
@@ -240,12 +241,13 @@ def bytes_needed(case: Case) -> int:
     return voxels * (len(case.channels) * 12 + 24) + whole
 
 
-def summary_of(examined: Examined) -> dict[str, Any]:
+def summary_of(examined: Examined) -> FingerprintCase:
     """What fingerprint.json keeps of a case."""
-    return {
-        "id": examined.case_id,
-        "shape_cropped": list(examined.shape_cropped),
-        "spacing_mm": list(examined.spacing_mm),
-        "kept": round(examined.kept, 6),
-        "voxels": {str(value): count for value, count in sorted(examined.voxels.items())},
-    }
+    x, y, z = examined.shape_cropped
+    return FingerprintCase(
+        id=examined.case_id,
+        shape_cropped=(x, y, z),
+        spacing_mm=tuple(examined.spacing_mm),
+        kept=round(examined.kept, 6),
+        voxels={str(value): count for value, count in sorted(examined.voxels.items())},
+    )

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mambamed.cases import Case, DatasetManifest
+from mambamed.cases import Case
+from mambamed.documents.manifest import DatasetManifest
 from mambamed.geometry import world_to_voxel
 from mambamed.io.images import Image
 

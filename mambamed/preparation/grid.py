@@ -6,17 +6,14 @@ closest to RAS+, then cut to the crop box), prepared (cropped, resampled). All a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mambamed.documents.plan import Spacing, Triple
+from mambamed.documents.prepared import GeometryRecord
 from mambamed.geometry import Orientation, affine_to_ras, spacing_of
-
-Triple = tuple[int, int, int]
-Spacing = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -78,33 +75,30 @@ class CaseGeometry:
         x, y, z = (float(v) for v in spacing_of(self.affine_prepared))
         return x, y, z
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict; `from_json` gives the geometry back."""
-        return {
-            "shape_native": list(self.shape_native),
-            "affine_native": [list(row) for row in self.affine_native],
-            "axes": list(self.orientation.axes),
-            "flips": list(self.orientation.flips),
-            "crop_start": list(self.crop_start),
-            "crop_stop": list(self.crop_stop),
-            "shape_prepared": list(self.shape_prepared),
-            "affine_prepared": self.affine_prepared.tolist(),
-        }
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> CaseGeometry:
-        """The geometry that `to_json` wrote; `affine_prepared` follows from the rest."""
-        flips = tuple(bool(flip) for flip in document["flips"])
-        return cls(
-            shape_native=_triple(document["shape_native"]),
-            affine_native=tuple(tuple(float(v) for v in row) for row in document["affine_native"]),
-            orientation=Orientation(_triple(document["axes"]), (flips[0], flips[1], flips[2])),
-            crop_start=_triple(document["crop_start"]),
-            crop_stop=_triple(document["crop_stop"]),
-            shape_prepared=_triple(document["shape_prepared"]),
+    def record(self) -> GeometryRecord:
+        """The part of cases/ID.json; `of` gives the geometry back."""
+        return GeometryRecord.model_validate(
+            {
+                "shape_native": self.shape_native,
+                "affine_native": self.affine_native,
+                "axes": self.orientation.axes,
+                "flips": self.orientation.flips,
+                "crop_start": self.crop_start,
+                "crop_stop": self.crop_stop,
+                "shape_prepared": self.shape_prepared,
+                "affine_prepared": self.affine_prepared.tolist(),
+            },
+            strict=False,
         )
 
-
-def _triple(values: Any) -> Triple:
-    x, y, z = (int(v) for v in values)
-    return x, y, z
+    @classmethod
+    def of(cls, record: GeometryRecord) -> CaseGeometry:
+        """The geometry of a record; `affine_prepared` follows from the rest."""
+        return cls(
+            shape_native=record.shape_native,
+            affine_native=record.affine_native,
+            orientation=Orientation(record.axes, record.flips),
+            crop_start=record.crop_start,
+            crop_stop=record.crop_stop,
+            shape_prepared=record.shape_prepared,
+        )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mambamed.documents.plan import Ct, Normalization, Unchanged, ZScoreNonzero
 from mambamed.preparation.image_kernels import in_kernel_type, moments
-from mambamed.preparation.plan import Normalization
 from mambamed.preparation.resample import plane_as_float32
 from mambamed.preparation.scale_kernels import scale_into
 
@@ -45,14 +45,12 @@ class Scaling:
         Source:
             nnU-Net's ZScoreNormalization, CTNormalization and NoNormalization. A constant channel becomes 0.
         """
-        if normalization.scheme == "none":
+        if isinstance(normalization, Unchanged):
             return cls(-np.inf, np.inf, 0.0, 1.0)
-        if normalization.scheme == "ct":
-            assert normalization.low is not None and normalization.high is not None
-            assert normalization.mean is not None and normalization.std is not None
+        if isinstance(normalization, Ct):
             factor = 1 / max(normalization.std, _LEAST_STD)
             return cls(normalization.low, normalization.high, normalization.mean, factor)
-        if normalization.scheme != "zscore_nonzero":
+        if not isinstance(normalization, ZScoreNonzero):
             mask = None
         mean, std, _ = moments(in_kernel_type(channel), mask)
         return cls(-np.inf, np.inf, mean, 1 / std if std > _LEAST_STD else 0.0, mask)
@@ -79,7 +77,8 @@ def normalized(
 ) -> NDArray[np.float32]:
     """Normalize one channel on its own grid; arguments as in `Scaling.of`.
 
-    >>> normalized(np.array([[[1.0, 3.0]]]), Normalization("zscore"), None).ravel().tolist()
+    >>> from mambamed.documents.plan import ZScore
+    >>> normalized(np.array([[[1.0, 3.0]]]), ZScore(), None).ravel().tolist()
     [-1.0, 1.0]
     """
     out = np.empty(channel.shape, np.float32)

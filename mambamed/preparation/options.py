@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 
-from mambamed.cases import DatasetManifest
 from mambamed.errors import RecipeError
 from mambamed.recipe import Preprocess, Recipe
 
@@ -50,32 +48,3 @@ def parse_bytes(text: str, option: str = "--max-ram") -> int:
     if not match:
         raise RecipeError(f"{option} {text}: not a size; write it as in 8G")
     return int(float(match[1]) * 1024 ** (" KMGT".index((match[2] or " ").upper())))
-
-
-def agreed_manifest(manifest: DatasetManifest, recipe: Recipe | None) -> DatasetManifest:
-    """The dataset's manifest, with the recipe's regions; both must speak of the same channels and labels."""
-    if recipe is None:
-        return manifest
-    wanted = recipe.dataset
-    if wanted.channels is not None and dict(wanted.channels) != dict(manifest.channels):
-        raise RecipeError(
-            f"recipe {recipe.name}: dataset.channels {dict(wanted.channels)} are not those found, "
-            f"{dict(manifest.channels)}; correct one of the two"
-        )
-    if wanted.labels is not None and dict(wanted.labels) != dict(manifest.labels):
-        raise RecipeError(
-            f"recipe {recipe.name}: dataset.labels {dict(wanted.labels)} are not those found, "
-            f"{dict(manifest.labels)}; correct one of the two"
-        )
-    for key, found in (("landmarks", manifest.landmarks), ("classes", manifest.classes)):
-        asked = getattr(wanted, key)
-        # The recipe may ask for some of them, in an order of its own: that of the network's outputs.
-        unknown = [name for name in asked or () if name not in found]
-        if unknown:
-            raise RecipeError(
-                f"recipe {recipe.name}: dataset.{key} {unknown} are not among those found, {list(found)}; "
-                "correct one of the two"
-            )
-    if wanted.regions is None:
-        return manifest
-    return dataclasses.replace(manifest, regions={name: tuple(m) for name, m in wanted.regions.items()})

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mambamed.cases import DatasetManifest
+from mambamed.documents.manifest import DatasetManifest
+from mambamed.documents.plan import Ct, Normalization, Plan, Triple, per_case
 from mambamed.preparation.examine import Examined
 from mambamed.preparation.fingerprint import Histogram
-from mambamed.preparation.plan import Normalization, Plan, Triple
 from mambamed.preparation.resample import resampled_shape
 from mambamed.recipe import Preprocess
 
@@ -101,19 +101,20 @@ def _normalizations(
 ) -> list[Normalization]:
     much_removed = float(np.median([case.kept for case in cases])) < _MUCH_REMOVED
     zscore = "zscore_nonzero" if much_removed and settings.crop == "nonzero" else "zscore"
-    plans = []
+    plans: list[Normalization] = []
     for number, kind in enumerate(manifest.channels.values()):
         scheme = settings.normalize
         if scheme == "auto":
             scheme = "ct" if kind == "ct" else zscore
         if scheme != "ct":
-            plans.append(Normalization(scheme))
+            plans.append(per_case(scheme))
             continue
         seen = Histogram.total(case.foreground[number] for case in cases if number in case.foreground)
         if not seen.voxels:
             # Nothing is outlined: a window that holds fat, soft tissue and contrast, in Hounsfield units.
-            plans.append(Normalization("ct", mean=0.0, std=200.0, low=-1000.0, high=1000.0))
+            plans.append(Ct(mean=0.0, std=200.0, low=-1000.0, high=1000.0))
             continue
         mean, std = seen.mean_and_std()  # before clipping, as nnU-Net has them
-        plans.append(Normalization("ct", mean, std, seen.quantile(0.005), seen.quantile(0.995)))
+        low, high = seen.quantile(0.005), seen.quantile(0.995)
+        plans.append(Ct(mean=mean, std=std, low=low, high=high))
     return plans

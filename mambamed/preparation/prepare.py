@@ -10,9 +10,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from mambamed.cases import Case, DatasetManifest, RawDataset, differ_in_case_alone
+from mambamed.cases import Case, differ_in_case_alone
+from mambamed.documents.manifest import DatasetManifest, RawDataset, agreed_manifest
+from mambamed.documents.plan import Plan
+from mambamed.documents.prepared import CaseEntry, PreparedIndex
 from mambamed.errors import CaseError, DatasetError, RecipeError
 from mambamed.io.atomic import flush_all
 from mambamed.io.json_files import write_json
@@ -20,8 +22,7 @@ from mambamed.io.lock import folder_lock
 from mambamed.preparation.contact_sheet import write_index
 from mambamed.preparation.examine import Examined, bytes_needed, examine, summary_of
 from mambamed.preparation.examine_answers import faults_of_classes
-from mambamed.preparation.options import agreed_manifest, parse_bytes, preprocess_settings
-from mambamed.preparation.plan import Plan
+from mambamed.preparation.options import parse_bytes, preprocess_settings
 from mambamed.preparation.planning import make_plan
 from mambamed.preparation.pool import cores, over_cases
 from mambamed.preparation.reading import FixGeometry
@@ -123,7 +124,7 @@ def prepare(
     began, progress = time.monotonic(), progress or Silence()
     settings = preprocess_settings(recipe, spacing)
     split = split or (recipe.dataset.split if recipe else Split())
-    manifest = agreed_manifest(raw.manifest, recipe)
+    manifest = agreed_manifest(raw.manifest, recipe, choose=False)
     if workers < 0:
         raise RecipeError(f"--workers {workers}: give a number of processes, or 0 for one a core")
     memory = parse_bytes(max_ram) if max_ram else memory_bytes() // 2
@@ -163,7 +164,7 @@ def prepare(
         for folder in folders:
             folder.mkdir(exist_ok=True)
         progress.start("preparing", len(good), "cases")
-        entries: dict[str, dict[str, Any]] = {}
+        entries: dict[str, CaseEntry] = {}
         work = [(case, plan, output, fix_geometry, qc) for case in good]
         for case, entry in over_cases(store_case, work, count, progress):
             if isinstance(entry, CaseError):
@@ -180,13 +181,14 @@ def prepare(
         kept: list[Fold] = [
             {part: [i for i in ids if i in entries] for part, ids in fold.items()} for fold in folds
         ]
-        write_json(output / "fingerprint.json", [summary_of(examined[case.id]) for case in good])
-        write_json(output / "plan.json", plan.to_json())
+        write_json(output / "fingerprint.json", [summary_of(examined[case.id]).to_json() for case in good])
+        plan.write(output / "plan.json")
         write_json(output / "splits.json", kept)
         flush_all()
-        cases = [entries[case_id] for case_id in sorted(entries)]
-        document = {**manifest.to_json(), "prepared_format": FORMAT, "cases": cases}
-        write_json(output / "dataset.json", document)
+        cases = tuple(entries[case_id] for case_id in sorted(entries))
+        fields = {name: getattr(manifest, name) for name in DatasetManifest.model_fields}
+        index = PreparedIndex(**fields, prepared_format=FORMAT, group_by=split.group_by, cases=cases)
+        index.write(output / "dataset.json")
     return summary(plan, len(entries))
 
 
@@ -249,13 +251,13 @@ def _member(case: Case, seen: Examined) -> Member:
 def _write_index(
     path: Path,
     manifest: DatasetManifest,
-    entries: Mapping[str, Mapping[str, Any]],
+    entries: Mapping[str, CaseEntry],
     examined: Mapping[str, Examined],
 ) -> None:
     lines = {}
     for case_id in sorted(entries):
-        shape = " x ".join(str(n) for n in entries[case_id]["shape"])
-        name = entries[case_id].get("class")
+        shape = " x ".join(str(n) for n in entries[case_id].shape)
+        name = entries[case_id].class_name
         lines[case_id] = [shape, *([f"class {name}"] if name else []), *examined[case_id].warnings]
     write_index(path, manifest.name, lines)
 

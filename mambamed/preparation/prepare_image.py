@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from mambamed.documents.plan import Plan, ZScoreNonzero
 from mambamed.errors import CaseError
 from mambamed.geometry import affine_to_ras, difference_of_grids, orientation_of, spacing_of, to_ras
 from mambamed.io.images import Image
@@ -16,7 +17,6 @@ from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.image_kernels import in_kernel_type
 from mambamed.preparation.label_kernels import in_c_order
 from mambamed.preparation.normalize import Scaling
-from mambamed.preparation.plan import Plan
 from mambamed.preparation.resample import coarse_axis, resample_label, resample_volume, resampled_shape
 from mambamed.preparation.scale_kernels import to_float16
 
@@ -56,7 +56,7 @@ def prepare_image(
     spacing = spacing_of(affine_to_ras(first.affine, first.array.shape, orientation)).tolist()
     target = spacing if plan.keep_spacing else plan.spacing_mm
     shape = resampled_shape(channels[0].shape, spacing, target)
-    masked = any(each.scheme == "zscore_nonzero" for each in plan.normalization)
+    masked = any(isinstance(each, ZScoreNonzero) for each in plan.normalization)
     mask = nonzero_mask(channels) if masked else None
     coarse = coarse_axis(spacing, target)
     array = np.empty((len(channels), *shape), dtype)

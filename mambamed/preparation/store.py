@@ -14,9 +14,10 @@ PREPARED/ dataset.json   the manifest and the cases       fingerprint.json  plan
 from __future__ import annotations
 
 import io
+import math
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,12 +26,13 @@ import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
-from mambamed.cases import DatasetManifest
+from mambamed.documents.manifest import DatasetManifest
+from mambamed.documents.plan import Plan, Triple
+from mambamed.documents.prepared import CaseEntry, CaseRecord, PreparedIndex, check_channels
 from mambamed.errors import DatasetError
 from mambamed.geometry import world_to_voxel
 from mambamed.io.json_files import read_json
 from mambamed.preparation.grid import CaseGeometry
-from mambamed.preparation.plan import Plan, Triple
 
 FORMAT = 1
 CHUNK, BLOCK = 64, 32
@@ -78,18 +80,15 @@ class PreparedCase:
         has_label: whether there is a label map.
     """
 
-    def __init__(self, root: Path, entry: Mapping[str, Any], in_memory: bool) -> None:
-        self.id = str(entry["id"])
-        x, y, z = (int(n) for n in entry["shape"])
-        self.shape: Triple = (x, y, z)
-        self.channels = int(entry["channels"])
-        self.subject = str(entry.get("subject") or self.id)
-        self.class_name: str | None = entry.get("class")
-        self.points: dict[str, tuple[float, ...]] | None = (
-            {name: tuple(point) for name, point in entry["points"].items()} if entry.get("points") else None
-        )
-        self.covariates: dict[str, str] = dict(entry.get("covariates") or {})
-        self.has_label = bool(entry["has_label"])
+    def __init__(self, root: Path, entry: CaseEntry, in_memory: bool) -> None:
+        self.id = entry.id
+        self.shape: Triple = entry.shape
+        self.channels = entry.channels
+        self.subject = entry.subject or entry.id
+        self.class_name = entry.class_name
+        self.points = entry.points or None
+        self.covariates = entry.covariates
+        self.has_label = entry.has_label
         self._files = CaseFiles.of(root, self.id)
         self._in_memory = in_memory
         self._kept: dict[Path, NDArray] = {}
@@ -123,14 +122,14 @@ class PreparedCase:
         return self._keep(self._files.foreground, read_foreground)
 
     @property
-    def document(self) -> dict[str, Any]:
-        """What the case's JSON holds: geometry, intensities, voxels of each label."""
-        return read_json(self._files.document)
+    def document(self) -> CaseRecord:
+        """What the case's JSON holds: geometry, voxels of each label, digests."""
+        return CaseRecord.read(self._files.document)
 
     @property
     def geometry(self) -> CaseGeometry:
         """Where the prepared grid lies in the case's files."""
-        return CaseGeometry.from_json(self.document["geometry"])
+        return CaseGeometry.of(self.document.geometry)
 
     @property
     def points_voxel(self) -> dict[str, NDArray[np.float64]]:
@@ -176,12 +175,12 @@ class PreparedDataset:
         manifest: DatasetManifest,
         plan: Plan,
         splits: list[Split],
-        cases: Sequence[Mapping[str, Any]],
+        cases: Sequence[CaseEntry],
     ) -> None:
         self.root, self.manifest, self.plan, self.splits = root, manifest, plan, splits
-        size = sum((2 * case["channels"] + 1) * int(np.prod(case["shape"], dtype=np.int64)) for case in cases)
+        size = sum((2 * case.channels + 1) * math.prod(case.shape) for case in cases)
         self.in_memory = size < memory_bytes() // 4
-        self._cases = {str(case["id"]): PreparedCase(root, case, self.in_memory) for case in cases}
+        self._cases = {case.id: PreparedCase(root, case, self.in_memory) for case in cases}
 
     @classmethod
     def open(cls, root: Path) -> PreparedDataset:
@@ -195,24 +194,10 @@ class PreparedDataset:
             raise DatasetError(
                 f"{root}: is not a prepared dataset: no dataset.json; run 'mambamed prepare' (again)"
             )
-        document = read_json(root / "dataset.json")
-        try:
-            if "prepared_format" not in document:
-                raise DatasetError(
-                    f"{root}: holds files not yet prepared; run 'mambamed prepare {root}' first"
-                )
-            if document["prepared_format"] != FORMAT:
-                other = document["prepared_format"]
-                raise DatasetError(f"{root}: has format {other}, this mambamed reads {FORMAT}; prepare anew")
-            return cls(
-                root,
-                DatasetManifest.from_json(document),
-                Plan.from_json(read_json(root / "plan.json")),
-                read_json(root / "splits.json"),
-                document["cases"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise DatasetError(f"{root}: a document lacks or misstates {error}; prepare it anew") from error
+        index = PreparedIndex.read(root / "dataset.json")
+        plan = Plan.read(root / "plan.json")
+        check_channels(plan, index, root / "plan.json", DatasetError)
+        return cls(root, index.manifest, plan, read_json(root / "splits.json"), index.cases)
 
     @property
     def case_ids(self) -> list[str]:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mambamed.cases import Case
-from mambamed.errors import CaseError
+from mambamed.documents.plan import Plan
+from mambamed.documents.prepared import CaseEntry, CaseRecord
+from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import from_ras, orientation_of, to_ras, world_to_voxel
 from mambamed.io.atomic import flushed_together, write_bytes
 from mambamed.io.images import Image, case_id_of, smallest_integer, write_image
-from mambamed.io.json_files import read_json, write_json
+from mambamed.io.json_files import json_line
 from mambamed.preparation.contact_sheet import sheet_of
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.label_kernels import count_labels, foreground_places
-from mambamed.preparation.plan import Plan
 from mambamed.preparation.prepare_image import label_integers, prepare_image, prepare_label
 from mambamed.preparation.reading import FixGeometry, read_channels, read_label
 from mambamed.preparation.store import FORMAT, CaseFiles, encode_array, encode_foreground, read_array
@@ -29,9 +28,7 @@ from mambamed.preparation.store import FORMAT, CaseFiles, encode_array, encode_f
 FOREGROUND_PER_LABEL = 10_000  # nnU-Net keeps as many
 
 
-def store_case(
-    case: Case, plan: Plan, root: Path, fix: FixGeometry = "none", qc: bool = False
-) -> dict[str, Any]:
+def store_case(case: Case, plan: Plan, root: Path, fix: FixGeometry = "none", qc: bool = False) -> CaseEntry:
     """Prepare a case, unless it already is there, prepared from the same files in the same way.
 
     The files are not flushed to the disk; the case's document holds their digests, by which the next run
@@ -57,32 +54,29 @@ def store_case(
     with flushed_together():
         if known is not None:
             if qc and not files.picture.is_file():
-                label = read_array(files.label) if known["has_label"] else None
-                geometry = CaseGeometry.from_json(read_json(files.document)["geometry"])
-                _draw(case, files, read_array(files.image), label, geometry)
-            return known
+                label = read_array(files.label) if known.entry.has_label else None
+                _draw(case, files, read_array(files.image), label, CaseGeometry.of(known.geometry))
+            return known.entry
         return _store(case, plan, files, settings, fix, qc)
 
 
-def _store(
-    case: Case, plan: Plan, files: CaseFiles, settings: str, fix: FixGeometry, qc: bool
-) -> dict[str, Any]:
+def _store(case: Case, plan: Plan, files: CaseFiles, settings: str, fix: FixGeometry, qc: bool) -> CaseEntry:
     images = read_channels(case, fix)
     try:
         array, geometry = prepare_image(images, plan, dtype=np.float16)
     except CaseError as error:
         raise CaseError(f"{case.channels[0].path}: {error}") from error
     written = {"image": encode_array(array)}
-    entry: dict[str, Any] = {
-        "id": case.id,
-        "subject": case.subject,
-        "class": case.class_name,
-        "points": {name: list(point) for name, point in case.points.items()} if case.points else None,
-        "covariates": dict(case.covariates),
-        "shape": list(geometry.shape_prepared),
-        "channels": len(case.channels),
-        "has_label": case.label is not None,
-    }
+    entry = CaseEntry(
+        id=case.id,
+        subject=case.subject,
+        class_name=case.class_name,
+        points=dict(case.points) if case.points else None,
+        covariates=dict(case.covariates),
+        shape=geometry.shape_prepared,
+        channels=len(case.channels),
+        has_label=case.label is not None,
+    )
     voxels: Mapping[int, int] = {}
     native, label = read_label(case, images[0], fix), None
     if native is not None:
@@ -98,15 +92,13 @@ def _store(
     files.picture.unlink(missing_ok=True)
     if qc:
         _draw(case, files, array, label, geometry)
-    document = {
-        "format": FORMAT,
-        "settings": settings,
-        "entry": entry,
-        "geometry": geometry.to_json(),
-        "voxels": {str(value): count for value, count in voxels.items()},
-        "sha256": digests,
-    }
-    write_json(files.document, document)
+    CaseRecord(
+        settings=settings,
+        entry=entry,
+        geometry=geometry.record(),
+        voxels={str(value): count for value, count in voxels.items()},
+        sha256=digests,
+    ).write(files.document)
     return entry
 
 
@@ -144,9 +136,9 @@ def settings_of(case: Case, plan: Plan, fix: FixGeometry) -> str:
     relevant = {key: value for key, value in plan.to_json().items() if key in decisive}
     volumes = [channel.volume for channel in case.channels]
     points = {name: list(point) for name, point in case.points.items()} if case.points else None
-    text = json.dumps([FORMAT, stamps, volumes, relevant, case.subject, case.class_name, points])
+    text = json_line([FORMAT, stamps, volumes, relevant, case.subject, case.class_name, points])
     if case.covariates:
-        text += json.dumps(dict(case.covariates))
+        text += json_line(dict(case.covariates))
     if fix != "none":
         text += fix
     return hashlib.sha256(text.encode()).hexdigest()
@@ -176,15 +168,16 @@ def foreground_rows(label: NDArray, case_id: str) -> tuple[NDArray, dict[int, in
     return rows, {value: int(count) for value, count in enumerate(counts) if count}
 
 
-def _complete(files: CaseFiles, settings: str) -> dict[str, Any] | None:
-    """The case's entry where its files are those of these settings; None where it is to be done."""
-    if not files.document.is_file():
+def _complete(files: CaseFiles, settings: str) -> CaseRecord | None:
+    """The case's record if its files are those of these settings; None if it has to be prepared."""
+    try:
+        record = CaseRecord.read(files.document)
+    except DatasetError:  # absent or damaged
         return None
-    document = read_json(files.document)
-    if document.get("settings") != settings:
+    if record.settings != settings:
         return None
-    for name, digest in document["sha256"].items():
+    for name, digest in record.sha256.items():
         path: Path = getattr(files, name)
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             return None
-    return document["entry"]
+    return record

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Triple = tuple[int, int, int]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+ChannelKind = Literal["ct", "mri"]
+Crop = Literal["nonzero", "none"]
 
 
 class Section(BaseModel):
@@ -60,7 +62,7 @@ class Dataset(Section):
 
     prepared: str | None = None
     """Folder of the prepared dataset; `-d` on the command line goes before it."""
-    channels: dict[str, Literal["ct", "mri"]] | None = None
+    channels: dict[str, ChannelKind] | None = None
     """Channel name -> kind of intensity, in the order in which the network reads them."""
     labels: dict[str, int] | None = None
     """Label name -> integer class."""
@@ -85,7 +87,7 @@ class Preprocess(Section):
     spacing: Literal["median", "keep"] | tuple[Positive, Positive, Positive] = "median"
     """Spacing of the prepared grid in mm (x, y, z): the training cases' median (nnU-Net's rule), each
     case's own, or three numbers."""
-    crop: Literal["nonzero", "none"] = "nonzero"
+    crop: Crop = "nonzero"
     """Crop to the bounding box of what is not zero in any channel."""
     normalize: Literal["auto", "zscore", "zscore_nonzero", "ct", "none"] = "auto"
     """Intensities: auto = ct for CT channels, else zscore (of nonzero voxels where cropping removed much)."""

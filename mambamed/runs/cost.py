@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mambamed.cases import DatasetManifest
+from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import RecipeError
 from mambamed.networks.cost import Cost, network_cost
 from mambamed.recipe import Recipe, dump_recipe
@@ -77,7 +77,7 @@ def manifest_of(recipe: Recipe) -> DatasetManifest:
     wanted = recipe.dataset
     if not wanted.channels or not (wanted.labels or wanted.landmarks or wanted.classes):
         raise RecipeError(f"recipe {recipe.name}: dataset.channels or dataset.labels is not given; add it")
-    return DatasetManifest(
+    return DatasetManifest.of(
         name=recipe.name,
         channels=dict(wanted.channels),
         labels=dict(wanted.labels or {}),

@@ -10,17 +10,17 @@ RUN/ recipe.yaml     the recipe, every default filled in     plan.json   the pla
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mambamed.cases import DatasetManifest
-from mambamed.errors import ModelError, RecipeError
+from mambamed.documents.manifest import DatasetManifest, agreed_manifest
+from mambamed.documents.plan import Plan
+from mambamed.documents.prepared import check_channels
+from mambamed.errors import DatasetError, ModelError, RecipeError
 from mambamed.io.atomic import write_text
 from mambamed.io.json_files import read_json, write_json
-from mambamed.preparation.plan import Plan
 from mambamed.recipe import Recipe, dump_recipe, load_recipe
 
 CHECKPOINTS = ("best", "last")
@@ -59,11 +59,10 @@ class Run:
         except RecipeError as error:
             raise ModelError(f"{error}; the run needs the mambamed that wrote it") from error
         try:
-            plan = Plan.from_json(read_json(root / "plan.json"))
-            manifest = DatasetManifest.from_json(read_json(root / "dataset.json"))
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-            fact = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged ({error})"
-            raise ModelError(f"{root}: plan.json or dataset.json {fact}; copy the run anew") from error
+            plan, manifest = Plan.read(root / "plan.json"), DatasetManifest.read(root / "dataset.json")
+        except DatasetError as error:
+            raise ModelError(str(error)) from error
+        check_channels(plan, manifest, root / "plan.json", ModelError)
         return cls(root, recipe, plan, manifest)
 
     @property
@@ -129,12 +128,11 @@ def planned_run(recipe: Recipe, plan: Plan, manifest: DatasetManifest, root: Pat
     Raises:
         RecipeError: recipe and dataset do not agree.
     """
-    plan = dataclasses.replace(
-        plan,
+    plan = plan.changed(
         patch_size=recipe.training.patch_size or plan.patch_size,
         batch_size=recipe.training.batch_size or plan.batch_size,
     )
-    return Run(root, recipe, plan, agreed_manifest(recipe, manifest))
+    return Run(root, recipe, plan, agreed_manifest(manifest, recipe, choose=True))
 
 
 def create_run(run: Run) -> Run:
@@ -156,45 +154,10 @@ def create_run(run: Run) -> Run:
                 f"{root}: holds another run, which differs in {', '.join(changed[:5])}; give another -o"
             )
         return other
-    write_json(root / "plan.json", plan.to_json())
-    write_json(root / "dataset.json", manifest.to_json())
+    plan.write(root / "plan.json")
+    manifest.write(root / "dataset.json")
     write_text(root / "recipe.yaml", dump_recipe(recipe))  # the last one: it makes the folder a run
     return run
-
-
-def agreed_manifest(recipe: Recipe, manifest: DatasetManifest) -> DatasetManifest:
-    """The dataset's manifest with the recipe's regions and the classes or landmarks that it asks about, after
-    a check that the two speak of the same things.
-
-    Raises:
-        RecipeError: channels or labels differ, or the dataset has no such class or landmark.
-    """
-    wanted = recipe.dataset
-    if wanted.channels is not None and list(wanted.channels) != list(manifest.channels):
-        raise RecipeError(
-            f"recipe {recipe.name}: dataset.channels {list(wanted.channels)} are not those of "
-            f"{manifest.name}, {list(manifest.channels)}; correct the recipe or prepare the right dataset"
-        )
-    if wanted.labels is not None and dict(wanted.labels) != dict(manifest.labels):
-        raise RecipeError(
-            f"recipe {recipe.name}: dataset.labels {dict(wanted.labels)} are not those of "
-            f"{manifest.name}, {dict(manifest.labels)}; correct the recipe or prepare the right dataset"
-        )
-    for kind in ("classes", "landmarks"):
-        asked: tuple[str, ...] | None = getattr(wanted, kind)
-        if asked is None:
-            continue
-        known: tuple[str, ...] = getattr(manifest, kind)
-        unknown = [name for name in asked if name not in known]
-        if unknown:
-            raise RecipeError(
-                f"recipe {recipe.name}: dataset.{kind} {unknown} are not among those of {manifest.name}, "
-                f"{list(known)}; correct the recipe or prepare the right dataset"
-            )
-        manifest = dataclasses.replace(manifest, **{kind: tuple(asked)})
-    if wanted.regions is None:
-        return manifest
-    return dataclasses.replace(manifest, regions={k: tuple(v) for k, v in wanted.regions.items()})
 
 
 def _file(checkpoint: str) -> str:

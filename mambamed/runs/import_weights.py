@@ -15,11 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mambamed.documents.plan import Plan, per_case
 from mambamed.errors import ModelError, RecipeError
 from mambamed.networks import options_of
 from mambamed.networks.parts.blocks import AxisOrder
 from mambamed.networks.public_names import FAMILIES, translate
-from mambamed.preparation.plan import Normalization, Plan
 from mambamed.preparation.store import PreparedDataset
 from mambamed.recipe import Recipe
 from mambamed.runs.checkpoint import load_weights, write_checkpoint
@@ -169,7 +169,7 @@ def plan_of(recipe: Recipe) -> Plan:
         patch_size=patch,
         batch_size=recipe.training.batch_size or 2,
         crop=recipe.preprocess.crop,
-        normalization=tuple(Normalization(scheme) for _ in kinds),
+        normalization=tuple(per_case(scheme) for _ in kinds),
     )
 
 

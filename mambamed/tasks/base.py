@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-from mambamed.cases import DatasetManifest
+from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import RecipeError
 from mambamed.recipe import Recipe
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from mambamed.cases import DatasetManifest
+from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.metrics.calibration import softmax
 from mambamed.metrics.classification import auc

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from mambamed.cases import DatasetManifest
+from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.recipe import Recipe
 from mambamed.tasks.heatmaps import Shape, heatmaps, is_inside, mean_over_heatmaps, strides_of

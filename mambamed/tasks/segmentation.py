@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mambamed.cases import IGNORE, DatasetManifest
+from mambamed.cases import IGNORE
+from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.recipe import Recipe
 from mambamed.tasks.losses import binary_cross_entropy, boundary_loss, cross_entropy, soft_dice

@@ -98,7 +98,7 @@ def within_memory(run: Run, place: Workplace) -> tuple[Run, str | None]:
     if place.device.type != "cpu" or free is None:
         return run, None
     recipe = run.recipe
-    fewer = dataclasses.replace(run, plan=dataclasses.replace(run.plan, batch_size=1))
+    fewer = dataclasses.replace(run, plan=run.plan.changed(batch_size=1))
     network = recipe.network.model_copy(update={"gradient_checkpointing": True})
     least = dataclasses.replace(fewer, recipe=recipe.model_copy(update={"network": network}))
     wanted = needed = _step_gib(run)

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from mambamed.cases import DatasetManifest
+from mambamed.documents.manifest import DatasetManifest
+from mambamed.documents.plan import Plan, Triple
 from mambamed.errors import RecipeError
 from mambamed.networks import options_of
 from mambamed.networks.cost import network_cost
-from mambamed.preparation.plan import Plan, Triple
 from mambamed.preparation.store import memory_bytes
 from mambamed.progress import Progress
 from mambamed.recipe import Recipe

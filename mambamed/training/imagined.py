@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mambamed.cases import DatasetManifest
+from mambamed.documents.manifest import DatasetManifest
+from mambamed.documents.plan import Plan, per_case
 from mambamed.errors import RecipeError
-from mambamed.preparation.plan import Normalization, Plan
 from mambamed.recipe import Recipe
 from mambamed.runs.cost import manifest_of
 
@@ -79,7 +79,7 @@ class ImaginedDataset:
             patch_size=patch,
             batch_size=recipe.training.batch_size or _BATCH,
             crop=recipe.preprocess.crop,
-            normalization=(Normalization("zscore" if kind in ("auto", "ct") else kind),)
+            normalization=(per_case("zscore" if kind in ("auto", "ct") else kind),)
             * len(self.manifest.channels),
         )
         count = max(self.plan.batch_size, len(self.manifest.classes))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,11 +225,9 @@ def windows_of(run: Run, overlap: float | None, tta: str | None, device: torch.d
 
 def _check_same_question(first: Run, other: Run) -> None:
     """Refuse to average runs that read or answer different things."""
-    same_manifest = dataclasses.replace(first.manifest, name="") == dataclasses.replace(
-        other.manifest, name=""
-    )
+    same_manifest = first.manifest.changed(name="") == other.manifest.changed(name="")
     sizes = {"patch_size": (1, 1, 1), "batch_size": 1, "shape_median": (1, 1, 1)}
-    same_plan = dataclasses.replace(first.plan, **sizes) == dataclasses.replace(other.plan, **sizes)
+    same_plan = first.plan.changed(**sizes) == other.plan.changed(**sizes)
     if not same_manifest or not same_plan:
         what = "channels, labels or regions" if not same_manifest else "preparation"
         raise ModelError(f"{other.root}: differs from {first.root} in {what}; they cannot be averaged")

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from mambamed.cases import DatasetManifest
+from mambamed.documents.manifest import DatasetManifest
+from mambamed.documents.plan import Plan, ZScore
 from mambamed.networks import build_network
-from mambamed.preparation.plan import Normalization, Plan
 from mambamed.recipe import Recipe
 from mambamed.runs.checkpoint import write_checkpoint
 from mambamed.runs.folder import Run, create_run, planned_run
 
 OPTIONS = {"channels": 4, "mixer": "none"}
-MANIFEST = DatasetManifest("blobs", {"a": "mri"}, {"background": 0, "one": 1, "two": 5})
+MANIFEST = DatasetManifest(name="blobs", channels={"a": "mri"}, labels={"background": 0, "one": 1, "two": 5})
 
 
 def stub_run(
@@ -37,7 +37,7 @@ def stub_run(
         patch_size=patch_size,
         batch_size=2,
         crop="nonzero",
-        normalization=(Normalization("zscore"),) * len(manifest.channels),
+        normalization=(ZScore(),) * len(manifest.channels),
     )
     run = create_run(planned_run(recipe, plan, manifest, root))
     for fold in folds:

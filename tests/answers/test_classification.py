@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mambamed.answers.classification import classify
-from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.cases import Case, ChannelFile
+from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import ModelError, RecipeError
 from mambamed.evaluation.classification import evaluate_probabilities
 from mambamed.io.json_files import read_json, write_json
@@ -65,7 +66,7 @@ def world(tmp_path_factory) -> Path:
         nib.save(nib.Nifti1Image(image[::-1] if flipped else image, affine), path)
         known = {"age": str(50 + number), "sex": "FM"[number % 2]} if number % 5 else {"age": "n/a"}
         cases.append(Case(path.name[:3], (ChannelFile(path),), class_name=side, covariates=known))
-    manifest = DatasetManifest("sides", {"MRI": "mri"}, classes=("left", "middle", "right"))
+    manifest = DatasetManifest(name="sides", channels={"MRI": "mri"}, classes=("left", "middle", "right"))
     prepare(RawDataset(manifest, cases), root / "prepared", recipe=settings(0), workers=1)
     rows = [f"{case.id},{case.class_name},{case.covariates['age']}" for case in cases]
     (root / "classes.csv").write_text("\n".join(["case,class,age", *rows]))

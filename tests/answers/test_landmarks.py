@@ -15,8 +15,9 @@ from torch import nn
 
 from mambamed.answers.landmarks import Located, landmarks
 from mambamed.answers.segmentation import predict
-from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.cases import Case, ChannelFile
 from mambamed.converters import convert
+from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import ModelError, RecipeError
 from mambamed.evaluation.points import evaluate_points
 from mambamed.io.json_files import read_json
@@ -95,7 +96,7 @@ def world(tmp_path_factory) -> Path:
         path = root / "images" / f"c{number:02}.nii.gz"
         nib.save(nib.Nifti1Image(image, affine), path)
         cases.append(Case(path.name[:3], (ChannelFile(path),), points=points))
-    manifest = DatasetManifest("blobs", {"MRI": "mri"}, landmarks=("bright", "dark"))
+    manifest = DatasetManifest(name="blobs", channels={"MRI": "mri"}, landmarks=("bright", "dark"))
     prepare(RawDataset(manifest, cases), root / "prepared", recipe=recipe(), workers=1)
     train(recipe(), prepared=root / "prepared", output=root / "run", device="cpu")
     return root

@@ -10,7 +10,7 @@ import pytest
 
 from mambamed.answers.postprocess import postprocess
 from mambamed.answers.segmentation import predict
-from mambamed.cases import DatasetManifest
+from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import RecipeError, RunError
 from mambamed.io.lock import folder_lock
 from mambamed.jobs.shard import Shard, chosen_shard
@@ -147,10 +147,10 @@ def test_small_parts_go_and_holes_are_filled() -> None:
 def test_a_voxel_that_leaves_a_region_becomes_what_is_around() -> None:
     """BraTS: WT = 1+2+3, TC = 1+3, ET = 3: a lone piece of ET in edema becomes necrosis, of TC edema."""
     manifest = DatasetManifest(
-        "b",
-        {"a": "mri"},
-        {"background": 0, "NCR": 1, "ED": 2, "ET": 3},
-        {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)},
+        name="b",
+        channels={"a": "mri"},
+        labels={"background": 0, "NCR": 1, "ED": 2, "ET": 3},
+        regions={"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)},
     )
     labels = np.full((9, 9, 9), 2, np.uint8)
     labels[1:4, 1:4, 1:4] = 3

@@ -1,6 +1,5 @@
 """A folder in, masks out: what they look like, which case fails, what a kill leaves, what is kept."""
 
-import dataclasses
 import gzip
 import json
 import os
@@ -17,7 +16,7 @@ import SimpleITK as sitk  # noqa: N813
 
 from mambamed.answers import pipeline
 from mambamed.answers.segmentation import predict
-from mambamed.cases import DatasetManifest
+from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import CaseError, DatasetError, ModelError, RecipeError, RunError
 from mambamed.io.lock import folder_lock
 from mambamed.progress import Silence
@@ -251,8 +250,8 @@ def test_mirroring_is_the_recipes_unless_asked_otherwise(run, images, tmp_path) 
 
 
 def test_regions_nest_in_the_written_mask(images, tmp_path) -> None:
-    manifest = dataclasses.replace(
-        MANIFEST, labels={"background": 0, "one": 1, "two": 2}, regions={"WT": (1, 2), "ET": (2,)}
+    manifest = MANIFEST.changed(
+        labels={"background": 0, "one": 1, "two": 2}, regions={"WT": (1, 2), "ET": (2,)}
     )
     go(stub_run(tmp_path / "regions", manifest=manifest), images, tmp_path / "out")
     for path in (tmp_path / "out").glob("*.nii.gz"):
@@ -260,7 +259,9 @@ def test_regions_nest_in_the_written_mask(images, tmp_path) -> None:
 
 
 def test_channels_are_matched_by_their_numbers(tmp_path) -> None:
-    manifest = DatasetManifest("two", {"a": "mri", "b": "mri"}, {"background": 0, "one": 1})
+    manifest = DatasetManifest(
+        name="two", channels={"a": "mri", "b": "mri"}, labels={"background": 0, "one": 1}
+    )
     run = stub_run(tmp_path / "run", manifest=manifest)
     for number in range(2):
         write_nifti(tmp_path / "images" / f"case_000{number}.nii.gz", blob(seed=number))

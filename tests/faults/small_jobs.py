@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from mambamed.cases import DatasetManifest
-from mambamed.preparation.plan import Normalization, Plan
+from mambamed.documents.manifest import DatasetManifest
+from mambamed.documents.plan import Plan, ZScore
 from mambamed.recipe import Recipe
 from mambamed.runs.checkpoint import write_checkpoint
 from mambamed.runs.folder import create_run, planned_run
@@ -36,7 +36,9 @@ def predict_job(folder: Path, cases: int = 2) -> list[str]:
 def landmarks_job(folder: Path, cases: int = 2) -> list[str]:
     """Points of two images, in every kind of file, with pictures."""
     asked = {"task": "landmarks", "dataset": {"landmarks": ["tip", "tail"]}, "network": {"name": "nnmamba"}}
-    run = _untrained(folder / "run", asked, DatasetManifest("tips", {"a": "mri"}, landmarks=("tip", "tail")))
+    run = _untrained(
+        folder / "run", asked, DatasetManifest(name="tips", channels={"a": "mri"}, landmarks=("tip", "tail"))
+    )
     write_blobs(folder / "images", cases)
     kinds = ("--export", "mrk.json,fcsv,csv", "--preview", "--tta", "none")
     return ["landmarks", str(run), str(folder / "images"), *kinds, *QUICK]
@@ -46,7 +48,9 @@ def classify_job(folder: Path, cases: int = 2) -> list[str]:
     """Probabilities of two images, and where the network looked; the output is to be a file."""
     network = {"name": "nnmamba_classifier"}
     asked = {"task": "classification", "dataset": {"classes": ["well", "ill"]}, "network": network}
-    run = _untrained(folder / "run", asked, DatasetManifest("ills", {"a": "mri"}, classes=("well", "ill")))
+    run = _untrained(
+        folder / "run", asked, DatasetManifest(name="ills", channels={"a": "mri"}, classes=("well", "ill"))
+    )
     write_blobs(folder / "images", cases)
     return ["classify", str(run), str(folder / "images"), "--saliency", "--tta", "none", *QUICK]
 
@@ -55,7 +59,14 @@ def _untrained(root: Path, settings: dict[str, dict[str, object]], manifest: Dat
     """A run whose network has learned nothing."""
     settings["network"]["channels"] = 4
     recipe = Recipe.model_validate({"name": "untrained", **settings})
-    plan = Plan((1.0, 1.0, 1.0), (20, 22, 18), (24, 24, 24), 2, "none", (Normalization("zscore"),))
+    plan = Plan(
+        spacing_mm=(1.0, 1.0, 1.0),
+        shape_median=(20, 22, 18),
+        patch_size=(24, 24, 24),
+        batch_size=2,
+        crop="none",
+        normalization=(ZScore(),),
+    )
     run = create_run(planned_run(recipe, plan, manifest, root))
     run.fold_folder(0).mkdir()
     torch.manual_seed(0)

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.cases import Case, ChannelFile
+from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError
 from mambamed.geometry import voxel_to_world, world_to_voxel
 from mambamed.io.images import Image, write_image
@@ -30,7 +31,9 @@ def dataset(folder: Path, landmarks: tuple[str, ...] = (), classes: tuple[str, .
         points = {name: tuple(voxel_to_world(AFFINE, v).tolist()) for name, v in voxels.items()}
         name = classes[number % len(classes)] if classes else None
         cases.append(Case(f"c{number}", (ChannelFile(path),), None, points or None, name))
-    return RawDataset(DatasetManifest("made", {"t1": "mri"}, landmarks=landmarks, classes=classes), cases)
+    return RawDataset(
+        DatasetManifest(name="made", channels={"t1": "mri"}, landmarks=landmarks, classes=classes), cases
+    )
 
 
 def with_first(raw: RawDataset, **changes: object) -> RawDataset:

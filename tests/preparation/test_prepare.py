@@ -16,11 +16,11 @@ import pytest
 
 from mambamed.cases import Case, ChannelFile
 from mambamed.converters import convert
+from mambamed.documents.plan import Plan, ZScore
 from mambamed.errors import DatasetError, RecipeError, RunError
 from mambamed.io.images import Image, write_image
 from mambamed.io.lock import folder_lock
 from mambamed.preparation.options import parse_bytes, preprocess_settings
-from mambamed.preparation.plan import Normalization, Plan
 from mambamed.preparation.pool import over_cases
 from mambamed.preparation.prepare import prepare
 from mambamed.preparation.store import PreparedDataset
@@ -266,7 +266,14 @@ def test_a_slice_that_was_changed_in_its_folder_is_noticed(tmp_path) -> None:
     folder.mkdir()
     for name in ("1.dcm", "2.dcm"):
         (folder / name).write_bytes(b"first")
-    plan = Plan((1.0, 1.0, 1.0), (8, 8, 8), (8, 8, 8), 2, "none", (Normalization("zscore"),))
+    plan = Plan(
+        spacing_mm=(1.0, 1.0, 1.0),
+        shape_median=(8, 8, 8),
+        patch_size=(8, 8, 8),
+        batch_size=2,
+        crop="none",
+        normalization=(ZScore(),),
+    )
     for path in (folder, folder / "1.dcm"):
         case = Case("a", (ChannelFile(path),))
         before = settings_of(case, plan, "none")

@@ -6,19 +6,27 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
+from mambamed.documents.plan import Ct, Plan, ZScore, ZScoreNonzero, per_case
 from mambamed.errors import CaseError
 from mambamed.geometry import voxel_to_world, world_to_voxel
 from mambamed.io.images import Image
 from mambamed.preparation.crop import nonzero_box, nonzero_mask
 from mambamed.preparation.normalize import normalized
-from mambamed.preparation.plan import Normalization, Plan
 from mambamed.preparation.prepare_image import prepare_image, prepare_label
 
 RNG = np.random.default_rng(0)
 
 
 def plan(spacing=(1.0, 1.0, 1.0), scheme="none", crop="nonzero", channels=1, keep=False) -> Plan:
-    return Plan(spacing, (8, 8, 8), (8, 8, 8), 2, crop, (Normalization(scheme),) * channels, keep)
+    return Plan(
+        spacing_mm=spacing,
+        shape_median=(8, 8, 8),
+        patch_size=(8, 8, 8),
+        batch_size=2,
+        crop=crop,
+        normalization=(per_case(scheme),) * channels,
+        keep_spacing=keep,
+    )
 
 
 def test_the_box_holds_what_is_not_zero_in_any_channel() -> None:
@@ -42,21 +50,21 @@ def test_normalization_is_nnunets(dtype) -> None:
     mask = RNG.random((6, 7, 8)) > 0.4
     exact = channel.astype(np.float64)
     np.testing.assert_allclose(
-        normalized(channel, Normalization("zscore"), None), (exact - exact.mean()) / exact.std(), atol=1e-5
+        normalized(channel, ZScore(), None), (exact - exact.mean()) / exact.std(), atol=1e-5
     )
     inside = np.where(mask, (exact - exact[mask].mean()) / exact[mask].std(), 0)
-    np.testing.assert_allclose(normalized(channel, Normalization("zscore_nonzero"), mask), inside, atol=1e-5)
-    ct = Normalization("ct", mean=60.0, std=30.0, low=20.0, high=150.0)
+    np.testing.assert_allclose(normalized(channel, ZScoreNonzero(), mask), inside, atol=1e-5)
+    ct = Ct(mean=60.0, std=30.0, low=20.0, high=150.0)
     np.testing.assert_allclose(
         normalized(channel, ct, None), (np.clip(exact, 20, 150) - 60) / 30, rtol=1e-5, atol=1e-5
     )
 
 
 def test_a_constant_channel_becomes_zero_and_an_outlier_does_not_overflow() -> None:
-    assert np.all(normalized(np.full((3, 3, 3), 7), Normalization("zscore"), None) == 0)
+    assert np.all(normalized(np.full((3, 3, 3), 7), ZScore(), None) == 0)
     channel = RNG.normal(size=(4, 4, 4)).astype(np.float32)
     channel[0, 0, 0] = 3e38
-    assert np.isfinite(normalized(channel, Normalization("zscore"), None)).all()
+    assert np.isfinite(normalized(channel, ZScore(), None)).all()
 
 
 @pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))

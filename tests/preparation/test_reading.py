@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mambamed.cases import Case, ChannelFile, DatasetManifest, RawDataset
+from mambamed.cases import Case, ChannelFile
+from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import affine_to_ras, orientation_of, to_ras, voxel_to_world
 from mambamed.io.images import Image, write_image
@@ -102,7 +103,9 @@ def test_prepare_mends_what_it_is_told_to_and_says_so(tmp_path) -> None:
     label[4:8, 4:9, 4:8] = 1
     case = case_with(tmp_path, in_lps(ramp(GRID, SHAPE)), in_lps(label))
     others = [dataclasses.replace(case, id=f"c{n}", subject=f"c{n}") for n in range(1, 3)]
-    manifest = DatasetManifest("made", {"a": "mri", "b": "mri"}, {"background": 0, "x": 1})
+    manifest = DatasetManifest(
+        name="made", channels={"a": "mri", "b": "mri"}, labels={"background": 0, "x": 1}
+    )
     raw = RawDataset(manifest, [case, *others])
     with pytest.raises(DatasetError, match="--fix-geometry reorient"):
         prepare(raw, tmp_path / "out", workers=1)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mambamed.cases import DatasetManifest
+from mambamed.documents.manifest import DatasetManifest
+from mambamed.documents.plan import Plan, Unchanged
 from mambamed.io.images import read_image
-from mambamed.preparation.plan import Normalization, Plan
 from mambamed.preparation.prepare_image import prepare_image, prepare_label
 from mambamed.preparation.store_case import reference_labels
 from mambamed.recipe import Recipe
@@ -38,11 +38,21 @@ def there_and_back(image_path: Path, label_path: Path, spacing) -> tuple[np.ndar
     """The native label map, and what comes back of it, on the image's grid."""
     image, label = read_image(image_path), read_image(label_path)
     keep = spacing is None
-    plan = Plan(spacing or (1, 1, 1), (1, 1, 1), (1, 1, 1), 1, "nonzero", (Normalization("none"),), keep)
+    plan = Plan(
+        spacing_mm=spacing or (1, 1, 1),
+        shape_median=(1, 1, 1),
+        patch_size=(1, 1, 1),
+        batch_size=1,
+        crop="nonzero",
+        normalization=(Unchanged(),),
+        keep_spacing=keep,
+    )
     _, geometry = prepare_image([image], plan)
     native, prepared = reference_labels(label, geometry), prepare_label(label, geometry)
     values = [int(v) for v in np.unique(native)]
-    manifest = DatasetManifest("x", {"x": "mri"}, {"background": 0} | {f"l{v}": v for v in values if v})
+    manifest = DatasetManifest(
+        name="x", channels={"x": "mri"}, labels={"background": 0} | {f"l{v}": v for v in values if v}
+    )
     task = task_for(Recipe.model_validate({"network": {"name": "nnmamba"}}), manifest)
     assert isinstance(task, Segmentation)
     answer = torch.from_numpy(np.stack([prepared == v for v in values]).astype(np.float32))

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from mambamed.cases import DatasetManifest
+from mambamed.documents.manifest import DatasetManifest, agreed_manifest
 from mambamed.errors import RecipeError
 from mambamed.recipe import Recipe
-from mambamed.runs.folder import agreed_manifest
 
 
 def recipe(dataset: dict[str, Any] | None = None, measures: dict[str, Any] | None = None) -> Recipe:
@@ -48,7 +47,11 @@ def test_a_slip_is_told(dataset, measures, fact) -> None:
 
 
 def test_a_recipe_may_ask_for_some_landmarks_of_a_dataset_in_its_own_order() -> None:
-    manifest = DatasetManifest("heads", {"a": "mri"}, landmarks=("left", "chin", "nose", "right"))
-    assert agreed_manifest(recipe(), manifest).landmarks == ("nose", "left", "right")
+    manifest = DatasetManifest(
+        name="heads", channels={"a": "mri"}, landmarks=("left", "chin", "nose", "right")
+    )
+    assert agreed_manifest(manifest, recipe(), choose=True).landmarks == ("nose", "left", "right")
     with pytest.raises(RecipeError, match=r"dataset\.landmarks \['nose', 'right'\] are not among"):
-        agreed_manifest(recipe(), DatasetManifest("ears", {"a": "mri"}, landmarks=("left",)))
+        agreed_manifest(
+            DatasetManifest(name="ears", channels={"a": "mri"}, landmarks=("left",)), recipe(), choose=True
+        )

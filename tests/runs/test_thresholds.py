@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mambamed.cases import DatasetManifest
+from mambamed.documents.manifest import DatasetManifest
+from mambamed.documents.plan import Plan
 from mambamed.errors import ModelError
-from mambamed.preparation.plan import Plan
 from mambamed.recipe import Recipe
 from mambamed.runs.folder import Run
 from mambamed.runs.thresholds import NAME, read_thresholds, write_thresholds
@@ -18,7 +18,7 @@ def run_in(root) -> Run:
         normalization=(),
     )  # fmt: skip
     recipe = Recipe.model_validate({"task": "landmarks", "network": {"name": "nnmamba"}})
-    run = Run(root, recipe, plan, DatasetManifest("heads", {"a": "mri"}, landmarks=("nose",)))
+    run = Run(root, recipe, plan, DatasetManifest(name="heads", channels={"a": "mri"}, landmarks=("nose",)))
     run.fold_folder(0).mkdir(parents=True)
     return run
 

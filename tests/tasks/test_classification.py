@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from mambamed.batches.loader import PatchReader
 from mambamed.batches.sampler import Sampler
-from mambamed.cases import DatasetManifest
+from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.recipe import Recipe
 from mambamed.tasks.base import task_for
@@ -20,7 +20,7 @@ def task(classes=("NC", "AD"), **loss) -> Classification:
     recipe = Recipe.model_validate(
         {"task": "classification", "network": {"name": "nnmamba_classifier"}, "training": {"loss": loss}}
     )
-    made = task_for(recipe, DatasetManifest("d", {"a": "mri"}, classes=classes))
+    made = task_for(recipe, DatasetManifest(name="d", channels={"a": "mri"}, classes=classes))
     assert isinstance(made, Classification)
     return made
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from mambamed.cases import DatasetManifest
+from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.geometry import orientation_of, spacing_of, voxel_to_world, world_to_voxel
 from mambamed.preparation.grid import CaseGeometry
@@ -32,7 +32,7 @@ def landmarks_task(spacing=(1.0, 1.0, 1.0), names=NAMES, dataset=None, **options
             "dataset": dataset or {},
         }
     )
-    task = task_for(recipe, DatasetManifest("heads", {"t1": "mri"}, landmarks=names), spacing)
+    task = task_for(recipe, DatasetManifest(name="heads", channels={"t1": "mri"}, landmarks=names), spacing)
     assert isinstance(task, Landmarks)
     return task
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mambamed.cases import DatasetManifest
+from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import RecipeError
 from mambamed.recipe import Recipe
 from mambamed.tasks.losses import binary_cross_entropy, boundary_loss, cross_entropy, signed_distance
@@ -20,7 +20,11 @@ LABELS = {"background": 0, "a": 1, "b": 2, "ignore": 3}
 
 def task(regions=None, labels=LABELS, **loss) -> Segmentation:
     recipe = Recipe.model_validate({"network": {"name": "nnmamba"}, "training": {"loss": loss}})
-    return Segmentation(recipe, DatasetManifest("d", {"m": "mri"}, labels, regions or {}), (1.0, 2.0, 3.0))
+    return Segmentation(
+        recipe,
+        DatasetManifest(name="d", channels={"m": "mri"}, labels=labels, regions=regions or {}),
+        (1.0, 2.0, 3.0),
+    )
 
 
 def batch(outputs=3, seed=0):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mambamed.cases import DatasetManifest
+from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.recipe import Recipe
 from mambamed.tasks.base import TASKS, task_for
@@ -23,11 +23,13 @@ def recipe(**loss) -> Recipe:
 
 
 def by_labels(labels=LABELS, **loss) -> Segmentation:
-    return Segmentation(recipe(**loss), DatasetManifest("d", {"a": "mri"}, labels))
+    return Segmentation(recipe(**loss), DatasetManifest(name="d", channels={"a": "mri"}, labels=labels))
 
 
 def by_regions(**loss) -> Segmentation:
-    return Segmentation(recipe(**loss), DatasetManifest("d", {"a": "mri"}, LABELS, REGIONS))
+    return Segmentation(
+        recipe(**loss), DatasetManifest(name="d", channels={"a": "mri"}, labels=LABELS, regions=REGIONS)
+    )
 
 
 def random_batch(outputs: int, seed: int = 0):
@@ -177,16 +179,18 @@ def test_the_number_of_outputs():
 
 def test_a_dataset_without_labels_is_refused():
     with pytest.raises(DatasetError, match="nothing to segment"):
-        Segmentation(recipe(), DatasetManifest("d", {"a": "mri"}, {"background": 0}))
+        Segmentation(recipe(), DatasetManifest(name="d", channels={"a": "mri"}, labels={"background": 0}))
 
 
 def test_every_task_of_the_table_is_there():
-    manifest = DatasetManifest("d", {"a": "mri"}, LABELS, landmarks=("nose",), classes=("NC", "AD"))
+    manifest = DatasetManifest(
+        name="d", channels={"a": "mri"}, labels=LABELS, landmarks=("nose",), classes=("NC", "AD")
+    )
     for name in TASKS:
         assert task_for(recipe().model_copy(update={"task": name}), manifest).outputs > 0
 
 
 def test_a_task_that_is_not_in_the_table_is_refused():
-    manifest = DatasetManifest("d", {"a": "mri"}, LABELS)
+    manifest = DatasetManifest(name="d", channels={"a": "mri"}, labels=LABELS)
     with pytest.raises(RecipeError, match=r"registration.*segmentation"):
         task_for(recipe().model_copy(update={"task": "registration"}), manifest)

@@ -5,11 +5,11 @@ from typing import cast
 import pytest
 import torch
 
-from mambamed.cases import DatasetManifest
+from mambamed.documents.manifest import DatasetManifest
+from mambamed.documents.plan import Plan, ZScore
 from mambamed.errors import RecipeError
 from mambamed.networks import build_network
 from mambamed.preparation.options import parse_bytes
-from mambamed.preparation.plan import Normalization, Plan
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Silence
 from mambamed.recipe import Recipe
@@ -19,8 +19,15 @@ from mambamed.training.loop import Workplace
 from mambamed.training.training import _fitted
 
 GIB = 2**30
-MANIFEST = DatasetManifest("made", {"ct": "ct"}, {"background": 0, "organ": 1})
-PLAN = Plan((0.8, 0.8, 5.0), (400, 380, 60), (128, 128, 128), 2, "nonzero", (Normalization("zscore"),))
+MANIFEST = DatasetManifest(name="made", channels={"ct": "ct"}, labels={"background": 0, "organ": 1})
+PLAN = Plan(
+    spacing_mm=(0.8, 0.8, 5.0),
+    shape_median=(400, 380, 60),
+    patch_size=(128, 128, 128),
+    batch_size=2,
+    crop="nonzero",
+    normalization=(ZScore(),),
+)
 PLACE = Workplace(torch.device("cpu"), "fp32", torch.contiguous_format)
 
 
@@ -51,7 +58,7 @@ def test_the_patch_shrinks_where_it_is_longest_against_the_median_case_until_it_
 
 
 def test_the_batch_grows_only_where_the_whole_case_fits() -> None:
-    plan = dataclasses.replace(PLAN, shape_median=(35, 50, 35))
+    plan = PLAN.changed(shape_median=(35, 50, 35))
     fit = fit_recipe(recipe(), plan, MANIFEST, 1 * GIB, PLACE, Silence(), by_voxels(1.0))
     assert fit.patch_size == (48, 64, 48)
     assert fit.batch_size == 6  # 0.9 GiB / 0.147 million voxels

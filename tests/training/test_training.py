@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import math
 import shutil
 
@@ -213,7 +212,7 @@ def test_runs_are_listed_with_state_and_best_score(prepared, tmp_path):
 
 def test_a_session_leaves_the_ignored_label_out_of_its_foreground(prepared, tmp_path):
     dataset = PreparedDataset.open(prepared)
-    manifest = dataclasses.replace(dataset.manifest, labels={"background": 0, "one": 1, "ignore": 2})
+    manifest = dataset.manifest.changed(labels={"background": 0, "one": 1, "ignore": 2})
     run = planned_run(small_recipe(CONVOLUTIONS), dataset.plan, manifest, tmp_path)
     place = Workplace(torch.device("cpu"), "fp32", torch.contiguous_format)
     session = Session(run, dataset, 0, place, Silence())

@@ -12,8 +12,8 @@ from torch import nn
 
 from mambamed.batches.loader import PatchReader
 from mambamed.batches.sampler import Sampler
-from mambamed.cases import DatasetManifest
-from mambamed.preparation.plan import Plan
+from mambamed.documents.manifest import DatasetManifest
+from mambamed.documents.plan import Plan
 from mambamed.progress import Silence
 from mambamed.recipe import Recipe
 from mambamed.runs.folder import Run
@@ -26,7 +26,7 @@ from mambamed.training.validation_patches import ValidationPatches
 
 PATCH = (8, 8, 8)
 FP16_SCALE = 256.0
-MANIFEST = DatasetManifest("blobs", {"a": "mri"}, {"background": 0, "one": 1, "two": 2})
+MANIFEST = DatasetManifest(name="blobs", channels={"a": "mri"}, labels={"background": 0, "one": 1, "two": 2})
 
 
 class TinyCase:

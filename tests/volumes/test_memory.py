@@ -18,7 +18,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np, torch
 from torch import nn
-from mambamed.cases import DatasetManifest
+from mambamed.documents.manifest import DatasetManifest
 from mambamed.geometry import orientation_of
 from mambamed.volumes.restore import labels_of_slabs
 from mambamed.volumes.sliding_window import Windows, slab_axis, window_slabs

@@ -1,0 +1,95 @@
+"""plan.json: recipe and fingerprint resolved into numbers. No "auto" is left in it."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+
+from mambamed.documents.base import Document, Finite, Model, NotNegative, Positive, Size
+from mambamed.recipe.schema import Crop
+
+_MOST_VOXELS = 2**30  # of a patch: more than any device holds of a network's activations
+
+Triple = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+
+def _not_too_large(patch: Triple) -> Triple:
+    if math.prod(patch) > _MOST_VOXELS:
+        raise ValueError(f"expected at most {_MOST_VOXELS} voxels, got {' x '.join(map(str, patch))}")
+    return patch
+
+
+class _WithoutNumbers(Model):
+    """A scheme that measures each case; plan.json holds null for the numbers of "ct"."""
+
+    scheme: str
+    mean: None = None
+    std: None = None
+    low: None = None
+    high: None = None
+
+
+class Ct(Model):
+    """Clip to `[low, high]`, subtract `mean`, divide by `std`: measured on the training cases' foreground."""
+
+    scheme: Literal["ct"] = "ct"
+    mean: Finite
+    std: NotNegative
+    low: Finite
+    high: Finite
+
+
+class ZScore(_WithoutNumbers):
+    """Subtract the mean and divide by the standard deviation of each case."""
+
+    scheme: Literal["zscore"] = "zscore"
+
+
+class ZScoreNonzero(_WithoutNumbers):
+    """Z-score over the voxels that are not zero in all channels (holes filled); the others become 0."""
+
+    scheme: Literal["zscore_nonzero"] = "zscore_nonzero"
+
+
+class Unchanged(_WithoutNumbers):
+    """Keep intensities as they are."""
+
+    scheme: Literal["none"] = "none"
+
+
+PerCase = ZScore | ZScoreNonzero | Unchanged
+Normalization = Annotated[Ct | PerCase, Field(discriminator="scheme")]
+_PER_CASE = {"zscore": ZScore, "zscore_nonzero": ZScoreNonzero, "none": Unchanged}
+
+
+def per_case(scheme: str) -> PerCase:
+    """The normalization of a scheme that needs no numbers of the training cases.
+
+    >>> per_case("none").scheme
+    'none'
+    """
+    return _PER_CASE[scheme]()
+
+
+class Plan(Document):
+    """What prepares an image and sizes a network, the same for training and prediction."""
+
+    REMEDY: ClassVar[str] = "Copy the run again, or prepare the dataset again."
+
+    spacing_mm: tuple[Positive, Positive, Positive]
+    """Voxel spacing of the prepared grid (x, y, z), RAS+ axes."""
+    shape_median: tuple[Size, Size, Size]
+    """Median shape of the prepared training cases."""
+    patch_size: Annotated[tuple[Size, Size, Size], AfterValidator(_not_too_large)]
+    """Voxels that the network sees (x, y, z)."""
+    batch_size: Size
+    """Patches per step."""
+    crop: Crop
+    """Crop to the bounding box of what is not zero, or not at all."""
+    normalization: tuple[Normalization, ...]
+    """One per channel, in the manifest's order."""
+    keep_spacing: bool = False
+    """Each case keeps its own spacing; `spacing_mm` is then the median, for planning."""

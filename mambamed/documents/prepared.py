@@ -1,0 +1,157 @@
+"""The documents of a prepared dataset: dataset.json, cases/ID.json, fingerprint.json."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+
+from mambamed.cases import check_case_id
+from mambamed.documents.base import Count, Document, Finite, Fraction, Model, Positive, Size
+from mambamed.documents.manifest import DatasetManifest
+from mambamed.documents.plan import Plan
+from mambamed.errors import DatasetError, MambamedError
+
+_REMEDY = "Prepare the dataset again."
+
+
+def _safe(case_id: str) -> str:
+    try:
+        check_case_id(case_id)
+    except DatasetError as error:
+        raise ValueError(str(error)) from error
+    return case_id
+
+
+CaseId = Annotated[str, AfterValidator(_safe)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Shape = tuple[Size, Size, Size]
+Corner = tuple[Count, Count, Count]
+_Axis = Annotated[int, Field(ge=0, le=2)]
+Row = tuple[Finite, Finite, Finite, Finite]
+
+
+class CaseEntry(Model):
+    """A case as dataset.json lists it."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    id: CaseId
+    subject: str
+    """The person; cases of one subject never straddle a split."""
+    class_name: str | None = Field(default=None, alias="class")
+    points: dict[str, tuple[Finite, Finite, Finite]] | None = None
+    """Landmark name -> world position, mm, RAS+."""
+    covariates: dict[str, str] = Field(default_factory=dict)
+    """What else is known of the case, name -> text."""
+    shape: Shape
+    """`(X, Y, Z)` of the prepared grid."""
+    channels: Size
+    has_label: bool
+
+
+class PreparedIndex(DatasetManifest):
+    """dataset.json of a prepared dataset: the manifest and its cases."""
+
+    REMEDY: ClassVar[str] = _REMEDY
+
+    prepared_format: Annotated[int, Field(ge=1, le=1)] = 1
+    """Layout of the folder."""
+    group_by: str | None = None
+    """What the splits keep together: subject, case, or a column; not recorded by mambamed 0.1.0."""
+    cases: tuple[CaseEntry, ...]
+
+    @model_validator(mode="after")
+    def _cases_agree(self) -> PreparedIndex:
+        for case_id, count in Counter(case.id for case in self.cases).items():
+            if count > 1:
+                raise ValueError(f"cases: {case_id} is listed {count} times, expected once")
+        for case in self.cases:
+            if case.channels != len(self.channels):
+                raise ValueError(
+                    f"cases: {case.id}: channels: expected {len(self.channels)}, got {case.channels}"
+                )
+        return self
+
+    @classmethod
+    def checked(cls, content: Any, path: Path) -> PreparedIndex:
+        """Check what `read_json` gave; see `Document.checked`."""
+        if isinstance(content, Mapping) and "prepared_format" not in content:
+            raise DatasetError(
+                f"{path}: prepared_format: missing: these files are not prepared yet. "
+                f"Run 'mambamed prepare {path.parent}' first."
+            )
+        return super().checked(content, path)
+
+    @property
+    def manifest(self) -> DatasetManifest:
+        """Without the cases."""
+        return DatasetManifest(**{name: getattr(self, name) for name in DatasetManifest.model_fields})
+
+
+class GeometryRecord(Model):
+    """Where the prepared array of one case lies in its file; see `preparation.grid.CaseGeometry`."""
+
+    shape_native: Shape
+    affine_native: tuple[Row, Row, Row, Row]
+    axes: tuple[_Axis, _Axis, _Axis]
+    flips: tuple[bool, bool, bool]
+    crop_start: Corner
+    crop_stop: Corner
+    shape_prepared: Shape
+    affine_prepared: tuple[Row, Row, Row, Row]
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> GeometryRecord:
+        if len(set(self.axes)) != 3:
+            raise ValueError(f"axes: expected 0, 1 and 2 in some order, got {list(self.axes)}")
+        oriented = [self.shape_native[axis] for axis in self.axes]
+        for start, stop, size in zip(self.crop_start, self.crop_stop, oriented, strict=True):
+            if not start < stop <= size:
+                raise ValueError(f"crop_stop: expected more than {start} and at most {size}, got {stop}")
+        return self
+
+
+class CaseRecord(Document):
+    """cases/ID.json: written last, so it makes the case complete."""
+
+    REMEDY: ClassVar[str] = _REMEDY
+
+    settings: str
+    """Hash of all that decides the prepared files."""
+    entry: CaseEntry
+    geometry: GeometryRecord
+    voxels: dict[Annotated[str, Field(pattern="^[0-9]+$")], Count]
+    """Label value -> voxels on the prepared grid."""
+    sha256: dict[Literal["image", "label", "foreground", "reference"], Sha256]
+    """File of the case -> digest."""
+
+
+class FingerprintCase(Model):
+    """One case of fingerprint.json, which is a list of them: what planning read of it."""
+
+    id: CaseId
+    shape_cropped: Shape
+    spacing_mm: tuple[Positive, Positive, Positive]
+    kept: Fraction
+    """Share of the voxels that cropping kept."""
+    voxels: dict[Annotated[str, Field(pattern="^[0-9]+$")], Count]
+    """Label value -> voxels on the native grid."""
+
+
+def check_channels(plan: Plan, manifest: DatasetManifest, path: Path, fault: type[MambamedError]) -> None:
+    """Check that a plan normalizes the channels that the manifest has.
+
+    Args:
+        path: of the plan, for the error.
+        fault: the error to raise.
+    """
+    planned, channels = len(plan.normalization), len(manifest.channels)
+    if planned != channels:
+        raise fault(
+            f"{path}: normalization: expected {channels} entries, one per channel, got {planned}. "
+            f"{plan.REMEDY}"
+        )
