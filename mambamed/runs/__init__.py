@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mambamed.runs.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
     from mambamed.runs.device import autocast, choose_device, choose_precision, keep_freed_memory
     from mambamed.runs.folder import Run, create_run, planned_run
-    from mambamed.runs.model import load_network, make_network, make_task
+    from mambamed.runs.model import load_network, make_network
 
 _HOME = {
     "Checkpoint": "checkpoint",
@@ -35,7 +35,6 @@ _HOME = {
     "planned_run": "folder",
     "load_network": "model",
     "make_network": "model",
-    "make_task": "model",
 }
 
 __all__ = [
@@ -48,7 +47,6 @@ __all__ = [
     "keep_freed_memory",
     "load_network",
     "make_network",
-    "make_task",
     "planned_run",
     "read_checkpoint",
     "write_checkpoint",

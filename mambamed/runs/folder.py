@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mambamed.documents.manifest import DatasetManifest, agreed_manifest
 from mambamed.documents.plan import Plan
@@ -22,6 +23,9 @@ from mambamed.errors import DatasetError, ModelError, RecipeError
 from mambamed.io.atomic import write_text
 from mambamed.io.json_files import read_json, write_json
 from mambamed.recipe import Recipe, dump_recipe, load_recipe
+
+if TYPE_CHECKING:
+    from mambamed.tasks.base import Task
 
 CHECKPOINTS = ("best", "last")
 
@@ -64,6 +68,13 @@ class Run:
             raise ModelError(str(error)) from error
         check_channels(plan, manifest, root / "plan.json", ModelError)
         return cls(root, recipe, plan, manifest)
+
+    @cached_property
+    def task(self) -> Task:
+        """The task of the recipe, for the labels, landmarks or classes of the manifest; imports torch."""
+        from mambamed.tasks.base import task_for
+
+        return task_for(self.recipe, self.manifest, self.plan.spacing_mm)
 
     @property
     def folds(self) -> list[int]:

@@ -17,13 +17,8 @@ from mambamed.networks import build_network
 from mambamed.recipe import Recipe
 from mambamed.runs.checkpoint import load_weights, read_checkpoint
 from mambamed.runs.folder import Run
-from mambamed.tasks.base import Task, task_for
+from mambamed.tasks.base import task_for
 from mambamed.tasks.covariates import WithCovariates, covariate_count
-
-
-def make_task(run: Run) -> Task:
-    """What is asked of the run's network."""
-    return task_for(run.recipe, run.manifest, run.plan.spacing_mm)
 
 
 def make_network(recipe: Recipe, manifest: DatasetManifest) -> nn.Module:
@@ -77,31 +72,30 @@ class _NoLargerThan(TorchFunctionMode):
 
 
 def load_network(
-    run_folder: Path, fold: int, checkpoint: str = "best", device: torch.device | str = "cpu"
-) -> tuple[nn.Module, Run]:
-    """A trained network, ready to predict, and the run that it comes from.
+    run: Run, fold: int, checkpoint: str = "best", device: torch.device | str = "cpu"
+) -> nn.Module:
+    """Load a trained network for prediction.
 
     Args:
-        run_folder: what `train` wrote.
+        run: the run that trained it.
         fold: index of the fold.
-        checkpoint: "best" or "last". Where training kept a moving average of the weights, that is what is
-            loaded in both cases.
-        device: where the network goes.
+        checkpoint: "best" or "last". If training kept a moving average of the weights, the average is loaded
+            in both cases.
+        device: device the network is moved to.
 
     Returns:
-        The network in evaluation mode, without gradients, and the run.
+        The network in evaluation mode, without gradients.
 
     Raises:
-        ModelError: no such run, fold or checkpoint, or weights that do not fit the recipe's network.
+        ModelError: the fold or checkpoint does not exist, or its weights do not match the recipe's network.
     """
-    run = Run.open(run_folder)
     path = run.checkpoint(fold, checkpoint)
     if not path.is_file():
         there = ", ".join(str(f) for f in run.folds) or "none"
-        raise ModelError(f"{path}: no such checkpoint; folds trained in {run_folder}: {there}")
+        raise ModelError(f"{path}: no such checkpoint; folds trained in {run.root}: {there}")
     content = read_checkpoint(path, parts=("network", "ema"))
     weights = content.part("ema") or content.part("network")
     with _NoLargerThan(weights, path):
         network = make_network(run.recipe, run.manifest)
     load_weights(network, weights, path)
-    return network.to(device).eval().requires_grad_(False), run
+    return network.to(device).eval().requires_grad_(False)

@@ -20,7 +20,7 @@ from torch import nn
 from mambamed.errors import MambamedError
 from mambamed.io.json_files import read_json, write_json
 from mambamed.runs.device import autocast
-from mambamed.training.loop import Workplace
+from mambamed.runs.workplace import Workplace
 
 _STEPS = 5
 _GAIN = 1.05  # below it the minutes of compiling are not worth it

@@ -16,8 +16,8 @@ from mambamed.preparation.store import memory_bytes
 from mambamed.runs.device import autocast, peak_memory
 from mambamed.runs.folder import Run
 from mambamed.runs.model import input_channels, make_network
+from mambamed.runs.workplace import Workplace
 from mambamed.tasks.base import Task
-from mambamed.training.loop import Workplace
 from mambamed.training.state import TrainingState
 
 

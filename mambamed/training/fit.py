@@ -23,7 +23,7 @@ from mambamed.preparation.store import memory_bytes
 from mambamed.progress import Progress
 from mambamed.recipe import Recipe
 from mambamed.runs.model import input_channels, make_network
-from mambamed.training.loop import Workplace
+from mambamed.runs.workplace import Workplace
 
 _USABLE = 0.9  # of the budget; the rest is for workspaces and what an allocator wastes
 _HALF = 0.6  # of float32's memory that bf16 and fp16 need: weights, norms and scans stay in float32

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -18,6 +17,7 @@ from mambamed.batches.sampler import PatchSource, random_stream
 from mambamed.errors import RunError
 from mambamed.runs.device import autocast, peak_memory
 from mambamed.runs.folder import Run
+from mambamed.runs.workplace import Workplace
 from mambamed.tasks.base import Task
 from mambamed.training.journal import Journal
 from mambamed.training.optimize import RunningStatistics
@@ -36,21 +36,6 @@ _DRIFT = 0.05  # share of the budget by which a plan may be off before it is mad
 _NAMES_SHOWN = 8  # in the line of an epoch; log.csv has all
 _NAMES_IN_BAR = 4
 _MODEL_STREAM = 4  # beside those of `batches.sampler`
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """Where and how precisely a training computes.
-
-    Attributes:
-        layout: how 5-D tensors lie in memory.
-        compiled: whether a training step goes through torch.compile.
-    """
-
-    device: torch.device
-    precision: str
-    layout: torch.memory_format
-    compiled: bool = False
 
 
 class Loop:

@@ -18,23 +18,20 @@ from mambamed.batches.cases import readable
 from mambamed.batches.loader import PatchReader
 from mambamed.batches.sampler import PatchSource, Sampler
 from mambamed.cases import IGNORE
-from mambamed.errors import ModelError, RecipeError
+from mambamed.errors import RecipeError
 from mambamed.io.lock import folder_lock
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Progress
-from mambamed.recipe import Recipe
-from mambamed.runs.checkpoint import read_checkpoint
-from mambamed.runs.device import choose_device, choose_precision, memory_format
 from mambamed.runs.folder import Run
-from mambamed.runs.model import input_channels, make_network, make_task
+from mambamed.runs.model import input_channels, make_network
 from mambamed.runs.provenance import provenance
-from mambamed.ssm import chosen_backend
+from mambamed.runs.workplace import Workplace
 from mambamed.tasks.classification import Classification, class_counts
 from mambamed.tasks.covariates import WithCovariates
 from mambamed.training.compiling import choose_compile
 from mambamed.training.deterministic import keep_threads
 from mambamed.training.journal import Journal, SilentJournal
-from mambamed.training.loop import Loop, Workplace
+from mambamed.training.loop import Loop
 from mambamed.training.optimize import WeightAverage, make_optimizer
 from mambamed.training.ranks import Ranks, ShareOfSampler
 from mambamed.training.schedule import window_count
@@ -42,6 +39,7 @@ from mambamed.training.shallow import make_shallow_safe
 from mambamed.training.state import Counters, TrainingState
 from mambamed.training.stopping import StopRequests
 from mambamed.training.trackers import open_trackers
+from mambamed.training.transfer import load_initial_weights
 from mambamed.training.validate import VolumeScores, read_scores, validate_volumes
 from mambamed.training.validation_patches import ValidationPatches
 
@@ -73,21 +71,6 @@ class FoldSummary:
     patch_score: float
     scores: dict[str, float]
     stopped: str | None
-
-
-def choose_workplace(recipe: Recipe, device: str, precision: str | None) -> tuple[Workplace, dict[str, str]]:
-    """Device, precision and memory layout, and a line about each choice and the scan's, with its reason."""
-    chosen, why_device = choose_device(device)
-    kind, why_kind = choose_precision(precision or recipe.training.precision, chosen)
-    layout = memory_format(chosen, kind)
-    backend, why_backend = chosen_backend(chosen)
-    lines = {
-        "device": f"device {chosen}: {why_device}",
-        "precision": f"precision {kind}: {why_kind}",
-        "scan_backend": f"scan backend {backend}: {why_backend}",
-        "layout": f"memory layout {str(layout).removeprefix('torch.')}",
-    }
-    return Workplace(chosen, kind, layout), lines
 
 
 @dataclass(frozen=True)
@@ -132,7 +115,7 @@ class Session:
     ) -> None:
         self._ranks = ranks
         self.run, self.dataset, self.fold, self.place = run, dataset, fold, place
-        self.task = make_task(run)
+        self.task = run.task
         self._progress = progress
         self._settings = run.recipe.training
         split = dataset.splits[fold]
@@ -338,45 +321,3 @@ class Session:
             scores=scores,
             stopped=stopped,
         )
-
-
-def load_initial_weights(state: TrainingState, source: Path, fold: int, strict: bool = False) -> str:
-    """Take over another run's weights where name and shape agree.
-
-    Args:
-        state: at step 0; its network, and the average of it, are changed.
-        source: a run folder; its weights of the same fold, or of its first.
-        strict: whether all must fit, on both sides.
-
-    Returns:
-        A line that says what was loaded, what starts anew, and what of the other run was left.
-
-    Raises:
-        ModelError: no such run, not a single weight fits, or, if `strict`, not all do.
-    """
-    other = Run.open(source)
-    if not other.folds:
-        raise ModelError(f"{source}: has no trained fold; train it first")
-    path = other.checkpoint(fold if fold in other.folds else other.folds[0], "best")
-    content = read_checkpoint(path, parts=("network", "ema"))
-    weights = content.part("ema") or content.part("network")
-    own = state.network.state_dict()
-    fitting = {n: t for n, t in weights.items() if n in own and own[n].shape == t.shape}
-    if not fitting:
-        raise ModelError(f"{path}: not one weight fits {type(state.network).__name__}; choose another run")
-    reached = {own[n].data_ptr() for n in fitting}  # a module used twice has two names
-    new = [n for n in own if own[n].data_ptr() not in reached]
-    left = [n for n in weights if n not in fitting]
-    line = f"weights of {path}: {len(fitting)} of {len(own)} tensors"
-    line += f"; new: {_some_names(new)}" if new else ""
-    line += f"; left there: {_some_names(left)}" if left else ""
-    if strict and (new or left):
-        raise ModelError(f"{line}; leave --init-strict out to take over those that fit")
-    networks = [state.network] + ([state.average.network] if state.average else [])
-    for network in networks:
-        network.load_state_dict(fitting, strict=False)
-    return line
-
-
-def _some_names(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")

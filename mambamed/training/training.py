@@ -15,13 +15,13 @@ from mambamed.progress import Progress, Silence
 from mambamed.recipe import Recipe
 from mambamed.runs.device import keep_freed_memory
 from mambamed.runs.folder import Run, create_run, planned_run
+from mambamed.runs.workplace import Workplace, choose_workplace
 from mambamed.training.deterministic import deterministic as made_deterministic
 from mambamed.training.dry_run import DryRun, take_one_step, within_memory
 from mambamed.training.fit import device_memory, fit_recipe
 from mambamed.training.imagined import ImaginedDataset
-from mambamed.training.loop import Workplace
 from mambamed.training.ranks import join_ranks
-from mambamed.training.session import FoldSummary, Session, Wishes, choose_workplace
+from mambamed.training.session import FoldSummary, Session, Wishes
 from mambamed.training.trackers import check_trackers
 
 # Task -> the command that makes a run answer.
@@ -116,7 +116,7 @@ def train(
     run = planned_run(recipe, dataset.plan, dataset.manifest, root)
     folds = chosen_folds(fold, len(dataset.splits), dataset.root)
     ranks, device = join_ranks(device)
-    place, reasons = choose_workplace(recipe, device, precision)
+    place, reasons = choose_workplace(device, precision or recipe.training.precision)
     if ranks.world > 1:
         share = f"{ranks.world} processes, {run.plan.batch_size} patches a step each"
         reasons["processes"] = f"processes {share}"
@@ -173,7 +173,7 @@ def _dry_run_without_data(
     dataset = ImaginedDataset(recipe)
     root = output or Path("runs") / recipe.name
     run = planned_run(recipe, dataset.plan, dataset.manifest, root)
-    place, reasons = choose_workplace(recipe, device, precision)
+    place, reasons = choose_workplace(device, precision or recipe.training.precision)
     missing = recipe.dataset.prepared or "dataset.prepared is not given"
     progress.say(
         f"no prepared dataset ({missing}): the step is taken on random numbers of the recipe's shapes"

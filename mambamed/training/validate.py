@@ -16,10 +16,10 @@ from mambamed.io.images import read_header, write_image
 from mambamed.io.json_files import read_json
 from mambamed.preparation.store import CaseFiles, PreparedDataset
 from mambamed.runs.folder import Run
-from mambamed.runs.model import load_network, make_task
+from mambamed.runs.model import load_network
+from mambamed.runs.workplace import Workplace
 from mambamed.tasks.segmentation import Segmentation
 from mambamed.training.journal import Journal
-from mambamed.training.loop import Workplace
 from mambamed.training.ranks import Ranks
 from mambamed.volumes.ensemble import windows_of
 from mambamed.volumes.restore import native_labels
@@ -91,9 +91,9 @@ def validate_segmentation(
         and summary.json lie in the fold's folder; the summary is written last.
     """
     folder = run.fold_folder(fold)
-    network, _ = load_network(run.root, fold, "best", place.device)
+    network = load_network(run, fold, "best", place.device)
     network = network.to(memory_format=place.layout)  # type: ignore[call-overload]
-    task = make_task(run)
+    task = run.task
     assert isinstance(task, Segmentation)
     windows = windows_of(run, None, None, place.device)
     own = ranks.share(case_ids)

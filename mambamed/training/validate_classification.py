@@ -20,11 +20,11 @@ from mambamed.preparation.store import PreparedDataset
 from mambamed.recipe import Evaluation
 from mambamed.runs.calibration import Calibration, write_calibration
 from mambamed.runs.folder import Run
-from mambamed.runs.model import load_network, make_task
+from mambamed.runs.model import load_network
+from mambamed.runs.workplace import Workplace
 from mambamed.tasks.classification import Classification, centered
 from mambamed.tasks.covariates import covariate_numbers, with_covariates
 from mambamed.training.journal import Journal
-from mambamed.training.loop import Workplace
 from mambamed.training.ranks import Ranks
 from mambamed.training.validate import VolumeScores
 from mambamed.volumes.class_logits import class_logits
@@ -57,7 +57,7 @@ def validate_classification(
         AUC of every class; None in the processes that follow. predictions.csv, calibration.json, cases.csv,
         summary.csv and summary.json lie in the fold's folder; the summary is written last.
     """
-    folder, task = run.fold_folder(fold), make_task(run)
+    folder, task = run.fold_folder(fold), run.task
     assert isinstance(task, Classification)
     own = _logits(run, fold, dataset, ranks.share(case_ids), place, journal)
     logits = np.stack(ranks.gather(list(own)))
@@ -106,7 +106,7 @@ def _logits(
     run: Run, fold: int, dataset: PreparedDataset, case_ids: Sequence[str], place: Workplace, journal: Journal
 ) -> NDArray[np.float64]:
     """`(n, K)` of the cases, in their order."""
-    network, _ = load_network(run.root, fold, "best", place.device)
+    network = load_network(run, fold, "best", place.device)
     network = network.to(memory_format=place.layout)  # type: ignore[call-overload]
     plan, axes = run.plan, windows_of(run, None, None, place.device).mirror_axes
     journal.progress.start(f"validating fold {fold}", len(case_ids), "cases")

@@ -13,11 +13,11 @@ from mambamed.evaluation.points import evaluate_points
 from mambamed.metrics.classification import choose_threshold
 from mambamed.preparation.store import PreparedDataset
 from mambamed.runs.folder import Run
-from mambamed.runs.model import load_network, make_task
+from mambamed.runs.model import load_network
 from mambamed.runs.thresholds import write_thresholds
+from mambamed.runs.workplace import Workplace
 from mambamed.tasks.landmarks import Landmarks
 from mambamed.training.journal import Journal
-from mambamed.training.loop import Workplace
 from mambamed.training.ranks import Ranks
 from mambamed.training.validate import VolumeScores
 from mambamed.volumes.ensemble import windows_of
@@ -51,7 +51,7 @@ def validate_landmarks(
         thresholds.json, cases.csv, summary.csv and summary.json lie in the fold's folder; the summary is
         written last.
     """
-    folder, task = run.fold_folder(fold), make_task(run)
+    folder, task = run.fold_folder(fold), run.task
     assert isinstance(task, Landmarks)
     located = ranks.gather(_located(run, fold, dataset, ranks.share(case_ids), place, journal))
     if not ranks.leads:
@@ -103,9 +103,9 @@ def learned_thresholds(
 def _located(
     run: Run, fold: int, dataset: PreparedDataset, case_ids: Sequence[str], place: Workplace, journal: Journal
 ) -> list[Located]:
-    network, _ = load_network(run.root, fold, "best", place.device)
+    network = load_network(run, fold, "best", place.device)
     network = network.to(memory_format=place.layout)  # type: ignore[call-overload]
-    windows, task = windows_of(run, None, None, place.device), make_task(run)
+    windows, task = windows_of(run, None, None, place.device), run.task
     assert isinstance(task, Landmarks)
     journal.progress.start(f"validating fold {fold}", len(case_ids), "cases")
     located = []

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from mambamed.errors import ModelError, RecipeError
 from mambamed.recipe import Inference
-from mambamed.runs.device import choose_device, choose_precision, memory_format, own_gpu
+from mambamed.runs.device import memory_format
 from mambamed.runs.export import open_model
 from mambamed.runs.folder import Run
-from mambamed.runs.model import load_network, make_task
-from mambamed.ssm import chosen_backend
+from mambamed.runs.model import load_network
+from mambamed.runs.workplace import choose_workplace
 from mambamed.tasks.base import Task
 from mambamed.volumes.sliding_window import Slab, Windows, slab_axis, window_slabs
 
@@ -154,34 +154,25 @@ def load_ensemble(
         ModelError: a run, fold or checkpoint that is not there or damaged, or runs that do not fit together.
         RecipeError: an option that cannot be used.
     """
-    chosen, why_device = choose_device(device)
-    if chosen.type == "cuda" and chosen.index is None:
-        number = own_gpu(torch.cuda.device_count())
-        if number is not None:
-            chosen, why_device = torch.device("cuda", number), f"{why_device}; one of several processes"
-            torch.cuda.set_device(chosen)
     runs = [open_model(Path(model)) for model in models]
     if not runs:
         raise RecipeError("predict: no model; give a run folder")
-    kind, why_kind = choose_precision(precision or runs[0].recipe.training.precision, chosen)
-    backend, why_backend = chosen_backend(chosen)
+    place, reasons = choose_workplace(
+        device, precision or runs[0].recipe.training.precision, one_per_gpu=True
+    )
+    del reasons["layout"]  # each network has its own
     for run in runs[1:]:
         _check_same_question(runs[0], run)
     members = []
     for run in runs:
-        layout = layout_of(run.recipe.network.name, chosen, kind)
+        layout = layout_of(run.recipe.network.name, place.device, place.precision)
         networks, numbers = [], run.chosen_folds(folds)
         for fold in numbers:
-            network, _ = load_network(run.root, fold, checkpoint, chosen)
+            network = load_network(run, fold, checkpoint, place.device)
             networks.append(network.to(memory_format=layout))  # type: ignore[call-overload]
-        windows = windows_of(run, overlap, tta, chosen)
+        windows = windows_of(run, overlap, tta, place.device)
         members.append(Member(run, tuple(numbers), tuple(networks), windows, layout))
-    reasons = (
-        f"device {chosen}: {why_device}",
-        f"precision {kind}: {why_kind}",
-        f"scan backend {backend}: {why_backend}",
-    )
-    return Ensemble(tuple(members), make_task(runs[0]), chosen, kind, reasons)
+    return Ensemble(tuple(members), runs[0].task, place.device, place.precision, tuple(reasons.values()))
 
 
 def layout_of(network: str, device: torch.device, precision: str) -> torch.memory_format:
@@ -219,7 +210,7 @@ def windows_of(run: Run, overlap: float | None, tta: str | None, device: torch.d
         gaussian=settings.gaussian,
         mirror_axes=tuple(_AXIS[axis] for axis in mirrored),
         batch_size=1 if device.type == "cpu" else run.plan.batch_size,
-        mirror_order=make_task(run).mirror_order,
+        mirror_order=run.task.mirror_order,
     )
 
 

@@ -222,7 +222,7 @@ def _model() -> Target:
                 and weights.stat().st_size > 1000
                 and zlib.crc32(data) % _NETWORKS_BUILT == 0
             ):
-                load_network(run.root, 0)
+                load_network(run, 0)
         finally:
             shutil.rmtree(run.root.parent)
             atexit.unregister(shutil.rmtree)

@@ -70,7 +70,8 @@ def test_an_imported_run_answers_as_the_original(tmp_path, axis_order) -> None:
     summary = import_weights(weights, recipe, tmp_path / "run", axis_order=axis_order)
     assert summary.parameters == sum(p.numel() for p in network.parameters())
     assert summary.tensors == len(public(network))
-    imported, run = load_network(tmp_path / "run", fold=0)
+    run = Run.open(tmp_path / "run")
+    imported = load_network(run, fold=0)
     assert run.folds == [0]
     x = torch.randn(1, 1, 16, 24, 32)
     back = (0, 1, 4, 3, 2) if axis_order == "zyx" else (0, 1, 2, 3, 4)

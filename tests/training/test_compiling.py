@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mambamed.runs import Run, read_checkpoint
+from mambamed.runs.workplace import Workplace
 from mambamed.training import compiling, train
 from mambamed.training.compiling import cache_file, choose_compile, step_seconds
-from mambamed.training.loop import Workplace
 from tests.training.small_run import CONVOLUTIONS, small_recipe
 from tests.training.tiny import TinyNet, Undisturbed, tiny_loop, tiny_recipe
 

@@ -14,8 +14,8 @@ from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Silence
 from mambamed.recipe import Recipe
 from mambamed.runs.folder import create_run, planned_run
+from mambamed.runs.workplace import Workplace
 from mambamed.training.fit import fit_recipe, probe_step
-from mambamed.training.loop import Workplace
 from mambamed.training.training import _fitted
 
 GIB = 2**30

@@ -11,7 +11,7 @@ from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Silence
 from mambamed.runs.checkpoint import read_checkpoint
 from mambamed.runs.folder import planned_run
-from mambamed.training.loop import Workplace
+from mambamed.runs.workplace import Workplace
 from mambamed.training.session import Session
 from tests.training.small_run import CONVOLUTIONS, small_recipe
 from tests.training.tiny import FP16_SCALE, Undisturbed, tiny_loop, tiny_recipe

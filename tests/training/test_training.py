@@ -21,10 +21,10 @@ from mambamed.runs import Run, load_network, read_checkpoint
 from mambamed.runs.checkpoint import write_checkpoint
 from mambamed.runs.folder import planned_run
 from mambamed.runs.listing import list_runs
+from mambamed.runs.workplace import Workplace
 from mambamed.training import train
 from mambamed.training.extend import extend
 from mambamed.training.journal import Journal
-from mambamed.training.loop import Workplace
 from mambamed.training.ranks import Ranks
 from mambamed.training.session import Session
 from mambamed.training.validate import validate_volumes
@@ -60,7 +60,7 @@ def test_a_training_writes_what_the_house_promises_and_its_scores_agree_with_eva
             for place in (folder / "validation", prepared.parent / "imagesTr")
         )
         assert mask.shape == image.shape and np.allclose(mask.affine, image.affine)
-    network, _ = load_network(tmp_path / "run", 0)
+    network = load_network(run, 0)
     assert not network.training and network(torch.zeros(1, 1, 16, 16, 16)).shape == (1, 3, 16, 16, 16)
 
 

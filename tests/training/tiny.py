@@ -17,9 +17,10 @@ from mambamed.documents.plan import Plan
 from mambamed.progress import Silence
 from mambamed.recipe import Recipe
 from mambamed.runs.folder import Run
+from mambamed.runs.workplace import Workplace
 from mambamed.tasks.segmentation import Segmentation
 from mambamed.training.journal import Journal
-from mambamed.training.loop import Loop, Workplace
+from mambamed.training.loop import Loop
 from mambamed.training.optimize import WeightAverage, make_optimizer
 from mambamed.training.state import Counters, TrainingState
 from mambamed.training.validation_patches import ValidationPatches

@@ -1,0 +1,56 @@
+"""Where a process computes: device, precision and memory layout, chosen with their reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from mambamed.runs.device import choose_device, choose_precision, memory_format, own_gpu
+from mambamed.ssm import chosen_backend
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Device, numeric precision and memory layout of training, validation or prediction.
+
+    Attributes:
+        layout: memory format of 5-D tensors.
+        compiled: whether training steps run through torch.compile.
+    """
+
+    device: torch.device
+    precision: str
+    layout: torch.memory_format
+    compiled: bool = False
+
+
+def choose_workplace(
+    device: str, precision: str, one_per_gpu: bool = False
+) -> tuple[Workplace, dict[str, str]]:
+    """Choose device, precision and memory layout.
+
+    Args:
+        device: as in `choose_device`.
+        precision: as in `choose_precision`.
+        one_per_gpu: whether processes started by torchrun or SLURM on one machine use one GPU each.
+
+    Returns:
+        The workplace, and one line per choice, including the scan backend, with the reason for it.
+    """
+    chosen, why_device = choose_device(device)
+    if one_per_gpu and chosen.type == "cuda" and chosen.index is None:
+        number = own_gpu(torch.cuda.device_count())
+        if number is not None:
+            chosen, why_device = torch.device("cuda", number), f"{why_device}; one of several processes"
+            torch.cuda.set_device(chosen)
+    kind, why_kind = choose_precision(precision, chosen)
+    layout = memory_format(chosen, kind)
+    backend, why_backend = chosen_backend(chosen)
+    lines = {
+        "device": f"device {chosen}: {why_device}",
+        "precision": f"precision {kind}: {why_kind}",
+        "scan_backend": f"scan backend {backend}: {why_backend}",
+        "layout": f"memory layout {str(layout).removeprefix('torch.')}",
+    }
+    return Workplace(chosen, kind, layout), lines

@@ -1,0 +1,55 @@
+"""Initial weights from another run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mambamed.errors import ModelError
+from mambamed.runs.checkpoint import read_checkpoint
+from mambamed.runs.folder import Run
+from mambamed.training.state import TrainingState
+
+
+def load_initial_weights(state: TrainingState, source: Path, fold: int, strict: bool = False) -> str:
+    """Copy another run's weights into a network where names and shapes match.
+
+    Args:
+        state: state at step 0; its network and the average of it are changed.
+        source: run folder; the weights of the same fold are used, or of its first fold.
+        fold: index of the fold.
+        strict: whether all tensors of both networks must match.
+
+    Returns:
+        A line that reports which tensors were loaded, which keep their initial values, and which of the other
+        run were ignored.
+
+    Raises:
+        ModelError: the run does not exist, no tensor matches, or, with `strict`, not all do.
+    """
+    other = Run.open(source)
+    if not other.folds:
+        raise ModelError(f"{source}: has no trained fold; train it first")
+    path = other.checkpoint(fold if fold in other.folds else other.folds[0], "best")
+    content = read_checkpoint(path, parts=("network", "ema"))
+    weights = content.part("ema") or content.part("network")
+    own = state.network.state_dict()
+    fitting = {n: t for n, t in weights.items() if n in own and own[n].shape == t.shape}
+    if not fitting:
+        raise ModelError(f"{path}: not one weight fits {type(state.network).__name__}; choose another run")
+    reached = {own[n].data_ptr() for n in fitting}  # a module used twice has two names
+    new = [n for n in own if own[n].data_ptr() not in reached]
+    left = [n for n in weights if n not in fitting]
+    line = f"weights of {path}: {len(fitting)} of {len(own)} tensors"
+    line += f"; new: {_some_names(new)}" if new else ""
+    line += f"; left there: {_some_names(left)}" if left else ""
+    if strict and (new or left):
+        raise ModelError(f"{line}; leave --init-strict out to take over those that fit")
+    networks = [state.network] + ([state.average.network] if state.average else [])
+    for network in networks:
+        network.load_state_dict(fitting, strict=False)
+    return line
+
+
+def _some_names(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
