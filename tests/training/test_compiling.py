@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mambamed.runs import Run, read_checkpoint
+from mambamed.runs.checkpoint import read_checkpoint
+from mambamed.runs.folder import Run
 from mambamed.runs.workplace import Workplace
 from mambamed.training import compiling, train
 from mambamed.training.compiling import cache_file, choose_compile, step_seconds

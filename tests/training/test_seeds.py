@@ -11,7 +11,8 @@ import torch
 
 from mambamed.cli import show
 from mambamed.errors import RecipeError
-from mambamed.runs import Run, read_checkpoint
+from mambamed.runs.checkpoint import read_checkpoint
+from mambamed.runs.folder import Run
 from mambamed.runs.listing import list_runs
 from mambamed.training.seeds import chosen_seeds, score_seeds, train_seeds
 from mambamed.training.session import FoldSummary

@@ -17,10 +17,10 @@ from mambamed.evaluation.masks import evaluate
 from mambamed.io.lock import folder_lock
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Silence
-from mambamed.runs import Run, load_network, read_checkpoint
-from mambamed.runs.checkpoint import write_checkpoint
-from mambamed.runs.folder import planned_run
+from mambamed.runs.checkpoint import read_checkpoint, write_checkpoint
+from mambamed.runs.folder import Run, planned_run
 from mambamed.runs.listing import list_runs
+from mambamed.runs.model import load_network
 from mambamed.runs.workplace import Workplace
 from mambamed.training import train
 from mambamed.training.extend import extend
