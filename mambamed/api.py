@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     from mambamed.answers.segmentation import PredictSummary
     from mambamed.converters.convert_points import ConvertSummary
     from mambamed.demo import DemoSummary
-    from mambamed.evaluation.classification import ClassEvaluation
     from mambamed.evaluation.compare import Comparison
-    from mambamed.evaluation.masks import Evaluation
-    from mambamed.evaluation.points import PointEvaluation
+    from mambamed.evaluation.result import Evaluation
     from mambamed.preparation.prepare import PreparedSummary
     from mambamed.progress import Progress
     from mambamed.recipe import RecipeLine
@@ -580,7 +578,7 @@ def evaluate(
     ] = None,
     workers: Annotated[int, Option(help="Number of threads; 0 = one per CPU core.")] = 0,
     progress: Progress | None = None,
-) -> Evaluation | ClassEvaluation | PointEvaluation:
+) -> Evaluation:
     """Evaluate predictions against references: scores per case and structure, as tables and a report.
 
     Masks are scored by Dice, HD95 and other metrics. The structures are taken from --regions, else from the
@@ -588,76 +586,30 @@ def evaluate(
     success detection rates and misses; tables of class probabilities (one, or a folder of several for the
     same classes) are scored against a table of classes.
     """
-    from mambamed.converters.point_sets import holds_points
-    from mambamed.evaluation.classification import evaluate_probabilities, holds_probabilities
-    from mambamed.evaluation.masks import evaluate
-    from mambamed.evaluation.options import check_level, check_options
-    from mambamed.evaluation.pairing import read_regions
-    from mambamed.evaluation.points import evaluate_points
-    from mambamed.recipe import Evaluation, load_recipe
+    from mambamed.evaluation import evaluate
+    from mambamed.evaluation.options import EvaluateOptions
+    from mambamed.recipe import load_recipe
 
-    check_level(ci)
-    asked = load_recipe(recipe) if recipe else None
-    of_masks = {
-        "--regions": regions,
-        "--metrics": metrics,
-        "--hd95": hd95,
-        "--empty": empty,
-        "--protocol": protocol,
-        "--penalty": penalty,
-        "--resample": resample,
-        "--images": images,
-    }
-    if holds_probabilities(predictions):
-        check_options("classes", table, of_masks)
-        return evaluate_probabilities(
-            predictions,
-            references,
-            level=ci,
-            only_predicted=only_predicted,
-            output=output,
-            table=table,
-            paper=asked.paper if asked else None,
-        )
-    rules = asked.evaluation if asked else Evaluation()
-    if holds_points(predictions):
-        check_options("landmarks", table, of_masks)
-        return evaluate_points(
-            predictions,
-            references,
-            landmarks=asked.dataset.landmarks if asked else None,
-            distances_mm=rules.sdr_mm,
-            level=ci,
-            only_predicted=only_predicted,
-            output=output,
-            report=report,
-            worst=worst,
-            table=table,
-            paper=asked.paper if asked else None,
-        )
-    check_options("masks", table, of_masks)
-    return evaluate(
-        predictions,
-        references,
-        labels=asked.dataset.labels if asked and not regions else None,
-        regions=read_regions(regions) if regions else asked.dataset.regions if asked else None,
-        metrics=tuple(metrics.split(",")) if metrics else None if protocol else rules.metrics,
-        hd95=hd95 or rules.hd95,
-        empty=empty or rules.empty,
+    options = EvaluateOptions(
+        recipe=load_recipe(recipe) if recipe else None,
+        regions=regions,
+        metrics=metrics,
+        hd95=hd95,
+        empty=empty,
         protocol=protocol,
-        penalty_mm=penalty,
-        level=ci,
-        cases="predicted" if only_predicted else None,
+        penalty=penalty,
         resample=resample,
+        images=images,
+        level=ci,
+        only_predicted=only_predicted,
         output=output,
         report=report,
         worst=worst,
-        images=images,
-        table="brats" if table == "brats" else None,
-        paper=asked.paper if asked else None,
+        table=table,
         workers=workers,
         progress=progress,
     )
+    return evaluate(predictions, references, options)
 
 
 def compare(

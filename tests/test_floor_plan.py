@@ -14,6 +14,7 @@ PACKAGE = ROOT / "mambamed"
 
 # name of a table -> the module that holds it
 TABLES = {
+    "SCORERS": "mambamed.evaluation",
     "NETWORKS": "mambamed.networks",
     "CONVERTERS": "mambamed.converters",
     "TASKS": "mambamed.tasks.base",

@@ -17,10 +17,8 @@ if TYPE_CHECKING:
     from mambamed.answers.segmentation import PredictSummary
     from mambamed.converters.convert_points import ConvertSummary
     from mambamed.demo import DemoSummary
-    from mambamed.evaluation.classification import ClassEvaluation
     from mambamed.evaluation.compare import Comparison
-    from mambamed.evaluation.masks import Evaluation
-    from mambamed.evaluation.points import PointEvaluation
+    from mambamed.evaluation.result import Evaluation
     from mambamed.preparation.prepare import PreparedSummary
     from mambamed.recipe import RecipeLine
     from mambamed.runs.cost import RecipeCost
@@ -185,7 +183,7 @@ def classify(summary: ClassifySummary) -> None:
     _next(summary.next_command)
 
 
-def evaluate(evaluation: Evaluation | ClassEvaluation | PointEvaluation) -> None:
+def evaluate(evaluation: Evaluation) -> None:
     """Print the scores, their conventions and the paths of the tables."""
     table = evaluation.table
     _table(table.title, table.headers, table.rows)

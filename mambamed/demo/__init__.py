@@ -8,7 +8,8 @@ from pathlib import Path
 from mambamed import converters
 from mambamed.answers.segmentation import predict
 from mambamed.demo.phantom import LABELS, write_phantoms
-from mambamed.evaluation.masks import Evaluation, evaluate
+from mambamed.evaluation.masks import evaluate
+from mambamed.evaluation.result import Evaluation
 from mambamed.io.images import read_image
 from mambamed.preparation.prepare import prepare
 from mambamed.progress import Progress, Silence

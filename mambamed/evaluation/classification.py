@@ -16,7 +16,11 @@ import numpy as np
 
 from mambamed.documents.evaluation import ClassificationSettings, ClassificationSummary, ClassRow
 from mambamed.errors import CaseError, DatasetError
+from mambamed.evaluation.options import EvaluateOptions
+from mambamed.evaluation.read_back import ALL, Evaluated, Question, read_case_rows, read_number
 from mambamed.evaluation.reference_classes import ReferenceClasses, read_reference_classes
+from mambamed.evaluation.result import Evaluation
+from mambamed.evaluation.scorer import Scorer
 from mambamed.io.probabilities import Probabilities, names_probabilities, read_probabilities
 from mambamed.io.tables import write_csv
 from mambamed.metrics.classification import (
@@ -29,7 +33,7 @@ from mambamed.metrics.classification import (
 from mambamed.metrics.statistics import bootstrap_interval
 from mambamed.report.tables import Table, shown, write_table
 
-ALL = "all"
+ACCURACY, BRIER = "accuracy", "brier"
 _NOWHERE = (math.nan, math.nan)
 # metric -> its heading; of two classes and of more. "paper" columns are in per cent, as papers print them.
 _BINARY = {
@@ -68,32 +72,20 @@ class RunScores:
     class_auc: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class ClassEvaluation:
-    """What was measured of one or several tables.
+@dataclass(frozen=True, kw_only=True)
+class ClassEvaluation(Evaluation):
+    """What was measured of one or several tables of probabilities.
 
     Attributes:
-        table: for people: a row a metric.
-        runs: one a table.
-        summaries: every metric, a row a name: of two classes the positive one; of more all of them
+        runs: one per table.
+        summaries: one row per metric: of two classes for the positive one; of more for all of them
             together, and the AUC of each against the rest.
         classes: in the order of the probabilities; of two, the second is positive.
-        settings: how, in words.
-        output: folder of the files; None where nothing was written.
-        written: the files.
-        paper_table: where asked for: a row a method, as papers print it.
-        faults: cases without a row or without a class, a line each.
     """
 
-    table: Table
     runs: tuple[RunScores, ...]
     summaries: tuple[ClassRow, ...]
     classes: tuple[str, ...]
-    settings: Mapping[str, Any]
-    output: Path | None = None
-    written: tuple[Path, ...] = ()
-    paper_table: Table | None = None
-    faults: tuple[CaseError, ...] = ()
 
 
 def evaluate_probabilities(
@@ -375,3 +367,57 @@ def _plain(scores: BinaryScores | MulticlassScores) -> dict[str, Any]:
         key: tuple(map(tuple, value.tolist())) if isinstance(value, np.ndarray) else value
         for key, value in asdict(scores).items()
     }
+
+
+def _as_requested(predictions: Path, references: Path, options: EvaluateOptions) -> ClassEvaluation:
+    return evaluate_probabilities(
+        predictions,
+        references,
+        level=options.level,
+        only_predicted=options.only_predicted,
+        output=options.output,
+        table=options.table,
+        paper=options.paper,
+    )
+
+
+def _read_back(folder: Path, name: str, summary: ClassificationSummary) -> Evaluated:
+    """Whether the answer was right, and the squared error of the probabilities; means over the tables."""
+    classes = summary.settings.classes
+    rows = read_case_rows(folder, ["case", "run", "reference", "right", "subject", *classes])
+    seen: dict[tuple[str, str], list[float]] = {}
+    runs: dict[str, dict[str, float]] = {}
+    for line, row in enumerate(rows, start=2):
+        case, chances = row["case"], [read_number(folder, line, row[each]) for each in classes]
+        errors = [(p - (row["reference"] == each)) ** 2 for p, each in zip(chances, classes, strict=True)]
+        seen.setdefault((case, BRIER), []).append(errors[1] if len(classes) == 2 else sum(errors))
+        seen.setdefault((case, ACCURACY), []).append(read_number(folder, line, row["right"]))
+        if len(classes) == 2:
+            runs.setdefault(row["run"], {})[case] = chances[1]
+    questions = (Question(ALL, ACCURACY, higher_is_better=True), Question(ALL, BRIER, higher_is_better=False))
+    values = {(case, ALL, metric): sum(each) / len(each) for (case, metric), each in seen.items()}
+    subjects = {row["case"]: row["subject"] for row in rows}
+    truth = {row["case"]: row["reference"] for row in rows}
+    rules = f"classes {', '.join(classes)}, each model at its own threshold"
+    return Evaluated(
+        name,
+        "classification",
+        questions,
+        values,
+        subjects,
+        {case: case for case in subjects},
+        rules,
+        truth=truth,
+        classes=classes,
+        probabilities=tuple(runs.values()),
+    )
+
+
+SCORER = Scorer(
+    contents="class probabilities",
+    recognizes=holds_probabilities,
+    options=frozenset(),
+    table="classification",
+    evaluate=_as_requested,
+    read_back=_read_back,
+)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from mambamed.errors import DatasetError
-from mambamed.evaluation.read_back import ALL, Evaluated, Question, read_back
+from mambamed.evaluation import read_evaluation
+from mambamed.evaluation.read_back import ALL, Evaluated, Question
 from mambamed.io.atomic import write_text
 from mambamed.io.json_files import write_json
 from mambamed.io.tables import write_csv
@@ -93,7 +94,7 @@ def compare(
     """
     if len(evaluations) < 2:
         raise DatasetError("compare: expected two or more folders of evaluations. Add one.")
-    read = [read_back(path, name) for path, name in zip(evaluations, _names(evaluations), strict=True)]
+    read = [read_evaluation(path, name) for path, name in zip(evaluations, _names(evaluations), strict=True)]
     _check_alike(read)
     units = _shared_units(read, common)
     questions = [
@@ -116,8 +117,7 @@ def compare(
     if all(evaluated.probabilities for evaluated in read):
         differences += [_auc(a, b, units, level) for a, b in combinations(read, 2)]
     corrected = _corrected(differences)
-    counted = "points" if read[0].task == "landmarks" else "cases"
-    headers = ["region", "metric", counted, *(evaluated.name for evaluated in read)]
+    headers = ["region", "metric", read[0].units, *(evaluated.name for evaluated in read)]
     ranks = Table("mean rank, 1 = best", headers, rank_rows)
     comparison = Comparison(_table(corrected, level, read[0].rules), ranks, tuple(corrected), output)
     if output is not None:

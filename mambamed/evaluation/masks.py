@@ -1,11 +1,8 @@
-"""Predictions and references -> tables that can be trusted.
-
-`pairing` finds what belongs together, `scoring` scores one case, `summary` takes the means, `tables` and
-`output` show them, `compare` tells whether two models differ.
-"""
+"""Segmentation masks against reference masks."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,20 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mambamed.errors import CaseError, DatasetError
-from mambamed.evaluation.output import find_pictures, write_report, write_tables
-from mambamed.evaluation.pairing import Pairing, pair_up, restricted, subject_of
-from mambamed.evaluation.result import Evaluation
+from mambamed.documents.evaluation import SegmentationSummary
+from mambamed.errors import CaseError, DatasetError, RecipeError
+from mambamed.evaluation.options import EvaluateOptions
+from mambamed.evaluation.output import MaskEvaluation, find_pictures, write_report, write_tables
+from mambamed.evaluation.pairing import Pairing, pair_up, read_regions, restricted, subject_of
+from mambamed.evaluation.read_back import Evaluated, Question, read_case_rows, read_number
+from mambamed.evaluation.scorer import Scorer
 from mambamed.evaluation.scoring import CaseScores, score_files
 from mambamed.evaluation.summary import summarize
 from mambamed.evaluation.tables import brats_table, detail_table, summary_table
-from mambamed.metrics import Metric, parse_metrics
+from mambamed.metrics import METRICS, Metric, parse_metric, parse_metrics
 from mambamed.metrics.kernels import loops
 from mambamed.metrics.rules import Rules, rules_for
 from mambamed.progress import Progress, Silence
 from mambamed.report.tables import write_table
-
-__all__ = ["Evaluation", "evaluate"]
 
 
 def evaluate(
@@ -52,7 +50,7 @@ def evaluate(
     paper: Mapping[str, float | str] | None = None,
     workers: int = 0,
     progress: Progress | None = None,
-) -> Evaluation:
+) -> MaskEvaluation:
     """Score predicted label maps against their references.
 
     Args:
@@ -63,7 +61,7 @@ def evaluate(
         metrics: names as `parse_metric` reads them; None: the protocol's.
         hd95: convention of a bare `hd95`.
         empty: "exclude" or "brats": what a region counts for that is in neither mask.
-        protocol: the conventions of a paper or challenge, all at once; goes before `hd95` and `empty`.
+        protocol: all conventions of a paper or challenge; overrides `hd95` and `empty`.
         penalty_mm: stands for an infinite distance in the penalized means; None: the protocol's.
         level: of the bootstrap confidence intervals.
         cases: the references that count, by id: those of a validation fold, say; "predicted": those that
@@ -75,8 +73,8 @@ def evaluate(
         images: folder of the images behind those pictures; None: looked for beside the references.
         table: also make the table as papers print it, and write it to `output` as CSV, Markdown and LaTeX.
         paper: a recipe's `paper` section, a row of that table.
-        workers: threads; 0 = one a core.
-        progress: hears of each case.
+        workers: threads; 0: one per core.
+        progress: optional callback that receives progress updates.
 
     Returns:
         Every number; a case that could not be scored is among the `faults`, and in the penalized means.
@@ -86,7 +84,7 @@ def evaluate(
     """
     progress = progress or Silence()
     if workers < 0:
-        raise DatasetError(f"--workers {workers}: give a number of threads, or 0 for one a core")
+        raise DatasetError(f"--workers {workers}: expected 0 or more. Use 0 for one thread per core.")
     try:
         rules = rules_for(protocol, empty, hd95, penalty_mm)
         asked = parse_metrics(metrics or rules.metrics, rules.hd95)
@@ -102,7 +100,7 @@ def evaluate(
     notes.append(f"labels: {pairing.answers.source}")
     if left := len(whole.pairs) - len(pairing.pairs):
         notes.append(f"{left} of {len(whole.pairs)} references left out, as asked")
-    evaluation = Evaluation(
+    evaluation = MaskEvaluation(
         table=summary_table(summaries, asked, notes, level),
         summaries=tuple(summaries),
         cases=tuple(scores),
@@ -176,7 +174,7 @@ def _occurring_regions(cases: Sequence[CaseScores]) -> dict[str, tuple[int, ...]
 
 def _faults(cases: Sequence[CaseScores], pairing: Pairing) -> tuple[CaseError, ...]:
     lines = [case.fault for case in cases if case.fault is not None]
-    lines += [f"{path}: no reference of this name; remove it or add its reference" for path in pairing.extra]
+    lines += [f"{path}: has no reference of this name. Remove it or add one." for path in pairing.extra]
     return tuple(CaseError(line) for line in lines)
 
 
@@ -199,3 +197,79 @@ def _settings(pairing: Pairing, metrics: Sequence[Metric], rules: Rules, level: 
         "scipy": scipy.__version__,
         "computed_with": loops().name,
     }
+
+
+def _as_requested(predictions: Path, references: Path, options: EvaluateOptions) -> MaskEvaluation:
+    asked, rules = options.recipe, options.section
+    decided = [f"--{name}" for name in ("hd95", "empty") if getattr(options, name) is not None]
+    if options.protocol and decided:
+        raise RecipeError(
+            f"--protocol {options.protocol} already sets {' and '.join(decided)}. Remove one of the options."
+        )
+    metrics = tuple(options.metrics.split(",")) if options.metrics else None
+    return evaluate(
+        predictions,
+        references,
+        labels=asked.dataset.labels if asked and not options.regions else None,
+        regions=read_regions(options.regions)
+        if options.regions
+        else asked.dataset.regions
+        if asked
+        else None,
+        metrics=metrics or (None if options.protocol else rules.metrics),
+        hd95=options.hd95 or rules.hd95,
+        empty=options.empty or rules.empty,
+        protocol=options.protocol,
+        penalty_mm=options.penalty,
+        level=options.level,
+        cases="predicted" if options.only_predicted else None,
+        resample=options.resample,
+        output=options.output,
+        report=options.report,
+        worst=options.worst,
+        images=options.images,
+        table="brats" if options.table else None,
+        paper=options.paper,
+        workers=options.workers,
+        progress=options.progress,
+    )
+
+
+def _read_back(folder: Path, name: str, summary: SegmentationSummary) -> Evaluated:
+    """An infinite distance and a case that could not be scored have the penalty of the evaluation.
+
+    A region in neither mask counts as perfect where another model invented it.
+    """
+    metrics = [parse_metric(text) for text in summary.settings.metrics]
+    rows = read_case_rows(
+        folder, ["case", "region", "subject", "penalty_mm", "presence", *(metric.name for metric in metrics)]
+    )
+    values: dict[tuple[str, str, str], float] = {}
+    for line, row in enumerate(rows, start=2):
+        for metric in metrics:
+            value = read_number(folder, line, row[metric.name])
+            if math.isinf(value) or row["presence"] == "unscored":
+                lower = METRICS[metric.kind].better == "lower"
+                value = read_number(folder, line, row["penalty_mm"]) if lower else summary.settings.miss
+            values[row["case"], row["region"], metric.name] = value
+    perfect = {"higher": 1.0, "lower": 0.0}
+    questions = [
+        Question(region, metric.name, better == "higher", perfect[better])
+        for region in summary.regions
+        for metric in metrics
+        if (better := METRICS[metric.kind].better)
+    ]
+    cases = {row["case"]: row["case"] for row in rows}
+    subjects = {row["case"]: row["subject"] for row in rows}
+    rules = f"{summary.settings.protocol}: {summary.settings.rules}"
+    return Evaluated(name, "segmentation", tuple(questions), values, subjects, cases, rules)
+
+
+SCORER = Scorer(
+    contents="segmentation masks",
+    recognizes=lambda predictions: True,
+    options=frozenset({"regions", "metrics", "hd95", "empty", "protocol", "penalty", "resample", "images"}),
+    table="brats",
+    evaluate=_as_requested,
+    read_back=_read_back,
+)

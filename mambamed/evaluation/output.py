@@ -1,16 +1,17 @@
-"""An evaluation as files: CSV for spreadsheets, JSON for scripts, a page for people."""
+"""An evaluation of masks as files: CSV tables, `summary.json`, and `report.html`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mambamed.converters import brats
-from mambamed.documents.evaluation import SegmentationSettings, SegmentationSummary
+from mambamed.documents.evaluation import RegionRow, SegmentationSettings, SegmentationSummary
 from mambamed.errors import MambamedError
 from mambamed.evaluation.result import Evaluation
 from mambamed.evaluation.scoring import CaseScores, on_grid_of
@@ -24,7 +25,26 @@ from mambamed.report.pictures import PicturedCase, render_cases
 from mambamed.report.tables import Table
 
 
-def write_tables(evaluation: Evaluation) -> list[Path]:
+@dataclass(frozen=True, kw_only=True)
+class MaskEvaluation(Evaluation):
+    """What was measured of segmentation masks.
+
+    Attributes:
+        summaries: every region in every metric.
+        cases: every case.
+        regions: names in the order of the tables -> labels.
+        metrics: what was measured, in the order of the tables.
+        rules: the conventions behind the numbers; `settings` gives them in words.
+    """
+
+    summaries: tuple[RegionRow, ...]
+    cases: tuple[CaseScores, ...]
+    regions: Mapping[str, tuple[int, ...]]
+    metrics: tuple[Metric, ...]
+    rules: Rules
+
+
+def write_tables(evaluation: MaskEvaluation) -> list[Path]:
     """Write `cases.csv`, `summary.csv` and `summary.json`, in this order: the last says that all is there."""
     output, regions = evaluation.output, evaluation.regions
     assert output is not None
@@ -42,7 +62,7 @@ def write_tables(evaluation: Evaluation) -> list[Path]:
 
 
 def write_report(
-    evaluation: Evaluation, title: str, lead: str, summary: Table, worst: Sequence[WorstCase]
+    evaluation: MaskEvaluation, title: str, lead: str, summary: Table, worst: Sequence[WorstCase]
 ) -> Path:
     """Write `report.html` to the evaluation's folder; its path.
 
@@ -82,7 +102,7 @@ def write_report(
 
 
 def find_pictures(
-    evaluation: Evaluation, count: int, names: Mapping[str, int], images: Path | None, references: Path
+    evaluation: MaskEvaluation, count: int, names: Mapping[str, int], images: Path | None, references: Path
 ) -> list[WorstCase]:
     """The worst cases, pictured.
 

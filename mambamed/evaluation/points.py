@@ -10,9 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from mambamed.converters.point_sets import PointSet, read_point_set
+from mambamed.converters.point_sets import PointSet, holds_points, read_point_set
 from mambamed.documents.evaluation import CasePoints, LandmarkRow, LandmarksSettings, LandmarksSummary
 from mambamed.errors import CaseError, DatasetError
+from mambamed.evaluation.options import EvaluateOptions
+from mambamed.evaluation.read_back import ALL, Evaluated, Question, read_case_rows, read_number
+from mambamed.evaluation.result import Evaluation
+from mambamed.evaluation.scorer import Scorer
 from mambamed.io.points import Points
 from mambamed.io.tables import write_csv
 from mambamed.metrics.points import (
@@ -26,36 +30,24 @@ from mambamed.metrics.statistics import bootstrap_interval
 from mambamed.report.page import Distribution, Page, WorstCase, write_page
 from mambamed.report.tables import Table, shown, write_table
 
-ALL = "all"
+_ERROR = "error_mm"
 
 
-@dataclass(frozen=True)
-class PointEvaluation:
-    """What was measured.
+@dataclass(frozen=True, kw_only=True)
+class PointEvaluation(Evaluation):
+    """What was measured of landmarks.
 
     Attributes:
-        table: for people: a row a landmark, and all of them.
-        summaries: a landmark each, "all" last.
+        summaries: one per landmark, "all" last.
         intervals: landmark -> confidence interval of its mean radial error, by subject.
         cases: case id -> errors, misses and spurious points; a case without a prediction misses all.
         distances_mm: of the success detection rate.
-        settings: how, in words.
-        output: folder of the files; None where nothing was written.
-        written: the files.
-        paper_table: where asked for: a row a method, a column a landmark, as papers print it.
-        faults: cases that could not be scored, a line each.
     """
 
-    table: Table
     summaries: tuple[LandmarkSummary, ...]
     intervals: Mapping[str, tuple[float, float]]
     cases: Mapping[str, PointScores]
     distances_mm: tuple[float, ...]
-    settings: Mapping[str, Any]
-    output: Path | None = None
-    written: tuple[Path, ...] = ()
-    paper_table: Table | None = None
-    faults: tuple[CaseError, ...] = ()
 
 
 def evaluate_points(
@@ -119,13 +111,13 @@ def evaluate_points(
         "mambamed": _version(),
     }
     evaluation = PointEvaluation(
-        _table(summaries, intervals, len(scores), faults, level),
-        tuple(summaries),
-        intervals,
-        scores,
-        tuple(distances_mm),
-        settings,
-        output,
+        table=_table(summaries, intervals, len(scores), faults, level),
+        summaries=tuple(summaries),
+        intervals=intervals,
+        cases=scores,
+        distances_mm=tuple(distances_mm),
+        settings=settings,
+        output=output,
         paper_table=_paper_table(summaries, predictions, paper) if table == "landmarks" else None,
         faults=faults,
     )
@@ -349,3 +341,50 @@ def _version() -> str:
     from mambamed import __version__
 
     return __version__
+
+
+def _as_requested(predictions: Path, references: Path, options: EvaluateOptions) -> PointEvaluation:
+    return evaluate_points(
+        predictions,
+        references,
+        landmarks=options.recipe.dataset.landmarks if options.recipe else None,
+        distances_mm=options.section.sdr_mm,
+        level=options.level,
+        only_predicted=options.only_predicted,
+        output=options.output,
+        report=options.report,
+        worst=options.worst,
+        table=options.table,
+        paper=options.paper,
+    )
+
+
+def _read_back(folder: Path, name: str, summary: LandmarksSummary) -> Evaluated:
+    """A landmark that was missed has no error, and is a failure at every distance of the success rate."""
+    rows = read_case_rows(folder, ["case", "landmark", "status", _ERROR])
+    rates = {f"sdr_{distance:g}mm": distance for distance in summary.settings.sdr_mm}
+    values: dict[tuple[str, str, str], float] = {}
+    subjects, cases = {}, {}
+    for line, row in enumerate(rows, start=2):
+        if row["status"] == "spurious":
+            continue
+        unit, error = f"{row['case']}\n{row['landmark']}", read_number(folder, line, row[_ERROR])
+        subjects[unit], cases[unit] = row.get("subject") or row["case"], row["case"]
+        values[unit, row["landmark"], _ERROR] = values[unit, ALL, _ERROR] = error
+        for rate, distance in rates.items():
+            values[unit, ALL, rate] = float(error <= distance)
+    landmarks = list(dict.fromkeys(row["landmark"] for row in rows if row["status"] != "spurious"))
+    questions = [Question(each, _ERROR, higher_is_better=False) for each in (ALL, *landmarks)]
+    questions += [Question(ALL, rate, higher_is_better=True) for rate in rates]
+    rules = "radial error over the points that all found; a miss fails at every distance"
+    return Evaluated(name, "landmarks", tuple(questions), values, subjects, cases, rules, units="points")
+
+
+SCORER = Scorer(
+    contents="landmarks",
+    recognizes=holds_points,
+    options=frozenset(),
+    table="landmarks",
+    evaluate=_as_requested,
+    read_back=_read_back,
+)
