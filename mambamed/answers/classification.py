@@ -19,6 +19,7 @@ from mambamed.answers.pipeline import Ready, read_case
 from mambamed.answers.saliency import grad_cam, on_native_grid
 from mambamed.cases import Case
 from mambamed.converters.inputs import find_inputs
+from mambamed.documents.run import Calibration
 from mambamed.errors import CaseError, ModelError, RecipeError
 from mambamed.io.images import Image, write_image
 from mambamed.io.json_files import write_json
@@ -26,7 +27,7 @@ from mambamed.io.probabilities import Probabilities, names_probabilities, write_
 from mambamed.jobs.record import sha256_of
 from mambamed.metrics.calibration import softmax
 from mambamed.progress import Progress, Silence
-from mambamed.runs.calibration import Calibration, read_calibration
+from mambamed.runs.calibration import read_calibration
 from mambamed.runs.device import keep_freed_memory, memory_format
 from mambamed.runs.provenance import provenance
 from mambamed.tasks.classification import Classification, centered

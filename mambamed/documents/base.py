@@ -56,7 +56,11 @@ class Model(BaseModel):
         Raises:
             MambamedError: `FAULT`, one line per fault: `path: key: expected A, got B. What to do.`
         """
-        return cls.checked(read_json(path), path)
+        try:
+            content = read_json(path)
+        except DatasetError as error:
+            raise cls.FAULT(str(error)) from error
+        return cls.checked(content, path)
 
     @classmethod
     def checked(cls: type[Reading], content: Any, path: Path) -> Reading:

@@ -26,6 +26,18 @@ def read_json(path: Path) -> Any:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}: is not text in UTF-8; save it as such") from error
+    return parse_json(text, path)
+
+
+def parse_json(text: str, path: Path) -> Any:
+    """Parse JSON text.
+
+    Args:
+        path: file that the text is from, for errors.
+
+    Raises:
+        DatasetError: as `read_json`.
+    """
     try:
         return json.loads(text, object_pairs_hook=lambda pairs: _without_duplicates(pairs, path))
     except json.JSONDecodeError as error:
@@ -42,7 +54,12 @@ def write_json(path: Path, document: Any) -> None:
 
     NaN and infinities are written as Python's JSON writes and reads them (`NaN`, `Infinity`).
     """
-    write_text(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json_text(document))
+
+
+def json_text(document: Any) -> str:
+    """A document as `write_json` writes it."""
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def json_line(document: Any) -> str:

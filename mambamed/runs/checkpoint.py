@@ -3,7 +3,6 @@ stranger cannot run code."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from mambamed.errors import ModelError
+from mambamed.documents.run import CheckpointFacts
+from mambamed.errors import DatasetError, ModelError
 from mambamed.io.atomic import write_bytes
+from mambamed.io.json_files import json_line, parse_json
 
-FORMAT = 1
 _KEY = "mambamed"
 
 
@@ -28,7 +28,7 @@ class Checkpoint:
     Attributes:
         tensors: name -> tensor on the CPU. `network.` weights; in `last` also `ema.` (the moving average of
             the weights, where there is one) and `optimizer.` (its state).
-        facts: JSON-ready: step, epoch, scores, ... as training wrote them.
+        facts: the metadata, JSON-ready; see `documents.run.CheckpointFacts`.
     """
 
     tensors: Mapping[str, Tensor]
@@ -60,7 +60,7 @@ def encode_checkpoint(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -
             continue
         seen.add(place)
         written[name] = tensor.detach().cpu().contiguous()
-    metadata = {_KEY: json.dumps({"format": FORMAT, **facts})}
+    metadata = {_KEY: json_line({"format": CheckpointFacts.FORMAT, **facts})}
     return save(written, metadata=metadata)
 
 
@@ -78,17 +78,18 @@ def read_checkpoint(path: Path, parts: tuple[str, ...] | None = None) -> Checkpo
         raise ModelError(f"{path}: no such checkpoint; train this fold first")
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            text = (file.metadata() or {}).get(_KEY, "null")
             names = [n for n in file.keys() if parts is None or n.split(".")[0] in parts]  # noqa: SIM118
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: is not a whole safetensors file ({error}); copy it anew") from error
-    if not isinstance(facts, dict) or not isinstance(facts.get("format"), int):
-        raise ModelError(f"{path}: is not a checkpoint of mambamed; give one that 'train' wrote")
-    if facts["format"] > FORMAT:
-        raise ModelError(
-            f"{path}: has format {facts['format']}, this mambamed reads up to {FORMAT}; install a newer one"
-        )
+    try:
+        facts = parse_json(text, path)
+    except DatasetError as error:
+        raise ModelError(str(error)) from error
+    if not isinstance(facts, dict) or "format" not in facts:
+        raise ModelError(f"{path}: is not a checkpoint of mambamed. Give one that 'train' wrote.")
+    CheckpointFacts.checked(facts, path)
     return Checkpoint(tensors, facts)
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import atexit
 import hashlib
-import json
 import re
 import shutil
 import tempfile
@@ -27,15 +26,16 @@ from pathlib import Path
 from typing import Any
 
 import mambamed
-from mambamed.errors import ModelError
+from mambamed.documents.run import ModelIndex, ModelMember
+from mambamed.errors import DatasetError, ModelError
 from mambamed.io.atomic import open_atomic
+from mambamed.io.json_files import json_text, parse_json
 from mambamed.recipe import Recipe, dump_recipe
 from mambamed.runs import calibration, thresholds
 from mambamed.runs.checkpoint import Checkpoint, encode_checkpoint, read_checkpoint
 from mambamed.runs.folder import Run
 
 SUFFIX = ".mambamed"
-FORMAT = 1
 
 _INDEX = "model.json"
 _NEEDED = ("recipe.yaml", "plan.json", "dataset.json")
@@ -94,16 +94,16 @@ def export_model(
     if output.suffix != SUFFIX:
         raise ModelError(f"{output}: a model file's name ends in {SUFFIX}; give -o model{SUFFIX}")
     numbers = run.chosen_folds(folds)
-    members: dict[str, dict[str, Any]] = {}
+    members: dict[str, ModelMember] = {}
     with open_atomic(output) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
 
         def put(name: str, data: bytes) -> None:
-            members[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            members[name] = ModelMember(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
             _put(archive, name, data)
 
         put("recipe.yaml", dump_recipe(_published(run.recipe)).encode())
-        put("plan.json", _json(run.plan.to_json()))
-        put("dataset.json", _json(run.manifest.to_json()))
+        put("plan.json", json_text(run.plan.to_json()).encode())
+        put("dataset.json", json_text(run.manifest.to_json()).encode())
         lines = []
         for fold in numbers:  # one at a time in memory
             content = read_checkpoint(run.checkpoint(fold, checkpoint), parts=("network", "ema"))
@@ -114,8 +114,8 @@ def export_model(
                 if path.is_file():
                     put(f"fold_{fold}/{name}", path.read_bytes())
         put("card.md", _card(run, lines).encode())
-        index = {"format": FORMAT, "version": mambamed.__version__, "run": run.recipe.name}
-        _put(archive, _INDEX, _json({**index, "members": members}))
+        index = ModelIndex(format=1, version=mambamed.__version__, run=run.recipe.name, members=members)
+        _put(archive, _INDEX, json_text(index.to_json()).encode())
     digest = hashlib.sha256()
     with output.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -206,26 +206,18 @@ def _archive(file: Any, path: Path) -> zipfile.ZipFile:
     return archive
 
 
-def _index(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
+def _index(archive: zipfile.ZipFile, path: Path) -> ModelIndex:
     try:
-        index = json.loads(archive.read(_INDEX))
-        version, members = index["format"], index["members"]
-        listed = {str(name): (int(m["bytes"]), str(m["sha256"])) for name, m in members.items()}
-    except (*_DAMAGE, AttributeError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: its {_INDEX} cannot be read ({error}); copy the file anew") from error
-    if not isinstance(version, int) or version > FORMAT:
-        raise ModelError(
-            f"{path}: has format {version}, this mambamed reads up to {FORMAT}; install a newer one"
-        )
+        index = ModelIndex.checked(parse_json(archive.read(_INDEX).decode(), path), path / _INDEX)
+    except (*_DAMAGE, DatasetError) as error:
+        raise ModelError(f"{path}: {_INDEX} cannot be read ({error}). Copy the file again.") from error
     there = {info.filename: info.file_size for info in archive.infolist() if info.filename != _INDEX}
-    if there != {name: size for name, (size, _) in listed.items()}:
-        raise ModelError(f"{path}: its members are not those of its {_INDEX}; copy the file anew")
+    if there != {name: member.bytes for name, member in index.members.items()}:
+        raise ModelError(f"{path}: members: expected those listed in {_INDEX}. Copy the file again.")
     return index
 
 
-def _copy(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, index: dict[str, Any], path: Path, out: Any
-) -> None:
+def _copy(archive: zipfile.ZipFile, info: zipfile.ZipInfo, index: ModelIndex, path: Path, out: Any) -> None:
     digest = hashlib.sha256()
     try:
         with archive.open(info) as member:
@@ -234,7 +226,7 @@ def _copy(
                 out.write(block)
     except _DAMAGE as error:
         raise ModelError(f"{path}: {info.filename}: corrupt ({error}); copy the file anew") from error
-    if info.filename != _INDEX and digest.hexdigest() != index["members"][info.filename]["sha256"]:
+    if info.filename != _INDEX and digest.hexdigest() != index.members[info.filename].sha256:
         raise ModelError(f"{path}: {info.filename}: its sha256 is not the recorded one; copy the file anew")
 
 
@@ -283,13 +275,9 @@ def _card(run: Run, folds: Sequence[str]) -> str:
 def _card_line(fold: int, content: Checkpoint) -> str:
     count = sum(tensor.numel() for tensor in content.part("network").values())
     counters = content.facts.get("counters", {})  # of a checkpoint "last"
-    facts = {"epoch": counters.get("epoch"), "score": counters.get("best_score"), **content.facts}
+    facts = {"epoch": counters.get("best_epoch"), "score": counters.get("best_score"), **content.facts}
     return f"| {fold} | {count / 1e6:.2f} | {_shown(facts['epoch'])} | {_shown(facts['score'])} |"
 
 
 def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, int | float) else "-"
-
-
-def _json(document: Any) -> bytes:
-    return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from mambamed.documents.manifest import DatasetManifest, agreed_manifest
 from mambamed.documents.plan import Plan
 from mambamed.documents.prepared import check_channels
+from mambamed.documents.run import FoldRecord, RunRecord
 from mambamed.errors import DatasetError, ModelError, RecipeError
 from mambamed.io.atomic import write_text
-from mambamed.io.json_files import read_json, write_json
 from mambamed.recipe import Recipe, dump_recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -114,16 +114,23 @@ class Run:
         return self.fold_folder(fold) / _file(name)
 
     def record(self, fold: int, facts: Mapping[str, Any]) -> None:
-        """Write what is known of one fold's training into run.json, beside what is there of the others."""
+        """Write the facts of one fold's training into run.json, and keep those of the other folds."""
         path = self.root / "run.json"
-        known = read_json(path) if path.is_file() else {}
-        folds = {**known.get("folds", {}), str(fold): dict(facts)}
-        write_json(path, {**known, "recipe": self.recipe.name, "folds": dict(sorted(folds.items()))})
+        folds = {**self._known().folds, str(fold): FoldRecord.checked(dict(facts), path)}
+        RunRecord(recipe=self.recipe.name, folds=dict(sorted(folds.items()))).write(path)
 
     def recorded(self, fold: int) -> dict[str, Any]:
-        """What `record` wrote of this fold; empty where nothing was."""
+        """What `record` wrote of this fold; empty if nothing was.
+
+        Raises:
+            ModelError: run.json has faults.
+        """
+        known = self._known().folds.get(str(fold))
+        return known.model_dump(mode="json", exclude_unset=True) if known else {}
+
+    def _known(self) -> RunRecord:
         path = self.root / "run.json"
-        return dict(read_json(path).get("folds", {}).get(str(fold), {})) if path.is_file() else {}
+        return RunRecord.read(path) if path.is_file() else RunRecord()
 
 
 def planned_run(recipe: Recipe, plan: Plan, manifest: DatasetManifest, root: Path) -> Run:

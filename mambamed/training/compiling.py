@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from mambamed.documents.run import CompileTimes
 from mambamed.errors import MambamedError
-from mambamed.io.json_files import read_json, write_json
 from mambamed.runs.device import autocast
 from mambamed.runs.workplace import Workplace
 
@@ -52,7 +52,7 @@ def choose_compile(
             fused = step_seconds(network, shape, place, compiled=True)
         except Exception as error:  # no compiler on the machine, or an operation that it cannot take
             return False, f"compile off: it fails here ({type(error).__name__}: {str(error).splitlines()[0]})"
-        kept[key] = [plain, fused]
+        kept[key] = (plain, fused)
         _write(path, kept)
     plain, fused = kept[key]
     wins = plain > _GAIN * fused
@@ -92,16 +92,16 @@ def _key(network: nn.Module, shape: tuple[int, ...], place: Workplace) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _read(path: Path) -> dict[str, list[float]]:
+def _read(path: Path) -> dict[str, tuple[float, float]]:
     try:
-        return dict(read_json(path))
-    except (MambamedError, TypeError, ValueError):  # not there, or not whole: measured anew
+        return dict(CompileTimes.read(path).seconds)
+    except MambamedError:  # absent or damaged: measured again
         return {}
 
 
-def _write(path: Path, kept: dict[str, list[float]]) -> None:
+def _write(path: Path, kept: dict[str, tuple[float, float]]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, kept)
+        CompileTimes(seconds=kept).write(path)
     except (MambamedError, OSError):  # a home that cannot be written: measured again next time
         return

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mambamed.errors import ModelError
 from mambamed.runs.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from mambamed.training.optimize import WeightAverage, optimizer_tensors, restore_optimizer
 
@@ -93,15 +94,19 @@ class TrainingState:
             ModelError: the file is damaged or of another network.
         """
         content = read_checkpoint(path)
+        if "counters" not in content.facts or "scaler" not in content.facts:
+            raise ModelError(
+                f"{path}: counters: missing: training cannot resume from weights alone. "
+                "Use --init-from with another output folder."
+            )
         load_weights(self.network, content.part("network"), path)
         if self.average:
             load_weights(self.average.network, content.part("ema"), path)
         restore_optimizer(self.network, self.optimizer, content.part("optimizer"))
         if content.facts["scaler"]:
             self.scaler.load_state_dict(content.facts["scaler"])
-        known = {f.name for f in dataclasses.fields(Counters)}
         fresh = self.counters
-        self.counters = Counters(**{k: v for k, v in content.facts["counters"].items() if k in known})
+        self.counters = Counters(**content.facts["counters"])
         if fresh.asked != self.counters.asked:  # the run was extended
             self.counters.steps = self.counters.asked = fresh.asked
             self.counters.planned, budget = False, fresh.budget_seconds

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mambamed.documents.run import Calibration
 from mambamed.evaluation.classification import evaluate_probabilities
 from mambamed.io.probabilities import Probabilities, write_probabilities
 from mambamed.metrics.calibration import fit_temperature, softmax
 from mambamed.metrics.classification import choose_threshold
 from mambamed.preparation.store import PreparedDataset
 from mambamed.recipe import Evaluation
-from mambamed.runs.calibration import Calibration, write_calibration
+from mambamed.runs.calibration import write_calibration
 from mambamed.runs.folder import Run
 from mambamed.runs.model import load_network
 from mambamed.runs.workplace import Workplace
@@ -99,7 +100,9 @@ def calibrated(logits: NDArray[np.float64], truth: NDArray[np.integer], settings
         threshold = 0.5
         if settings.threshold != "half":
             threshold = choose_threshold(truth, positive, settings.threshold)
-    return Calibration(temperature, threshold, settings.threshold, len(truth))
+    return Calibration(
+        temperature=temperature, threshold=threshold, criterion=settings.threshold, cases=len(truth)
+    )
 
 
 def _logits(

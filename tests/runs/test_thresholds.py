@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mambamed.documents.manifest import DatasetManifest
-from mambamed.documents.plan import Plan
+from mambamed.documents.plan import Plan, ZScore
 from mambamed.errors import ModelError
 from mambamed.recipe import Recipe
 from mambamed.runs.folder import Run
@@ -15,10 +15,15 @@ from mambamed.runs.thresholds import NAME, read_thresholds, write_thresholds
 def run_in(root) -> Run:
     plan = Plan(
         spacing_mm=(1.0, 1.0, 1.0), shape_median=(8, 8, 8), patch_size=(8, 8, 8), batch_size=1, crop="none",
-        normalization=(),
+        normalization=(ZScore(),),
     )  # fmt: skip
     recipe = Recipe.model_validate({"task": "landmarks", "network": {"name": "nnmamba"}})
-    run = Run(root, recipe, plan, DatasetManifest(name="heads", channels={"a": "mri"}, landmarks=("nose",)))
+    run = Run(
+        root,
+        recipe,
+        plan,
+        DatasetManifest(name="heads", channels={"a": "mri"}, landmarks=("nose", "left ear")),
+    )
     run.fold_folder(0).mkdir(parents=True)
     return run
 
@@ -31,10 +36,19 @@ def test_thresholds_come_back(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{}", '{"thresholds": {"nose": "high"}}', '{"thresholds": {"nose": NaN}}']
+    "text",
+    [
+        "[]",
+        "{}",
+        '{"thresholds": {"nose": "high"}}',
+        '{"thresholds": {"nose": NaN}}',
+        '{"cases": 3, "thresholds": {"nose": 1.5, "left ear": 0.0}}',
+        '{"cases": 3, "thresholds": {"nose": 0.5}}',
+        '{"cases": 3, "thresholds": {"nsoe": 0.5, "left ear": 0.0}}',
+    ],
 )
 def test_a_document_without_thresholds_is_told(tmp_path, text) -> None:
     run = run_in(tmp_path)
     (run.fold_folder(0) / NAME).write_text(text)
-    with pytest.raises(ModelError, match="holds no thresholds"):
+    with pytest.raises(ModelError, match=r"thresholds\.json: (content|cases|thresholds)"):
         read_thresholds(run, 0)
