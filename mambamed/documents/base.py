@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
@@ -152,6 +152,9 @@ def fact_of(fault: Any, known: Sequence[str] = ()) -> str:
         return "missing"
     if fault["type"] == "union_tag_invalid":
         return f"expected one of {fault['ctx']['expected_tags']}, got {shortened(fault['ctx']['tag'])}"
+    if fault["type"] == "too_short":
+        least, count = fault["ctx"]["min_length"], fault["ctx"]["actual_length"]
+        return f"expected at least {least} {'entry' if least == 1 else 'entries'}, got {count}"
     message = fault["msg"].removeprefix("Value error, ")
     if not message.startswith("Input should be"):
         return message
@@ -182,10 +185,16 @@ def did_you_mean(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """The keys that a model knows at a key path; none where that is not a model."""
+    """The keys that a model knows at a key path; none if there is no model."""
+    models = [model]
     for part in location:
-        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)
+        fields = [each.model_fields[str(part)] for each in models if str(part) in each.model_fields]
+        if fields:  # else an index, a name in a mapping, or the tag of a union
+            models = [inner for field in fields for inner in _models_in(field.annotation)]
+    return [name for each in models for name in each.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if get_origin(annotation) is None and isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]

@@ -15,6 +15,7 @@ from mambamed.cases import Case, differ_in_case_alone
 from mambamed.documents.manifest import DatasetManifest, RawDataset, agreed_manifest
 from mambamed.documents.plan import Plan
 from mambamed.documents.prepared import CaseEntry, PreparedIndex
+from mambamed.documents.splits import Splits
 from mambamed.errors import CaseError, DatasetError, RecipeError
 from mambamed.io.atomic import flush_all
 from mambamed.io.json_files import write_json
@@ -26,8 +27,7 @@ from mambamed.preparation.options import parse_bytes, preprocess_settings
 from mambamed.preparation.planning import make_plan
 from mambamed.preparation.pool import cores, over_cases
 from mambamed.preparation.reading import FixGeometry
-from mambamed.preparation.split_options import read_splits
-from mambamed.preparation.splits import Fold, Member, make_splits
+from mambamed.preparation.splits import Fold, Member, groups_of, make_splits
 from mambamed.preparation.store import FORMAT, memory_bytes
 from mambamed.preparation.store_case import store_case
 from mambamed.progress import Progress, Silence
@@ -154,7 +154,11 @@ def prepare(
 
     plan = make_plan(manifest, [examined[case.id] for case in good], settings)
     members = {case.id: _member(case, examined[case.id]) for case in good}
-    folds = read_splits(splits, members, split.group_by) if splits else make_splits(members, split)
+    folds = (
+        Splits.read_for(splits, groups_of(members, split.group_by), split.group_by)
+        if splits
+        else make_splits(members, split)
+    )
     if not splits and (line := _less_than_asked(folds, split)):
         findings.append(Finding(manifest.name, "warning", f"{manifest.name}: {line}"))
     _tell(findings, progress)

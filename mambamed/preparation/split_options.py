@@ -1,54 +1,14 @@
-"""Splits as people give them: options of the command line, and files of their own."""
+"""The split that the options of the command line ask for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from mambamed.errors import DatasetError, RecipeError
-from mambamed.io.json_files import read_json
-from mambamed.preparation.splits import PARTS, Fold, Member, groups_of, shown
+from mambamed.errors import RecipeError
 from mambamed.recipe import Split
-
-
-def read_splits(path: Path, members: Mapping[str, Member], group_by: str = "subject") -> list[Fold]:
-    """The user's own split.
-
-    Args:
-        path: .json in the shape of nnU-Net's splits_final.json: a list of {"train": [...], "val": [...]}, or
-            one such dict; "test" may be there too.
-        members: the cases there are.
-        group_by: what must not straddle the parts of a fold.
-
-    Raises:
-        DatasetError: another shape, unknown cases, a case or a group in two parts of one fold.
-    """
-    document: Any = read_json(path)
-    folds = [document] if isinstance(document, dict) else document
-    if not isinstance(folds, list) or not folds:
-        raise DatasetError(f'{path}: holds no splits; write [{{"train": [...], "val": [...]}}, ...]')
-    checked = []
-    for number, fold in enumerate(folds):
-        if not isinstance(fold, dict) or not {"train", "val"} <= set(fold) or set(fold) - set(PARTS):
-            raise DatasetError(
-                f'{path}: fold {number} must hold "train" and "val" (and "test"), lists of ids'
-            )
-        parts = {part: sorted(str(case_id) for case_id in fold[part]) for part in PARTS if part in fold}
-        named = [case_id for ids in parts.values() for case_id in ids]
-        unknown = sorted(set(named) - set(members))
-        if unknown:
-            raise DatasetError(f"{path}: fold {number} names cases that are not there: {shown(unknown)}")
-        twice = sorted({case_id for case_id in named if named.count(case_id) > 1})
-        if twice:
-            raise DatasetError(f"{path}: fold {number} has cases in two places: {shown(twice)}")
-        if not parts["train"]:
-            raise DatasetError(f"{path}: fold {number} has no training cases; add some")
-        _refuse_torn(path, number, parts, members, group_by)
-        checked.append(parts)
-    return checked
 
 
 def with_options(
@@ -101,17 +61,3 @@ def _fractions(text: str) -> dict[str, float | None]:
         raise RecipeError(f"--split {text}: write train:val:test as in 7:1:2, or 8:2") from error
     train, val, *rest = (number / sum(numbers) for number in numbers)
     return {"train": train, "val": val, "test": rest[0] if rest else None}
-
-
-def _refuse_torn(path: Path, number: int, parts: Fold, members: Mapping[str, Member], group_by: str) -> None:
-    place: dict[str, tuple[str, str]] = {}
-    group_of = groups_of(members, group_by)
-    for part, ids in parts.items():
-        for case_id in ids:
-            group = group_of[case_id]
-            other, first = place.setdefault(group, (part, case_id))
-            if other != part:
-                raise DatasetError(
-                    f"{path}: fold {number} tears {group_by} {group} apart: {first} is in {other}, {case_id} "
-                    f"in {part}; put them together (or say --group-by case)"
-                )

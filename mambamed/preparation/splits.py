@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mambamed.documents.splits import PARTS, shown
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.recipe import Split
 
 Fold = dict[str, list[str]]
-PARTS = ("train", "val", "test")
 _MANY = 5
 
 
@@ -103,16 +103,20 @@ def groups_of(members: Mapping[str, Member], group_by: str) -> dict[str, str]:
         return subjects
     if not any(group_by in member.covariates for member in members.values()):
         raise RecipeError(f"no case has a column {group_by!r} to group by; take subject, case or a column")
-    group = {subject: subject for subject in subjects.values()}
-    first: dict[str, str] = {}
-    for case_id, member in members.items():
-        value = member.covariates.get(group_by)
-        if not value:
-            continue
-        other = group[first.setdefault(value, member.subject)]
-        joined = group[subjects[case_id]]
-        group = {subject: other if name == joined else name for subject, name in group.items()}
-    return {case_id: group[subject] for case_id, subject in subjects.items()}
+    joined: dict[str, str] = {}  # subject -> another one of its group; the first of a group has none
+
+    def first_of(subject: str) -> str:
+        while subject in joined:
+            subject = joined[subject]
+        return subject
+
+    known: dict[str, str] = {}
+    for member in members.values():
+        if value := member.covariates.get(group_by):
+            one, other = first_of(known.setdefault(value, member.subject)), first_of(member.subject)
+            if one != other:
+                joined[other] = one
+    return {case_id: first_of(subject) for case_id, subject in subjects.items()}
 
 
 def _strata(members: Mapping[str, Member], stratify: str) -> dict[str, set[str]]:
@@ -204,8 +208,3 @@ def _dealt(
                 lacking[stratum][part] -= 1
         waiting = [g for g in waiting if g not in set(chosen)]
     return parts
-
-
-def shown(names: Sequence[str]) -> str:
-    """Some of the names, for a line."""
-    return ", ".join(names[:_MANY]) + (" ..." if len(names) > _MANY else "")

@@ -29,16 +29,16 @@ from numpy.typing import NDArray
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan, Triple
 from mambamed.documents.prepared import CaseEntry, CaseRecord, PreparedIndex, check_channels
+from mambamed.documents.splits import Splits
 from mambamed.errors import DatasetError
 from mambamed.geometry import world_to_voxel
-from mambamed.io.json_files import read_json
 from mambamed.preparation.grid import CaseGeometry
+from mambamed.preparation.splits import Fold, Member, groups_of
 
 FORMAT = 1
 CHUNK, BLOCK = 64, 32
 _READ_WHOLE = 1 << 20  # bytes; a smaller file is read at once: opened as an array, it is opened for each part
 Box = tuple[Sequence[int], Sequence[int]]
-Split = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class PreparedDataset:
         root: Path,
         manifest: DatasetManifest,
         plan: Plan,
-        splits: list[Split],
+        splits: list[Fold],
         cases: Sequence[CaseEntry],
     ) -> None:
         self.root, self.manifest, self.plan, self.splits = root, manifest, plan, splits
@@ -197,7 +197,10 @@ class PreparedDataset:
         index = PreparedIndex.read(root / "dataset.json")
         plan = Plan.read(root / "plan.json")
         check_channels(plan, index, root / "plan.json", DatasetError)
-        return cls(root, index.manifest, plan, read_json(root / "splits.json"), index.cases)
+        members = {case.id: Member(case.subject, covariates=case.covariates) for case in index.cases}
+        group_by = index.group_by or "case"  # 0.1.0 did not record it, so that any split may be meant
+        splits = Splits.read_for(root / "splits.json", groups_of(members, group_by), group_by)
+        return cls(root, index.manifest, plan, splits, index.cases)
 
     @property
     def case_ids(self) -> list[str]:

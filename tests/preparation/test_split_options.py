@@ -1,55 +1,8 @@
-import json
-
 import pytest
 
-from mambamed.errors import DatasetError, RecipeError
-from mambamed.preparation.split_options import read_splits, with_options
-from mambamed.preparation.splits import Member
+from mambamed.errors import RecipeError
+from mambamed.preparation.split_options import with_options
 from mambamed.recipe import Split
-
-MEMBERS = {f"c{n}": Member(f"p{n // 2}") for n in range(8)}
-
-
-def written(folder, document):
-    path = folder / "splits_final.json"
-    path.write_text(json.dumps(document))
-    return path
-
-
-def test_a_file_of_nnunet_is_taken_as_it_is(tmp_path) -> None:
-    folds = [{"train": ["c2", "c3", "c0", "c1"], "val": ["c4", "c5"]}, {"train": ["c4"], "val": ["c0", "c1"]}]
-    assert read_splits(written(tmp_path, folds), MEMBERS) == [
-        {"train": ["c0", "c1", "c2", "c3"], "val": ["c4", "c5"]},
-        {"train": ["c4"], "val": ["c0", "c1"]},
-    ]
-
-
-def test_one_split_with_a_test_set_need_not_be_a_list(tmp_path) -> None:
-    fold = {"train": ["c0", "c1"], "val": ["c2", "c3"], "test": ["c4", "c5"]}
-    assert read_splits(written(tmp_path, fold), MEMBERS) == [fold]
-
-
-@pytest.mark.parametrize(
-    ("document", "line"),
-    [
-        ([], "holds no splits"),
-        ([{"train": ["c0"]}], 'fold 0 must hold "train" and "val"'),
-        ([{"train": ["c0"], "val": ["c9"]}], "names cases that are not there: c9"),
-        ([{"train": ["c0", "c2"], "val": ["c2"]}], "has cases in two places: c2"),
-        ([{"train": [], "val": ["c2"]}], "fold 0 has no training cases"),
-        ([{"train": ["c0"], "val": ["c1"]}], "fold 0 tears subject p0 apart: c0 is in train, c1 in val"),
-    ],
-)
-def test_a_split_that_cannot_be_is_one_line(tmp_path, document, line) -> None:
-    with pytest.raises(DatasetError) as caught:
-        read_splits(written(tmp_path, document), MEMBERS)
-    assert line in str(caught.value)
-    assert "splits_final.json" in str(caught.value)
-
-
-def test_who_insists_may_tear_subjects_apart(tmp_path) -> None:
-    fold = {"train": ["c0"], "val": ["c1"]}
-    assert read_splits(written(tmp_path, fold), MEMBERS, "case") == [fold]
 
 
 def test_options_go_before_the_recipe(tmp_path) -> None:

@@ -1,0 +1,95 @@
+"""splits.json of a prepared dataset, and the file of `--splits`: one reader for both."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from mambamed.documents.base import Model
+from mambamed.errors import DatasetError
+from mambamed.io.json_files import read_json, write_json
+
+PARTS = ("train", "val", "test")
+_MANY = 5
+
+
+class Fold(Model):
+    """Case ids of each part of one fold."""
+
+    train: Annotated[tuple[str, ...], Field(min_length=1)]
+    val: tuple[str, ...]
+    test: tuple[str, ...] | None = None
+
+    def parts(self) -> dict[str, list[str]]:
+        """Part -> its case ids, sorted."""
+        found = {part: getattr(self, part) for part in PARTS}
+        return {part: sorted(ids) for part, ids in found.items() if ids is not None}
+
+
+class Splits(Model):
+    """A list of folds, or one fold alone, as in nnU-Net's splits_final.json."""
+
+    REMEDY: ClassVar[str] = 'Write a list of {"train": [case ids], "val": [case ids]}.'
+
+    folds: Annotated[tuple[Fold, ...], Field(min_length=1)]
+
+    @classmethod
+    def read_for(cls, path: Path, group_of: Mapping[str, str], group_by: str) -> list[dict[str, list[str]]]:
+        """Read and check the splits of a dataset.
+
+        Args:
+            path: .json, a list of folds or one fold.
+            group_of: known case id -> group that must not straddle the parts of a fold.
+            group_by: what the groups are, for errors.
+
+        Returns:
+            One dict per fold, "train" and "val" (and "test") -> sorted case ids.
+
+        Raises:
+            DatasetError: another shape, unknown cases, a case or a group in two parts of one fold.
+        """
+        content: Any = read_json(path)
+        splits = cls.checked({"folds": [content] if isinstance(content, dict) else content}, path)
+        folds = [fold.parts() for fold in splits.folds]
+        faults = [
+            f"{path}: folds.{number}: {fault}"
+            for number, fold in enumerate(folds)
+            for fault in _faults(fold, group_of, group_by)
+        ]
+        if faults:
+            raise DatasetError("\n".join(faults))
+        return folds
+
+    def write(self, path: Path) -> None:
+        """Write the list of folds atomically."""
+        write_json(path, [fold.parts() for fold in self.folds])
+
+
+def _faults(fold: Mapping[str, list[str]], group_of: Mapping[str, str], group_by: str) -> list[str]:
+    named = Counter(case_id for ids in fold.values() for case_id in ids)
+    faults = []
+    if unknown := sorted(set(named) - set(group_of)):
+        faults.append(f"names cases that the dataset does not have: {shown(unknown)}. Remove them.")
+    if twice := sorted(case_id for case_id, count in named.items() if count > 1):
+        faults.append(f"has cases in two places: {shown(twice)}. Keep each in one part.")
+    if faults:
+        return faults
+    place: dict[str, tuple[str, str]] = {}
+    for part, ids in fold.items():
+        for case_id in ids:
+            other, first = place.setdefault(group_of[case_id], (part, case_id))
+            if other != part:
+                return [
+                    f"splits {group_by} {group_of[case_id]}: {first} is in {other}, {case_id} in {part}. "
+                    "Put them into one part, or prepare with --group-by case."
+                ]
+    return []
+
+
+def shown(names: list[str]) -> str:
+    """Some of the names, for a message."""
+    return ", ".join(names[:_MANY]) + (" ..." if len(names) > _MANY else "")
