@@ -24,7 +24,10 @@ from mambamed.evaluation.scorer import Scorer
 from mambamed.io.probabilities import Probabilities, names_probabilities, read_probabilities
 from mambamed.io.tables import write_csv
 from mambamed.metrics.classification import (
+    BINARY_METRICS,
+    MULTICLASS_METRICS,
     BinaryScores,
+    ClassMetric,
     MulticlassScores,
     auc,
     score_binary,
@@ -33,24 +36,7 @@ from mambamed.metrics.classification import (
 from mambamed.metrics.statistics import bootstrap_interval
 from mambamed.report.tables import Table, shown, write_table
 
-ACCURACY, BRIER = "accuracy", "brier"
 _NOWHERE = (math.nan, math.nan)
-# metric -> its heading; of two classes and of more. "paper" columns are in per cent, as papers print them.
-_BINARY = {
-    "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "sensitivity": "sensitivity",
-    "specificity": "specificity", "precision": "precision", "f1": "F1", "auc": "AUC",
-    "average_precision": "average precision", "brier": "Brier score", "ece": "calibration error",
-}  # fmt: skip
-_MULTICLASS = {
-    "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "precision_macro": "precision (macro)",
-    "recall_macro": "recall (macro)", "f1_macro": "F1 (macro)", "auc_macro": "AUC (macro)",
-    "brier": "Brier score", "ece": "calibration error",
-}  # fmt: skip
-_PAPER = {
-    2: {"accuracy": "ACC", "sensitivity": "SEN", "specificity": "SPE", "precision": "PRE", "f1": "F1",
-        "auc": "AUC"},
-    3: {"accuracy": "ACC", "balanced_accuracy": "BACC", "f1_macro": "F1", "auc_macro": "AUC"},
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -248,23 +234,23 @@ def _notes(
     return notes
 
 
-def _metrics_of(classes: Sequence[str]) -> dict[str, str]:
-    return _BINARY if len(classes) == 2 else _MULTICLASS
+def _metrics_of(classes: Sequence[str]) -> dict[str, ClassMetric]:
+    return BINARY_METRICS if len(classes) == 2 else MULTICLASS_METRICS
 
 
 def _table(runs: Sequence[RunScores], classes: Sequence[str], notes: Sequence[str], level: float) -> Table:
     """One table: value and interval; several: mean ± SD, then each."""
     rows = []
-    for metric, title in _metrics_of(classes).items():
-        values = [getattr(run.scores, metric) for run in runs]
+    for metric, line in _metrics_of(classes).items():
+        values = [run.scores.values[metric] for run in runs]
         if len(runs) == 1:
             low, high = runs[0].intervals.get(metric, (math.nan, math.nan))
             rows.append(
-                [title, shown(values[0]), "-" if math.isnan(low) else f"{shown(low)} to {shown(high)}"]
+                [line.title, shown(values[0]), "-" if math.isnan(low) else f"{shown(low)} to {shown(high)}"]
             )
         else:
             mean, sd = _mean_and_sd(values)
-            rows.append([title, f"{shown(mean)} ± {shown(sd)}", *(shown(value) for value in values)])
+            rows.append([line.title, f"{shown(mean)} ± {shown(sd)}", *(shown(value) for value in values)])
     cases = runs[0].scores.cases
     if len(runs) == 1:
         return Table(f"{cases} cases", ["metric", runs[0].name, f"{level:.0%} CI"], rows, notes)
@@ -279,10 +265,10 @@ def _paper_table(
     paper: Mapping[str, float | str] | None,
 ) -> Table:
     """A row a method, in per cent; SD over seeds where there are several."""
-    columns = _PAPER[2 if len(classes) == 2 else 3]
+    columns = {metric: line.paper for metric, line in _metrics_of(classes).items() if line.paper}
     ours = [predictions.resolve().stem]
     for metric in columns:
-        mean, sd = _mean_and_sd([100 * getattr(run.scores, metric) for run in runs])
+        mean, sd = _mean_and_sd([100 * run.scores.values[metric] for run in runs])
         ours.append(_in_paper_form(mean, sd))
     rows = [ours]
     if paper:
@@ -349,7 +335,7 @@ def _summaries(runs: Sequence[RunScores], classes: Sequence[str]) -> list[ClassR
     name = classes[1] if two else ALL
     rows = []
     for metric in _metrics_of(classes):
-        values = [getattr(run.scores, metric) for run in runs]
+        values = [run.scores.values[metric] for run in runs]
         interval = runs[0].intervals.get(metric, _NOWHERE) if len(runs) == 1 else _NOWHERE
         rows.append(_row(name, metric, values, interval))
     if not two:
@@ -363,10 +349,11 @@ def _row(name: str, metric: str, values: Sequence[float], interval: tuple[float,
 
 
 def _plain(scores: BinaryScores | MulticlassScores) -> dict[str, Any]:
-    return {
+    plain: dict[str, Any] = {
         key: tuple(map(tuple, value.tolist())) if isinstance(value, np.ndarray) else value
         for key, value in asdict(scores).items()
     }
+    return plain | plain.pop("values")
 
 
 def _as_requested(predictions: Path, references: Path, options: EvaluateOptions) -> ClassEvaluation:
@@ -382,32 +369,36 @@ def _as_requested(predictions: Path, references: Path, options: EvaluateOptions)
 
 
 def _read_back(folder: Path, name: str, summary: ClassificationSummary) -> Evaluated:
-    """Whether the answer was right, and the squared error of the probabilities; means over the tables."""
+    """Every metric that a single case has; means over the tables."""
     classes = summary.settings.classes
     rows = read_case_rows(folder, ["case", "run", "reference", "right", "subject", *classes])
+    metrics = {key: line for key, line in _metrics_of(classes).items() if line.per_case is not None}
     seen: dict[tuple[str, str], list[float]] = {}
     runs: dict[str, dict[str, float]] = {}
     for line, row in enumerate(rows, start=2):
         case, chances = row["case"], [read_number(folder, line, row[each]) for each in classes]
-        errors = [(p - (row["reference"] == each)) ** 2 for p, each in zip(chances, classes, strict=True)]
-        seen.setdefault((case, BRIER), []).append(errors[1] if len(classes) == 2 else sum(errors))
-        seen.setdefault((case, ACCURACY), []).append(read_number(folder, line, row["right"]))
+        correct = read_number(folder, line, row["right"])
+        if row["reference"] not in classes:
+            raise DatasetError(
+                f"{folder / 'cases.csv'}:{line}: reference {row['reference']!r} is not one of "
+                f"{', '.join(classes)}. Run evaluate again."
+            )
+        truth = classes.index(row["reference"])
+        for key, metric in metrics.items():
+            assert metric.per_case is not None
+            seen.setdefault((case, key), []).append(metric.per_case(chances, truth, correct))
         if len(classes) == 2:
             runs.setdefault(row["run"], {})[case] = chances[1]
-    questions = (Question(ALL, ACCURACY, higher_is_better=True), Question(ALL, BRIER, higher_is_better=False))
-    values = {(case, ALL, metric): sum(each) / len(each) for (case, metric), each in seen.items()}
     subjects = {row["case"]: row["subject"] for row in rows}
-    truth = {row["case"]: row["reference"] for row in rows}
-    rules = f"classes {', '.join(classes)}, each model at its own threshold"
     return Evaluated(
         name,
         "classification",
-        questions,
-        values,
+        tuple(Question(ALL, key, metric.higher_is_better) for key, metric in metrics.items()),
+        {(case, ALL, key): sum(each) / len(each) for (case, key), each in seen.items()},
         subjects,
         {case: case for case in subjects},
-        rules,
-        truth=truth,
+        f"classes {', '.join(classes)}, each model at its own threshold",
+        truth={row["case"]: row["reference"] for row in rows},
         classes=classes,
         probabilities=tuple(runs.values()),
     )

@@ -20,6 +20,7 @@ from mambamed.evaluation.scorer import Scorer
 from mambamed.io.points import Points
 from mambamed.io.tables import write_csv
 from mambamed.metrics.points import (
+    POINT_METRICS,
     SDR_DISTANCES_MM,
     LandmarkSummary,
     PointScores,
@@ -175,7 +176,10 @@ def _table(
     level: float,
 ) -> Table:
     distances = list(summaries[0].sdr)
-    headers = ["landmark", "MRE [mm]", f"{level:.0%} CI", "median", "max"]
+    mean, sd, *others = POINT_METRICS
+    others = [name for name in others if POINT_METRICS[name].title]
+    headers = ["landmark", POINT_METRICS[mean].title, f"{level:.0%} CI"]
+    headers += [POINT_METRICS[name].title for name in others]
     headers += [f"SDR {d:g} mm" for d in distances] + ["found", "spurious"]
     rows = []
     for s in summaries:
@@ -183,10 +187,9 @@ def _table(
         rows.append(
             [
                 s.name,
-                f"{shown(s.mre_mm)} ± {shown(s.sd_mm)}",
+                f"{shown(s.values[mean])} ± {shown(s.values[sd])}",
                 "-" if math.isnan(low) else f"{shown(low)} to {shown(high)}",
-                shown(s.median_mm),
-                shown(s.max_mm),
+                *(shown(s.values[name]) for name in others),
                 *(shown(s.sdr[d]) for d in distances),
                 f"{s.found} of {s.expected}",
                 str(s.spurious),
@@ -203,7 +206,7 @@ def _paper_table(
 ) -> Table:
     """Mean radial error of each landmark and their average, mm, a row a method."""
     names = [s.name for s in summaries[:-1]]
-    means = {s.name: s.mre_mm for s in summaries[:-1]}
+    means = {s.name: s.values["mre_mm"] for s in summaries[:-1]}
     means["Average"] = float(np.mean(list(means.values())))
     rows = [[predictions.resolve().name, *(_cell(means[name]) for name in (*names, "Average"))]]
     if paper:
@@ -251,11 +254,12 @@ def _written(
 def _row(evaluation: PointEvaluation, s: LandmarkSummary) -> LandmarkRow:
     return LandmarkRow(
         name=s.name,
-        mean=s.mre_mm,
-        sd=s.sd_mm,
+        mean=s.values["mre_mm"],
+        sd=s.values["sd_mm"],
         interval=evaluation.intervals[s.name],
-        median=s.median_mm,
-        max=s.max_mm,
+        median=s.values["median_mm"],
+        max=s.values["max_mm"],
+        values=dict(s.values),
         found=s.found,
         expected=s.expected,
         spurious=s.spurious,
@@ -264,12 +268,13 @@ def _row(evaluation: PointEvaluation, s: LandmarkSummary) -> LandmarkRow:
 
 
 def _summary_rows(evaluation: PointEvaluation) -> tuple[list[str], list[list[Any]]]:
-    headers = ["landmark", "mre_mm", "sd_mm", "ci_low", "ci_high", "median_mm", "max_mm"]
+    mean, sd, *others = POINT_METRICS
+    headers = ["landmark", mean, sd, "ci_low", "ci_high", *others]
     headers += [f"sdr_{d:g}mm" for d in evaluation.distances_mm] + ["found", "expected", "spurious"]
     rows = [
         [
-            s.name, s.mre_mm, s.sd_mm, *evaluation.intervals[s.name], s.median_mm, s.max_mm,
-            *s.sdr.values(), s.found, s.expected, s.spurious,
+            s.name, s.values[mean], s.values[sd], *evaluation.intervals[s.name],
+            *(s.values[name] for name in others), *s.sdr.values(), s.found, s.expected, s.spurious,
         ]
         for s in evaluation.summaries
     ]  # fmt: skip

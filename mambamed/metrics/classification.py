@@ -1,15 +1,16 @@
-"""Probabilities against classes: what the threshold decides, what the ranking tells, how honest they are.
+"""Class probabilities against the true classes: accuracy, ranking, calibration.
 
-Undefined ratios are NaN (precision where nothing was called positive), never 0. A threshold is given or
-chosen on validation cases (`choose_threshold`), never on those that are scored.
+A metric is a function of this file and a line of `BINARY_METRICS` or `MULTICLASS_METRICS`. Undefined ratios
+are NaN (precision if nothing was called positive), never 0. A threshold is given or chosen on validation
+cases (`choose_threshold`), never on those that are scored.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,59 +20,116 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class BinaryScores:
-    """A question with two answers; the second class is "positive".
+    """Scores of two classes; the second one is "positive".
 
     Attributes:
         cases, positives: counts.
         threshold: a probability at or above it is called positive.
-        accuracy, balanced_accuracy, sensitivity, specificity, precision, f1: at the threshold.
-        auc: area under the ROC curve, ties counted half; NaN where only one class is there.
-        auc_interval: its confidence interval (DeLong).
-        average_precision: area under the precision-recall steps.
-        brier: mean squared error of the probability.
-        ece: expected calibration error.
+        values: every metric of `BINARY_METRICS`.
+        auc_interval: confidence interval of the AUC (DeLong).
     """
 
     cases: int
     positives: int
     threshold: float
-    accuracy: float
-    balanced_accuracy: float
-    sensitivity: float
-    specificity: float
-    precision: float
-    f1: float
-    auc: float
+    values: Mapping[str, float]
     auc_interval: tuple[float, float]
-    average_precision: float
-    brier: float
-    ece: float
 
 
 @dataclass(frozen=True)
 class MulticlassScores:
-    """A question with several answers; each class counts the same in what is called macro.
+    """Scores of three or more classes; "macro" means that each class counts the same.
 
     Attributes:
         cases: count.
-        accuracy, balanced_accuracy: of the most probable class.
-        precision_macro, recall_macro, f1_macro: means over the classes that occur in reference or answer.
-        auc_macro: mean over classes of each against the rest.
-        brier: mean over cases of the squared distance of the probabilities to the true class.
-        ece: expected calibration error of the most probable class.
-        confusion: `(K, K)` cases of reference class i answered as j.
+        values: every metric of `MULTICLASS_METRICS`.
+        confusion: `(K, K)` cases of reference class i predicted as j.
     """
 
     cases: int
-    accuracy: float
-    balanced_accuracy: float
-    precision_macro: float
-    recall_macro: float
-    f1_macro: float
-    auc_macro: float
-    brier: float
-    ece: float
+    values: Mapping[str, float]
     confusion: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class BinaryAnswers:
+    """What a binary metric reads: `(n,)` truth and probability of class 1, and counts at the threshold."""
+
+    truth: NDArray[np.bool_]
+    p: NDArray[np.float64]
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+
+
+@dataclass(frozen=True)
+class MulticlassAnswers:
+    """What a multiclass metric reads: `(n,)` truth, `(n, K)` probabilities, `(n,)` most probable class, and
+    `(K, K)` cases of class i predicted as j."""
+
+    truth: NDArray[np.intp]
+    p: NDArray[np.float64]
+    predicted: NDArray[np.intp]
+    confusion: NDArray[np.int64]
+
+    @property
+    def per_class(self) -> list[tuple[int, int, int]]:
+        """Hits, cases of the class and cases predicted as it, of the classes that occur in either."""
+        counts = zip(
+            np.diag(self.confusion), self.confusion.sum(axis=1), self.confusion.sum(axis=0), strict=True
+        )
+        return [(h, actual, called) for h, actual, called in counts if actual + called > 0]
+
+
+def sensitivity(a: BinaryAnswers) -> float:
+    return _ratio(a.tp, a.tp + a.fn)
+
+
+def specificity(a: BinaryAnswers) -> float:
+    return _ratio(a.tn, a.tn + a.fp)
+
+
+def binary_brier(a: BinaryAnswers) -> float:
+    """Mean squared error of the probability of class 1."""
+    return float(np.mean((a.p - a.truth) ** 2)) if len(a.p) else math.nan
+
+
+def binary_calibration_error(a: BinaryAnswers) -> float:
+    return calibration_error(np.where(a.p >= 0.5, a.p, 1 - a.p), (a.p >= 0.5) == a.truth)
+
+
+def multiclass_calibration_error(a: MulticlassAnswers) -> float:
+    return calibration_error(a.p.max(axis=1), a.predicted == a.truth)
+
+
+def balanced_accuracy(a: MulticlassAnswers) -> float:
+    """Mean recall of the classes that have cases."""
+    return _mean([_ratio(h, actual) for h, actual, _ in a.per_class if actual])
+
+
+def precision_macro(a: MulticlassAnswers) -> float:
+    # A class that has cases and was never predicted has no precision; it counts as 0, as it does in F1.
+    return _mean([_ratio(h, called) if called else 0.0 for h, _, called in a.per_class])
+
+
+def recall_macro(a: MulticlassAnswers) -> float:
+    return _mean([_ratio(h, actual) if actual else 0.0 for h, actual, _ in a.per_class])
+
+
+def f1_macro(a: MulticlassAnswers) -> float:
+    return _mean([_ratio(2 * h, actual + called) for h, actual, called in a.per_class])
+
+
+def auc_macro(a: MulticlassAnswers) -> float:
+    """Mean over the classes of each against the rest."""
+    return _mean([auc(a.truth == k, a.p[:, k]) for k in range(a.p.shape[1])])
+
+
+def multiclass_brier(a: MulticlassAnswers) -> float:
+    """Mean over cases of the squared distance of the probabilities to the true class."""
+    k = a.p.shape[1]
+    return float(np.mean(np.sum((a.p - np.eye(k)[a.truth]) ** 2, axis=1))) if len(a.p) else math.nan
 
 
 def score_binary(
@@ -86,30 +144,15 @@ def score_binary(
         level: confidence of the AUC's interval.
 
     Raises:
-        ValueError: other lengths, other values.
+        ValueError: different lengths, or other values.
     """
     truth, p = _checked(reference, probability)
     called = p >= threshold
-    tp, fp = int(np.sum(called & truth)), int(np.sum(called & ~truth))
-    fn, tn = int(np.sum(~called & truth)), int(np.sum(~called & ~truth))
-    sensitivity, specificity = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
-    area, interval = auc_interval(truth, p, level)
-    return BinaryScores(
-        cases=len(truth),
-        positives=tp + fn,
-        threshold=threshold,
-        accuracy=_ratio(tp + tn, len(truth)),
-        balanced_accuracy=(sensitivity + specificity) / 2,
-        sensitivity=sensitivity,
-        specificity=specificity,
-        precision=_ratio(tp, tp + fp),
-        f1=_ratio(2 * tp, 2 * tp + fp + fn),
-        auc=area,
-        auc_interval=interval,
-        average_precision=average_precision(truth, p),
-        brier=float(np.mean((p - truth) ** 2)) if len(p) else math.nan,
-        ece=calibration_error(np.where(p >= 0.5, p, 1 - p), (p >= 0.5) == truth),
-    )
+    counts = (called & truth, called & ~truth, ~called & truth, ~called & ~truth)
+    answers = BinaryAnswers(truth, p, *(int(np.sum(each)) for each in counts))
+    values = {name: metric.function(answers) for name, metric in BINARY_METRICS.items()}
+    interval = auc_interval(truth, p, level)[1]
+    return BinaryScores(len(truth), answers.tp + answers.fn, threshold, values, interval)
 
 
 def score_multiclass(reference: ArrayLike, probabilities: ArrayLike) -> MulticlassScores:
@@ -128,31 +171,11 @@ def score_multiclass(reference: ArrayLike, probabilities: ArrayLike) -> Multicla
     k = p.shape[1]
     if truth.size and not 0 <= truth.min() <= truth.max() < k:
         raise ValueError(f"class {truth.max()} is not among the {k} of the probabilities")
-    answer = p.argmax(axis=1)
-    confusion = np.bincount(truth * k + answer, minlength=k * k).reshape(k, k)
-    hits, actual, called = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    occurring = (actual + called) > 0
-    recalls = [_ratio(h, n) for h, n in zip(hits, actual, strict=True)]
-    precisions = [_ratio(h, n) for h, n in zip(hits, called, strict=True)]
-    f1 = [_ratio(2 * h, a + c) for h, a, c in zip(hits, actual, called, strict=True)]
-    areas = [auc(truth == c, p[:, c]) for c in range(k)]
-    return MulticlassScores(
-        cases=len(truth),
-        accuracy=_ratio(int(hits.sum()), len(truth)),
-        balanced_accuracy=_mean([r for r in recalls if not math.isnan(r)]),
-        # A class that is there and was never called has no precision; it counts as 0, as it does in F1.
-        precision_macro=_mean(
-            [0.0 if math.isnan(v) else v for v, o in zip(precisions, occurring, strict=True) if o]
-        ),
-        recall_macro=_mean(
-            [0.0 if math.isnan(v) else v for v, o in zip(recalls, occurring, strict=True) if o]
-        ),
-        f1_macro=_mean([v for v, o in zip(f1, occurring, strict=True) if o]),
-        auc_macro=_mean(areas),
-        brier=float(np.mean(np.sum((p - np.eye(k)[truth]) ** 2, axis=1))) if len(p) else math.nan,
-        ece=calibration_error(p.max(axis=1), answer == truth),
-        confusion=confusion,
-    )
+    predicted = p.argmax(axis=1)
+    confusion = np.bincount(truth * k + predicted, minlength=k * k).reshape(k, k)
+    answers = MulticlassAnswers(truth, p, predicted, confusion)
+    values = {name: metric.function(answers) for name, metric in MULTICLASS_METRICS.items()}
+    return MulticlassScores(len(truth), values, confusion)
 
 
 def auc(reference: ArrayLike, score: ArrayLike) -> float:
@@ -326,3 +349,61 @@ def _mean(values: Sequence[float]) -> float:
 
 def _ratio(part: float, whole: float) -> float:
     return float(part / whole) if whole else math.nan
+
+
+@dataclass(frozen=True)
+class ClassMetric:
+    """A line of `BINARY_METRICS` or `MULTICLASS_METRICS`.
+
+    Attributes:
+        title: heading in tables.
+        function: `BinaryAnswers` or `MulticlassAnswers` -> value.
+        paper: heading in the tables of papers, in percent; "" if it is not among them.
+        per_case: probabilities of a case, its class index, 1 if predicted correctly, else 0 -> value, by
+            which models are compared case by case; None if it is defined over all cases only.
+        higher_is_better: of `per_case`.
+    """
+
+    title: str
+    function: Callable[[Any], float]
+    paper: str = ""
+    per_case: Callable[[Sequence[float], int, float], float] | None = None
+    higher_is_better: bool = True
+
+
+def _correct(p: Sequence[float], truth: int, correct: float) -> float:
+    return correct
+
+
+def _squared_error(p: Sequence[float], truth: int, correct: float) -> float:
+    errors = [(value - (k == truth)) ** 2 for k, value in enumerate(p)]
+    return errors[1] if len(p) == 2 else sum(errors)
+
+
+BINARY_METRICS = {
+    "accuracy": ClassMetric(
+        "accuracy", lambda a: _ratio(a.tp + a.tn, len(a.truth)), "ACC", per_case=_correct
+    ),
+    "balanced_accuracy": ClassMetric("balanced accuracy", lambda a: (sensitivity(a) + specificity(a)) / 2),
+    "sensitivity": ClassMetric("sensitivity", sensitivity, "SEN"),
+    "specificity": ClassMetric("specificity", specificity, "SPE"),
+    "precision": ClassMetric("precision", lambda a: _ratio(a.tp, a.tp + a.fp), "PRE"),
+    "f1": ClassMetric("F1", lambda a: _ratio(2 * a.tp, 2 * a.tp + a.fp + a.fn), "F1"),
+    "auc": ClassMetric("AUC", lambda a: auc(a.truth, a.p), "AUC"),
+    "average_precision": ClassMetric("average precision", lambda a: average_precision(a.truth, a.p)),
+    "brier": ClassMetric("Brier score", binary_brier, per_case=_squared_error, higher_is_better=False),
+    "ece": ClassMetric("calibration error", binary_calibration_error),
+}
+
+MULTICLASS_METRICS = {
+    "accuracy": ClassMetric(
+        "accuracy", lambda a: _ratio(int(np.trace(a.confusion)), len(a.truth)), "ACC", per_case=_correct
+    ),
+    "balanced_accuracy": ClassMetric("balanced accuracy", balanced_accuracy, "BACC"),
+    "precision_macro": ClassMetric("precision (macro)", precision_macro),
+    "recall_macro": ClassMetric("recall (macro)", recall_macro),
+    "f1_macro": ClassMetric("F1 (macro)", f1_macro, "F1"),
+    "auc_macro": ClassMetric("AUC (macro)", auc_macro, "AUC"),
+    "brier": ClassMetric("Brier score", multiclass_brier, per_case=_squared_error, higher_is_better=False),
+    "ece": ClassMetric("calibration error", multiclass_calibration_error),
+}

@@ -1,20 +1,44 @@
-"""Landmarks: how far each was placed from where it is, and how often near enough.
+"""Landmarks: the distance of each to its reference, and how often it is small enough.
 
-A landmark that should have been found and was not is a failure at every distance; one that was placed where
-there is none is listed. Neither is ever dropped: every mean says over how many points it goes.
+A metric is a function and a line of `POINT_METRICS`. A landmark that was missed is a failure at every
+distance; one that was placed although the reference has none is counted as spurious. Neither is dropped:
+every mean states over how many points it is.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 Point = Sequence[float]
 
 SDR_DISTANCES_MM = (2.0, 2.5, 3.0, 4.0)
+
+
+@dataclass(frozen=True)
+class PointMetric:
+    """A line of `POINT_METRICS`.
+
+    Attributes:
+        function: radial errors in mm of the points that were found, one at least -> value.
+        title: heading in tables; "": no column of its own.
+    """
+
+    function: Callable[[NDArray[np.float64]], float]
+    title: str = ""
+
+
+# Column of summary.csv -> metric. The first two are shown as mean ± SD, with the interval of the mean.
+POINT_METRICS = {
+    "mre_mm": PointMetric(lambda errors: float(errors.mean()), "MRE [mm]"),
+    "sd_mm": PointMetric(lambda errors: float(errors.std(ddof=1)) if len(errors) > 1 else math.nan),
+    "median_mm": PointMetric(lambda errors: float(np.median(errors)), "median"),
+    "max_mm": PointMetric(lambda errors: float(errors.max()), "max"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,20 +63,17 @@ class LandmarkSummary:
     Attributes:
         name: of the landmark.
         expected: points of the references.
-        found: how many of them were found; MRE and SD are over these.
-        spurious: points placed where there is none.
-        mre_mm, sd_mm, median_mm, max_mm: of the radial error; NaN where none was found.
-        sdr: distance in mm -> part of the expected points found within it.
+        found: how many of them were found.
+        spurious: points placed although the reference has none.
+        values: every metric of `POINT_METRICS`, over the points found; NaN if there are none.
+        sdr: distance in mm -> fraction of the expected points found within it.
     """
 
     name: str
     expected: int
     found: int
     spurious: int
-    mre_mm: float
-    sd_mm: float
-    median_mm: float
-    max_mm: float
+    values: Mapping[str, float]
     sdr: Mapping[float, float]
 
 
@@ -103,10 +124,7 @@ def _summary(
         expected,
         len(errors),
         spurious,
-        mre_mm=float(errors.mean()) if some else math.nan,
-        sd_mm=float(errors.std(ddof=1)) if len(errors) > 1 else math.nan,
-        median_mm=float(np.median(errors)) if some else math.nan,
-        max_mm=float(errors.max()) if some else math.nan,
+        values={name: m.function(errors) if some else math.nan for name, m in POINT_METRICS.items()},
         sdr={d: float(np.sum(errors <= d)) / expected if expected else math.nan for d in distances_mm},
     )
 

@@ -73,7 +73,7 @@ def validate_landmarks(
     )
     for line in (evaluation.table.title, *(" | ".join(row) for row in evaluation.table.rows)):
         journal.say(line)
-    scores = {s.name: s.mre_mm for s in evaluation.summaries[:-1]}
+    scores = {s.name: s.values["mre_mm"] for s in evaluation.summaries[:-1]}
     return VolumeScores(scores, tuple(str(fault) for fault in evaluation.faults))
 
 

@@ -91,7 +91,7 @@ def test_a_validation_writes_what_the_house_promises(world) -> None:
     assert table.threshold == calibration.threshold
     assert calibration.cases == len(asked)
     found = evaluate_probabilities(fold / "predictions.csv", world / "classes.csv", only_predicted=True)
-    assert known.scores == {"right": found.runs[0].scores.auc}  # type: ignore[union-attr]
+    assert known.scores == {"right": found.runs[0].scores.values["auc"]}  # type: ignore[union-attr]
     assert known.scores["right"] > 0.9
     log = (fold / "train.log").read_text()
     assert "of other classes left out" in log

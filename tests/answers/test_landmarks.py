@@ -190,7 +190,7 @@ def test_evaluation_reads_what_landmarks_wrote(world, placed) -> None:
         _, _, truth = blob_image(number)
         found = read_points(placed / f"c{number:02}.json")
         errors += [np.linalg.norm(np.subtract(truth[name], found[name])) for name in found]
-    assert evaluation.summaries[-1].mre_mm == pytest.approx(np.mean(errors))
+    assert evaluation.summaries[-1].values["mre_mm"] == pytest.approx(np.mean(errors))
     assert (evaluation.summaries[-1].expected, evaluation.summaries[-1].spurious) == (10, 0)
 
 

@@ -8,8 +8,10 @@ from sklearn import metrics as sklearn
 
 from mambamed.errors import DatasetError
 from mambamed.evaluation.classification import evaluate_probabilities, holds_probabilities
+from mambamed.evaluation.compare import compare
 from mambamed.io.json_files import read_json, write_json
 from mambamed.io.probabilities import Probabilities, write_probabilities
+from mambamed.metrics.classification import BINARY_METRICS, ClassMetric
 
 CASES = tuple(f"c{i:02}" for i in range(40))
 
@@ -50,9 +52,9 @@ def test_a_table_is_scored_as_scikit_learn_scores_it(tmp_path, reference) -> Non
         "brier": sklearn.brier_score_loss(truth, positive),
     }
     for name, value in expected.items():
-        assert getattr(run.scores, name) == pytest.approx(value), name
+        assert run.scores.values[name] == pytest.approx(value), name
     low, high = run.intervals["auc"]
-    assert low < run.scores.auc < high
+    assert low < run.scores.values["auc"] < high
 
 
 def test_several_tables_are_seeds_and_the_papers_table_has_their_mean_and_sd(tmp_path, reference) -> None:
@@ -86,9 +88,9 @@ def test_three_classes_are_scored_as_equals(tmp_path) -> None:
     names = [("T1", "T2", "FLAIR")[k] for k in truth]
     found = evaluate_probabilities(tmp_path / "p.csv", write_classes(tmp_path / "classes.csv", names))
     scores = found.runs[0].scores
-    assert scores.accuracy == pytest.approx(sklearn.accuracy_score(truth, values.argmax(1)))
+    assert scores.values["accuracy"] == pytest.approx(sklearn.accuracy_score(truth, values.argmax(1)))
     expected = sklearn.roc_auc_score(truth, values, multi_class="ovr", average="macro")
-    assert getattr(scores, "auc_macro") == pytest.approx(expected)  # noqa: B009 - of one of two kinds
+    assert scores.values["auc_macro"] == pytest.approx(expected)
     assert any("not calibrated" in note for note in found.table.notes)
 
 
@@ -170,3 +172,30 @@ def test_tables_of_probabilities_are_told_from_other_tables(tmp_path, reference)
     assert not holds_probabilities(tmp_path / "nowhere")
     write_probabilities(tmp_path / "p.csv", binary(0)[0])
     assert holds_probabilities(tmp_path / "p.csv")
+
+
+def test_a_metric_is_a_function_and_a_line(tmp_path, reference, monkeypatch) -> None:
+    """It is in the tables, the files and the comparison."""
+    loss = ClassMetric(
+        "log loss",
+        lambda a: float(np.mean(np.where(a.truth, -np.log(a.p + 0.01), -np.log(1.01 - a.p)))),
+        "LOSS",
+        per_case=lambda p, truth, correct: -np.log(p[truth] + 0.01),
+        higher_is_better=False,
+    )
+    monkeypatch.setitem(BINARY_METRICS, "log_loss", loss)
+    for seed in range(2):
+        write_probabilities(tmp_path / "p.csv", binary(seed)[0])
+        folder = tmp_path / f"seed{seed}"
+        found = evaluate_probabilities(tmp_path / "p.csv", reference, output=folder, table="classification")
+        expected = sklearn.log_loss(binary(seed)[1], binary(seed)[0].values, labels=[0, 1])
+        assert found.runs[0].scores.values["log_loss"] == pytest.approx(expected, abs=0.3)
+    assert found.table.rows[-1][0] == "log loss"
+    assert found.paper_table is not None
+    assert found.paper_table.headers[-1] == "LOSS"
+    document = read_json(folder / "summary.json")
+    assert document["runs"]["p"]["log_loss"] == found.runs[0].scores.values["log_loss"]
+    assert [row["metric"] for row in document["summaries"]][-1] == "log_loss"
+    compared = compare([tmp_path / "seed0", tmp_path / "seed1"])
+    (difference,) = [d for d in compared.differences if d.metric == "log_loss"]
+    assert difference.means[1] == pytest.approx(found.runs[0].scores.values["log_loss"])

@@ -15,6 +15,7 @@ from mambamed.evaluation.points import evaluate_points
 from mambamed.io.json_files import read_json, write_json
 from mambamed.io.points import write_point_table, write_points
 from mambamed.metrics.measures import measure
+from mambamed.metrics.points import POINT_METRICS, PointMetric
 
 REFERENCE = {
     "p1": {"TCD 1": (0.0, 0.0, 0.0), "TCD 2": (10.0, 0.0, 0.0)},
@@ -44,15 +45,15 @@ def folders(tmp_path) -> tuple[Path, Path]:
 def test_errors_and_misses_are_those_of_the_hand(folders) -> None:
     one, other, every = evaluate_points(*folders).summaries
     assert (one.name, one.found, one.expected, one.spurious) == ("TCD 1", 3, 3, 0)
-    assert one.mre_mm == pytest.approx((5 + 2.5 + 0) / 3)
-    assert one.sd_mm == pytest.approx(np.std([5, 2.5, 0], ddof=1))
+    assert one.values["mre_mm"] == pytest.approx((5 + 2.5 + 0) / 3)
+    assert one.values["sd_mm"] == pytest.approx(np.std([5, 2.5, 0], ddof=1))
     # A point at just 2.5 mm is within 2.5 mm.
     assert one.sdr == pytest.approx({2.0: 1 / 3, 2.5: 2 / 3, 3.0: 2 / 3, 4.0: 2 / 3})
     assert (other.name, other.found, other.expected, other.spurious) == ("TCD 2", 1, 2, 1)
-    assert other.mre_mm == 0
+    assert other.values["mre_mm"] == 0
     assert other.sdr[4.0] == 0.5  # the missed one is a failure at any distance
     assert (every.name, every.found, every.expected) == ("all", 4, 5)
-    assert every.mre_mm == pytest.approx(7.5 / 4)
+    assert every.values["mre_mm"] == pytest.approx(7.5 / 4)
 
 
 def test_the_papers_table_has_a_column_a_landmark_and_the_average(folders, tmp_path) -> None:
@@ -95,12 +96,24 @@ def test_files_say_what_the_tables_say(folders, tmp_path) -> None:
     assert evaluation.table.rows[-1][0] == "all"
 
 
+def test_a_metric_is_a_function_and_a_line(folders, tmp_path, monkeypatch) -> None:
+    """It is in the table and the files."""
+    monkeypatch.setitem(POINT_METRICS, "min_mm", PointMetric(lambda errors: float(errors.min()), "min"))
+    evaluation = evaluate_points(*folders, output=tmp_path / "out")
+    assert evaluation.table.headers[3:6] == ["median", "max", "min"]
+    assert evaluation.table.rows[0][5] == "0"  # of 5, 2.5 and 0
+    summary = read_json(tmp_path / "out" / "summary.json")
+    assert [row["values"]["min_mm"] for row in summary["summaries"]] == [0, 0]
+    with (tmp_path / "out" / "summary.csv").open() as file:
+        assert [row["min_mm"] for row in csv.DictReader(file)] == ["0.0", "0.0", "0.0"]
+
+
 def test_tables_and_chosen_landmarks_are_scored_too(folders, tmp_path) -> None:
     predictions, _ = folders
     write_point_table(tmp_path / "reference.csv", REFERENCE)
     write_point_table(tmp_path / "prediction.csv", PREDICTION)
     every = evaluate_points(tmp_path / "prediction.csv", tmp_path / "reference.csv")
-    assert every.summaries[-1].mre_mm == pytest.approx(7.5 / 4)
+    assert every.summaries[-1].values["mre_mm"] == pytest.approx(7.5 / 4)
     one = evaluate_points(predictions, tmp_path / "reference.csv", landmarks=["TCD 2"])
     assert [s.name for s in one.summaries] == ["TCD 2", "all"]
     assert one.summaries[-1].expected == 2

@@ -31,17 +31,18 @@ def test_binary_scores_equal_scikit_learn() -> None:
     for truth, p in questions():
         called = p >= 0.5
         ours = score_binary(truth, p)
-        assert ours.accuracy == pytest.approx(sklearn.accuracy_score(truth, called))
-        assert ours.balanced_accuracy == pytest.approx(sklearn.balanced_accuracy_score(truth, called))
-        assert ours.sensitivity == pytest.approx(sklearn.recall_score(truth, called))
-        assert ours.specificity == pytest.approx(sklearn.recall_score(truth, called, pos_label=0))
-        assert ours.precision == pytest.approx(sklearn.precision_score(truth, called))
-        assert ours.f1 == pytest.approx(sklearn.f1_score(truth, called))
-        assert ours.auc == pytest.approx(sklearn.roc_auc_score(truth, p))
-        assert ours.average_precision == pytest.approx(sklearn.average_precision_score(truth, p))
-        assert ours.brier == pytest.approx(sklearn.brier_score_loss(truth, p))
+        assert ours.values["accuracy"] == pytest.approx(sklearn.accuracy_score(truth, called))
+        expected = sklearn.balanced_accuracy_score(truth, called)
+        assert ours.values["balanced_accuracy"] == pytest.approx(expected)
+        assert ours.values["sensitivity"] == pytest.approx(sklearn.recall_score(truth, called))
+        assert ours.values["specificity"] == pytest.approx(sklearn.recall_score(truth, called, pos_label=0))
+        assert ours.values["precision"] == pytest.approx(sklearn.precision_score(truth, called))
+        assert ours.values["f1"] == pytest.approx(sklearn.f1_score(truth, called))
+        assert ours.values["auc"] == pytest.approx(sklearn.roc_auc_score(truth, p))
+        assert ours.values["average_precision"] == pytest.approx(sklearn.average_precision_score(truth, p))
+        assert ours.values["brier"] == pytest.approx(sklearn.brier_score_loss(truth, p))
         low, high = ours.auc_interval
-        assert low <= ours.auc <= high
+        assert low <= ours.values["auc"] <= high
 
 
 def test_multiclass_scores_equal_scikit_learn() -> None:
@@ -51,15 +52,15 @@ def test_multiclass_scores_equal_scikit_learn() -> None:
     p /= p.sum(axis=1, keepdims=True)
     answer = p.argmax(axis=1)
     ours = score_multiclass(truth, p)
-    assert ours.accuracy == pytest.approx(sklearn.accuracy_score(truth, answer))
-    assert ours.balanced_accuracy == pytest.approx(sklearn.balanced_accuracy_score(truth, answer))
+    assert ours.values["accuracy"] == pytest.approx(sklearn.accuracy_score(truth, answer))
+    assert ours.values["balanced_accuracy"] == pytest.approx(sklearn.balanced_accuracy_score(truth, answer))
     for name, function in (
         ("precision_macro", sklearn.precision_score),
         ("recall_macro", sklearn.recall_score),
         ("f1_macro", sklearn.f1_score),
     ):
-        assert getattr(ours, name) == pytest.approx(function(truth, answer, average="macro")), name
-    assert ours.auc_macro == pytest.approx(sklearn.roc_auc_score(truth, p, multi_class="ovr"))
+        assert ours.values[name] == pytest.approx(function(truth, answer, average="macro")), name
+    assert ours.values["auc_macro"] == pytest.approx(sklearn.roc_auc_score(truth, p, multi_class="ovr"))
     np.testing.assert_array_equal(ours.confusion, sklearn.confusion_matrix(truth, answer))
 
 
@@ -87,25 +88,25 @@ def test_delongs_interval_is_about_that_of_the_bootstrap() -> None:
 
 def test_what_is_undefined_is_nan_and_never_zero() -> None:
     only_negative = score_binary([0, 0, 0], [0.1, 0.2, 0.3])
-    assert math.isnan(only_negative.auc)
-    assert math.isnan(only_negative.sensitivity)
-    assert math.isnan(only_negative.precision)
-    assert math.isnan(only_negative.average_precision)
-    assert only_negative.specificity == 1.0
-    assert math.isnan(score_binary([], []).accuracy)
+    assert math.isnan(only_negative.values["auc"])
+    assert math.isnan(only_negative.values["sensitivity"])
+    assert math.isnan(only_negative.values["precision"])
+    assert math.isnan(only_negative.values["average_precision"])
+    assert only_negative.values["specificity"] == 1.0
+    assert math.isnan(score_binary([], []).values["accuracy"])
 
 
 def test_calibration_error_by_hand() -> None:
     # Two bins: (0, 0.5] holds 0.4 (wrong): gap 0.4; (0.5, 1] holds 0.8, 0.9 (one right): gap |1 - 1.7| = 0.7.
     assert calibration_error([0.4, 0.8, 0.9], [0, 1, 0], bins=2) == pytest.approx((0.4 + 0.7) / 3)
-    assert score_binary([1, 0], [1.0, 0.0]).ece == 0.0
+    assert score_binary([1, 0], [1.0, 0.0]).values["ece"] == 0.0
 
 
 def test_a_threshold_is_chosen_between_two_cases_and_is_the_best() -> None:
     truth, p = np.array([0, 0, 1, 0, 1, 1]), np.array([0.1, 0.2, 0.35, 0.3, 0.8, 0.9])
     threshold = choose_threshold(truth, p)
     assert threshold == pytest.approx(0.325)
-    assert score_binary(truth, p, threshold).balanced_accuracy == 1.0
+    assert score_binary(truth, p, threshold).values["balanced_accuracy"] == 1.0
     assert choose_threshold(truth, p, "f1") == pytest.approx(0.325)
     assert choose_threshold([1, 1], [0.2, 0.9]) == 0.5
 

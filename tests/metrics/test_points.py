@@ -17,14 +17,14 @@ def test_missed_points_are_failures_and_spurious_ones_are_listed() -> None:
     assert first.missed == ("b",)
     assert first.spurious == ("c",)
     a, b, c, everything = summarize_points([first, second], ("a", "b", "c"))
-    assert (a.expected, a.found, a.mre_mm, a.max_mm) == (2, 2, 3.5, 5.0)
-    assert a.sd_mm == pytest.approx(math.sqrt(4.5))  # 2 and 5: deviations of 1.5, n - 1
+    assert (a.expected, a.found, a.values["mre_mm"], a.values["max_mm"]) == (2, 2, 3.5, 5.0)
+    assert a.values["sd_mm"] == pytest.approx(math.sqrt(4.5))  # 2 and 5: deviations of 1.5, n - 1
     assert a.sdr == {2.0: 0.5, 2.5: 0.5, 3.0: 0.5, 4.0: 0.5}  # at just 2 mm is a success
-    assert (b.expected, b.found, b.mre_mm) == (2, 1, 2.5)
+    assert (b.expected, b.found, b.values["mre_mm"]) == (2, 1, 2.5)
     assert b.sdr == {2.0: 0.0, 2.5: 0.5, 3.0: 0.5, 4.0: 0.5}
     assert (c.expected, c.found, c.spurious) == (0, 0, 1)
-    assert math.isnan(c.mre_mm)
+    assert math.isnan(c.values["mre_mm"])
     assert math.isnan(c.sdr[2.0])
     assert (everything.expected, everything.found, everything.spurious) == (4, 3, 1)
-    assert everything.mre_mm == pytest.approx((2 + 5 + 2.5) / 3)
+    assert everything.values["mre_mm"] == pytest.approx((2 + 5 + 2.5) / 3)
     assert everything.sdr[2.5] == 0.5
