@@ -33,6 +33,9 @@ class SessionRecord(Provenance):
     scan_backend: str
     layout: str
     compile: str
+    processes: str | None = None
+    recipe: str | None = None
+    """What of the recipe has changed since the run began."""
     from_step: Count
     deterministic: bool
 

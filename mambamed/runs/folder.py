@@ -10,7 +10,7 @@ RUN/ recipe.yaml     the recipe, every default filled in     plan.json   the pla
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mambamed.tasks.base import Task
 
 CHECKPOINTS = ("best", "last")
+_AFTER_TRAINING = {"evaluation", "inference", "paper"}  # sections that do not change what is learned
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,14 @@ class Run:
         """The file of a fold's checkpoint, "best" or "last"; it need not exist."""
         return self.fold_folder(fold) / _file(name)
 
+    def is_validated(self, fold: int) -> bool:
+        """Whether whole cases are scored: after the best checkpoint was written, by the recipe as it is."""
+        summary, best = self.fold_folder(fold) / "summary.json", self.checkpoint(fold, "best")
+        if not summary.is_file() or not best.is_file():
+            return False
+        before = max(path.stat().st_mtime_ns for path in (best, self.root / "recipe.yaml"))
+        return summary.stat().st_mtime_ns >= before
+
     def record(self, fold: int, facts: Mapping[str, Any]) -> None:
         """Write the facts of one fold's training into run.json, and keep those of the other folds."""
         path = self.root / "run.json"
@@ -153,8 +162,14 @@ def planned_run(recipe: Recipe, plan: Plan, manifest: DatasetManifest, root: Pat
     return Run(root, recipe, plan, agreed_manifest(manifest, recipe, choose=True))
 
 
-def create_run(run: Run) -> Run:
-    """Write a planned run's folder, or find that it is there already.
+def create_run(run: Run, say: Callable[[str], None] | None = None) -> Run:
+    """Write a planned run's folder, or find that it exists.
+
+    The sections of the recipe that training does not read may have changed; recipe.yaml is then updated.
+
+    Args:
+        run: from `planned_run`.
+        say: optional callback that receives a line about such a change.
 
     Raises:
         RecipeError: the folder holds another run.
@@ -163,15 +178,20 @@ def create_run(run: Run) -> Run:
     if (root / "recipe.yaml").is_file():
         other = Run.open(root)
         changed = _changed_keys(other.recipe.model_dump(), recipe.model_dump())
+        trained = [key for key in changed if key.partition(".")[0] not in _AFTER_TRAINING]
         if other.plan != plan:
-            changed.append("the plan")
+            trained.append("the plan")
         if other.manifest != manifest:
-            changed.append("the dataset's manifest")
-        if changed:
+            trained.append("the dataset's manifest")
+        if trained:
             raise RecipeError(
-                f"{root}: holds another run, which differs in {', '.join(changed[:5])}; give another -o"
+                f"{root}: holds another run, which differs in {', '.join(trained[:5])}. Give another -o."
             )
-        return other
+        if changed:
+            write_text(root / "recipe.yaml", dump_recipe(recipe))
+            if say:
+                say(f"recipe {', '.join(changed)}: changed since the run began; recipe.yaml is updated")
+        return run
     plan.write(root / "plan.json")
     manifest.write(root / "dataset.json")
     write_text(root / "recipe.yaml", dump_recipe(recipe))  # the last one: it makes the folder a run

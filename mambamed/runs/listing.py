@@ -1,18 +1,19 @@
-"""The runs of a folder, at a glance. No torch."""
+"""The runs of a folder: state and best score of each fold. No torch, except for runs of version 0.1.0."""
 
 from __future__ import annotations
 
-import csv
 import datetime
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from mambamed.errors import MambamedError
+from mambamed.documents.run import ScoreRecord
+from mambamed.errors import MambamedError, ModelError
 from mambamed.io.lock import is_locked
+from mambamed.io.tables import read_csv
 from mambamed.runs.folder import Run
 
 _PLACES = ("recipe.yaml", "*/recipe.yaml", "*/*/recipe.yaml")
-_ERRORS = {"error_mm"}  # scores of which less is better
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class RunList:
 
 
 def list_runs(folder: Path) -> RunList:
-    """Every trained fold of every run below a folder, two storeys deep, by name."""
+    """Every trained fold of every run in a folder and its subfolders, two levels deep, by name."""
     lines, faults = [], []
     roots = sorted({path.parent for pattern in _PLACES for path in folder.glob(pattern)})
     for root in roots:
@@ -65,28 +66,19 @@ def list_runs(folder: Path) -> RunList:
 def _lines(root: Path) -> list[RunLine] | str:
     try:
         run = Run.open(root)
+        return [_line(run, fold) for fold in run.folds]
     except MambamedError as error:
         return str(error)
-    return [_line(run, fold) for fold in run.folds]
 
 
 def _line(run: Run, fold: int) -> RunLine:
     folder = run.fold_folder(fold)
-    log, best, summary = folder / "log.csv", run.checkpoint(fold, "best"), folder / "summary.json"
-    rows = []
-    if log.is_file():
-        with log.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    if is_locked(folder):
-        state = "training"
-    elif summary.is_file() and best.is_file() and summary.stat().st_mtime_ns >= best.stat().st_mtime_ns:
-        state = "done"
-    else:
-        state = "stopped"
-    # The score's column is the one after the validation loss.
-    name = list(rows[0])[list(rows[0]).index("validation_loss") + 1] if rows else ""
-    scores = [float(row[name]) for row in rows if row.get(name) not in {None, "", "nan"}]
-    pick = min if name in _ERRORS else max
+    log, score = folder / "log.csv", _score(run, fold)
+    rows = _rows(log, score.name) if log.is_file() else []
+    finished = "done" if run.is_validated(fold) else "stopped"
+    state = "training" if is_locked(folder) else finished
+    scores = [value for row in rows if not math.isnan(value := row[score.name])]
+    pick = max if score.higher_is_better else min
     stamp = (log if rows else run.checkpoint(fold, "last")).stat().st_mtime
     return RunLine(
         run=run.root,
@@ -96,7 +88,26 @@ def _line(run: Run, fold: int) -> RunLine:
         state=state,
         epoch=int(rows[-1]["epoch"]) if rows else 0,
         epochs=run.recipe.training.epochs,
-        score_name=name,
+        score_name=score.name if rows else "",
         score=pick(scores) if scores else None,
         updated=datetime.datetime.fromtimestamp(stamp).isoformat(" ", "minutes"),
     )
+
+
+def _score(run: Run, fold: int) -> ScoreRecord:
+    """What chooses the best epoch: as run.json says, or, for runs of 0.1.0, the task."""
+    if (known := run.recorded(fold).get("score")) is not None:
+        return ScoreRecord(**known)
+    return ScoreRecord(name=run.task.score_name, higher_is_better=run.task.higher_is_better)
+
+
+def _rows(log: Path, score: str) -> list[dict[str, float]]:
+    """Epoch and score of each row of log.csv; NaN for an empty cell."""
+    headers, rows = read_csv(log)
+    columns = ("epoch", score)
+    if missing := [name for name in columns if name not in headers]:
+        raise ModelError(f"{log}: {missing[0]}: no such column in {', '.join(headers)}. Restore the file.")
+    try:
+        return [{name: float(row[name] or "nan") for name in columns} for row in rows]
+    except ValueError as error:
+        raise ModelError(f"{log}: expected numbers ({error}). Restore the file.") from error

@@ -290,6 +290,7 @@ class Session:
             "steps": state.counters.steps,
             "parameters": sum(p.numel() for p in state.network.parameters()),
             "compiled": self.place.compiled,
+            "score": {"name": self.task.score_name, "higher_is_better": self.task.higher_is_better},
             "sessions": [*known.get("sessions", []), session],
         }
         self.run.record(self.fold, facts)

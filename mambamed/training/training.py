@@ -130,7 +130,7 @@ def train(
         cost = _one_step(run, dataset, folds[0], place, progress)
         return TrainSummary(root, (), cost, (), f"mambamed train {recipe.name} -o {root}")
     if ranks.leads:
-        run = create_run(run)
+        run = create_run(run, lambda line: reasons.update(recipe=line))
     ranks.wait()
     progress.say(f"run: {root}")
     deadline = None if max_hours is None else time.monotonic() + max_hours * 3600

@@ -132,13 +132,9 @@ def validate_segmentation(
 
 
 def read_scores(run: Run, fold: int) -> VolumeScores | None:
-    """The scores that a former validation of this fold wrote; None where there is none.
-
-    A summary older than the checkpoint it would speak of does not count.
-    """
+    """The scores that an earlier validation of this fold wrote; None if they are absent or outdated."""
     path: Path = run.fold_folder(fold) / SUMMARY
-    best = run.checkpoint(fold, "best")
-    if not path.is_file() or not best.is_file() or path.stat().st_mtime_ns < best.stat().st_mtime_ns:
+    if not run.is_validated(fold):
         return None
     try:
         document = read_json(path)

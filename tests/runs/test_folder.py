@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan, ZScore
 from mambamed.errors import ModelError, RecipeError
-from mambamed.recipe import Recipe
+from mambamed.recipe import Evaluation, Inference, Recipe
 from mambamed.runs.folder import Run, create_run, planned_run
 
 MANIFEST = DatasetManifest(name="d", channels={"a": "mri"}, labels={"background": 0, "x": 1, "y": 2})
@@ -43,8 +45,80 @@ def test_the_recipes_patch_and_batch_go_before_the_plans(tmp_path):
 def test_the_same_run_is_found_again_and_another_is_refused(tmp_path):
     create_run(planned_run(recipe(epochs=5), PLAN, MANIFEST, tmp_path))
     create_run(planned_run(recipe(epochs=5), PLAN, MANIFEST, tmp_path))
-    with pytest.raises(RecipeError, match=r"another run, which differs in training\.epochs; give another -o"):
+    with pytest.raises(RecipeError, match=r"another run, which differs in training\.epochs\. Give"):
         create_run(planned_run(recipe(epochs=6), PLAN, MANIFEST, tmp_path))
+
+
+def test_a_section_that_training_does_not_read_may_change(tmp_path):
+    """F1: a typo among the metrics does not lock the trained run."""
+    create_run(planned_run(recipe(), PLAN, MANIFEST, tmp_path))
+    changes = {
+        "evaluation": Evaluation(metrics=("iou",)),
+        "inference": Inference(overlap=0.25),
+        "paper": {"dice": 0.9},
+    }
+    lines: list[str] = []
+    create_run(planned_run(recipe().model_copy(update=changes), PLAN, MANIFEST, tmp_path), lines.append)
+    assert Run.open(tmp_path).recipe.evaluation.metrics == ("iou",)
+    assert lines == [
+        "recipe inference.overlap, evaluation.metrics, paper.dice: changed since the run began; "
+        "recipe.yaml is updated"
+    ]
+
+
+def test_a_validation_by_the_recipe_as_it_was_is_outdated(tmp_path):
+    run = create_run(planned_run(recipe(), PLAN, MANIFEST, tmp_path))
+    run.fold_folder(0).mkdir()
+    for seconds, path in enumerate((run.checkpoint(0), run.fold_folder(0) / "summary.json")):
+        path.touch()
+        os.utime(path, (4e9 + seconds, 4e9 + seconds))
+    assert run.is_validated(0)
+    os.utime(tmp_path / "recipe.yaml", (5e9, 5e9))
+    assert not run.is_validated(0)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('{"recipe": "r", "folds": []}', "folds: expected "),
+        (
+            '{"recipe": "r", "folds": {"0": {"steps": "7"}}}',
+            "folds.0.steps: expected a valid integer, got",
+        ),
+        ("[]", "content: expected an object, got []."),
+        ("{", "not valid JSON"),
+    ],
+)
+def test_a_record_that_cannot_be_is_one_line(tmp_path, text, line):
+    """F8."""
+    run = create_run(planned_run(recipe(), PLAN, MANIFEST, tmp_path))
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ModelError) as caught:
+        run.recorded(0)
+    assert str(caught.value).startswith(f"{tmp_path / 'run.json'}: {line}")
+
+
+def test_a_recipe_whose_channel_is_of_another_kind_is_rejected(tmp_path):
+    """F11: names and kinds agree, in `train` as in `prepare`."""
+    with pytest.raises(RecipeError, match=r"dataset\.channels \{'a': 'ct'\} are not those of d"):
+        planned_run(recipe({"channels": {"a": "ct"}}), PLAN, MANIFEST, tmp_path)
+
+
+def test_a_plan_of_an_unknown_scheme_does_not_predict(tmp_path):
+    """F5."""
+    create_run(planned_run(recipe(), PLAN, MANIFEST, tmp_path))
+    for old, new, key in (("zscore", "zscroe", r"normalization\.0\.scheme"), ("nonzero", "nonzer", "crop")):
+        text = (tmp_path / "plan.json").read_text()
+        (tmp_path / "plan.json").write_text(text.replace(f'"{old}"', f'"{new}"'))
+        with pytest.raises(ModelError, match=rf"plan\.json: {key}: expected .*, got '{new}'"):
+            Run.open(tmp_path)
+        (tmp_path / "plan.json").write_text(text)
+
+
+def test_a_plan_for_another_number_of_channels_is_rejected(tmp_path):
+    create_run(planned_run(recipe(), PLAN.changed(normalization=(ZScore(),) * 2), MANIFEST, tmp_path))
+    with pytest.raises(ModelError, match=r"plan\.json: normalization: expected 1 entries, .*, got 2"):
+        Run.open(tmp_path)
 
 
 def test_regions_of_the_recipe_replace_the_datasets(tmp_path):
