@@ -122,13 +122,15 @@ def complain(lines: str) -> None:
 
 
 def as_json(value: Any) -> Any:
-    """Convert a summary to JSON values: dataclasses to objects, paths and errors to text."""
+    """Convert a summary to JSON values: dataclasses and documents to objects, paths and errors to text."""
     import dataclasses
     import math
     from pathlib import Path
 
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: as_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if callable(document := getattr(value, "to_json", None)):  # a document
+        return as_json(document())
     if isinstance(value, dict):
         return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

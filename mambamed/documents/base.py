@@ -115,6 +115,14 @@ class Document(Model):
         return super().checked(content, path)  # type: ignore[misc]
 
 
+class SparseDocument(Document):
+    """A document that is written without the keys that are not known."""
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {"format": self.format} | self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
 class ForeignDocument(Model):
     """A file of another program: the keys that mambamed uses are checked, others are ignored."""
 

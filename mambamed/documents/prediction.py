@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mambamed.documents.base import Count, Document, Finite, Fraction, Model, NotNegative
+from mambamed.documents.base import Count, Document, Finite, Fraction, Model, NotNegative, SparseDocument
 from mambamed.documents.prepared import CaseId, Sha256
 from mambamed.documents.run import Provenance
 from mambamed.errors import MambamedError, RecipeError
@@ -48,7 +48,7 @@ class MemberRecord(Model):
     """fold_N -> digest of the checkpoint."""
 
 
-class PredictionRecord(Provenance, Document):
+class PredictionRecord(Provenance, SparseDocument):
     """run.json of an output folder: the finished cases, with their input, models and settings."""
 
     FAULT: ClassVar[type[MambamedError]] = RecipeError
@@ -67,10 +67,6 @@ class PredictionRecord(Provenance, Document):
     """Only from `classify`: of each network."""
     threshold: Fraction | None = None
     """Only from `classify`: probability from which the positive class is predicted."""
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-ready values, without what is not known."""
-        return {"format": self.format} | self.model_dump(mode="json", exclude_unset=True)
 
 
 class Measured(Model):

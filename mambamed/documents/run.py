@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from mambamed.documents.base import Count, Document, Fraction, Model, Positive, Size
+from mambamed.documents.base import Count, Document, Fraction, Model, Positive, Size, SparseDocument
 from mambamed.documents.prepared import Sha256
 from mambamed.errors import MambamedError, ModelError
 
@@ -62,7 +62,7 @@ class FoldRecord(Model):
     sessions: tuple[SessionRecord, ...] = ()
 
 
-class RunRecord(Document):
+class RunRecord(SparseDocument):
     """run.json of a run."""
 
     FAULT: ClassVar[type[MambamedError]] = ModelError
@@ -71,10 +71,6 @@ class RunRecord(Document):
     recipe: str = ""
     folds: dict[Annotated[str, Field(pattern="^[0-9]+$")], FoldRecord] = Field(default_factory=dict)
     """Number of a fold -> its training."""
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-ready values, without what is not known."""
-        return {"format": self.format} | self.model_dump(mode="json", exclude_unset=True)
 
 
 class Thresholds(Document):
@@ -136,7 +132,7 @@ class ScalerRecord(Model):
     growth_tracker: Count | None = Field(default=None, alias="_growth_tracker")
 
 
-class CheckpointFacts(Document):
+class CheckpointFacts(SparseDocument):
     """The metadata of a checkpoint.
 
     `best` holds step, epoch and score; `last` holds counters and scaler, from which training resumes.

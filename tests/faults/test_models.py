@@ -236,7 +236,7 @@ def test_weights_that_are_nan_are_refused_instead_of_answering_nothing(run, tmp_
 def test_a_newer_format_is_named(run, tmp_path) -> None:
     data = save({"network.w": torch.ones(1)}, {"mambamed": json.dumps({"format": 999})})
     run.checkpoint(0).write_bytes(data)
-    refused(predict(run.root, tmp_path), "format 999", "newer")
+    refused(predict(run.root, tmp_path), "format: expected at most 1, got 999", "newer")
 
 
 @pytest.mark.parametrize("channels", [10**9, 200_000])
