@@ -1,4 +1,4 @@
-"""Metrics beside MONAI, MedPy and surface-distance: agreement, speed, memory; in this process.
+"""Metrics compared with MONAI, MedPy and surface-distance: agreement, speed, memory; in this process.
 
     pip install monai medpy surface-distance
     python benchmarks/metrics.py [--turns 3] [--small] [--write docs/benchmarks.md]
@@ -334,12 +334,12 @@ def write_section(path: Path, lines: list[str]) -> None:
         f"numpy {np.__version__}, scipy {scipy.__version__}, Python {platform.python_version()}"
     )
     lead = (
-        f"Made by `python benchmarks/metrics.py`: one thread each, {versions}, "
-        f"{platform.machine()}. The answers were equal before anything was timed: to 1e-6 of MedPy's and "
-        "surface-distance's values, 1e-5 of MONAI's, which are float32. "
-        "Peak memory is what a side takes beyond the label maps."
+        f"Measured with `python benchmarks/metrics.py`: one thread each, {versions}, "
+        f"{platform.machine()}. All results were checked to be equal before timing: within 1e-6 of MedPy and "
+        "surface-distance, and within 1e-5 of MONAI, which computes in float32. "
+        "Peak memory is in addition to the label maps."
     )
-    title = "## Metrics beside MONAI, MedPy and surface-distance"
+    title = "## Metrics compared with MONAI, MedPy and surface-distance"
     replace_section(path, "metrics", "metrics.py", [title, "", lead, "", *lines])
 
 

@@ -95,7 +95,7 @@ class Row:
 
 
 HEAD = (
-    "| | ours, CPU-s | nnU-Net | MONAI | nnU-Net / ours | MONAI / ours | goal beside nnU-Net "
+    "| | ours, CPU-s | nnU-Net | MONAI | nnU-Net / ours | MONAI / ours | goal vs nnU-Net "
     "| same label as nnU-Net | as MONAI | peak MB: ours | nnU-Net | MONAI | wall s: ours | nnU-Net |\n"
     + "|---" * 14
     + "|"
@@ -189,8 +189,8 @@ def wholes(part: str, folder: Path, turns: int, every: bool) -> list[Row]:
     rows = [Row(f"{name}, {precision}", goal, side, theirs) for precision, side in sides.items()]
     output = place / "command"
     workers = whole(nnunets_command(part, place, output), output, turns)
-    beside = f"{name}, {chosen}, beside {COMMAND}"
-    return [*rows, Row(beside, goal, sides[chosen], {"nnU-Net": workers})]
+    command = f"{name}, {chosen}, compared with {COMMAND}"
+    return [*rows, Row(command, goal, sides[chosen], {"nnU-Net": workers})]
 
 
 COMMAND = "nnUNetv2_predict"
@@ -269,14 +269,15 @@ def write_section(file: Path, rows: Sequence[str]) -> None:
     )
     lead = (
         f"`python benchmarks/predict.py`, {time.strftime('%Y-%m-%d')}, torch {torch.__version__}, MONAI "
-        f"{monai.__version__}, nnU-Net {predict_sides.NNUNET}; one thread each side, CPU-seconds. The same "
-        "network and weights, windows of 128x128x128 (hippocampi: 40x56x40), overlap one half, Gaussian, no "
-        "mirroring. Stages: the network's own time is taken off, memory is the peak beyond what the process "
-        "held. Files to masks: the whole process, imports included; nnU-Net first in one process, without "
-        f"workers, which is its cheapest way, then as `{COMMAND}_from_modelfolder` does it, with the six "
-        "workers and all the cores that it takes by default (CPU-seconds of all its processes, peak of the "
-        "largest; ours on one thread as before). 240x240x155: the full network (32 to 320 "
-        "channels, six stages); hippocampi: 32 to 256; 512x512x200: 8 to 32, for memory."
+        f"{monai.__version__}, nnU-Net {predict_sides.NNUNET}; one thread each, CPU-seconds. All use the same "
+        "network and weights, windows of 128x128x128 (hippocampi: 40x56x40), overlap 0.5, Gaussian weights "
+        "and no mirroring. Stages exclude the time of the network; memory is the peak in addition to what the "
+        "process already held. \"Files to masks\" is the whole process, including imports. nnU-Net is measured "
+        "in one process without workers, its cheapest mode, and then with "
+        f"`{COMMAND}_from_modelfolder`, with its default of six "
+        "workers on all cores (CPU-seconds of all processes, peak of the largest; mambamed on one thread as "
+        "before). Networks: 240x240x155, the full network (32 to 320 channels, six stages); hippocampi, 32 to "
+        "256 channels; 512x512x200, 8 to 32 channels, to measure memory."
     )
     section = "\n".join([begin, "## Prediction", "", lead, "", HEAD, *lines, end])
     file.write_text(head + section + tail, encoding="utf-8")

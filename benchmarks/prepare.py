@@ -283,7 +283,7 @@ def of_halves(ours: NDArray, theirs: NDArray) -> str:
     gap = np.abs(ours.astype(np.float64) - theirs) - np.abs(theirs) * 2.0**-11
     if gap.max() > 1e-4:
         sys.exit(f"images differ by {gap.max():.2e} more than float16 rounds")
-    return f"image {max(0.0, float(gap.max())):.1e} beside float16's rounding"
+    return f"image {max(0.0, float(gap.max())):.1e} in addition to float16 rounding"
 
 
 def of_labels(ours: NDArray, theirs: NDArray) -> str:
@@ -346,11 +346,12 @@ def brats_case() -> tuple[list[Image], NDArray]:
 def write_section(file: Path, lines: list[str]) -> None:
     """Replace this benchmark's part of the file, between its marks."""
     lead = (
-        "`python benchmarks/prepare.py`: nnU-Net 2's own functions beside ours, in one process, one thread "
-        "each, in turns; CPU-seconds, the least of each; memory beyond what the process held. Where labels "
-        "differ, two have equal shares and rounding decides, or three meet and nnU-Net leaves background."
+        "Measured with `python benchmarks/prepare.py`: nnU-Net 2's own functions and those of mambamed, in "
+        "one process, one thread each, alternating; minimum CPU-seconds; memory in addition to what the "
+        "process already held. Labels differ only where two labels have equal shares and rounding decides, "
+        "or where three labels meet and nnU-Net assigns background."
     )
-    title = "## Preparation beside nnU-Net 2"
+    title = "## Preparation compared with nnU-Net 2"
     replace_section(file, "prepare", "prepare.py", [title, "", lead, "", *lines])
 
 

@@ -234,7 +234,7 @@ def block(length: int, d_model: int) -> list[str]:
     return [
         f"Mamba block, L {length}, d_model {d_model}, inference: {best * 1e3:.0f} ms streamed, "
         f"{other * 1e3:.0f} ms as its formula with the loop and torch's conv1d (**{ratio:.0f}x**); extra "
-        f"memory {memory:.0f} and {theirs:.0f} MiB; error {error:.0e}. The four readings of MICCSS: "
+        f"memory {memory:.0f} and {theirs:.0f} MiB; error {error:.0e}. The four scans of MICCSS: "
         f"{four * 1e3:.0f} ms."
     ]
 

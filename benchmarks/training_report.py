@@ -35,14 +35,14 @@ def write_speed(file: Path, parts: Sequence[Path]) -> None:
     lines = [
         "`python benchmarks/train.py --part all` "
         f"(torch {torch.__version__}, Python {platform.python_version()}, nnU-Net 2.8.1, batchgeneratorsv2 "
-        "0.3.6): one thread each side, in turns, CPU-seconds, the mean. The step: the network of nnU-Net's "
-        "plan (32 to 256 channels), nnU-Net's trainer as it is on a CPU, in float32; ours by the recipe "
-        "`hippocampus_nnunet` with `--set network.channels=32`, in bf16, freed memory kept, the moving "
-        "average of the weights included. Patches: nnU-Net's loader and training transforms, one patch a "
-        "batch, without its targets of deep supervision; ours with the same probabilities and "
-        "ranges. nnU-Net reads every patch from the disk; a training of ours keeps a dataset in memory that "
-        "takes less than a quarter of it, so both ways are measured. Both networks have as many parameters, "
-        "and the patches of both sides the same mean and spread to within 0.1.",
+        "0.3.6): one thread each, alternating, mean CPU-seconds. Step: the network of nnU-Net's plan (32 to "
+        "256 channels). nnU-Net uses its unmodified CPU trainer in float32; mambamed uses the recipe "
+        "`hippocampus_nnunet` with `--set network.channels=32`, in bf16, reusing freed memory and including "
+        "the moving average of the weights. Patches: nnU-Net's loader and training transforms, one patch per "
+        "batch, without its deep supervision targets; mambamed with the same probabilities and ranges. "
+        "nnU-Net reads every patch from disk; mambamed keeps a dataset in memory if it takes less than a "
+        "quarter of it, so both cases are measured. Both networks have the same number of parameters, and "
+        "the patches of both have the same mean and standard deviation to within 0.1.",
         "",
         "| | nnU-Net, CPU-s | ours, CPU-s | ratio | goal | |",
         "|---|--:|--:|--:|--:|---|",
@@ -55,7 +55,7 @@ def write_speed(file: Path, parts: Sequence[Path]) -> None:
             f"{goal:g} | {verdict} |"
         )
     replace_section(
-        file, "train-speed", "train.py", ["## Training beside nnU-Net 2: a step, and patches", "", *lines]
+        file, "train-speed", "train.py", ["## Training speed compared with nnU-Net 2", "", *lines]
     )
 
 
@@ -70,15 +70,15 @@ def write_accuracy(file: Path, results: Path) -> None:
     minutes = first["budget_seconds"] / 60
     lines = [
         f"`python benchmarks/train.py --part accuracy`: Task04_Hippocampus, fold {first['fold']}, "
-        f"{minutes:g} minutes of training each, **counted as CPU time of a process of one thread**; "
-        "validation is not counted. How many steps fit was planned from the CPU-seconds of a few steps that "
-        "were thrown away, and planned again at each of eight points on the way, by the same rule for all; "
-        "every learning rate ran out at the end of the plan. nnU-Net's side is its own planner, "
-        "preprocessing, trainer, loss, augmentation and predictor, unchanged but for two things: its rate "
-        "falls with each iteration, not with each 250, and where the table says so its batch is 2, which "
-        "gives it more iterations. Ours are the recipes as they are shipped. All sides have the same cases "
-        f"for training and validation. Mean Dice over {first['cases']} unseen cases on their native grids; "
-        "the curve is over every third of them, without mirroring.",
+        f"{minutes:g} minutes of training each, **measured as CPU time of a process with one thread**, "
+        "without validation. The number of steps was estimated from a few discarded steps and updated at "
+        "eight points during training, by the same rule for all; every learning-rate schedule ended with the "
+        "last step. nnU-Net uses its own planner, preprocessing, trainer, loss, augmentation and predictor, "
+        "with two changes: its learning rate decreases with each iteration instead of each 250, and where "
+        "stated its batch size is 2, which gives it more iterations. mambamed uses its recipes unchanged. "
+        "All have the same training and validation cases. Scores are the mean Dice over "
+        f"{first['cases']} unseen cases on their native grids; the curve uses every third of them, without "
+        "mirroring.",
         "",
         "| | steps x patches | parameters | CPU-min | Anterior | Posterior | **mean** | mean, mirrored |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
@@ -93,12 +93,12 @@ def write_accuracy(file: Path, results: Path) -> None:
         )
     lines += [
         "",
-        "Mirrored: averaged over mirror images, nnU-Net's default in prediction (three axes; ours: the axes "
-        "that the recipe mirrors in training).",
+        "Mirrored: averaged over mirrored copies, nnU-Net's default for prediction (nnU-Net: three axes; "
+        "mambamed: the axes that the recipe mirrors in training).",
         "",
         f"![Mean Dice over CPU time]({PICTURE})",
     ]
-    replace_section(file, "train-accuracy", "train.py", ["## The same CPU time of training", "", *lines])
+    replace_section(file, "train-accuracy", "train.py", ["## Accuracy for the same CPU time of training", "", *lines])
 
 
 def write_gpu(file: Path, result: Path) -> None:
