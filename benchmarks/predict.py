@@ -269,15 +269,15 @@ def write_section(file: Path, rows: Sequence[str]) -> None:
     )
     lead = (
         f"`python benchmarks/predict.py`, {time.strftime('%Y-%m-%d')}, torch {torch.__version__}, MONAI "
-        f"{monai.__version__}, nnU-Net {predict_sides.NNUNET}; one thread each, CPU-seconds. All use the same "
-        "network and weights, windows of 128x128x128 (hippocampi: 40x56x40), overlap 0.5, Gaussian weights "
-        "and no mirroring. Stages exclude the time of the network; memory is the peak in addition to what the "
-        "process already held. \"Files to masks\" is the whole process, including imports. nnU-Net is measured "
-        "in one process without workers, its cheapest mode, and then with "
-        f"`{COMMAND}_from_modelfolder`, with its default of six "
-        "workers on all cores (CPU-seconds of all processes, peak of the largest; mambamed on one thread as "
-        "before). Networks: 240x240x155, the full network (32 to 320 channels, six stages); hippocampi, 32 to "
-        "256 channels; 512x512x200, 8 to 32 channels, to measure memory."
+        f"{monai.__version__}, nnU-Net {predict_sides.NNUNET}; one thread each, CPU-seconds. All use the "
+        "same network and weights, windows of 128x128x128 (hippocampi: 40x56x40), overlap 0.5, Gaussian "
+        "weights and no mirroring. Stages exclude the time of the network; memory is the peak in addition to "
+        'what the process already held. "Files to masks" is the whole process, including imports. nnU-Net is '
+        "measured in one process without workers, its cheapest mode, and then with "
+        f"`{COMMAND}_from_modelfolder`, with its default of six workers on all cores (CPU-seconds of all "
+        "processes, peak of the largest; mambamed on one thread as before). Networks: 240x240x155, the full "
+        "network (32 to 320 channels, six stages); hippocampi, 32 to 256 channels; 512x512x200, 8 to 32 "
+        "channels, to measure memory."
     )
     section = "\n".join([begin, "## Prediction", "", lead, "", HEAD, *lines, end])
     file.write_text(head + section + tail, encoding="utf-8")

@@ -98,7 +98,8 @@ def write_accuracy(file: Path, results: Path) -> None:
         "",
         f"![Mean Dice over CPU time]({PICTURE})",
     ]
-    replace_section(file, "train-accuracy", "train.py", ["## Accuracy for the same CPU time of training", "", *lines])
+    title = "## Accuracy for the same CPU time of training"
+    replace_section(file, "train-accuracy", "train.py", [title, "", *lines])
 
 
 def write_gpu(file: Path, result: Path) -> None:
