@@ -1,0 +1,85 @@
+"""A valid example of every document, as `read_json` gives it, with every optional key in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mambamed.documents.base import Model
+from mambamed.documents.evaluation import ClassificationSummary, LandmarksSummary, SegmentationSummary
+from mambamed.documents.manifest import DatasetManifest
+from mambamed.documents.plan import Plan
+from mambamed.documents.prediction import PointFile, PredictionRecord
+from mambamed.documents.prepared import CaseRecord, FingerprintCase, PreparedIndex
+from mambamed.documents.run import (
+    Calibration,
+    CheckpointFacts,
+    CompileTimes,
+    ModelIndex,
+    RunRecord,
+    Thresholds,
+)
+from mambamed.documents.splits import Splits
+from mambamed.io.json_files import read_json
+
+SAMPLES = Path(__file__).parent / "samples" / "0.1.0"
+
+
+def _read(name: str, **more: Any) -> Any:
+    return read_json(SAMPLES / name) | more
+
+
+def _plan() -> Any:
+    schemes = [{"scheme": scheme} for scheme in ("zscore", "zscore_nonzero", "none")]
+    plan = _read("segmentation/run/plan.json")
+    return plan | {"normalization": [*plan["normalization"], *schemes]}
+
+
+def _index() -> Any:
+    index = _read("classification/prepared/dataset.json", group_by="subject")
+    landmarks = read_json(SAMPLES / "landmarks/prepared/dataset.json")
+    first = index["cases"][0] | {"points": landmarks["cases"][0]["points"]}
+    return index | {"cases": [first, *index["cases"][1:]]}
+
+
+def _run() -> Any:
+    run = _read("segmentation/run/run.json")
+    fold = run["folds"]["0"] | {"score": {"name": "dice", "higher_is_better": True}}
+    fold["sessions"][0] |= {"processes": "2 processes", "recipe": "recipe evaluation.metrics: changed"}
+    return run | {"folds": {"0": fold}}
+
+
+def _prediction() -> Any:
+    record = _read("classification/prediction/classes.run.json", settings={"device": "cpu"})
+    stamp = ["c0.nii.gz", 10167, 1795936758053880490]
+    case = record["cases"]["c0"] | {"sha256": "0" * 64, "input": [stamp], "covariates": {"age": "50"}}
+    failed = record["cases"].pop("bad")
+    return record | {"cases": {"c0": case | {"probabilities": [0.25, 0.75], "fault": "none"}, "bad": failed}}
+
+
+def _facts() -> Any:
+    scaler = {"scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}
+    more = {"step": 2, "epoch": 1, "score": 0.5, "imported_from": "w.pth", "axis_order": "zyx"}
+    facts = _read("segmentation/run/fold_0/checkpoint_last.json", exported="last", **more)
+    return facts | {"scaler": scaler | {"_growth_tracker": 0}}
+
+
+EXAMPLES: list[tuple[type[Model], Any]] = [
+    (DatasetManifest, _read("segmentation/run/dataset.json", landmarks=["tip"], classes=["left", "right"])),
+    (Plan, _plan()),
+    (PreparedIndex, _index()),
+    (CaseRecord, _read("segmentation/prepared/cases/c1.json")),
+    (FingerprintCase, read_json(SAMPLES / "segmentation/prepared/fingerprint.json")[0]),
+    (Splits, {"folds": [{"train": ["c0"], "val": ["c1"], "test": ["c2"]}]}),
+    (RunRecord, _run()),
+    (Thresholds, _read("landmarks/run/fold_0/thresholds.json")),
+    (Calibration, _read("classification/run/fold_0/calibration.json", temperature=1.5)),
+    (CheckpointFacts, _facts()),
+    (ModelIndex, _read("landmarks/model.json")),
+    (CompileTimes, {"format": 1, "seconds": {"0123456789abcdef": [1.0, 0.5]}}),
+    (PredictionRecord, _prediction()),
+    (PointFile, _read("landmarks/prediction/c1.json")),
+    (SegmentationSummary, _read("summary_segmentation.json", task="segmentation")),
+    (LandmarksSummary, _read("summary_landmarks.json", task="landmarks")),
+    (ClassificationSummary, _read("summary_classification.json", task="classification")),
+]
