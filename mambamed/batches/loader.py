@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -23,30 +22,10 @@ from mambamed.batches.augment import (
     random_spatial,
     source_box,
 )
-from mambamed.batches.cases import ClassedCase, PointedCase
 from mambamed.batches.sampler import PatchRequest, PatchSource, Triple, random_stream
 from mambamed.recipe import Augment
+from mambamed.tasks.cases import PatchCase
 from mambamed.tasks.covariates import with_covariates
-
-Box = tuple[Sequence[int], Sequence[int]]
-
-
-class PatchCase(Protocol):
-    """What a patch is read from; `mambamed.batches.cases` makes them of prepared cases."""
-
-    @property
-    def shape(self) -> Triple: ...
-
-    @property
-    def foreground(self) -> np.ndarray: ...
-
-    def image(self, box: Box | None = None) -> np.ndarray: ...
-
-
-class LabeledCase(PatchCase, Protocol):
-    """A case with a label map; `mambamed.preparation.store.PreparedCase` is one."""
-
-    def label(self, box: Box | None = None) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -73,8 +52,6 @@ class PatchReader:
         patch_size: voxels (x, y, z).
         augment: how patches vary; None: as they are.
         spacing_mm: of the prepared grid, for rotations.
-        reads: what is read beside the image: "labels", "points" or "class".
-        mirror_order: for points: which landmark each one becomes in a mirror image, where left is right.
     """
 
     def __init__(
@@ -83,12 +60,9 @@ class PatchReader:
         patch_size: Triple,
         augment: Augment | None,
         spacing_mm: tuple[float, ...],
-        reads: str = "labels",
-        mirror_order: Sequence[int] | None = None,
     ) -> None:
         self._cases, self._patch_size = cases, patch_size
         self._augment, self._spacing = augment, spacing_mm
-        self._reads, self._mirror_order = reads, mirror_order
 
     def read(self, request: PatchRequest) -> tuple[np.ndarray, np.ndarray]:
         """`(C, *patch_size)` float32, and what `Batch.reference` holds of one patch."""
@@ -105,29 +79,18 @@ class PatchReader:
         low, high = np.clip(low, 0, shape), np.clip(high, 0, shape)
         box = (tuple(int(v) for v in low), tuple(int(v) for v in high))
         image = as_float32(case.image(box))
-        if self._reads == "labels":
-            label = cast(LabeledCase, case).label(box)
+        label = case.label(box)
+        if label is None:
+            label = np.zeros(image.shape[1:], np.uint8)
+        else:
             kind = label.dtype if label.dtype in (np.uint8, np.int16) else np.int16
             label = np.require(label, kind, ["C", "W"])  # the kernels take no read-only arrays
-        else:
-            label = np.zeros(image.shape[1:], np.uint8)
-        patch, reference = apply_spatial(image, label, low, spatial, offset, self._patch_size)
-        if self._reads == "points":
-            reference = self._points(cast(PointedCase, case), spatial, offset)
-        elif self._reads == "class":
-            reference = np.int64(cast(ClassedCase, case).class_index)
+        patch, label = apply_spatial(image, label, low, spatial, offset, self._patch_size)
+        mirrored = bool(np.linalg.det(spatial.matrix) < 0)
+        reference = case.reference(label, lambda points: spatial.place_of(points, offset), mirrored)
         if self._augment is not None:
             patch = change_intensities(patch, self._augment, random)
-        if self._reads == "class":
-            patch = with_covariates(patch, cast(ClassedCase, case).covariates)
-        return patch, np.asarray(reference)
-
-    def _points(self, case: PointedCase, spatial: Spatial, offset: np.ndarray) -> np.ndarray:
-        """`(K, 3)` landmarks in patch voxels: the way of the image's voxels, backwards."""
-        points = spatial.place_of(case.points, offset)
-        if self._mirror_order is not None and np.linalg.det(spatial.matrix) < 0:
-            points = points[list(self._mirror_order)]
-        return points.astype(np.float32)
+        return with_covariates(patch, case.covariates), np.asarray(reference)
 
     def batch(self, requests: Sequence[PatchRequest]) -> Batch:
         """Read and stack several patches."""

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import RecipeError
+from mambamed.preparation.store import PreparedCase
 from mambamed.recipe import Recipe
+from mambamed.tasks.cases import PatchCase
 
 TASKS = {
     "segmentation": "mambamed.tasks.segmentation:Segmentation",
@@ -27,21 +29,40 @@ class Task(Protocol):
     """What training and prediction ask of a task.
 
     Attributes:
-        reads: which reference of a case its batches carry: label maps, points, or the class.
         outputs: K, channels of the network's output.
         names: what is scored, in the order of `score`'s second axis.
         score_name: what a score is, as a column of log.csv says it: "dice".
         higher_is_better: whether a larger score is a better one.
         mirror_order: which landmark each one is in a mirrored image (left and right change places); None
             where nothing of the kind is to be done.
+        centered: whether validation after an epoch scores one centered patch per case, instead of a number of
+            random patches.
     """
 
-    reads: Literal["labels", "points", "class"]
+    reads: str
     outputs: int
     names: tuple[str, ...]
     score_name: str
     higher_is_better: bool
     mirror_order: tuple[int, ...] | None
+    centered: bool
+
+    def case(self, prepared: PreparedCase) -> PatchCase | None:
+        """A prepared case with the reference that the task learns; None if the task does not use the case."""
+        ...
+
+    def begin(self, training: Sequence[PatchCase], validation: Sequence[PatchCase]) -> None:
+        """Check the cases of a fold, and set what depends on them, before training begins."""
+        ...
+
+    def count(self, cases: Sequence[PatchCase], left_out: int) -> str:
+        """A line for the log that describes the cases of a fold; empty if there is nothing to say.
+
+        Args:
+            cases: cases that `case` returned.
+            left_out: number of cases for which it returned None.
+        """
+        ...
 
     def encode(self, reference: Tensor, shape: Sequence[int] = ()) -> Tensor:
         """References of a batch -> the target that `loss` and `score` compare with.

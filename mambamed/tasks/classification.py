@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,9 @@ from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.metrics.calibration import softmax
 from mambamed.metrics.classification import auc
+from mambamed.preparation.store import PreparedCase
 from mambamed.recipe import Recipe
+from mambamed.tasks.cases import ClassedCase, PatchCase
 
 
 class Classification:
@@ -31,9 +33,10 @@ class Classification:
         outputs: K, the number of classes.
     """
 
-    reads: Literal["labels", "points", "class"] = "class"
+    reads = "class"
     score_name = "auc"
     higher_is_better = True
+    centered = True
     mirror_order: tuple[int, ...] | None = None
 
     def __init__(
@@ -49,40 +52,43 @@ class Classification:
         self.classes = tuple(manifest.classes)
         self.outputs = len(self.classes)
         self.names = self.classes[1:] if self.outputs == 2 else self.classes
+        self._covariates = recipe.dataset.covariates
         self._network = recipe.network.name
         self._settings = recipe.training.loss
         self._weights: Tensor | None = None
 
-    def learn_counts(self, class_names: Sequence[str | None]) -> None:
-        """Take the classes of the training cases, so that each class weighs the same in the loss.
+    def case(self, prepared: PreparedCase) -> PatchCase | None:
+        """The case with its class and covariates; None if the recipe leaves its class out."""
+        if prepared.class_name not in self.classes:
+            return None
+        return ClassedCase(prepared, self.classes, self._covariates)
 
-        Args:
-            class_names: one a training case.
+    def begin(self, training: Sequence[PatchCase], validation: Sequence[PatchCase]) -> None:
+        """Check the classes of a fold, and weight them so that each counts the same in the loss.
 
         Raises:
-            DatasetError: a class has no training case: it could not be learned.
+            DatasetError: a class has no training case, or all validation cases have the same class.
         """
-        counts = Counter(class_names)
+        counts = Counter(case.class_name for case in training)
         absent = [name for name in self.classes if not counts[name]]
         if absent:
             raise DatasetError(
                 f"class {', '.join(absent)}: no training case; add some or take it out of dataset.classes"
             )
         if self._settings.class_balance:
-            share = [len(class_names) / (self.outputs * counts[name]) for name in self.classes]
+            share = [len(training) / (self.outputs * counts[name]) for name in self.classes]
             self._weights = torch.tensor(share, dtype=torch.float32)
-
-    def check_validation(self, class_names: Sequence[str | None]) -> None:
-        """Refuse validation cases of a single class: they could not tell one epoch from another.
-
-        Raises:
-            DatasetError: there are validation cases, all of one class.
-        """
-        if class_names and len(set(class_names)) < 2:
+        if validation and len({case.class_name for case in validation}) < 2:
             raise DatasetError(
-                f"validation: all {len(class_names)} cases are of class {class_names[0]}; "
+                f"validation: all {len(validation)} cases are of class {validation[0].class_name}; "
                 "split anew, stratified by class"
             )
+
+    def count(self, cases: Sequence[PatchCase], left_out: int) -> str:
+        """Number of cases per class."""
+        counts = Counter(case.class_name for case in cases)
+        others = f"; {left_out} of other classes left out" if left_out else ""
+        return ", ".join(f"{name} {counts[name]}" for name in self.classes) + others
 
     def encode(self, reference: Tensor, shape: Sequence[int] = ()) -> Tensor:
         """`(B,)` class indices -> the same, int64."""
@@ -171,16 +177,6 @@ def center_start(shape: Sequence[int], patch_size: Sequence[int]) -> tuple[int, 
     """First voxel of the patch in the middle of a case; negative where the case is smaller."""
     spare = [size - patch for size, patch in zip(shape, patch_size, strict=True)]
     return tuple(s // 2 if s >= 0 else -(-s // 2) for s in spare)
-
-
-def class_counts(names: Sequence[str | None], classes: Sequence[str]) -> str:
-    """How many cases of each class, for people.
-
-    >>> class_counts(["NC", "AD", "NC"], ("NC", "AD"))
-    'NC 2, AD 1'
-    """
-    counts = Counter(names)
-    return ", ".join(f"{name} {counts[name]}" for name in classes)
 
 
 def _without(scores: Tensor, k: int) -> Tensor:

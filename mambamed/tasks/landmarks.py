@@ -14,7 +14,9 @@ from torch.nn import functional
 
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import DatasetError, RecipeError
+from mambamed.preparation.store import PreparedCase
 from mambamed.recipe import Recipe
+from mambamed.tasks.cases import PatchCase, PointedCase
 from mambamed.tasks.heatmaps import Shape, heatmaps, is_inside, mean_over_heatmaps, strides_of
 from mambamed.tasks.peaks import HeatmapForm, PeakFinder, Reading
 
@@ -36,9 +38,10 @@ class Landmarks:
     """
 
     reads = "points"
+    reads = "points"
     score_name = "error_mm"
-    validation_metric = "error_mm"
     higher_is_better = False
+    centered = False
 
     def __init__(
         self,
@@ -62,6 +65,17 @@ class Landmarks:
         )
         self.outputs = self.form.channels
         self.mirror_order = mirror_order(self.names, recipe.dataset.landmark_pairs)
+
+    def case(self, prepared: PreparedCase) -> PatchCase:
+        """The case with its points."""
+        return PointedCase(prepared, self.names, self.mirror_order)
+
+    def begin(self, training: Sequence[PatchCase], validation: Sequence[PatchCase]) -> None:
+        """Nothing depends on the cases."""
+
+    def count(self, cases: Sequence[PatchCase], left_out: int) -> str:
+        """Nothing to say."""
+        return ""
 
     def encode(self, reference: Tensor, shape: Sequence[int] = ()) -> Tensor:
         """`(B, K, 3)` voxels -> the same; NaN stays what is absent."""

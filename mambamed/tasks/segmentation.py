@@ -12,7 +12,9 @@ from torch.nn import functional
 from mambamed.cases import IGNORE
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import DatasetError, RecipeError
+from mambamed.preparation.store import PreparedCase
 from mambamed.recipe import Recipe
+from mambamed.tasks.cases import LabeledCase, PatchCase
 from mambamed.tasks.losses import binary_cross_entropy, boundary_loss, cross_entropy, soft_dice
 
 _UNKNOWN, _STRANGE = -1, -2  # in a target: the label "ignore"; a label that the dataset does not have
@@ -31,9 +33,11 @@ class Segmentation:
     """
 
     reads = "labels"
+    reads = "labels"
     score_name = "dice"
     higher_is_better = True
     mirror_order = None
+    centered = False
 
     def __init__(
         self, recipe: Recipe, manifest: DatasetManifest, spacing_mm: tuple[float, ...] = (1.0, 1.0, 1.0)
@@ -78,6 +82,17 @@ class Segmentation:
                 f"the network answers {', '.join(known)}"
             )
         return torch.tensor([given.get(name, 1.0) for name in known])
+
+    def case(self, prepared: PreparedCase) -> PatchCase:
+        """The case with its label map."""
+        return LabeledCase(prepared, self._ignored)
+
+    def begin(self, training: Sequence[PatchCase], validation: Sequence[PatchCase]) -> None:
+        """Nothing depends on the cases."""
+
+    def count(self, cases: Sequence[PatchCase], left_out: int) -> str:
+        """Nothing to say."""
+        return ""
 
     def encode(self, reference: Tensor, shape: Sequence[int] = ()) -> Tensor:
         """`(B, X, Y, Z)` label values -> `(B, X, Y, Z)` int64 indices into the sorted label values, -1 where

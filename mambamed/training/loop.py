@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -18,7 +19,6 @@ from mambamed.errors import RunError
 from mambamed.runs.device import autocast, peak_memory
 from mambamed.runs.folder import Run
 from mambamed.runs.workplace import Workplace
-from mambamed.tasks.base import Task
 from mambamed.training.journal import Journal
 from mambamed.training.optimize import RunningStatistics
 from mambamed.training.ranks import Ranks
@@ -38,46 +38,57 @@ _NAMES_IN_BAR = 4
 _MODEL_STREAM = 4  # beside those of `batches.sampler`
 
 
+@dataclass(frozen=True)
+class Patches:
+    """The patches of one fold.
+
+    Attributes:
+        sampler: maps the number of roll-backs to a sampler; each draws other patches, so that a bad patch is
+            not met again and again.
+        reader: reads training patches, with augmentation.
+        validation: the patches scored after each epoch; empty without validation cases.
+    """
+
+    sampler: Callable[[int], PatchSource]
+    reader: PatchReader
+    validation: ValidationPatches
+
+
 class Loop:
-    """One fold's training, from wherever its state stands to the end of the schedule.
+    """Training of one fold, from the current state to the end of the schedule.
 
     Args:
-        run: recipe, plan, folders.
+        run: recipe, plan, task and folders.
         fold: index of the fold.
-        task: what is asked of the network.
-        state: network, optimizer, average, counters; on the device.
-        sampler: number of roll-backs -> sampler; each draws other patches, so that a bad one is not met
-            again and again.
-        reader: reads training patches, varied.
-        validation: the patches that score an epoch; empty without validation cases.
-        workplace: where to compute.
-        journal: hears how far the work is.
-        final_passes: patches that the network will see in the whole-volume validation, for `--max-hours`.
-        ranks: who this process is among those that train together.
+        state: what training changes: network, optimizer, counters.
+        patches: what the network is trained and scored on.
+        place: where to compute.
+        journal: receives log lines and the rows of log.csv.
+        final_passes: number of patches in the validation of whole volumes, for `--max-hours`.
+        ranks: this process among those that train together.
+        clock: seconds from any starting point.
     """
 
     def __init__(
         self,
         run: Run,
         fold: int,
-        task: Task,
         state: TrainingState,
-        sampler: Callable[[int], PatchSource],
-        reader: PatchReader,
-        validation: ValidationPatches,
-        workplace: Workplace,
+        patches: Patches,
+        place: Workplace,
         journal: Journal,
-        final_passes: int,
+        *,
+        final_passes: int = 0,
         ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._run, self._fold, self._task, self.state = run, fold, task, state
-        self._sampler, self._reader, self._validation = sampler, reader, validation
-        self._workplace, self._journal, self._final_passes = workplace, journal, final_passes
-        self._settings, self._ranks = run.recipe.training, ranks
-        self._forward = torch.compile(state.network, dynamic=False) if workplace.compiled else state.network
+        self.run, self.state, self.patches, self.journal = run, state, patches, journal
+        self._fold, self._task, self._settings = fold, run.task, run.recipe.training
+        self._place, self._final_passes, self._ranks, self._clock = place, final_passes, ranks, clock
+        self._forward = torch.compile(state.network, dynamic=False) if place.compiled else state.network
         self._statistics = RunningStatistics(state.network)
         self._step_seconds: list[float] = []
-        self._clock = time.monotonic()
+        self._last_lap = clock()
 
     def go(self, stop: StopRequests) -> str | None:
         """Train to the end of the schedule, or until someone wants it to stop.
@@ -100,8 +111,8 @@ class Loop:
     def _go_on(self, stop: StopRequests) -> str | None:
         """Steps until the end, a request to stop, or a roll-back."""
         counters = self.state.counters
-        sampler = self._sampler(counters.rollbacks)
-        with closing(batches_ahead(sampler, self._reader, counters.step, sys.maxsize)) as batches:
+        sampler = self.patches.sampler(counters.rollbacks)
+        with closing(batches_ahead(sampler, self.patches.reader, counters.step, sys.maxsize)) as batches:
             for batch in batches:
                 self._take_step(batch)
                 counters.step += 1
@@ -111,20 +122,20 @@ class Loop:
                     return None
                 self._plan_once()
                 counters.steps, counters.planned = self._agreed(counters.steps, counters.planned)
-                self._journal.progress.advance(1, **self._facts())
+                self.journal.progress.advance(1, **self._facts())
                 if counters.step % self._settings.steps_per_epoch == 0 or counters.step >= counters.steps:
                     self._end_epoch()
                 if counters.step >= counters.steps:
                     return None
                 reason = stop.reason()
-                if self._ranks.mean(reason is not None, self._workplace.device):
+                if self._ranks.mean(reason is not None, self._place.device):
                     self._save()
                     return reason or "another process was stopped"
         return None
 
     def _take_step(self, batch: Batch) -> None:
         """One optimizer update; none where loss or gradient are not finite."""
-        state, counters, place = self.state, self.state.counters, self._workplace
+        state, counters, place = self.state, self.state.counters, self._place
         key = (self._settings.seed, self._fold, counters.rollbacks, _MODEL_STREAM, counters.step)
         key += () if self._ranks.leads else (self._ranks.rank,)  # dropout differs from process to process
         torch.manual_seed(int(random_stream(*key).integers(2**63)))
@@ -159,7 +170,7 @@ class Loop:
             counters.skipped += 1
             counters.skipped_in_row += 1
             what = f"loss {value}, gradient {float(norm)}"
-            self._journal.say(
+            self.journal.say(
                 f"step {counters.step}: {what}: skipped ({counters.skipped} so far); "
                 f"patches of {', '.join(batch.case_ids)}"
             )
@@ -170,17 +181,17 @@ class Loop:
         old = self.state.counters
         if old.rollbacks >= ROLLBACKS:
             raise RunError(
-                f"{self._run.fold_folder(self._fold)}: loss not finite in {BAD_STEPS_IN_ROW} steps in a row "
+                f"{self.run.fold_folder(self._fold)}: loss not finite in {BAD_STEPS_IN_ROW} steps in a row "
                 f"at step {old.step}, after {ROLLBACKS} roll-backs; lower training.optimizer.lr or use fp32"
             )
         self._ranks.wait()
-        self.state.restore(self._run.checkpoint(self._fold, "last"))
+        self.state.restore(self.run.checkpoint(self._fold, "last"))
         self._ranks.wait()
         new = self.state.counters
         new.rollbacks, new.rate_factor = old.rollbacks + 1, old.rate_factor / 2
         new.skipped, new.seconds, new.skipped_in_row = old.skipped, old.seconds, 0
         new.steps, new.planned = old.steps, old.planned
-        self._journal.say(
+        self.journal.say(
             f"{BAD_STEPS_IN_ROW} steps in a row were not finite: back to step {new.step} with "
             f"{new.rate_factor:g} of the learning rate"
         )
@@ -188,28 +199,28 @@ class Loop:
 
     def _end_epoch(self) -> None:
         """Score the validation patches, keep checkpoints, write a row; see whether the time still fits."""
-        state, counters, place, task = self.state, self.state.counters, self._workplace, self._task
-        epoch = math.ceil(counters.step / self._settings.steps_per_epoch)
-        began = time.monotonic()
+        state, counters, place, task = self.state, self.state.counters, self._place, self._task
+        validation, epoch = self.patches.validation, math.ceil(counters.step / self._settings.steps_per_epoch)
+        began = self._clock()
         found = None
         if self._ranks.leads:
-            found = self._validation.score(state.validated, place.device, place.precision, place.layout)
+            found = validation.score(state.validated, place.device, place.precision, place.layout)
         loss, scores = self._ranks.agree(found) or (math.nan, {})
-        pass_seconds = (time.monotonic() - began) / max(len(self._validation), 1)
+        pass_seconds = (self._clock() - began) / max(len(validation), 1)
         known = [each for each in scores.values() if not math.isnan(each)]
         score = sum(known) / len(known) if known else math.nan
-        best = (self._is_better(score) or not len(self._validation)) and state.is_finite()
+        best = (self._is_better(score) or not len(validation)) and state.is_finite()
         if best:
             counters.best_score, counters.best_epoch = score, epoch
             if self._ranks.leads:
-                state.save_validated(self._run.checkpoint(self._fold, "best"))
+                state.save_validated(self.run.checkpoint(self._fold, "best"))
         taken = sum(row["seconds"] for row in counters.history)
         row = {
             "epoch": epoch,
             "step": counters.step,
             "learning_rate": state.optimizer.param_groups[0]["lr"],
             "loss": counters.loss_sum / counters.loss_count if counters.loss_count else math.nan,
-            "validation_loss": loss if len(self._validation) else math.nan,
+            "validation_loss": loss if len(validation) else math.nan,
             task.score_name: score,
             **{f"{task.score_name}_{name}": each for name, each in scores.items()},
             "seconds": round(counters.seconds - taken, 2),
@@ -220,13 +231,13 @@ class Loop:
         patience = self._settings.patience
         if patience and self._epochs_without_gain() >= patience and counters.step < counters.steps:
             counters.steps = counters.step
-            self._journal.say(f"no epoch was better in {patience}: training ends here")
+            self.journal.say(f"no epoch was better in {patience}: training ends here")
         self._save()
-        self._journal.tabulate(counters.history, task.score_name, task.higher_is_better)
+        self.journal.tabulate(counters.history, task.score_name, task.higher_is_better)
         shown = list(scores.items())[:_NAMES_SHOWN]
         each = "  ".join(f"{name} {value:.3f}" for name, value in shown)
         each += f"  and {len(scores) - len(shown)} more" if len(scores) > len(shown) else ""
-        self._journal.say(
+        self.journal.say(
             f"epoch {epoch}: loss {row['loss']:.4f}  {task.score_name} {score:.4f} ({each})"
             f"{'  best' if best else ''}  {row['seconds']:.0f} s"
         )
@@ -244,7 +255,7 @@ class Loop:
 
     def _save(self) -> None:
         if self._ranks.leads:
-            self.state.save(self._run.checkpoint(self._fold, "last"))
+            self.state.save(self.run.checkpoint(self._fold, "last"))
 
     def _epochs_without_gain(self) -> int:
         """Epochs since the score first was as good as it ever was."""
@@ -265,8 +276,8 @@ class Loop:
 
     def _lap(self) -> float:
         """Seconds since the last call, added to the counters'."""
-        now = time.monotonic()
-        seconds, self._clock = now - self._clock, now
+        now = self._clock()
+        seconds, self._last_lap = now - self._last_lap, now
         self.state.counters.seconds += seconds
         return seconds
 
@@ -280,8 +291,8 @@ class Loop:
         ):
             return
         step = statistics.median(self._step_seconds[_WARM_STEPS:])
-        forward = _FORWARD_SHARE * step / self._run.plan.batch_size
-        pace = Pace(step, forward * len(self._validation), forward * self._final_passes)
+        forward = _FORWARD_SHARE * step / self.run.plan.batch_size
+        pace = Pace(step, forward * len(self.patches.validation), forward * self._final_passes)
         self._set_steps(pace, f"{step:.2f} s a step")
         counters.planned = True
 
@@ -311,9 +322,9 @@ class Loop:
             self._settings.steps,
         )
         if self._ranks.leads:
-            recorded = self._run.recorded(self._fold)
-            self._run.record(self._fold, {**recorded, "steps": counters.steps})
-        self._journal.say(
+            recorded = self.run.recorded(self._fold)
+            self.run.record(self._fold, {**recorded, "steps": counters.steps})
+        self.journal.say(
             f"schedule: {counters.steps} of {self._settings.steps} steps fit into "
             f"{counters.budget_seconds / 3600:.2f} h ({reason}; about {pace.validation_seconds:.0f} s "
             f"kept for the validation of whole volumes)"
@@ -322,7 +333,7 @@ class Loop:
 
     def _show_stage(self) -> None:
         counters = self.state.counters
-        self._journal.progress.start(
+        self.journal.progress.start(
             f"training fold {self._fold}", max(counters.steps - counters.step, 0), "steps"
         )
 
@@ -339,7 +350,7 @@ class Loop:
             facts[name] = f"{row[name]:.3f}{parts}"
         facts["lr"] = self.state.optimizer.param_groups[0]["lr"]
         recent = self._step_seconds[-20:]
-        patches = len(recent) * self._run.plan.batch_size * self._ranks.world
+        patches = len(recent) * self.run.plan.batch_size * self._ranks.world
         facts["patches/s"] = patches / max(sum(recent), 1e-9)
-        facts["GiB"] = peak_memory(self._workplace.device) / 2**30
+        facts["GiB"] = peak_memory(self._place.device) / 2**30
         return facts

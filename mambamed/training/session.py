@@ -14,10 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from mambamed.batches.cases import readable
 from mambamed.batches.loader import PatchReader
 from mambamed.batches.sampler import PatchSource, Sampler
-from mambamed.cases import IGNORE
 from mambamed.errors import RecipeError
 from mambamed.io.lock import folder_lock
 from mambamed.preparation.store import PreparedDataset
@@ -26,12 +24,12 @@ from mambamed.runs.folder import Run
 from mambamed.runs.model import input_channels, make_network
 from mambamed.runs.provenance import provenance
 from mambamed.runs.workplace import Workplace
-from mambamed.tasks.classification import Classification, class_counts
+from mambamed.tasks.cases import PatchCase
 from mambamed.tasks.covariates import WithCovariates
 from mambamed.training.compiling import choose_compile
 from mambamed.training.deterministic import keep_threads
 from mambamed.training.journal import Journal, SilentJournal
-from mambamed.training.loop import Loop
+from mambamed.training.loop import Loop, Patches
 from mambamed.training.optimize import WeightAverage, make_optimizer
 from mambamed.training.ranks import Ranks, ShareOfSampler
 from mambamed.training.schedule import window_count
@@ -123,9 +121,7 @@ class Session:
         self._validation = self._cases(split["val"])
         if not self._training:
             raise RecipeError(f"{dataset.root}: fold {fold} has no training cases; prepare again")
-        if isinstance(self.task, Classification):
-            self.task.learn_counts([dataset.case(case_id).class_name for case_id in self._training])
-            self.task.check_validation([dataset.case(case_id).class_name for case_id in self._validation])
+        self.task.begin([*self._training.values()], [*self._validation.values()])
 
     def train(
         self, wishes: Wishes, budget: float | None, reasons: dict[str, str]
@@ -147,7 +143,7 @@ class Session:
                 )
             journal = Journal(folder, self._progress) if self._ranks.leads else SilentJournal()
             threads = keep_threads(self.run.recorded(self.fold)) if begun and wishes.deterministic else None
-            for line in (*reasons.values(), *([threads] if threads else []), *self._class_lines()):
+            for line in (*reasons.values(), *([threads] if threads else []), *self._counts()):
                 journal.say(line)
             state = self.fresh_state()
             state.counters.budget_seconds = budget
@@ -205,42 +201,28 @@ class Session:
         assert answer is not None
         return dataclasses.replace(self.place, compiled=answer[0]), answer[1]
 
-    def _class_lines(self) -> list[str]:
-        """How many cases of each class there are, and how many are not asked about."""
-        if not isinstance(self.task, Classification):
-            return []
-        lines, split = [], self.dataset.splits[self.fold]
-        for part, kept in (("train", self._training), ("val", self._validation)):
-            names = [self.dataset.case(case_id).class_name for case_id in kept]
-            left = len(split[part]) - len(kept)
-            others = f"; {left} of other classes left out" if left else ""
-            lines.append(f"{part}: {class_counts(names, self.task.classes)}{others}")
-        return lines
-
     def first_batch(self):
         """What the first step learns from."""
         return self._reader().batch(self._sampler(0).requests(0))
 
-    def _cases(self, ids: Sequence[str]) -> dict[str, Any]:
-        manifest, reads = self.run.manifest, self.task.reads
-        names = manifest.landmarks if reads == "points" else manifest.classes
-        cases = {case_id: self.dataset.case(case_id) for case_id in ids}
-        if reads == "class":  # a recipe may ask about some of the dataset's classes
-            cases = {case_id: case for case_id, case in cases.items() if case.class_name in names}
-        ignored = manifest.labels.get(IGNORE)
-        return readable(cases, reads, names, self.run.recipe.dataset.covariates, ignored)
+    def _cases(self, ids: Sequence[str]) -> dict[str, PatchCase]:
+        """The cases that the task uses."""
+        found = {case_id: self.task.case(self.dataset.case(case_id)) for case_id in ids}
+        return {case_id: case for case_id, case in found.items() if case is not None}
+
+    def _counts(self) -> list[str]:
+        """Lines that describe the cases of the fold."""
+        split = self.dataset.splits[self.fold]
+        parts = {"train": self._training, "val": self._validation}
+        found = {
+            part: self.task.count([*kept.values()], len(split[part]) - len(kept))
+            for part, kept in parts.items()
+        }
+        return [f"{part}: {line}" for part, line in found.items() if line]
 
     def _reader(self) -> PatchReader:
         plan = self.run.plan
-        augment, task = self._settings.augment, self.task
-        return PatchReader(
-            self._training,
-            plan.patch_size,
-            augment,
-            plan.spacing_mm,
-            task.reads,
-            task.mirror_order,
-        )
+        return PatchReader(self._training, plan.patch_size, self._settings.augment, plan.spacing_mm)
 
     def _sampler(self, rollbacks: int) -> PatchSource:
         plan, settings = self.run.plan, self._settings
@@ -254,11 +236,11 @@ class Session:
         requests = []
         if validation:
             key = (settings.seed, self.fold, _VALIDATION_STREAM)
-            whole = self.task.reads == "class"
-            count = len(validation) if whole else settings.validation_patches
-            sampler = Sampler(validation, plan.patch_size, 1, settings.foreground, key, centered=whole)
+            centered = self.task.centered
+            count = len(validation) if centered else settings.validation_patches
+            sampler = Sampler(validation, plan.patch_size, 1, settings.foreground, key, centered)
             requests = [r for k in range(count) for r in sampler.requests(k)]
-        unvaried = PatchReader(validation, plan.patch_size, None, plan.spacing_mm, self.task.reads)
+        unvaried = PatchReader(validation, plan.patch_size, None, plan.spacing_mm)
         patches = ValidationPatches(requests, unvaried, self.task, plan.batch_size)
         mirrors = 2 ** len(settings.augment.mirror) if self.run.recipe.inference.tta == "mirror" else 1
         windows = sum(
@@ -268,15 +250,12 @@ class Session:
         return Loop(
             self.run,
             self.fold,
-            self.task,
             state,
-            self._sampler,
-            self._reader(),
-            patches,
+            Patches(self._sampler, self._reader(), patches),
             self.place,
             journal,
-            windows * mirrors,
-            self._ranks,
+            final_passes=windows * mirrors,
+            ranks=self._ranks,
         )
 
     def _record(self, reasons: dict[str, str], state: TrainingState, wishes: Wishes) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 class MemoryCase:
     def __init__(self, image: np.ndarray, label: np.ndarray) -> None:
         self.array, self.labels = image, label
+        self.class_name = None
         self.reads: list[tuple[int, ...]] = []
         places = np.argwhere(label)
         self.foreground = np.concatenate([label[label > 0][:, None].astype(np.int32), places], axis=1)

@@ -25,6 +25,7 @@ from mambamed.batches.augment import (
 from mambamed.batches.loader import PatchReader
 from mambamed.batches.sampler import PatchRequest
 from mambamed.recipe import Augment
+from mambamed.tasks.cases import LabeledCase
 from tests.batches.memory_case import MemoryCase
 
 STILL = Augment(rotate=0, scale=0, noise=0, blur=0, brightness=0, contrast=0, low_resolution=0, gamma=0)
@@ -40,7 +41,7 @@ def test_a_bright_dot_and_its_label_stay_together_to_a_fifth_of_a_voxel():
     distance = np.linalg.norm(grid - np.array([25.0, 21.0, 27.0]), axis=-1)
     image = np.clip(4 - distance, 0, 1)[None].astype(np.float32)  # a ball of radius 3.5 with a soft rim
     case = MemoryCase(image, (distance < 3.5).astype(np.uint8))
-    reader = PatchReader({"c": case}, (40, 40, 40), ALWAYS_MOVED, (1.0, 1.0, 1.0))
+    reader = PatchReader({"c": LabeledCase(case)}, (40, 40, 40), ALWAYS_MOVED, (1.0, 1.0, 1.0))
     moved = []
     for n in range(40):
         patch, label = reader.read(PatchRequest("c", (4, 4, 4), (n,)))
@@ -177,14 +178,18 @@ def test_switched_off_nothing_changes_but_mirrors():
     random = np.random.default_rng(0)
     image = random.normal(size=(1, 10, 10, 10)).astype(np.float16)
     case = MemoryCase(image, np.ones((10, 10, 10), np.uint8))
-    reader = PatchReader({"c": case}, (10, 10, 10), STILL.model_copy(update={"mirror": ()}), (1, 1, 1))
+    reader = PatchReader(
+        {"c": LabeledCase(case)}, (10, 10, 10), STILL.model_copy(update={"mirror": ()}), (1, 1, 1)
+    )
     patch, _ = reader.read(PatchRequest("c", (0, 0, 0), (1,)))
     np.testing.assert_array_equal(patch, image.astype(np.float32))
 
 
 def test_only_the_box_that_is_needed_is_read():
     case = MemoryCase(np.zeros((1, 64, 64, 64), np.float16), np.ones((64, 64, 64), np.uint8))
-    PatchReader({"c": case}, (16, 16, 16), STILL, (1, 1, 1)).read(PatchRequest("c", (20, 20, 20), (0,)))
+    PatchReader({"c": LabeledCase(case)}, (16, 16, 16), STILL, (1, 1, 1)).read(
+        PatchRequest("c", (20, 20, 20), (0,))
+    )
     assert case.reads == [(1, 16, 16, 16)]
 
 

@@ -12,6 +12,7 @@ from mambamed.batches.elastic import Displacement, place_of, random_displacement
 from mambamed.batches.loader import PatchReader
 from mambamed.batches.sampler import PatchRequest
 from mambamed.recipe import Augment
+from mambamed.tasks.cases import LabeledCase
 from tests.batches.memory_case import MemoryCase
 
 STILL = Augment(rotate=0, scale=0, noise=0, blur=0, brightness=0, contrast=0, low_resolution=0, gamma=0)
@@ -66,7 +67,7 @@ def test_image_and_label_move_together_and_do_move():
     distance = np.linalg.norm(np.moveaxis(np.indices((40, 40, 40)), 0, -1) - 19.5, axis=-1)
     image = np.clip(9 - distance, 0, 1)[None].astype(np.float32)
     case = MemoryCase(image, (distance < 8.5).astype(np.uint8))
-    reader = PatchReader({"c": case}, (32, 32, 32), ELASTIC, (1.0, 1.0, 1.0))
+    reader = PatchReader({"c": LabeledCase(case)}, (32, 32, 32), ELASTIC, (1.0, 1.0, 1.0))
     moved = []
     for key in range(8):
         patch, label = reader.read(PatchRequest("c", (4, 4, 4), (key,)))
@@ -85,7 +86,7 @@ def test_without_elastic_the_same_seeds_give_the_same_patches_as_ever():
     )
     rotated = STILL.model_copy(update={"rotate": 1.0})
     one, other = (
-        PatchReader({"c": case}, (12, 12, 12), augment, (1.0, 1.0, 1.0)).read(
+        PatchReader({"c": LabeledCase(case)}, (12, 12, 12), augment, (1.0, 1.0, 1.0)).read(
             PatchRequest("c", (4, 4, 4), (5,))
         )
         for augment in (rotated, rotated.model_copy(update={"elastic_mm": 9.0}))

@@ -12,11 +12,13 @@ import torch
 from mambamed.batches.loader import PatchReader, batches_ahead
 from mambamed.batches.sampler import Sampler
 from mambamed.recipe import Augment
+from mambamed.tasks.cases import LabeledCase
 from tests.batches.memory_case import MemoryCase, blob_case
 
 
 def make(threads_cases=4, patch=(12, 12, 12)):
     cases = {f"c{i}": blob_case(seed=i, channels=2) for i in range(threads_cases)}
+    cases = {name: LabeledCase(case) for name, case in cases.items()}
     return Sampler(cases, patch, 2, 0.5, (0, 0)), PatchReader(cases, patch, Augment(), (1, 1, 1))
 
 
@@ -58,7 +60,8 @@ def test_a_fault_in_a_thread_is_raised_and_the_threads_end():
         def image(self, box=None):
             raise OSError("the disk is gone")
 
-    cases = {"c": Broken(np.zeros((1, 8, 8, 8), np.float16), np.ones((8, 8, 8), np.uint8))}
+    case = Broken(np.zeros((1, 8, 8, 8), np.float16), np.ones((8, 8, 8), np.uint8))
+    cases = {"c": LabeledCase(case)}
     sampler = Sampler(cases, (8, 8, 8), 1, 0.5, (0,))
     reader = PatchReader(cases, (8, 8, 8), None, (1, 1, 1))
     with pytest.raises(OSError, match="disk is gone"):

@@ -1,6 +1,8 @@
 """The task of classification: its loss against torch's and a hand's, its score against scikit-learn's."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.recipe import Recipe
 from mambamed.tasks.base import task_for
+from mambamed.tasks.cases import ClassedCase
 from mambamed.tasks.classification import Classification, centered
 
 
@@ -25,16 +28,21 @@ def task(classes=("NC", "AD"), **loss) -> Classification:
     return made
 
 
+def of_classes(*names: str) -> list[Any]:
+    """Cases of these classes."""
+    return [SimpleNamespace(class_name=name) for name in names]
+
+
 def test_each_class_weighs_the_same_however_many_cases_it_has() -> None:
     asked = task()
-    asked.learn_counts(["NC"] * 9 + ["AD"])
+    asked.begin(of_classes(*["NC"] * 9, "AD"), [])
     logits = torch.tensor([[0.0, 0.0]] * 9 + [[2.0, 0.0]])
     target = torch.tensor([0] * 9 + [1])
     # nine cases of log 2 with weight 10/18, one of log(1 + e^2) with weight 10/2, over the sum of weights, 10
     expected = (9 * 10 / 18 * math.log(2) + 5 * math.log(1 + math.e**2)) / 10
     assert float(asked.loss(logits, target)) == pytest.approx(expected)
     unbalanced = task(class_balance=False)
-    unbalanced.learn_counts(["NC"] * 9 + ["AD"])
+    unbalanced.begin(of_classes(*["NC"] * 9, "AD"), [])
     assert float(unbalanced.loss(logits, target)) == pytest.approx(
         (9 * math.log(2) + math.log(1 + math.e**2)) / 10
     )
@@ -86,10 +94,10 @@ def test_probabilities_sum_to_one() -> None:
 
 def test_what_cannot_be_learned_is_told() -> None:
     with pytest.raises(DatasetError, match="AD: no training case"):
-        task().learn_counts(["NC", "NC"])
+        task().begin(of_classes("NC", "NC"), [])
     with pytest.raises(DatasetError, match="all 2 cases are of class AD"):
-        task().check_validation(["AD", "AD"])
-    task().check_validation([])
+        task().begin(of_classes("NC", "AD"), of_classes("AD", "AD"))
+    task().begin(of_classes("NC", "AD"), [])
     with pytest.raises(DatasetError, match="has 1 classes"):
         task(("NC",))
     with pytest.raises(RecipeError, match="answers voxels"):
@@ -101,7 +109,7 @@ def test_the_middle_of_a_case_is_what_training_reads_of_it(shape) -> None:
     patch_size = (8, 10, 11)
 
     class InMemory:
-        foreground, class_index, covariates = np.zeros((0, 4)), 0, np.zeros(0)
+        id, class_name, covariates = "c", "NC", {}
 
         def __init__(self) -> None:
             self.shape = shape
@@ -112,6 +120,7 @@ def test_the_middle_of_a_case_is_what_training_reads_of_it(shape) -> None:
             return self.array[:, a:d, b:e, c:f]
 
     case = InMemory()
-    (request,) = Sampler({"c": case}, patch_size, 1, 0, (0,), centered=True).requests(0)
-    read, _ = PatchReader({"c": case}, patch_size, None, (1, 1, 1), "class").read(request)
+    cases = {"c": ClassedCase(case, ("NC", "AD"))}
+    (request,) = Sampler(cases, patch_size, 1, 0, (0,), centered=True).requests(0)
+    read, _ = PatchReader(cases, patch_size, None, (1, 1, 1)).read(request)
     assert np.array_equal(read, centered(case.array, patch_size))

@@ -101,7 +101,7 @@ def test_only_training_steps_are_compiled_and_names_and_numbers_stay(tmp_path, m
     loop = tiny_loop(tmp_path / "compiled", tiny_recipe(), compiled=True)
     loop.go(Undisturbed())
     assert calls == [True] * 12
-    one, other = (read_checkpoint(each._run.checkpoint(0, "last")).tensors for each in (plain, loop))
+    one, other = (read_checkpoint(each.run.checkpoint(0, "last")).tensors for each in (plain, loop))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 

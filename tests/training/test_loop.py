@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import time
 
 import pytest
 import torch
@@ -11,13 +11,12 @@ import torch
 from mambamed.batches.loader import Batch
 from mambamed.errors import RunError
 from mambamed.runs.checkpoint import read_checkpoint
-from mambamed.training import loop as loop_module
 from mambamed.training.schedule import learning_rate
 from tests.training.tiny import StopAfter, Undisturbed, same_numbers, tiny_loop, tiny_recipe
 
 
 def final(loop):
-    return read_checkpoint(loop._run.checkpoint(0, "last"))
+    return read_checkpoint(loop.run.checkpoint(0, "last"))
 
 
 def assert_same_training(one, other):
@@ -37,7 +36,7 @@ def test_a_training_stopped_within_an_epoch_and_resumed_ends_bit_identical(tmp_p
     stopped = tiny_loop(tmp_path / "parts", recipe)
     assert stopped.go(StopAfter(6)) == "asked"
     resumed = tiny_loop(tmp_path / "parts", recipe)
-    resumed.state.restore(resumed._run.checkpoint(0, "last"))
+    resumed.state.restore(resumed.run.checkpoint(0, "last"))
     assert resumed.state.counters.step == 6
     assert resumed.go(Undisturbed()) is None
     assert_same_training(whole, resumed)
@@ -68,7 +67,7 @@ def test_a_training_killed_at_any_step_and_resumed_ends_bit_identical(tmp_path, 
         with pytest.raises(Killed):
             tiny_loop(folder, recipe, precision, reader=dies_at(step)).go(Undisturbed())
         resumed = tiny_loop(folder, recipe, precision)
-        resumed.state.restore(resumed._run.checkpoint(0, "last"))
+        resumed.state.restore(resumed.run.checkpoint(0, "last"))
         assert resumed.state.counters.step == step // 4 * 4  # the last epoch's end
         resumed.go(Undisturbed())
         assert_same_training(whole, resumed)
@@ -101,7 +100,7 @@ def test_a_step_that_is_not_finite_leaves_no_trace(tmp_path):
     for network in (loop.state.network, loop.state.average.network):
         for name, tensor in network.state_dict().items():  # the running statistics too
             assert torch.isfinite(tensor.float()).all(), name
-    assert [line for line in loop._journal.progress.lines if "step 2: loss nan" in line and "skipped" in line]
+    assert [line for line in loop.journal.progress.lines if "step 2: loss nan" in line and "skipped" in line]
 
 
 def test_ten_bad_steps_in_a_row_roll_back_to_the_last_checkpoint_with_half_the_rate(tmp_path):
@@ -112,7 +111,7 @@ def test_ten_bad_steps_in_a_row_roll_back_to_the_last_checkpoint_with_half_the_r
     # Steps 5..14 of the first stream are bad; epochs end at 8 and 12 within, so the way back leads to 12.
     assert counters.rollbacks == 1 and counters.rate_factor == 0.5 and counters.skipped == 10
     assert counters.step == 20
-    assert any("back to step 12" in line for line in loop._journal.progress.lines)
+    assert any("back to step 12" in line for line in loop.journal.progress.lines)
     schedule, base = recipe.training.schedule, recipe.training.optimizer.lr
     expected = 0.5 * learning_rate(schedule, base, 19, 20)
     assert loop.state.optimizer.param_groups[0]["lr"] == pytest.approx(expected)
@@ -123,13 +122,14 @@ def test_a_loss_that_stays_bad_ends_with_one_line(tmp_path):
     loop = tiny_loop(tmp_path, tiny_recipe(epochs=50), reader=NanAt(range(1000)))
     with pytest.raises(RunError, match=r"fold_0: loss not finite .* lower training.optimizer.lr"):
         loop.go(Undisturbed())
-    assert not loop._run.checkpoint(0, "best").exists() or loop.state.is_finite()
+    kept = read_checkpoint(loop.run.checkpoint(0, "best")).part("network")  # of the untrained average
+    assert kept and all(bool(torch.isfinite(tensor.float()).all()) for tensor in kept.values())
 
 
 def test_the_best_checkpoint_holds_the_average_and_predicts(tmp_path):
     loop = tiny_loop(tmp_path, tiny_recipe())
     loop.go(Undisturbed())
-    best = read_checkpoint(loop._run.checkpoint(0, "best"))
+    best = read_checkpoint(loop.run.checkpoint(0, "best"))
     assert {name.split(".")[0] for name in best.tensors} == {"network"}
     counters = loop.state.counters
     assert best.facts["score"] == counters.best_score == max(row["dice"] for row in counters.history)
@@ -141,7 +141,7 @@ def test_the_best_checkpoint_holds_the_average_and_predicts(tmp_path):
 def test_the_log_has_a_row_an_epoch(tmp_path):
     loop = tiny_loop(tmp_path, tiny_recipe())
     loop.go(Undisturbed())
-    lines = (loop._run.fold_folder(0) / "log.csv").read_text().splitlines()
+    lines = (loop.run.fold_folder(0) / "log.csv").read_text().splitlines()
     assert len(lines) == 4 and lines[0].startswith("epoch,step,learning_rate,loss,")
     assert "dice_one" in lines[0] and lines[-1].startswith("3,12,")
 
@@ -149,11 +149,11 @@ def test_the_log_has_a_row_an_epoch(tmp_path):
 def test_each_step_tells_what_a_person_wants_to_see(tmp_path):
     loop = tiny_loop(tmp_path, tiny_recipe())
     loop.go(Undisturbed())
-    told, row = loop._journal.progress.facts, loop.state.counters.history[0]
+    told, row = loop.journal.progress.facts, loop.state.counters.history[0]
     assert len(told) == 12 and set(told[0]) == {"epoch", "loss", "lr", "patches/s", "GiB"}
     shown = f"{row['dice']:.3f} ({row['dice_one']:.3f} {row['dice_two']:.3f})"
     assert told[4]["dice"] == told[7]["dice"] == shown and told[4]["epoch"] == 2
-    assert told[11]["lr"] == pytest.approx(learning_rate(loop._settings.schedule, 1e-3, 11, 12))
+    assert told[11]["lr"] == pytest.approx(learning_rate(loop.run.recipe.training.schedule, 1e-3, 11, 12))
     assert told[11]["patches/s"] > 0 and 0.01 < told[11]["GiB"] < 100
 
 
@@ -173,15 +173,14 @@ class Clock:
     def __init__(self) -> None:
         self._now = 0.0
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         self._now += 0.04
         return self._now
 
 
-def test_the_schedule_is_fitted_into_the_time_and_falls_to_zero_there(tmp_path, monkeypatch):
+def test_the_schedule_is_fitted_into_the_time_and_falls_to_zero_there(tmp_path):
     recipe = tiny_recipe(epochs=1000, steps_per_epoch=25, schedule={"name": "linear"})
-    monkeypatch.setattr(loop_module, "time", Clock())
-    loop = tiny_loop(tmp_path, recipe)
+    loop = tiny_loop(tmp_path, recipe, clock=Clock())
     loop.state.counters.budget_seconds = 4.0
     assert loop.go(Undisturbed()) is None
     counters = loop.state.counters
@@ -190,16 +189,17 @@ def test_the_schedule_is_fitted_into_the_time_and_falls_to_zero_there(tmp_path, 
     assert 70 <= counters.steps <= 96 and 3.5 < counters.seconds <= 4.2
     first_rate = recipe.training.optimizer.lr
     assert loop.state.optimizer.param_groups[0]["lr"] < 0.1 * first_rate
-    assert loop._run.recorded(0)["steps"] == counters.steps
+    assert loop.run.recorded(0)["steps"] == counters.steps
     kept = final(loop).facts["counters"]
     assert kept["steps"] == counters.steps and kept["budget_seconds"] == 4.0
 
 
 def test_a_plan_that_leaves_no_step_ends_the_training_for_good(tmp_path):
-    loop = tiny_loop(tmp_path, tiny_recipe(epochs=1000, steps_per_epoch=25))
+    times = itertools.chain([0.0], itertools.count(2000.0, 0.04))  # the start takes longer than the budget
+    recipe = tiny_recipe(epochs=1000, steps_per_epoch=25)
+    loop = tiny_loop(tmp_path, recipe, clock=lambda: next(times))
     loop.state.counters.budget_seconds = 1000.0
     loop.state.counters.planned = True
-    loop._clock = time.monotonic() - 2000  # the first step seems to have taken longer than all the time
     assert loop.go(Undisturbed()) is None
     counters = loop.state.counters
     assert counters.step == counters.steps == final(loop).facts["counters"]["steps"]

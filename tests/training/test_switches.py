@@ -68,13 +68,13 @@ def test_each_step_is_taken_at_the_rate_of_its_schedule(tmp_path, name):
 
 def test_the_average_of_the_weights_is_what_is_scored_and_kept(tmp_path):
     loop = tiny_loop(tmp_path / "on", tiny_recipe(ema=0.9))
-    scored, score = [], loop._validation.score
-    loop._validation.score = lambda network, *rest: scored.append(network) or score(network, *rest)
+    scored, score = [], loop.patches.validation.score
+    loop.patches.validation.score = lambda network, *rest: scored.append(network) or score(network, *rest)
     loop.state.counters.best_score = -1.0
     start = loop.state.network.head.weight.detach().clone()
     loop.go(Undisturbed())
     assert scored == [loop.state.average.network] * 3
-    last = read_checkpoint(loop._run.checkpoint(0, "last"))
+    last = read_checkpoint(loop.run.checkpoint(0, "last"))
     average, now = last.part("ema"), last.part("network")
     assert average.keys() == now.keys() and not torch.equal(average["head.weight"], now["head.weight"])
     assert not torch.equal(average["head.weight"], start)
@@ -93,8 +93,8 @@ def test_convolutions_run_in_the_precision_asked_for_and_all_that_is_kept_in_flo
     loop.state.network.first.register_forward_hook(
         lambda module, inputs, output: seen[module.training].add(output.dtype)
     )
-    losses, loss = [], loop._task.loss
-    loop._task.loss = lambda outputs, target: losses.append(loss(outputs, target)) or losses[-1]
+    losses, loss = [], loop.run.task.loss
+    loop.run.task.loss = lambda outputs, target: losses.append(loss(outputs, target)) or losses[-1]
     loop.go(Undisturbed())
     assert seen == {True: {dtype}, False: {dtype}}  # in training, in validation
     assert {each.dtype for each in losses} == {torch.float32}
@@ -122,7 +122,7 @@ def test_fp16_gradients_that_overflow_are_skipped_with_half_the_scale_and_resume
     loop.go(Undisturbed())
     assert loop.state.counters.skipped == 4 and loop.state.scaler.get_scale() == 2.0**36
     resumed = tiny_loop(tmp_path, recipe, "fp16")
-    resumed.state.restore(resumed._run.checkpoint(0, "last"))
+    resumed.state.restore(resumed.run.checkpoint(0, "last"))
     assert resumed.state.scaler.get_scale() == 2.0**36
 
 

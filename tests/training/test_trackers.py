@@ -49,11 +49,11 @@ def test_a_row_is_told_by_names_that_group_and_without_what_is_nan():
 def trained_with(name, folder, stops=None):
     """Train the tiny loop under a tracker; a second call with the same folder goes on."""
     loop = tiny_loop(folder, tiny_recipe(epochs=3 if stops is None else stops))
-    last = loop._run.checkpoint(0, "last")
+    last = loop.run.checkpoint(0, "last")
     if last.is_file():
         loop.state.restore(last)
-    journal = loop._journal
-    journal.follow(open_trackers([name], loop._run, 0, len(loop.state.counters.history), journal.say))
+    journal = loop.journal
+    journal.follow(open_trackers([name], loop.run, 0, len(loop.state.counters.history), journal.say))
     loop.go(Undisturbed())
     journal.close()
     return loop
@@ -71,7 +71,7 @@ def test_tensorboard_gets_every_epoch_once_also_of_a_resumed_training(tmp_path):
     losses = events.Scalars("loss/training")
     assert [event.step for event in losses] == [row["epoch"] for row in history] == [1, 2, 3]
     assert [event.value for event in losses] == pytest.approx([row["loss"] for row in history])
-    assert any("tensorboard --logdir" in line for line in loop._journal.progress.lines)
+    assert any("tensorboard --logdir" in line for line in loop.journal.progress.lines)
 
 
 class Wandb(SimpleNamespace):
@@ -122,14 +122,14 @@ def test_wandb_is_offline_without_a_key_or_a_connection_and_resumes_its_run(tmp_
     assert [step for step, _ in package.rows] == [1, 2, 3]
     assert package.rows[0][1]["loss/training"] == loop.state.counters.history[0]["loss"]
     assert package.begun[0]["config"]["training"]["epochs"] == 2
-    assert any("wandb: offline; 'wandb sync somewhere'" in line for line in loop._journal.progress.lines)
+    assert any("wandb: offline; 'wandb sync somewhere'" in line for line in loop.journal.progress.lines)
 
 
 def test_a_tracker_that_fails_is_left_and_the_training_goes_on(tmp_path, nobody):
     nobody.setitem(sys.modules, "wandb", Wandb(breaks=True))
     loop = trained_with("wandb", tmp_path)
     assert loop.state.counters.step == 12
-    said = [line for line in loop._journal.progress.lines if "log wandb: failed" in line]
+    said = [line for line in loop.journal.progress.lines if "log wandb: failed" in line]
     assert said == ["log wandb: failed (OSError: disk full); the training goes on"]
 
 
@@ -138,7 +138,7 @@ def test_a_tracker_that_cannot_be_opened_says_so(tmp_path, nobody):
     package.init = lambda **wishes: 1 / 0
     nobody.setitem(sys.modules, "wandb", package)
     spoken = Spoken()
-    run = tiny_loop(tmp_path, tiny_recipe())._run
+    run = tiny_loop(tmp_path, tiny_recipe()).run
     (tracker,) = open_trackers(["wandb"], run, 0, 0, spoken.say)
     tracker.row(1, {"loss": 0.5})
     tracker.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from mambamed.progress import Silence
 from mambamed.recipe import Recipe
 from mambamed.runs.folder import Run
 from mambamed.runs.workplace import Workplace
-from mambamed.tasks.segmentation import Segmentation
+from mambamed.tasks.cases import LabeledCase
 from mambamed.training.journal import Journal
-from mambamed.training.loop import Loop
+from mambamed.training.loop import Loop, Patches
 from mambamed.training.optimize import WeightAverage, make_optimizer
 from mambamed.training.state import Counters, TrainingState
 from mambamed.training.validation_patches import ValidationPatches
@@ -32,6 +33,7 @@ MANIFEST = DatasetManifest(name="blobs", channels={"a": "mri"}, labels={"backgro
 
 class TinyCase:
     def __init__(self, seed: int) -> None:
+        self.class_name = None
         random = np.random.default_rng(seed)
         self.labels = np.zeros((10, 12, 9), np.uint8)
         self.labels[2:6, 2:7, 2:5] = 1
@@ -114,7 +116,12 @@ class StopAfter:
 
 
 def tiny_loop(
-    root: Path, recipe: Recipe, precision: str = "fp32", reader: Any = None, compiled: bool = False
+    root: Path,
+    recipe: Recipe,
+    precision: str = "fp32",
+    reader: Any = None,
+    compiled: bool = False,
+    clock: Any = time.monotonic,
 ) -> Loop:
     """A loop at step 0; `reader` may wrap the patch reader."""
     run = tiny_run(root, recipe)
@@ -130,23 +137,24 @@ def tiny_loop(
         torch.amp.GradScaler("cpu", init_scale=FP16_SCALE, enabled=precision == "fp16"),
         Counters(steps=settings.steps, asked=settings.steps),
     )
-    task = Segmentation(recipe, MANIFEST)
-    cases = {f"c{i}": TinyCase(i) for i in range(6)}
-    others = {f"v{i}": TinyCase(100 + i) for i in range(2)}
+    cases = {f"c{i}": LabeledCase(TinyCase(i)) for i in range(6)}
+    others = {f"v{i}": LabeledCase(TinyCase(100 + i)) for i in range(2)}
     training = PatchReader(cases, PATCH, settings.augment, (1.0, 1.0, 1.0))
     chosen = Sampler(others, PATCH, 1, 0.5, (0, 0, 9))
     requests = [r for k in range(settings.validation_patches) for r in chosen.requests(k)]
     return Loop(
         run,
         0,
-        task,
         state,
-        lambda rollbacks: Sampler(cases, PATCH, 2, 0.5, (0, 0, rollbacks)),
-        reader(training) if reader else training,
-        ValidationPatches(requests, PatchReader(others, PATCH, None, (1.0, 1.0, 1.0)), task, 2),
+        Patches(
+            lambda rollbacks: Sampler(cases, PATCH, 2, 0.5, (0, 0, rollbacks)),
+            reader(training) if reader else training,
+            ValidationPatches(requests, PatchReader(others, PATCH, None, (1.0, 1.0, 1.0)), run.task, 2),
+        ),
         Workplace(torch.device("cpu"), precision, layout, compiled),
         Journal(run.fold_folder(0), Spoken()),
         final_passes=4,
+        clock=clock,
     )
 
 

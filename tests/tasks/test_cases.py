@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mambamed.batches.cases import ClassedCase, PointedCase, readable
 from mambamed.batches.loader import PatchReader
 from mambamed.batches.sampler import PatchRequest, Sampler
 from mambamed.errors import DatasetError
 from mambamed.recipe import Augment
+from mambamed.tasks.cases import ClassedCase, LabeledCase, PointedCase
 from tests.batches.memory_case import MemoryCase
 
 MOVED = Augment(rotate=1, rotate_degrees=180, scale=1, noise=0, blur=0, brightness=0, contrast=0, gamma=0)
@@ -44,7 +44,7 @@ def test_points_come_in_the_order_of_the_names_and_what_is_not_there_is_nan():
 def test_points_move_with_the_image(key):
     """The blob's center of mass in the moved image is where the point says, to a twentieth of a voxel."""
     size = (40, 40, 40)
-    reader = PatchReader({"c": PointedCase(Case(), NAMES)}, size, MOVED, (1.0, 1.0, 1.0), "points")
+    reader = PatchReader({"c": PointedCase(Case(), NAMES)}, size, MOVED, (1.0, 1.0, 1.0))
     patch, points = reader.read(PatchRequest("c", (-5, -4, -6), (key,)))
     assert points.shape == (3, 3) and points.dtype == np.float32 and np.isnan(points[2]).all()
     grid = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), -1)
@@ -57,9 +57,7 @@ def test_left_and_right_change_names_in_a_mirror_image_and_only_there():
     plain = {"rotate": 0, "scale": 0}
     for mirror, swapped in ((("x",), (True, False)), ((), (False,))):
         augment = MOVED.model_copy(update={**plain, "mirror": mirror})
-        reader = PatchReader(
-            {"c": PointedCase(Case(), NAMES)}, (40, 40, 40), augment, (1.0,) * 3, "points", (1, 0, 2)
-        )
+        reader = PatchReader({"c": PointedCase(Case(), NAMES, (1, 0, 2))}, (40, 40, 40), augment, (1.0,) * 3)
         seen = set()
         for key in range(8):
             patch, points = reader.read(PatchRequest("c", (-5, -4, -6), (key,)))
@@ -72,21 +70,19 @@ def test_left_and_right_change_names_in_a_mirror_image_and_only_there():
 
 def test_a_class_is_its_place_among_the_names_and_a_strange_one_is_refused():
     assert ClassedCase(Case(), ("nc", "ad")).class_index == 1
-    reader = PatchReader({"c": ClassedCase(Case(), ("nc", "ad"))}, (8, 8, 8), None, (1, 1, 1), "class")
+    reader = PatchReader({"c": ClassedCase(Case(), ("nc", "ad"))}, (8, 8, 8), None, (1, 1, 1))
     batch = reader.batch([PatchRequest("c", (0, 0, 0), (0,))] * 2)
     assert batch.reference.tolist() == [1, 1]
     with pytest.raises(DatasetError, match="c: class 'ad' is not one of nc, mci"):
-        readable({"c": Case()}, "class", ("nc", "mci"))
+        ClassedCase(Case(), ("nc", "mci"))
 
 
 def test_covariates_follow_the_image_as_constant_channels():
     wanted = {"age": "number", "sex": ("F", "M")}
-    cases = readable({"c": Case()}, "class", ("nc", "ad"), wanted)
+    cases = {"c": ClassedCase(Case(), ("nc", "ad"), wanted)}
     augment = MOVED.model_copy(update={"noise": 1.0, "brightness": 1.0})
     for how in (None, augment):
-        batch = PatchReader(cases, (8, 8, 8), how, (1, 1, 1), "class").batch(
-            [PatchRequest("c", (0, 0, 0), (0,))]
-        )
+        batch = PatchReader(cases, (8, 8, 8), how, (1, 1, 1)).batch([PatchRequest("c", (0, 0, 0), (0,))])
         assert batch.image.shape == (1, 4, 8, 8, 8)
         assert (batch.image[0, 2] == 70).all()
         assert batch.image[0, 3].isnan().all()
@@ -104,10 +100,10 @@ def test_no_patch_is_centered_on_what_nobody_labeled():
     label = np.zeros((40, 12, 12), np.uint8)
     label[2, 6, 6], label[20:38] = 1, 3
     case = MemoryCase(np.zeros((1, 40, 12, 12), np.float16), label)
-    cases = readable({"c": case}, "labels", (), ignored=3)
+    cases = {"c": LabeledCase(case, ignored=3)}
     starts = [r.start[0] for k in range(30) for r in Sampler(cases, (4, 4, 4), 1, 1.0, (0,)).requests(k)]
     assert set(starts) == {0}  # centered on voxel 2
     reader = PatchReader(cases, (4, 4, 4), None, (1, 1, 1))
     _, reference = reader.read(PatchRequest("c", (19, 0, 0), (0,)))
     assert set(np.unique(reference)) == {0, 3}  # as voxels they stay what they are: unknown to the loss
-    assert readable({"c": case}, "labels", ())["c"] is case
+    assert LabeledCase(case).foreground is case.foreground
