@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from mambamed.documents.prepared import PreparedIndex
 from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import Affine
 from mambamed.io.images import case_id_of
-from mambamed.io.json_files import read_json
 from mambamed.io.points import Points, point_suffix, read_point_table, read_points, to_world
 from mambamed.io.tables import read_csv
 
@@ -134,18 +134,11 @@ def _of_folder(folder: Path, affine_of: AffineOf) -> PointSet:
 
 
 def _of_prepared(root: Path) -> PointSet:
-    document = read_json(root / "dataset.json")
-    entries = document.get("cases") if isinstance(document, dict) else None
-    if not isinstance(entries, list) or not document.get("landmarks"):
+    index = PreparedIndex.read(root / "dataset.json")
+    if not index.landmarks:
         raise DatasetError(f"{root}: is no prepared dataset with landmarks; give the folder of their files")
-    points: dict[str, Points] = {}
-    subjects: dict[str, str] = {}
-    for entry in entries:
-        case_id = str(entry["id"])
-        found = entry.get("points") or {}
-        points[case_id] = {str(name): (float(p[0]), float(p[1]), float(p[2])) for name, p in found.items()}
-        subjects[case_id] = str(entry.get("subject") or case_id)
-    return PointSet(points, tuple(document["landmarks"]), str(root), subjects)
+    points: dict[str, Points] = {case.id: case.points or {} for case in index.cases}
+    return PointSet(points, index.landmarks, str(root), {case.id: case.subject for case in index.cases})
 
 
 def _in_world(cases: Mapping[str, Points], system: str, path: Path, affine_of: AffineOf) -> PointSet:

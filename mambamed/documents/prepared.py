@@ -14,6 +14,7 @@ from mambamed.documents.base import Count, Document, Finite, Fraction, Model, Po
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan
 from mambamed.errors import DatasetError, MambamedError
+from mambamed.io.json_files import write_json
 
 _REMEDY = "Prepare the dataset again."
 
@@ -131,7 +132,7 @@ class CaseRecord(Document):
 
 
 class FingerprintCase(Model):
-    """One case of fingerprint.json, which is a list of them: what planning read of it."""
+    """What planning read of a case."""
 
     id: CaseId
     shape_cropped: Shape
@@ -140,6 +141,16 @@ class FingerprintCase(Model):
     """Share of the voxels that cropping kept."""
     voxels: dict[Annotated[str, Field(pattern="^[0-9]+$")], Count]
     """Label value -> voxels on the native grid."""
+
+
+class Fingerprint(Model):
+    """fingerprint.json, a list of cases; written for people."""
+
+    cases: tuple[FingerprintCase, ...]
+
+    def write(self, path: Path) -> None:
+        """Write the list atomically."""
+        write_json(path, [case.to_json() for case in self.cases])
 
 
 def check_channels(plan: Plan, manifest: DatasetManifest, path: Path, fault: type[MambamedError]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -53,7 +53,7 @@ class Splits(Model):
             DatasetError: another shape, unknown cases, a case or a group in two parts of one fold.
         """
         content: Any = read_json(path)
-        splits = cls.checked({"folds": [content] if isinstance(content, dict) else content}, path)
+        splits = cls.of([content] if isinstance(content, dict) else content, path)
         folds = [fold.parts() for fold in splits.folds]
         faults = [
             f"{path}: folds.{number}: {fault}"
@@ -63,6 +63,15 @@ class Splits(Model):
         if faults:
             raise DatasetError("\n".join(faults))
         return folds
+
+    @classmethod
+    def of(cls, folds: Sequence[Mapping[str, Sequence[str]]], path: Path) -> Splits:
+        """Splits to be written to `path`.
+
+        Raises:
+            DatasetError: a fold without training cases.
+        """
+        return cls.checked({"folds": folds}, path)
 
     def write(self, path: Path) -> None:
         """Write the list of folds atomically."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mambamed.documents.prepared import PreparedIndex
 from mambamed.errors import DatasetError
-from mambamed.io.json_files import read_json
 from mambamed.io.tables import column_of, read_csv, unescaped
 
 _CLASS_COLUMNS = ("class", "reference")
@@ -90,13 +90,9 @@ def class_column(
 
 
 def _of_prepared(root: Path, classes: Sequence[str]) -> ReferenceClasses:
-    document = read_json(root / "dataset.json")
-    try:
-        cases = {str(each["id"]): each for each in document["cases"]}
-    except (KeyError, TypeError) as error:
-        raise DatasetError(f"{root}: is not a prepared dataset; give one, or a table of classes") from error
-    found = {case: str(entry.get("class") or "") for case, entry in cases.items()}
-    subjects = {case: str(entry.get("subject") or case) for case, entry in cases.items()}
+    cases = PreparedIndex.read(root / "dataset.json").cases
+    found = {case.id: case.class_name or "" for case in cases}
+    subjects = {case.id: case.subject for case in cases}
     return _of_classes(found, subjects, classes, str(root.name), root)
 
 

@@ -14,11 +14,10 @@ from pathlib import Path
 from mambamed.cases import Case, differ_in_case_alone
 from mambamed.documents.manifest import DatasetManifest, RawDataset, agreed_manifest
 from mambamed.documents.plan import Plan
-from mambamed.documents.prepared import CaseEntry, PreparedIndex
+from mambamed.documents.prepared import CaseEntry, Fingerprint, PreparedIndex
 from mambamed.documents.splits import Splits
 from mambamed.errors import CaseError, DatasetError, RecipeError
 from mambamed.io.atomic import flush_all
-from mambamed.io.json_files import write_json
 from mambamed.io.lock import folder_lock
 from mambamed.preparation.contact_sheet import write_index
 from mambamed.preparation.examine import Examined, bytes_needed, examine, summary_of
@@ -182,12 +181,12 @@ def prepare(
             _remove_others(folder, set(entries))
         if qc:
             _write_index(output / "qc" / "index.html", manifest, entries, examined)
-        kept: list[Fold] = [
-            {part: [i for i in ids if i in entries] for part, ids in fold.items()} for fold in folds
-        ]
-        write_json(output / "fingerprint.json", [summary_of(examined[case.id]).to_json() for case in good])
+        kept = [{part: [i for i in ids if i in entries] for part, ids in fold.items()} for fold in folds]
+        Fingerprint(cases=tuple(summary_of(examined[case.id]) for case in good)).write(
+            output / "fingerprint.json"
+        )
         plan.write(output / "plan.json")
-        write_json(output / "splits.json", kept)
+        Splits.of(kept, output / "splits.json").write(output / "splits.json")
         flush_all()
         cases = tuple(entries[case_id] for case_id in sorted(entries))
         fields = {name: getattr(manifest, name) for name in DatasetManifest.model_fields}

@@ -10,7 +10,7 @@ from mambamed.documents.evaluation import ClassificationSummary, LandmarksSummar
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan
 from mambamed.documents.prediction import PointFile, PredictionRecord
-from mambamed.documents.prepared import CaseRecord, FingerprintCase, PreparedIndex
+from mambamed.documents.prepared import CaseRecord, Fingerprint, PreparedIndex
 from mambamed.documents.run import (
     Calibration,
     CheckpointFacts,
@@ -69,7 +69,7 @@ EXAMPLES: list[tuple[type[Model], Any]] = [
     (Plan, _plan()),
     (PreparedIndex, _index()),
     (CaseRecord, _read("segmentation/prepared/cases/c1.json")),
-    (FingerprintCase, read_json(SAMPLES / "segmentation/prepared/fingerprint.json")[0]),
+    (Fingerprint, {"cases": read_json(SAMPLES / "segmentation/prepared/fingerprint.json")}),
     (Splits, {"folds": [{"train": ["c0"], "val": ["c1"], "test": ["c2"]}]}),
     (RunRecord, _run()),
     (Thresholds, _read("landmarks/run/fold_0/thresholds.json")),

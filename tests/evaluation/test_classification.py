@@ -112,8 +112,10 @@ def test_classes_are_found_in_the_column_that_holds_them(tmp_path) -> None:
 
 
 def test_a_prepared_dataset_is_a_reference(tmp_path) -> None:
-    cases = [{"id": c, "class": ("NC", "AD")[i % 2], "subject": c} for i, c in enumerate(CASES)]
-    write_json(tmp_path / "dataset.json", {"prepared_format": 1, "cases": cases})
+    image = {"shape": [8, 8, 8], "channels": 1, "has_label": False}
+    cases = [{"id": c, "class": ("NC", "AD")[i % 2], "subject": c} | image for i, c in enumerate(CASES)]
+    index = {"name": "d", "channels": {"a": "mri"}, "classes": ["NC", "AD"], "cases": cases}
+    write_json(tmp_path / "dataset.json", index | {"prepared_format": 1})
     write_probabilities(tmp_path / "p.csv", binary(0)[0])
     assert evaluate_probabilities(tmp_path / "p.csv", tmp_path).runs[0].scores.cases == 40
 
