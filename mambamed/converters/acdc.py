@@ -13,14 +13,17 @@ Source: Bernard et al. 2018, IEEE Trans. Med. Imaging 37:2514; the challenge's r
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from mambamed.cases import Case, ChannelFile
 from mambamed.converters.options import Wishes
+from mambamed.documents.foreign.acdc import AcdcInfo
 from mambamed.documents.manifest import DatasetManifest, RawDataset
+from mambamed.errors import DatasetError
 from mambamed.io.images import SUFFIXES
 
 _DOCUMENT = "Info.cfg"
-_PHASES = ("ED", "ES")
+_PHASES: tuple[Literal["ED", "ES"], ...] = ("ED", "ES")
 _LABELS = {"background": 0, "RV": 1, "MLV": 2, "LVC": 3}
 
 
@@ -39,6 +42,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     groups = tuple(sorted({case.class_name for case in cases if case.class_name}))
     manifest = DatasetManifest.of(
         name=source.resolve().name,
+        source=source,
         channels=wishes.one_channel("cineMRI", "mri"),
         labels=wishes.spelled(_LABELS),
         # A group is kept as the class where every patient has one.
@@ -56,26 +60,26 @@ def _patients(source: Path) -> list[Path]:
 
 
 def _phases(folder: Path) -> list[Case]:
-    patient, facts = folder.name, _facts(folder / _DOCUMENT)
+    patient, file = folder.name, folder / _DOCUMENT
     cases = []
     for phase in _PHASES:
-        frame = facts.get(phase, "")
-        if not frame.isdigit():
-            fault = f"{patient}: {folder / _DOCUMENT} names no frame {phase}; correct it"
-            cases.append(Case(f"{patient}_{phase}", (), subject=patient, fault=fault))
+        try:
+            info = AcdcInfo.read(file)
+            case_id = f"{patient}_frame{info.frame(phase, file):02d}"
+        except DatasetError as error:
+            cases.append(Case(f"{patient}_{phase}", (), subject=patient, fault=f"{patient}: {error}"))
             continue
-        case_id = f"{patient}_frame{int(frame):02d}"
         image, label = _file(folder, case_id), _file(folder, f"{case_id}_gt")
         lacking = [name for name, path in ((case_id, image), (f"{case_id}_gt", label)) if path is None]
+        sizes = {"height": info.Height, "weight": info.Weight}
         cases.append(
             Case(
                 case_id,
                 (ChannelFile(image),) if image else (),
                 label,
-                class_name=facts.get("Group") or None,
+                class_name=info.Group or None,
                 subject=patient,
-                covariates={"phase": phase}
-                | {key.lower(): facts[key] for key in ("Height", "Weight") if key in facts},
+                covariates={"phase": phase} | {key: text for key, text in sizes.items() if text is not None},
                 fault=f"{case_id}: {', '.join(lacking)} is missing in {folder}; add it" if lacking else None,
             )
         )
@@ -86,10 +90,3 @@ def _file(folder: Path, name: str) -> Path | None:
     return next(
         (folder / (name + suffix) for suffix in SUFFIXES if (folder / (name + suffix)).is_file()), None
     )
-
-
-def _facts(file: Path) -> dict[str, str]:
-    """`ED: 1` a line."""
-    text = file.read_text(encoding="utf-8", errors="replace")
-    pairs = (line.partition(":") for line in text.splitlines() if ":" in line)
-    return {key.strip(): value.strip() for key, _, value in pairs}

@@ -13,12 +13,12 @@ import re
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile
-from mambamed.converters.msd import labels_of
 from mambamed.converters.options import Wishes
+from mambamed.documents.foreign.msd import AmosDataset
+from mambamed.documents.foreign.values import labels_and_regions
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError
 from mambamed.io.images import images_by_id
-from mambamed.io.json_files import read_json
 
 _CASE = re.compile(r"amos_(\d{4})")
 _FIRST_MR = 500
@@ -58,11 +58,8 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     """
     images, labels = _files(source / "imagesTr"), _files(source / "labelsTr")
     file = source / _DOCUMENT
-    named = dict(_LABELS)
-    if file.is_file():
-        document = read_json(file)
-        section = document.get("labels") if isinstance(document, dict) else None
-        named = labels_of(section, file) if isinstance(section, dict) and section else named
+    given = AmosDataset.read(file).labels if file.is_file() else None
+    named, regions = labels_and_regions(given or _LABELS)
     kind = _kind(source, wishes, {_is_mr(case_id) for case_id in images})
     cases = []
     for case_id, path in sorted(images.items()):
@@ -74,7 +71,14 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
         raise DatasetError(f"{source}: holds no {'MRI' if kind == 'mri' else 'CT'} cases of AMOS")
     channel = wishes.one_channel("MRI" if kind == "mri" else "CT", kind)
     return RawDataset(
-        DatasetManifest.of(name=source.resolve().name, channels=channel, labels=wishes.spelled(named)), cases
+        DatasetManifest.of(
+            name=source.resolve().name,
+            source=file,
+            channels=channel,
+            labels=wishes.spelled(named),
+            regions=regions,
+        ),
+        cases,
     )
 
 

@@ -60,6 +60,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     )
     manifest = DatasetManifest.of(
         name=source.resolve().name,
+        source=source,
         channels=channels,
         labels=wishes.spelled(named),
         classes=classes if not labels else (),

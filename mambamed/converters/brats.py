@@ -73,6 +73,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     answer = "gtv" if len(names) == 1 else "seg"
     manifest = DatasetManifest.of(
         name=source.resolve().name,
+        source=source,
         channels=dict.fromkeys(names, "mri"),
         labels=wishes.spelled(labels),
         regions=regions,

@@ -23,7 +23,6 @@ names are read from the label maps.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,20 +30,17 @@ from typing import Any
 
 from mambamed.cases import Case, ChannelFile
 from mambamed.converters.found_labels import labels_in
-from mambamed.converters.nnunet import labels_and_regions, numbered_channels
+from mambamed.converters.nnunet import numbered_channels
 from mambamed.converters.options import Wishes, kind_of_channel
+from mambamed.documents.foreign.case_list import POINT_COLUMNS, CaseList
+from mambamed.documents.foreign.nnlandmark import places
+from mambamed.documents.foreign.values import labels_and_regions
 from mambamed.documents.manifest import DatasetManifest, RawDataset
+from mambamed.documents.point_files import read_point_table, read_points
 from mambamed.errors import CaseError, DatasetError
 from mambamed.io.images import case_id_of, images_by_id, read_header
 from mambamed.io.json_files import read_json
-from mambamed.io.points import (
-    POINT_CASE_COLUMNS,
-    Points,
-    point_suffix,
-    read_point_table,
-    read_points,
-    to_world,
-)
+from mambamed.io.points import POINT_CASE_COLUMNS, Points, collected, point_suffix, to_world
 from mambamed.io.tables import CASE_COLUMNS, column_of, read_csv, unescaped
 
 Row = Mapping[str, Any]
@@ -52,16 +48,7 @@ Row = Mapping[str, Any]
 _TABLES = (".csv", ".tsv")
 _SUBJECT = ("subject", "subject_id", "patient", "patient_id")
 _LABEL = ("label", "seg", "segmentation", "mask")
-_POINTS = ("points", "landmarks")
 _CLASS = ("class",)
-# What a document may say of all cases, as it is to be written.
-_EXAMPLES: dict[str, Any] = {
-    "channels": {"T1w": "mri"},
-    "labels": {"background": 0, "lesion": 1},
-    "regions": {"whole": [1, 2]},
-    "landmarks": ["nose"],
-    "classes": ["NC", "AD"],
-}
 
 
 @dataclass(frozen=True)
@@ -71,12 +58,12 @@ class _List:
     Attributes:
         file: where.
         rows: column -> cell.
-        document: what is said of all cases: name, channels, labels, regions, landmarks, classes.
+        document: what it says of all cases.
     """
 
     file: Path
     rows: Sequence[Row]
-    document: Mapping[str, Any] = field(default_factory=dict)
+    document: CaseList = field(default_factory=CaseList)
 
 
 @dataclass(frozen=True)
@@ -159,45 +146,14 @@ def _read(source: Path) -> _List:
     if file is None:
         raise DatasetError(f"{source}: holds no list of cases, or several; give the list itself")
     if file.suffix.lower() == ".json":
-        document = read_json(file)
-        rows = document.get("cases") if isinstance(document, dict) else document
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise DatasetError(f'{file}: has no list "cases" of objects; see docs/datasets.md')
-        known = document if isinstance(document, dict) else {}
-        _check_document(file, known, rows)
-        return _List(file, [_flat(row) for row in rows], known)
+        document = CaseList.read(file)
+        return _List(file, document.cases, document)
     _, rows = read_csv(file)
     beside = file.with_suffix(".json")
-    document = read_json(beside) if beside.is_file() else {}
-    _check_document(beside, document if isinstance(document, dict) else {}, ())
+    content = read_json(beside) if beside.is_file() else {}
+    document = CaseList.checked(content if isinstance(content, dict) else {}, beside)
     plain = [{column: unescaped(cell) for column, cell in row.items()} for row in rows]
-    return _List(file, plain, document if isinstance(document, dict) else {})
-
-
-def _flat(row: Row) -> Row:
-    """A JSON row whose `channels` and `covariates` may be objects of their own."""
-    flat = {key: value for key, value in row.items() if not isinstance(value, dict) or key in _POINTS}
-    for key in ("channels", "covariates"):
-        if isinstance(row.get(key), dict):
-            flat |= row[key]
-    return flat
-
-
-def _check_document(file: Path, document: Mapping[str, Any], rows: Sequence[Any]) -> None:
-    """Refuse values of another kind than their keys mean.
-
-    Raises:
-        DatasetError: there are such.
-    """
-    for key, example in _EXAMPLES.items():
-        value = document.get(key)
-        members = value.values() if key == "regions" and isinstance(value, dict) else ()
-        if value and not (isinstance(value, type(example)) and all(isinstance(m, list) for m in members)):
-            raise DatasetError(f"{file}: {key} is {value!r}; write it as {json.dumps(example)}")
-    for row in rows:
-        for column, cell in _flat(row).items():
-            if isinstance(cell, list):
-                raise DatasetError(f"{file}: {column}: {cell!r} is a list; write one value a case")
+    return _List(file, plain, document)
 
 
 def _columns(listed: _List, wishes: Wishes) -> _Columns:
@@ -210,10 +166,10 @@ def _columns(listed: _List, wishes: Wishes) -> _Columns:
     if wishes.class_column is not None and wishes.class_column not in headers:
         shown = ", ".join(header for header in headers if header != case)
         raise DatasetError(f"--class-column {wishes.class_column}: {listed.file} has the columns {shown}")
-    subject, label, points = (column_of(headers, names) for names in (_SUBJECT, _LABEL, _POINTS))
+    subject, label, points = (column_of(headers, names) for names in (_SUBJECT, _LABEL, POINT_COLUMNS))
     class_name = wishes.class_column or column_of(headers, _CLASS)
     rest = [h for h in headers if h not in {case, subject, label, points, class_name}]
-    named = listed.document.get("channels") or wishes.channels
+    named = listed.document.channels or wishes.channels
     by_lower = {header.lower(): header for header in rest}
     if isinstance(named, Mapping) and all(str(name).lower() in by_lower for name in named):
         channels = {str(name): by_lower[str(name).lower()] for name in named}
@@ -282,7 +238,7 @@ def _case(
     points = None
     if columns.points and fault is None:
         try:
-            points = _points_of(row.get(columns.points), case_id, parent, channels[0].path, tables)
+            points = _points_of(row.get(columns.points), case_id, listed.file, channels[0].path, tables)
         except (CaseError, DatasetError) as error:
             fault = f"{case_id}: {error}"
     label = _text(row.get(columns.label)) if columns.label else ""
@@ -305,20 +261,14 @@ def _text(cell: Any) -> str:
 
 
 def _points_of(
-    cell: Any, case_id: str, parent: Path, image: Path, tables: dict[Path, tuple[str, dict[str, Points]]]
+    cell: Any, case_id: str, file: Path, image: Path, tables: dict[Path, tuple[str, dict[str, Points]]]
 ) -> Points | None:
     """Landmarks that a row names: an object of positions, a file of the case, or one of all cases."""
     if isinstance(cell, Mapping):
-        try:
-            places = {
-                str(name): [float(v) for v in place] for name, place in cell.items() if place is not None
-            }
-            return {name: (x, y, z) for name, (x, y, z) in places.items()}
-        except (TypeError, ValueError) as error:
-            raise DatasetError(f"points {dict(cell)} are not three numbers each; correct them") from error
+        return to_world(collected(places(cell), f"{file}: points"), "RAS", file, None)
     if not _text(cell):
         return None
-    path = parent / _text(cell)
+    path = file.parent / _text(cell)
     if path not in tables and point_suffix(path) in {".csv", ".tsv", ".json"} and _is_of_many(path):
         tables[path] = read_point_table(path)
     if path not in tables:
@@ -353,25 +303,24 @@ def _manifest(
         count = _width(folder_images) or 1
         names = ["image"] if count == 1 else [f"channel_{number}" for number in range(count)]
         names = list(wishes.channels) if wishes.channels and len(wishes.channels) == count else names
-    kinds = {**(wishes.channels or {}), **(document.get("channels") or {})}
-    channels = {name: str(kinds.get(name) or kind_of_channel(name)) for name in names}
-    if wrong := [name for name, kind in channels.items() if kind not in {"ct", "mri"}]:
-        raise DatasetError(f"{listed.file}: channel {wrong[0]} is {channels[wrong[0]]!r}; write ct or mri")
+    kinds = {**(wishes.channels or {}), **document.channels}
+    channels = {name: kinds.get(name) or kind_of_channel(name) for name in names}
     labels: dict[str, int] = {}
     regions: dict[str, tuple[int, ...]] = {}
-    if document.get("labels"):
-        labels, regions = labels_and_regions(document["labels"], listed.file)
-        regions |= {str(name): tuple(members) for name, members in (document.get("regions") or {}).items()}
+    if document.labels:
+        labels, regions = labels_and_regions(document.labels)
+        regions |= document.regions
     elif columns.label:
         labels = dict(wishes.labels or {}) or labels_in(
             (case.label for case in cases if not case.fault), wishes.progress
         )
-    landmarks = tuple(document.get("landmarks") or dict.fromkeys(n for c in cases for n in c.points or ()))
+    landmarks = tuple(document.landmarks or dict.fromkeys(n for c in cases for n in c.points or ()))
     found = {case.class_name for case in cases if case.class_name}
-    classes = tuple(map(str, document.get("classes") or sorted(found, key=_naturally)))
-    name = str(document.get("name") or _name_of(listed.file))
+    classes = document.classes or tuple(sorted(found, key=_naturally))
+    name = document.name or _name_of(listed.file)
     return DatasetManifest.of(
         name=name,
+        source=listed.file,
         channels=channels,
         labels=wishes.spelled(labels),
         regions=regions,

@@ -13,18 +13,20 @@ Source: nnLandmark's readme, "Data Format" (Ertl et al. 2026, arXiv:2504.06742).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile
 from mambamed.converters.nnunet import numbered_channels
 from mambamed.converters.options import Wishes, kind_of_channel
+from mambamed.documents.base import validated
+from mambamed.documents.foreign.nnlandmark import NameToLabel, NnlandmarkDataset
 from mambamed.documents.manifest import DatasetManifest, RawDataset
+from mambamed.documents.point_files import read_point_table, read_points
 from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import Affine
 from mambamed.io.images import images_by_id, read_header
 from mambamed.io.json_files import read_json
-from mambamed.io.points import Points, point_suffix, read_point_table, read_points, to_world
+from mambamed.io.points import Points, point_suffix, to_world
 from mambamed.io.tables import read_csv
 
 _ALL_VOXELS = "all_landmarks_voxel.json"
@@ -89,14 +91,11 @@ def _without_tests(source: Path, cases: list[Case]) -> list[Case]:
 
 
 def _manifest(source: Path, wishes: Wishes, cases: list[Case], width: int) -> DatasetManifest:
-    named: Mapping[str, object] = {}
-    if (source / "dataset.json").is_file():
-        document = read_json(source / "dataset.json")
-        names = document.get("channel_names") if isinstance(document, dict) else None
-        if isinstance(names, dict):
-            # By number, where they are numbers: "10" comes behind "9".
-            keys = sorted(names, key=lambda key: (int(key) if key.isdecimal() else -1, key))
-            named = {str(names[key]): None for key in keys}
+    file = source / "dataset.json"
+    names = (NnlandmarkDataset.read(file).channel_names if file.is_file() else None) or {}
+    # By number, where they are numbers: "10" comes behind "9".
+    keys = sorted(names, key=lambda key: (int(key) if key.isdecimal() else -1, key))
+    named = dict.fromkeys(names[key] for key in keys)
     if len(named) != width:
         named = dict.fromkeys(["image"] if width == 1 else [f"channel_{n}" for n in range(width)])
     channels = {name: kind_of_channel(name) for name in named}
@@ -104,11 +103,11 @@ def _manifest(source: Path, wishes: Wishes, cases: list[Case], width: int) -> Da
         channels = dict(wishes.channels)
     landmarks = list(dict.fromkeys(name for case in cases for name in case.points or ()))
     if (source / _ORDER).is_file():
-        order = read_json(source / _ORDER)
-        if not isinstance(order, dict) or not all(isinstance(value, int) for value in order.values()):
-            raise DatasetError(f"{source / _ORDER}: is no object of names and numbers; correct it")
+        order = validated(NameToLabel, read_json(source / _ORDER), source / _ORDER).root
         landmarks = sorted(order, key=lambda name: order[name])
-    return DatasetManifest.of(name=source.resolve().name, channels=channels, landmarks=tuple(landmarks))
+    return DatasetManifest.of(
+        name=source.resolve().name, source=source, channels=channels, landmarks=tuple(landmarks)
+    )
 
 
 def _table_of(source: Path) -> Path | None:

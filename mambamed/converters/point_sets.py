@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from mambamed.documents.point_files import read_point_table, read_points
 from mambamed.documents.prepared import PreparedIndex
 from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import Affine
 from mambamed.io.images import case_id_of
-from mambamed.io.points import Points, point_suffix, read_point_table, read_points, to_world
+from mambamed.io.points import Points, point_suffix, to_world
 from mambamed.io.tables import read_csv
 
 # Where a case has several files of the same points, the first of these is read.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 from mambamed.errors import DatasetError, MambamedError
 from mambamed.io.json_files import read_json, write_json
@@ -20,6 +20,7 @@ from mambamed.io.json_files import read_json, write_json
 _MOST_FAULTS = 20  # that one error lists; a file of another kind has thousands
 
 Reading = TypeVar("Reading", bound="Model")
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -70,12 +71,7 @@ class Model(BaseModel):
             content: parsed JSON.
             path: named in the faults.
         """
-        try:
-            # As JSON text, so that lists become tuples although types are strict.
-            return cls.model_validate_json(to_json(content, inf_nan_mode="constants"))
-        except ValidationError as error:
-            lines = fault_lines(error, cls, str(path), cls.REMEDY)
-            raise cls.FAULT("\n".join(lines)) from error
+        return validated(cls, content, path, cls.FAULT, cls.REMEDY)
 
     def changed(self: Reading, **changes: Any) -> Reading:
         """A copy with other values, which are checked."""
@@ -127,6 +123,24 @@ class ForeignDocument(Model):
     """A file of another program: the keys that mambamed uses are checked, others are ignored."""
 
     model_config = ConfigDict(extra="ignore")
+
+
+def validated(
+    model: type[AnyModel],
+    content: Any,
+    path: Path,
+    fault: type[MambamedError] = DatasetError,
+    remedy: str = "Correct the file.",
+) -> AnyModel:
+    """Check what `read_json` gave, also for a `RootModel`; see `Model.checked`."""
+    try:
+        # As JSON text, so that lists become tuples although types are strict.
+        return model.model_validate_json(to_json(content, inf_nan_mode="constants"))
+    except ValidationError as error:
+        raise fault("\n".join(fault_lines(error, model, str(path), remedy))) from error
+    except PydanticSerializationError as error:
+        fact = "nested too deeply, or has characters that are not Unicode"
+        raise fault(f"{path}: content: {fact}. {remedy}") from error
 
 
 def fault_lines(error: ValidationError, model: type[BaseModel], where: str, remedy: str = "") -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -56,16 +57,21 @@ class DatasetManifest(Document):
     """Names of the classes, in the network's output order."""
 
     @classmethod
-    def of(cls, name: str, **fields: Any) -> DatasetManifest:
+    def of(cls, name: str, source: Path | None = None, **fields: Any) -> DatasetManifest:
         """The manifest that a converter found.
 
+        Args:
+            name: the dataset's name.
+            source: the file or folder that faults name (default: the dataset's name).
+            fields: as the attributes.
+
         Raises:
-            DatasetError: it contradicts itself; the dataset's name stands for the file.
+            DatasetError: it contradicts itself.
         """
         try:
             return cls(name=name, **fields)
         except ValidationError as error:
-            raise DatasetError("\n".join(fault_lines(error, cls, name, cls.REMEDY))) from error
+            raise DatasetError("\n".join(fault_lines(error, cls, str(source or name), cls.REMEDY))) from error
 
     @model_validator(mode="after")
     def _labels_agree(self) -> DatasetManifest:

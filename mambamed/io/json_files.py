@@ -8,6 +8,7 @@ from typing import Any
 
 from mambamed.errors import DatasetError
 from mambamed.io.atomic import write_text
+from mambamed.io.text_files import read_text
 
 MAX_BYTES = 256 * 2**20
 
@@ -21,12 +22,10 @@ def read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DatasetError(f"{path}: larger than {MAX_BYTES >> 20} MB; not a document of this kind")
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: is not text in UTF-8; save it as such") from error
-    return parse_json(text, path)
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        reason = getattr(error, "strerror", error)
+        raise DatasetError(f"{path}: cannot be read ({reason}). Check the path.") from error
+    return parse_json(read_text(path), path)
 
 
 def parse_json(text: str, path: Path) -> Any:

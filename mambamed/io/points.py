@@ -1,15 +1,16 @@
-"""Landmarks in files: 3D Slicer's Markups and `.fcsv`, CSV tables, JSON; always world mm, RAS+ in memory.
+"""Landmarks in `.fcsv` files of 3D Slicer and tables; written as these, Markups or JSON.
 
 | file | coordinates | a landmark that is absent |
 |---|---|---|
-| `.mrk.json` | what `coordinateSystem` says; written as LPS, Slicer's own | `positionStatus` "undefined" |
+| `.mrk.json` | written as LPS, the default of Slicer | `positionStatus` "undefined" |
 | `.fcsv` | what `CoordinateSystem` says (0 and RAS, 1 and LPS, 2 and IJK); written as RAS | no line |
 | `.csv`, `.tsv` | RAS mm `x,y,z`, `x_ras`...; LPS mm `x_lps`...; voxels `i,j,k`, `x_voxel`... | empty cells |
-| `.json` with `coordinate_system` | RAS mm, ours | null |
-| other `.json` | voxels, nnLandmark's: `{name: [i, j, k]}`, `{name: {"coordinates": [i, j, k]}}` | null |
+| `.json` | written as RAS mm, with `coordinate_system` | null |
+
+`mambamed.documents.point_files` reads all of them. In memory positions are world mm, RAS+.
 
 Source: 3D Slicer, Modules/Loadable/Markups/Resources/Schema/markups-schema-v1.0.3.json and the `.fcsv` files
-that it writes; nnLandmark's readme ("Additional JSONs"), whose voxels are nibabel's `(i, j, k)`.
+that it writes.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import Affine, voxel_to_world
 from mambamed.io.atomic import write_text
-from mambamed.io.json_files import read_json, write_json
+from mambamed.io.json_files import write_json
 from mambamed.io.tables import CASE_COLUMNS, column_of, read_csv, unescaped, write_csv
+from mambamed.io.text_files import read_text
 
 Point = tuple[float, float, float]
 Points = dict[str, Point]
@@ -38,7 +40,7 @@ _AXES = {
     "LPS": (("x_lps", "y_lps", "z_lps"), ("l", "p", "s")),
     "voxel": (("x_voxel", "y_voxel", "z_voxel"), ("i", "j", "k")),
 }
-_SYSTEMS = {"0": "RAS", "1": "LPS", "2": "voxel", "RAS": "RAS", "LPS": "LPS", "IJK": "voxel"}
+SYSTEMS = {"0": "RAS", "1": "LPS", "2": "voxel", "RAS": "RAS", "LPS": "LPS", "IJK": "voxel"}
 _SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
     "markups-schema-v1.0.3.json#"
@@ -59,7 +61,6 @@ _FCSV_COLUMNS = [
     "desc",
     "associatedNodeID",
 ]
-_DOCUMENT_KEY = "coordinate_system"
 
 
 def point_suffix(path: Path) -> str | None:
@@ -71,59 +72,6 @@ def point_suffix(path: Path) -> str | None:
     if path.name.startswith("."):
         return None
     return next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
-
-
-def read_points(path: Path, affine: Affine | None = None) -> Points:
-    """The landmarks of one case.
-
-    Args:
-        path: a file of one of the kinds above.
-        affine: `(4, 4)` voxel -> world of the case's image, for files that count in voxels.
-
-    Returns:
-        Landmark name -> position in world mm, RAS+, in the file's order; absent ones are left out.
-
-    Raises:
-        CaseError: a coordinate that is none, or voxels and no affine.
-        DatasetError: not such a file, a landmark twice, or a table of several cases.
-    """
-    suffix = point_suffix(path)
-    if suffix == ".mrk.json":
-        system, found = _markups(path)
-    elif suffix == ".fcsv":
-        system, found = _fcsv(path)
-    elif suffix == ".json":
-        document = read_json(path)
-        if isinstance(document, dict) and "markups" in document:
-            system, found = _markups(path)
-        else:
-            system, found = _document(document, path)
-    elif suffix in {".csv", ".tsv"}:
-        system, cases = _table(path)
-        if len(cases) > 1:
-            raise DatasetError(f"{path}: holds {len(cases)} cases; give one file a case, or a list of cases")
-        found = next(iter(cases.values()), {})
-    else:
-        raise DatasetError(f"{path}: no point file; give {', '.join(SUFFIXES)}")
-    return to_world(found, system, path, affine)
-
-
-def read_point_table(path: Path) -> tuple[str, dict[str, Points]]:
-    """The landmarks of many cases: a table with a column `case`, or nnLandmark's `{case: {name: [i, j, k]}}`.
-
-    Returns:
-        The system, "RAS", "LPS" or "voxel", for `to_world`; case id -> landmark name -> position in it.
-        A coordinate that is NaN stays so; absent landmarks are left out.
-
-    Raises:
-        DatasetError: not such a file, a landmark twice, or a coordinate that is no number.
-    """
-    if point_suffix(path) == ".json":
-        document = read_json(path)
-        if not isinstance(document, dict) or not all(isinstance(entry, dict) for entry in document.values()):
-            raise DatasetError(f"{path}: is no document of the landmarks of cases; see docs/datasets.md")
-        return "voxel", {str(case): _document(entry, path)[1] for case, entry in document.items()}
-    return _table(path)
 
 
 def to_world(found: Mapping[str, Point], system: str, path: Path, affine: Affine | None) -> Points:
@@ -172,7 +120,7 @@ def write_points(
         write_csv(path, headers, [_row(name, point, scores) for name, point in points.items()])
     elif suffix == ".json":
         places = {name: _found(point) for name, point in points.items()}
-        document: dict[str, Any] = {_DOCUMENT_KEY: "RAS", "unit": "mm", "points": places}
+        document: dict[str, Any] = {"coordinate_system": "RAS", "unit": "mm", "points": places}
         if scores:
             document["scores"] = {name: round(float(score), 6) for name, score in scores.items()}
         write_json(path, document)
@@ -260,57 +208,48 @@ def _as_fcsv(points: Mapping[str, Sequence[float]], scores: Mapping[str, float])
     return text.getvalue()
 
 
-def _markups(path: Path) -> tuple[str, Points]:
-    document = read_json(path)
-    markups = document.get("markups") if isinstance(document, dict) else None
-    if not isinstance(markups, list) or not all(isinstance(markup, dict) for markup in markups):
-        raise DatasetError(f"{path}: is no Markups file of 3D Slicer; save the points anew")
-    systems = {str(markup.get("coordinateSystem", "LPS")).upper() for markup in markups}
-    if len(systems) != 1 or not systems <= {"RAS", "LPS"}:
-        raise DatasetError(f"{path}: coordinateSystem {sorted(systems)} is neither RAS nor LPS; correct it")
-    # A unit is a word, or DICOM's list of code, scheme and meaning.
-    given = [markup.get("coordinateUnits", "mm") for markup in markups]
-    units = {str(unit[0] if isinstance(unit, list) and unit else unit) for unit in given}
-    if units - {"mm"}:
-        raise DatasetError(f"{path}: coordinateUnits {sorted(units)}, not mm; save the points in mm")
-    found: Points = {}
-    for markup in markups:
-        for point in markup.get("controlPoints") or []:
-            if not isinstance(point, dict):
-                raise DatasetError(f"{path}: control point {point!r} is none; save the points anew")
-            if point.get("positionStatus", "defined") in {"undefined", "missing"}:
-                continue
-            _add(found, str(point.get("label") or ""), point.get("position"), path)
-    return systems.pop(), found
+def read_fcsv(path: Path) -> tuple[str, Points]:
+    """The landmarks of an `.fcsv` file, and their system: "RAS", "LPS" or "voxel".
 
-
-def _fcsv(path: Path) -> tuple[str, Points]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: is not text in UTF-8; save it as such") from error
+    Raises:
+        DatasetError: it is not such a file.
+    """
+    lines = read_text(path).splitlines()
     system, columns = "RAS", _FCSV_COLUMNS
     for line in lines:
         key, _, value = line.lstrip("# ").partition("=")
         if line.startswith("#") and key.strip() == "CoordinateSystem":
-            system = _SYSTEMS.get(value.strip().upper(), "")
+            system = SYSTEMS.get(value.strip().upper(), "")
         elif line.startswith("#") and key.strip() == "columns":
             columns = [name.strip() for name in value.split(",")]
-    if not system or not {"label", "x", "y", "z"} <= set(columns):
-        raise DatasetError(f"{path}: its coordinate system or columns are not those of an fcsv; save it anew")
-    found: Points = {}
-    for cells in csv.reader(line for line in lines if line.strip() and not line.startswith("#")):
-        row = dict(zip(columns, cells, strict=False))
-        if not {"label", "x", "y", "z"} <= set(row):
-            raise DatasetError(f"{path}: a line has {len(cells)} of {len(columns)} cells ({','.join(cells)})")
-        # Atlases write the number as label and the name as description; the label is the name here.
-        _add(found, row["label"].strip(), [row["x"], row["y"], row["z"]], path)
-    return system, found
+    if not system:
+        raise DatasetError(
+            f"{path}: CoordinateSystem: expected one of {', '.join(SYSTEMS)}. Correct the file."
+        )
+    if not {"label", "x", "y", "z"} <= set(columns):
+        raise DatasetError(f"{path}: columns: expected label, x, y and z, got {columns}. Correct the file.")
+
+    def places() -> Iterator[tuple[str, Any]]:
+        for cells in csv.reader(line for line in lines if line.strip() and not line.startswith("#")):
+            row = dict(zip(columns, cells, strict=False))
+            if not {"label", "x", "y", "z"} <= set(row):
+                text = ",".join(cells)
+                raise DatasetError(
+                    f"{path}: expected {len(columns)} cells per line, got {len(cells)} ({text}). "
+                    "Correct the file."
+                )
+            # Atlases write the number as label and the name as description; the label is the name here.
+            yield row["label"].strip(), [row["x"], row["y"], row["z"]]
+
+    return system, collected(places(), path)
 
 
-def _table(path: Path) -> tuple[str, dict[str, Points]]:
+def read_points_of_table(path: Path) -> tuple[str, dict[str, Points]]:
+    """The landmarks of a table by case ("" if it has no column of cases), and their system.
+
+    Raises:
+        DatasetError: it is not such a table.
+    """
     headers, rows = read_csv(path)
     lower = {header.lower(): header for header in headers}
     name = column_of(headers, _NAME_COLUMNS)
@@ -325,47 +264,47 @@ def _table(path: Path) -> tuple[str, dict[str, Points]]:
     )
     if name is None or not axes:
         raise DatasetError(
-            f"{path}: no table of points; it needs the columns landmark,x,y,z (mm, RAS+), case for several"
+            f"{path}: expected the columns landmark,x,y,z (mm, RAS+), and case if it has several cases, got "
+            f"{','.join(headers)}. Rename the columns."
         )
     case = column_of(headers, POINT_CASE_COLUMNS)
-    cases: dict[str, Points] = {}
+    places: dict[str, list[tuple[str, list[str]]]] = {}
     for row in rows:
-        found = cases.setdefault(unescaped(row[case]) if case else "", {})
+        of_case = places.setdefault(unescaped(row[case]) if case else "", [])
         cells = [row[axis] for axis in axes]
         if any(cells):
-            place = f"{path}: {row[case]}" if case else path
-            _add(found, unescaped(row[name]), cells, place)
-    return system, cases
+            of_case.append((unescaped(row[name]), cells))
+    return system, {
+        key: collected(of_case, f"{path}: {key}" if case else path) for key, of_case in places.items()
+    }
 
 
-def _document(document: Any, path: Path) -> tuple[str, Points]:
-    system = "voxel"
-    if isinstance(document, dict) and _DOCUMENT_KEY in document:
-        system = _SYSTEMS.get(str(document[_DOCUMENT_KEY]), "")
-        document = document.get("points")
-    if not isinstance(document, dict) or not system:
-        raise DatasetError(f"{path}: is no document of points; see docs/datasets.md")
+def collected(places: Iterable[tuple[str, Any]], where: Path | str) -> Points:
+    """Landmarks by name.
+
+    Args:
+        places: names and positions, as a file has them.
+        where: named in the faults.
+
+    Raises:
+        DatasetError: a landmark without a name, twice, or a position that is not three numbers.
+    """
     found: Points = {}
-    for name, entry in document.items():
-        place = entry.get("coordinates") if isinstance(entry, dict) else entry
-        if place is not None and not (isinstance(place, list) and set(map(str, place)) == {"None"}):
-            _add(found, str(name), place, path)
-    return system, found
-
-
-def _add(found: Points, name: str, place: Any, where: Path | str) -> None:
-    if not name:
-        raise DatasetError(f"{where}: a point has no name; name it as the landmark that it is")
-    if name in found:
-        raise DatasetError(f"{where}: duplicate landmark {name}; keep one")
-    try:
-        x, y, z = (float(value) for value in place)
-    except (OverflowError, TypeError, ValueError) as error:
-        text = ", ".join(map(str, place)) if isinstance(place, (list, tuple)) else str(place)
-        raise DatasetError(
-            f"{where}: landmark {name} at ({text[:200]}) is not three numbers; mind decimal commas"
-        ) from error
-    found[name] = (x, y, z)
+    for name, place in places:
+        if not name:
+            raise DatasetError(f"{where}: a point has no name. Name it after its landmark.")
+        if name in found:
+            raise DatasetError(f"{where}: duplicate landmark {name}. Keep one of the two.")
+        try:
+            x, y, z = (float(value) for value in place)
+        except (OverflowError, TypeError, ValueError) as error:
+            text = ", ".join(map(str, place)) if isinstance(place, (list, tuple)) else str(place)
+            raise DatasetError(
+                f"{where}: landmark {name}: expected three numbers, got ({text[:200]}). "
+                "Use decimal points, not commas."
+            ) from error
+        found[name] = (x, y, z)
+    return found
 
 
 def _triple(values: Any) -> Point:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mambamed.errors import DatasetError
 from mambamed.io.atomic import write_text
+from mambamed.io.text_files import read_text
 
 # A spreadsheet runs a cell that begins with one of these (OWASP, "CSV Injection").
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -59,12 +60,7 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     Raises:
         DatasetError: absent, empty, not text, a header given twice, or a row of another length.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: is not text in UTF-8; save it as such") from error
+    text = read_text(path)
     first = text.partition("\n")[0]
     separator = max(",\t;", key=first.count)
     try:

@@ -18,10 +18,10 @@ from mambamed.answers.segmentation import predict
 from mambamed.cases import Case, ChannelFile
 from mambamed.converters import convert
 from mambamed.documents.manifest import DatasetManifest, RawDataset
+from mambamed.documents.point_files import read_points
 from mambamed.errors import ModelError, RecipeError
 from mambamed.evaluation.points import evaluate_points
 from mambamed.io.json_files import read_json
-from mambamed.io.points import read_points
 from mambamed.preparation.prepare import prepare
 from mambamed.preparation.store import PreparedDataset
 from mambamed.recipe import Recipe, load_recipe

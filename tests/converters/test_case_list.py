@@ -126,12 +126,12 @@ def test_images_of_a_table_without_paths_lie_beside_it(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("said", "line"),
     [
-        ({"channels": ["T1"]}, 'channels is \\[\'T1\'\\]; write it as {"T1w": "mri"}'),
-        ({"regions": {"whole": 1}}, 'regions is .*; write it as {"whole": \\[1, 2\\]}'),
-        ({"classes": 3}, "classes is 3; write it as"),
+        ({"channels": ["T1"]}, r"channels: expected an object, got \['T1'\]"),
+        ({"regions": {"whole": 1}}, r"regions\.whole: expected a valid array, got 1"),
+        ({"classes": 3}, "classes: expected a valid array, got 3"),
         (
             {"cases": [{"case": "a", "T1": ["a.nii.gz"]}]},
-            r"T1: \['a.nii.gz'\] is a list; write one value a case",
+            r"cases\.0: T1: expected one value per case, got \['a.nii.gz'\]",
         ),
         ({"cases": []}, "holds no case; write a row a case"),
     ],

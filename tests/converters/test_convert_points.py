@@ -8,9 +8,10 @@ import pytest
 
 from mambamed.converters.convert_points import convert_points
 from mambamed.converters.point_sets import holds_points, read_point_set
+from mambamed.documents.point_files import read_points
 from mambamed.errors import CaseError, DatasetError
 from mambamed.io.json_files import write_json
-from mambamed.io.points import read_points, write_point_table, write_points
+from mambamed.io.points import write_point_table, write_points
 
 POINTS = {"a": (1.5, -2.0, 3.25), "b": (-4.0, 0.5, 60.0)}
 AFFINE = np.array([[0, 0, 1.5, -7], [-1.0, 0, 0, 30], [0, 1.0, 0, 4], [0, 0, 0, 1]])

@@ -98,7 +98,7 @@ def test_a_point_that_is_none_is_its_cases_fault(tmp_path) -> None:
     (tmp_path / "landmarks" / "a.csv").write_text("landmark;x;y;z\nnose;1,5;2;3\n")
     write_points(tmp_path / "landmarks" / "b.csv", NOSE)
     faulty, good = convert(tmp_path).cases
-    assert "a.csv: landmark nose at (1,5, 2, 3) is not three numbers" in (faulty.fault or "")
+    assert "a.csv: landmark nose: expected three numbers, got (1,5, 2, 3)." in (faulty.fault or "")
     assert good.points == NOSE
 
 

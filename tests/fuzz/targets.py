@@ -24,9 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mambamed.documents.point_files import read_point_table, read_points
 from mambamed.errors import MambamedError
 from mambamed.io.images import read_image
-from mambamed.io.points import read_point_table, read_points, write_points
+from mambamed.io.points import write_points
 from mambamed.recipe import load_recipe
 from mambamed.runs.checkpoint import read_checkpoint
 from mambamed.runs.export import export_model, open_model

@@ -15,7 +15,7 @@ from mambamed.io.tables import read_csv, write_csv
         (b'{"a": 1,\n "b": }', "line 2 column 7"),
         (b'{"labels": {"x": 1, "x": 2}}', "duplicate key 'x'"),
         (b"[" * 100_000, "dataset.json: nested too deep"),
-        (b'"\xff"', "not text in UTF-8"),
+        (b'"\xff"', "is not UTF-8 text"),
     ],
 )
 def test_a_document_that_cannot_be_read_is_one_line(tmp_path, content, words) -> None:

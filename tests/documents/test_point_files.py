@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mambamed.documents.point_files import read_point_table, read_points
 from mambamed.errors import CaseError, DatasetError
-from mambamed.io.points import read_point_table, read_points, to_world, write_point_table, write_points
+from mambamed.io.points import to_world, write_point_table, write_points
 from tests.real_data import DATA
 
 MICE = DATA / "mouse_skull_landmarks" / "landmarks"
@@ -115,7 +116,7 @@ def test_a_table_holds_many_cases(tmp_path) -> None:
     assert found == {"a": {"nose": (1.0, 2.0, 3.0)}, "=b": {"nose": (0.1, 0.2, 0.3)}}
     (tmp_path / "v.json").write_text('{"a": {"nose": [1, 2, 3]}}')
     assert read_point_table(tmp_path / "v.json") == ("voxel", {"a": {"nose": (1.0, 2.0, 3.0)}})
-    with pytest.raises(DatasetError, match="holds 2 cases"):
+    with pytest.raises(DatasetError, match="points of one case, got 2 cases"):
         read_points(tmp_path / "t.csv")
 
 
@@ -125,11 +126,11 @@ def test_a_table_holds_many_cases(tmp_path) -> None:
         ("landmark,x,y,z\nnose,1,2,3\nnose,1,2,3\n", "duplicate landmark nose"),
         (
             "landmark;x;y;z\nnose;1,5;2;3\n",
-            r"nose at \(1,5, 2, 3\) is not three numbers; mind decimal commas",
+            r"nose: expected three numbers, got \(1,5, 2, 3\)\. Use decimal points",
         ),
         ("landmark,x,y,z\nnose,nan,2,3\n", "nose at .* has no position"),
         ("landmark,x,y,z\n,1,2,3\n", "no name"),
-        ("a,b\n1,2\n", "needs the columns landmark,x,y,z"),
+        ("a,b\n1,2\n", "expected the columns landmark,x,y,z"),
     ],
 )
 def test_a_table_that_cannot_be_right_is_one_line(tmp_path, text, words) -> None:
@@ -143,15 +144,23 @@ def test_a_table_that_cannot_be_right_is_one_line(tmp_path, text, words) -> None
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.mrk.json", "[]", "no Markups file"),
-        ("a.mrk.json", '{"markups": [{"coordinateSystem": "XYZ"}]}', "neither RAS nor LPS"),
-        ("a.mrk.json", '{"markups": [{"coordinateUnits": ["um", "UCUM", "micrometer"]}]}', "not mm"),
+        ("a.mrk.json", "[]", r"content: expected an object, got \[\]"),
+        (
+            "a.mrk.json",
+            '{"markups": [{"coordinateSystem": "XYZ"}]}',
+            "coordinateSystem: .* got 'XYZ'",
+        ),
+        (
+            "a.mrk.json",
+            '{"markups": [{"coordinateUnits": ["um", "UCUM", "micrometer"]}]}',
+            "expected 'mm', got 'um'",
+        ),
         ("a.mrk.json", '{"markups": [{"controlPoints": [{"position": [1, 2, 3]}]}]}', "no name"),
-        ("a.fcsv", "# CoordinateSystem = 7\n", "coordinate system or columns"),
-        ("a.fcsv", "# CoordinateSystem = 0\nid,1,2\n", "a line has 3 of 14 cells"),
-        ("a.json", "3", "no document of points"),
-        ("a.json", '{"nose": [1, 2]}', "not three numbers"),
-        ("a.txt", "", "no point file"),
+        ("a.fcsv", "# CoordinateSystem = 7\n", "CoordinateSystem: expected one of 0, 1"),
+        ("a.fcsv", "# CoordinateSystem = 0\nid,1,2\n", "expected 14 cells per line, got 3"),
+        ("a.json", "3", "content: expected an object, got 3"),
+        ("a.json", '{"nose": [1, 2]}', r"nose: expected three numbers, got \(1, 2\)"),
+        ("a.txt", "", "is not a point file"),
     ],
 )
 def test_a_file_that_is_no_point_file_is_one_line(tmp_path, name, text, words) -> None:

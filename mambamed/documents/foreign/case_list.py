@@ -1,0 +1,49 @@
+"""A list of cases in JSON, or what such a document says of the cases of a table beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+
+from mambamed.documents.base import ForeignDocument, shortened
+from mambamed.documents.foreign.values import Labels, Text, Whole
+
+POINT_COLUMNS = ("points", "landmarks")
+_OBJECTS = ("channels", "covariates")
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose `channels` and `covariates` may be objects of their own."""
+    flat = {key: value for key, value in row.items() if not isinstance(value, dict) or key in POINT_COLUMNS}
+    for key in _OBJECTS:
+        if isinstance(row.get(key), dict):
+            flat |= row[key]
+    for column, cell in flat.items():
+        if isinstance(cell, list) or (isinstance(cell, dict) and column not in POINT_COLUMNS):
+            raise ValueError(f"{column}: expected one value per case, got {shortened(cell)}")
+    return flat
+
+
+class CaseList(ForeignDocument):
+    """What is said of all cases, and the cases."""
+
+    REMEDY: ClassVar[str] = "Correct the file; see docs/datasets.md."
+
+    name: Text = ""
+    channels: dict[str, Literal["ct", "mri"]] = Field(default_factory=dict)
+    labels: Labels | None = None
+    regions: dict[str, tuple[Whole, ...]] = Field(default_factory=dict)
+    landmarks: tuple[Text, ...] = ()
+    classes: tuple[Text, ...] = ()
+    cases: tuple[Annotated[dict[str, Any], AfterValidator(_flat)], ...] = ()
+    """Column -> cell."""
+
+    @classmethod
+    def checked(cls, content: Any, path: Path) -> CaseList:
+        """Check the document, or a list of its cases alone; what is empty is left out."""
+        content = {"cases": content} if isinstance(content, list) else content
+        if isinstance(content, dict):
+            content = {key: value for key, value in content.items() if value or key not in cls.model_fields}
+        return super().checked(content, path)

@@ -1,0 +1,97 @@
+"""Values as other programs write them: labels by name or by number, numbers as text, paths in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
+
+from mambamed.cases import BACKGROUND, IGNORE
+from mambamed.documents.base import shortened
+
+_LARGEST = 2**31 - 1  # of a label map's integers
+
+
+def _text(value: Any) -> Any:
+    """A number as text; None as empty text."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return str(value) if is_number else "" if value is None else value
+
+
+def _whole(value: Any) -> int:
+    """A whole number, which some datasets write as text or as 1.0."""
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST:
+        raise ValueError(f"expected a whole number from 0 to {_LARGEST}, got {shortened(value)}")
+    return value
+
+
+def _label(value: Any) -> int | tuple[int, ...]:
+    """The value of a label, or those that a region unites."""
+    if not isinstance(value, list):
+        return _whole(value)
+    if not value:
+        raise ValueError("expected at least one label value, got []")
+    return tuple(_whole(member) for member in value)
+
+
+def _by_name(section: Any) -> Any:
+    """Labels by name, also where they are given as `{"0": "background", "1": "liver"}`."""
+    if not isinstance(section, dict) or not all(key.isdecimal() for key in section):
+        return section
+    names = [_text(name) for name in section.values()]
+    if wrong := [name for name in names if not isinstance(name, str) or not name]:
+        raise ValueError(f"expected names of labels, got {shortened(wrong[0])}")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"expected each name once, got {twice[0]!r} {names.count(twice[0])} times")
+    ordered = sorted(zip(map(int, section), names, strict=True))
+    return {name: number for number, name in ordered}
+
+
+def _in_order(named: dict[str, str]) -> dict[str, str]:
+    """Channels in the order of their numbers."""
+    if wrong := [key for key in named if not key.isdecimal()]:
+        raise ValueError(f"expected the numbers of channels as keys, got {wrong[0]!r}")
+    names = list(named.values())
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"expected a different name for each channel, got {twice[0]!r} twice")
+    return {key: named[key] for key in sorted(named, key=int)}
+
+
+def _inside(name: str) -> str:
+    """A path that stays in the folder of the dataset: a list from elsewhere may not point out of it."""
+    if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"expected a path inside the folder of the dataset, got {shortened(name)}")
+    return name
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+Whole = Annotated[int, PlainValidator(_whole)]
+InnerPath = Annotated[str, AfterValidator(_inside)]
+Channels = Annotated[dict[str, Text], Field(min_length=1), AfterValidator(_in_order)]
+Label = Annotated[int | tuple[int, ...], PlainValidator(_label)]
+Labels = Annotated[dict[str, Label], BeforeValidator(_by_name), Field(min_length=1)]
+
+
+def labels_and_regions(
+    section: Mapping[str, int | tuple[int, ...]],
+) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+    """Labels and regions of nnU-Net's `labels`: values, or lists of values if regions overlap.
+
+    >>> labels_and_regions({"background": 0, "whole": (1, 2), "core": 2})
+    ({'background': 0, 'label_1': 1, 'core': 2}, {'whole': (1, 2), 'core': (2,)})
+    """
+    numbers = {name: value for name, value in section.items() if isinstance(value, int)}
+    regions = {name: value for name, value in section.items() if isinstance(value, tuple)}
+    if not regions:
+        return numbers, {}
+    regions |= {name: (value,) for name, value in numbers.items() if value != 0 and name != IGNORE}
+    ignored = {numbers[IGNORE]} if IGNORE in numbers else set()
+    values = sorted({value for members in regions.values() for value in members} | ignored)
+    named = {value: name for name, value in numbers.items()}
+    return {BACKGROUND: 0} | {named.get(v, f"label_{v}"): v for v in values}, regions
