@@ -20,7 +20,7 @@ import pytest
 
 import mambamed.documents
 from mambamed.documents import base
-from mambamed.documents.base import Document, Model
+from mambamed.documents.base import Document, ForeignDocument, Model
 from mambamed.errors import MambamedError
 from tests.documents.examples import EXAMPLES
 
