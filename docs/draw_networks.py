@@ -1,46 +1,35 @@
-"""Draws the pictures of docs/networks.md: every network as it computes, from left to right.
+"""Writes the pictures and the generated rows of docs/networks.md.
 
-    python docs/draw_networks.py
+    python docs/draw_networks.py [NETWORK ...]
 
-Each box is one part that the network runs: the deeper it stands, the coarser its grid; the wider it is, the
-more channels it has. Blue parts hold a Mamba, grey ones convolutions alone. The shapes are those that the
-network itself gives on the meta device for a patch of 128^3.
+Without names, all networks. A picture shows a network as it computes, from left to right. Each box is one
+part that runs: the deeper it is, the coarser its grid; the wider it is, the more channels it has. Blue parts
+contain a Mamba, grey ones only convolutions. The shapes are those of the network on the meta device for a
+patch of 128^3. The rows are counted for the options in `examples` of the network's class.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import yaml
 from torch import Tensor, nn
 
-from mambamed.networks import build_network
+from mambamed.networks import NETWORKS, build_network, network_class, options_of
+from mambamed.networks.cost import network_cost
 
 HERE = Path(__file__).resolve().parent / "networks"
 PATCH = 128
-PICTURES: dict[str, dict] = {
-    "nnmamba": {"deep_supervision": False},
-    "nnmamba_classifier": {},
-    "nnmamba_v1": {},
-    "nnmamba_v1_classifier": {},
-    "segmamba": {},
-    "mamba_unet": {"deep_supervision": False},
-    "umamba": {"deep_supervision": False},
-    "nnunet": {"deep_supervision": False},
-    "nnunet_resenc": {"deep_supervision": False},
-    "resunet": {},
-    "resnet": {},
-    "densenet": {},
-    "unetr": {"patch_size": [128, 128, 128]},
-    "swin_unetr": {},
-    "segresnet": {},
-    "mednext": {"deep_supervision": False},
-    "vnet": {},
-    "vit": {"patch_size": [128, 128, 128]},
-}
-POOLED = {"nnmamba_classifier", "nnmamba_v1_classifier", "resnet", "densenet", "vit"}
+PAGE = HERE.with_suffix(".md")
+ROW = re.compile(r"^\| `(\w+)` \| .* \| [\d.]+ \| [\d.]+ \| [\d.]+ \| \d+ \|\n", re.MULTILINE)
+FURTHER = "<!-- pictures of networks that the text above does not show; written by draw_networks.py -->\n"
 LEVEL, GAP, TOP, LEFT = 46, 8, 16, 44  # pixels
 
 
@@ -110,15 +99,76 @@ def drawing(title: str, parts: list[Part]) -> str:
     )
 
 
-def main() -> None:
-    """Write one picture a network."""
+def built(name: str, options: str) -> tuple[nn.Module, int]:
+    """A network on the meta device, and its input channels: 4 and 4 outputs, or 1 and 1 to classify.
+
+    Args:
+        name: a key of `NETWORKS`.
+        options: as in a recipe, e.g. "mixer: none".
+    """
+    given = yaml.safe_load(f"{{{options}}}") or {}
+    with torch.device("meta"):
+        network = build_network(name, 4, 4, **given)
+        if hasattr(network, "deep_supervision_strides"):
+            return network, 4
+        return build_network(name, 1, 1, **given), 1
+
+
+def examples(name: str) -> tuple[str, ...]:
+    """The options of the rows of a network."""
+    return getattr(network_class(name), "examples", ("",))
+
+
+def picture(name: str) -> str:
+    """The picture of a network with the options of its first row, without deep supervision."""
+    options = [part for part in (examples(name)[0],) if part]
+    if "deep_supervision" in options_of(name):
+        options.append("deep_supervision: false")
+    network, inputs = built(name, ", ".join(options))
+    return drawing(name, parts_of(network, inputs))
+
+
+def rows(name: str) -> str:
+    """The rows of a network in the table of costs."""
+    lines = []
+    for options in examples(name):
+        network, inputs = built(name, options)
+        cost = network_cost(network, inputs, (PATCH, PATCH, PATCH))
+        lines.append(
+            f"| `{name}` | {f'`{options}`' if options else ''} | {cost.parameters / 1e6:.3f} "
+            f"| {cost.gmacs:.1f} | {cost.scan_g:.2f} | {cost.longest_sequence} |\n"
+        )
+    return "".join(lines)
+
+
+def page_with(page: str, counted: Mapping[str, str]) -> str:
+    """The page with its generated parts written again.
+
+    Args:
+        page: the page as it is.
+        counted: network -> its rows; the rows of the others stay.
+    """
+    old = list(ROW.finditer(page))
+    known = {name: "".join(m[0] for m in old if m[1] == name) for name in NETWORKS}
+    table = "".join((known | dict(counted)).values())
+    page = page[: old[0].start()] + table + page[old[-1].end() :]
+    text, _, rest = page.partition(FURTHER)
+    further = [name for name in NETWORKS if f"(networks/{name}.svg)" not in text]
+    lines = []
+    for name in further:
+        first = inspect.cleandoc(network_class(name).__doc__ or "").partition("\n")[0]
+        lines.append(f"| ![{name}](networks/{name}.svg) | `{name}`: {first} |\n")
+    after = rest.partition("\n\n")[2]
+    return f"{text}{FURTHER}| | |\n|---|---|\n{''.join(lines)}\n{after}"
+
+
+def main(names: Sequence[str]) -> None:
+    """Write the picture and the rows of each network."""
     HERE.mkdir(exist_ok=True)
-    for name, options in PICTURES.items():
-        inputs, outputs = (1, 1) if name in POOLED else (4, 4)
-        with torch.device("meta"):
-            network = build_network(name, inputs, outputs, **options)
-        (HERE / f"{name}.svg").write_text(drawing(name, parts_of(network, inputs)))
+    for name in names:
+        (HERE / f"{name}.svg").write_text(picture(name))
+    PAGE.write_text(page_with(PAGE.read_text(), {name: rows(name) for name in names}))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] or list(NETWORKS))

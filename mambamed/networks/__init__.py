@@ -1,10 +1,16 @@
-"""Batches -> logits: one file an architecture, found through `NETWORKS`.
+"""Batches -> logits: one file per architecture, found through `NETWORKS`.
 
 Every network is `Class(in_channels, out_channels, **options)`. Dense ones map `(B, in_channels, X, Y, Z)`
-of any shape to logits `(B, out_channels, X, Y, Z)`: they pad to `divisor` inside and crop outside. In
-training with deep supervision they give a list, the finest first, whose strides are
-`deep_supervision_strides`. Options that all share: `mixer` ("none": the matched control without a scan),
-`norm`, `deep_supervision`, `gradient_checkpointing`.
+of any shape to logits `(B, out_channels, X, Y, Z)`: they pad to `divisor` inside and crop outside, and have
+`deep_supervision_strides`: in training with deep supervision they return a list with these strides, the
+finest first. Those of classification return `(B, out_channels)`. Shared options: `mixer` ("none": the matched
+control without a scan), `norm`, `deep_supervision`, `gradient_checkpointing`.
+
+A class may also have these attributes:
+
+    channels_last   True if it is faster on a CPU with tensors in channels-last order
+    examples        options, as in a recipe, one per row of the table in docs/networks.md; default: ("",)
+    small           options that make it small enough for tests; default: few channels and stages
 """
 
 from __future__ import annotations
@@ -41,8 +47,7 @@ NETWORKS = {
     "vit": "mambamed.networks.baselines:ViT",
 }
 
-# Options that every network honours, some by lacking what they turn off: without a scan, a network is its own
-# control.
+# Options that every network accepts; one without a scan or depths has nothing to turn off.
 _LACKED: dict[str, object] = {"mixer": "none", "deep_supervision": False}
 
 
@@ -59,15 +64,18 @@ def build_network(name: str, in_channels: int, out_channels: int, **options: Any
         RecipeError: no such network, or an option that it does not have or cannot use.
     """
     if name not in NETWORKS:
-        raise RecipeError(f"network.name: no network {name!r}{_hint(name, NETWORKS)}; see docs/networks.md")
-    network, known = _network_class(name), options_of(name)
+        hint = _hint(name, NETWORKS) or "."
+        raise RecipeError(f"network.name: unknown network {name!r}{hint} See docs/networks.md.")
+    network, known = network_class(name), options_of(name)
     for option in list(options):
         if option not in known:
             if option in _LACKED and options[option] == _LACKED[option]:
                 del options[option]
                 continue
-            hint = _hint(option, known)
-            raise RecipeError(f"network.{option}: {name} has no such option{hint}; it has {', '.join(known)}")
+            hint = _hint(option, known) or "."
+            raise RecipeError(
+                f"network.{option}: unknown option of {name}{hint} Known options: {', '.join(known)}."
+            )
     try:
         return network(in_channels, out_channels, **options)
     except MambamedError:
@@ -79,10 +87,11 @@ def build_network(name: str, in_channels: int, out_channels: int, **options: Any
 
 def options_of(name: str) -> list[str]:
     """The options that a network has, by its name in `NETWORKS`."""
-    return list(inspect.signature(_network_class(name)).parameters)[2:]
+    return list(inspect.signature(network_class(name)).parameters)[2:]
 
 
-def _network_class(name: str) -> Any:
+def network_class(name: str) -> Any:
+    """The class of a network, imported."""
     module, _, attribute = NETWORKS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from types import MethodType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,9 @@ class UNETR(_DenseBaseline):
         RecipeError: MONAI is not installed; in the forward pass: an input larger than `patch_size`.
     """
 
+    examples = ("patch_size: [128, 128, 128]",)
+    small: ClassVar = {"patch_size": [32, 32, 32], "channels": 4, "hidden": 24, "mlp": 32, "heads": 4}
+
     def __init__(
         self,
         in_channels: int,
@@ -124,6 +127,9 @@ class SwinUNETR(_DenseBaseline):
         gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
     """
 
+    examples = ("", "v2: true")
+    small: ClassVar = {"channels": 12, "depths": [2, 1, 1, 1]}
+
     divisor = (32, 32, 32)
 
     def __init__(
@@ -165,6 +171,8 @@ class SegResNet(_DenseBaseline):
         norm: "instance" or "batch" for the group norms of the paper.
         gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
     """
+
+    small: ClassVar = {"channels": 8, "blocks": [1, 1, 1], "up_blocks": [1, 1]}
 
     def __init__(
         self,
@@ -212,6 +220,9 @@ class MedNeXt(_DenseBaseline):
         deep_supervision: in training, also give logits at strides 2, 4, 8, 16.
         gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
     """
+
+    examples = ("", "size: L, kernel: 5")
+    small: ClassVar = {"size": "S", "channels": 4}
 
     divisor = (16, 16, 16)
 
@@ -298,6 +309,9 @@ class ViT(_Baseline):
     Raises:
         RecipeError: MONAI is not installed; in the forward pass: an input larger than `patch_size`.
     """
+
+    examples = ("patch_size: [128, 128, 128]",)
+    small: ClassVar = {"patch_size": [32, 32, 32], "hidden": 24, "mlp": 32, "layers": 2, "heads": 4}
 
     def __init__(
         self,

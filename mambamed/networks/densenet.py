@@ -15,6 +15,7 @@ fails below 64 of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +79,9 @@ class DenseNet(nn.Module):
     Attributes:
         divisor: 1: any shape will do.
     """
+
+    examples = ("", "depth: 169")
+    small: ClassVar = {"channels": 8, "blocks": [2, 2, 2, 2]}
 
     def __init__(
         self,

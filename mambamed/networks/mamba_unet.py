@@ -131,6 +131,8 @@ class MambaUNet(UNet):
         axis_order: "xyz", or "zyx" for weights trained on (z, y, x) arrays; see `blocks.scan_axes`.
     """
 
+    examples = ("directions: uni", "directions: bi", "directions: multi")
+
     def __init__(
         self,
         in_channels: int,

@@ -203,6 +203,9 @@ class NnMamba(nn.Module):
         divisor: 16 along each axis; other shapes are padded inside.
     """
 
+    channels_last = True
+    examples = ("", "mixer: none", "mixer: plain", "head: wide")
+
     def __init__(
         self,
         in_channels: int,

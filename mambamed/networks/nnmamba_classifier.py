@@ -58,6 +58,8 @@ class NnMambaClassifier(nn.Module):
         divisor: 1: any shape will do.
     """
 
+    examples = ("", "hierarchy: concat")
+
     def __init__(
         self,
         in_channels: int,

@@ -92,6 +92,9 @@ class NnMambaV1(nn.Module):
         divisor: 16 along each axis; other shapes are padded inside.
     """
 
+    channels_last = True
+    examples = ("", "mamba_at: stem")
+
     def __init__(
         self,
         in_channels: int,

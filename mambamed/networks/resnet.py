@@ -75,6 +75,8 @@ class ResNet(nn.Module):
         divisor: 1: any shape will do.
     """
 
+    examples = ("", "depth: 34", "depth: 50")
+
     def __init__(
         self,
         in_channels: int,

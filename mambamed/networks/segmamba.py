@@ -31,7 +31,7 @@ no residual, it leaves out the Mamba and keeps the LN.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -189,6 +189,9 @@ class SegMamba(nn.Module):
     Attributes:
         divisor: 16 along each axis; other shapes are padded inside.
     """
+
+    examples = ("", "version: first", "version: paper")
+    small: ClassVar = {"channels": 4, "depths": [1, 1, 1, 1]}
 
     def __init__(
         self,

@@ -117,6 +117,8 @@ class UMamba(UNet):
         axis_order: "xyz", or "zyx" for weights trained on (z, y, x) arrays; see `blocks.scan_axes`.
     """
 
+    examples = ("", "variant: enc, patch_size: [128, 128, 128]")
+
     def __init__(
         self,
         in_channels: int,

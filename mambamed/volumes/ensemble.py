@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mambamed.errors import ModelError, RecipeError
+from mambamed.networks import network_class
 from mambamed.recipe import Inference
 from mambamed.runs.device import memory_format
 from mambamed.runs.export import open_model
@@ -22,7 +23,6 @@ from mambamed.tasks.base import Task
 from mambamed.volumes.sliding_window import Slab, Windows, slab_axis, window_slabs
 
 _AXIS = {"x": 0, "y": 1, "z": 2}
-_READS_CHANNELS_LAST = ("nnmamba", "nnmamba_v1")
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def layout_of(network: str, device: torch.device, precision: str) -> torch.memor
     >>> layout_of("nnmamba", torch.device("cpu"), "fp32"), layout_of("umamba", torch.device("cpu"), "fp32")
     (torch.channels_last_3d, torch.contiguous_format)
     """
-    if device.type == "cpu" and network in _READS_CHANNELS_LAST:
+    if device.type == "cpu" and getattr(network_class(network), "channels_last", False):
         return torch.channels_last_3d
     return memory_format(device, precision)
 
