@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import functools
 import inspect
-import json
 import logging
 import os
 import sys
@@ -81,7 +80,9 @@ def command(function: Callable[..., Any], show: Callable[[Any], None]) -> Callab
             if os.environ.get("RANK", "0") != "0":
                 return  # of several training processes, only the first one prints
             if json_output:
-                print(json.dumps(as_json(result), indent=2, allow_nan=True))
+                from mambamed.io.json_files import json_to_print
+
+                print(json_to_print(as_json(result)))
             else:
                 show(result)
             if sys.stdout is not None:  # None if the parent process closed it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -289,7 +288,9 @@ def recipes_check(recipes: Sequence[str]) -> None:
 
 def recipes_schema(schema: dict[str, Any]) -> None:
     """Print the JSON Schema."""
-    print(json.dumps(schema, indent=2))
+    from mambamed.io.json_files import json_to_print
+
+    print(json_to_print(schema))
 
 
 def _table(title: str | None, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -61,6 +61,11 @@ def json_text(document: Any) -> str:
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
+def json_to_print(document: Any) -> str:
+    """A document as the command line prints it: indented, in ASCII."""
+    return json.dumps(document, indent=2)
+
+
 def json_line(document: Any) -> str:
     """A document as one line of text, e.g. to be hashed or kept in another file."""
     return json.dumps(document)
