@@ -27,7 +27,9 @@ def preprocess_settings(recipe: Recipe | None, spacing: str | None) -> Preproces
         if min(x, y, z) <= 0:
             raise ValueError
     except ValueError as error:
-        raise RecipeError(f"--spacing {spacing}: give median, keep, or mm as in 1,1,1") from error
+        raise RecipeError(
+            f"--spacing {spacing}: expected median, keep, or three numbers in mm. Write e.g. 1,1,1."
+        ) from error
     return settings.model_copy(update={"spacing": (x, y, z)})
 
 
@@ -46,5 +48,5 @@ def parse_bytes(text: str, option: str = "--max-ram") -> int:
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(?:([KMGT])(?:i?B)?|B)?\s*", text, re.IGNORECASE)
     if not match:
-        raise RecipeError(f"{option} {text}: not a size; write it as in 8G")
+        raise RecipeError(f"{option} {text}: not a size. Write e.g. 8G.")
     return int(float(match[1]) * 1024 ** (" KMGT".index((match[2] or " ").upper())))

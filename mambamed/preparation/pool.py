@@ -55,11 +55,11 @@ def over_cases(
             (answer,) = (answer for _, answer in _in_processes(work, deque([each]), 1))
             if isinstance(answer, BrokenProcessPool):
                 answer = CaseError(
-                    f"{each[0].id}: its process was killed twice, perhaps out of memory; "
-                    "use fewer --workers or leave the case out"
+                    f"{each[0].id}: its process was killed twice, possibly for lack of memory. "
+                    "Use fewer --workers or leave the case out."
                 )
             else:
-                progress.say(f"{each[0].id}: its process was killed; tried again, it went well")
+                progress.say(f"{each[0].id}: its process was killed; the second attempt succeeded")
             yield each[0], answer
             progress.advance(1, case=each[0].id)
 

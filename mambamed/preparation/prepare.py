@@ -125,7 +125,7 @@ def prepare(
     split = split or (recipe.dataset.split if recipe else Split())
     manifest = agreed_manifest(raw.manifest, recipe, choose=False)
     if workers < 0:
-        raise RecipeError(f"--workers {workers}: give a number of processes, or 0 for one a core")
+        raise RecipeError(f"--workers {workers}: expected a number of processes, or 0 for one per core.")
     memory = parse_bytes(max_ram) if max_ram else memory_bytes() // 2
     count = workers or (cores() if _bytes_of(raw.cases) > _WORTH_PROCESSES else 1)
     if max_ram or count > 1:
@@ -240,7 +240,7 @@ def _tell(findings: Sequence[Finding], progress: Progress) -> None:
 def _less_than_asked(folds: Sequence[Fold], split: Split) -> str | None:
     """What of the split the subjects were too few for."""
     if split.train is None and len(folds) < split.folds:
-        return f"too few subjects for {split.folds} folds, so there are fewer: {len(folds)}"
+        return f"too few subjects for {split.folds} folds: only {len(folds)} are made"
     if split.test and not folds[0].get("test"):
         return f"too few subjects for {split.test:g} of them in a test part; there is none"
     return None

@@ -38,7 +38,9 @@ def prepare_image(
         CaseError: the number of channels or their grids differ.
     """
     if len(images) != len(plan.normalization):
-        raise CaseError(f"{len(images)} channels, the model reads {len(plan.normalization)}; check the files")
+        raise CaseError(
+            f"{len(images)} channels, but the model expects {len(plan.normalization)}. Check the files."
+        )
     first = images[0]
     for number, image in enumerate(images[1:], start=1):
         fact = difference_of_grids(first.array.shape, first.affine, image.array.shape, image.affine)

@@ -116,5 +116,5 @@ def _resampled(image: Image, grid: Image, path: Path, label: bool) -> Image:
         cval=outside,
     )
     if label and array.any() and not new.any():
-        raise CaseError(f"{path}: its foreground lies outside the image; is it this case's?")
+        raise CaseError(f"{path}: its foreground lies outside the image. Check that it belongs to this case.")
     return Image(new, grid.affine, grid.header)

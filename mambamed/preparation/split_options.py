@@ -31,7 +31,7 @@ def with_options(
         RecipeError: an option that cannot be read, or two that exclude each other.
     """
     if folds is not None and fractions is not None:
-        raise RecipeError("--folds and --split exclude each other; give one of them")
+        raise RecipeError("--folds and --split exclude each other. Give one of them.")
     changes: dict[str, Any] = {}
     if folds is not None:
         changes |= {"folds": folds, "train": None, "val": None, "test": None}
@@ -58,6 +58,8 @@ def _fractions(text: str) -> dict[str, float | None]:
         if len(numbers) not in {2, 3} or min(numbers) <= 0:
             raise ValueError
     except ValueError as error:
-        raise RecipeError(f"--split {text}: write train:val:test as in 7:1:2, or 8:2") from error
+        raise RecipeError(
+            f"--split {text}: expected train:val:test or train:val. Write e.g. 7:1:2 or 8:2."
+        ) from error
     train, val, *rest = (number / sum(numbers) for number in numbers)
     return {"train": train, "val": val, "test": rest[0] if rest else None}

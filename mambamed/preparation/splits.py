@@ -102,7 +102,9 @@ def groups_of(members: Mapping[str, Member], group_by: str) -> dict[str, str]:
     if group_by == "subject":
         return subjects
     if not any(group_by in member.covariates for member in members.values()):
-        raise RecipeError(f"no case has a column {group_by!r} to group by; take subject, case or a column")
+        raise RecipeError(
+            f"no case has a column {group_by!r} to group by. Use subject, case or an existing column."
+        )
     joined: dict[str, str] = {}  # subject -> another one of its group; the first of a group has none
 
     def first_of(subject: str) -> str:
@@ -128,7 +130,9 @@ def _strata(members: Mapping[str, Member], stratify: str) -> dict[str, set[str]]
         return {case_id: {str(v) for v in member.labels if v} for case_id, member in members.items()}
     texts = {case_id: member.covariates.get(stratify) for case_id, member in members.items()}
     if not any(texts.values()):
-        raise RecipeError(f"no case has a column {stratify!r} to stratify by; take class, labels or a column")
+        raise RecipeError(
+            f"no case has a column {stratify!r} to stratify by. Use class, labels or an existing column."
+        )
     numbers = {case_id: _number(text) for case_id, text in texts.items()}
     known = [value for value in numbers.values() if value is not None]
     if len(set(known)) > 2 * _MANY and len(known) > len(texts) // 2:
@@ -153,12 +157,12 @@ def _fixed_test(group_of: Mapping[str, str], test_cases: Sequence[str]) -> set[s
     test = set(test_cases)
     unknown = sorted(test - set(group_of))
     if unknown:
-        raise RecipeError(f"test cases that are not there: {shown(unknown)}; correct the list")
+        raise RecipeError(f"unknown test cases: {shown(unknown)}. Correct the list.")
     held = {group_of[case_id] for case_id in test}
     torn = sorted(case_id for case_id, group in group_of.items() if group in held and case_id not in test)
     if torn:
         raise DatasetError(
-            f"{shown(torn)}: belongs together with a test case; add it to the test cases or leave it out"
+            f"{shown(torn)}: shares a group with a test case. Add it to the test cases or leave it out."
         )
     return test
 

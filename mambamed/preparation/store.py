@@ -192,7 +192,7 @@ class PreparedDataset:
         root = Path(root)
         if not (root / "dataset.json").is_file():
             raise DatasetError(
-                f"{root}: is not a prepared dataset: no dataset.json; run 'mambamed prepare' (again)"
+                f"{root}: is not a prepared dataset: no dataset.json. Run 'mambamed prepare' (again)."
             )
         index = PreparedIndex.read(root / "dataset.json")
         plan = Plan.read(root / "plan.json")
@@ -263,7 +263,7 @@ def read_array(path: Path, box: Box | None = None) -> NDArray:
         # No "...": it makes blosc2 ask a slow library what is meant.
         return stored[(*(slice(None) for _ in stored.shape[:-3]), *_slices(box, stored.shape[-3:]))]
     except (OSError, RuntimeError, ValueError) as error:
-        raise DatasetError(f"{path}: cannot be read ({error}); prepare the dataset again") from error
+        raise DatasetError(f"{path}: cannot be read ({error}). Prepare the dataset again.") from error
 
 
 def encode_foreground(rows: NDArray) -> bytes:
@@ -282,7 +282,7 @@ def read_foreground(path: Path) -> NDArray:
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DatasetError(f"{path}: cannot be read ({error}); prepare the dataset again") from error
+        raise DatasetError(f"{path}: cannot be read ({error}). Prepare the dataset again.") from error
 
 
 def memory_bytes() -> int:

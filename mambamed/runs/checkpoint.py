@@ -75,14 +75,14 @@ def read_checkpoint(path: Path, parts: tuple[str, ...] | None = None) -> Checkpo
         ModelError: the file is absent, damaged, not a checkpoint of mambamed, or of a newer one.
     """
     if not path.is_file():
-        raise ModelError(f"{path}: no such checkpoint; train this fold first")
+        raise ModelError(f"{path}: no such checkpoint. Train this fold first.")
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_KEY, "null")
             names = [n for n in file.keys() if parts is None or n.split(".")[0] in parts]  # noqa: SIM118
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: is not a whole safetensors file ({error}); copy it anew") from error
+        raise ModelError(f"{path}: is not a complete safetensors file ({error}). Copy it again.") from error
     try:
         facts = parse_json(text, path)
     except DatasetError as error:
@@ -120,11 +120,11 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: Path
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise ModelError(
             f"{source}: weights of another network than {type(network).__name__}: "
-            f"{', '.join(faults[:3])}{more}; give the run that they belong to"
+            f"{', '.join(faults[:3])}{more}. Give the run that they belong to."
         )
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ModelError(f"{source}: {name} holds NaN or Inf; take another checkpoint")
+            raise ModelError(f"{source}: {name} contains NaN or Inf. Use another checkpoint.")
     with torch.no_grad():
         for name, tensor in own.items():
             if name in weights:

@@ -48,7 +48,7 @@ def recipe_cost(recipe: Recipe) -> RecipeCost:
     """
     patch, batch = recipe.training.patch_size, recipe.training.batch_size or 2
     if patch is None:
-        raise RecipeError(f"recipe {recipe.name}: training.patch_size is not given; add it to see the cost")
+        raise RecipeError(f"recipe {recipe.name}: training.patch_size: missing. Add it to see the cost.")
     manifest = manifest_of(recipe)
     with torch.device("meta"):
         network = make_network(recipe, manifest)
@@ -76,7 +76,7 @@ def manifest_of(recipe: Recipe) -> DatasetManifest:
     """
     wanted = recipe.dataset
     if not wanted.channels or not (wanted.labels or wanted.landmarks or wanted.classes):
-        raise RecipeError(f"recipe {recipe.name}: dataset.channels or dataset.labels is not given; add it")
+        raise RecipeError(f"recipe {recipe.name}: dataset.channels or dataset.labels: missing. Add it.")
     return DatasetManifest.of(
         name=recipe.name,
         channels=dict(wanted.channels),

@@ -36,20 +36,20 @@ def choose_device(wanted: str = "auto") -> tuple[torch.device, str]:
     """
     if wanted == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda"), f"{torch.cuda.get_device_name()} is there"
+            return torch.device("cuda"), f"{torch.cuda.get_device_name()} is available"
         if torch.backends.mps.is_available():
-            return torch.device("mps"), "Apple's GPU is there"
+            return torch.device("mps"), "Apple's GPU is available"
         return torch.device("cpu"), "no GPU that torch can use"
     kind, _, index = wanted.partition(":")
     if kind not in {"cpu", "cuda", "mps"} or (index and not index.isdigit()):
-        raise RecipeError(f"--device {wanted}: no such device; choose auto, cpu, cuda or mps")
+        raise RecipeError(f"--device {wanted}: no such device. Choose auto, cpu, cuda or mps.")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise RecipeError(
-            f"--device {wanted}: torch {torch.__version__} sees {count} CUDA devices; choose cpu"
+            f"--device {wanted}: torch {torch.__version__} sees {count} CUDA devices. Choose cpu."
         )
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise RecipeError("--device mps: torch cannot use Metal here; choose cpu")
+        raise RecipeError("--device mps: torch cannot use Metal on this machine. Choose cpu.")
     return torch.device(wanted), "asked for"
 
 
@@ -74,9 +74,9 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
     if wanted == "auto":
         return ("bf16" if bf16 else "fp32"), reason
     if wanted == "fp16" and device.type != "cuda":
-        raise RecipeError(f"--precision fp16: needs a CUDA device, here {device.type}; choose bf16 or fp32")
+        raise RecipeError(f"--precision fp16: needs a CUDA device, got {device.type}. Choose bf16 or fp32.")
     if wanted == "bf16" and device.type == "mps":
-        raise RecipeError("--precision bf16: not on mps; choose fp32")
+        raise RecipeError("--precision bf16: not supported on mps. Choose fp32.")
     return wanted, "asked for" + (f", although {reason}" if wanted == "bf16" and not bf16 else "")
 
 

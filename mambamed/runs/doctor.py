@@ -107,7 +107,7 @@ def _looked(look: Callable[[], list[Check]]) -> list[Check]:
         return look()
     except Exception as error:
         name = look.__name__.strip("_<>")
-        return [Check(name, "bad", f"{type(error).__name__}: {error}", "mend or reinstall it")]
+        return [Check(name, "bad", f"{type(error).__name__}: {error}", "repair or reinstall it")]
 
 
 def _temporary() -> Path:

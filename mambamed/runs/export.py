@@ -92,7 +92,7 @@ def export_model(
     run = Run.open(run_folder)
     output = output or run_folder / f"model{SUFFIX}"
     if output.suffix != SUFFIX:
-        raise ModelError(f"{output}: a model file's name ends in {SUFFIX}; give -o model{SUFFIX}")
+        raise ModelError(f"{output}: the name of a model file ends in {SUFFIX}. Use -o model{SUFFIX}.")
     numbers = run.chosen_folds(folds)
     members: dict[str, ModelMember] = {}
     with open_atomic(output) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -176,19 +176,19 @@ def _archive(file: Any, path: Path) -> zipfile.ZipFile:
         archive = zipfile.ZipFile(file)
     except _DAMAGE as error:
         raise ModelError(
-            f"{path}: is not a whole model file ({error}); give a run folder or copy it anew"
+            f"{path}: is not a complete model file ({error}). Give a run folder or copy the file again."
         ) from error
     infos, total = archive.infolist(), path.stat().st_size
     if len(infos) > _MOST_MEMBERS:
-        raise ModelError(f"{path}: has {len(infos)} members; it is no model of mambamed")
+        raise ModelError(f"{path}: has {len(infos)} members, so it is not a model file of mambamed.")
     seen: set[str] = set()
     for info in infos:
         name = info.orig_filename
         fact = ""
         if not (_DOCUMENT.fullmatch(name) or _TENSORS.fullmatch(name)):
-            fact = "is no part of a model"
+            fact = "is not part of a model"
         elif name in seen:
-            fact = "is there twice"
+            fact = "occurs twice"
         elif info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1:
             fact = "is compressed or encrypted"
         elif info.file_size != info.compress_size or info.file_size > total:
@@ -198,11 +198,13 @@ def _archive(file: Any, path: Path) -> zipfile.ZipFile:
         elif info.external_attr >> 28 == 0xA:
             fact = "is a link"
         if fact:
-            raise ModelError(f"{path}: member {name!r} {fact}; do not trust this file")
+            raise ModelError(f"{path}: member {name!r} {fact}. Do not trust this file.")
         seen.add(name)
     absent = [name for name in (_INDEX, *_NEEDED) if name not in seen]
     if absent:
-        raise ModelError(f"{path}: is no model of mambamed: no {absent[0]}; give what 'export' wrote")
+        raise ModelError(
+            f"{path}: is not a model file of mambamed: no {absent[0]}. Give a file that 'export' wrote."
+        )
     return archive
 
 
@@ -225,9 +227,11 @@ def _copy(archive: zipfile.ZipFile, info: zipfile.ZipInfo, index: ModelIndex, pa
                 digest.update(block)
                 out.write(block)
     except _DAMAGE as error:
-        raise ModelError(f"{path}: {info.filename}: corrupt ({error}); copy the file anew") from error
+        raise ModelError(f"{path}: {info.filename}: corrupt ({error}). Copy the file again.") from error
     if info.filename != _INDEX and digest.hexdigest() != index.members[info.filename].sha256:
-        raise ModelError(f"{path}: {info.filename}: its sha256 is not the recorded one; copy the file anew")
+        raise ModelError(
+            f"{path}: {info.filename}: its sha256 differs from the recorded one. Copy the file again."
+        )
 
 
 def _weights(content: Checkpoint, checkpoint: str) -> bytes:

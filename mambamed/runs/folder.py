@@ -56,13 +56,11 @@ class Run:
         """
         for name in ("recipe.yaml", "plan.json", "dataset.json"):
             if not (root / name).is_file():
-                raise ModelError(
-                    f"{root}: is not a run folder: no {name}; give the folder that 'train' wrote"
-                )
+                raise ModelError(f"{root}: is not a run folder: no {name}. Give a folder that 'train' wrote.")
         try:
             recipe = load_recipe(root / "recipe.yaml")
         except RecipeError as error:
-            raise ModelError(f"{error}; the run needs the mambamed that wrote it") from error
+            raise ModelError(f"{error}. Use the version of mambamed that wrote the run.") from error
         try:
             plan, manifest = Plan.read(root / "plan.json"), DatasetManifest.read(root / "dataset.json")
         except DatasetError as error:
@@ -95,15 +93,15 @@ class Run:
         """
         trained = self.folds
         if not trained:
-            raise ModelError(f"{self.root}: has no trained fold; train it first")
+            raise ModelError(f"{self.root}: has no trained fold. Train it first.")
         if folds == "all":
             return trained
         asked = [part.strip() for part in folds.split(",")]
         if not all(part.isdigit() for part in asked):
-            raise RecipeError(f"--folds {folds}: give all, or numbers as in 0,2")
+            raise RecipeError(f"--folds {folds}: expected all or numbers. Write e.g. 0,2.")
         missing = [part for part in asked if int(part) not in trained]
         if missing:
-            raise ModelError(f"{self.root}: fold {missing[0]} is not trained; there are {trained}")
+            raise ModelError(f"{self.root}: fold {missing[0]} is not trained. Trained folds: {trained}.")
         return sorted({int(part) for part in asked})
 
     def fold_folder(self, fold: int) -> Path:

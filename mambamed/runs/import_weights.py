@@ -75,7 +75,7 @@ def import_weights(
     name = recipe.network.name
     if name not in FAMILIES:
         raise RecipeError(
-            f"recipe {recipe.name}: no published names are known for {name}, only for {', '.join(FAMILIES)}"
+            f"recipe {recipe.name}: published weights can be read for {', '.join(FAMILIES)}, not for {name}."
         )
     public = read_state_dict(weights)
     if axis_order == "zyx" and "axis_order" in options_of(name):
@@ -112,12 +112,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         ModelError: no such file, not one of weights, or one that holds more than data.
     """
     if not path.is_file():
-        raise ModelError(f"{path}: no such file; give the weights that the authors published")
+        raise ModelError(f"{path}: no such file. Give the weights that the authors published.")
     try:
         if path.suffix == ".safetensors":
             tensors = load_file(path)
             if not tensors:
-                raise ModelError(f"{path}: holds no tensor; give the weights that the authors published")
+                raise ModelError(f"{path}: contains no tensor. Give the weights that the authors published.")
             return tensors
         with torch.serialization.safe_globals(_numbers_of_numpy()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles that torch did not write; they are refused below
@@ -125,20 +125,20 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0]
         raise ModelError(
-            f"{path}: holds more than tensors and numbers, and reading it could run code ({reason}); "
-            "ask for a safetensors file, or save its state dict alone"
+            f"{path}: contains more than tensors and numbers, and reading it could run code ({reason}). "
+            "Ask for a safetensors file, or save its state dict alone."
         ) from error
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise ModelError(f"{path}: is not a whole file of weights ({error}); copy it anew") from error
+        raise ModelError(f"{path}: is not a complete file of weights ({error}). Copy it again.") from error
     for key in _WEIGHTS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
     if not isinstance(content, Mapping):
-        raise ModelError(f"{path}: holds {type(content).__name__}, not named tensors; save the state dict")
+        raise ModelError(f"{path}: holds {type(content).__name__}, not named tensors. Save the state dict.")
     tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise ModelError(f"{path}: holds no tensor; give the weights that the authors published")
+        raise ModelError(f"{path}: contains no tensor. Give the weights that the authors published.")
     return tensors
 
 
@@ -159,7 +159,7 @@ def plan_of(recipe: Recipe) -> Plan:
     ]
     if isinstance(spacing, str) or patch is None or lacks:
         raise RecipeError(
-            f"recipe {recipe.name}: says nothing of {', '.join(lacks)}; give a prepared dataset with -d"
+            f"recipe {recipe.name}: does not define {', '.join(lacks)}. Give a prepared dataset with -d."
         )
     x, y, z = (float(v) for v in spacing)
     scheme = "zscore" if scheme == "auto" else scheme

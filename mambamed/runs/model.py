@@ -66,8 +66,8 @@ class _NoLargerThan(TorchFunctionMode):
         self._left -= numbers
         if self._left < 0:
             raise ModelError(
-                f"{self._path}: weights of another network than the recipe's, which is many times larger; "
-                "give the run that they belong to"
+                f"{self._path}: weights of another network than the recipe's, which is many times larger. "
+                "Give the run that they belong to."
             )
 
 

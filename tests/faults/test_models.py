@@ -182,7 +182,7 @@ def test_bombs_and_half_downloads_are_refused_before_anything_is_unpacked(health
     (tmp_path / "model.zip").write_bytes(data)
     assert "claims" in refused(predict(tmp_path / "model.zip", tmp_path), "model.zip")
     (tmp_path / "model.zip").write_bytes(healthy.read_bytes()[:-2000])
-    assert "not a whole model file" in refused(predict(tmp_path / "model.zip", tmp_path), "model.zip")
+    assert "not a complete model file" in refused(predict(tmp_path / "model.zip", tmp_path), "model.zip")
 
 
 def test_an_encrypted_member_is_refused(healthy, tmp_path) -> None:

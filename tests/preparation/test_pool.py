@@ -62,7 +62,7 @@ def test_a_killed_process_ends_in_a_line_that_names_its_case_and_the_rest_goes_o
 def test_who_was_killed_once_is_tried_again_and_told(tmp_path) -> None:
     told = Told()
     assert answers(die_once, tmp_path, told) == {case.id: case.id for case in CASES}
-    assert "c1: its process was killed; tried again, it went well" in told.lines
+    assert "c1: its process was killed; the second attempt succeeded" in told.lines
 
 
 def test_a_faulty_case_stops_no_other_and_each_process_has_one_thread(tmp_path) -> None:

@@ -248,7 +248,7 @@ def test_both_passes_keep_within_the_memory_allowed(tmp_path, monkeypatch, max_r
 @pytest.mark.parametrize(
     ("split", "line"),
     [
-        (Split(folds=8), "too few subjects for 8 folds, so there are fewer: 6"),
+        (Split(folds=8), "too few subjects for 8 folds: only 6 are made"),
         (Split(train=0.9, val=0.05, test=0.05), "too few subjects for 0.05 of them in a test part"),
         (Split(train=0.5, val=0.25, test=0.25), ""),
     ],
@@ -330,7 +330,7 @@ def test_options_that_cannot_be_are_one_line() -> None:
 
 def test_a_negative_number_of_processes_is_refused(tmp_path) -> None:
     raw = convert(make_dataset(tmp_path / "raw", cases=2))
-    with pytest.raises(RecipeError, match="--workers -1: give a number"):
+    with pytest.raises(RecipeError, match="--workers -1: expected a number"):
         prepare(raw, tmp_path / "out", workers=-1)
 
 

@@ -123,7 +123,7 @@ def test_keeping_the_spacing_resamples_nothing() -> None:
 
 def test_channels_that_do_not_fit_are_refused() -> None:
     array = np.ones((4, 4, 4))
-    with pytest.raises(CaseError, match="1 channels, the model reads 2"):
+    with pytest.raises(CaseError, match="1 channels, but the model expects 2"):
         prepare_image([Image(array, np.eye(4))], plan(channels=2))
     moved = np.eye(4)
     moved[0, 3] = 20

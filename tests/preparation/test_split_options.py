@@ -22,9 +22,12 @@ def test_options_go_before_the_recipe(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"folds": 5, "fractions": "7:1:2"}, "--folds and --split exclude each other; give one of them"),
-        ({"fractions": "7"}, "--split 7: write train:val:test as in 7:1:2, or 8:2"),
-        ({"fractions": "7:x:2"}, "--split 7:x:2: write train:val:test as in 7:1:2, or 8:2"),
+        ({"folds": 5, "fractions": "7:1:2"}, "--folds and --split exclude each other. Give one of them."),
+        ({"fractions": "7"}, "--split 7: expected train:val:test or train:val. Write e.g. 7:1:2 or 8:2."),
+        (
+            {"fractions": "7:x:2"},
+            "--split 7:x:2: expected train:val:test or train:val. Write e.g. 7:1:2 or 8:2.",
+        ),
         ({"folds": 1}, "--folds: Input should be greater than or equal to 2"),
         ({"seed": -1}, "--seed: Input should be greater than or equal to 0"),
         (

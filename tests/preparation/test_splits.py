@@ -95,7 +95,7 @@ def test_a_fixed_test_set_stands_in_every_fold_and_nothing_of_its_subjects_elsew
     for fold in folds:
         assert fold["test"] == ["c2", "c3"]
         assert sorted(fold["train"] + fold["val"]) == sorted(set(members) - {"c2", "c3"})
-    with pytest.raises(DatasetError, match="c3: belongs together with a test case"):
+    with pytest.raises(DatasetError, match="c3: shares a group with a test case"):
         make_splits(members, Split(test_cases=("c2",)))
     with pytest.raises(RecipeError, match="ghost"):
         make_splits(members, Split(test_cases=("ghost",)))

@@ -109,7 +109,7 @@ def test_chosen_folds_alone_are_exported(run, tmp_path) -> None:
 )
 def test_a_member_of_another_name_is_refused_before_anything_is_written(model, tmp_path, name) -> None:
     bad = rewritten(model, tmp_path / "bad.mambamed", extra=[(name, b"x")])
-    with pytest.raises(ModelError, match="do not trust this file") as error:
+    with pytest.raises(ModelError, match="Do not trust this file") as error:
         open_model(bad)
     assert "CANARY" not in name or "CANARY" in str(error.value)
     assert not list(tmp_path.rglob("CANARY"))
@@ -129,7 +129,7 @@ def test_a_bomb_and_a_document_too_large_are_refused_by_their_headers(model, tmp
 
 def test_changed_lost_and_foreign_bytes_are_told(run, model, tmp_path) -> None:
     whole = model.read_bytes()
-    for count, match in ((len(whole) // 2, "not a whole model file"), (0, "not a whole model file")):
+    for count, match in ((len(whole) // 2, "not a complete model file"), (0, "not a complete model file")):
         (tmp_path / "cut.mambamed").write_bytes(whole[:count])
         with pytest.raises(ModelError, match=match):
             open_model(tmp_path / "cut.mambamed")
@@ -151,7 +151,7 @@ def test_changed_lost_and_foreign_bytes_are_told(run, model, tmp_path) -> None:
     def other_weights(name, data):
         return data[:-4] + b"\0\0\0\1" if name.endswith("safetensors") else data
 
-    with pytest.raises(ModelError, match="sha256 is not the recorded one"):
+    with pytest.raises(ModelError, match="sha256 differs from the recorded one"):
         open_model(rewritten(model, tmp_path / "other.mambamed", other_weights))
     with pytest.raises(ModelError, match=r"no plan\.json"):
         open_model(rewritten(model, tmp_path / "less.mambamed", lambda n, d: None if n == "plan.json" else d))
