@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument, Option
 
 from mambamed.converters import CONVERTERS
+from mambamed.errors import RecipeError
 
 if TYPE_CHECKING:
     from mambamed.answers.classification import ClassifySummary
@@ -710,12 +711,11 @@ def recipes_show(
 def recipes_check(
     recipe: Annotated[list[str], Argument(help="Recipe files, or names of shipped recipes.")],
 ) -> list[str]:
-    """Check recipes: all keys, values and network options."""
-    from mambamed.recipe import load_recipe
-    from mambamed.runs.cost import recipe_cost
+    """Check recipes: all keys, values and network options; report the faults of all files."""
+    from mambamed.runs.cost import check_recipe
 
-    for each in recipe:
-        recipe_cost(load_recipe(each))
+    if faults := [fault for each in recipe for fault in check_recipe(each)]:
+        raise RecipeError("\n".join(faults))
     return recipe
 
 

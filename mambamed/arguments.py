@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from mambamed.documents.base import fact_of
 from mambamed.errors import RecipeError
+from mambamed.schema_errors import fact_of
 
 
 def with_checked_arguments(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -55,7 +55,6 @@ NOT_YET = (
     "mambamed/jobs",
     "mambamed/networks",
     "mambamed/preparation",
-    "mambamed/recipe",
     "mambamed/runs",
     "mambamed/ssm",
     "mambamed/tasks",

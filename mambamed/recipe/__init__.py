@@ -1,7 +1,4 @@
-"""Recipes: the schema, loading with `extends` and overrides, the shipped ones, the JSON Schema.
-
-This folder is the only place that knows YAML.
-"""
+"""Recipes: schema, loading with `extends` and overrides, shipped recipes, JSON Schema."""
 
 from mambamed.recipe.loading import (
     RecipeLine,

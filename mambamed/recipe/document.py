@@ -1,4 +1,4 @@
-"""YAML as recipes use it: version 1.2 scalars, no tags, no duplicate keys, a line for every key."""
+"""Parses the YAML of recipes: YAML 1.2 scalars, no tags, no duplicate keys; keeps the line of every key."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MAX_CHARACTERS = 1_000_000
 
 
 class _Yaml12Loader(yaml.SafeLoader):
-    """A safe loader whose plain scalars follow YAML 1.2: `2e-3` is a number, `on` is text."""
+    """Safe loader with the scalars of YAML 1.2: `2e-3` is a number, `on` is a string."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own form
 
@@ -37,7 +37,7 @@ for _tag, (_pattern, _first) in _CORE_SCHEMA.items():
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a key was written: a file and its line, or an override on the command line."""
+    """Where a key is set: file and line, or an override on the command line."""
 
     file: str
     line: int | None = None
@@ -47,24 +47,26 @@ class Origin:
 
 
 def parse_document(text: str, file: str) -> tuple[dict[str, Any], dict[KeyPath, Origin]]:
-    """Read one recipe's text.
+    """Parse the text of one recipe.
 
     Args:
         text: the YAML document, a mapping.
-        file: its name, for messages.
+        file: its name, used in messages.
 
     Returns:
-        The plain values, and for every key path the place where it was written.
+        The values, and the origin of every key path.
 
     Raises:
-        RecipeError: broken YAML, a tag, an anchor, a duplicate key, too deep or too long, or not a mapping.
+        RecipeError: invalid YAML, a tag, an anchor, a duplicate key, too deep or too long, or not a mapping.
 
     >>> values, origins = parse_document("training: {lr: 2e-3}\\nfast: on", "a.yaml")
     >>> values["training"]["lr"], values["fast"], str(origins[("fast",)])
     (0.002, 'on', 'a.yaml:2')
     """
     if len(text) > _MAX_CHARACTERS:
-        raise RecipeError(f"{file}: {len(text)} characters; a recipe has at most {_MAX_CHARACTERS}")
+        raise RecipeError(
+            f"{file}: expected at most {_MAX_CHARACTERS} characters, got {len(text)}. Give a recipe file."
+        )
     try:
         _check_events(text, file)
         root = yaml.compose(text, Loader=_Yaml12Loader)
@@ -72,32 +74,36 @@ def parse_document(text: str, file: str) -> tuple[dict[str, Any], dict[KeyPath, 
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise RecipeError(f"{file}{line}: not valid YAML: {problem}; check indentation and quotes") from error
+        raise RecipeError(
+            f"{file}{line}: not valid YAML: {problem}. Check indentation and quotes."
+        ) from error
     if not isinstance(root, yaml.MappingNode):
-        raise RecipeError(f"{file}: holds no keys; a recipe is a mapping that begins with 'task:'")
+        raise RecipeError(
+            f"{file}: holds no keys. A recipe is a mapping, e.g. with the keys task and network."
+        )
     origins: dict[KeyPath, Origin] = {}
     return _value(root, (), file, origins), origins
 
 
 def parse_value(text: str) -> Any:
-    """The value of an override, read as YAML: `2e-3` a number, `[1, 2]` a list, `adam` a text."""
+    """Parse the value of an override as YAML: `2e-3` is a number, `[1, 2]` a list, `adam` a string."""
     document, _ = parse_document(f"value: {text}", "--set")
     return document["value"]
 
 
 def _check_events(text: str, file: str) -> None:
-    """Refuse what a recipe may not hold before any of it is built: anchors, tags, endless nesting."""
+    """Reject anchors, tags and deep nesting before any value is constructed."""
     depth = 0
     for event in yaml.parse(text, Loader=_Yaml12Loader):
         at = f"{file}:{event.start_mark.line + 1}"
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise RecipeError(f"{at}: anchors are not allowed; write it out")
+            raise RecipeError(f"{at}: anchors are not allowed. Write the value out.")
         tag = getattr(event, "tag", None)
         if tag not in {None, "!"}:
-            raise RecipeError(f"{at}: tag {tag!r} is not allowed; use text, numbers, lists and keys")
+            raise RecipeError(f"{at}: tag {tag!r} is not allowed. Use text, numbers, lists and mappings.")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
-            raise RecipeError(f"{at}: nested deeper than {_MAX_DEPTH} levels")
+            raise RecipeError(f"{at}: nested deeper than {_MAX_DEPTH} levels. Flatten the recipe.")
 
 
 def _value(node: yaml.Node, path: KeyPath, file: str, origins: dict[KeyPath, Origin]) -> Any:
@@ -109,9 +115,9 @@ def _value(node: yaml.Node, path: KeyPath, file: str, origins: dict[KeyPath, Ori
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             at = f"{file}:{key_node.start_mark.line + 1}"
             if key is None:
-                raise RecipeError(f"{at}: a key must be plain text")
+                raise RecipeError(f"{at}: a key must be plain text. Correct the key.")
             if key in values:
-                raise RecipeError(f"{at}: {_dotted((*path, key))}: written twice; keep one")
+                raise RecipeError(f"{at}: {_dotted((*path, key))}: duplicate key. Keep one.")
             origins[(*path, key)] = Origin(file, key_node.start_mark.line + 1)
             values[key] = _value(value_node, (*path, key), file, origins)
         return values
@@ -132,7 +138,7 @@ def _scalar(node: yaml.Node, at: str) -> Any:
         if kind == "float":
             return float(text.replace(".inf", "inf").replace(".nan", "nan"))
     except ValueError as error:
-        raise RecipeError(f"{at}: {text[:40]!r} is not a number that can be read") from error
+        raise RecipeError(f"{at}: {text[:40]!r} is not a valid number. Correct the value.") from error
     return text
 
 

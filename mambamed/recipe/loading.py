@@ -1,8 +1,7 @@
-"""From a file or a name to a checked `Recipe`: `extends`, overrides, and every fault at once."""
+"""Loads and checks recipes: `extends`, overrides, and all faults in one error."""
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,28 +9,32 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from mambamed.errors import RecipeError
 from mambamed.recipe.document import KeyPath, Origin, parse_document, parse_value
 from mambamed.recipe.schema import Recipe
+from mambamed.schema_errors import did_you_mean, fact_of, keys_at
 
 _MAX_PARENTS = 8
 _MAX_NAME_BYTES = 200
+_SCHEMA = 1  # the newest version of the schema
 
 
-def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Load a recipe with its parents, apply overrides, check everything.
+def load_recipe(recipe: str | Path, overrides: Sequence[str] = (), of_a_run: bool = False) -> Recipe:
+    """Load a recipe and the recipes that it extends, apply overrides, and check it.
 
     Args:
         recipe: a path, or the name of a shipped recipe (`brats_nnmamba`).
-        overrides: `key=value` texts, as in `training.epochs=10`; read as YAML, checked like the file.
+        overrides: `key=value` texts, e.g. `training.epochs=10`; parsed as YAML and checked like the file.
+        of_a_run: accept keys that have no effect and unknown metrics, so that the runs of earlier versions
+            stay readable.
 
     Returns:
-        The frozen recipe, its `name` filled in.
+        The recipe, with its `name` filled in.
 
     Raises:
-        RecipeError: one line a fault: `file:line: key: message - did you mean ...`.
+        RecipeError: one line per fault: `file:line: key: fact. What to do.`
     """
     path = find_recipe(recipe)
     values, origins = _read_with_parents(path, seen=())
@@ -39,20 +42,20 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         _apply_override(values, origins, override)
     values.setdefault("name", path.stem)
     try:
-        return Recipe.model_validate(values)
+        return Recipe.model_validate(values, context=of_a_run)
     except ValidationError as error:
         lines = [_fault_line(fault, origins, str(path)) for fault in error.errors()]
         raise RecipeError("\n".join(dict.fromkeys(lines))) from error
 
 
 def find_recipe(recipe: str | Path) -> Path:
-    """The file of a recipe given by path or by the name of a shipped one.
+    """Find the file of a recipe, given its path or the name of a shipped recipe.
 
-    `recipes/NAME.yaml` finds the shipped recipe too, so that a command line copied from the
-    documentation works where only the package is installed.
+    `recipes/NAME.yaml` also finds the shipped recipe, so that commands of the documentation work if only the
+    package is installed.
 
     Raises:
-        RecipeError: there is no such file and no such name.
+        RecipeError: no such file and no such name.
     """
     path = Path(recipe)
     if path.is_file():
@@ -63,13 +66,15 @@ def find_recipe(recipe: str | Path) -> Path:
     if name in shipped:
         return shipped[name]
     if path.is_dir():
-        raise RecipeError(f"{recipe}: is a folder; give a recipe file or a name from 'mambamed recipes list'")
-    hint = _did_you_mean(path.stem, shipped)
-    raise RecipeError(f"{recipe}: no such recipe{hint}; see 'mambamed recipes list' or give a path")
+        raise RecipeError(
+            f"{recipe}: is a folder. Give a recipe file or a name from 'mambamed recipes list'."
+        )
+    hint = did_you_mean(path.stem, shipped)
+    raise RecipeError(f"{recipe}: no such recipe{hint or '.'} See 'mambamed recipes list', or give a path.")
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Name -> file of every recipe that comes with mambamed, sorted."""
+    """Name -> file of the shipped recipes, sorted."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "_recipes", package.parent / "recipes"):
         if folder.is_dir():
@@ -79,13 +84,13 @@ def shipped_recipes() -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class RecipeLine:
-    """A shipped recipe in one line.
+    """Summary of a shipped recipe.
 
     Attributes:
-        name: what commands know it by.
-        task, network: of the recipe.
-        data: name of the prepared dataset that it is for; empty where it names none.
-        headline: the first sentence of its comment, which says what it is.
+        name: its name in commands.
+        task, network: from the recipe.
+        data: name of the prepared dataset; empty if the recipe names none.
+        headline: the first sentence of its header comment.
     """
 
     name: str
@@ -106,7 +111,7 @@ def describe_recipes() -> list[RecipeLine]:
 
 
 def _first_sentence(file: Path) -> str:
-    """Of the comment at the head of a recipe, which may run over several lines."""
+    """The first sentence of the header comment of a recipe, which may span several lines."""
     words: list[str] = []
     for line in file.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#") or line.startswith("#  "):
@@ -117,7 +122,7 @@ def _first_sentence(file: Path) -> str:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML with every default filled in; `load_recipe` reads it back unchanged."""
+    """The recipe as YAML with all defaults filled in; `load_recipe` reads it back unchanged."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
 
 
@@ -126,7 +131,13 @@ def recipe_schema() -> dict[str, Any]:
     schema = Recipe.model_json_schema()
     schema["properties"]["extends"] = {
         "type": "string",
-        "description": "A shipped recipe, or a file beside this one, whose keys hold where not given here.",
+        "description": "Shipped recipe, or file in the same folder, whose keys are inherited.",
+    }
+    schema["properties"]["schema"] = {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": _SCHEMA,
+        "description": f"Version of the schema of recipes (default: {_SCHEMA}).",
     }
     return schema
 
@@ -135,13 +146,20 @@ def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, An
     path = path.resolve() if seen else path
     if path.resolve() in seen or len(seen) > _MAX_PARENTS:
         raise RecipeError(
-            f"{path}: extends itself through {', '.join(p.name for p in seen)}; break the circle"
+            f"{path}: extends: circular through {', '.join(p.name for p in seen)}. Remove one 'extends'."
         )
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read as text ({error}); give a YAML file") from error
+        raise RecipeError(f"{path}: cannot be read as text ({error}). Give a YAML file.") from error
     values, origins = parse_document(text, str(path))
+    version = values.pop("schema", _SCHEMA)
+    if type(version) is not int or not 1 <= version <= _SCHEMA:
+        newer = isinstance(version, int) and version > _SCHEMA
+        remedy = "Update mambamed." if newer else f"Write schema: {_SCHEMA}."
+        raise RecipeError(
+            f"{origins[('schema',)]}: schema: expected at most {_SCHEMA}, got {version!r}. {remedy}"
+        )
     parent = values.pop("extends", None)
     if parent is None:
         return values, origins
@@ -149,23 +167,25 @@ def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, An
     is_name = isinstance(parent, str) and Path(parent).name == parent and parent not in {"", ".", ".."}
     if not is_name or len(parent.encode("utf-8", "replace")) > _MAX_NAME_BYTES or "\0" in parent:
         raise RecipeError(
-            f"{at}: extends: {str(parent)[:60]!r} is not the name of a shipped recipe or a file beside it"
+            f"{at}: extends: expected the name of a shipped recipe or of a file in the same folder, "
+            f"got {str(parent)[:60]!r}. Correct the name."
         )
     beside = path.parent / parent
     file = beside if beside.is_file() else shipped_recipes().get(parent)
     if file is None:
-        raise RecipeError(f"{at}: extends: no recipe {parent!r}{_did_you_mean(parent, shipped_recipes())}")
+        hint = did_you_mean(parent, shipped_recipes()) or ". See 'mambamed recipes list'."
+        raise RecipeError(f"{at}: extends: no recipe {parent!r}{hint}")
     inherited, inherited_origins = _read_with_parents(file, (*seen, path.resolve()))
     return _merge(inherited, values), inherited_origins | origins
 
 
 def _merge(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections merge key by key; a mapping that names things (labels, regions, ...) is replaced whole."""
+    """Merge sections key by key; mappings of names (labels, regions, ...) are replaced as a whole."""
     merged = dict(parent)
     for key, value in child.items():
         whole = key in {"channels", "labels", "regions", "covariates", "paper"}
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and not whole:
-            # Another network's options mean nothing to this one.
+            # The options of another network are not inherited.
             another = key == "network" and value.get("name") not in {None, merged[key].get("name")}
             merged[key] = dict(value) if another else _merge(merged[key], value)
         else:
@@ -177,11 +197,11 @@ def _apply_override(values: dict[str, Any], origins: dict[KeyPath, Origin], over
     key, equals, text = override.partition("=")
     path = tuple(part.strip() for part in key.split("."))
     if not equals or not all(path):
-        raise RecipeError(f"--set {override}: not of the form key=value, as in training.epochs=10")
+        raise RecipeError(f"--set {override}: expected key=value, e.g. training.epochs=10.")
     at = values
     for part in path[:-1]:
         if not isinstance(at.setdefault(part, {}), dict):
-            raise RecipeError(f"--set {override}: {part} is not a section")
+            raise RecipeError(f"--set {override}: {part} is not a section. Correct the key.")
         at = at[part]
     at[path[-1]] = parse_value(text)
     for depth in range(1, len(path) + 1):
@@ -190,7 +210,7 @@ def _apply_override(values: dict[str, Any], origins: dict[KeyPath, Origin], over
 
 
 def _fault_line(fault: Any, origins: Mapping[KeyPath, Origin], file: str) -> str:
-    """One pydantic fault as `file:line: key: message - did you mean ...`."""
+    """Format one pydantic fault as `file:line: key: fact. What to do.`"""
     location = tuple(fault["loc"])
     known = location
     while known and known not in origins:
@@ -198,29 +218,9 @@ def _fault_line(fault: Any, origins: Mapping[KeyPath, Origin], file: str) -> str
     at = origins.get(known, Origin(file))
     # Pydantic adds the tried alternatives of a union ("literal[...]", "tuple[...]") to the location.
     key = ".".join(str(part) for part in location[: len(known) + 1] if "[" not in str(part))
-    if fault["type"] == "extra_forbidden":
-        return f"{at}: {key}: unknown key{_did_you_mean(str(location[-1]), _keys_at(location[:-1]))}"
+    fact = fact_of(fault, keys_at(Recipe, location[:-1]))
     if fault["type"] == "missing":
-        return f"{at}: {key}: is missing; add it"
-    message = fault["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(fault["input"], Mapping) else f", here {fault['input']!r}"
-    return f"{at}: {key or 'recipe'}: {message[:1].lower()}{message[1:]}{given}"
-
-
-def _keys_at(location: Sequence[str | int]) -> list[str]:
-    """The keys that the schema knows at a key path."""
-    model: type[BaseModel] = Recipe
-    for part in location:
-        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)
-
-
-def _did_you_mean(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    squeezed = {name.replace("_", ""): name for name in known}
-    close = difflib.get_close_matches(
-        word.replace("_", "").replace("-", "").lower(), list(squeezed), n=1, cutoff=0.6
-    )
-    return f" - did you mean '{squeezed[close[0]]}'?" if close else ""
+        fact = "missing. Add it."
+    elif fact.startswith("expected") and not fact.endswith("."):
+        fact += ". Correct the value."
+    return f"{at}: {key or 'recipe'}: {fact}"

@@ -1,109 +1,131 @@
-"""The schema of a recipe: what a person may write, with its defaults. Defaults live here only.
+"""The schema of a recipe: all keys with their types and defaults.
 
-The strings under the fields reach the JSON Schema (`mambamed recipes schema`), hence editors.
-Options of a network are checked by the network itself, because each has its own.
+The strings under the fields become descriptions in the JSON Schema (`mambamed recipes schema`), for editors.
+The options of a network are checked by the network itself.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-Triple = tuple[int, int, int]
+from mambamed.metrics import parse_metrics
+from mambamed.recipe.applicability import without_effect
+
+Size = Annotated[int, Field(ge=1)]
+Triple = tuple[Size, Size, Size]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Fault = tuple[tuple[str, ...], str]  # a key path, and what is wrong there
 ChannelKind = Literal["ct", "mri"]
 Crop = Literal["nonzero", "none"]
 
 
-class Section(BaseModel):
-    """A part of a recipe: unknown keys are refused, nothing changes after loading."""
+def is_of_a_run(info: ValidationInfo) -> bool:
+    """Whether the recipe is that of a run, which stays readable if it holds keys without effect."""
+    return bool(info.context)
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+class Section(BaseModel):
+    """A section of a recipe: unknown keys are rejected, and values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Split(Section):
-    """How cases are parted into training, validation and test; cases of one subject stay together."""
+    """How cases are split into training, validation and test sets."""
 
     folds: Annotated[int, Field(ge=2)] = 5
-    """Number of cross-validation folds; unused where fractions are given."""
+    """Number of cross-validation folds; ignored if fractions are given."""
     train: Probability | None = None
     """Fraction of subjects for training, for one fixed split instead of cross-validation."""
     val: Probability | None = None
     """Fraction of subjects for validation."""
     test: Probability | None = None
-    """Fraction of subjects kept for testing."""
+    """Fraction of subjects for testing."""
     group_by: str = "subject"
-    """What is never torn apart: subject, case, or a column of the dataset's table (then subjects neither)."""
+    """Keep cases with the same value on the same side of every split: subject, case, or a column name of the
+    dataset's table (which keeps subjects together too)."""
     stratify: str | None = None
-    """What is spread evenly over the parts: class, labels (which are there), or a column."""
+    """Balance this attribute across the splits: class, labels (those present in a case), or a column name."""
     test_cases: tuple[str, ...] = ()
-    """Ids of a fixed test set; the folds, or train and val, are made of the other cases."""
+    """Case ids of a fixed test set; folds, or train and val, are drawn from the other cases."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 12345
-    """Seed of the shuffle; the default is nnU-Net's."""
+    """Random seed of the split; the default is the same as nnU-Net's."""
 
     @model_validator(mode="after")
     def _fractions_belong_together(self) -> Split:
         given = [self.train, self.val, self.test]
         if any(f is not None for f in given):
             if self.train is None or self.val is None:
-                raise ValueError("give train and val (and test) together")
+                raise ValueError("train and val must be given together. Add the missing one.")
             if self.test and self.test_cases:
-                raise ValueError("give test or test_cases, not both")
+                raise ValueError("test and test_cases exclude each other. Remove one of them.")
             total = sum(f or 0.0 for f in given)
             if abs(total - 1) > 1e-6:
-                raise ValueError(f"train + val + test must be 1, here {total:g}")
+                raise ValueError(f"expected train + val + test = 1, got {total:g}. Correct the fractions.")
         return self
 
 
 class Dataset(Section):
-    """What the recipe expects of the dataset; what is given must agree with the prepared one."""
+    """The dataset that the recipe expects; the keys given must agree with the prepared dataset."""
 
     prepared: str | None = None
-    """Folder of the prepared dataset; `-d` on the command line goes before it."""
+    """Folder of the prepared dataset; `-d` on the command line overrides it."""
     channels: dict[str, ChannelKind] | None = None
-    """Channel name -> kind of intensity, in the order in which the network reads them."""
+    """Channel name -> modality, in the order of the input channels of the network."""
     labels: dict[str, int] | None = None
     """Label name -> integer class."""
     regions: dict[str, tuple[int, ...]] | None = None
-    """Region name -> labels it unites; given, the network answers overlapping regions by sigmoid."""
+    """Region name -> its labels. If given, the network predicts regions, which may overlap (sigmoid)."""
     landmarks: tuple[str, ...] | None = None
     """Names of the landmarks."""
     landmark_pairs: tuple[tuple[str, str], ...] = ()
-    """Landmarks that change places in a mirror image, as in [[left_eye, right_eye]]."""
+    """Pairs of landmarks that are swapped by mirroring, e.g. [[left_eye, right_eye]]."""
     classes: tuple[str, ...] | None = None
-    """Names of the classes, in the network's order; of two, the second is "positive". May be some of the
-    dataset's: cases of another class are left out."""
+    """Names of the classes, in the order of the network's outputs; of two, the second is the positive one. If
+    it lists only some classes of the dataset, cases of other classes are ignored."""
     covariates: dict[str, Literal["number"] | tuple[str, ...]] = {}
-    """Classification: what is known of a case beside its image, for the network to read too: name ->
-    "number", or the words that it may be, as in {age: number, sex: [F, M]}."""
+    """Classification: further inputs of the network, given per case: name -> "number", or the list of allowed
+    values, e.g. {age: number, sex: [F, M]}."""
     split: Split = Split()
 
 
 class Preprocess(Section):
-    """From the native to the prepared grid; `prepare --recipe` uses it."""
+    """Preprocessing of images; used by `prepare --recipe`."""
 
     spacing: Literal["median", "keep"] | tuple[Positive, Positive, Positive] = "median"
-    """Spacing of the prepared grid in mm (x, y, z): the training cases' median (nnU-Net's rule), each
-    case's own, or three numbers."""
+    """Voxel spacing after resampling: median (of the training cases, like nnU-Net), keep (unchanged), or
+    three numbers (x, y, z) in mm."""
     crop: Crop = "nonzero"
-    """Crop to the bounding box of what is not zero in any channel."""
+    """nonzero: crop to the bounding box of voxels that are not zero in some channel."""
     normalize: Literal["auto", "zscore", "zscore_nonzero", "ct", "none"] = "auto"
-    """Intensities: auto = ct for CT channels, else zscore (of nonzero voxels where cropping removed much)."""
+    """Intensity normalization; auto: ct for CT channels, else zscore (of nonzero voxels if cropping removed
+    much)."""
 
 
 class Network(BaseModel):
-    """The network and its options, which the network itself checks."""
+    """The network and its options; the network checks them itself."""
 
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
     name: str
-    """A name of `mambamed.networks.NETWORKS`."""
+    """Name of a network, see docs/networks.md."""
 
     @property
     def options(self) -> dict[str, Any]:
-        """Every key but the name."""
+        """All keys except the name."""
         return dict(self.model_extra or {})
 
 
@@ -113,95 +135,101 @@ class Optimizer(Section):
     """Learning rate at the start of the schedule."""
     weight_decay: Annotated[float, Field(ge=0)] = 3e-5
     momentum: Probability = 0.99
-    """SGD only, with Nesterov's form."""
+    """sgd only: Nesterov momentum."""
 
 
 class Schedule(Section):
     name: Literal["poly", "linear", "cosine", "constant"] = "poly"
-    """How the learning rate falls over the steps of the run."""
+    """Decay of the learning rate over the run."""
     power: Positive = 0.9
-    """Exponent of poly: lr * (1 - step/steps)^power."""
+    """poly only: exponent of lr * (1 - step/steps)^power."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps of linear rise from zero before it."""
+    """Number of steps with linear warmup from zero."""
 
 
 class Loss(Section):
-    """What is added up to the loss, each part weighted: soft Dice, cross-entropy (binary for regions), focal
-    and boundary loss. Voxels of the label "ignore" count for nothing."""
+    """Weighted sum of soft Dice, cross-entropy (binary for regions), focal and boundary loss. Voxels with the
+    label "ignore" are excluded."""
 
     dice: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the soft Dice loss."""
     cross_entropy: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the cross-entropy."""
     batch_dice: bool = False
-    """Count Dice over the whole batch rather than each patch of it."""
+    """Compute Dice over the whole batch instead of per patch."""
     smooth: Annotated[float, Field(ge=0)] = 1e-5
-    """Added to numerator and denominator of Dice."""
+    """Smoothing term in the numerator and denominator of Dice."""
     focal: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the focal loss; usually instead of cross_entropy."""
+    """Weight of the focal loss; usually replaces cross_entropy."""
     focal_gamma: Annotated[float, Field(ge=0)] = 2.0
+    """Focusing parameter gamma of the focal loss."""
     boundary: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the boundary loss (mean signed distance in mm under the prediction): 0.01 beside Dice."""
+    """Weight of the boundary loss (mean signed distance in mm, weighted by the prediction); e.g. 0.01 in
+    addition to Dice."""
     class_weights: dict[str, Positive] | None = None
-    """Weights of labels or regions in the cross-entropy; 1 where not named."""
+    """Weights of labels or regions in the cross-entropy (default: 1)."""
     depth_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = None
-    """Weights of the depths of deep supervision, the finest first; half as much each where not given."""
+    """Weights of the deep-supervision outputs, finest first (default: halved at each level)."""
     class_balance: bool = True
-    """Classification: each class weighs the same, however many training cases it has."""
+    """Classification: weight classes equally, regardless of their number of training cases."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the target that is spread over all classes or labels; for regions, towards one half."""
+    """Fraction of the target that is spread over all classes or labels (for regions, moved towards 0.5)."""
 
     @model_validator(mode="after")
     def _something_is_learned(self) -> Loss:
         if self.dice == self.cross_entropy == self.focal == 0:
-            raise ValueError("dice, cross_entropy and focal are all 0: nothing would be learned")
+            raise ValueError("dice, cross_entropy and focal are all 0. Give one of them a positive weight.")
         if self.depth_weights is not None and sum(self.depth_weights) == 0:
-            raise ValueError("depth_weights are all 0: nothing would be learned")
+            raise ValueError("depth_weights are all 0. Give one of them a positive value.")
         return self
 
 
 class Landmarks(Section):
-    """Landmarks: what the network learns of a point, and how its answer becomes one."""
+    """Landmarks: targets, loss and decoding of heatmaps."""
 
     target: Literal["gaussian", "ball"] = "gaussian"
-    """A Gaussian around the point, or a ball in which the value falls evenly from 1 to 0 at three sigma."""
+    """Target heatmap: a Gaussian, or a ball whose value decreases linearly from 1 to 0 at three sigma."""
     sigma_mm: Positive | None = None
-    """Width of the target; twice the mean spacing of the prepared grid where not given. Along an axis of
-    coarser voxels it is 0.7 voxels at least."""
+    """Width of the target in mm (default: twice the mean spacing of the prepared grid); at least 0.7 voxels
+    along every axis."""
     loss: Literal["softmax", "mse", "bce"] = "softmax"
-    """softmax: cross-entropy over all voxels and "nowhere"; mse: squared error of the heatmap, its peak
-    weighted; bce: cross-entropy of each voxel, the worst of them counted."""
+    """softmax: cross-entropy over all voxels and a class "absent"; mse: squared error with a weighted peak;
+    bce: binary cross-entropy of the voxels with the highest loss."""
     peak_weight: Annotated[float, Field(ge=0)] = 100.0
-    """mse: how much more the peak weighs than the background."""
+    """mse only: weight of the peak relative to the background."""
     top_k: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """bce: share of a heatmap's voxels, the worst, that count."""
+    """bce only: fraction of the voxels, those with the highest loss, that is used."""
     offsets: bool = False
-    """Also learn at every voxel near a landmark how far it is away: three more outputs a landmark."""
+    """Also predict the offset to the landmark at every voxel near it (three more outputs per landmark)."""
     decode: Literal["gaussian", "soft-argmax", "argmax"] = "gaussian"
-    """From heatmap to point: a Gaussian fitted to the peak, the peak's center of mass, or its voxel."""
+    """Decoding of heatmaps: fit of a Gaussian to the peak, center of mass of the peak, or the peak voxel."""
     threshold: Probability | None = None
-    """Score below which a landmark counts as absent; chosen on validation cases where not given."""
+    """Report a landmark as absent below this score (default: chosen on the validation cases)."""
 
 
 class Augment(Section):
-    """Random changes of a training patch; each probability counts per patch. Zero switches off."""
+    """Data augmentation; each probability applies per patch, and 0 disables the transform."""
 
     mirror: tuple[Literal["x", "y", "z"], ...] = ("x", "y", "z")
-    """Axes that may be mirrored, each with probability one half. Also the axes of mirroring in prediction."""
+    """Axes that are mirrored, each with probability 0.5; also used for test-time augmentation."""
     rotate: Probability = 0.2
+    """Probability of a rotation."""
     rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 30.0
-    """Largest angle about each axis."""
+    """Maximum angle about each axis."""
     scale: Probability = 0.2
     scale_range: tuple[Positive, Positive] = (0.7, 1.4)
     elastic: Probability = 0.0
+    """Probability of an elastic deformation."""
     elastic_mm: Positive = 4.0
-    """Largest standard deviation of the displacement, mm; cut where space would fold."""
+    """Maximum standard deviation of the displacement in mm; reduced if the deformation would fold."""
     elastic_smoothness_mm: Positive = 24.0
-    """Distance over which displacements are independent, mm."""
+    """Distance in mm beyond which displacements are independent."""
     noise: Probability = 0.1
     noise_std: Annotated[float, Field(ge=0)] = 0.3
-    """Largest standard deviation of additive Gaussian noise, in units of the normalized image."""
+    """Maximum standard deviation of additive Gaussian noise, in units of the normalized image."""
     blur: Probability = 0.2
     blur_sigma: tuple[Positive, Positive] = (0.5, 1.0)
-    """Sigma of the Gaussian, in voxels."""
+    """Range of the sigma of the Gaussian, in voxels."""
     brightness: Probability = 0.15
     brightness_range: tuple[Positive, Positive] = (0.75, 1.25)
     contrast: Probability = 0.15
@@ -211,94 +239,105 @@ class Augment(Section):
     gamma: Probability = 0.3
     gamma_range: tuple[Positive, Positive] = (0.7, 1.5)
     drop_channel: Probability = 0.0
-    """Each channel but one is blanked with this probability: for cases that lack channels."""
+    """Probability of setting each channel to zero (one always remains); for cases with missing channels."""
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> Augment:
         for name in type(self).model_fields:
             value = getattr(self, name)
             if (name.endswith("_range") or name == "blur_sigma") and value[0] > value[1]:
-                raise ValueError(f"{name}: the first number must not exceed the second, here {list(value)}")
+                raise ValueError(f"{name}: expected a rising range, got {list(value)}. Swap the two numbers.")
         return self
 
 
 class Training(Section):
     epochs: Annotated[int, Field(ge=1)] = 1000
-    """Reporting intervals, each of `steps_per_epoch` optimizer updates."""
+    """Number of epochs; each has `steps_per_epoch` optimizer steps."""
     steps_per_epoch: Annotated[int, Field(ge=1)] = 250
     batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Patches a step; the plan's where not given."""
+    """Patches per step (default: from the plan)."""
     patch_size: Triple | None = None
-    """Voxels the network sees (x, y, z); the plan's where not given."""
+    """Patch size in voxels (x, y, z) (default: from the plan)."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """auto = bf16 where the device computes it fast, else fp32."""
+    """Numeric precision; auto: bf16 if the device computes it fast, else fp32."""
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     loss: Loss = Loss()
     foreground: Probability = 0.33
-    """Fraction of the patches of a batch that are centered on a foreground voxel."""
+    """Fraction of patches that are centered on a foreground voxel or landmark."""
     augment: Augment = Augment()
     clip: Annotated[float, Field(ge=0)] = 12.0
-    """Largest norm of the gradient; 0 = no clipping."""
+    """Maximum gradient norm; 0 disables clipping."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay of the moving average of the weights, used for validation and prediction; 0 = none."""
+    """Decay of the exponential moving average of the weights, which is used for validation and prediction; 0
+    disables it."""
     sync_batchnorm: bool = False
-    """With several GPUs: count the statistics of BatchNorm over the patches of all of them."""
+    """With several GPUs: synchronize the statistics of batch normalization."""
     patience: Annotated[int, Field(ge=0)] = 0
-    """Epochs without a better score after which training ends early; 0 = it never does."""
+    """Early stopping: number of epochs without improvement; 0 disables it."""
     compile: Literal["auto", "always", "never"] = "never"
-    """torch.compile of the training step; auto: steps are timed with and without, the faster way stays."""
+    """Use torch.compile for the training step; auto: measure both ways and keep the faster one."""
     validation_patches: Annotated[int, Field(ge=1)] = 16
-    """Patches of validation cases scored after each epoch; the whole volumes are scored at the end."""
+    """Number of validation patches scored after each epoch; whole volumes are scored after training."""
     seed: int = 0
+    """Random seed of weights, patches and augmentation."""
 
     @property
     def steps(self) -> int:
-        """Optimizer updates of the whole run."""
+        """Number of optimizer steps of the run."""
         return self.epochs * self.steps_per_epoch
 
 
 class Postprocess(Section):
-    """What is done to a label map on its native grid; names are labels or regions. Empty: nothing."""
+    """Postprocessing of the predicted label map on the grid of the input; names are labels or regions."""
 
     fill_holes: tuple[str, ...] = ()
-    """Of these, holes that nothing else fills are filled."""
+    """Labels or regions whose enclosed background holes are filled."""
     largest_component: tuple[str, ...] = ()
-    """Of these, only the largest connected part is kept."""
+    """Labels or regions of which only the largest connected component is kept."""
     min_mm3: dict[str, Positive] = {}
-    """Of these, connected parts of a smaller volume are removed."""
+    """Label or region -> minimum volume in mm3; smaller connected components are removed."""
 
 
 class Inference(Section):
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Share of a window that its neighbor along an axis covers too."""
+    """Sliding-window overlap, as a fraction of the window size."""
     gaussian: bool = True
-    """Weight a window's center more than its rim."""
+    """Weight the center of each window higher than its border (Gaussian)."""
     tta: Literal["mirror", "none"] = "mirror"
-    """Average over mirrored copies, along the axes that training mirrored."""
+    """Test-time augmentation: average over copies mirrored along the axes of `training.augment.mirror`."""
     postprocess: Postprocess = Postprocess()
 
 
 class Evaluation(Section):
     metrics: tuple[str, ...] = ("dice", "hd95")
+    """Segmentation: metrics to compute, see docs/metrics.md; the first one is the main score."""
     hd95: Literal["pooled", "max-directed", "surface-area"] = "max-directed"
-    """Which of the three distances that go by this name."""
+    """Definition of HD95; see docs/metrics.md."""
     empty: Literal["exclude", "brats"] = "exclude"
-    """A structure absent from reference and prediction: left out of the mean by name, or Dice 1."""
+    """How to score a structure that is empty in reference and prediction: exclude it, or Dice 1 (brats)."""
     threshold: Literal["youden", "f1", "half"] = "youden"
-    """Of two classes: how the threshold is chosen on the validation cases; half = 0.5 without a choice."""
+    """For two classes: how the probability threshold is chosen on the validation cases; half: always 0.5."""
     sdr_mm: tuple[Positive, ...] = (2.0, 2.5, 3.0, 4.0)
-    """Landmarks: distances of the success detection rate."""
+    """Landmarks: distances in mm for the success detection rate."""
     calibrate: bool = True
-    """Classification: scale the logits by a temperature that the validation cases tell."""
+    """Classification: calibrate probabilities by a temperature chosen on the validation cases."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics_are_known(cls, metrics: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not is_of_a_run(info):
+            parse_metrics(metrics)
+        return metrics
 
 
 class Recipe(Section):
-    """One experiment: what is learned, from what, by which network, how."""
+    """One experiment: dataset, network, training, prediction and evaluation."""
 
     task: Literal["segmentation", "landmarks", "classification"] = "segmentation"
+    """Keys that apply to another task are rejected."""
     name: str = ""
-    """Name of the run; the file's name where not given."""
+    """Name of the run (default: the name of the file)."""
     dataset: Dataset = Dataset()
     preprocess: Preprocess = Preprocess()
     network: Network
@@ -307,31 +346,53 @@ class Recipe(Section):
     inference: Inference = Inference()
     evaluation: Evaluation = Evaluation()
     measures: dict[str, tuple[str, ...]] = {}
-    """Landmarks: name -> what is measured between them: two: their distance, mm; three: the angle at the
-    second, degrees; four: the angle between the lines through the first two and the last two, degrees."""
+    """Measure name -> landmarks: two give their distance (mm), three the angle at the second (degrees), four
+    the angle between the lines through the first two and the last two (degrees)."""
     paper: dict[str, float | str] = {}
-    """The paper's own numbers, shown beside ours."""
+    """Results reported in the paper, shown next to those of the run."""
 
     @model_validator(mode="after")
-    def _landmarks_have_names(self) -> Recipe:
+    def _keys_agree(self, info: ValidationInfo) -> Recipe:
+        faults = [*self._unknown_landmarks(), *self._unknown_structures()]
+        if not is_of_a_run(info):
+            faults += without_effect(self)
+        if faults:
+            raise ValidationError.from_exception_data(
+                "Recipe",
+                [
+                    InitErrorDetails(
+                        type=PydanticCustomError("recipe", "{fact}", {"fact": fact}), loc=key, input=None
+                    )
+                    for key, fact in faults
+                ],
+            )
+        return self
+
+    def _unknown_landmarks(self) -> Iterator[Fault]:
         paired = [name for pair in self.dataset.landmark_pairs for name in pair]
         if len(set(paired)) < len(paired):
-            raise ValueError("dataset.landmark_pairs: a landmark stands in two pairs; it has one partner")
-        measured = [(f"measures.{key}", names) for key, names in self.measures.items()]
-        for key, names in measured:
-            if not 2 <= len(names) <= 4:
-                raise ValueError(
-                    f"{key}: {len(names)} landmarks; give two for a distance, three or four for an angle"
+            yield ("dataset", "landmark_pairs"), "a landmark occurs in two pairs. Keep one of them."
+        for name, landmarks in self.measures.items():
+            if not 2 <= len(landmarks) <= 4:
+                yield (
+                    ("measures", name),
+                    f"expected 2 to 4 landmarks, got {len(landmarks)}. Give two for a distance.",
                 )
+        named = {("dataset", "landmark_pairs"): paired} | {
+            ("measures", k): v for k, v in self.measures.items()
+        }
         known = self.dataset.landmarks
-        for key, names in [("dataset.landmark_pairs", paired), *measured]:
-            strange = [name for name in names if known is not None and name not in known]
-            if strange:
-                raise ValueError(f"{key}: {', '.join(strange)}: not among dataset.landmarks")
-        return self
+        for key, landmarks in named.items() if known is not None else ():
+            if unknown := [name for name in landmarks if name not in known]:
+                yield key, f"{', '.join(unknown)} not in dataset.landmarks. Correct the name."
 
-    @model_validator(mode="after")
-    def _only_classifiers_read_covariates(self) -> Recipe:
-        if self.dataset.covariates and self.task != "classification":
-            raise ValueError(f"dataset.covariates: {self.task} reads none; take them out")
-        return self
+    def _unknown_structures(self) -> Iterator[Fault]:
+        labels = [name for name, value in (self.dataset.labels or {}).items() if value and name != "ignore"]
+        known = list(self.dataset.regions) if self.dataset.regions else labels
+        named = {("inference", "postprocess", key): names for key, names in self.inference.postprocess}
+        for key, names in named.items():
+            if unknown := [name for name in names if known and name not in known]:
+                yield (
+                    key,
+                    f"{unknown[0]} is not predicted; expected one of {', '.join(known)}. Correct the name.",
+                )

@@ -58,7 +58,7 @@ class Run:
             if not (root / name).is_file():
                 raise ModelError(f"{root}: is not a run folder: no {name}. Give a folder that 'train' wrote.")
         try:
-            recipe = load_recipe(root / "recipe.yaml")
+            recipe = load_recipe(root / "recipe.yaml", of_a_run=True)
         except RecipeError as error:
             raise ModelError(f"{error}. Use the version of mambamed that wrote the run.") from error
         try:
