@@ -60,8 +60,7 @@ def training(tmp_path):
     assert call(*job, "-o", tmp_path / "prepared").code == 0
     (tmp_path / "recipe.yaml").write_text(
         "task: classification\nnetwork: {name: resnet, channels: 2}\n"
-        "training: {epochs: 1, steps_per_epoch: 1, batch_size: 2, patch_size: [16, 16, 16],"
-        " validation_patches: 1}\n"
+        "training: {epochs: 1, steps_per_epoch: 1, batch_size: 2, patch_size: [16, 16, 16]}\n"
     )
     return ["train", tmp_path / "recipe.yaml", "-d", tmp_path / "prepared", *QUICK]
 

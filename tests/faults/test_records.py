@@ -96,7 +96,7 @@ def work(tmp_path_factory):
     (folder / "recipe.yaml").write_text(
         "task: classification\nnetwork: {name: resnet, channels: 2}\n"
         "training: {epochs: 1, steps_per_epoch: 2, batch_size: 2, patch_size: [16, 16, 16],"
-        " validation_patches: 1, seed: 5}\n"
+        " seed: 5}\n"
     )
     out, answers = folder / "out", {}
     answers["prepare"] = call(
