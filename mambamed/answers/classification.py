@@ -288,7 +288,7 @@ def _document(
 
 def _check_output(cases: Sequence[Case], output: Path) -> None:
     if output.suffix.lower() != ".csv" or output.is_dir():
-        raise RecipeError(f"-o {output}: give the name of a table, as in preds.csv")
+        raise RecipeError(f"-o {output}: give the name of a table, e.g. preds.csv")
     if output.exists() and not names_probabilities(output):
         raise RecipeError(f"{output}: was there before and is no table of probabilities; give another -o")
     if output.resolve() in {channel.path.resolve() for case in cases for channel in case.channels}:

@@ -166,7 +166,7 @@ def read(path: Path, max_voxels: int) -> tuple[NDArray, Affine]:
             image = sitk.ReadImage(str(file))
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1].strip()
-            raise CaseError(f"{file}: corrupt: cannot be read ({reason}); copy it anew") from error
+            raise CaseError(f"{file}: corrupt: cannot be read ({reason}); copy it again") from error
         # (1, rows, columns) -> (X, Y): a row's voxels go along x.
         slices.append(sitk.GetArrayViewFromImage(image).reshape(grid.shape[1], grid.shape[0]).T.copy())
     dtype = np.result_type(*slices)  # RescaleSlope may differ from slice to slice
@@ -253,8 +253,8 @@ def _frames(facts: Mapping[str, str]) -> int:
 def _check_slice(file: Path, facts: Mapping[str, str], first: Mapping[str, str], first_file: Path) -> None:
     if _frames(facts) > 1:
         raise CaseError(
-            f"{file}: holds {facts[_FRAMES]} frames, beside other files of its series; put it into a folder "
-            "alone, or convert the series to NIfTI, with dcm2niix for example"
+            f"{file}: holds {facts[_FRAMES]} frames, in addition to other files of its series; put it into a "
+            "folder alone, or convert the series to NIfTI, with dcm2niix for example"
         )
     if int(facts.get(_SAMPLES) or 1) != 1:
         raise CaseError(f"{file}: holds RGB colors, not intensities; leave the series out")
@@ -274,7 +274,7 @@ def _check_slice(file: Path, facts: Mapping[str, str], first: Mapping[str, str],
         )
     needed = int(facts[_ROWS]) * int(facts[_COLUMNS]) * (int(facts.get(_BITS) or 8) // 8)
     if _is_plain(file) and file.stat().st_size < needed:
-        raise CaseError(f"{file}: truncated: {file.stat().st_size} bytes of more than {needed}; copy it anew")
+        raise CaseError(f"{file}: truncated: {file.stat().st_size} of over {needed} bytes; copy it again")
 
 
 def _check_steps(steps: NDArray, names: Sequence[str], where: str) -> None:
@@ -290,7 +290,7 @@ def _check_steps(steps: NDArray, names: Sequence[str], where: str) -> None:
         fact = (
             f"{steps[worst]:.3g} mm between {names[worst]} and {names[worst + 1]}, {usual:.3g} mm elsewhere"
         )
-        raise CaseError(f"{where}: uneven spacing, {fact}; slices are missing: copy it anew, or resample it")
+        raise CaseError(f"{where}: uneven spacing, {fact}; slices are missing: copy it again, or resample it")
 
 
 def _numbers(facts: Mapping[str, str], tag: str, count: int, where: str) -> list[float]:
@@ -331,7 +331,7 @@ def _tags(path: Path) -> dict[str, str]:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise CaseError(f"{path}: is truncated, or no DICOM; copy it anew, or remove it") from error
+        raise CaseError(f"{path}: is truncated, or no DICOM; copy it again, or remove it") from error
     keys = (_SERIES, _DESCRIPTION, _MODALITY, _POSITION, _ORIENTATION, _SPACING)
     keys += (_ROWS, _COLUMNS, _BITS, _SAMPLES, _FRAMES)
     return {key: reader.GetMetaData(key).strip("\0 ") for key in keys if reader.HasMetaDataKey(key)}

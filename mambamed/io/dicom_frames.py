@@ -70,7 +70,7 @@ def read_frames(file: Path) -> NDArray:
         stored = document.pixel_array
     except _BROKEN as error:
         reason = str(error).strip().splitlines()[0]
-        raise CaseError(f"{file}: corrupt: its frames cannot be read ({reason}); copy it anew") from error
+        raise CaseError(f"{file}: corrupt: its frames cannot be read ({reason}); copy it again") from error
     group, numbers = "PixelValueTransformationSequence", range(_count(document))
     slopes, intercepts = (
         np.array([1.0 * (_of_frame(document, n, group, name) or absent) for n in numbers])
@@ -97,7 +97,7 @@ def _read(file: Path, pixels: bool) -> Any:
     try:
         document = pydicom.dcmread(file, stop_before_pixels=not pixels)
     except (OSError, *_BROKEN) as error:
-        raise CaseError(f"{file}: is truncated, or no DICOM; copy it anew, or remove it") from error
+        raise CaseError(f"{file}: is truncated, or no DICOM; copy it again, or remove it") from error
     if str(document.get("SOPClassUID")) not in _IMAGES:
         kind = getattr(document.get("SOPClassUID"), "name", "of no kind")
         raise CaseError(f"{file}: holds {_count(document)} frames ({kind}), no CT, MR or PET; {_WAY_OUT}")

@@ -27,7 +27,7 @@ def read(path: Path, max_voxels: int) -> tuple[NDArray, Affine]:
     """Voxels `(X, Y, Z)` in the file's type, and their affine, voxel -> world, mm, RAS+.
 
     Raises:
-        CaseError: damaged, not 3-D with one value a voxel, more voxels than the file can hold or the limit.
+        CaseError: damaged, not 3-D with one value per voxel, more voxels than the file can hold or the limit.
     """
     reader = _opened(path, max_voxels)
     try:
@@ -54,7 +54,7 @@ def _opened(path: Path, max_voxels: int) -> Any:
     with path.open("rb") as file:
         head = file.read(_HEADER_BYTES)
     if not head:
-        raise CaseError(f"{path}: is empty (0 bytes); copy it anew")
+        raise CaseError(f"{path}: is empty (0 bytes); copy it again")
     # NRRD ends its header by an empty line, MetaImage by the place of the data.
     if head.startswith(b"NRRD"):
         text, _, _ = head.partition(b"\n\n")
@@ -79,12 +79,12 @@ def _opened(path: Path, max_voxels: int) -> Any:
         raise _unreadable(path, error) from error
     size = reader.GetSize()
     if len(size) != 3 or reader.GetNumberOfComponents() != 1:
-        raise CaseError(f"{path}: is {len(size)}D {size}, not 3D with one value a voxel; convert it")
+        raise CaseError(f"{path}: is {len(size)}D {size}, not 3D with one value per voxel; convert it")
     voxels, holds = int(np.prod(size, dtype=np.int64)), path.stat().st_size
     claimed = voxels * _dtype_of(reader).itemsize
     if voxels < 1 or claimed > holds * (1 if is_raw else _LARGEST_RATIO):
         fact = f"its header claims a size of {claimed / 2**20:.0f} MB for {holds} bytes"
-        raise CaseError(f"{path}: {'truncated: ' if is_raw else ''}{fact}; copy it anew")
+        raise CaseError(f"{path}: {'truncated: ' if is_raw else ''}{fact}; copy it again")
     if voxels > max_voxels:
         raise CaseError(
             f"{path}: {voxels} voxels, more than the limit of {max_voxels}; raise it if that is right"
@@ -122,10 +122,10 @@ def _check_deflated(path: Path, start: int, wbits: int) -> None:
             while not inflater.eof:
                 block = inflater.unconsumed_tail or file.read(2**20)
                 if not block:
-                    raise CaseError(f"{path}: truncated, the compressed data end early; copy it anew")
+                    raise CaseError(f"{path}: truncated, the compressed data end early; copy it again")
                 inflater.decompress(block, 2**22)
         except zlib.error as error:
-            raise CaseError(f"{path}: corrupt compressed data ({error}); copy it anew") from error
+            raise CaseError(f"{path}: corrupt compressed data ({error}); copy it again") from error
 
 
 def _unreadable(path: Path, error: RuntimeError) -> CaseError:
@@ -134,5 +134,5 @@ def _unreadable(path: Path, error: RuntimeError) -> CaseError:
         "truncated: " if any(word in reason for word in ("got only", "but received", "No such file")) else ""
     )
     return CaseError(
-        f"{path}: {cut}cannot be read as an image ({reason}); copy it anew or convert it to NIfTI"
+        f"{path}: {cut}cannot be read as an image ({reason}); copy it again or convert it to NIfTI"
     )

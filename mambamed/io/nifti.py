@@ -57,12 +57,12 @@ class NiftiStream:
     def _check_name(self) -> None:
         named = self._path.name.lower().endswith(".gz")
         if self.file_bytes == 0:
-            raise CaseError(f"{self._path}: is empty (0 bytes); copy it anew")
+            raise CaseError(f"{self._path}: is empty (0 bytes); copy it again")
         if named and not self.compressed:
             start = self._file.read(540)
             self._file.seek(0)
             if header_size(start) is None:
-                raise CaseError(f"{self._path}: is neither gzip nor NIfTI; download it anew")
+                raise CaseError(f"{self._path}: is neither gzip nor NIfTI; download it again")
             raise CaseError(f"{self._path}: is not gzip although it is named so; rename it to .nii")
         if not named and self.compressed:
             raise CaseError(f"{self._path}: is gzip although it is named .nii; rename it to .nii.gz")
@@ -128,11 +128,11 @@ class NiftiStream:
             try:
                 part = self._inflater.decompress(raw, limit)
             except _STREAM_FAULTS as error:
-                raise CaseError(f"{self._path}: corrupt compressed data ({error}); copy it anew") from error
+                raise CaseError(f"{self._path}: corrupt compressed data ({error}); copy it again") from error
             if part:
                 return part
             if not raw and not self._inflater.eof:
-                raise CaseError(f"{self._path}: truncated, the compressed data end early; copy it anew")
+                raise CaseError(f"{self._path}: truncated, the compressed data end early; copy it again")
 
     def _next_member(self) -> bool:
         """Whether another gzip member follows; zero padding after the last one is legal."""
@@ -172,9 +172,9 @@ def read_header(stream: NiftiStream, path: Path) -> Header:
     start = stream.read(540)
     size = header_size(start)
     if size is None:
-        raise CaseError(f"{path}: is not NIfTI (no magic number); convert it or download it anew")
+        raise CaseError(f"{path}: is not NIfTI (no magic number); convert it or download it again")
     if len(start) < size:
-        raise CaseError(f"{path}: truncated: ends within its header; copy it anew")
+        raise CaseError(f"{path}: truncated: ends within its header; copy it again")
     kind = nib.Nifti1Header if size == 348 else nib.Nifti2Header
     try:
         header = kind(start[:size], check=False)
@@ -186,7 +186,7 @@ def read_header(stream: NiftiStream, path: Path) -> Header:
     if not offset >= _HEADER_BYTES[size] or offset > 2**40:
         raise CaseError(f"{path}: truncated or damaged: its voxels are said to begin at byte {offset:g}")
     if not stream.skip(int(offset) - len(start)):
-        raise CaseError(f"{path}: truncated: its voxels would begin at byte {offset:g}; copy it anew")
+        raise CaseError(f"{path}: truncated: its voxels would begin at byte {offset:g}; copy it again")
     stream.give_back(start[int(offset) :])
     return header
 
@@ -205,7 +205,7 @@ def check_shape(
     if not 1 <= count <= 7 or any(n < 1 for n in sizes):
         raise CaseError(f"{path}: shape {tuple(sizes)} with {count} axes cannot be; the header is damaged")
     if count >= 5 and any(n > 1 for n in sizes[4:]):
-        raise CaseError(f"{path}: is 5D {tuple(sizes)}, a vector image; give one file a channel")
+        raise CaseError(f"{path}: is 5D {tuple(sizes)}, a vector image; give one file per channel")
     while len(sizes) > 4:
         sizes.pop()
     if len(sizes) < 3:
@@ -213,7 +213,7 @@ def check_shape(
     x, y, z, volumes = (*sizes, 1)[:4]
     dtype = header.get_data_dtype()
     if dtype.fields is not None or int(header["datatype"]) in {128, 2304}:
-        raise CaseError(f"{path}: holds RGB colors, not intensities; convert it to one value a voxel")
+        raise CaseError(f"{path}: holds RGB colors, not intensities; convert it to one value per voxel")
     if dtype.kind == "c":
         raise CaseError(f"{path}: holds complex numbers; save their magnitude")
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
@@ -224,7 +224,7 @@ def check_shape(
         size = f"{voxels * dtype.itemsize / 2**20:.0f} MB"
         fact = "truncated: " if not stream.compressed else ""
         raise CaseError(
-            f"{path}: {fact}its header claims a size of {size} for {stream.file_bytes} bytes; copy it anew"
+            f"{path}: {fact}its header claims a size of {size} for {stream.file_bytes} bytes; copy it again"
         )
     if voxels > max_voxels:
         raise CaseError(
@@ -317,7 +317,7 @@ def voxels_of(header: Header, stream: NiftiStream, shape: tuple[int, int, int, i
     data = np.empty(needed, np.uint8)  # takes no memory before it is filled
     there = stream.read_into(data.data)
     if there < needed:
-        raise CaseError(f"{path}: truncated: {there} of {needed} bytes of voxels; copy it anew")
+        raise CaseError(f"{path}: truncated: {there} of {needed} bytes of voxels; copy it again")
     stream.check_end()
     array = data.view(dtype).reshape(shape, order="F")
     return array if dtype.isnative else array.astype(dtype.newbyteorder("="))

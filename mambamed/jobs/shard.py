@@ -81,7 +81,7 @@ def chosen_shard(asked: str | None, environment: Mapping[str, str] | None = None
         return Shard()
     found = re.fullmatch(r"(\d+)/(\d+)", asked.strip())
     if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise RecipeError(f"--shard {asked}: give part/parts, as in 1/4, 2/4, 3/4 and 4/4")
+        raise RecipeError(f"--shard {asked}: give part/parts, e.g. 1/4, 2/4, 3/4 and 4/4")
     return Shard(int(found[1]), int(found[2]))
 
 

@@ -270,9 +270,9 @@ def _check(version: str, nslices: object, mixer: str, depths: Sequence[int]) -> 
     if mixer not in ("mamba", "none"):
         raise RecipeError(f"network.mixer: {mixer!r} is not one of mamba, none")
     if len(depths) != 4:
-        raise RecipeError(f"network.depths: {list(depths)} are not four numbers, one a stage")
+        raise RecipeError(f"network.depths: {list(depths)} are not four numbers, one per stage")
     if nslices != "auto" and (not isinstance(nslices, Sequence) or len(nslices) != 4):
-        raise RecipeError(f"network.nslices: {nslices!r} is neither auto nor four numbers, one a stage")
+        raise RecipeError(f"network.nslices: {nslices!r} is neither auto nor four numbers, one per stage")
 
 
 def _down(in_channels: int, out_channels: int, version: Version, norm: Norm, first: bool) -> nn.Sequential:

@@ -128,7 +128,7 @@ def _python() -> list[Check]:
 def _packages() -> list[Check]:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        advice = "install mambamed anew: pip install mambamed"
+        advice = "reinstall mambamed: pip install mambamed"
         return [Check("packages", "bad", f"missing: {', '.join(missing)}", advice)]
     return [Check("packages", "good", ", ".join(f"{name} {_version(name)}" for name in _NEEDED))]
 
@@ -225,7 +225,7 @@ def _numba() -> list[Check]:
     home = Path.home() / ".cache"
     if _refusal(home) is None:
         return [Check("numba", "good", f"{fact}; compiled code is kept below {home}")]
-    advice = "set NUMBA_CACHE_DIR to a folder that can be written; else each process compiles anew"
+    advice = "set NUMBA_CACHE_DIR to a folder that can be written; otherwise each process compiles again"
     return [Check("numba", "limited", f"{fact}; no folder for compiled code", advice)]
 
 

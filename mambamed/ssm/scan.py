@@ -196,7 +196,7 @@ def _check_shapes(u, delta, A, B, C, D, z, delta_bias) -> None:
     expected += [("D", D, (channels,)), ("delta_bias", delta_bias, (channels,))]
     for name, tensor, shape in expected:
         if tensor is not None and tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} must be {shape} beside u {tuple(u.shape)}, got {tuple(tensor.shape)}")
+            raise ValueError(f"{name} must be {shape} for u {tuple(u.shape)}, got {tuple(tensor.shape)}")
 
 
 # --- the custom operators

@@ -46,9 +46,7 @@ class Classification:
         spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
     ) -> None:
         if len(manifest.classes) < 2:
-            raise DatasetError(
-                f"{manifest.name}: has {len(manifest.classes)} classes; give two or more to be told apart"
-            )
+            raise DatasetError(f"{manifest.name}: has {len(manifest.classes)} classes; give two or more")
         self.classes = tuple(manifest.classes)
         self.outputs = len(self.classes)
         self.names = self.classes[1:] if self.outputs == 2 else self.classes
@@ -81,7 +79,7 @@ class Classification:
         if validation and len({case.class_name for case in validation}) < 2:
             raise DatasetError(
                 f"validation: all {len(validation)} cases are of class {validation[0].class_name}; "
-                "split anew, stratified by class"
+                "split again, stratified by class"
             )
 
     def count(self, cases: Sequence[PatchCase], left_out: int) -> str:

@@ -121,7 +121,7 @@ def chosen_seeds(seeds: str) -> list[int]:
     """
     parts = [part.strip() for part in seeds.split(",") if part.strip()]
     if not parts or not all(part.isdigit() for part in parts) or seeds.strip() == "0":
-        raise RecipeError(f"--seeds {seeds}: give how many, as in 3, or which, as in 4,7")
+        raise RecipeError(f"--seeds {seeds}: give the number of seeds, e.g. 3, or the seeds, e.g. 4,7")
     if "," in seeds:
         return list(dict.fromkeys(int(part) for part in parts))
     return list(range(int(parts[0])))

@@ -139,7 +139,8 @@ class Session:
             begun = self._ranks.agree(last.is_file())
             if begun and not wishes.resume:
                 raise RecipeError(
-                    f"{folder}: has been trained already; --resume goes on, another -o starts anew"
+                    f"{folder}: already contains a trained model. Use --resume to continue, or a "
+                    "different -o to start over."
                 )
             journal = Journal(folder, self._progress) if self._ranks.leads else SilentJournal()
             threads = keep_threads(self.run.recorded(self.fold)) if begun and wishes.deterministic else None

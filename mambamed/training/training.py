@@ -118,7 +118,7 @@ def train(
     ranks, device = join_ranks(device)
     place, reasons = choose_workplace(device, precision or recipe.training.precision)
     if ranks.world > 1:
-        share = f"{ranks.world} processes, {run.plan.batch_size} patches a step each"
+        share = f"{ranks.world} processes, {run.plan.batch_size} patches per step each"
         reasons["processes"] = f"processes {share}"
         progress = progress if ranks.leads else Silence()
     if fit is not None:

@@ -52,7 +52,7 @@ class WindowSum:
         shape: `(X, Y, Z)` of the padded volume.
         starts: first voxels of the windows along each axis.
         axis: of the slabs.
-        say: hears that the device has no room for it.
+        say: receives a line if the device has too little memory for it.
         max_ram: bytes that this process may take, or None.
     """
 
@@ -169,7 +169,9 @@ class WindowSum:
                     return torch.zeros(shape, device=device)
                 except torch.OutOfMemoryError:  # because of --max-vram's bound, or others took it meanwhile
                     torch.cuda.empty_cache()
-            self._say(f"the sum of the windows ({needed >> 20} MB) is kept on the CPU: {device} has no room")
+            self._say(
+                f"the sum of the windows ({needed >> 20} MB) stays on the CPU: too little memory on {device}"
+            )
             device = torch.device("cpu")
         if device.type == "cpu":
             self._check_ram(needed, outputs)

@@ -188,7 +188,7 @@ def test_options_that_cannot_be_meant_stop_before_any_work(world, tmp_path) -> N
     ):
         with pytest.raises(Exception, match=says):
             classify(run, images, tmp_path / "p.csv", device="cpu", **options)
-    with pytest.raises(RecipeError, match=r"as in preds\.csv"):
+    with pytest.raises(RecipeError, match=r"e\.g\. preds\.csv"):
         classify(run, images, tmp_path / "folder", device="cpu")
     assert not (tmp_path / "p.csv").exists()
 

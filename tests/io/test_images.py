@@ -277,7 +277,7 @@ def test_other_formats_that_claim_too_much_are_refused(tmp_path) -> None:
         read_image(tmp_path / "b.mha", max_voxels=10)
     colors = sitk.GetImageFromArray(np.zeros((4, 4, 4, 3), np.uint8), isVector=True)
     sitk.WriteImage(colors, str(tmp_path / "c.mha"))
-    with pytest.raises(CaseError, match="one value a voxel"):
+    with pytest.raises(CaseError, match="one value per voxel"):
         read_image(tmp_path / "c.mha")
 
 

@@ -238,7 +238,7 @@ def test_a_device_falls_back_to_plain_torch_and_says_why(monkeypatch) -> None:
 
 def test_shapes_that_do_not_fit_are_named() -> None:
     u, delta, A, B, C, *_ = scan_inputs(1, 4, 6, 8)
-    with pytest.raises(ValueError, match=r"B must be \(1, 8, 6\) beside u \(1, 4, 6\), got \(1, 7, 6\)"):
+    with pytest.raises(ValueError, match=r"B must be \(1, 8, 6\) for u \(1, 4, 6\), got \(1, 7, 6\)"):
         selective_scan(u, delta, A, B[:, :7], C)
     with pytest.raises(ValueError, match="u must be"):
         selective_scan(u[0], delta, A, B, C)

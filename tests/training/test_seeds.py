@@ -44,7 +44,7 @@ def test_mean_and_sd_are_taken_over_the_seeds_of_the_means_over_their_folds():
 def test_seeds_are_counted_or_named():
     assert chosen_seeds("3") == [0, 1, 2] and chosen_seeds("7,4,7") == [7, 4] and chosen_seeds("5,") == [5]
     for wrong in ("0", "", "a", "-1", "1.5"):
-        with pytest.raises(RecipeError, match=r"--seeds .*how many, as in 3, or which, as in 4,7"):
+        with pytest.raises(RecipeError, match=r"--seeds .*e\.g\. 3, or the seeds, e\.g\. 4,7"):
             chosen_seeds(wrong)
 
 

@@ -68,7 +68,7 @@ def test_a_finished_training_is_not_done_again_and_never_overwritten(prepared, t
     recipe = small_recipe(epochs=1)
     first = train(recipe, prepared=prepared, output=tmp_path, device="cpu")
     before = (tmp_path / "fold_0" / "checkpoint_last.safetensors").read_bytes()
-    with pytest.raises(RecipeError, match=r"--resume goes on, another -o starts anew"):
+    with pytest.raises(RecipeError, match=r"Use --resume to continue, or a different -o to start over"):
         train(recipe, prepared=prepared, output=tmp_path, device="cpu")
     again = train(recipe, prepared=prepared, output=tmp_path, device="cpu", resume=True)
     assert again.folds[0].scores == first.folds[0].scores
