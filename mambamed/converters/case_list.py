@@ -136,7 +136,8 @@ def find_cases(source: Path, channels: Sequence[str]) -> list[Case]:
         raise DatasetError(f"{listed.file}: no column {', '.join(lacking)}, which the model reads")
     if (width := len(columns.channels) or _width(images)) != len(channels):
         raise DatasetError(
-            f"{listed.file}: {width} channels a case, the model reads {len(channels)}: {', '.join(channels)}"
+            f"{listed.file}: {width} channels per case, but the model reads {len(channels)}: "
+            f"{', '.join(channels)}"
         )
     return sorted((_case(row, columns, listed, images, {}) for row in listed.rows), key=lambda case: case.id)
 
@@ -158,7 +159,7 @@ def _read(source: Path) -> _List:
 
 def _columns(listed: _List, wishes: Wishes) -> _Columns:
     if not listed.rows:
-        raise DatasetError(f"{listed.file}: holds no case; write a row a case")
+        raise DatasetError(f"{listed.file}: holds no case; write one row per case")
     headers = list(dict.fromkeys(key for row in listed.rows for key in row))
     case = column_of(headers) or column_of(headers, _SUBJECT)
     if case is None:

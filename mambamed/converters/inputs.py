@@ -82,7 +82,7 @@ def _modalities(folder: Path, channels: Sequence[str]) -> dict[str, dict[str, Pa
 def _checked(cases: list[Case], source: Path) -> list[Case]:
     ids = [case.id for case in cases]
     if not cases:
-        raise DatasetError(f"{source}: no images to predict; write a row a case")
+        raise DatasetError(f"{source}: no images to predict; write one row per case")
     if twice := [case_id for case_id in ids if ids.count(case_id) > 1]:
         raise DatasetError(f"{source}: duplicate case {twice[0]}; keep one row of it")
     return cases
@@ -92,7 +92,7 @@ def _one_series_each(cases: list[Case], channels: Sequence[str], source: Path) -
     if len(channels) != 1:
         raise DatasetError(
             f"{source}: DICOM does not say which series is which of the channels {', '.join(channels)}; "
-            "write a list of cases with a column a channel"
+            "write a list of cases with one column per channel"
         )
     return _checked(cases, source)
 

@@ -68,7 +68,7 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     except csv.Error as error:
         raise DatasetError(f"{path}: not a CSV table: {error}; check its quotes") from error
     if not lines or not any(lines[0]):
-        raise DatasetError(f"{path}: is empty; give a header line and a row a case")
+        raise DatasetError(f"{path}: is empty; give a header line and one row per case")
     headers = [header.strip() for header in lines[0]]
     if len(set(headers)) != len(headers):
         raise DatasetError(f"{path}: a header is given twice in {headers}; name each column once")

@@ -133,7 +133,7 @@ def test_images_of_a_table_without_paths_lie_beside_it(tmp_path) -> None:
             {"cases": [{"case": "a", "T1": ["a.nii.gz"]}]},
             r"cases\.0: T1: expected one value per case, got \['a.nii.gz'\]",
         ),
-        ({"cases": []}, "holds no case; write a row a case"),
+        ({"cases": []}, "holds no case; write one row per case"),
     ],
 )
 def test_a_document_that_says_what_cannot_be_is_one_line(tmp_path, said, line) -> None:
@@ -152,7 +152,7 @@ def test_a_numbered_channel_that_a_case_beside_its_table_lacks_is_named(tmp_path
     assert whole.fault is None
     assert second.fault == f"b: channel b_0001 is missing in {tmp_path / 'images'}; add it"
     assert first.fault == f"c: channel c_0000 is missing in {tmp_path / 'images'}; add it"
-    with pytest.raises(DatasetError, match="2 channels a case, the model reads 1: T1"):
+    with pytest.raises(DatasetError, match="2 channels per case, but the model reads 1: T1"):
         find_inputs(tmp_path / "classes.csv", ["T1"])
 
 
