@@ -1,11 +1,11 @@
-"""Files on disk -> cases: one file a dataset family, found through `CONVERTERS`.
+"""Convert datasets on disk to cases: one file per family of datasets, found through `CONVERTERS`.
 
 A converter is a module with two functions:
 
     recognizes(source: Path) -> bool                       whether the source is laid out in its way
     convert(source: Path, wishes: Wishes) -> RawDataset    manifest and cases; voxels are not read
 
-A case that lacks a file carries that as its `fault`: it is told and left out, the others go on.
+If a file of a case is missing, its `fault` says so: the case is reported and left out.
 
 `inputs.find_inputs` finds the images of a prediction, which have no labels and need no layout.
 """
@@ -61,7 +61,7 @@ def convert(
     Args:
         source: its folder, or a list of cases (.csv, .tsv, .json).
         format: a key of `CONVERTERS`; "auto" takes the first that recognizes the source.
-        channels, labels, class_column, progress: as in `Wishes`.
+        channels, labels, class_column, progress: see `Wishes`.
 
     Raises:
         DatasetError: no such source or format, a layout that none recognizes, a dataset without cases, or
@@ -69,9 +69,9 @@ def convert(
         CaseError: never; a case that cannot be used carries its fault.
     """
     if not source.exists():
-        raise DatasetError(f"{source}: no such folder; give the folder of a dataset, or a list of cases")
+        raise DatasetError(f"{source}: no such folder. Give the folder of a dataset, or a list of cases.")
     if format not in {"auto", *CONVERTERS}:
-        raise DatasetError(f"--format {format}: choose auto or one of {', '.join(CONVERTERS)}")
+        raise DatasetError(f"--format: expected auto, {', '.join(CONVERTERS)}, got {format!r}. Choose one.")
     wishes = Wishes(format, channels, labels, class_column, progress)
     names = CONVERTERS if format == "auto" else [format]
     for target in dict.fromkeys(CONVERTERS[name] for name in names):
@@ -81,33 +81,33 @@ def convert(
             _check(dataset, source)
             return dataset
     raise DatasetError(
-        f"{source}: no images in a layout that is known ({', '.join(CONVERTERS)}); see docs/datasets.md, "
-        "or insist with --format"
+        f"{source}: no images in a known layout ({', '.join(CONVERTERS)}). See docs/datasets.md, or choose "
+        "a layout with --format."
     )
 
 
 def _check(dataset: RawDataset, source: Path) -> None:
     if not dataset.cases:
-        raise DatasetError(f"{source}: no images of a case found; check the folder")
+        raise DatasetError(f"{source}: no images found. Check the folder.")
     check_ids(dataset.cases, source)
     manifest, count = dataset.manifest, len(dataset.cases)
     if manifest.labels or manifest.landmarks or manifest.classes:
         return
     faults = [case.fault for case in dataset.cases if case.fault]
     if len(faults) == count:
-        more = f" (and {count - 1} cases alike)" if count > 1 else ""
+        more = f" (and {count - 1} more cases)" if count > 1 else ""
         raise DatasetError(f"{faults[0]}{more}")
     columns = list(dict.fromkeys(name for case in dataset.cases for name in case.covariates))
-    named = f"name the column of the class with --class-column ({', '.join(columns[:5])})"
+    named = f"Name the column of the class with --class-column ({', '.join(columns[:5])}). "
     raise DatasetError(
-        f"{source}: {count} case{'s' * (count > 1)}, but no label, landmark or class to learn from; "
-        + (f"{named}, " if columns else "")
-        + "add them in a list of cases (docs/datasets.md), or give the images to predict"
+        f"{source}: {count} case{'s' * (count > 1)}, but no label, landmark or class to learn from. "
+        + (named if columns else "")
+        + "Add them in a list of cases (docs/datasets.md), or use these images for prediction."
     )
 
 
 def check_ids(cases: Sequence[Case], source: Path) -> None:
-    """Refuse a dataset in which two cases have one id.
+    """Reject a dataset in which two cases have the same id.
 
     Raises:
         DatasetError: there are such.
@@ -118,5 +118,5 @@ def check_ids(cases: Sequence[Case], source: Path) -> None:
             first, second = (
                 c.channels[0].path.name if c.channels else "one without images" for c in (seen[case.id], case)
             )
-            raise DatasetError(f"{source}: duplicate case {case.id}: {first} and {second}; keep one")
+            raise DatasetError(f"{source}: duplicate case {case.id}: {first} and {second}. Keep one of them.")
         seen[case.id] = case

@@ -80,7 +80,7 @@ def _phases(folder: Path) -> list[Case]:
                 class_name=info.Group or None,
                 subject=patient,
                 covariates={"phase": phase} | {key: text for key, text in sizes.items() if text is not None},
-                fault=f"{case_id}: {', '.join(lacking)} is missing in {folder}; add it" if lacking else None,
+                fault=f"{case_id}: {', '.join(lacking)} is missing in {folder}. Add it." if lacking else None,
             )
         )
     return cases

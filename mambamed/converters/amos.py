@@ -64,11 +64,13 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     cases = []
     for case_id, path in sorted(images.items()):
         if _is_mr(case_id) == (kind == "mri"):
-            lacking = f"{case_id}: no label for this case in {source / 'labelsTr'}; add it"
+            lacking = f"{case_id}: no label for this case in {source / 'labelsTr'}. Add it."
             fault = None if case_id in labels else lacking
             cases.append(Case(case_id, (ChannelFile(path),), labels.get(case_id), fault=fault))
     if not cases:
-        raise DatasetError(f"{source}: holds no {'MRI' if kind == 'mri' else 'CT'} cases of AMOS")
+        raise DatasetError(
+            f"{source}: no {'MRI' if kind == 'mri' else 'CT'} cases of AMOS. Check the folder or --format."
+        )
     channel = wishes.one_channel("MRI" if kind == "mri" else "CT", kind)
     return RawDataset(
         DatasetManifest.of(
@@ -100,6 +102,8 @@ def _kind(source: Path, wishes: Wishes, present: set[bool]) -> str:
         return kinds[0]
     if len(present) > 1:
         raise DatasetError(
-            f"{source}: holds CT and MRI, which are prepared apart: --format amos-ct, amos-mr, or a --recipe"
+            f"{source}: contains CT and MRI, which are separate datasets. Set --format amos-ct "
+            "or amos-mr, or "
+            "give a --recipe."
         )
     return "mri" if present == {True} else "ct"

@@ -74,10 +74,10 @@ def _table(path: Path, key: str) -> tuple[dict[str, dict[str, str]], list[str]]:
         return {}, []
     headers, rows = read_csv(path)
     if key not in headers:
-        raise DatasetError(f"{path}: has no column {key}; it is not BIDS")
+        raise DatasetError(f"{path}: {key}: missing column. Add it, as BIDS requires.")
     keys = [row[key] for row in rows]
     if twice := [k for k in keys if keys.count(k) > 1]:
-        raise DatasetError(f"{path}: duplicate {key} {twice[0]}; keep one row of it")
+        raise DatasetError(f"{path}: duplicate {key} {twice[0]}. Keep one of its rows.")
     known = {row[key]: {k: v for k, v in row.items() if k != key} for row in rows}
     return known, [header for header in headers if header != key]
 
@@ -88,7 +88,10 @@ def _class_column(source: Path, wishes: Wishes, columns: Sequence[str]) -> str |
     if wishes.class_column is not None:
         if wishes.class_column not in offered:
             shown = ", ".join(offered) or "none"
-            raise DatasetError(f"--class-column {wishes.class_column}: the tables of {source} have {shown}")
+            raise DatasetError(
+                f"--class-column: expected a column of the tables in {source} ({shown}), got "
+                f"{wishes.class_column!r}. Choose one of them."
+            )
         return wishes.class_column
     by_lower = {name.lower(): name for name in offered}
     return next((by_lower[name] for name in _CLASS_COLUMNS if name in by_lower), None)
@@ -116,11 +119,11 @@ def _case(
     fault = None
     for channel, paths in files.items():
         if not paths:
-            fault = f"{case_id}: {channel} is missing in {folder}; add it"
+            fault = f"{case_id}: {channel} is missing in {folder}. Add it."
         elif len(paths) > 1:
             names = ", ".join(path.name for path in paths)
             fault = (
-                f"{case_id}: {len(paths)} images of {channel} ({names}); keep one, or write a list of cases"
+                f"{case_id}: {len(paths)} images of {channel} ({names}). Keep one, or write a list of cases."
             )
     facts = dict(known.get(subject, {}))
     if session:

@@ -66,7 +66,8 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     earlier = {is_earlier_naming(files) for files in found.values() if set(files) - {"seg", "t1c"}}
     if len(earlier) > 1:
         raise DatasetError(
-            f"{source}: mixes the names of 2021 and 2023, whose labels differ; prepare them apart"
+            f"{source}: contains file names of BraTS 2021 and 2023, whose labels differ. Prepare "
+            "them separately."
         )
     labels, regions = answers_of(source, found, is_earlier=earlier == {True}, format=wishes.format)
     names = _channels_of(found, wishes.format)
@@ -81,7 +82,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     cases = []
     for case_id, files in sorted(found.items()):
         missing = [name for name in (*names, answer) if name not in files]
-        fault = f"{case_id}: {', '.join(missing)} is missing in {source}; add it or remove the case"
+        fault = f"{case_id}: {', '.join(missing)} is missing in {source}. Add it or remove the case."
         channels = tuple(ChannelFile(files[name]) for name in names if name in files)
         subject = subject_of(case_id)
         cases.append(
@@ -167,7 +168,7 @@ def _put(found: dict[str, dict[str, Path]], case_id: str, name: str, path: Path,
     files = found.setdefault(case_id, {})
     if name in files:
         both = f"{files[name].name} and {path.name}"
-        raise DatasetError(f"{source}: duplicate case {case_id}: {both}; keep one")
+        raise DatasetError(f"{source}: duplicate case {case_id}: {both}. Keep one of them.")
     files[name] = path
 
 

@@ -112,7 +112,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     known = {case.id for case in cases}
     for path, (_, table) in tables.items():
         for case_id in sorted(set(table) - known):
-            fault = f"{case_id}: has landmarks in {path}, but no row in {listed.file}; add it or remove them"
+            fault = f"{case_id}: has landmarks in {path}, but no row in {listed.file}. Add it or remove them."
             cases.append(Case.found(case_id, (), fault=fault))
     return RawDataset(manifest, sorted(cases, key=lambda case: case.id))
 
@@ -133,11 +133,11 @@ def find_cases(source: Path, channels: Sequence[str]) -> list[Case]:
     images = {} if columns.channels else _images_of(listed)
     lacking = [name for name in channels if columns.channels and name not in columns.channels]
     if lacking:
-        raise DatasetError(f"{listed.file}: no column {', '.join(lacking)}, which the model reads")
+        raise DatasetError(f"{listed.file}: no column {', '.join(lacking)}, which the model needs. Add it.")
     if (width := len(columns.channels) or _width(images)) != len(channels):
         raise DatasetError(
-            f"{listed.file}: {width} channels per case, but the model reads {len(channels)}: "
-            f"{', '.join(channels)}"
+            f"{listed.file}: expected {len(channels)} channels per case ({', '.join(channels)}), "
+            f"got {width}. Add the images."
         )
     return sorted((_case(row, columns, listed, images, {}) for row in listed.rows), key=lambda case: case.id)
 
@@ -145,7 +145,7 @@ def find_cases(source: Path, channels: Sequence[str]) -> list[Case]:
 def _read(source: Path) -> _List:
     file = source if source.is_file() else table_of(source)
     if file is None:
-        raise DatasetError(f"{source}: holds no list of cases, or several; give the list itself")
+        raise DatasetError(f"{source}: no list of cases, or several. Give the file of the list.")
     if file.suffix.lower() == ".json":
         document = CaseList.read(file)
         return _List(file, document.cases, document)
@@ -159,14 +159,19 @@ def _read(source: Path) -> _List:
 
 def _columns(listed: _List, wishes: Wishes) -> _Columns:
     if not listed.rows:
-        raise DatasetError(f"{listed.file}: holds no case; write one row per case")
+        raise DatasetError(f"{listed.file}: no cases. Write one row per case.")
     headers = list(dict.fromkeys(key for row in listed.rows for key in row))
     case = column_of(headers) or column_of(headers, _SUBJECT)
     if case is None:
-        raise DatasetError(f"{listed.file}: no column {' or '.join(CASE_COLUMNS)}; name the cases")
+        raise DatasetError(
+            f"{listed.file}: no column {' or '.join(CASE_COLUMNS)}. Add a column with the case ids."
+        )
     if wishes.class_column is not None and wishes.class_column not in headers:
         shown = ", ".join(header for header in headers if header != case)
-        raise DatasetError(f"--class-column {wishes.class_column}: {listed.file} has the columns {shown}")
+        raise DatasetError(
+            f"--class-column: expected a column of {listed.file} ({shown}), got "
+            f"{wishes.class_column!r}. Choose one of them."
+        )
     subject, label, points = (column_of(headers, names) for names in (_SUBJECT, _LABEL, POINT_COLUMNS))
     class_name = wishes.class_column or column_of(headers, _CLASS)
     rest = [h for h in headers if h not in {case, subject, label, points, class_name}]
@@ -200,7 +205,9 @@ def _images_of(listed: _List) -> dict[str, dict[int, Path]]:
         return numbered
     found = images_by_id(folder.glob("*"), folder)
     if not found:
-        raise DatasetError(f"{listed.file}: names no images, and {folder} holds none; add a column of images")
+        raise DatasetError(
+            f"{listed.file}: no column of images, and no images in {folder}. Add a column of images."
+        )
     return {case_id: {0: path} for case_id, path in found.items()}
 
 
@@ -218,7 +225,7 @@ def _case(
 ) -> Case:
     parent, case_id = listed.file.parent, _text(row.get(columns.case))
     if not case_id:
-        raise DatasetError(f"{listed.file}: a row has no {columns.case}: {dict(row)}; name the case")
+        raise DatasetError(f"{listed.file}: {columns.case}: missing in the row {dict(row)}. Add the case id.")
     fault: str | None = None
     if columns.channels:
         empty = [name for name, column in columns.channels.items() if not _text(row.get(column))]
@@ -226,16 +233,16 @@ def _case(
             ChannelFile(parent / _text(row[c])) for c in columns.channels.values() if _text(row.get(c))
         ]
         if empty:
-            fault = f"{case_id}: channel {', '.join(empty)} has no file in {listed.file}; add it"
+            fault = f"{case_id}: channel {', '.join(empty)} has no file in {listed.file}. Add it."
     else:
         files = folder_images.get(case_id, {})
         channels = [ChannelFile(path) for _, path in sorted(files.items())]
         missing = [f"{case_id}_{n:04d}" for n in range(_width(folder_images)) if n not in files]
         if not channels:
-            fault = f"{case_id}: stands in {listed.file}, but has no image; add it, or remove the row"
+            fault = f"{case_id}: stands in {listed.file}, but has no image. Add it, or remove the row."
         elif missing:
             folder = channels[0].path.parent
-            fault = f"{case_id}: channel {', '.join(missing)} is missing in {folder}; add it"
+            fault = f"{case_id}: channel {', '.join(missing)} is missing in {folder}. Add it."
     points = None
     if columns.points and fault is None:
         try:
@@ -244,7 +251,7 @@ def _case(
             fault = f"{case_id}: {error}"
     label = _text(row.get(columns.label)) if columns.label else ""
     if "/" in case_id or "\\" in case_id:
-        raise DatasetError(f"{listed.file}: case id {case_id!r} holds a path separator; rename the case")
+        raise DatasetError(f"{listed.file}: case id {case_id!r} contains a path separator. Rename the case.")
     return Case.found(
         case_id,
         tuple(channels),

@@ -24,7 +24,7 @@ class ConvertSummary:
         output: the file or folder.
         cases: ids of the cases whose points it holds.
         points: how many there are.
-        faults: one line for every case that could not be read.
+        faults: one line per case that could not be read.
     """
 
     output: Path
@@ -41,9 +41,9 @@ def convert_points(
     Args:
         source: a point file, a folder of them, a table of several cases, or a prepared dataset.
         output: a file, whose suffix says its kind (a .csv may hold several cases); or, with `to`, a folder
-            that receives a file a case.
+            that receives one file per case.
         to: kind of the files in the folder.
-        images: the image, or a folder with one a case, where the source counts in voxels.
+        images: the image, or a folder with one per case, where the source counts in voxels.
 
     Raises:
         DatasetError: nothing to convert, or a form that cannot hold it.
@@ -51,7 +51,10 @@ def convert_points(
     """
     suffix = point_suffix(output)
     if to is None and suffix is None:
-        raise DatasetError(f"-o {output}: give a .mrk.json, .fcsv, .csv or .json file, or a folder with --to")
+        raise DatasetError(
+            f"-o {output}: expected a .mrk.json, .fcsv, .csv or .json file. Change the suffix, "
+            "or use --to for a folder."
+        )
     found = read_point_set(source, _AffineOf(images))
     if not found.points and len(found.faults) == 1:
         raise next(iter(found.faults.values()))
@@ -64,7 +67,8 @@ def convert_points(
         write_point_table(output, {c: _ordered(p, found.landmarks) for c, p in found.points.items()})
     else:
         raise DatasetError(
-            f"-o {output}: holds one case, {source} has {len(found.points)}; give a .csv, or --to a folder"
+            f"-o {output}: expected one case, got {len(found.points)} in {source}. Use a .csv "
+            "file, or --to for a folder."
         )
     count = sum(map(len, found.points.values()))
     faults = tuple(f"{case}: {error}" for case, error in found.faults.items())
@@ -87,10 +91,10 @@ class _AffineOf:
             return None
         if images.is_file():
             if case_id_of(images) is None:
-                raise DatasetError(f"--images {images}: is no image; give NIfTI, NRRD or MetaImage")
+                raise DatasetError(f"--images {images}: not an image. Use NIfTI, NRRD or MetaImage.")
             return read_header(images).affine
         candidates = [images / f"{case_id}{middle}{end}" for middle in ("", "_0000") for end in SUFFIXES]
         there = next((path for path in candidates if path.is_file()), None)
         if there is None:
-            raise CaseError(f"{images}: no image of case {case_id}; name it {case_id}.nii.gz")
+            raise CaseError(f"{images}: no image of case {case_id}. Add {case_id}.nii.gz.")
         return read_header(there).affine

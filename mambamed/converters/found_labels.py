@@ -20,7 +20,7 @@ _MOST_LABELS = 512  # a map with more values is an image
 
 
 def labels_in(paths: Iterable[Path | None], progress: Progress | None = None) -> dict[str, int]:
-    """Labels by the values that the label maps hold, named `label_1`, ...; what is no label map is passed by.
+    """Labels by the values that the label maps hold, named `label_1`, ...; other files are ignored.
 
     Reading them is left to verification to judge; here only what they hold counts.
     """

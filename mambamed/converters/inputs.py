@@ -14,7 +14,7 @@ from mambamed.io.images import case_id_of, images_by_id
 
 log = logging.getLogger("mambamed")
 
-_WHAT = "give NIfTI, NRRD, MetaImage or DICOM, a folder of them, or a list of cases"
+_WHAT = "Give NIfTI, NRRD, MetaImage or DICOM, a folder of them, or a list of cases."
 
 
 def find_inputs(source: Path, channels: Sequence[str]) -> list[Case]:
@@ -36,7 +36,9 @@ def find_inputs(source: Path, channels: Sequence[str]) -> list[Case]:
     """
     cases = _find(source, channels)
     for one, other in differ_in_case_alone(case.id for case in cases):
-        log.warning("%s: %s and %s differ in capitals alone, one file on some systems", source, one, other)
+        log.warning(
+            "%s: %s and %s differ only in capital letters, which some file systems ignore", source, one, other
+        )
     return cases
 
 
@@ -50,10 +52,10 @@ def _find(source: Path, channels: Sequence[str]) -> list[Case]:
             )
         case_id = case_id_of(source)
         if case_id is None:
-            raise DatasetError(f"{source}: is not an image; {_WHAT}")
+            raise DatasetError(f"{source}: is not an image. {_WHAT}")
         return [_case_of_file(case_id, source, channels)]
     if not source.is_dir():
-        raise DatasetError(f"{source}: no such file or folder; check the path")
+        raise DatasetError(f"{source}: no such file or folder. Check the path.")
     folder = source / "imagesTs" if (source / "imagesTs").is_dir() else source
     numbered = nnunet.numbered_channels(folder)
     # "patient_0001.nii.gz" alone is a patient; "patient_0000.nii.gz" is the first channel of one.
@@ -69,7 +71,7 @@ def _find(source: Path, channels: Sequence[str]) -> list[Case]:
     if not cases and dicom.recognizes(folder):
         return _one_series_each([case for case, _ in dicom.series_cases(folder)], channels, folder)
     if not cases:
-        raise DatasetError(f"{folder}: no images to predict; {_WHAT}")
+        raise DatasetError(f"{folder}: no images to predict. {_WHAT}")
     return cases
 
 
@@ -82,17 +84,17 @@ def _modalities(folder: Path, channels: Sequence[str]) -> dict[str, dict[str, Pa
 def _checked(cases: list[Case], source: Path) -> list[Case]:
     ids = [case.id for case in cases]
     if not cases:
-        raise DatasetError(f"{source}: no images to predict; write one row per case")
+        raise DatasetError(f"{source}: no images to predict. Write one row per case.")
     if twice := [case_id for case_id in ids if ids.count(case_id) > 1]:
-        raise DatasetError(f"{source}: duplicate case {twice[0]}; keep one row of it")
+        raise DatasetError(f"{source}: duplicate case {twice[0]}. Keep one of its rows.")
     return cases
 
 
 def _one_series_each(cases: list[Case], channels: Sequence[str], source: Path) -> list[Case]:
     if len(channels) != 1:
         raise DatasetError(
-            f"{source}: DICOM does not say which series is which of the channels {', '.join(channels)}; "
-            "write a list of cases with one column per channel"
+            f"{source}: DICOM does not say which series is which of the channels {', '.join(channels)}. "
+            "Write a list of cases with one column per channel."
         )
     return _checked(cases, source)
 
@@ -112,9 +114,11 @@ def _by_channel(
         extra = [path.name for key, path in files.items() if key not in keys]
         fault = None
         if missing:
-            fault = f"{case_id}: channel {', '.join(missing)} is missing in {folder}; add it"
+            fault = f"{case_id}: channel {', '.join(missing)} is missing in {folder}. Add it."
         elif extra:
-            fault = f"{case_id}: {', '.join(extra)}: the model reads no such channel; remove it from {folder}"
+            fault = (
+                f"{case_id}: {', '.join(extra)}: the model reads no such channel. Remove it from {folder}."
+            )
         order = tuple(ChannelFile(files[key]) for key in keys if key in files)
         cases.append(Case.found(case_id, order, fault=fault))
     return cases

@@ -2,7 +2,7 @@
 
 | layout | images | points |
 |---|---|---|
-| a file a case | `images/CASE.nii.gz`, or beside | `landmarks/CASE.mrk.json`, `.fcsv`, `.csv`, `.json` |
+| one file per case | `images/CASE.nii.gz`, or beside | `landmarks/CASE.mrk.json`, `.fcsv`, `.csv`, `.json` |
 | one table | `images/CASE.nii.gz` | `points.csv` with `case,landmark,x,y,z` (mm, RAS+) |
 | nnLandmark | `imagesTr/CASE_0000.nii.gz` | `all_landmarks_voxel.json`; `name_to_label.json` says the order |
 
@@ -66,10 +66,10 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
         files = [path for _, path in sorted(images.get(case_id, {}).items())]
         points, fault = None, None
         if len(files) < width:
-            fault = f"{case_id}: {len(files)} of {width} images of this case are in {source}; add them"
+            fault = f"{case_id}: {len(files)} of {width} images of this case are in {source}. Add them."
         elif case_id not in answers:
             # nnLandmark's document holds the test cases too, ours may hold images without points.
-            fault = f"{case_id}: no landmarks for this case in {source}; add them, or remove its image"
+            fault = f"{case_id}: no landmarks for this case in {source}. Add them, or remove its image."
         else:
             try:
                 affine = read_header(files[0]).affine
@@ -153,6 +153,6 @@ def _point_files(source: Path, surely: bool) -> dict[str, Path]:
             continue
         if case_id in found:
             both = f"{found[case_id].name} and {path.name}"
-            raise DatasetError(f"{folder}: duplicate case {case_id}: {both}; keep one")
+            raise DatasetError(f"{folder}: duplicate case {case_id}: {both}. Keep one of them.")
         found[case_id] = path
     return found

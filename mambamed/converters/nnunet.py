@@ -70,14 +70,14 @@ def _cases(source: Path, channels: int) -> list[Case]:
         missing = [f"{case_id}_{number:04d}" for number in range(channels) if number not in files]
         fault = None
         if missing:
-            fault = f"{case_id}: channel {', '.join(missing)} is missing in {source / 'imagesTr'}; add it"
+            fault = f"{case_id}: channel {', '.join(missing)} is missing in {source / 'imagesTr'}. Add it."
         elif case_id not in masks:
-            fault = f"{case_id}: no label for this case in {source / 'labelsTr'}; add it"
+            fault = f"{case_id}: no label for this case in {source / 'labelsTr'}. Add it."
         order = tuple(ChannelFile(files[number]) for number in range(channels) if number in files)
         cases.append(Case.found(case_id, order, label=masks.get(case_id), fault=fault))
     for case_id, path in masks.items():
         if case_id not in found:
-            fault = f"{case_id}: no image for the label {path}; add it, or remove the label"
+            fault = f"{case_id}: no image for the label {path}. Add it, or remove the label."
             cases.append(Case.found(case_id, (), label=path, fault=fault))
     return cases
 
@@ -91,7 +91,7 @@ def _listed_cases(source: Path, listed: Mapping[str, NnunetFiles], channels: int
             raise DatasetError(f"{file}: dataset: {error}") from error
         # nnU-Net itself allows paths out of the folder, but a document from elsewhere does not decide that.
         order = tuple(ChannelFile(source / name) for name in files.images)
-        fault = f"{case_id}: {len(order)} of {channels} channels are listed in {file}; list all"
+        fault = f"{case_id}: {len(order)} of {channels} channels are listed in {file}. List all."
         cases.append(
             Case(case_id, order, source / files.label, fault=None if len(order) == channels else fault)
         )
@@ -111,6 +111,8 @@ def numbered_channels(folder: Path) -> dict[str, dict[int, Path]]:
             files = found.setdefault(match[1], {})
             if int(match[2]) in files:
                 twice = files[int(match[2])].name
-                raise DatasetError(f"{folder}: duplicate case {match[1]}: {twice} and {path.name}; keep one")
+                raise DatasetError(
+                    f"{folder}: duplicate case {match[1]}: {twice} and {path.name}. Keep one of them."
+                )
             files[int(match[2])] = path
     return found

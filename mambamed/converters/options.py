@@ -1,4 +1,4 @@
-"""What is said of a dataset beside its folder: by options, and by the recipe that it is prepared for."""
+"""What the command line and the recipe say about a dataset."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from mambamed.progress import Progress
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a converter cannot see.
+    """What a converter cannot read from the files.
 
     Attributes:
-        format: the format asked for by name, one of a module's several; "auto" where it was recognized.
+        format: the format that was requested, or "auto" if the layout was recognized.
         channels: channel name -> "ct" or "mri", as the recipe expects them.
         labels: label name -> value, as the recipe expects them.
         class_column: column of the table whose cells are the classes.
-        progress: hears how far the work is where files must be read to know the labels.
+        progress: optional callback that receives progress updates while label maps are read.
     """
 
     format: str = "auto"

@@ -69,14 +69,14 @@ def read_point_set(place: Path, affine_of: AffineOf = _unknown) -> PointSet:
     if place.is_dir():
         return _of_folder(place, affine_of)
     if not place.is_file():
-        raise DatasetError(f"{place}: no such file or folder; check the path")
+        raise DatasetError(f"{place}: no such file or folder. Check the path.")
     suffix = point_suffix(place)
     if suffix in {".csv", ".tsv"}:
         system, cases = read_point_table(place)
         if set(cases) != {""}:
             return _in_world(cases, system, place, affine_of)
     if suffix is None:
-        raise DatasetError(f"{place}: no point file; give .json, .mrk.json, .fcsv or .csv")
+        raise DatasetError(f"{place}: not a point file. Use .json, .mrk.json, .fcsv or .csv.")
     case_id = place.name[: -len(suffix)]
     return PointSet({case_id: read_points(place, affine_of(case_id))}, (), place.name)
 
@@ -124,7 +124,7 @@ def _point_files(folder: Path) -> dict[str, Path]:
 def _of_folder(folder: Path, affine_of: AffineOf) -> PointSet:
     files = _point_files(folder)
     if not files:
-        raise DatasetError(f"{folder}: no point files; give .json, .mrk.json, .fcsv or .csv files")
+        raise DatasetError(f"{folder}: no point files. Use .json, .mrk.json, .fcsv or .csv files.")
     if len(files) == 1 and _is_table(only := next(iter(files.values()))):
         return read_point_set(only, affine_of)
 
@@ -137,7 +137,9 @@ def _of_folder(folder: Path, affine_of: AffineOf) -> PointSet:
 def _of_prepared(root: Path) -> PointSet:
     index = PreparedIndex.read(root / "dataset.json")
     if not index.landmarks:
-        raise DatasetError(f"{root}: is no prepared dataset with landmarks; give the folder of their files")
+        raise DatasetError(
+            f"{root}: not a prepared dataset with landmarks. Give the folder of the point files."
+        )
     points: dict[str, Points] = {case.id: case.points or {} for case in index.cases}
     return PointSet(points, index.landmarks, str(root), {case.id: case.subject for case in index.cases})
 

@@ -53,12 +53,12 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     for number in sorted(set(images) | set(labels)):
         case_id = f"img{number}"
         if number not in images:
-            fault = f"{case_id}: no image for the label {labels[number]}; add it"
+            fault = f"{case_id}: no image for the label {labels[number]}. Add it."
             cases.append(Case(case_id, (), labels[number], fault=fault))
             continue
         if number not in labels and "test" in images[number].parent.parent.name.lower():
             continue
-        lacking = f"{case_id}: no label for this case, label{number}, in {source}; add it"
+        lacking = f"{case_id}: no label for this case, label{number}, in {source}. Add it."
         fault = None if number in labels else lacking
         cases.append(Case(case_id, (ChannelFile(images[number]),), labels.get(number), fault=fault))
     channel = wishes.one_channel("CT", "ct")
@@ -79,7 +79,8 @@ def _files(source: Path) -> tuple[dict[str, Path], dict[str, Path]]:
             files = found[match[1]]
             if match[2] in files:
                 raise DatasetError(
-                    f"{source}: duplicate case {match[1]}{match[2]}: {files[match[2]]} and {path}; keep one"
+                    f"{source}: duplicate case {match[1]}{match[2]}: {files[match[2]]} and "
+                    f"{path}. Keep one of them."
                 )
             files[match[2]] = path
     return found["img"], found["label"]

@@ -52,7 +52,7 @@ def test_every_column_of_a_list_finds_its_place(folder) -> None:
 def test_a_folder_is_known_by_its_only_list(folder) -> None:
     assert [case.id for case in convert(folder).cases] == ["p1", "p2"]
     (folder / "other.csv").write_text("case,class\np1,x\n")
-    with pytest.raises(DatasetError, match="no images in a layout"):
+    with pytest.raises(DatasetError, match="no images in a known layout"):
         convert(folder)
 
 
@@ -117,7 +117,7 @@ def test_images_of_a_table_without_paths_lie_beside_it(tmp_path) -> None:
     assert dataset.manifest.channels == {"image": "mri"}
     assert dataset.cases[1].covariates == {"age": "4"}
     assert (dataset.cases[2].fault or "").startswith("c: stands in")
-    with pytest.raises(DatasetError, match=r"--class-column sex: .* has the columns side, age"):
+    with pytest.raises(DatasetError, match=r"--class-column: .*side, age.* got 'sex'"):
         convert(tmp_path, class_column="sex")
     with pytest.raises(DatasetError, match="no label, landmark or class to learn from"):
         convert(tmp_path)
@@ -133,7 +133,7 @@ def test_images_of_a_table_without_paths_lie_beside_it(tmp_path) -> None:
             {"cases": [{"case": "a", "T1": ["a.nii.gz"]}]},
             r"cases\.0: T1: expected one value per case, got \['a.nii.gz'\]",
         ),
-        ({"cases": []}, "holds no case; write one row per case"),
+        ({"cases": []}, "no cases. Write one row per case"),
     ],
 )
 def test_a_document_that_says_what_cannot_be_is_one_line(tmp_path, said, line) -> None:
@@ -150,9 +150,9 @@ def test_a_numbered_channel_that_a_case_beside_its_table_lacks_is_named(tmp_path
     (tmp_path / "classes.csv").write_text("case,class\na,x\nb,y\nc,y\n")
     whole, second, first = convert(tmp_path).cases
     assert whole.fault is None
-    assert second.fault == f"b: channel b_0001 is missing in {tmp_path / 'images'}; add it"
-    assert first.fault == f"c: channel c_0000 is missing in {tmp_path / 'images'}; add it"
-    with pytest.raises(DatasetError, match="2 channels per case, but the model reads 1: T1"):
+    assert second.fault == f"b: channel b_0001 is missing in {tmp_path / 'images'}. Add it."
+    assert first.fault == f"c: channel c_0000 is missing in {tmp_path / 'images'}. Add it."
+    with pytest.raises(DatasetError, match=r"expected 1 channels per case \(T1\), got 2"):
         find_inputs(tmp_path / "classes.csv", ["T1"])
 
 
@@ -160,10 +160,10 @@ def test_a_numbered_channel_that_a_case_beside_its_table_lacks_is_named(tmp_path
     ("text", "words"),
     [
         ("name,T1w\na,x.nii.gz\n", "no column case or"),
-        ("case,T1w\n,x.nii.gz\n", "a row has no case"),
+        ("case,T1w\n,x.nii.gz\n", "case: missing in the row"),
         ("case,T1w,class\na,x.nii.gz,u\na,y.nii.gz,v\n", "duplicate case a"),
         ("case,T1w,class\n../evil,x.nii.gz,u\n", "path separator"),
-        ("case,class\na,u\n", "names no images"),
+        ("case,class\na,u\n", "no column of images"),
     ],
 )
 def test_a_list_that_cannot_be_right_is_one_line(tmp_path, text, words) -> None:
@@ -178,7 +178,7 @@ def test_an_empty_cell_of_a_channel_is_the_cases_fault(folder) -> None:
         "case,T1w,PET,label\np1,p1/t1.nii.gz,,p1/seg.nii.gz\np2,a.nii,b.nii,c.nii\n"
     )
     first, second = convert(folder / "l.csv").cases
-    assert first.fault == f"p1: channel PET has no file in {folder / 'l.csv'}; add it"
+    assert first.fault == f"p1: channel PET has no file in {folder / 'l.csv'}. Add it."
     assert second.fault is None  # whether its files are there is for verification to say
 
 

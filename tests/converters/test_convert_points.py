@@ -37,7 +37,7 @@ def test_a_folder_becomes_a_table_and_a_table_a_folder(tmp_path) -> None:
     for case, points in cases.items():
         found = read_points(tmp_path / "back" / f"{case}.fcsv")
         assert {name: pytest.approx(place) for name, place in points.items()} == found
-    with pytest.raises(DatasetError, match=r"holds one case, .* has 2; give a \.csv, or --to a folder"):
+    with pytest.raises(DatasetError, match=r"expected one case, got 2 in .* Use a \.csv file"):
         convert_points(tmp_path / "slicer", tmp_path / "one.fcsv")
 
 
@@ -58,7 +58,7 @@ def test_voxels_become_mm_through_the_image(tmp_path) -> None:
 
 def test_an_output_without_a_kind_is_refused(tmp_path) -> None:
     write_points(tmp_path / "case.fcsv", POINTS)
-    with pytest.raises(DatasetError, match="or a folder with --to"):
+    with pytest.raises(DatasetError, match="use --to for a folder"):
         convert_points(tmp_path / "case.fcsv", tmp_path / "out")
 
 

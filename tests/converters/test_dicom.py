@@ -38,7 +38,7 @@ def test_a_folder_of_dicom_can_be_predicted(tmp_path) -> None:
     assert case.id == "hippocampus_crop"
     (case,) = find_inputs(REAL / "hippocampus_crop" / "7.dcm", ["MRI"])
     assert case.id == "hippocampus_crop"
-    with pytest.raises(DatasetError, match="write a list of cases with one column per channel"):
+    with pytest.raises(DatasetError, match="Write a list of cases with one column per channel"):
         find_inputs(REAL, ["T1", "T2"])
 
 
