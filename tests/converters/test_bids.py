@@ -34,7 +34,7 @@ def test_diagnoses_of_participants_become_classes(adni) -> None:
 
 def test_another_column_may_hold_the_class(adni) -> None:
     assert convert(adni, class_column="age").manifest.classes == ("60", "71", "75", "80")
-    with pytest.raises(DatasetError, match="--class-column: .*diagnosis, age.*got 'sex'"):
+    with pytest.raises(DatasetError, match=r"--class-column: .*diagnosis, age.*got 'sex'"):
         convert(adni, class_column="sex")
 
 

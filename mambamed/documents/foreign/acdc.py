@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from mambamed.documents.base import ForeignDocument, shortened
+from mambamed.documents.base import ForeignDocument
 from mambamed.errors import DatasetError
 from mambamed.io.text_files import read_text
+from mambamed.schema_errors import shortened
 
 
 class AcdcInfo(ForeignDocument):

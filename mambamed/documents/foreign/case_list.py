@@ -7,8 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from mambamed.documents.base import ForeignDocument, shortened
+from mambamed.documents.base import ForeignDocument
 from mambamed.documents.foreign.values import Labels, Text, Whole
+from mambamed.schema_errors import shortened
 
 POINT_COLUMNS = ("points", "landmarks")
 _OBJECTS = ("channels", "covariates")

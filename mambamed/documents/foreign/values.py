@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from mambamed.cases import BACKGROUND, IGNORE
-from mambamed.documents.base import shortened
+from mambamed.schema_errors import shortened
 
 _LARGEST = 2**31 - 1  # of a label map's integers
 
