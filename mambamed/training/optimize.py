@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mambamed.recipe import Optimizer
+
+# Recipe's name -> optimizer of parameter groups, from the recipe's settings, and whether it may be fused.
+OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], Optimizer, bool], torch.optim.Optimizer]] = {
+    "adam": lambda groups, s, fused: torch.optim.Adam(groups, lr=s.lr, fused=fused),
+    "adamw": lambda groups, s, fused: torch.optim.AdamW(groups, lr=s.lr, fused=fused),
+    "radam": lambda groups, s, fused: torch.optim.RAdam(groups, lr=s.lr),
+    "sgd": lambda groups, s, fused: torch.optim.SGD(
+        groups, lr=s.lr, momentum=s.momentum, nesterov=s.momentum > 0, fused=fused
+    ),
+}
 
 
 def make_optimizer(network: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
@@ -30,14 +42,7 @@ def make_optimizer(network: nn.Module, settings: Optimizer) -> torch.optim.Optim
     groups = [group for group in groups if group["params"]]
     # One pass over the memory instead of ten; where torch has it.
     fused = parameters[0].device.type in {"cpu", "cuda"}
-    if settings.name == "adam":
-        return torch.optim.Adam(groups, lr=settings.lr, fused=fused)
-    if settings.name == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr, fused=fused)
-    if settings.name == "radam":
-        return torch.optim.RAdam(groups, lr=settings.lr)
-    nesterov = settings.momentum > 0
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov, fused=fused)
+    return OPTIMIZERS[settings.name](groups, settings, fused)
 
 
 def optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import get_args
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from mambamed.recipe import Optimizer
 from mambamed.training.optimize import (
+    OPTIMIZERS,
     RunningStatistics,
     WeightAverage,
     make_optimizer,
@@ -124,3 +126,8 @@ def test_statistics_that_are_put_back_are_what_they_were():
     assert torch.isnan(network.norm.running_var).all()
     statistics.put_back()
     assert torch.equal(network.norm.running_var, before) and int(network.norm.num_batches_tracked) == 0
+
+
+def test_every_optimizer_of_the_recipe_is_a_line_of_the_table() -> None:
+    names = get_args(Optimizer.model_fields["name"].annotation)
+    assert set(OPTIMIZERS) == set(names) == set(KINDS)
