@@ -108,8 +108,8 @@ def evaluate_probabilities(
     for name, each in tables.items():
         if each.classes != classes:
             raise DatasetError(
-                f"{predictions}: {name} answers {', '.join(each.classes)}, another {', '.join(classes)}; "
-                "evaluate tables of one question together"
+                f"{predictions}: {name} has the classes {', '.join(each.classes)}, another "
+                f"{', '.join(classes)}. Evaluate tables of the same classes together."
             )
     reference = read_reference_classes(references, classes)
     predicted = {case for each in tables.values() for case in each.cases}
@@ -141,7 +141,7 @@ def probability_files(predictions: Path) -> list[Path]:
         return [predictions]
     found = sorted(path for path in predictions.glob("*.csv") if not path.name.startswith("."))
     if not found:
-        raise DatasetError(f"{predictions}: no tables of probabilities; give what 'classify' wrote")
+        raise DatasetError(f"{predictions}: no tables of probabilities. Choose the output of classify.")
     return found
 
 
@@ -161,7 +161,7 @@ def _score(
 ) -> RunScores:
     rows = [row for row, case in enumerate(table.cases) if case in wanted]
     if not rows:
-        raise DatasetError(f"{name}: no case in common with {reference.source}; check the ids of both")
+        raise DatasetError(f"{name}: no case in common with {reference.source}. Check the case ids of both.")
     truth = np.array([table.classes.index(reference.class_of[table.cases[row]]) for row in rows])
     subjects = [reference.subject_of[table.cases[row]] for row in rows]
     values = table.values[rows]
@@ -187,7 +187,7 @@ def _faults(
     lines = []
     for name, table in tables.items():
         there = set(table.cases)
-        lines += [f"{case}: has no row in {name}.csv; classify it" for case in sorted(wanted - there)]
+        lines += [f"{case}: has no row in {name}.csv. Classify it." for case in sorted(wanted - there)]
         lines += [
             f"{predictions}: {case}: {reference.why_not.get(case, f'is not in {reference.source}')}"
             for case in sorted(there - set(reference.class_of) - set(reference.others))

@@ -82,7 +82,7 @@ def pair_up(
         ours, theirs = _some(found), _some(known)
         raise DatasetError(
             f"{predictions}: no prediction has the name of a reference "
-            f"(predictions {ours}; references {theirs}); name both by case"
+            f"(predictions {ours}; references {theirs}). Name both by case."
         )
     extra = tuple(path for case_id, path in sorted(found.items()) if case_id not in known)
     return Pairing(pairs, extra, _answers(predictions, references, labels, regions, is_brats and known))
@@ -103,7 +103,7 @@ def read_regions(text: str) -> dict[str, tuple[int, ...]]:
         numbers = [member.strip() for member in members.split("+")]
         name = name.strip()
         if not name or name in regions or not all(number.isdecimal() for number in numbers):
-            raise DatasetError(f"--regions {text}: {part!r} is not understood; write liver=1,tumor=2+3")
+            raise DatasetError(f"--regions {text}: cannot parse {part!r}. Write e.g. liver=1,tumor=2+3.")
         regions[name] = tuple(int(number) for number in numbers)
     return regions
 
@@ -134,7 +134,7 @@ def restricted(pairing: Pairing, cases: Collection[str] | Literal["predicted"] |
     else:
         wanted = set(cases)
         if unknown := sorted(wanted - set(pairing.pairs)):
-            raise DatasetError(f"evaluate: no reference of {', '.join(unknown[:5])}; check the ids")
+            raise DatasetError(f"evaluate: no reference of {', '.join(unknown[:5])}. Check the case ids.")
     return replace(pairing, pairs={i: pair for i, pair in pairing.pairs.items() if i in wanted})
 
 
@@ -147,7 +147,7 @@ def find_references(source: Path) -> tuple[dict[str, Path], bool]:
     if source.is_file():
         case_id = case_id_of(source)
         if case_id is None:
-            raise DatasetError(f"{source}: is no label map (.nii.gz, .nii, .nrrd, .mha)")
+            raise DatasetError(f"{source}: is not a label map. Expected .nii.gz, .nii, .nrrd or .mha.")
         return {case_id: source}, False
     _check_folder(source)
     found = brats.case_files(source)
@@ -160,7 +160,7 @@ def find_references(source: Path) -> tuple[dict[str, Path], bool]:
     found = images_by_id((path for folder in folders for path in folder.iterdir()), source)
     if not found:
         raise DatasetError(
-            f"{source}: no label maps of references; give the folder that holds them, "
+            f"{source}: no reference label maps found. Choose the folder that contains them, "
             f"a folder of BraTS cases, or one with {', '.join(_LABEL_FOLDERS)}"
         )
     return found, False
@@ -180,11 +180,11 @@ def find_predictions(source: Path, references: Iterable[str] = ()) -> dict[str, 
         name = stem if stem in known and case_id not in known else case_id
         if name in found:
             both = f"{found[name].name} and {path.name}"
-            raise DatasetError(f"{source}: duplicate case {name}: {both}; keep one")
+            raise DatasetError(f"{source}: duplicate case {name}: {both}. Keep one.")
         found[name] = path
     if not found:
         raise DatasetError(
-            f"{source}: no images (.nii.gz, .nii, .nrrd, .mha); give the folder of predictions"
+            f"{source}: no images (.nii.gz, .nii, .nrrd, .mha) found. Choose the folder of the predictions."
         )
     return found
 
@@ -246,7 +246,7 @@ def _answers(
 
 def _check_folder(source: Path) -> None:
     if not source.is_dir():
-        raise DatasetError(f"{source}: no such folder; check the path")
+        raise DatasetError(f"{source}: no such folder. Check the path.")
 
 
 def _some(ids: Iterable[str]) -> str:

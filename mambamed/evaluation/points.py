@@ -96,7 +96,7 @@ def evaluate_points(
     if not set(wanted) & {*found.points, *found.faults}:
         raise DatasetError(
             f"{predictions}: no case in common with {references} (predictions {_some(found.points)}; "
-            f"references {_some(known)}); name both by case"
+            f"references {_some(known)}). Name both by case."
         )
     names = _names(landmarks, truth, wanted)
     scores = {case: _score(case, found, truth, names) for case in wanted if case in truth.points}

@@ -54,7 +54,7 @@ def read_reference_classes(references: Path, classes: Sequence[str]) -> Referenc
     cases = [unescaped(row[ids]) for row in rows]
     if len(set(cases)) != len(cases):
         twice = next(case for case in cases if cases.count(case) > 1)
-        raise DatasetError(f"{references}: duplicate case {twice}; keep one row of it")
+        raise DatasetError(f"{references}: duplicate case {twice}. Keep one row of it.")
     found = {case: unescaped(row[column]) for case, row in zip(cases, rows, strict=True)}
     subjects = {
         case: row.get("subject") or row.get("participant_id") or case
@@ -105,7 +105,9 @@ def _of_classes(
 ) -> ReferenceClasses:
     known = {case: name for case, name in found.items() if name in classes}
     if not known:
-        raise DatasetError(f"{path}: no case is one of {', '.join(classes)}; give the table of these classes")
+        raise DatasetError(
+            f"{path}: no case has one of the classes {', '.join(classes)}. Choose a table with them."
+        )
     others = {case: name for case, name in found.items() if name and case not in known}
-    why_not = {case: f"has no class in {source}; add it" for case, name in found.items() if not name}
+    why_not = {case: f"has no class in {source}. Add it." for case, name in found.items() if not name}
     return ReferenceClasses(known, subjects, source, others, why_not)

@@ -73,7 +73,7 @@ def score_files(
         diagonal = float(np.linalg.norm(np.array(truth.array.shape) * truth.spacing))
         expected = integer_labels(truth.array, reference, allowed)
         if prediction is None:
-            raise CaseError(f"{reference}: {case} has no prediction; predict it, or leave its reference out")
+            raise CaseError(f"{reference}: {case} has no prediction. Predict it, or use --only-predicted.")
         answer = read_image(prediction)
         given = integer_labels(answer.array, prediction, allowed)
         given = on_grid_of(truth, given, answer.affine, prediction, resample)
@@ -100,19 +100,19 @@ def integer_labels(array: NDArray, path: Path, allowed: Sequence[int] | None) ->
         off = np.abs(array - rounded) > _ROUNDING
         if off.any():
             raise CaseError(
-                f"{path}: holds {array[off][0]:g}, not an integer; is it an image, or interpolated?"
+                f"{path}: holds {array[off][0]:g}, not an integer. Choose a label map, not an image."
             )
         array = rounded.astype(np.int32)
     low = int(array.min(initial=0))
     if low < 0:
-        raise CaseError(f"{path}: label {low} is negative; remap it")
+        raise CaseError(f"{path}: label {low} is negative. Remap it.")
     if allowed is not None:
         unknown = sorted(set(_occurring(array)) - set(allowed))
         if unknown:
             named = ", ".join(str(label) for label in unknown[:5])
             shown = ", ".join(str(label) for label in allowed)
             raise CaseError(
-                f'{path}: label {named} is not in the manifest ({shown}); add it to "labels" or remap it'
+                f'{path}: label {named} is not in the manifest ({shown}). Add it to "labels" or remap it.'
             )
     return array
 
@@ -141,7 +141,7 @@ def on_grid_of(truth: Image, labels: NDArray, affine: Affine, path: Path, resamp
         return np.ascontiguousarray(from_ras(turned, ours))
     if not resample:
         raise CaseError(
-            f"{path}: {difference} of the reference; give it the reference's grid or use --resample"
+            f"{path}: {difference} of the reference. Save it on the reference's grid, or use --resample."
         )
     from scipy import ndimage
 

@@ -38,7 +38,7 @@ def measure(points: Mapping[str, Sequence[float]], names: Sequence[str]) -> Meas
     (Measure(value=5.0, unit='mm'), Measure(value=90.0, unit='degrees'))
     """
     if not 2 <= len(names) <= 4:
-        raise ValueError(f"{len(names)} landmarks; give two, three or four")
+        raise ValueError(f"expected two, three or four landmarks, got {len(names)}.")
     unit = "mm" if len(names) == 2 else "degrees"
     places = [np.asarray(points.get(name, (math.nan,) * 3), float) for name in names]
     if len(places) == 2:

@@ -150,9 +150,9 @@ def rules_for(
         ValueError: an unknown name.
     """
     if protocol is not None and protocol not in PROTOCOLS:
-        raise ValueError(f"protocol {protocol!r} is not known; known: {', '.join(PROTOCOLS)}")
+        raise ValueError(f"unknown protocol {protocol!r}. Known protocols: {', '.join(PROTOCOLS)}.")
     if empty is not None and empty not in EMPTY_RULES:
-        raise ValueError(f"rule {empty!r} for empty masks is not known; known: {', '.join(EMPTY_RULES)}")
+        raise ValueError(f"unknown rule {empty!r} for empty masks. Known rules: {', '.join(EMPTY_RULES)}.")
     rules = PROTOCOLS[protocol or "mambamed"]
     if empty is not None and protocol is None:
         fractions, distances = EMPTY_RULES[empty]

@@ -156,7 +156,7 @@ def _packed(reference: NDArray, prediction: NDArray) -> tuple[range | list[int],
     labels = np.union1d(np.unique(reference), np.unique(prediction))
     labels = np.union1d([0], labels)
     if len(labels) > MAX_LABELS + 1:
-        raise ValueError(f"{len(labels)} different labels are too many; is an image given as labels?")
+        raise ValueError(f"{len(labels)} different labels are too many. Choose a label map, not an image.")
     packed = [np.searchsorted(labels, array).astype(np.uint8) for array in (reference, prediction)]
     return labels.tolist(), packed[0], packed[1]
 

@@ -186,7 +186,7 @@ def _mamba_layers(
     if variant == "bot":
         return [*(nn.Identity() for _ in widths[:-1]), VoxelMamba(widths[-1], axes)]
     if patch_size is None:
-        raise RecipeError("network.patch_size: umamba enc is built for one patch size; add that of training")
+        raise RecipeError("network.patch_size: umamba enc needs it. Set it to the patch size of training.")
     layers: list[nn.Module] = []
     grid: tuple[int, ...] = tuple(int(size) for size in patch_size)
     for width, stride in zip(widths, strides, strict=True):

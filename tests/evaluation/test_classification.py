@@ -165,7 +165,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path, reference) -> None:
     write_probabilities(both / "a.csv", binary(0)[0])
     other = Probabilities(("x", "y"), CASES, binary(0)[0].values, 0.5, True)
     write_probabilities(both / "b.csv", other)
-    with pytest.raises(DatasetError, match="one question together"):
+    with pytest.raises(DatasetError, match="Evaluate tables of the same classes together"):
         evaluate_probabilities(both, reference)
 
 

@@ -132,7 +132,7 @@ def test_angles_are_those_of_the_hand() -> None:
     assert measure(points, ("o", "a", "a", "o")).value == pytest.approx(180)
     assert math.isnan(measure(points, ("a", "nobody")).value)
     assert math.isnan(measure(points, ("a", "a", "b")).value)
-    with pytest.raises(ValueError, match="give two, three or four"):
+    with pytest.raises(ValueError, match="expected two, three or four landmarks, got 1"):
         measure(points, ("a",))
 
 

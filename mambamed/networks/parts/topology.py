@@ -137,7 +137,7 @@ def make_topology(
             "at least 2"
         )
     if any(k % 2 == 0 for kernel in made.kernels for k in kernel):
-        raise RecipeError(f"network.kernels: {list(kernels)}: an even one shifts the grid; give odd numbers")
+        raise RecipeError(f"network.kernels: {list(kernels)}: an even size shifts the grid. Use odd numbers.")
     return made
 
 
