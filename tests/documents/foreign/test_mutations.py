@@ -120,7 +120,7 @@ def attempts(file: Path, source: Path, content: Any, read: Callable[[], object])
             read()
         except MambamedError as error:
             # A dataset in which nothing is left to learn from goes by its folder.
-            if not any(named in str(error) for named in (str(file), f"{source}:", f"{source};")):
+            if not any(named in str(error) for named in (str(file), f"{source}:", f"{source}. ")):
                 yield f"{name}: does not name its file: {error}"
         except Exception as error:
             yield f"{name}: {type(error).__name__}: {error}"
