@@ -80,6 +80,18 @@ def test_python_examples_run(page, tmp_path, monkeypatch) -> None:
         assert (tmp_path / "predictions" / "new_patients" / "case_0.nii.gz").is_file()
 
 
+def test_the_architecture_page_lists_the_layers_and_tables() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    listed = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", page.partition("## The path")[0], re.MULTILINE)
+    layers = re.search(r"^layers = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S)
+    assert layers is not None
+    assert [set(re.findall(r"\w+", line)) for line in listed] == [
+        set(re.findall(r"\w+", line)) for line in layers[1].splitlines()
+    ]
+    for table, file in re.findall(r"^\| `([A-Z]+)` \| `([\w/.]+)` \|", page, re.MULTILINE):
+        assert re.search(rf"^{table}\b.* = ", (ROOT / file).read_text(), re.MULTILINE), table
+
+
 def test_every_link_between_pages_leads_to_a_file() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
     links = [
@@ -100,10 +112,10 @@ def test_no_page_names_a_path_of_a_machine() -> None:
         assert not re.search(r"/(home|root|Users|tmp)/", page.read_text()), page
 
 
-@pytest.mark.parametrize("page", ["SECURITY.md", "docs/scan.md", "docs/networks.md"])
-def test_every_test_that_a_page_names_exists(page) -> None:
+@pytest.mark.parametrize("page", ["SECURITY.md", "docs/scan.md", "docs/networks.md", "docs/architecture.md"])
+def test_every_path_that_a_page_names_exists(page) -> None:
     text = (ROOT / page).read_text()
-    for path in re.findall(r"(?:tests|mambamed|benchmarks)/[\w/]+(?:\.py)?", text):
+    for path in re.findall(r"(?:tests|mambamed|benchmarks)/[a-z][\w/]*(?:\.py)?", text):
         assert (ROOT / path).exists(), path
     for name in re.findall(r"`(test_\w+\.py)`", text):
         assert (ROOT / "tests" / "faults" / name).is_file(), name
