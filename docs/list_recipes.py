@@ -13,9 +13,9 @@ from mambamed.recipe import RecipeLine, describe_recipes, load_recipe
 
 HEAD = """# Recipes
 
-A recipe is one page: data, network, schedule, and the paper's numbers. Its first lines say what it
-is for, which commands it needs, what is as in the paper and what differs. One that
-`extends` another holds only what differs: a control, or a baseline of the same table.
+A recipe is one YAML file: dataset, network, training schedule, and the results reported in the paper. Its
+header comment states its purpose, the commands to run, and the differences from the paper. A recipe that
+`extends` another one holds only the keys that differ.
 
 ```sh
 mambamed recipes list
@@ -23,14 +23,16 @@ mambamed recipes show acdc_mamba_bi
 mambamed train acdc_mamba_bi --dry-run
 ```
 
-`show` prints the recipe with every default filled in, and what its network costs. `--dry-run` takes one step;
-where nothing is prepared yet, on random numbers of the recipe's shapes. A machine without the memory for it
-takes the step with fewer patches, or with gradient checkpointing too, and says what training needs.
-To start your own, write a file with `extends: acdc_mamba_bi` and the keys that differ.
+`show` prints the recipe with all defaults filled in, and the cost of its network. `--dry-run` runs one
+training step; if no dataset is prepared yet, it uses random data of the same shape. If memory is
+insufficient, the step uses fewer patches or gradient checkpointing, and the memory that training needs is
+reported. To write your own recipe, create a file with `extends: acdc_mamba_bi` and the keys that differ.
+`mambamed recipes check FILE` checks it: unknown keys, invalid values and keys that have no effect for the
+task are reported with their line. The optional key `schema: 1` states the version of the schema.
 
-Numbers are the papers' own, Dice in per cent, HD95 and MRE in mm as averages over structures, and other
-measures as named; they are not comparable between tables. A recipe without a number has no row in any of
-the papers' tables, and says so.
+Results are those reported in the papers: Dice in percent, HD95 and MRE in mm, averaged over structures, and
+other measures as named. They are not comparable between tables. A recipe without results has no counterpart
+in a paper; its header says so.
 """
 
 
@@ -40,7 +42,7 @@ def page() -> str:
     ordered = sorted(describe_recipes(), key=lambda line: (line.task, line.data, line.name))
     for (task, data), lines in itertools.groupby(ordered, key=lambda line: (line.task, line.data)):
         parts.append(f"\n## {task.capitalize()}: {data.replace('_', ' ') or 'no dataset named'}\n")
-        parts.append("| recipe | network | what | in the paper |\n|---|---|---|---|")
+        parts.append("| recipe | network | description | reported in the paper |\n|---|---|---|---|")
         parts += [_row(line) for line in lines]
     return "\n".join(parts) + "\n"
 
@@ -50,10 +52,10 @@ def _row(line: RecipeLine) -> str:
     numbers = {key: value for key, value in paper.items() if not isinstance(value, str)}
     shown = {key: value for key, value in numbers.items() if key.startswith("Average")} or numbers
     average = "MRE" if line.task == "landmarks" else "Dice"
-    told = ", ".join(
+    reported = ", ".join(
         f"{key.removeprefix('Average ').replace('Average', average)} {v:g}" for key, v in shown.items()
     )
-    return f"| `{line.name}` | `{line.network}` | {line.headline} | {told} |"
+    return f"| `{line.name}` | `{line.network}` | {line.headline} | {reported} |"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ IGNORE = "ignore"  # voxels that nobody has labeled: neither learned nor scored
 
 @dataclass(frozen=True)
 class ChannelFile:
-    """Where one channel of one case lies.
+    """The file of one channel of one case.
 
     Attributes:
         path: the image file.
@@ -35,14 +35,14 @@ class Case:
 
     Attributes:
         id: unique in its dataset; names the output files, so it holds no path separator.
-        channels: one file a channel, in the manifest's order.
+        channels: one file per channel, in the order of the manifest.
         label: label map, or None where there is none (prediction).
         points: landmark name -> world position, mm, RAS+; None where the task has no landmarks.
         class_name: what the case as a whole is; None where the task has no classes.
-        subject: the person; cases of one subject never straddle a split. The id where not known.
-        covariates: what else is known of the case, name -> text as its table has it, as in age: "71.5".
-        fault: why the case cannot be used, where its folder shows that already (a channel is missing): a line
-            to tell; the case is left out and its channels are not read.
+        subject: the person; cases of one subject are always in the same split. The id if not known.
+        covariates: name -> text, as in the table of the dataset, e.g. age: "71.5".
+        fault: why the case cannot be used, if this is known before its channels are read (e.g. a channel is
+            missing); the case is skipped and this line is reported.
     """
 
     id: str
@@ -61,9 +61,9 @@ class Case:
 
     @classmethod
     def found(cls, name: str, channels: tuple[ChannelFile, ...], **known: Any) -> Case:
-        """A case as a folder or table calls it: a name that cannot be an id is the fault of this case alone.
+        """A case named by a folder or table; an invalid name is a fault of this case only.
 
-        It then goes by an id without those characters, which ends in a digest of the name.
+        Its id is then the name without the invalid characters, plus a digest of the name.
 
         Args:
             name: of its files or its row.
@@ -79,7 +79,7 @@ class Case:
 
 
 def check_case_id(case_id: str) -> None:
-    """Refuse an id that could leave its folder, hide a line of a log, run in a table, or not be a file name.
+    """Reject an id that is not a safe file name, log entry or table cell.
 
     Raises:
         DatasetError: the id is empty, too long, holds a path separator or a control character, begins as a
@@ -89,7 +89,7 @@ def check_case_id(case_id: str) -> None:
     >>> check_case_id("../evil")
     Traceback (most recent call last):
     ...
-    mambamed.errors.DatasetError: case id '../evil': holds a path separator; rename the case
+    mambamed.errors.DatasetError: case id '../evil': holds a path separator. Rename the case.
     """
     fact = ""
     if not case_id or case_id in {".", ".."}:
@@ -103,11 +103,11 @@ def check_case_id(case_id: str) -> None:
     elif case_id[0] in _FORMULA:
         fact = "is a formula to a spreadsheet"
     if fact:
-        raise DatasetError(f"case id {case_id!r}: {fact}; rename the case")
+        raise DatasetError(f"case id {case_id!r}: {fact}. Rename the case.")
 
 
 def differ_in_case_alone(ids: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of ids that are one file name where the file system does not tell capitals from small letters.
+    """Pairs of ids that are the same file name on a case-insensitive file system.
 
     >>> differ_in_case_alone(["case1", "b", "CASE1"])
     [('case1', 'CASE1')]

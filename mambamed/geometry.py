@@ -39,7 +39,7 @@ def world_to_voxel(affine: Affine, points: ArrayLike) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Orientation:
-    """How an array's axes lie in the world, and thereby how to bring it closest to RAS+.
+    """Orientation of the axes of an array in the world: how to bring it closest to RAS+.
 
     Attributes:
         axes: axis of the array that becomes x, y, z.
@@ -51,10 +51,9 @@ class Orientation:
 
 
 def orientation_of(affine: Affine) -> Orientation:
-    """The orientation closest to RAS+: each array axis goes with the world axis it is most parallel to.
+    """The orientation closest to RAS+: each array axis is assigned to the world axis it is most parallel to.
 
-    Axes are given away in the order of how clear the match is, so that an oblique grid gets three
-    different ones.
+    The clearest match is assigned first, so that an oblique grid gets three different axes.
 
     >>> orientation_of(np.array([[0, 0, 2.0, 0], [-1.0, 0, 0, 0], [0, 3.0, 0, 0], [0, 0, 0, 1]]))
     Orientation(axes=(2, 0, 1), flips=(False, True, False))
@@ -106,10 +105,9 @@ def affine_to_ras(affine: Affine, shape: tuple[int, ...], orientation: Orientati
 def difference_of_grids(
     shape: tuple[int, ...], affine: Affine, other_shape: tuple[int, ...], other_affine: Affine
 ) -> str | None:
-    """Why two grids are not the same, in one phrase; None when they are.
+    """The difference between two grids in one phrase; None if they are equal.
 
-    Corners may lie up to a hundredth of a voxel plus a tenth of a millimeter apart, for headers store
-    float32 and quaternions.
+    Corners may differ by a hundredth of a voxel plus 0.1 mm, because headers store float32 and quaternions.
 
     >>> grid = np.diag([1.0, 1.0, 1.0, 1.0])
     >>> difference_of_grids((4, 4, 4), grid, (4, 4, 5), grid)
@@ -138,7 +136,7 @@ def _shown(numbers: NDArray) -> str:
 
 
 def _codes(affine: Affine) -> str:
-    """Orientation as letters, as in "LPS", with the angle where it is oblique."""
+    """Orientation as letters, e.g. "LPS", with the angle if it is oblique."""
     orientation = orientation_of(affine)
     letters = [""] * 3
     for world, (axis, flip) in enumerate(zip(orientation.axes, orientation.flips, strict=True)):

@@ -1,4 +1,4 @@
-"""The main job in one command: phantoms -> prepare -> train -> predict -> evaluate -> a picture."""
+"""The whole workflow in one command: phantoms, prepare, train, predict, evaluate, picture."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ PICTURED_CASES = 3
 
 @dataclass(frozen=True)
 class DemoSummary:
-    """Where the demo left what.
+    """Paths and scores of the demo.
 
     Attributes:
         data: phantoms as BraTS case folders: `training/` and `test/`.
         prepared: the prepared dataset.
         run: the run folder, with `fold_0/progress.png`.
-        predictions: one mask a test case.
+        predictions: one mask per test case.
         evaluation: Dice and HD95 of the test cases, and the tables' folder.
-        picture: three test cases with reference and prediction outlined.
+        picture: three test cases with the outlines of reference and prediction.
     """
 
     data: Path
@@ -44,15 +44,15 @@ class DemoSummary:
 
 
 def demo(output: Path, *, minutes: float = 3.5, progress: Progress | None = None) -> DemoSummary:
-    """Run the whole chain on phantoms.
+    """Run the whole workflow on phantoms.
 
     Args:
-        output: folder for everything; what a former, interrupted demo finished there is kept.
+        output: output folder; finished parts of an interrupted demo are kept.
         minutes: wall time for training, its validation included.
-        progress: hears how far the work is.
+        progress: optional callback that receives progress updates.
 
     Returns:
-        Where everything is.
+        Paths and scores.
 
     Raises:
         RunError: the folder cannot be written.

@@ -2,8 +2,8 @@
 
 A skull-stripped head with folded cortex, white matter and ventricles; a glioma-like lesion with an
 edema (ED), an enhancing rim (ET) and a necrotic core (NCR); channel contrasts in the order of T1,
-contrast-enhanced T1, T2 and FLAIR; a smooth bias field and Rician noise. Nothing here is anatomy:
-it is enough to look at and to learn from, and each case is a function of its seed alone.
+contrast-enhanced T1, T2 and FLAIR; a smooth bias field and Rician noise. The anatomy is not
+realistic, and each case depends only on its seed.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def make_phantom(seed: int, shape: tuple[int, int, int] = (64, 80, 64), spacing_
     """Make one case.
 
     Args:
-        seed: decides everything that is random.
+        seed: random seed.
         shape: `(X, Y, Z)` voxels.
         spacing_mm: edge of a voxel, mm.
 
@@ -99,7 +99,7 @@ def write_phantoms(folder: Path, count: int, first_seed: int = 0, labels: bool =
     """Write phantoms as BraTS 2023 case folders: `PHANTOM-0000/PHANTOM-0000-t1n.nii.gz`, ..., `-seg.nii.gz`.
 
     Args:
-        folder: receives one folder a case.
+        folder: receives one folder per case.
         count: how many cases.
         first_seed: seed of the first; the others follow.
         labels: whether to write the label maps as well.
