@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mambamed.demo import DemoSummary
     from mambamed.evaluation.compare import Comparison
     from mambamed.evaluation.result import Evaluation
+    from mambamed.jobs.job import JobOptions
     from mambamed.preparation.prepare import PreparedSummary
     from mambamed.progress import Progress
     from mambamed.recipe import RecipeLine
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from mambamed.runs.listing import RunList
     from mambamed.training import TrainSummary
     from mambamed.training.seeds import SeedsSummary
+    from mambamed.volumes.ensemble import Serving
 
     Format = str
 else:
@@ -75,6 +77,12 @@ Device = Annotated[
 Precision = Annotated[
     Literal["auto", "bf16", "fp16", "fp32"] | None, Option(help="Numeric precision; overrides the recipe.")
 ]
+Shard = Annotated[
+    str | None,
+    Option(help="Process only one of N parts of the cases, e.g. 1/4 (default: the torchrun or SLURM rank)."),
+]
+MaxRam = Annotated[str | None, Option(help="Maximum memory to use, e.g. 6G.")]
+MaxVram = Annotated[str | None, Option(help="Maximum GPU memory to use, e.g. 6G.")]
 Resume = Annotated[bool, Option("--resume", help="Skip cases that are already done.")]
 Overwrite = Annotated[
     bool, Option("--overwrite", help="Process every case again and replace existing results.")
@@ -367,40 +375,18 @@ def predict(
         Literal["nifti", "dicom-seg"],
         Option(help="File format of the predicted masks; dicom-seg requires DICOM input."),
     ] = "nifti",
-    shard: Annotated[
-        str | None,
-        Option(
-            help="Process only one of N parts of the cases, e.g. 1/4 (default: the torchrun or SLURM rank)."
-        ),
-    ] = None,
-    max_ram: Annotated[str | None, Option(help="Maximum memory to use, e.g. 6G.")] = None,
-    max_vram: Annotated[str | None, Option(help="Maximum GPU memory to use, e.g. 6G.")] = None,
+    shard: Shard = None,
+    max_ram: MaxRam = None,
+    max_vram: MaxVram = None,
     progress: Progress | None = None,
 ) -> PredictSummary:
     """Segment images: write one mask per case, on the grid of the input image."""
+    from mambamed.answers.mask_files import MaskOptions
     from mambamed.answers.segmentation import predict
 
-    return predict(
-        model,
-        input,
-        output,
-        folds=folds,
-        checkpoint=checkpoint,
-        overlap=overlap,
-        tta=tta,
-        device=device,
-        precision=precision,
-        resume=resume,
-        overwrite=overwrite,
-        preview=preview,
-        save_probabilities=save_probabilities,
-        statistics=statistics,
-        format=format,
-        shard=shard,
-        max_ram=max_ram,
-        max_vram=max_vram,
-        progress=progress,
-    )
+    job, serving = _options(locals())
+    options = MaskOptions(preview, save_probabilities, statistics, format)
+    return predict(model, input, output, serving, job, options, progress)
 
 
 def classify(
@@ -429,25 +415,19 @@ def classify(
     tta: Tta = None,
     device: Device = "auto",
     precision: Precision = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    shard: Shard = None,
+    max_ram: MaxRam = None,
+    max_vram: MaxVram = None,
     progress: Progress | None = None,
 ) -> ClassifySummary:
     """Classify images: write a table with one row per case and the probability of every class."""
-    from mambamed.answers.classification import classify
+    from mambamed.answers.classification import ClassOptions, classify
 
-    return classify(
-        model,
-        input,
-        output,
-        threshold=threshold,
-        covariates=covariates,
-        saliency=saliency,
-        folds=folds,
-        checkpoint=checkpoint,
-        tta=tta,
-        device=device,
-        precision=precision,
-        progress=progress,
-    )
+    job, serving = _options(locals())
+    options = ClassOptions(threshold, covariates, saliency)
+    return classify(model, input, output, serving, job, options, progress)
 
 
 def landmarks(
@@ -477,31 +457,35 @@ def landmarks(
     resume: Resume = False,
     overwrite: Overwrite = False,
     preview: Preview = False,
+    shard: Shard = None,
+    max_ram: MaxRam = None,
+    max_vram: MaxVram = None,
     progress: Progress | None = None,
 ) -> LandmarksSummary:
     """Detect landmarks: write one JSON file per case and tables over all cases.
 
     Positions are in world coordinates (mm), with a score per landmark and the measures of the recipe.
     """
-    from mambamed.answers.landmarks import landmarks
+    from mambamed.answers.landmarks import PointOptions, landmarks
 
-    return landmarks(
-        model,
-        input,
-        output,
-        export=[kind.strip().removeprefix(".") for kind in export.split(",")] if export else (),
-        threshold=threshold,
-        folds=folds,
-        checkpoint=checkpoint,
-        overlap=overlap,
-        tta=tta,
-        device=device,
-        precision=precision,
-        resume=resume,
-        overwrite=overwrite,
-        preview=preview,
-        progress=progress,
+    job, serving = _options(locals())
+    kinds = [kind.strip().removeprefix(".") for kind in export.split(",")] if export else []
+    options = PointOptions(tuple(kind for kind in kinds if kind != "json"), threshold, preview)
+    return landmarks(model, input, output, serving, job, options, progress)
+
+
+def _options(given: dict[str, Any]) -> tuple[JobOptions, Serving]:
+    """The options that all commands with models share, from the arguments of one."""
+    from dataclasses import fields
+
+    from mambamed.jobs.job import JobOptions
+    from mambamed.volumes.ensemble import Serving
+
+    job, serving = (
+        {field.name: given[field.name] for field in fields(kind) if field.name in given}
+        for kind in (JobOptions, Serving)
     )
+    return JobOptions(**job), Serving(**serving)
 
 
 def convert_points(

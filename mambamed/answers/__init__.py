@@ -1,1 +1,1 @@
-"""What each task answers, and the files it is written to: masks, points, class probabilities."""
+"""Results of cases, one module per task: what is computed, which files and tables are written."""

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mambamed.answers.pipeline import Ready, read_case
+from mambamed.answers.base import check_task
+from mambamed.answers.located import locate, write_located
 from mambamed.cases import Case
-from mambamed.converters.inputs import find_inputs
-from mambamed.errors import CaseError, ModelError, RecipeError
-from mambamed.geometry import voxel_to_world, world_to_voxel
+from mambamed.documents.prediction import PointFile
+from mambamed.errors import ModelError, RecipeError
 from mambamed.io.images import Image
-from mambamed.io.json_files import read_json, write_json
-from mambamed.io.lock import folder_lock
 from mambamed.io.points import write_point_table, write_points
 from mambamed.io.tables import write_csv
-from mambamed.jobs.record import NAME, Record, sha256_of
-from mambamed.metrics.measures import measure
-from mambamed.preparation.grid import CaseGeometry
-from mambamed.progress import Progress, Silence
+from mambamed.jobs.job import JobOptions, run_job
+from mambamed.jobs.output import OutputFolder
+from mambamed.jobs.read_case import Ready
+from mambamed.progress import Progress
 from mambamed.recipe import Recipe
-from mambamed.runs.device import keep_freed_memory
 from mambamed.runs.thresholds import read_thresholds
 from mambamed.tasks.landmarks import Landmarks
-from mambamed.tasks.peaks import PeakFinder
-from mambamed.volumes.ensemble import Ensemble, load_ensemble
+from mambamed.volumes.ensemble import Ensemble, Serving
 from mambamed.volumes.sliding_window import Slab
 
 EXPORTS = ("mrk.json", "fcsv", "csv")
@@ -46,8 +39,8 @@ class LandmarksSummary:
         output: the folder of the points.
         cases: ids of the cases that now have points.
         kept: how many of them were there already.
-        absent: landmarks that were found nowhere, over all cases.
-        faults: one line for every case that could not be done.
+        absent: how many landmarks were not found, over all finished cases of the input.
+        faults: one line per case that could not be done.
         seconds: wall time.
         next_command: what to do next.
     """
@@ -62,319 +55,163 @@ class LandmarksSummary:
 
 
 @dataclass(frozen=True)
-class Located:
-    """The landmarks of a case.
+class PointOptions:
+    """What is written for each case in addition to `CASE.json`.
 
     Attributes:
-        names: of the landmarks.
-        world: `(K, 3)` mm, RAS+; where each would be, also of those that are absent.
-        voxels: the same in voxels of the case's own file, not rounded.
-        scores: `(K,)` from 0 to 1: how sure it is that a landmark is there.
+        export: kinds of further files: "mrk.json" and "fcsv", for 3D Slicer, and "csv".
+        threshold: score below which a landmark is absent. Default: the recipe's, else the one chosen on the
+            validation cases.
+        preview: also `CASE_preview.png`.
     """
 
-    names: tuple[str, ...]
-    world: NDArray[np.float64]
-    voxels: NDArray[np.float64]
-    scores: NDArray[np.float64]
+    export: tuple[str, ...] = ()
+    threshold: float | None = None
+    preview: bool = False
 
-    def placed(self, thresholds: Mapping[str, float]) -> tuple[str, ...]:
-        """The landmarks whose score reaches the threshold."""
-        return tuple(n for n, score in zip(self.names, self.scores, strict=True) if score >= thresholds[n])
+    def __post_init__(self) -> None:
+        if unknown := [kind for kind in self.export if kind not in EXPORTS]:
+            raise RecipeError(f"--export {unknown[0]}: is not among json, {', '.join(EXPORTS)}")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise RecipeError(f"--threshold {self.threshold}: a score is from 0 to 1")
 
 
 def landmarks(
     models: Sequence[Path],
     inputs: Path,
     output: Path,
-    *,
-    export: Sequence[str] = (),
-    threshold: float | None = None,
-    folds: str = "all",
-    checkpoint: str = "best",
-    overlap: float | None = None,
-    tta: str | None = None,
-    device: str = "auto",
-    precision: str | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    preview: bool = False,
+    serving: Serving = Serving(),  # noqa: B008 - frozen
+    job: JobOptions = JobOptions(),  # noqa: B008 - frozen
+    options: PointOptions = PointOptions(),
     progress: Progress | None = None,
 ) -> LandmarksSummary:
-    """Place the landmarks of every case.
+    """Place the landmarks of every case; see `run_job`.
 
     Args:
-        models: run folders; several make an ensemble.
-        inputs: an image, a folder of images, or a folder of case folders.
-        output: receives `CASE.json`, `landmarks.csv` and, where the recipe measures, `measures.csv`, all in
-            world mm, RAS+; and run.json, which records every finished case. A case of the same input, models
-            and settings that is recorded and unchanged is kept.
-        export: also write these kinds: "mrk.json" and "fcsv" of every case, for 3D Slicer; "csv" of every
-            case.
-        threshold: score below which a landmark counts as absent; for each what the validation cases taught
-            where not given.
-        folds, checkpoint, overlap, tta, device, precision: as in `load_ensemble`.
-        resume: says that kept cases are expected; that is done without it as well.
-        overwrite: do every case again, whatever the folder holds.
-        preview: also write `CASE_preview.png`.
-        progress: hears how far the work is.
-
-    Raises:
-        MambamedError: nothing can be done at all: no images, no usable model, an unusable option.
+        output: receives `CASE.json`, `landmarks.csv` and, if the recipe has measures, `measures.csv`, all in
+            world mm, RAS+; and run.json, which records every finished case.
+        options: thresholds, and further files.
     """
-    began = time.monotonic()
-    progress = progress or Silence()
-    keep_freed_memory()
-    export = [kind for kind in export if kind != "json"]  # is written in any case
-    if strange := [kind for kind in export if kind not in EXPORTS]:
-        raise RecipeError(f"--export {strange[0]}: is not among json, {', '.join(EXPORTS)}")
-    ensemble = load_ensemble(
-        models,
-        folds=folds,
-        checkpoint=checkpoint,
-        overlap=overlap,
-        tta=tta,
-        device=device,
-        precision=precision,
-    )
-    _check_models(ensemble)
-    thresholds = _thresholds(ensemble, threshold)
-    for reason in ensemble.reasons:
-        progress.say(reason)
-    cases = find_inputs(Path(inputs), list(ensemble.run.manifest.channels))
-    _check_output(cases, output)
-    with folder_lock(output):
-        settings = _settings(ensemble, models, checkpoint, thresholds)
-        record = Record(output, settings, ensemble.reasons, cases, overwrite, suffix=".json")
-        wanted = [case for case in cases if not (record.holds(case) and _pictured(case, output, preview))]
-        progress.start("placing landmarks", len(wanted), "cases")
-        _place_all(ensemble, wanted, record, thresholds, preview, progress)
-        done = [case for case in cases if case.id not in record.faults]
-        absent = _write_tables(ensemble.run.recipe, done, output, export)
+
+    def answer_of(ensemble: Ensemble) -> LandmarksAnswer:
+        return LandmarksAnswer.of(ensemble, output, options)
+
+    done = run_job(answer_of, models, inputs, serving, job, progress)
     return LandmarksSummary(
         output=output,
-        cases=tuple(case.id for case in done),
-        kept=len(cases) - len(wanted),
-        absent=absent,
-        faults=tuple(record.faults.values()),
-        seconds=time.monotonic() - began,
+        cases=done.cases,
+        kept=done.kept,
+        absent=done.gathered,
+        faults=done.faults,
+        seconds=done.seconds,
         next_command=f"mambamed evaluate {output} REFERENCES",
     )
 
 
-def locate(slabs: Iterable[Slab], geometry: CaseGeometry, task: Landmarks) -> Located:
-    """Logits of a volume, slab after slab -> its points.
+@dataclass(frozen=True)
+class LandmarksAnswer:
+    """Points in the world and in the file; see `Answer`.
 
-    Args:
-        slabs: in order, without gaps.
-        geometry: where the prepared grid lies in the case's file.
-        task: what the logits mean.
-
-    Raises:
-        ValueError: no slabs.
-    """
-    finder: PeakFinder | None = None
-    for slab in slabs:
-        finder = finder or PeakFinder(task.form, slab.axis)
-        finder.take(slab.planes.numpy())
-    if finder is None:
-        raise ValueError("no slabs: there is no volume")
-    prepared, scores = finder.found()
-    world = voxel_to_world(geometry.affine_prepared, prepared)
-    return Located(task.names, world, world_to_voxel(np.array(geometry.affine_native), world), scores)
-
-
-def write_located(
-    path: Path, located: Located, thresholds: Mapping[str, float], recipe: Recipe, image: str
-) -> None:
-    """Write the points of a case as JSON, atomically; `io.points.read_points` reads it.
-
-    Args:
-        path: a .json file.
-        located: from `locate`.
-        thresholds: landmark -> score; one of a lower score is absent: null.
+    Attributes:
+        task: the meaning of the logits.
         recipe: what is measured between landmarks.
-        image: name of the file that `voxels` are of.
+        place: the output folder.
+        thresholds: landmark -> score below which it is absent.
+        options: further files.
     """
-    points: dict[str, list[float] | None] = {}
-    voxels: dict[str, list[float] | None] = {}
-    placed = located.placed(thresholds)
-    for name, world, voxel in zip(located.names, located.world, located.voxels, strict=True):
-        here = name in placed
-        points[name] = [round(float(v), 4) for v in world] if here else None
-        voxels[name] = [round(float(v), 4) for v in voxel] if here else None
-    document: dict[str, Any] = {
-        "coordinate_system": "RAS",
-        "unit": "mm",
-        "image": image,
-        "points": points,
-        "voxels": voxels,
-        "scores": {name: round(float(s), 6) for name, s in zip(located.names, located.scores, strict=True)},
-        "thresholds": {name: thresholds[name] for name in located.names},
-    }
-    if recipe.measures:
-        document["measures"] = _measures(recipe, points)
-    write_json(path, document)
+
+    verb: ClassVar[str] = "landmarks"
+    stage: ClassVar[str] = "placing landmarks"
+    score_title: ClassVar[str] = "radial error, mm"
+    covariates: ClassVar[Sequence[str]] = ()
+
+    task: Landmarks
+    recipe: Recipe
+    place: OutputFolder
+    thresholds: Mapping[str, float]
+    options: PointOptions = PointOptions()
+
+    @classmethod
+    def of(cls, ensemble: Ensemble, output: Path, options: PointOptions) -> LandmarksAnswer:
+        """The answer of loaded models.
+
+        Raises:
+            ModelError: models of another task, or whose heatmaps cannot be averaged.
+        """
+        check_task(ensemble, cls)
+        task, first = ensemble.task, ensemble.run
+        assert isinstance(task, Landmarks)
+        for member in ensemble.members[1:]:
+            if member.run.recipe.landmarks != first.recipe.landmarks:
+                raise ModelError(
+                    f"{member.run.root}: its heatmaps differ from those of {first.root} (recipe: landmarks); "
+                    "they cannot be averaged. Use one of the models."
+                )
+        suffixes = (".json", *(f".{kind}" for kind in options.export))
+        place = OutputFolder(output, suffixes, (TABLE, MEASURES))
+        return cls(task, first.recipe, place, _thresholds(ensemble, options.threshold), options)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"thresholds": dict(self.thresholds)}
+
+    @property
+    def keeps_images(self) -> bool:
+        return self.options.preview
+
+    def accept(self, cases: Sequence[Case], progress: Progress) -> list[Case]:
+        return list(cases)
+
+    def work(self, ready: Ready, ensemble: Ensemble, progress: Progress) -> Iterator[Slab]:
+        return ensemble.slabs_of_case(ready.case.id, ready.array, progress)
+
+    def write(self, ready: Ready, parts: Iterable[Slab], folder: Path) -> dict[str, Any]:
+        located, case = locate(parts, ready.geometry, self.task), ready.case
+        if self.options.preview and isinstance(ready.like, Image):
+            from mambamed.report.point_pictures import draw_points
+
+            placed = located.placed(self.thresholds)
+            voxels = {n: v for n, v in zip(located.names, located.voxels, strict=True) if n in placed}
+            draw_points(_preview(case, folder), case.id, ready.like.array, ready.like.affine, voxels)
+        image = case.channels[0].path.name
+        write_located(folder / f"{case.id}.json", located, self.thresholds, self.recipe, image)
+        return {}
+
+    def is_complete(self, case: Case, folder: Path) -> bool:
+        return not self.options.preview or _preview(case, folder).is_file()
+
+    def gather(self, cases: Sequence[Case], finished: Mapping[str, Mapping[str, Any]], folder: Path) -> int:
+        """Write the tables, and the further files of each case; returns how many landmarks are absent."""
+        points: dict[str, dict[str, list[float]]] = {}
+        scores: dict[str, dict[str, float]] = {}
+        rows = []
+        for case in cases:
+            if case.id not in finished:
+                continue
+            document = PointFile.read(folder / f"{case.id}.json")
+            nowhere = [float("nan")] * 3
+            points[case.id] = {name: list(point or nowhere) for name, point in document.points.items()}
+            scores[case.id] = document.scores
+            for kind in self.options.export:
+                write_points(folder / f"{case.id}.{kind}", points[case.id], scores[case.id])
+            rows.append([case.id, *(measured.value for measured in document.measures.values())])
+        write_point_table(folder / TABLE, points, scores)
+        measures = self.recipe.measures
+        if measures:
+            units = {key: "mm" if len(names) == 2 else "degrees" for key, names in measures.items()}
+            write_csv(folder / MEASURES, ["case", *(f"{key}_{unit}" for key, unit in units.items())], rows)
+        return sum(bool(np.isnan(place).any()) for found in points.values() for place in found.values())
 
 
-def _measures(recipe: Recipe, points: dict[str, list[float] | None]) -> dict[str, dict[str, Any]]:
-    there = {name: point for name, point in points.items() if point is not None}
-    found = {key: measure(there, names) for key, names in recipe.measures.items()}
-    return {
-        key: {"value": None if np.isnan(each.value) else round(each.value, 4), "unit": each.unit}
-        for key, each in found.items()
-    }
-
-
-def _place_all(
-    ensemble: Ensemble,
-    cases: Sequence[Case],
-    record: Record,
-    thresholds: Mapping[str, float],
-    preview: bool,
-    progress: Progress,
-) -> None:
-    """Write the points of every case, and tell the record; one case is read ahead."""
-    with ThreadPoolExecutor(1, "reader") as reader:
-        ahead: Future[Ready] | None = None
-        for number, case in enumerate(cases):
-            outcome = _outcome(ahead or reader.submit(read_case, case, ensemble, preview))
-            following = cases[number + 1 : number + 2]
-            ahead = reader.submit(read_case, following[0], ensemble, preview) if following else None
-            if isinstance(outcome, Ready):
-                outcome = _place(ensemble, outcome, record, thresholds, preview, progress)
-            if outcome is not None:
-                record.failed(case, outcome)
-            progress.advance(1, case=case.id)
-
-
-def _outcome(reading: Future[Ready]) -> Ready | CaseError:
-    try:
-        return reading.result()
-    except CaseError as error:
-        return error
-
-
-def _place(
-    ensemble: Ensemble,
-    ready: Ready,
-    record: Record,
-    thresholds: Mapping[str, float],
-    preview: bool,
-    progress: Progress,
-) -> CaseError | None:
-    """Write the points of a case; or why it could not be done."""
-    began, case, task = time.monotonic(), ready.case, ensemble.task
-    assert isinstance(task, Landmarks)
-
-    def told(done: int, total: int) -> None:
-        progress.advance(0, case=case.id, windows=f"{done}/{total}")
-
-    try:
-        located = locate(ensemble.slabs(ready.array, told, progress.say), ready.geometry, task)
-    except CaseError as error:
-        return error
-    recipe, path = ensemble.run.recipe, record.mask(case)
-    if preview and isinstance(ready.like, Image):
-        from mambamed.report.point_pictures import draw_points
-
-        placed = located.placed(thresholds)
-        draw_points(
-            path.with_name(f"{case.id}_preview.png"),
-            case.id,
-            ready.like.array,
-            ready.like.affine,
-            {name: v for name, v in zip(located.names, located.voxels, strict=True) if name in placed},
-        )
-    write_located(path, located, thresholds, recipe, case.channels[0].path.name)
-    record.done(case, ready.seconds + time.monotonic() - began, ready.warnings)
-    return None
-
-
-def _write_tables(recipe: Recipe, cases: Sequence[Case], output: Path, export: Sequence[str]) -> int:
-    """Tables of all cases and the exports of each, from the documents; how many landmarks are absent."""
-    points: dict[str, dict[str, list[float]]] = {}
-    scores: dict[str, dict[str, float]] = {}
-    rows = []
-    for case in cases:
-        document = read_json(output / f"{case.id}.json")
-        nowhere = [float("nan")] * 3
-        points[case.id] = {name: point or nowhere for name, point in document["points"].items()}
-        scores[case.id] = document["scores"]
-        for kind in export:
-            write_points(output / f"{case.id}.{kind}", points[case.id], scores[case.id])
-        measured = document.get("measures", {})
-        rows.append([case.id, *(measured[key]["value"] for key in measured)])
-    write_point_table(output / TABLE, points, scores)
-    if recipe.measures:
-        units = {key: "mm" if len(names) == 2 else "degrees" for key, names in recipe.measures.items()}
-        write_csv(output / MEASURES, ["case", *(f"{key}_{unit}" for key, unit in units.items())], rows)
-    return sum(bool(np.isnan(place).any()) for found in points.values() for place in found.values())
-
-
-def _check_models(ensemble: Ensemble) -> None:
-    """Refuse what places no landmarks, and heatmaps that cannot be averaged."""
-    task = ensemble.task
-    if not isinstance(task, Landmarks):
-        verb = {"labels": "predict", "class": "classify"}[task.reads]
-        raise ModelError(f"{ensemble.run.root}: places no landmarks; use 'mambamed {verb}'")
-    first = ensemble.run.recipe.landmarks
-    for member in ensemble.members[1:]:
-        if member.run.recipe.landmarks != first:
-            raise ModelError(
-                f"{member.run.root}: its heatmaps are not those of {ensemble.run.root} (recipe: landmarks); "
-                "they cannot be averaged"
-            )
+def _preview(case: Case, folder: Path) -> Path:
+    return folder / f"{case.id}_preview.png"
 
 
 def _thresholds(ensemble: Ensemble, asked: float | None) -> dict[str, float]:
-    """What is asked for, else the recipe's, else the means of what the folds' validation cases taught."""
-    if asked is not None and not 0 <= asked <= 1:
-        raise RecipeError(f"--threshold {asked}: a score is from 0 to 1")
+    """What is asked for, else the recipe's, else the means of those chosen on the folds' validation cases."""
     names = ensemble.run.manifest.landmarks
     alike = ensemble.run.recipe.landmarks.threshold if asked is None else asked
     if alike is not None:
         return dict.fromkeys(names, alike)
     known = [read_thresholds(member.run, fold) or {} for member in ensemble.members for fold in member.folds]
     return {name: sum(each.get(name, 0.0) for each in known) / max(len(known), 1) for name in names}
-
-
-def _settings(
-    ensemble: Ensemble, models: Sequence[Path], checkpoint: str, thresholds: Mapping[str, float]
-) -> dict[str, Any]:
-    """What decides the points beside the input."""
-    members = []
-    for model, member in zip(models, ensemble.members, strict=True):
-        files = {fold: member.run.checkpoint(fold, checkpoint) for fold in member.folds}
-        members.append(
-            {
-                "run": Path(model).resolve().name,
-                "checkpoints": {f"fold_{fold}": sha256_of(path) for fold, path in files.items()},
-                "overlap": member.windows.overlap,
-                "gaussian": member.windows.gaussian,
-                "mirror_axes": list(member.windows.mirror_axes),
-                "patch_size": list(member.windows.patch_size),
-            }
-        )
-    return {
-        "members": members,
-        "thresholds": dict(thresholds),
-        "device": ensemble.device.type,
-        "precision": ensemble.precision,
-    }
-
-
-def _pictured(case: Case, output: Path, preview: bool) -> bool:
-    return not preview or (output / f"{case.id}_preview.png").is_file()
-
-
-def _check_output(cases: Sequence[Case], output: Path) -> None:
-    """Refuse case ids whose files would be those that the folder needs for itself."""
-    own = {Path(name).stem for name in (NAME, TABLE, MEASURES)}
-    for case in cases:
-        if case.id in own:
-            raise RecipeError(
-                f"{case.channels[0].path}: a case named {case.id} would overwrite the folder's own table; "
-                "rename it"
-            )
-    if output.is_file():
-        raise RecipeError(f"-o {output}: is a file; give a folder")

@@ -1,8 +1,13 @@
-"""What is written of a case: its mask, and beside it what was asked for."""
+"""The files of a segmented case: options, probabilities, statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import errno
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,20 +18,24 @@ from mambamed.cases import Case
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import RecipeError
 from mambamed.geometry import Affine
+from mambamed.io.atomic import cannot_write, open_atomic
 from mambamed.io.images import Image
+from mambamed.preparation.grid import CaseGeometry
+from mambamed.tasks.segmentation import Segmentation
 
 FORMATS = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is wanted of each case.
+class MaskOptions:
+    """What is written for each case.
 
     Attributes:
-        preview: `CASE_preview.png`.
-        probabilities: `CASE_probabilities.npz`.
-        statistics: `CASE_statistics.json`.
-        format: of the mask, a key of `FORMATS`.
+        preview: also `CASE_preview.png`.
+        probabilities: also `CASE_probabilities.npz`: `probabilities` `(K, X, Y, Z)` float16 on the grid of
+            the file, before postprocessing, their `names`, and the `affine`.
+        statistics: also `CASE_statistics.json`: volume and mean intensity of each label or region.
+        format: of the mask, a key of `FORMATS`; `CASE.dcm` refers to the DICOM series that was read.
     """
 
     preview: bool = False
@@ -43,13 +52,8 @@ class Wanted:
         """Of the mask's file."""
         return FORMATS[self.format]
 
-    @property
-    def voxels(self) -> bool:
-        """Whether the images' own voxels are needed to the end."""
-        return self.preview or self.statistics
-
-    def beside(self, case: Case, output: Path) -> dict[str, Path]:
-        """Kind -> file of what is written beside the mask."""
+    def further_files(self, case: Case, output: Path) -> dict[str, Path]:
+        """Kind -> file of what is written in addition to the mask."""
         asked = {"preview": self.preview, "probabilities": self.probabilities, "statistics": self.statistics}
         ends = {"preview": "png", "probabilities": "npz", "statistics": "json"}
         return {kind: output / f"{case.id}_{kind}.{ends[kind]}" for kind, wanted in asked.items() if wanted}
@@ -58,7 +62,7 @@ class Wanted:
 def statistics(
     labels: NDArray, images: Sequence[Image], affine: Affine, manifest: DatasetManifest
 ) -> dict[str, dict[str, object]]:
-    """Volume and mean intensity of every label or region.
+    """Volume and mean intensity of each label or region.
 
     Args:
         labels: `(X, Y, Z)` on the native grid.
@@ -75,7 +79,7 @@ def statistics(
     count_of = dict(zip(values.tolist(), counts.tolist(), strict=True))
     size = int(labels.max()) + 1
     sums = [np.zeros(size) for _ in images]
-    for plane in range(labels.shape[2]):  # a plane at a time: no copy of the volume
+    for plane in range(labels.shape[2]):  # plane by plane: no copy of the volume
         flat = labels[:, :, plane].ravel()
         for total, image in zip(sums, images, strict=True):
             total += np.bincount(flat, image.array[:, :, plane].ravel().astype(np.float64), minlength=size)
@@ -91,11 +95,29 @@ def statistics(
     return found
 
 
-def missing(wanted: Wanted, case: Case, output: Path) -> bool:
-    """Whether something that is wanted beside the mask is not there."""
-    return not all(path.is_file() for path in wanted.beside(case, output).values())
+@contextmanager
+def probability_file(path: Path, task: Segmentation, geometry: CaseGeometry) -> Iterator[NDArray[np.float16]]:
+    """An array `(K, X, Y, Z)` on the native grid to be filled; it becomes an `.npz` when the block ends.
 
-
-def names_of(channels: Iterable[str]) -> NDArray[np.str_]:
-    """Names as an array without objects, for a file that is read without pickle."""
-    return np.array([str(name) for name in channels], dtype=np.str_)
+    It lies in a file that the system may page out, not in memory.
+    """
+    names = [*task.names] if task.by_regions else ["background", *task.names]
+    shape = (task.outputs, *geometry.shape_native)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    with scratch:
+        if hasattr(os, "posix_fallocate"):  # else a full disk would end the process by a signal
+            try:
+                os.posix_fallocate(scratch.fileno(), 0, 2 * math.prod(shape))
+            except OSError as error:
+                if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some file systems cannot
+                    raise cannot_write(path, error) from error
+        values = np.memmap(scratch, np.float16, "w+", shape=shape)
+        yield values
+        with open_atomic(path) as file:
+            texts = np.array(names, dtype=np.str_)  # without objects, for a file that is read without pickle
+            affine = np.array(geometry.affine_native)
+            np.savez_compressed(file, probabilities=values, names=texts, affine=affine)

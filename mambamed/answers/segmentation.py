@@ -1,29 +1,32 @@
-"""`predict`: images in, one mask a case out, on the grid of the case's own file."""
+"""`predict`: images in, one mask per case out, on the grid of the case's own file."""
 
 from __future__ import annotations
 
-import dataclasses
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
-from mambamed.answers.mask_files import Wanted, missing
-from mambamed.answers.pipeline import predict_cases
-from mambamed.answers.postprocess import check_names
+from mambamed.answers.base import check_task
+from mambamed.answers.mask_files import MaskOptions, probability_file, statistics
+from mambamed.answers.postprocess import check_names, postprocess
 from mambamed.cases import Case
-from mambamed.converters.inputs import find_inputs
-from mambamed.errors import ModelError, RecipeError
-from mambamed.io.dicom_seg import check_dicom_seg
-from mambamed.jobs.record import Record, sha256_of
-from mambamed.jobs.shard import chosen_shard
-from mambamed.preparation.options import parse_bytes
-from mambamed.progress import Progress, Silence
-from mambamed.runs.device import keep_freed_memory
-from mambamed.volumes.ensemble import Ensemble, load_ensemble
+from mambamed.documents.manifest import DatasetManifest
+from mambamed.io.dicom_seg import check_dicom_seg, write_segmentation
+from mambamed.io.images import Image, write_image
+from mambamed.io.json_files import write_json
+from mambamed.jobs.job import JobOptions, run_job
+from mambamed.jobs.output import OutputFolder
+from mambamed.jobs.read_case import Ready
+from mambamed.progress import Progress
+from mambamed.recipe.schema import Postprocess
+from mambamed.tasks.segmentation import Segmentation
+from mambamed.volumes.ensemble import Ensemble, Serving
+from mambamed.volumes.restore import labels_of_slabs
+from mambamed.volumes.sliding_window import Slab
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class PredictSummary:
         output: the folder of the masks.
         cases: ids of the cases that now have a mask.
         kept: how many of them were there already.
-        faults: one line for every case that could not be done.
+        faults: one line per case that could not be done.
         seconds: wall time.
         next_command: what to do next.
     """
@@ -51,139 +54,117 @@ def predict(
     models: Sequence[Path],
     inputs: Path,
     output: Path,
-    *,
-    folds: str = "all",
-    checkpoint: str = "best",
-    overlap: float | None = None,
-    tta: str | None = None,
-    device: str = "auto",
-    precision: str | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    preview: bool = False,
-    save_probabilities: bool = False,
-    statistics: bool = False,
-    format: str = "nifti",
-    shard: str | None = None,
-    max_ram: str | None = None,
-    max_vram: str | None = None,
+    serving: Serving = Serving(),  # noqa: B008 - frozen
+    job: JobOptions = JobOptions(),  # noqa: B008 - frozen
+    options: MaskOptions = MaskOptions(),  # noqa: B008 - frozen
     progress: Progress | None = None,
 ) -> PredictSummary:
-    """Segment every case of a folder.
-
-    One case is read ahead and one is written behind while the network works, so that it waits for neither;
-    logits are decided as they come, so that memory does not grow with classes times voxels.
+    """Segment every case of a folder; see `run_job`.
 
     Args:
-        models: run folders or one-file models; several make an ensemble.
-        inputs: an image, a folder of images, or a folder of case folders.
-        output: receives `CASE.nii.gz` and run.json, which records every finished case. A case of the
-            same input, models and settings that is recorded and unchanged is kept.
-        folds, checkpoint, overlap, tta, device, precision: as in `load_ensemble`.
-        resume: says that kept cases are expected; that is done without it as well.
-        overwrite: do every case again, whatever the folder holds.
-        preview: also write `CASE_preview.png`.
-        save_probabilities: also write `CASE_probabilities.npz`: `probabilities` `(K, X, Y, Z)` float16 on the
-            file's grid, before postprocessing, their `names`, and the `affine`.
-        statistics: also write `CASE_statistics.json`: volume and mean intensity of each label or region.
-        format: "nifti", or "dicom-seg": `CASE.dcm`, which refers to the series that was read.
-        shard: do one part of the cases, as in "2/4", while other processes do the others in the same folder;
-            where not given, torchrun's or SLURM's rank says which.
-        max_ram: memory that this process may take, as in "6G": a case whose sum of windows does not fit is
-            refused, the others go on; the axis that takes least memory is chosen.
-        max_vram: memory of the GPU that it may take; what does not fit goes on with smaller batches, then
-            on the CPU.
-        progress: hears how far the work is.
-
-    Raises:
-        MambamedError: nothing can be predicted at all: no images, no usable model, the folder holds
-            predictions of other models or settings.
+        output: receives `CASE.nii.gz` and run.json, which records every finished case.
+        options: format of the masks, and further files.
     """
-    began = time.monotonic()
-    progress = progress or Silence()
-    keep_freed_memory()
-    ensemble = load_ensemble(
-        models,
-        folds=folds,
-        checkpoint=checkpoint,
-        overlap=overlap,
-        tta=tta,
-        device=device,
-        precision=precision,
-    )
-    ensemble = dataclasses.replace(ensemble, max_ram=parse_bytes(max_ram, "--max-ram") if max_ram else None)
-    if max_vram:
-        _bound_gpu(ensemble.device, parse_bytes(max_vram, "--max-vram"))
-    if ensemble.task.reads != "labels":
-        verb = {"points": "landmarks", "class": "classify"}[ensemble.task.reads]
-        raise ModelError(f"{ensemble.run.root}: makes no masks; use 'mambamed {verb}'")
-    for reason in ensemble.reasons:
-        progress.say(reason)
-    outputs = Wanted(preview, save_probabilities, statistics, format)
-    part = chosen_shard(shard)
-    check_names(ensemble.run.recipe.inference.postprocess, ensemble.run.manifest)
-    cases = part.cases(find_inputs(Path(inputs), list(ensemble.run.manifest.channels)))
-    if format == "dicom-seg":
-        check_dicom_seg(cases)
-    _check_output(cases, output, outputs)
-    with part.lock(output):
-        settings = {**_settings(ensemble, models, checkpoint), "format": format}
-        record = Record(
-            output, settings, ensemble.reasons, cases, overwrite, outputs.suffix, part.record_name
-        )
-        wanted = [case for case in cases if not record.holds(case) or missing(outputs, case, output)]
-        progress.start("predicting", len(wanted), "cases")
-        predict_cases(ensemble, wanted, record, progress, outputs)
-    done = tuple(case.id for case in cases if case.id not in record.faults)
+
+    def answer_of(ensemble: Ensemble) -> SegmentationAnswer:
+        return SegmentationAnswer.of(ensemble, output, options)
+
+    done = run_job(answer_of, models, inputs, serving, job, progress)
     return PredictSummary(
         output=output,
-        cases=done,
-        kept=len(cases) - len(wanted),
-        faults=tuple(record.faults.values()),
-        seconds=time.monotonic() - began,
+        cases=done.cases,
+        kept=done.kept,
+        faults=done.faults,
+        seconds=done.seconds,
         next_command=f"mambamed evaluate {output} REFERENCES",
     )
 
 
-def _bound_gpu(device: torch.device, limit: int) -> None:
-    """Let torch say that memory is out where so much is taken.
+@dataclass(frozen=True)
+class SegmentationAnswer:
+    """Masks on the grid of the file; see `Answer`.
 
-    Raises:
-        RecipeError: there is no such bound on this device.
+    Attributes:
+        task: the meaning of the logits.
+        manifest: the names of the labels.
+        place: the output folder.
+        postprocessing: applied to each mask.
+        options: format of the masks, and further files.
     """
-    if device.type != "cuda":
-        raise RecipeError(f"--max-vram: the device is {device}, a bound is known for CUDA; use --max-ram")
-    whole = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / whole), device)
+
+    verb: ClassVar[str] = "predict"
+    stage: ClassVar[str] = "predicting"
+    score_title: ClassVar[str] = "Dice"
+    covariates: ClassVar[Sequence[str]] = ()
+
+    task: Segmentation
+    manifest: DatasetManifest
+    place: OutputFolder
+    postprocessing: Postprocess = field(default_factory=Postprocess)
+    options: MaskOptions = field(default_factory=MaskOptions)
+
+    @classmethod
+    def of(cls, ensemble: Ensemble, output: Path, options: MaskOptions) -> SegmentationAnswer:
+        """The answer of loaded models.
+
+        Raises:
+            ModelError: models of another task.
+            RecipeError: postprocessing of a name that the models do not have.
+        """
+        check_task(ensemble, cls)
+        task, run = ensemble.task, ensemble.run
+        assert isinstance(task, Segmentation)
+        check_names(run.recipe.inference.postprocess, run.manifest)
+        place = OutputFolder(output, (options.suffix,))
+        return cls(task, run.manifest, place, run.recipe.inference.postprocess, options)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"postprocess": self.postprocessing.model_dump(mode="json"), "format": self.options.format}
+
+    @property
+    def keeps_images(self) -> bool:
+        return self.options.preview or self.options.statistics
+
+    def accept(self, cases: Sequence[Case], progress: Progress) -> list[Case]:
+        if self.options.format == "dicom-seg":
+            check_dicom_seg(cases)
+        return list(cases)
+
+    def work(self, ready: Ready, ensemble: Ensemble, progress: Progress) -> Iterator[Slab]:
+        return ensemble.slabs_of_case(ready.case.id, ready.array, progress)
+
+    def write(self, ready: Ready, parts: Iterable[Slab], folder: Path) -> dict[str, Any]:
+        case = ready.case
+        files = self.options.further_files(case, folder)
+        if "probabilities" in files:
+            with probability_file(files["probabilities"], self.task, ready.geometry) as values:
+                labels = labels_of_slabs(parts, ready.geometry, self.task, values)
+        else:
+            labels = labels_of_slabs(parts, ready.geometry, self.task)
+        affine = ready.like.affine
+        voxel_mm3 = abs(float(np.linalg.det(affine[:3, :3])))
+        postprocess(labels, self.postprocessing, self.manifest, voxel_mm3)
+        if "statistics" in files:
+            write_json(files["statistics"], statistics(labels, ready.images, affine, self.manifest))
+        if "preview" in files:
+            _draw(files["preview"], case.id, ready.images[0], labels, self.manifest.labels)
+        mask = folder / f"{case.id}{self.options.suffix}"
+        if self.options.format == "nifti":
+            write_image(mask, labels, like=ready.like)
+        else:
+            source = case.channels[0].path
+            write_segmentation(mask, labels, source, self.manifest.labels, self.manifest.name)
+        return {}
+
+    def is_complete(self, case: Case, folder: Path) -> bool:
+        return all(path.is_file() for path in self.options.further_files(case, folder).values())
+
+    def gather(self, cases: Sequence[Case], finished: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+        """Masks have no tables."""
 
 
-def _settings(ensemble: Ensemble, models: Sequence[Path], checkpoint: str) -> dict[str, Any]:
-    """What decides the masks beside the input."""
-    members = []
-    for model, member in zip(models, ensemble.members, strict=True):
-        files = {fold: member.run.checkpoint(fold, checkpoint) for fold in member.folds}
-        members.append(
-            {
-                "run": Path(model).resolve().name,
-                "checkpoints": {f"fold_{fold}": sha256_of(path) for fold, path in files.items()},
-                "overlap": member.windows.overlap,
-                "gaussian": member.windows.gaussian,
-                "mirror_axes": list(member.windows.mirror_axes),
-                "patch_size": list(member.windows.patch_size),
-            }
-        )
-    return {
-        "members": members,
-        "device": ensemble.device.type,
-        "precision": ensemble.precision,
-        "postprocess": ensemble.run.recipe.inference.postprocess.model_dump(mode="json"),
-    }
+def _draw(path: Path, title: str, image: Image, labels: NDArray, names: Mapping[str, int]) -> None:
+    from mambamed.report.pictures import PicturedCase, draw_cases
 
-
-def _check_output(cases: Sequence[Case], output: Path, wanted: Wanted) -> None:
-    """Refuse an output folder in which a mask would take the place of an image."""
-    images = {channel.path.resolve(): channel.path for case in cases for channel in case.channels}
-    for case in cases:
-        mask = (output / f"{case.id}{wanted.suffix}").resolve()
-        if mask in images:
-            raise RecipeError(f"{images[mask]}: its mask would overwrite it; give another -o")
+    draw_cases(path, [PicturedCase(title, image.array, image.affine, prediction=labels)], names)

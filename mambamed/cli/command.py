@@ -13,7 +13,7 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -34,6 +34,9 @@ _SYSTEM_ERRORS = {
     errno.EPERM,
     errno.EMFILE,
 }
+
+# Commands that keep what is finished when they are run again.
+_CONTINUED = ("prepare", "extend", "predict", "landmarks", "classify", "demo")
 
 _COMMON = {
     "json_output": Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")],
@@ -103,7 +106,7 @@ def command(function: Callable[..., Any], show: Callable[[Any], None]) -> Callab
             complain(f"{where}{error.strerror}. Check free space and permissions, or use another folder.")
             raise typer.Exit(EXIT_FAILED) from error
         except KeyboardInterrupt:
-            complain("Interrupted. Run the same command again to continue (for train, add --resume).")
+            complain(f"Interrupted. {after_interruption(function.__name__, arguments)}")
             raise typer.Exit(EXIT_INTERRUPTED) from None
         faults = getattr(result, "faults", None)
         if faults:
@@ -114,6 +117,17 @@ def command(function: Callable[..., Any], show: Callable[[Any], None]) -> Callab
     run.__signature__ = inspect.Signature([*parameters, *common])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in [*parameters, *common]}
     return run
+
+
+def after_interruption(name: str, arguments: Mapping[str, Any]) -> str:
+    """What to do after Ctrl-C in a command."""
+    if name == "train":
+        return "Run the same command with --resume to continue."
+    if name not in _CONTINUED:
+        return "Run the same command again; it starts from the beginning."
+    if arguments.get("overwrite"):
+        return "Run the same command without --overwrite to continue."
+    return "Run the same command again to continue."
 
 
 def complain(lines: str) -> None:

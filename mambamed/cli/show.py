@@ -176,7 +176,8 @@ def classify(summary: ClassifySummary) -> None:
     labels, classes = summary.probabilities.labels, summary.probabilities.classes
     counts = ", ".join(f"{name} {labels.count(name)}" for name in classes)
     calibrated = "calibrated" if summary.probabilities.calibrated else "not calibrated"
-    print(f"{len(labels)} cases in {summary.output}: {counts}; {calibrated}, {summary.seconds:.0f} s")
+    kept = f"{summary.kept} of them kept; " if summary.kept else ""
+    print(f"{len(labels)} cases in {summary.output}: {counts}; {kept}{calibrated}, {summary.seconds:.0f} s")
     if summary.saliency is not None:
         print(f"saliency maps: {summary.saliency}")
     _next(summary.next_command)

@@ -84,7 +84,7 @@ def demo(output: Path, *, minutes: float = 3.5, progress: Progress | None = None
         progress=progress,
     )
     progress.say(f"4/6 mambamed predict {run} {data / 'test'} -o {predictions}")
-    predict([run], data / "test", predictions, resume=True, progress=progress)
+    predict([run], data / "test", predictions, progress=progress)
     progress.say(f"5/6 mambamed evaluate {predictions} {data / 'test'} -o {tables} --recipe phantom_nnmamba")
     evaluation = evaluate(
         predictions,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +51,16 @@ def folder_lock(folder: Path, name: str = LOCK_NAME, leftovers: bool = True) -> 
 
 
 @contextmanager
-def shared_lock(folder: Path) -> Iterator[None]:
+def waiting_lock(folder: Path, name: str) -> Iterator[None]:
+    """Hold a lock file of a folder for a short work; waits while another process holds it."""
+    with (folder / name).open("a+") as file:
+        while not _take(file):
+            time.sleep(0.05)
+        yield
+
+
+@contextmanager
+def shared_lock(folder: Path, name: str = LOCK_NAME) -> Iterator[None]:
     """Keep the folder from a process that wants it whole; others may hold it so too.
 
     Where the system knows no shared locks (Windows), nothing is kept.
@@ -60,7 +70,7 @@ def shared_lock(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK_NAME).open("a+")
+        file = (folder / name).open("a+")
     except OSError as error:
         raise cannot_write(folder, error) from error
     with file:

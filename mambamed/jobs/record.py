@@ -1,67 +1,70 @@
-"""run.json of a prediction folder: which cases are finished, of which input, by which models and settings."""
+"""run.json of an output folder: the finished cases, with their input, models and settings."""
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mambamed
 from mambamed.cases import Case
+from mambamed.documents.prediction import PredictionRecord
 from mambamed.errors import CaseError, RecipeError
 from mambamed.io.images import case_id_of
 from mambamed.io.json_files import read_json, write_json
-from mambamed.runs.provenance import provenance
-
-NAME = "run.json"
+from mambamed.jobs.output import OutputFolder
+from mambamed.jobs.shard import Shard
+from mambamed.runs.provenance import provenance, sha256_of
 
 
 class Record:
-    """What a prediction folder holds. A mask, or points, count only if the record vouches for them.
+    """The cases of an output folder. A result is valid only if the record lists it as done.
 
     Args:
-        output: the folder, locked by this process.
-        settings: what decides the masks beside the input; JSON-ready.
+        place: the folder, locked by this process.
+        settings: what determines the results in addition to the input; JSON-ready.
         reasons: what was chosen on this machine, and why.
-        cases: what is to be predicted.
-        overwrite: forget what the folder holds.
-        suffix: of a case's answer: that of a mask, or of a document of points.
-        name: of the record's file; one of its own for each part of a folder (see `shard`). What other parts
-            have finished is known here too.
+        cases: to be done by this process.
+        overwrite: discard what the folder holds.
+        shard: the part that this process works on. It has a record of its own; cases that other parts have
+            finished are known too.
+        covariates: names of the covariates that count as input.
 
     Attributes:
-        faults: case id -> the line of a case that could not be done.
+        place: the folder.
+        faults: case id -> line, for each case that could not be done.
 
     Raises:
-        RecipeError: the folder holds predictions of other settings, or files that are not predictions.
+        RecipeError: the folder holds results of other settings, or files that this command did not write.
     """
 
     def __init__(
         self,
-        output: Path,
+        place: OutputFolder,
         settings: dict[str, Any],
         reasons: Sequence[str],
         cases: Sequence[Case],
         overwrite: bool,
-        suffix: str = ".nii.gz",
-        name: str = NAME,
+        shard: Shard = Shard(),  # noqa: B008 - frozen
+        covariates: Sequence[str] = (),
     ) -> None:
-        self._output, self._suffix, self._path = output, suffix, output / name
-        self._guard = threading.Lock()  # cases are finished in one thread and refused in another
+        self.place, self._settings, self._covariates = place, settings, covariates
+        self._path, self._whole = place.record_path(shard), shard.count == 1
+        self._guard = threading.Lock()  # cases finish in one thread and fail in another
         self.faults: dict[str, str] = {}
+        foreign = [] if overwrite else self._unrecorded(cases)
         known = self._known(settings, overwrite)
-        if not overwrite:
-            foreign = [c.id for c in cases if c.id not in known and self.mask(c).exists()]
-            if foreign:
-                raise RecipeError(
-                    f"{output / foreign[0]}{suffix}: was there before and is no prediction of these models; "
-                    "give another -o, or --overwrite"
-                )
-        # Every case has its entry before its mask is written: a mask without one is somebody else's.
+        foreign = [path for path, case_id in foreign if case_id not in known]
+        if foreign:
+            raise RecipeError(
+                f"{foreign[0]}: already exists and was not written by these models. Give another -o, or "
+                "--overwrite."
+            )
+        # Every case has its entry before its file is written: a file without an entry is not ours.
         waiting = {case.id: {"status": "waiting"} for case in cases}
-        self._document = {
+        self._document: dict[str, Any] = {
+            "format": PredictionRecord.FORMAT,
             "version": mambamed.__version__,
             "settings": settings,
             "reasons": list(reasons),
@@ -70,73 +73,90 @@ class Record:
         }
         write_json(self._path, self._document)
 
+    def _unrecorded(self, cases: Sequence[Case]) -> list[tuple[Path, str]]:
+        """Files of cases, and tables without any record, that exist; each with its case id."""
+        files = [(path, case.id) for case in cases if (path := self.place.file(case)) and path.exists()]
+        tables = [] if self.place.records() else [self.place.path / name for name in self.place.tables]
+        return [*files, *((path, "") for path in tables if path.exists())]
+
     def _known(self, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
-        """The cases that former commands wrote here with the same settings, in whatever parts."""
+        """The cases that earlier commands finished here with the same settings, in whatever parts."""
         known: dict[str, Any] = {}
-        for path in [*self._others(), self._path]:  # the own one is the last word
+        others = [path for path in self.place.records() if path != self._path]
+        for path in [*others, self._path]:  # its own entries override those of others
             if not path.is_file():
                 continue
             document = read_json(path)
-            if not isinstance(document, dict) or not isinstance(document.get("settings"), dict):
-                raise RecipeError(f"{self._output}: holds the {path.name} of something else; give another -o")
+            if not isinstance(document, dict) or not {"version", "cases"} <= document.keys():
+                raise RecipeError(
+                    f"{path}: was written by something else and is no record of results. Give another -o."
+                )
             if overwrite:
-                if self._path.name == NAME != path.name:  # this process holds the folder whole
+                if self._whole and path != self._path:  # this process holds the folder whole
                     path.unlink()
                 continue
-            if document["settings"] != settings:
+            record = PredictionRecord.checked(document, path)
+            if record.settings != settings:
                 raise RecipeError(
-                    f"{self._output}: holds predictions of other models or settings; "
-                    "give --overwrite or another -o"
+                    f"{path}: holds predictions of other models or settings. Give --overwrite or another -o."
                 )
-            cases = document.get("cases")
-            for case_id, facts in cases.items() if isinstance(cases, dict) else ():
-                if isinstance(facts, dict) and (
-                    facts.get("status") == "done" or known.get(case_id, {}).get("status") != "done"
-                ):
-                    known[case_id] = facts
+            _merge(known, record.to_json()["cases"])
         return known
 
-    def _others(self) -> list[Path]:
-        parts = [*self._output.glob("run_*_of_*.json"), self._output / NAME]
-        return sorted(path for path in parts if path != self._path)
-
-    def mask(self, case: Case) -> Path:
-        """Where the mask of a case lies, or whatever its answer is."""
-        return self._output / f"{case.id}{self._suffix}"
-
     def holds(self, case: Case) -> bool:
-        """Whether this very case is finished: its input is the recorded one and its mask is intact."""
-        known, mask = self._document["cases"][case.id], self.mask(case)
-        return (
-            known.get("status") == "done"
-            and known.get("input") == _stamp(case)
-            and mask.is_file()
-            and known.get("sha256") == sha256_of(mask)
-        )
+        """Whether this case is finished: its input is the recorded one and its file is intact."""
+        known, path = self._document["cases"][case.id], self.place.file(case)
+        if known.get("status") != "done" or not self._same_input(known, case):
+            return False
+        return path is None or (path.is_file() and known.get("sha256") == sha256_of(path))
 
-    def done(self, case: Case, seconds: float, warnings: Sequence[str]) -> None:
-        """The mask of a case is written."""
-        facts = {"sha256": sha256_of(self.mask(case)), "seconds": round(seconds, 2), "warnings": [*warnings]}
+    def finished(self, cases: Sequence[Case]) -> dict[str, Mapping[str, Any]]:
+        """The entries of the finished cases, including those that other parts have finished meanwhile."""
+        known: dict[str, Any] = {}
+        for path in self.place.records():
+            if path != self._path and (other := PredictionRecord.read(path)).settings == self._settings:
+                _merge(known, other.to_json()["cases"])
+        _merge(known, self._document["cases"])
+        return {
+            case.id: entry
+            for case in cases
+            if (entry := known.get(case.id, {})).get("status") == "done"
+            and self._same_input(entry, case)
+            and ((path := self.place.file(case)) is None or path.is_file())
+        }
+
+    def done(
+        self, case: Case, seconds: float, warnings: Sequence[str], results: Mapping[str, Any] | None = None
+    ) -> None:
+        """The files of a case are written; `results` are what the record itself keeps."""
+        path = self.place.file(case)
+        digest = {} if path is None else {"sha256": sha256_of(path)}
+        facts = {**digest, "seconds": round(seconds, 2), "warnings": [*warnings], **(results or {})}
         self._write(case, {"status": "done", **facts})
 
     def failed(self, case: Case, error: CaseError) -> None:
-        """A case could not be done; the others go on."""
+        """A case could not be done; the others continue."""
         self.faults[case.id] = f"{case.id}: {error}"
         self._write(case, {"status": "failed", "fault": str(error)})
 
     def _write(self, case: Case, facts: dict[str, Any]) -> None:
         with self._guard:
-            self._document["cases"][case.id] = {**facts, "input": _stamp(case)}
+            self._document["cases"][case.id] = {**facts, **self._input(case)}
             write_json(self._path, self._document)
 
+    def _input(self, case: Case) -> dict[str, Any]:
+        covariates = {name: case.covariates.get(name) for name in self._covariates}
+        return {"input": _stamp(case), **({"covariates": covariates} if covariates else {})}
 
-def sha256_of(path: Path) -> str:
-    """Hexadecimal digest of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+    def _same_input(self, entry: Mapping[str, Any], case: Case) -> bool:
+        return all(entry.get(key) == value for key, value in self._input(case).items())
+
+
+def _merge(known: dict[str, Any], cases: Mapping[str, Any]) -> None:
+    """Add the entries of a record; one that is done stays done."""
+    for case_id, facts in cases.items():
+        if facts["status"] == "done" or known.get(case_id, {}).get("status") != "done":
+            known[case_id] = facts
 
 
 def _stamp(case: Case) -> list[list[Any]]:

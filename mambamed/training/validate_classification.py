@@ -12,13 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mambamed.documents.run import Calibration
+from mambamed.answers.classification import calibrated
 from mambamed.evaluation.classification import evaluate_probabilities
 from mambamed.io.probabilities import Probabilities, write_probabilities
-from mambamed.metrics.calibration import fit_temperature, softmax
-from mambamed.metrics.classification import choose_threshold
+from mambamed.metrics.calibration import softmax
 from mambamed.preparation.store import PreparedDataset
-from mambamed.recipe import Evaluation
 from mambamed.runs.calibration import write_calibration
 from mambamed.runs.folder import Run
 from mambamed.runs.model import load_network
@@ -28,8 +26,8 @@ from mambamed.tasks.covariates import covariate_numbers, with_covariates
 from mambamed.training.journal import Journal
 from mambamed.training.ranks import Ranks
 from mambamed.training.validate import VolumeScores
-from mambamed.volumes.class_logits import class_logits
 from mambamed.volumes.ensemble import windows_of
+from mambamed.volumes.forward import class_logits
 
 PREDICTIONS = "predictions.csv"
 
@@ -83,26 +81,6 @@ def validate_classification(
     journal.say("epoch, threshold and temperature were chosen on these very cases: test on others")
     scores = {s.name: s.mean for s in evaluation.summaries if s.metric == task.score_name}
     return VolumeScores(scores, tuple(str(fault) for fault in evaluation.faults))
-
-
-def calibrated(logits: NDArray[np.float64], truth: NDArray[np.integer], settings: Evaluation) -> Calibration:
-    """Temperature, then threshold of the probabilities that it makes, as the recipe says.
-
-    Args:
-        logits: `(n, K)` of the validation cases.
-        truth: `(n,)` class index.
-        settings: the recipe's evaluation section.
-    """
-    temperature = fit_temperature(logits, truth) if settings.calibrate else None
-    threshold = None
-    if logits.shape[1] == 2:
-        positive = softmax(logits / (temperature or 1.0))[:, 1]
-        threshold = 0.5
-        if settings.threshold != "half":
-            threshold = choose_threshold(truth, positive, settings.threshold)
-    return Calibration(
-        temperature=temperature, threshold=threshold, criterion=settings.threshold, cases=len(truth)
-    )
 
 
 def _logits(

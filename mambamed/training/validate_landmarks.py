@@ -3,14 +3,13 @@ counts as there."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from mambamed.answers.landmarks import Located, locate, write_located
+from mambamed.answers.located import Located, learned_thresholds, locate, write_located
 from mambamed.evaluation.points import evaluate_points
-from mambamed.metrics.classification import choose_threshold
 from mambamed.preparation.store import PreparedDataset
 from mambamed.runs.folder import Run
 from mambamed.runs.model import load_network
@@ -75,29 +74,6 @@ def validate_landmarks(
         journal.say(line)
     scores = {s.name: s.values["mre_mm"] for s in evaluation.summaries[:-1]}
     return VolumeScores(scores, tuple(str(fault) for fault in evaluation.faults))
-
-
-def learned_thresholds(
-    located: Sequence[Located], references: Sequence[Mapping[str, Sequence[float]]]
-) -> dict[str, float]:
-    """For each landmark the score that best parts the cases that have it from those that do not (Youden).
-
-    Args:
-        located: one a validation case.
-        references: landmark -> position of the same cases.
-
-    Returns:
-        Landmark -> threshold; 0 where it is never or always absent: then nothing can be learned, and it is
-        placed in every case.
-    """
-    thresholds = {}
-    for k, name in enumerate(located[0].names):
-        there = np.array([name in points for points in references], int)
-        scores = [float(found.scores[k]) for found in located]
-        thresholds[name] = (
-            0.0 if there.all() or not there.any() else choose_threshold(there, scores, "youden")
-        )
-    return thresholds
 
 
 def _located(

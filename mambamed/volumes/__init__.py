@@ -3,7 +3,7 @@
 =================  ====================================================================
 `ensemble`         the networks of one or several runs, loaded once
 `sliding_window`   a network over a volume larger than its patch: windows, Gaussian, slab after slab
-`forward`          the forward passes: mirrored copies averaged, smaller batches when memory runs out
+`forward`          forward passes: mirrored copies averaged, smaller batches when memory runs out
 `restore`          logits on the prepared grid -> label map on the native grid
 =================  ====================================================================
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +14,14 @@ from torch import Tensor, nn
 
 from mambamed.errors import ModelError, RecipeError
 from mambamed.networks import network_class
+from mambamed.preparation.options import parse_bytes
+from mambamed.progress import Progress
 from mambamed.recipe import Inference
 from mambamed.runs.device import memory_format
 from mambamed.runs.export import open_model
 from mambamed.runs.folder import Run
 from mambamed.runs.model import load_network
+from mambamed.runs.provenance import sha256_of
 from mambamed.runs.workplace import choose_workplace
 from mambamed.tasks.base import Task
 from mambamed.volumes.sliding_window import Slab, Windows, slab_axis, window_slabs
@@ -26,11 +30,36 @@ _AXIS = {"x": 0, "y": 1, "z": 2}
 
 
 @dataclass(frozen=True)
+class Serving:
+    """How models are loaded and run; the options that all commands with models share.
+
+    Attributes:
+        folds: "all" trained ones, or e.g. "0,2".
+        checkpoint: "best" or "last".
+        overlap, tta, precision: override the recipe's.
+        device: see `runs.device.choose_device`.
+        max_ram: memory that this process may take, e.g. "6G": a case that does not fit is rejected.
+        max_vram: GPU memory that it may take; what does not fit is done in smaller batches, then on the CPU.
+    """
+
+    folds: str = "all"
+    checkpoint: str = "best"
+    overlap: float | None = None
+    tta: str | None = None
+    device: str = "auto"
+    precision: str | None = None
+    max_ram: str | None = None
+    max_vram: str | None = None
+
+
+@dataclass(frozen=True)
 class Member:
-    """One run's share of an ensemble: its networks, one a fold, and how they are led over a volume.
+    """One run of an ensemble: its networks, one per fold, and their windows.
 
     Attributes:
         layout: memory format of the networks and their input.
+        model: name of the run folder or model file.
+        checkpoint: "best" or "last".
     """
 
     run: Run
@@ -38,18 +67,20 @@ class Member:
     networks: tuple[nn.Module, ...]
     windows: Windows
     layout: torch.memory_format = torch.contiguous_format
+    model: str = ""
+    checkpoint: str = "best"
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Networks that answer together: the mean of their logits.
+    """Networks whose logits are averaged.
 
     Attributes:
-        members: one a run; all read the same channels, prepared in the same way, and answer the same.
+        members: one per run; all have the same channels, preparation and outputs.
         task: what the logits mean.
         device, precision: where and how precisely to compute.
-        reasons: a line about device, precision and scan backend each, with the reason.
-        max_ram: bytes that this process may take; None: no bound.
+        reasons: one line each about device, precision and scan backend, with the reason.
+        max_ram: bytes that this process may take; None: no limit.
     """
 
     members: tuple[Member, ...]
@@ -64,18 +95,36 @@ class Ensemble:
         """The run whose manifest and plan stand for all."""
         return self.members[0].run
 
+    def described(self) -> dict[str, Any]:
+        """What determines the results in addition to the input, for the record; JSON-ready."""
+        members = [
+            {
+                "run": member.model,
+                "checkpoints": {
+                    f"fold_{fold}": sha256_of(member.run.checkpoint(fold, member.checkpoint))
+                    for fold in member.folds
+                },
+                "overlap": member.windows.overlap,
+                "gaussian": member.windows.gaussian,
+                "mirror_axes": list(member.windows.mirror_axes),
+                "patch_size": list(member.windows.patch_size),
+            }
+            for member in self.members
+        ]
+        return {"members": members, "device": self.device.type, "precision": self.precision}
+
     def slabs(
         self,
         image: NDArray[np.floating],
-        heard: Callable[[int, int], None] = lambda done, total: None,
-        say: Callable[[str], None] = lambda line: None,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+        on_message: Callable[[str], None] = lambda line: None,
     ) -> Iterator[Slab]:
         """`(C, X, Y, Z)` image on the prepared grid -> its logits, slab after slab.
 
         Args:
             image: normalized.
-            heard: called with (windows done, windows in all) of each member in turn.
-            say: hears what was given up for lack of memory.
+            on_progress: callback that receives (windows done, all windows) of each member in turn.
+            on_message: callback that receives what was changed for lack of memory.
 
         Raises:
             CaseError: a network answers NaN or Inf, or the case does not fit into `max_ram`.
@@ -95,12 +144,20 @@ class Ensemble:
                 layout=member.layout,
                 axis=axis,
                 max_ram=self.max_ram,
-                heard=heard,
-                say=say,
+                on_progress=on_progress,
+                on_message=on_message,
             )
             for member in self.members
         ]
         return mean_of_slabs(streams, [len(member.networks) for member in self.members])
+
+    def slabs_of_case(self, case_id: str, image: NDArray[np.floating], progress: Progress) -> Iterator[Slab]:
+        """`slabs`, with the windows of the case reported to `progress`."""
+
+        def on_progress(done: int, total: int) -> None:
+            progress.advance(0, case=case_id, windows=f"{done}/{total}")
+
+        return self.slabs(image, on_progress, progress.say)
 
 
 def mean_of_slabs(streams: Sequence[Iterator[Slab]], weights: Sequence[float]) -> Iterator[Slab]:
@@ -131,48 +188,55 @@ def mean_of_slabs(streams: Sequence[Iterator[Slab]], weights: Sequence[float]) -
         start = stop
 
 
-def load_ensemble(
-    models: Sequence[Path],
-    *,
-    folds: str = "all",
-    checkpoint: str = "best",
-    overlap: float | None = None,
-    tta: str | None = None,
-    device: str = "auto",
-    precision: str | None = None,
-) -> Ensemble:
-    """Load every network that is to answer.
+def load_ensemble(models: Sequence[Path], serving: Serving = Serving()) -> Ensemble:
+    """Load all networks of some models.
 
     Args:
         models: run folders, or one-file models.
-        folds: "all" that are trained, or as in "0,2".
-        checkpoint: "best" or "last".
-        overlap, tta: go before the recipe's.
-        device, precision: as in `runs.device`; the recipe's precision where not given.
+        serving: which folds and checkpoint, and how to run them.
 
     Raises:
-        ModelError: a run, fold or checkpoint that is not there or damaged, or runs that do not fit together.
-        RecipeError: an option that cannot be used.
+        ModelError: a run, fold or checkpoint is missing or damaged, or runs do not fit together.
+        RecipeError: an option cannot be used.
     """
+    max_ram = parse_bytes(serving.max_ram, "--max-ram") if serving.max_ram else None
     runs = [open_model(Path(model)) for model in models]
     if not runs:
-        raise RecipeError("predict: no model; give a run folder")
+        raise RecipeError("no model. Give a run folder or a model file.")
     place, reasons = choose_workplace(
-        device, precision or runs[0].recipe.training.precision, one_per_gpu=True
+        serving.device, serving.precision or runs[0].recipe.training.precision, one_per_gpu=True
     )
     del reasons["layout"]  # each network has its own
     for run in runs[1:]:
         _check_same_question(runs[0], run)
     members = []
-    for run in runs:
+    for model, run in zip(models, runs, strict=True):
         layout = layout_of(run.recipe.network.name, place.device, place.precision)
-        networks, numbers = [], run.chosen_folds(folds)
-        for fold in numbers:
-            network = load_network(run, fold, checkpoint, place.device)
-            networks.append(network.to(memory_format=layout))  # type: ignore[call-overload]
-        windows = windows_of(run, overlap, tta, place.device)
-        members.append(Member(run, tuple(numbers), tuple(networks), windows, layout))
-    return Ensemble(tuple(members), runs[0].task, place.device, place.precision, tuple(reasons.values()))
+        folds = tuple(run.chosen_folds(serving.folds))
+        networks = tuple(
+            load_network(run, fold, serving.checkpoint, place.device).to(memory_format=layout)  # type: ignore[call-overload]
+            for fold in folds
+        )
+        windows = windows_of(run, serving.overlap, serving.tta, place.device)
+        name = Path(model).resolve().name
+        members.append(Member(run, folds, networks, windows, layout, name, serving.checkpoint))
+    if serving.max_vram:
+        _limit_gpu(place.device, parse_bytes(serving.max_vram, "--max-vram"))
+    return Ensemble(
+        tuple(members), runs[0].task, place.device, place.precision, tuple(reasons.values()), max_ram
+    )
+
+
+def _limit_gpu(device: torch.device, limit: int) -> None:
+    """Let torch report that memory is exhausted at this limit.
+
+    Raises:
+        RecipeError: this device has no such limit.
+    """
+    if device.type != "cuda":
+        raise RecipeError(f"--max-vram: the device is {device}, only CUDA has a limit. Use --max-ram.")
+    whole = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / whole), device)
 
 
 def layout_of(network: str, device: torch.device, precision: str) -> torch.memory_format:

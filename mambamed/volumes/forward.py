@@ -1,4 +1,4 @@
-"""What the networks say to a few windows: mirrored copies, a memory that may not suffice, empty windows."""
+"""Forward passes: mirrored copies averaged, smaller batches when memory runs out, uniform windows cached."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from mambamed.errors import RunError
 from mambamed.runs.device import autocast
 from mambamed.volumes.memory import is_out_of_memory
 
-_REMEMBERED_BYTES = 2**28  # the largest answer that is kept for windows whose voxels are all alike
+_CACHED_BYTES = 2**28  # the largest result that is kept for windows whose voxels are all equal
 
 
-class Answers:
-    """Mean logits of networks over mirrored copies of windows.
+class ForwardPass:
+    """Mean logits of networks over mirrored copies of patches.
 
     Args:
-        networks: each maps `(B, C, *patch)` to `(B, K, *patch)`; in evaluation mode, on `device`.
+        networks: each maps `(B, C, *patch)` to `(B, K, *patch)`, or to `(B, K)` if it pools; in evaluation
+            mode, on `device`.
         mirror_axes: spatial axes (0, 1, 2) whose mirrored copies are averaged in.
-        batch_size: windows a pass, to begin with.
+        batch_size: patches per pass, to begin with.
         device: where the networks are.
-        precision: of the networks' products, as in `runs.device`.
+        precision: of the networks' products, see `runs.device`.
         layout: memory format of the networks' input.
-        say: hears what was given up for lack of memory.
-        make_room: frees some memory of the device when not even one window fits; whether it could.
+        on_message: callback that receives what was changed for lack of memory.
+        free_memory: frees some memory of the device when not even one patch fits; returns whether it could.
         mirror_order: which channel each one becomes in a mirror image, where left and right have channels of
             their own.
 
     Attributes:
-        batch_size: windows a pass; halved whenever the device's memory does not suffice.
+        batch_size: patches per pass; halved whenever the device's memory does not suffice.
     """
 
     def __init__(
@@ -42,104 +43,137 @@ class Answers:
         device: torch.device,
         precision: str,
         layout: torch.memory_format,
-        say: Callable[[str], None],
-        make_room: Callable[[], bool] = lambda: False,
+        on_message: Callable[[str], None] = lambda line: None,
+        free_memory: Callable[[], bool] = lambda: False,
         mirror_order: Sequence[int] | None = None,
     ) -> None:
         self._mirror_order = None if mirror_order is None else list(mirror_order)
         self.batch_size = batch_size
-        self._networks, self._device, self._say = networks, device, say
-        self._precision, self._layout, self._make_room = precision, layout, make_room
+        self._networks, self._device, self._on_message = networks, device, on_message
+        self._precision, self._layout, self._free_memory = precision, layout, free_memory
         self._flips = [
             [2 + axis for axis in chosen]
             for count in range(len(mirror_axes) + 1)
             for chosen in itertools.combinations(mirror_axes, count)
         ]
-        self._room: Tensor | None = None
-        self._remembered: tuple[tuple[float, ...], Tensor] | None = None
+        self._buffer: Tensor | None = None
+        self._cached: tuple[tuple[float, ...], Tensor] | None = None
 
     def __call__(self, patches: Sequence[Tensor]) -> list[Tensor]:
-        """Windows `(C, *patch)` -> their logits `(K, *patch)` on the device: float32, or of a single pass on
-        a CPU bfloat16 where the network answers so.
+        """Patches `(C, *patch)` -> their logits `(K, *patch)` or `(K,)` on the device: float32, or, of a
+        single pass on a CPU, bfloat16 if that is the network's output.
 
         Raises:
-            RunError: the device has not the memory for a single window.
+            RunError: the device has not the memory for a single patch.
         """
         logits: list[Tensor | None] = [None] * len(patches)
         values = [_only_value(patch) for patch in patches]
-        asked = []
+        computed = []
         for number, value in enumerate(values):
-            if value is not None and self._remembered is not None and self._remembered[0] == value:
-                logits[number] = self._remembered[1]
+            if value is not None and self._cached is not None and self._cached[0] == value:
+                logits[number] = self._cached[1]
             else:
-                asked.append(number)
-        for number, answer in zip(asked, self._asked([patches[n] for n in asked]), strict=True):
-            logits[number] = answer
+                computed.append(number)
+        for number, result in zip(computed, self._in_batches([patches[n] for n in computed]), strict=True):
+            logits[number] = result
             value = values[number]
-            if value is not None and answer.numel() * answer.element_size() <= _REMEMBERED_BYTES:
-                self._remembered = (value, answer.clone())  # not a part of a batch, which would be kept
+            if value is not None and result.numel() * result.element_size() <= _CACHED_BYTES:
+                self._cached = (value, result.clone())  # not a part of a batch, which would be kept
         return [each for each in logits if each is not None]
 
-    def _asked(self, patches: Sequence[Tensor]) -> list[Tensor]:
-        answers: list[Tensor] = []
-        while len(answers) < len(patches):
-            batch = patches[len(answers) : len(answers) + self.batch_size]
+    def _in_batches(self, patches: Sequence[Tensor]) -> list[Tensor]:
+        results: list[Tensor] = []
+        while len(results) < len(patches):
+            batch = patches[len(results) : len(results) + self.batch_size]
             try:
                 with torch.inference_mode():
-                    answers += list(self._mean(self._stacked(batch)))
+                    results += list(self._mean(self._stacked(batch)))
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
             # Outside the handler, for the error holds the activations that are to be freed.
-            self._take_less()
-        return answers
+            self._reduce_memory()
+        return results
 
     def _stacked(self, batch: Sequence[Tensor]) -> Tensor:
-        """The windows as the networks read them, on the device."""
+        """The patches as the networks read them, on the device."""
         if self._device.type != "cpu":
             stack = torch.stack(list(batch)) if len(batch) > 1 else batch[0][None]  # copied once
             return stack.to(self._device).contiguous(memory_format=self._layout)
         shape = (len(batch), *batch[0].shape)
-        if self._room is None or self._room.shape != shape:
+        if self._buffer is None or self._buffer.shape != shape:
             # kept from pass to pass: glibc hands out other pages for each, which the kernel clears first
-            self._room = torch.empty(shape, dtype=batch[0].dtype, memory_format=self._layout)
-        for place, patch in zip(self._room, batch, strict=True):
+            self._buffer = torch.empty(shape, dtype=batch[0].dtype, memory_format=self._layout)
+        for place, patch in zip(self._buffer, batch, strict=True):
             place.copy_(patch)
-        return self._room
+        return self._buffer
 
     def _mean(self, patches: Tensor) -> Tensor:
         total: Tensor | None = None
+        pooled: list[Tensor] = []
         passes = len(self._flips) * len(self._networks)
         with autocast(self._device, self._precision):
             for flips in self._flips:
                 turned = torch.flip(patches, flips) if flips else patches
                 for network in self._networks:
                     logits = network(turned)
+                    if logits.dim() == 2:
+                        pooled.append(logits.float())
+                        continue
                     if not (passes == 1 and logits.dtype == torch.bfloat16 and logits.device.type == "cpu"):
                         logits = logits.float()
                     logits = torch.flip(logits, flips) if flips else logits
                     if self._mirror_order is not None and len(flips) % 2:  # two mirrors make a turn
                         logits = logits[:, self._mirror_order]
                     total = logits if total is None else total + logits
-        assert total is not None
+        if total is None:
+            return torch.stack(pooled).mean(0)
         return total if passes == 1 else total.div_(passes)
 
-    def _take_less(self) -> None:
+    def _reduce_memory(self) -> None:
         if self.batch_size > 1:
             self.batch_size //= 2
-            self._say(f"{self._device}: out of memory; {self.batch_size} windows a pass from here on")
-        elif self._make_room():
-            self._say(f"{self._device}: out of memory; the windows are summed on the CPU from here on")
+            self._on_message(f"{self._device}: out of memory; now {self.batch_size} windows per pass")
+        elif self._free_memory():
+            self._on_message(f"{self._device}: out of memory; the windows are now summed on the CPU")
         else:
-            way_out = "free some" if self._device.type == "cpu" else "give --device cpu, or free the device"
-            raise RunError(f"{self._device}: out of memory with a single window; {way_out}")
+            remedy = "Free some." if self._device.type == "cpu" else "Use --device cpu, or free the device."
+            raise RunError(f"{self._device}: out of memory with a single window. {remedy}")
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
 
+def class_logits(
+    network: nn.Module,
+    patches: Tensor,
+    mirror_axes: Sequence[int] = (),
+    *,
+    device: torch.device,
+    precision: str,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
+    """Mean logits of a pooled network over mirrored copies.
+
+    Args:
+        network: maps `(B, C, X, Y, Z)` to `(B, K)`; in evaluation mode, on `device`.
+        patches: `(B, C, X, Y, Z)`.
+        mirror_axes: spatial axes (0, 1, 2) along which training mirrored; along the others a mirror image may
+            be of another class.
+        device, precision, layout: see `ForwardPass`.
+
+    Returns:
+        `(B, K)` float32 on the CPU.
+
+    Raises:
+        RunError: the device has not the memory for a single patch.
+    """
+    forward = ForwardPass([network], mirror_axes, len(patches), device, precision, layout)
+    return torch.stack(forward(list(patches))).cpu()
+
+
 def _only_value(patch: Tensor) -> tuple[float, ...] | None:
-    """The value of every voxel, a channel each; None where voxels differ."""
+    """The value of all voxels, one per channel; None if voxels differ."""
     corner = patch[:, 0, 0, 0]
     # Most windows differ along their first line already.
     if bool((patch[:, 0, 0] != corner[:, None]).any()):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mambamed.volumes.forward import Answers
+from mambamed.volumes.forward import ForwardPass
 from mambamed.volumes.window_sum import Slab, WindowSum
 
 Triple = tuple[int, int, int]
@@ -23,15 +23,15 @@ Triple = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Windows:
-    """How a network is led over a volume.
+    """How windows cover a volume.
 
     Attributes:
         patch_size: voxels of a window.
-        overlap: share of a window that its neighbor along an axis covers too.
-        gaussian: weight a window's center more than its rim.
+        overlap: fraction of a window that its neighbor along an axis covers too.
+        gaussian: weight the center of a window more than its rim.
         mirror_axes: spatial axes (0, 1, 2) whose mirrored copies are averaged in; 2^n passes.
-        batch_size: windows a pass; on CPU one is as fast as many.
-        mirror_order: as in `inference.answers.Answers`.
+        batch_size: windows per pass; on a CPU one is as fast as many.
+        mirror_order: see `forward.ForwardPass`.
     """
 
     patch_size: Triple
@@ -52,8 +52,8 @@ def window_slabs(
     layout: torch.memory_format = torch.contiguous_format,
     axis: int | None = None,
     max_ram: int | None = None,
-    heard: Callable[[int, int], None] = lambda done, total: None,
-    say: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_message: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Slab]:
     """Logits of a whole volume, averaged over windows, mirrored copies and networks, plane after plane.
 
@@ -66,9 +66,9 @@ def window_slabs(
         precision: of the networks' products, as in `runs.device`.
         layout: memory format of the networks' input.
         axis: the slabs' axis; None: see `slab_axis`.
-        max_ram: bytes that this process may take; None: no bound.
-        heard: called with (windows done, windows in all).
-        say: hears what was given up for lack of memory.
+        max_ram: bytes that this process may take; None: no limit.
+        on_progress: callback that receives (windows done, all windows).
+        on_message: callback that receives what was changed for lack of memory.
 
     Yields:
         Slabs without gaps, in order; together they are the volume.
@@ -89,17 +89,23 @@ def window_slabs(
         for size, patch in zip(padded.shape[1:], windows.patch_size, strict=True)
     ]
     total = WindowSum(
-        windows.patch_size, windows.gaussian, padded.shape[1:], starts, axis, say=say, max_ram=max_ram
+        windows.patch_size,
+        windows.gaussian,
+        padded.shape[1:],
+        starts,
+        axis,
+        on_message=on_message,
+        max_ram=max_ram,
     )
-    answers = Answers(
+    forward = ForwardPass(
         networks,
         windows.mirror_axes,
         windows.batch_size,
         device,
         precision,
         layout,
-        say,
-        make_room=total.move_to_cpu,
+        on_message,
+        free_memory=total.move_to_cpu,
         mirror_order=windows.mirror_order,
     )
     done, count = 0, math.prod(map(len, starts))
@@ -108,17 +114,17 @@ def window_slabs(
             yield from _without_padding(slab, begin, image.shape[1:])
         row = list(itertools.product(*([first_plane] if a == axis else s for a, s in enumerate(starts))))
         while row:
-            corners, row = row[: answers.batch_size], row[answers.batch_size :]
+            corners, row = row[: forward.batch_size], row[forward.batch_size :]
             patches = [
                 padded[
                     (slice(None), *(slice(c, c + p) for c, p in zip(corner, windows.patch_size, strict=True)))
                 ]
                 for corner in corners
             ]
-            for corner, logits in zip(corners, answers(patches), strict=True):
+            for corner, logits in zip(corners, forward(patches), strict=True):
                 total.add(corner, logits)
             done += len(corners)
-            heard(done, count)
+            on_progress(done, count)
     for slab in total.planes_before(padded.shape[1 + axis]):
         yield from _without_padding(slab, begin, image.shape[1:])
 
@@ -131,11 +137,18 @@ def window_logits(
     device: torch.device,
     precision: str = "fp32",
     layout: torch.memory_format = torch.contiguous_format,
-    heard: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
     """`window_slabs` put together: `(K, X, Y, Z)` float32 on the CPU. Takes K volumes of memory."""
     slabs = window_slabs(
-        networks, image, windows, device=device, precision=precision, layout=layout, axis=0, heard=heard
+        networks,
+        image,
+        windows,
+        device=device,
+        precision=precision,
+        layout=layout,
+        axis=0,
+        on_progress=on_progress,
     )
     return torch.cat([slab.planes for slab in slabs]).movedim(0, 1)
 

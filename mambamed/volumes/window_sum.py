@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mambamed.errors import CaseError
-from mambamed.volumes.memory import give_back_freed_memory, is_out_of_memory, resident_bytes
+from mambamed.volumes.memory import check_ram, is_out_of_memory
 from mambamed.volumes.sum_kernels import Profiles, add_window, take_planes
 
 SLAB_BYTES = 2**24  # what one slab holds at most, unless a single plane is larger
@@ -52,7 +52,7 @@ class WindowSum:
         shape: `(X, Y, Z)` of the padded volume.
         starts: first voxels of the windows along each axis.
         axis: of the slabs.
-        say: receives a line if the device has too little memory for it.
+        on_message: callback that receives a line if the device has no memory for it.
         max_ram: bytes that this process may take, or None.
     """
 
@@ -64,10 +64,10 @@ class WindowSum:
         starts: Sequence[Sequence[int]],
         axis: int,
         *,
-        say: Callable[[str], None],
+        on_message: Callable[[str], None],
         max_ram: int | None = None,
     ) -> None:
-        self._say, self._max_ram = say, max_ram
+        self._on_message, self._max_ram = on_message, max_ram
         self._axis, self._depth, self._patch = axis, patch_size[axis], patch_size
         self._others = [a for a in range(3) if a != axis]
         self._plane_shape = [shape[a] for a in self._others]
@@ -110,7 +110,7 @@ class WindowSum:
         return True
 
     def planes_before(self, stop: int) -> Iterator[Slab]:
-        """Give the planes before `stop`, which are finished, and make room for the next row of windows.
+        """Give the planes before `stop`, which are finished, and clear them for the next row of windows.
 
         Raises:
             CaseError: they hold NaN or Inf.
@@ -169,8 +169,8 @@ class WindowSum:
                     return torch.zeros(shape, device=device)
                 except torch.OutOfMemoryError:  # because of --max-vram's bound, or others took it meanwhile
                     torch.cuda.empty_cache()
-            self._say(
-                f"the sum of the windows ({needed >> 20} MB) stays on the CPU: too little memory on {device}"
+            self._on_message(
+                f"{device}: the sum of the windows ({needed >> 20} MB) does not fit; it is kept on the CPU"
             )
             device = torch.device("cpu")
         if device.type == "cpu":
@@ -186,23 +186,14 @@ class WindowSum:
             ) from error
 
     def _check_ram(self, needed: int, outputs: int) -> None:
-        """Refuse a sum that does not fit beside what there is already and the slabs on their way.
+        """Reject a sum that does not fit in addition to what the process holds and the slabs in use.
 
         Raises:
             CaseError: it does not.
         """
-        if self._max_ram is None:
-            return
         window = 4 * outputs * math.prod(self._patch)
         further = needed + window + _SLABS_AT_ONCE * max(SLAB_BYTES, needed // self._depth)
-        if resident_bytes() + further > self._max_ram:
-            give_back_freed_memory()  # of the cases before
-        total = resident_bytes() + further
-        if total > self._max_ram:
-            raise CaseError(
-                f"{outputs} outputs of this volume need {total / 2**30:.1f} GiB, --max-ram allows "
-                f"{self._max_ram / 2**30:.1f}; allow more, or cut the image"
-            )
+        check_ram(further, self._max_ram, f"{outputs} outputs of this volume need")
 
 
 def _mapped_zeros(shape: tuple[int, ...]) -> Tensor:

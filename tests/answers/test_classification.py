@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mambamed.answers.classification import classify
+from mambamed.api import classify
 from mambamed.cases import Case, ChannelFile
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import ModelError, RecipeError
@@ -120,7 +120,7 @@ def test_classify_says_what_the_validation_said(world, tmp_path) -> None:
     assert told.probabilities.threshold == table.threshold
     document = read_json(tmp_path / "q.run.json")
     assert document["cases"]["c01"]["status"] == "done"
-    assert document["members"][0]["seed"] == 0
+    assert document["settings"]["seeds"] == [0]
 
 
 def test_runs_of_several_seeds_answer_together_by_the_mean_of_their_probabilities(world, tmp_path) -> None:
@@ -196,7 +196,7 @@ def test_options_that_cannot_be_meant_stop_before_any_work(world, tmp_path) -> N
 def test_a_table_of_the_users_own_is_not_overwritten(world, tmp_path) -> None:
     own = tmp_path / "own.csv"
     shutil.copy(world / "classes.csv", own)
-    with pytest.raises(RecipeError, match="was there before"):
+    with pytest.raises(RecipeError, match="already exists"):
         classify([world / "run_0"], world / "images", own, device="cpu")
     assert own.read_bytes() == (world / "classes.csv").read_bytes()
 

@@ -13,8 +13,8 @@ import SimpleITK as sitk  # noqa: N813 - its usual name
 import torch
 from torch import nn
 
-from mambamed.answers.landmarks import Located, landmarks
-from mambamed.answers.segmentation import predict
+from mambamed.answers.located import Located, learned_thresholds
+from mambamed.api import landmarks, predict
 from mambamed.cases import Case, ChannelFile
 from mambamed.converters import convert
 from mambamed.documents.manifest import DatasetManifest, RawDataset
@@ -29,7 +29,6 @@ from mambamed.runs.folder import Run
 from mambamed.runs.thresholds import read_thresholds
 from mambamed.training import train
 from mambamed.training.validate import read_scores
-from mambamed.training.validate_landmarks import learned_thresholds
 from mambamed.volumes.sliding_window import Windows, window_logits
 
 SHAPE = (16, 16, 12)
@@ -109,7 +108,7 @@ def placed(world) -> Path:
     folder.mkdir()
     for number in range(6):
         (folder / f"c{number:02}.nii.gz").symlink_to(world / "images" / f"c{number:02}.nii.gz")
-    landmarks([world / "run"], folder, world / "out", export=["mrk.json", "fcsv"], preview=True, device="cpu")
+    landmarks([world / "run"], folder, world / "out", export="mrk.json,fcsv", preview=True, device="cpu")
     return world / "out"
 
 
@@ -196,7 +195,7 @@ def test_evaluation_reads_what_landmarks_wrote(world, placed) -> None:
 
 def test_finished_cases_are_kept_and_get_the_exports_that_are_asked_for_later(world, placed) -> None:
     before = (placed / "c01.json").stat().st_mtime_ns
-    again = landmarks([world / "run"], world / "some", placed, export=["csv"], device="cpu")
+    again = landmarks([world / "run"], world / "some", placed, export="csv", device="cpu")
     assert again.kept == 6
     assert again.absent == 2
     assert (placed / "c01.json").stat().st_mtime_ns == before
@@ -229,8 +228,8 @@ def test_options_that_make_no_sense_are_refused(world, tmp_path) -> None:
     with pytest.raises(RecipeError, match="--threshold 2: a score is from 0 to 1"):
         landmarks([world / "run"], world / "some", tmp_path / "out", threshold=2, device="cpu")
     with pytest.raises(RecipeError, match=r"--export ply: is not among json, mrk\.json"):
-        landmarks([world / "run"], world / "some", tmp_path / "out", export=["ply"], device="cpu")
-    with pytest.raises(ModelError, match="makes no masks; use 'mambamed landmarks'"):
+        landmarks([world / "run"], world / "some", tmp_path / "out", export="ply", device="cpu")
+    with pytest.raises(ModelError, match=r"which predict cannot run\. Use 'mambamed landmarks'"):
         predict([world / "run"], world / "some", tmp_path / "out", device="cpu")
 
 

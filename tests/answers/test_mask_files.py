@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mambamed.answers.postprocess import postprocess
-from mambamed.answers.segmentation import predict
+from mambamed.api import predict
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import RecipeError, RunError
 from mambamed.io.lock import folder_lock

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from mambamed.answers import pipeline
-from mambamed.answers.segmentation import predict
+from mambamed.answers import segmentation
+from mambamed.api import predict
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import CaseError, DatasetError, ModelError, RecipeError, RunError
 from mambamed.io.lock import folder_lock
+from mambamed.jobs import read_case
 from mambamed.progress import Silence
 from mambamed.volumes.ensemble import Ensemble
 from tests.answers.stubs import MANIFEST, blob, stub_run, write_blobs, write_nifti
@@ -53,9 +54,9 @@ def failing(number: int, fault: BaseException):
     """`Ensemble.slabs` whose call of this number fails after its first slab."""
     slabs, calls = Ensemble.slabs, iter(range(1000))
 
-    def sometimes(self, image, heard, say):
+    def sometimes(self, image, on_progress, on_message):
         this = next(calls)
-        for slab in slabs(self, image, heard, say):
+        for slab in slabs(self, image, on_progress, on_message):
             yield slab
             if this == number:
                 raise fault
@@ -127,14 +128,14 @@ def test_doubts_about_an_image_are_recorded_with_its_case(run, images, tmp_path,
 def test_a_case_that_memory_does_not_hold_is_named_and_the_rest_is_done(
     run, images, tmp_path, monkeypatch
 ) -> None:
-    read = pipeline.prepare_image
+    read = read_case.prepare_image
 
     def sometimes(found, plan):
         if found[0].array.shape[0] == 21:  # case_1
             raise MemoryError("Unable to allocate 90. GiB")
         return read(found, plan)
 
-    monkeypatch.setattr(pipeline, "prepare_image", sometimes)
+    monkeypatch.setattr(read_case, "prepare_image", sometimes)
     summary = go(run, images, tmp_path / "out")
     assert summary.cases == ("case_0", "case_2")
     assert summary.faults[0].startswith("case_1: needs more memory than is free")
@@ -169,7 +170,7 @@ def test_finished_cases_are_kept_and_changed_ones_are_not(run, images, tmp_path)
 
 def test_other_settings_are_refused_in_the_same_folder(run, images, tmp_path) -> None:
     go(run, images, tmp_path / "out")
-    with pytest.raises(RecipeError, match="other models or settings; give --overwrite"):
+    with pytest.raises(RecipeError, match=r"other models or settings\. Give --overwrite"):
         go(run, images, tmp_path / "out", overlap=0.25)
     assert go(run, images, tmp_path / "out", overlap=0.25, overwrite=True).kept == 0
 
@@ -179,7 +180,7 @@ def test_files_of_somebody_else_are_never_written_over(run, images, tmp_path) ->
         go(run, images, images)
     write_nifti(tmp_path / "labels" / "case_1.nii.gz", blob())
     before = masks_of(tmp_path / "labels")
-    with pytest.raises(RecipeError, match="was there before"):
+    with pytest.raises(RecipeError, match="already exists"):
         go(run, images, tmp_path / "labels")
     assert masks_of(tmp_path / "labels") == before
     (tmp_path / "other").mkdir()
@@ -212,7 +213,7 @@ def test_an_output_that_cannot_be_written_ends_the_command(run, images, tmp_path
     def full(path, *_, **__):
         raise RunError(f"{path}: cannot be written: the disk is full")
 
-    monkeypatch.setattr(pipeline, "write_image", full)
+    monkeypatch.setattr(segmentation, "write_image", full)
     with pytest.raises(RunError, match="disk is full"):
         go(run, images, tmp_path / "out")
     assert masks_of(tmp_path / "out") == {}
@@ -321,7 +322,7 @@ def test_the_mask_does_not_depend_on_how_the_file_stores_the_volume(tmp_path, co
 COMMAND = """
 import sys
 from pathlib import Path
-from mambamed.answers.segmentation import predict
+from mambamed.api import predict
 print("ready", flush=True)
 predict([Path(sys.argv[1])], Path(sys.argv[2]), Path(sys.argv[3]), device="cpu", precision="fp32", tta="none")
 """

@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from mambamed.cli.command import as_json, command
+from mambamed.cli.command import after_interruption, as_json, command
 from mambamed.errors import CaseError, DatasetError, RunError
 from mambamed.progress import Progress
 
@@ -72,10 +72,14 @@ def test_a_fault_is_a_line_and_an_exit_code(run, mode, code, line) -> None:
 
 def test_an_interruption_says_how_to_continue(run) -> None:
     done = run("here", "--mode", "interrupt", "-q")
-    assert done.exit_code == 130
-    assert done.stderr == (
-        "mambamed: Interrupted. Run the same command again to continue (for train, add --resume).\n"
+    assert (done.exit_code, done.stderr) == (
+        130,
+        "mambamed: Interrupted. Run the same command again; it starts from the beginning.\n",
     )
+    assert after_interruption("train", {}) == "Run the same command with --resume to continue."
+    for name in ("prepare", "predict", "landmarks", "classify"):
+        assert after_interruption(name, {"overwrite": False}) == "Run the same command again to continue."
+    assert "without --overwrite" in after_interruption("classify", {"overwrite": True})
 
 
 def test_a_bug_keeps_its_traceback(run) -> None:

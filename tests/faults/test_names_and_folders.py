@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from mambamed.answers.segmentation import predict
+from mambamed.api import predict
 from mambamed.converters import convert
 from mambamed.converters.inputs import find_inputs
 from mambamed.errors import DatasetError

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 import torch
 
-from mambamed.answers.segmentation import predict
+from mambamed.api import predict
 from mambamed.errors import ModelError, RecipeError
 from mambamed.recipe import dump_recipe
 from mambamed.runs.checkpoint import read_checkpoint, write_checkpoint

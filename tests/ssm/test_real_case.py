@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mambamed.answers.segmentation import predict
+from mambamed.api import predict
 from mambamed.converters import convert
 from mambamed.preparation.prepare import prepare
 from mambamed.recipe import load_recipe

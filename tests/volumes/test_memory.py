@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mambamed.answers.segmentation import predict
+from mambamed.api import predict
 from mambamed.errors import CaseError, RecipeError
 from mambamed.volumes.memory import resident_bytes
 from mambamed.volumes.sliding_window import Windows, slab_axis, window_slabs

@@ -16,7 +16,7 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from mambamed.answers.segmentation import predict
+from mambamed.api import predict
 from mambamed.io.images import read_image
 from mambamed.volumes.ensemble import Ensemble
 from mambamed.volumes.sliding_window import Windows, window_slabs
@@ -42,7 +42,7 @@ class Bright(nn.Module):
 
 @pytest.fixture
 def bright(monkeypatch):
-    def slabs(self, image, heard, say):
+    def slabs(self, image, on_progress, on_message):
         windows = Windows((24, 24, 24), overlap=0.25)
         return window_slabs(
             [Bright()], torch.from_numpy(np.ascontiguousarray(image)), windows, device=self.device

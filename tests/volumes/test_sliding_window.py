@@ -102,7 +102,9 @@ def test_windows_cover_the_axis_and_overlap_enough() -> None:
 def test_every_window_is_told() -> None:
     told: list[tuple[int, int]] = []
     image = torch.zeros(1, 16, 8, 8)
-    window_logits([nn.Identity()], image, Windows((8, 8, 8)), device=CPU, heard=lambda *n: told.append(n))
+    window_logits(
+        [nn.Identity()], image, Windows((8, 8, 8)), device=CPU, on_progress=lambda *n: told.append(n)
+    )
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -160,10 +162,10 @@ def test_too_little_memory_makes_the_batch_smaller_and_is_told_once() -> None:
     said: list[str] = []
     image = torch.randn(1, 8, 8, 64)
     network, windows = Counting(room=2), Windows((8, 8, 8), overlap=0, batch_size=8)
-    slabs = window_slabs([network], image, windows, device=CPU, axis=0, say=said.append)
+    slabs = window_slabs([network], image, windows, device=CPU, axis=0, on_message=said.append)
     assert sum(len(slab.planes) for slab in slabs) == 8
     assert network.batches == [2, 2, 2, 2]
-    assert said == [f"cpu: out of memory; {n} windows a pass from here on" for n in (4, 2)]
+    assert said == [f"cpu: out of memory; now {n} windows per pass" for n in (4, 2)]
     with pytest.raises(RunError, match="out of memory with a single window"):
         list(window_slabs([Counting(room=0)], image, windows, device=CPU))
 

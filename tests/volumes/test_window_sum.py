@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mambamed.errors import CaseError
-from mambamed.volumes import window_sum
+from mambamed.volumes import memory, window_sum
 from mambamed.volumes.window_sum import WindowSum, gaussian_profile
 
 PATCH, SHAPE = (6, 20, 5), (6, 33, 12)
@@ -22,7 +22,7 @@ def test_windows_are_averaged_whatever_their_memory_looks_like(axis, layout, kin
     monkeypatch.setattr(window_sum, "_PLANES", 4)
     rng = np.random.default_rng(0)
     starts = [[0], [0, 13], [0, 4, 7]]
-    total = WindowSum(PATCH, True, SHAPE, starts, axis, say=print)
+    total = WindowSum(PATCH, True, SHAPE, starts, axis, on_message=print)
     profiles = [gaussian_profile(n).double().numpy() for n in PATCH]
     weight = profiles[0][:, None, None] * profiles[1][:, None] * profiles[2]
     expected, weights, found = np.zeros((3, *SHAPE)), np.zeros(SHAPE), []
@@ -46,20 +46,20 @@ def test_windows_are_averaged_whatever_their_memory_looks_like(axis, layout, kin
 def test_memory_that_cases_before_have_freed_is_not_counted(monkeypatch) -> None:
     """What malloc keeps for the next case counts as resident, and would be used again."""
     held = SimpleNamespace(bytes=9 * 2**30)
-    monkeypatch.setattr(window_sum, "resident_bytes", lambda: held.bytes)
-    monkeypatch.setattr(window_sum, "give_back_freed_memory", lambda: setattr(held, "bytes", 2**30))
-    limited = WindowSum((8, 8, 8), True, (8, 8, 8), [[0]] * 3, 0, say=print, max_ram=4 * 2**30)
+    monkeypatch.setattr(memory, "resident_bytes", lambda: held.bytes)
+    monkeypatch.setattr(memory, "give_back_freed_memory", lambda: setattr(held, "bytes", 2**30))
+    limited = WindowSum((8, 8, 8), True, (8, 8, 8), [[0]] * 3, 0, on_message=print, max_ram=4 * 2**30)
     limited.add((0, 0, 0), torch.zeros(2, 8, 8, 8))
     held.bytes = 9 * 2**30
-    monkeypatch.setattr(window_sum, "give_back_freed_memory", lambda: None)
-    limited = WindowSum((8, 8, 8), True, (8, 8, 8), [[0]] * 3, 0, say=print, max_ram=4 * 2**30)
+    monkeypatch.setattr(memory, "give_back_freed_memory", lambda: None)
+    limited = WindowSum((8, 8, 8), True, (8, 8, 8), [[0]] * 3, 0, on_message=print, max_ram=4 * 2**30)
     with pytest.raises(CaseError, match=r"--max-ram allows 4\.0"):
         limited.add((0, 0, 0), torch.zeros(2, 8, 8, 8))
 
 
 def test_a_single_nan_is_told_and_large_numbers_are_not() -> None:
     for value, fault in ((3e38, False), (float("nan"), True), (float("inf"), True)):
-        total = WindowSum((8, 8, 8), False, (8, 8, 8), [[0]] * 3, 0, say=print)
+        total = WindowSum((8, 8, 8), False, (8, 8, 8), [[0]] * 3, 0, on_message=print)
         logits = torch.zeros(1, 8, 8, 8)
         logits[0, 3, :2, 5] = value
         total.add((0, 0, 0), logits)

@@ -1,4 +1,4 @@
-"""What passes between the threads of a prediction ends, wherever the filling side is interrupted."""
+"""The queue between the threads of a prediction ends, wherever the filling side is interrupted."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import subprocess
 import sys
 import threading
 
-from mambamed.answers.pipeline import Abandoned, Belt
+from mambamed.jobs.stream import Abandoned, Stream
 from tests.answers.stubs import stub_run, write_blobs
 
 
-def taken_from(belt: Belt[int]) -> tuple[list[int], list[BaseException]]:
+def taken_from(stream: Stream[int]) -> tuple[list[int], list[BaseException]]:
     """All that another thread takes from it, within ten seconds."""
     items: list[int] = []
     errors: list[BaseException] = []
 
     def take() -> None:
         try:
-            items.extend(belt)
+            items.extend(stream)
         except BaseException as error:
             errors.append(error)
 
@@ -28,21 +28,21 @@ def taken_from(belt: Belt[int]) -> tuple[list[int], list[BaseException]]:
     return items, errors
 
 
-def test_a_belt_without_an_end_ends_when_it_is_abandoned() -> None:
-    belt: Belt[int] = Belt(3)
-    belt.put(1)
-    belt.put(2)
-    belt.abandon()
-    items, errors = taken_from(belt)
+def test_a_stream_without_an_end_ends_when_it_is_abandoned() -> None:
+    stream: Stream[int] = Stream(3)
+    stream.put(1)
+    stream.put(2)
+    stream.abandon()
+    items, errors = taken_from(stream)
     assert items == [1, 2] and isinstance(errors[0], Abandoned)
-    belt.drain()
+    stream.drain()
 
 
-def test_a_filled_belt_ends_by_itself() -> None:
-    belt: Belt[int] = Belt(3)
-    with belt.filled():
-        belt.put(7)
-    assert taken_from(belt) == ([7], [])
+def test_a_filled_stream_ends_by_itself() -> None:
+    stream: Stream[int] = Stream(3)
+    with stream.filled():
+        stream.put(7)
+    assert taken_from(stream) == ([7], [])
 
 
 # Ctrl-C falls into the very call that hands over the end: then there is none.

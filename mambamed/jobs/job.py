@@ -1,0 +1,103 @@
+"""One command over many cases: from models and inputs to a finished output folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mambamed.converters.inputs import find_inputs
+from mambamed.jobs.answer import Answer
+from mambamed.jobs.engine import run_cases
+from mambamed.jobs.record import Record
+from mambamed.jobs.shard import chosen_shard
+from mambamed.progress import Progress, Silence
+from mambamed.runs.device import keep_freed_memory
+from mambamed.volumes.ensemble import Ensemble, Serving, load_ensemble
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """Which cases are done.
+
+    Attributes:
+        resume: has no effect: finished cases of the same input, models and settings are kept in any case.
+        overwrite: do every case again, whatever the output folder holds.
+        shard: do one part of the cases, e.g. "2/4", while other processes do the others in the same folder.
+            Default: the rank that torchrun or SLURM set.
+    """
+
+    resume: bool = False
+    overwrite: bool = False
+    shard: str | None = None
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What a command did.
+
+    Attributes:
+        cases: ids of the cases of this process that now have results.
+        kept: how many of them had results before.
+        faults: one line per case that could not be done.
+        seconds: wall time.
+        gathered: what `Answer.gather` returned.
+    """
+
+    cases: tuple[str, ...]
+    kept: int
+    faults: tuple[str, ...]
+    seconds: float
+    gathered: Any
+
+
+def run_job(
+    answer_of: Callable[[Ensemble], Answer],
+    models: Sequence[Path],
+    inputs: Path,
+    serving: Serving,
+    options: JobOptions,
+    progress: Progress | None,
+) -> JobResult:
+    """Do every case of `inputs` that is not done yet, then write the tables over all cases.
+
+    Args:
+        answer_of: makes the answer of loaded models, or rejects them.
+        models: run folders or model files; several are averaged.
+        inputs: an image, a folder of images or of case folders, or a list of cases.
+        serving: how models are loaded and run.
+        options: which cases are done.
+        progress: optional callback that receives progress updates.
+
+    Raises:
+        MambamedError: nothing can be done at all: no images, no usable model, an option that cannot be used,
+            an output folder of other models or settings, or in use by another process.
+    """
+    began = time.monotonic()
+    progress = progress or Silence()
+    keep_freed_memory()
+    ensemble = load_ensemble(models, serving)
+    answer = answer_of(ensemble)
+    for reason in ensemble.reasons:
+        progress.say(reason)
+    shard, place = chosen_shard(options.shard), answer.place
+    whole = answer.accept(find_inputs(Path(inputs), list(ensemble.run.manifest.channels)), progress)
+    cases = shard.cases(whole)
+    place.check(whole)
+    with place.locked(shard):
+        settings = {**ensemble.described(), **answer.settings}
+        record = Record(place, settings, ensemble.reasons, cases, options.overwrite, shard, answer.covariates)
+        missing = [c for c in cases if not (record.holds(c) and answer.is_complete(c, place.path))]
+        progress.start(answer.stage, len(missing), "cases")
+        run_cases(answer, ensemble, missing, record, progress)
+        with place.tables_locked(shard):
+            gathered = answer.gather(whole, record.finished(whole), place.path)
+    return JobResult(
+        cases=tuple(case.id for case in cases if case.id not in record.faults),
+        kept=len(cases) - len(missing),
+        faults=tuple(record.faults[case.id] for case in cases if case.id in record.faults),
+        seconds=time.monotonic() - began,
+        gathered=gathered,
+    )

@@ -1,0 +1,90 @@
+"""Where a command writes: names of the files, locks, and what must not be overwritten."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mambamed.cases import Case
+from mambamed.errors import RecipeError
+from mambamed.io.lock import LOCK_NAME, waiting_lock
+from mambamed.jobs.shard import Shard
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """A folder that one command, or several processes of it, write.
+
+    Attributes:
+        path: the folder.
+        suffixes: ends of the files of a case, e.g. ".nii.gz"; the first is the one whose digest the record
+            keeps. Empty: the results of the cases are in the record alone.
+        tables: names of the files over all cases.
+        record: name of the record without ".json"; "run" if the whole folder belongs to the command.
+    """
+
+    path: Path
+    suffixes: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    record: str = "run"
+
+    def file(self, case: Case) -> Path | None:
+        """The file of a case."""
+        return self.path / f"{case.id}{self.suffixes[0]}" if self.suffixes else None
+
+    def record_path(self, shard: Shard) -> Path:
+        """The record of the whole folder, or of a part."""
+        return self.path / f"{self.record}{shard.suffix}.json"
+
+    def records(self) -> list[Path]:
+        """All records that exist, the whole folder's last."""
+        ours = re.compile(rf"{re.escape(self.record)}_\d+_of_\d+\.json")
+        parts = sorted(path for path in self.path.glob("*.json") if ours.fullmatch(path.name))
+        whole = self.record_path(Shard())
+        return [*parts, whole] if whole.is_file() else parts
+
+    @property
+    def _lock(self) -> str:
+        return LOCK_NAME if self.record == "run" else f"{LOCK_NAME}-{self.record}"
+
+    def check(self, cases: Sequence[Case]) -> None:
+        """Reject an output in which a result would replace an input image or a file of the folder itself.
+
+        Raises:
+            RecipeError: it would.
+        """
+        if self.path.is_file():
+            raise RecipeError(f"-o {self.path}: expected a folder, got a file. Give another -o.")
+        images = {channel.path.resolve(): channel.path for case in cases for channel in case.channels}
+        own = re.compile(rf"{re.escape(self.record)}(_\d+_of_\d+)?\.json")
+        for name in self.tables:
+            if (self.path / name).resolve() in images:
+                raise RecipeError(f"{self.path / name}: is an input image. Give another -o.")
+        for case in cases:
+            names = [f"{case.id}{suffix}" for suffix in self.suffixes]
+            if any(own.fullmatch(name) or name in self.tables for name in names):
+                raise RecipeError(
+                    f"{case.channels[0].path}: a case named {case.id} would overwrite a table or the record "
+                    "of the output folder. Rename it."
+                )
+            for name in names:
+                if (image := (self.path / name).resolve()) in images:
+                    raise RecipeError(f"{images[image]}: its result would overwrite it. Give another -o.")
+
+    @contextmanager
+    def locked(self, shard: Shard) -> Iterator[None]:
+        """Hold the folder, or a part of it, for writing; see `Shard.lock`."""
+        with shard.lock(self.path, self._lock):
+            yield
+
+    @contextmanager
+    def tables_locked(self, shard: Shard) -> Iterator[None]:
+        """Hold the tables for writing; waits for other parts of the folder."""
+        if shard.count == 1:
+            yield
+            return
+        with waiting_lock(self.path, f"{self._lock}-tables"):
+            yield
