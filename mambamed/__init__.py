@@ -8,7 +8,24 @@ The commands are functions of this package, with the same names and parameters: 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mambamed.api import (
+        classify,
+        compare,
+        convert_points,
+        demo,
+        doctor,
+        evaluate,
+        export,
+        extend,
+        import_weights,
+        landmarks,
+        predict,
+        prepare,
+        train,
+    )
 
 __version__ = "0.2.0"
 __all__ = [

@@ -60,11 +60,13 @@ def test_every_recipe_says_its_command() -> None:
         assert commands_of(file), f"{name}: the header names no command"
 
 
-def test_the_scripts_two_commands_are_those_of_the_readme() -> None:
+def test_the_commands_of_the_script_are_documented_and_used() -> None:
     readme = (ROOT / "README.md").read_text()
     assert "```sh\nsh run demo\n```" in readme
     assert "```sh\nsh run test\n```" in readme
-    assert "sh run test" in (ROOT / ".ci" / "run").read_text()
+    assert "`sh run check`" in readme
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert "sh run check" in ci and "sh run test" in ci
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/scan.md"])

@@ -1,4 +1,4 @@
-"""The house's own rules, executed: who imports whom, what `--help` costs, files = tables, recipes shipped."""
+"""The rules of the package's structure: layers, the cost of `--help`, files and tables, the wheel."""
 
 import importlib
 import re
@@ -22,8 +22,39 @@ TABLES = {
 }
 
 
-def test_rooms_import_only_from_below() -> None:
-    # In a process of its own, for it switches off the loggers that are there.
+# Tests that are about no single module, and why.
+CROSS_CUTTING = {
+    "documents/test_mutations": "every field of every document, damaged in turn",
+    "documents/test_samples": "files that earlier versions wrote, read by every document",
+    "networks/test_compile": "every network under torch.export and torch.compile",
+    "networks/test_contract": "what every network guarantees, over the whole table",
+    "networks/test_networks_page": "docs/networks.md against the networks",
+    "networks/test_published_plans": "several networks at the plans of their papers",
+    "preparation/test_round_trip": "real label maps to the prepared grid and back",
+    "ssm/test_agreement": "all backends against one float64 reference",
+    "ssm/test_real_case": "one checkpoint, every backend, the same masks",
+    "ssm/test_triton_kernels": "forward and backward kernels, in one process with the interpreter",
+    "training/test_switches": "settings of the recipe, each with its effect on the loop",
+    "volumes/test_orientation": "one case stored in every orientation, through the whole prediction",
+}
+
+
+def test_a_test_file_has_the_name_of_its_module() -> None:
+    """tests/<folder>/test_<module>.py; a folder's own table and functions are in test_<folder>.py.
+
+    tests/faults and tests/fuzz have no folder in the package: they test hostile inputs and interruptions.
+    """
+    unnamed = set()
+    for folder in (path for path in PACKAGE.rglob("*") if (path / "__init__.py").is_file()):
+        known = {file.stem for file in folder.glob("*.py")} | {folder.name}
+        for file in (ROOT / "tests" / folder.relative_to(PACKAGE)).glob("test_*.py"):
+            if file.stem.removeprefix("test_") not in known:
+                unnamed.add(file.relative_to(ROOT / "tests").with_suffix("").as_posix())
+    assert unnamed == set(CROSS_CUTTING)
+
+
+def test_layers_import_only_from_below() -> None:
+    # In a process of its own: it disables the loggers that exist.
     code = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -74,7 +105,7 @@ def test_every_network_file_has_a_line_in_the_table() -> None:
     assert files - targets == {"__init__", "cost", "public_names"}, "a network without a line in NETWORKS"
 
 
-def test_no_file_is_empty_or_a_drawer_for_anything() -> None:
+def test_no_file_is_empty_or_named_for_nothing() -> None:
     for file in PACKAGE.rglob("*.py"):
         assert file.read_text().strip(), f"{file} is empty"
         assert file.stem not in {"utils", "helpers", "misc", "common"}, file
@@ -88,12 +119,13 @@ def test_no_module_reads_what_could_run_code() -> None:
     assert [file for file in caught if not file.endswith("runs/import_weights.py")] == []
 
 
-def test_recipes_are_found_in_an_installed_wheel(tmp_path) -> None:
+def test_a_wheel_has_the_recipes_and_the_marker_of_type_hints(tmp_path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
+    assert (tmp_path / "site" / "mambamed" / "py.typed").is_file()
     code = "from mambamed.recipe import load_recipe, shipped_recipes; print(*shipped_recipes());" + (
         "print(load_recipe('hippocampus_nnmamba').network.name)"
     )

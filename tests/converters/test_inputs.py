@@ -1,0 +1,62 @@
+"""Images to predict: files, folders and lists without reference answers."""
+
+import pytest
+
+from mambamed.converters.inputs import find_inputs
+from mambamed.errors import DatasetError
+from tests.converters.dataset_folders import brats, touch
+
+
+def test_inputs_are_one_file_a_case(tmp_path) -> None:
+    touch(tmp_path, "b.nii.gz", "a.nii", "._a.nii", "Thumbs.db", "notes.txt")
+    cases = find_inputs(tmp_path, ["MRI"])
+    assert [(case.id, case.channels[0].path.name) for case in cases] == [("a", "a.nii"), ("b", "b.nii.gz")]
+    (single,) = find_inputs(tmp_path / "b.nii.gz", ["T1", "T2"])
+    assert [channel.volume for channel in single.channels] == [0, 1]
+
+
+def test_inputs_with_numbered_channels(tmp_path) -> None:
+    touch(tmp_path, "imagesTs/c1_0000.nii.gz", "imagesTs/c1_0001.nii.gz")
+    (case,) = find_inputs(tmp_path, ["CT", "PET"])
+    assert [channel.path.name for channel in case.channels] == ["c1_0000.nii.gz", "c1_0001.nii.gz"]
+    touch(tmp_path, "imagesTs/c2_0000.nii.gz", "imagesTs/c3_0000.nii.gz", "imagesTs/c3_0001.nii.gz")
+    c1, c2, c3 = find_inputs(tmp_path, ["CT", "PET"])
+    assert c2.fault == f"c2: channel 0001 (PET) is missing in {tmp_path / 'imagesTs'}. Add it."
+    assert c1.fault is c3.fault is None
+    c1, c2, c3 = find_inputs(tmp_path, ["CT"])
+    assert "c1_0001.nii.gz: the model reads no such channel" in (c1.fault or "")
+    assert c2.fault is None
+
+
+def test_inputs_of_a_list_have_images_and_covariates_but_no_answers(tmp_path) -> None:
+    (tmp_path / "l.csv").write_text(
+        "case,T2,T1,label,class,age\nb,b2.nii,b1.nii,no.nii,x,3\na,,a1.nii,no.nii,,4\n"
+    )
+    a, b = find_inputs(tmp_path / "l.csv", ["T1", "T2"])
+    assert [channel.path.name for channel in b.channels] == ["b1.nii", "b2.nii"]
+    assert (b.label, b.class_name, b.covariates) == (None, None, {"age": "3"})
+    assert a.fault == f"a: channel T2 has no file in {tmp_path / 'l.csv'}. Add it."
+    with pytest.raises(DatasetError, match="no column PET, which the model needs"):
+        find_inputs(tmp_path / "l.csv", ["T1", "PET"])
+    (tmp_path / "one.csv").write_text("case,image\na,a.nii\n")
+    assert find_inputs(tmp_path / "one.csv", ["CT"])[0].channels[0].path == tmp_path / "a.nii"
+    (tmp_path / "one.csv").write_text("case,image\na,a.nii\na,b.nii\n")
+    with pytest.raises(DatasetError, match="duplicate case a"):
+        find_inputs(tmp_path / "one.csv", ["CT"])
+
+
+def test_inputs_with_brats_names(tmp_path) -> None:
+    brats(tmp_path, "P-1", "t1n t1c t2w t2f", "-")
+    (case,) = find_inputs(tmp_path, ["t1n", "t1c", "t2w", "t2f"])
+    assert case.id == "P-1"
+    assert case.label is None
+
+
+def test_inputs_that_are_nothing_are_one_line(tmp_path) -> None:
+    with pytest.raises(DatasetError, match="no images to predict"):
+        find_inputs(tmp_path, ["MRI"])
+    touch(tmp_path, "a.nii", "a.nii.gz")
+    with pytest.raises(DatasetError, match="duplicate case a"):
+        find_inputs(tmp_path, ["MRI"])
+    with pytest.raises(DatasetError, match="is not an image"):
+        find_inputs(touch(tmp_path, "x.txt") / "x.txt", ["MRI"])
