@@ -24,6 +24,7 @@ TABLES = {
 
 # Tests that are about no single module, and why.
 CROSS_CUTTING = {
+    "documents/foreign/test_mutations": "every field of every foreign document, damaged in turn",
     "documents/test_mutations": "every field of every document, damaged in turn",
     "documents/test_samples": "files that earlier versions wrote, read by every document",
     "networks/test_compile": "every network under torch.export and torch.compile",
