@@ -37,7 +37,7 @@ def parse_bytes(text: str, option: str = "--max-ram") -> int:
     """Bytes of a size as people write it; units are powers of 1024, however they are written.
 
     Args:
-        text: as in 8G, 24GB or 500 MiB.
+        text: e.g. 8G, 24GB or 500 MiB.
         option: that it was given to, for the fault.
 
     Raises:

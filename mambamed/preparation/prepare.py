@@ -103,17 +103,17 @@ def prepare(
         raw: what a converter found.
         output: the prepared dataset; a former, interrupted preparation of the same is gone on with.
         recipe: gives the preprocess section, the split, and regions.
-        spacing: "median", "keep" or "x,y,z" in mm; goes before the recipe's.
-        split: how to part the cases; goes before the recipe's.
-        splits: a file of splits (nnU-Net's shape) that goes before both; only `split.group_by` counts then.
+        spacing: "median", "keep" or "x,y,z" in mm; overrides the recipe.
+        split: how to split the cases; overrides the recipe.
+        splits: a file of splits (nnU-Net's format); overrides both, so that only `split.group_by` counts.
         fix_geometry: what may be done with channels and labels on another grid than their first channel.
         qc: draw every case into qc/.
-        workers: processes; 0 = one a core, as far as `max_ram` allows; just this one where the files are so
-            few that starting others would take longer.
-        max_ram: memory that all may use together, as in "8G"; half of the machine's where not given.
+        workers: number of processes; 0 = one per core, as far as `max_ram` allows, or none but this one if
+            there are so few files that starting others would take longer.
+        max_ram: memory for all processes together, e.g. "8G" (default: half of the machine's).
         check_only: verify, write nothing.
         skip_faulty: leave faulty cases out and go on, instead of stopping before any work.
-        progress: hears how far the work is.
+        progress: optional callback that receives progress updates.
 
     Raises:
         DatasetError: cases are faulty (a line each), or none is left; a split that cannot be.
@@ -196,7 +196,7 @@ def prepare(
 
 
 def _within(memory: int, workers: int, cases: Sequence[Case], progress: Progress) -> int:
-    """As many of the workers as may each hold the heaviest case; where not even one may, it is told."""
+    """Number of workers that can each hold the largest case; warns if not even one can."""
     needed, case_id = max(((bytes_needed(case), case.id) for case in cases), default=(0, ""))
     if needed > memory:
         gib = f"{needed / 2**30:.2g} GiB of memory, more than the {memory / 2**30:.2g} allowed"

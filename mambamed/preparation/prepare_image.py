@@ -27,7 +27,7 @@ def prepare_image(
     """Prepare the channels of one case.
 
     Args:
-        images: one a channel, in the plan's order, on one grid.
+        images: one per channel, in the plan's order, on one grid.
         plan: spacing, crop and normalization.
         dtype: float32, or float16 as the store keeps it; computed in float32.
 

@@ -24,7 +24,7 @@ def read_channels(case: Case, fix: FixGeometry, note: Note | None = None) -> lis
     Args:
         case: where the files are.
         fix: what may be done with an image on another grid; see `on_grid`.
-        note: hears of every image that was brought to the first one's grid.
+        note: optional callback that receives a line for every image brought to the grid of the first.
 
     Raises:
         CaseError: a file cannot be used, or lies on another grid.
@@ -68,7 +68,7 @@ def on_grid(
             of axes; "resample": any grid, by linear interpolation in the world (a label map: by the nearest
             voxel), with the image's smallest value beyond its border (a label map: background).
         label: whether it is a label map, which may always be reoriented.
-        note: hears what was done.
+        note: optional callback that receives a line about what was done.
 
     Raises:
         CaseError: the grids differ by more than may be mended.

@@ -24,7 +24,7 @@ def with_options(
     """The recipe's split with what the command line says in it.
 
     Args:
-        fractions: as in "7:1:2" (train, validation, test) or "8:2".
+        fractions: e.g. "7:1:2" (train, validation, test) or "8:2".
         test_cases: ids with commas between them, or a text file with one id a line.
 
     Raises:

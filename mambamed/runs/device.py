@@ -154,7 +154,7 @@ def own_gpu(count: int, environment: Mapping[str, str] | None = None) -> int | N
 
     Args:
         count: GPUs that this process sees.
-        environment: that of the process where not given.
+        environment: (default: that of the process).
 
     Returns:
         None where it is one process, or sees one GPU: then there is nothing to choose.

@@ -80,10 +80,10 @@ def export_model(
 
     Args:
         run_folder: what `train` wrote.
-        output: the file, `*.mambamed`; `model.mambamed` in the run folder where not given.
-        folds: "all" that are trained, or as in "0,2".
-        checkpoint: "best" or "last"; the file holds one a fold. Of a run that kept a moving average of the
-            weights, that is what is written.
+        output: the file, `*.mambamed` (default: `model.mambamed` in the run folder).
+        folds: "all" that are trained, or numbers, e.g. "0,2".
+        checkpoint: "best" or "last"; the file contains one per fold. Of a run with a moving average of the
+            weights, the average is written.
 
     Raises:
         ModelError: no such run, fold or checkpoint, or another suffix.

@@ -85,7 +85,7 @@ class Run:
         """Numbers of trained folds.
 
         Args:
-            folds: "all" that are trained, or as in "0,2".
+            folds: "all" that are trained, or numbers, e.g. "0,2".
 
         Raises:
             ModelError: nothing is trained, or one of them is not.
@@ -144,7 +144,7 @@ def planned_run(recipe: Recipe, plan: Plan, manifest: DatasetManifest, root: Pat
     """The run that a recipe means on a prepared dataset; nothing is written.
 
     Args:
-        recipe: the recipe; its patch and batch size go before the plan's.
+        recipe: the recipe; its patch and batch size override the plan's.
         plan: the prepared dataset's.
         manifest: the prepared dataset's; the recipe's labels and channels must agree with it, its regions
             replace the dataset's.

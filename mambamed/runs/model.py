@@ -34,7 +34,7 @@ def make_network(recipe: Recipe, manifest: DatasetManifest) -> nn.Module:
 
 
 def input_channels(recipe: Recipe, manifest: DatasetManifest) -> int:
-    """Channels of what the recipe's network reads: the image's, then one a number of the covariates."""
+    """Channels of what the recipe's network reads: the image's, then one per number of the covariates."""
     return len(manifest.channels) + covariate_count(recipe.dataset.covariates)
 
 

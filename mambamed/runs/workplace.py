@@ -31,8 +31,8 @@ def choose_workplace(
     """Choose device, precision and memory layout.
 
     Args:
-        device: as in `choose_device`.
-        precision: as in `choose_precision`.
+        device: see `choose_device`.
+        precision: see `choose_precision`.
         one_per_gpu: whether processes started by torchrun or SLURM on one machine use one GPU each.
 
     Returns:
