@@ -45,19 +45,19 @@ class Ct(Model):
 class ZScore(_WithoutNumbers):
     """Subtract the mean and divide by the standard deviation of each case."""
 
-    scheme: Literal["zscore"] = "zscore"
+    scheme: Literal["zscore"] = "zscore"  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class ZScoreNonzero(_WithoutNumbers):
     """Z-score over the voxels that are not zero in all channels (holes filled); the others become 0."""
 
-    scheme: Literal["zscore_nonzero"] = "zscore_nonzero"
+    scheme: Literal["zscore_nonzero"] = "zscore_nonzero"  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class Unchanged(_WithoutNumbers):
     """Keep intensities as they are."""
 
-    scheme: Literal["none"] = "none"
+    scheme: Literal["none"] = "none"  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 PerCase = ZScore | ZScoreNonzero | Unchanged

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AliasChoices, Field, model_validator
 
 from mambamed.cases import check_case_id
 from mambamed.documents.base import Count, Document, Finite, Fraction, Model, Positive, Size
@@ -29,6 +29,7 @@ def _safe(case_id: str) -> str:
 
 CaseId = Annotated[str, AfterValidator(_safe)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+CaseFile = Literal["image", "label", "foreground", "reference"]
 Shape = tuple[Size, Size, Size]
 Corner = tuple[Count, Count, Count]
 _Axis = Annotated[int, Field(ge=0, le=2)]
@@ -38,12 +39,12 @@ Row = tuple[Finite, Finite, Finite, Finite]
 class CaseEntry(Model):
     """A case as dataset.json lists it."""
 
-    model_config = ConfigDict(populate_by_name=True)
-
     id: CaseId
     subject: str
     """The person; cases of one subject never straddle a split."""
-    class_name: str | None = Field(default=None, alias="class")
+    class_name: str | None = Field(
+        default=None, validation_alias=AliasChoices("class", "class_name"), serialization_alias="class"
+    )
     points: dict[str, tuple[Finite, Finite, Finite]] | None = None
     """Landmark name -> world position, mm, RAS+."""
     covariates: dict[str, str] = Field(default_factory=dict)
@@ -127,7 +128,7 @@ class CaseRecord(Document):
     geometry: GeometryRecord
     voxels: dict[Annotated[str, Field(pattern="^[0-9]+$")], Count]
     """Label value -> voxels on the prepared grid."""
-    sha256: dict[Literal["image", "label", "foreground", "reference"], Sha256]
+    sha256: dict[CaseFile, Sha256]
     """File of the case -> digest."""
 
 

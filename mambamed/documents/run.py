@@ -141,7 +141,6 @@ class CheckpointFacts(SparseDocument):
     FAULT: ClassVar[type[MambamedError]] = ModelError
     REMEDY: ClassVar[str] = "Copy the checkpoint again, or train the fold again."
 
-    format: Size
     step: Count | None = None
     epoch: Count | None = None
     score: Number | None = None
@@ -166,7 +165,6 @@ class ModelIndex(Document):
     FAULT: ClassVar[type[MambamedError]] = ModelError
     REMEDY: ClassVar[str] = "Copy the file again."
 
-    format: Size
     version: str
     """Of mambamed."""
     run: str

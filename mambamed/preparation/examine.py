@@ -243,11 +243,11 @@ def bytes_needed(case: Case) -> int:
 
 def summary_of(examined: Examined) -> FingerprintCase:
     """What fingerprint.json keeps of a case."""
-    x, y, z = examined.shape_cropped
+    (x, y, z), (a, b, c) = examined.shape_cropped, examined.spacing_mm
     return FingerprintCase(
         id=examined.case_id,
         shape_cropped=(x, y, z),
-        spacing_mm=tuple(examined.spacing_mm),
+        spacing_mm=(a, b, c),
         kept=round(examined.kept, 6),
         voxels={str(value): count for value, count in sorted(examined.voxels.items())},
     )

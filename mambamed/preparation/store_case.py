@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mambamed.cases import Case
 from mambamed.documents.plan import Plan
-from mambamed.documents.prepared import CaseEntry, CaseRecord
+from mambamed.documents.prepared import CaseEntry, CaseFile, CaseRecord
 from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import from_ras, orientation_of, to_ras, world_to_voxel
 from mambamed.io.atomic import flushed_together, write_bytes
@@ -66,7 +66,7 @@ def _store(case: Case, plan: Plan, files: CaseFiles, settings: str, fix: FixGeom
         array, geometry = prepare_image(images, plan, dtype=np.float16)
     except CaseError as error:
         raise CaseError(f"{case.channels[0].path}: {error}") from error
-    written = {"image": encode_array(array)}
+    written: dict[CaseFile, bytes] = {"image": encode_array(array)}
     entry = CaseEntry(
         id=case.id,
         subject=case.subject,

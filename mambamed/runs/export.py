@@ -114,7 +114,7 @@ def export_model(
                 if path.is_file():
                     put(f"fold_{fold}/{name}", path.read_bytes())
         put("card.md", _card(run, lines).encode())
-        index = ModelIndex(format=1, version=mambamed.__version__, run=run.recipe.name, members=members)
+        index = ModelIndex(version=mambamed.__version__, run=run.recipe.name, members=members)
         _put(archive, _INDEX, json_text(index.to_json()).encode())
     digest = hashlib.sha256()
     with output.open("rb") as file:

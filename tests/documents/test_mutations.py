@@ -133,7 +133,7 @@ def _fields(
 ) -> Iterator[Place]:
     kind = type(instance)
     for name, info in kind.model_fields.items():
-        key = info.alias or name
+        key = info.serialization_alias or name
         at = _at(example, keys)
         if not isinstance(at, dict) or key not in at:
             continue
