@@ -32,7 +32,7 @@ def test_options_go_before_the_recipe(tmp_path) -> None:
         ({"seed": -1}, "--seed: Input should be greater than or equal to 0"),
         (
             {"fractions": "7:1:2", "test_cases": "c1"},
-            "--folds, --split or --test-cases: give test or test_cases, not both",
+            "--folds, --split or --test-cases: test and test_cases exclude each other. Remove one of them.",
         ),
     ],
 )
