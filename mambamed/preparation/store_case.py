@@ -86,7 +86,7 @@ def _store(case: Case, plan: Plan, files: CaseFiles, settings: str, fix: FixGeom
         write_image(files.reference, reference_labels(native, geometry), like=images[0])
     for name, data in written.items():
         write_bytes(getattr(files, name), data)
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in written.items()}
+    digests: dict[CaseFile, str] = {name: hashlib.sha256(data).hexdigest() for name, data in written.items()}
     if case.label is not None:
         digests["reference"] = hashlib.sha256(files.reference.read_bytes()).hexdigest()
     files.picture.unlink(missing_ok=True)
