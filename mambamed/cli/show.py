@@ -95,8 +95,7 @@ def train(summary: TrainSummary | SeedsSummary) -> None:
         steps, minutes = f"{fold.steps}/{fold.planned_steps}", f"{fold.seconds / 60:.1f}"
         rows.append([str(fold.fold), steps, minutes, *scores, _number(mean), state])
     if rows:
-        name = summary.folds[0].score_name
-        score = SCORE_WORDS.get(name, name)
+        score = summary.folds[0].score_title
         columns = [f"{score} {name}" for name in shown]
         headers = ["fold", "steps", "minutes", *columns, f"mean {score}", "state"]
         _table(f"{summary.run}: scores on whole validation volumes", headers, rows)
@@ -105,7 +104,7 @@ def train(summary: TrainSummary | SeedsSummary) -> None:
 
 def _train_seeds(summary: SeedsSummary) -> None:
     """Print the scores over the seeds."""
-    score = SCORE_WORDS.get(summary.score_name, summary.score_name)
+    score = summary.score_title
     rows = []
     for line in summary.scores:
         spread = "" if math.isnan(line.sd) else f" ± {line.sd:.4f}"

@@ -125,7 +125,7 @@ def export_model(
         folds=tuple(numbers),
         bytes=output.stat().st_size,
         sha256=digest.hexdigest(),
-        next_command=f"mambamed {_verb(run.recipe)} {output} IMAGES",
+        next_command=f"mambamed {run.task.verb} {output} IMAGES",
     )
 
 
@@ -246,10 +246,6 @@ def _published(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"dataset": recipe.dataset.model_copy(update={"prepared": None})})
 
 
-def _verb(recipe: Recipe) -> str:
-    return {"segmentation": "predict", "landmarks": "landmarks", "classification": "classify"}[recipe.task]
-
-
 def _card(run: Run, folds: Sequence[str]) -> str:
     recipe, manifest, plan = run.recipe, run.manifest, run.plan
     answers = manifest.foreground or manifest.landmarks or manifest.classes
@@ -269,7 +265,7 @@ def _card(run: Run, folds: Sequence[str]) -> str:
         "|---|---|---|---|",
         *folds,
         "",
-        f"Use: `mambamed {_verb(recipe)} model{SUFFIX} IMAGES -o OUT`. Written by mambamed "
+        f"Use: `mambamed {run.task.verb} model{SUFFIX} IMAGES -o OUT`. Written by mambamed "
         f"{mambamed.__version__}. For research; not a medical device.",
         "",
     ]

@@ -31,8 +31,12 @@ class Task(Protocol):
     Attributes:
         outputs: K, channels of the network's output.
         names: what is scored, in the order of `score`'s second axis.
-        score_name: what a score is, as a column of log.csv says it: "dice".
-        higher_is_better: whether a larger score is a better one.
+        verb: the command that runs a model of the task, e.g. "predict".
+        output: an example of that command's -o; `{name}` stands for the run's name.
+        score_name: metric of validation patches, as in the columns of log.csv, e.g. "dice".
+        higher_is_better: whether a larger value of it is better.
+        main_metric: metric of whole validation cases that `train` reports, as in summary.json.
+        score_title: name of the main metric for people, e.g. "Dice".
         mirror_order: which landmark each one is in a mirrored image (left and right change places); None
             where nothing of the kind is to be done.
         centered: whether validation after an epoch scores one centered patch per case, instead of a number of
@@ -42,8 +46,12 @@ class Task(Protocol):
     reads: str
     outputs: int
     names: tuple[str, ...]
+    verb: str
+    output: str
     score_name: str
     higher_is_better: bool
+    main_metric: str
+    score_title: str
     mirror_order: tuple[int, ...] | None
     centered: bool
 
@@ -90,6 +98,18 @@ class Task(Protocol):
         ...
 
 
+def task_class(task: str) -> Any:
+    """The class of a task.
+
+    Raises:
+        RecipeError: this mambamed has no such task.
+    """
+    if task not in TASKS:
+        raise RecipeError(f"task {task}: unknown task. Use one of {', '.join(TASKS)}.")
+    module, _, name = TASKS[task].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def task_for(
     recipe: Recipe, manifest: DatasetManifest, spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
 ) -> Task:
@@ -102,9 +122,4 @@ def task_for(
         RecipeError: this mambamed has no such task.
         DatasetError: the dataset lacks what the task asks for.
     """
-    if recipe.task not in TASKS:
-        raise RecipeError(
-            f"recipe {recipe.name}: task {recipe.task}: not in this mambamed; it has {', '.join(TASKS)}"
-        )
-    module, _, name = TASKS[recipe.task].partition(":")
-    return getattr(importlib.import_module(module), name)(recipe, manifest, spacing_mm)
+    return task_class(recipe.task)(recipe, manifest, spacing_mm)

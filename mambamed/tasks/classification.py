@@ -34,8 +34,12 @@ class Classification:
     """
 
     reads = "class"
+    verb = "classify"
+    output = "predictions/{name}.csv"
     score_name = "auc"
     higher_is_better = True
+    main_metric = "auc"
+    score_title = "AUC"
     centered = True
     mirror_order: tuple[int, ...] | None = None
 

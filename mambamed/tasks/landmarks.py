@@ -39,8 +39,12 @@ class Landmarks:
 
     reads = "points"
     reads = "points"
+    verb = "landmarks"
+    output = "landmarks/{name}"
     score_name = "error_mm"
     higher_is_better = False
+    main_metric = "error_mm"
+    score_title = "MRE mm"
     centered = False
 
     def __init__(

@@ -12,6 +12,7 @@ from torch.nn import functional
 from mambamed.cases import IGNORE
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import DatasetError, RecipeError
+from mambamed.metrics import parse_metric
 from mambamed.preparation.store import PreparedCase
 from mambamed.recipe import Recipe
 from mambamed.tasks.cases import LabeledCase, PatchCase
@@ -34,6 +35,8 @@ class Segmentation:
 
     reads = "labels"
     reads = "labels"
+    verb = "predict"
+    output = "predictions/{name}"
     score_name = "dice"
     higher_is_better = True
     mirror_order = None
@@ -68,6 +71,9 @@ class Segmentation:
             lookup[self._ignored] = _UNKNOWN
         self._index_of = lookup
         self._weights = self._label_weights(recipe, labels)
+        rules = recipe.evaluation
+        main = parse_metric(rules.metrics[0], rules.hd95)
+        self.main_metric, self.score_title = main.name, main.title
 
     def _label_weights(self, recipe: Recipe, labels: Mapping[str, int]) -> Tensor | None:
         """`(K,)`: how much each output weighs in the cross-entropy; None: all the same."""

@@ -12,6 +12,7 @@ from typing import Any
 from mambamed.errors import RecipeError
 from mambamed.io.tables import write_csv
 from mambamed.recipe import Recipe
+from mambamed.training.commands import predict_command, resume_command
 from mambamed.training.ranks import join_ranks
 from mambamed.training.training import TrainSummary, train
 
@@ -42,7 +43,8 @@ class SeedsSummary:
         root: folder of the run folders `seed_0`, ...
         seeds: those that were trained.
         runs: one entry a seed.
-        score_name: what the scores are: "dice".
+        score_name: name of the scores, e.g. "dice".
+        score_title: the same for people, e.g. "Dice".
         scores: over the seeds; empty where nothing was scored.
         faults: validation cases that could not be scored.
         next_command: what to do next.
@@ -52,6 +54,7 @@ class SeedsSummary:
     seeds: tuple[int, ...]
     runs: tuple[TrainSummary, ...]
     score_name: str
+    score_title: str
     scores: tuple[SeedScore, ...]
     faults: tuple[str, ...]
     next_command: str
@@ -97,16 +100,16 @@ def train_seeds(
     if scores and join_ranks(options.get("device", "auto"))[0].leads:
         headers = ["name", "mean", "sd", *(f"seed_{seed}" for seed in numbers[: len(runs)])]
         write_csv(root / TABLE, headers, [[s.name, s.mean, s.sd, *s.each] for s in scores])
-    last = runs[-1]
-    following = last.next_command.replace(f" -o {last.run} ", f" --seeds {seeds} -o {root} ")
-    if not last.folds[-1].stopped:
-        # Several models answer together: an ensemble.
-        following = last.next_command.replace(str(last.run), " ".join(str(run.run) for run in runs), 1)
+    following = predict_command(recipe.task, [run.run for run in runs], root.name)
+    if runs[-1].folds[-1].stopped:
+        prepared = options.get("prepared") or Path(recipe.dataset.prepared or "PREPARED")
+        following = resume_command(runs[-1].run, prepared, options.get("fold", 0), seeds)
     return SeedsSummary(
         root=root,
         seeds=tuple(numbers[: len(runs)]),
         runs=tuple(runs),
         score_name=runs[0].folds[0].score_name,
+        score_title=runs[0].folds[0].score_title,
         scores=scores,
         faults=tuple(fault for run in runs for fault in run.faults),
         next_command=following,

@@ -54,9 +54,10 @@ class FoldSummary:
         folder: its results.
         steps: taken; `planned_steps` of these.
         seconds: of training, in all sessions.
-        score_name: what the scores are: "dice".
         patch_score: mean on validation patches of the checkpoint `best`; NaN without validation cases.
-        scores: name -> mean over the whole validation volumes; empty where they were not scored.
+        score_name: metric of `scores`, e.g. "dice".
+        score_title: the same for people, e.g. "Dice".
+        scores: name -> mean over the whole validation volumes; empty if they were not scored.
         stopped: why the fold ended before its schedule did, or None.
     """
 
@@ -65,8 +66,9 @@ class FoldSummary:
     steps: int
     planned_steps: int
     seconds: float
-    score_name: str
     patch_score: float
+    score_name: str
+    score_title: str
     scores: dict[str, float]
     stopped: str | None
 
@@ -297,7 +299,8 @@ class Session:
             steps=counters.step,
             planned_steps=counters.steps,
             seconds=round(counters.seconds, 1),
-            score_name=self.task.score_name,
+            score_name=self.task.main_metric,
+            score_title=self.task.score_title,
             patch_score=math.nan if counters.best_score is None else counters.best_score,
             scores=scores,
             stopped=stopped,

@@ -16,6 +16,7 @@ from mambamed.recipe import Recipe
 from mambamed.runs.device import keep_freed_memory
 from mambamed.runs.folder import Run, create_run, planned_run
 from mambamed.runs.workplace import Workplace, choose_workplace
+from mambamed.training.commands import predict_command, resume_command
 from mambamed.training.deterministic import deterministic as made_deterministic
 from mambamed.training.dry_run import DryRun, take_one_step, within_memory
 from mambamed.training.fit import device_memory, fit_recipe
@@ -23,13 +24,6 @@ from mambamed.training.imagined import ImaginedDataset
 from mambamed.training.ranks import join_ranks
 from mambamed.training.session import FoldSummary, Session, Wishes
 from mambamed.training.trackers import check_trackers
-
-# Task -> the command that makes a run answer.
-_ANSWERS = {
-    "segmentation": "predict {run} IMAGES -o predictions/{name}",
-    "landmarks": "landmarks {run} IMAGES -o landmarks/{name}",
-    "classification": "classify {run} IMAGES -o predictions/{name}.csv",
-}
 
 
 @dataclass(frozen=True)
@@ -147,9 +141,9 @@ def train(
         faults += fold_faults
         if summary.stopped:
             break
-    following = f"mambamed {_ANSWERS[recipe.task].format(name=root.name, run=root)}"
+    following = predict_command(recipe.task, [root], root.name)
     if summaries[-1].stopped:
-        following = f"mambamed train {root / 'recipe.yaml'} -d {dataset.root} -o {root} -f {fold} --resume"
+        following = resume_command(root, dataset.root, fold)
     return TrainSummary(root, tuple(summaries), None, tuple(faults), following)
 
 

@@ -21,7 +21,7 @@ from tests.training.small_run import CONVOLUTIONS, small_recipe
 
 
 def trained(*folds: dict[str, float]) -> TrainSummary:
-    lines = [FoldSummary(k, Path(), 1, 1, 0.0, "dice", 0.5, s, None) for k, s in enumerate(folds)]
+    lines = [FoldSummary(k, Path(), 1, 1, 0.0, 0.5, "dice", "Dice", s, None) for k, s in enumerate(folds)]
     return TrainSummary(Path(), tuple(lines), None, (), "")
 
 
@@ -65,7 +65,8 @@ def test_each_seed_has_a_run_of_its_own_and_the_table_says_how_they_differ(prepa
             for seed, run in zip((0, 3), summary.runs, strict=True):
                 assert float(row[f"seed_{seed}"]) == pytest.approx(run.folds[0].scores[structure])
     assert set(rows) == {"one", "two", "mean"}
-    assert summary.next_command.startswith(f"mambamed predict {root / 'seed_0'} {root / 'seed_3'} ")
+    both = f"{root / 'seed_0'} {root / 'seed_3'}"
+    assert summary.next_command == f"mambamed predict {both} IMAGES -o predictions/runs"
     show.train(summary)
     shown = capsys.readouterr().out
     assert "mean ± SD" in shown and "seed 3" in shown and " ± " in shown and "next: " in shown
@@ -84,4 +85,4 @@ def test_a_stop_file_ends_the_seeds_that_follow_too_and_resume_goes_on(prepared,
     stopped = train_seeds(recipe, "2", **options)
     assert stopped.seeds == (0,) and stopped.runs[0].folds[0].stopped and not stopped.scores
     assert "--resume" in stopped.next_command and not (tmp_path / "seed_1").exists()
-    assert "--seeds 2" in stopped.next_command
+    assert f"--seeds 2 -o {tmp_path} " in stopped.next_command

@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from mambamed.batches.loader import PatchReader
+from mambamed.cli import show
 from mambamed.errors import ModelError, RecipeError
 from mambamed.evaluation.masks import evaluate
+from mambamed.io.json_files import read_json
 from mambamed.io.lock import folder_lock
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Silence
@@ -26,6 +28,7 @@ from mambamed.training import train
 from mambamed.training.extend import extend
 from mambamed.training.journal import Journal
 from mambamed.training.ranks import Ranks
+from mambamed.training.seeds import train_seeds
 from mambamed.training.session import Session
 from mambamed.training.validate import validate_volumes
 from mambamed.training.validation_patches import ValidationPatches
@@ -62,6 +65,24 @@ def test_a_training_writes_what_the_house_promises_and_its_scores_agree_with_eva
         assert mask.shape == image.shape and np.allclose(mask.affine, image.affine)
     network = load_network(run, 0)
     assert not network.training and network(torch.zeros(1, 1, 16, 16, 16)).shape == (1, 3, 16, 16, 16)
+
+
+def test_the_recipes_first_metric_is_what_train_reports(prepared, tmp_path, capsys):
+    recipe = small_recipe(CONVOLUTIONS, epochs=1)
+    rules = recipe.evaluation.model_copy(update={"metrics": ("iou",)})
+    recipe = recipe.model_copy(update={"evaluation": rules})
+    options = {"prepared": prepared, "output": tmp_path, "device": "cpu"}
+    summary = train_seeds(recipe, "1", **options)
+    (fold,) = summary.runs[0].folds
+    found = read_json(tmp_path / "seed_0" / "fold_0" / "summary.json")["summaries"]
+    assert fold.scores == {row["region"]: row["mean"] for row in found if row["metric"] == "iou"} != {}
+    assert (fold.score_name, fold.score_title) == ("iou", "IoU")
+    assert [score.name for score in summary.scores] == ["one", "two", "mean"]
+    show.train(summary)
+    show.train(summary.runs[0])
+    assert capsys.readouterr().out.count("IoU") >= 2
+    again = train_seeds(recipe, "1", resume=True, **options)  # from summary.json
+    assert again.runs[0].folds[0].scores == fold.scores
 
 
 def test_a_finished_training_is_not_done_again_and_never_overwritten(prepared, tmp_path):
@@ -221,11 +242,12 @@ def test_a_session_leaves_the_ignored_label_out_of_its_foreground(prepared, tmp_
 
 
 class OneOfTwo(Ranks):
-    """A process of two, which meet at `wait`: there the other one does its share."""
+    """A process of two, which meet at `gather`: there the other one does its share."""
 
-    def wait(self) -> None:
+    def gather(self, done):
         if self.leads:
             self.meeting()
+        return list(done)
 
 
 def test_processes_share_the_validation_volumes_and_the_first_scores_them(prepared, tmp_path, monkeypatch):

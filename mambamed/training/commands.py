@@ -1,0 +1,39 @@
+"""The commands that `train` proposes as the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mambamed.tasks.base import task_class
+
+
+def predict_command(task: str, models: Sequence[Path], name: str) -> str:
+    """Run the models of a task on images.
+
+    Args:
+        task: the recipe's.
+        models: run folders; several are averaged.
+        name: of the output.
+
+    >>> predict_command("landmarks", [Path("runs/heads")], "heads")
+    'mambamed landmarks runs/heads IMAGES -o landmarks/heads'
+    """
+    made = task_class(task)
+    return f"mambamed {made.verb} {' '.join(map(str, models))} IMAGES -o {made.output.format(name=name)}"
+
+
+def resume_command(run: Path, prepared: Path, fold: int | str, seeds: str | None = None) -> str:
+    """Resume a stopped training.
+
+    Args:
+        run: the run that was stopped; with seeds, in the folder of the runs.
+        prepared: the prepared dataset.
+        fold: index of a fold, or "all".
+        seeds: `--seeds`, if several seeds are trained.
+
+    >>> resume_command(Path("a"), Path("data"), 0)
+    'mambamed train a/recipe.yaml -d data -o a -f 0 --resume'
+    """
+    output = f"-o {run}" if seeds is None else f"--seeds {seeds} -o {run.parent}"
+    return f"mambamed train {run / 'recipe.yaml'} -d {prepared} {output} -f {fold} --resume"
