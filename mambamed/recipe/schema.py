@@ -7,7 +7,7 @@ The options of a network are checked by the network itself.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -22,9 +22,14 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from mambamed.metrics import parse_metrics
 from mambamed.recipe.applicability import without_effect
+from mambamed.recipe.tasks import TASKS
 
 Size = Annotated[int, Field(ge=1)]
 Triple = tuple[Size, Size, Size]
+if TYPE_CHECKING:
+    TaskName = str
+else:
+    TaskName = Literal[tuple(TASKS)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Fault = tuple[tuple[str, ...], str]  # a key path, and what is wrong there
@@ -334,7 +339,7 @@ class Evaluation(Section):
 class Recipe(Section):
     """One experiment: dataset, network, training, prediction and evaluation."""
 
-    task: Literal["segmentation", "landmarks", "classification"] = "segmentation"
+    task: TaskName = "segmentation"
     """Keys that apply to another task are rejected."""
     name: str = ""
     """Name of the run (default: the name of the file)."""

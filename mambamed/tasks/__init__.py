@@ -1,1 +1,1 @@
-"""What is asked of the network: one file a task, found through `base.TASKS`."""
+"""What a network is trained for: one file per task, found through `recipe.tasks.TASKS`."""

@@ -1,4 +1,4 @@
-"""The interface of a task, and the table of the tasks.
+"""The interface of a task.
 
 A task stands between numbers and meaning: how a reference becomes a target, how far logits are from it,
 and what an answer is.
@@ -16,13 +16,8 @@ from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import RecipeError
 from mambamed.preparation.store import PreparedCase
 from mambamed.recipe import Recipe
+from mambamed.recipe.tasks import TASKS
 from mambamed.tasks.cases import PatchCase
-
-TASKS = {
-    "segmentation": "mambamed.tasks.segmentation:Segmentation",
-    "classification": "mambamed.tasks.classification:Classification",
-    "landmarks": "mambamed.tasks.landmarks:Landmarks",
-}
 
 
 class Task(Protocol):

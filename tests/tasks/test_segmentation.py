@@ -11,7 +11,8 @@ import torch
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.recipe import Recipe
-from mambamed.tasks.base import TASKS, task_for
+from mambamed.recipe.tasks import TASKS
+from mambamed.tasks.base import task_for
 from mambamed.tasks.segmentation import Segmentation, nearest_labels, region_writing
 
 LABELS = {"background": 0, "NCR": 1, "ED": 2, "ET": 3}
