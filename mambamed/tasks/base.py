@@ -34,6 +34,7 @@ class Task(Protocol):
         score_title: name of the main metric for people, e.g. "Dice".
         mirror_order: which landmark each one is in a mirrored image (left and right change places); None
             where nothing of the kind is to be done.
+        averages_mirror_images: whether prediction may average the outputs for mirrored images.
         centered: whether validation after an epoch scores one centered patch per case, instead of a number of
             random patches.
     """
@@ -48,6 +49,7 @@ class Task(Protocol):
     main_metric: str
     score_title: str
     mirror_order: tuple[int, ...] | None
+    averages_mirror_images: bool
     centered: bool
 
     def case(self, prepared: PreparedCase) -> PatchCase | None:

@@ -40,6 +40,7 @@ class Classification:
     higher_is_better = True
     main_metric = "auc"
     score_title = "AUC"
+    averages_mirror_images = True
     centered = True
     mirror_order: tuple[int, ...] | None = None
 

@@ -68,6 +68,7 @@ class Landmarks:
             settings.offsets,
         )
         self.outputs = self.form.channels
+        self.averages_mirror_images = not settings.offsets  # an offset of a mirror image points elsewhere
         self.mirror_order = mirror_order(self.names, recipe.dataset.landmark_pairs)
 
     def case(self, prepared: PreparedCase) -> PatchCase:

@@ -40,6 +40,7 @@ class Segmentation:
     score_name = "dice"
     higher_is_better = True
     mirror_order = None
+    averages_mirror_images = True
     centered = False
 
     def __init__(

@@ -1,4 +1,4 @@
-"""One fold of a run on this machine: its parts are made, the loop runs, whole volumes are scored."""
+"""Training and validation of one fold of a run in this process."""
 
 from __future__ import annotations
 
@@ -74,15 +74,15 @@ class FoldSummary:
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What is asked of every fold, beside the recipe.
+class TrainOptions:
+    """Options that apply to every fold, in addition to the recipe.
 
     Attributes:
-        resume: go on where a former training stopped.
-        init_from: run folder whose weights to start from.
-        init_strict: refuse such weights where not all of them fit.
-        deterministic: keep to the number of threads of the fold's first session.
-        log: trackers beside log.csv.
+        resume: whether to continue an earlier training.
+        init_from: run folder with the initial weights.
+        init_strict: whether all of these weights must match.
+        deterministic: whether to keep the number of threads of the fold's first session.
+        log: names of trackers that receive the training curves.
     """
 
     resume: bool = False
@@ -93,15 +93,15 @@ class Wishes:
 
 
 class Session:
-    """One fold of a run on this machine: makes the parts, lets the loop run, validates.
+    """Training of one fold in this process: sets up network and data, runs the loop, validates.
 
     Args:
         run: recipe, plan, folders.
         dataset: the prepared cases.
         fold: index of the fold.
         place: where to compute.
-        progress: hears how far the work is.
-        ranks: who this process is among those that train together.
+        progress: optional callback that receives progress updates.
+        ranks: this process among those that train together.
     """
 
     def __init__(
@@ -126,12 +126,12 @@ class Session:
         self.task.begin([*self._training.values()], [*self._validation.values()])
 
     def train(
-        self, wishes: Wishes, budget: float | None, reasons: dict[str, str]
+        self, options: TrainOptions, budget: float | None, reasons: dict[str, str]
     ) -> tuple[FoldSummary, list[str]]:
         """Train to the end of the schedule and validate, or stop where asked.
 
         Args:
-            wishes: what is asked of every fold.
+            options: what is asked of every fold.
             budget: seconds for this one, its validation included.
             reasons: what was chosen, and why, a line each.
         """
@@ -139,13 +139,13 @@ class Session:
         folder.mkdir(parents=True, exist_ok=True)
         with folder_lock(folder) if self._ranks.leads else nullcontext():
             begun = self._ranks.agree(last.is_file())
-            if begun and not wishes.resume:
+            if begun and not options.resume:
                 raise RecipeError(
                     f"{folder}: already contains a trained model. Use --resume to continue, or a "
                     "different -o to start over."
                 )
             journal = Journal(folder, self._progress) if self._ranks.leads else SilentJournal()
-            threads = keep_threads(self.run.recorded(self.fold)) if begun and wishes.deterministic else None
+            threads = keep_threads(self.run.recorded(self.fold)) if begun and options.deterministic else None
             for line in (*reasons.values(), *([threads] if threads else []), *self._counts()):
                 journal.say(line)
             state = self.fresh_state()
@@ -154,14 +154,14 @@ class Session:
                 state.restore(last)
                 self._ranks.wait()
                 journal.say(f"resumed at step {state.counters.step} of {state.counters.steps}")
-            elif wishes.init_from is not None:
-                journal.say(load_initial_weights(state, wishes.init_from, self.fold, wishes.init_strict))
-            self.place, line = self._compiled(state.network, wishes.deterministic)
+            elif options.init_from is not None:
+                journal.say(load_initial_weights(state, options.init_from, self.fold, options.init_strict))
+            self.place, line = self._compiled(state.network, options.deterministic)
             journal.say(line)
             if self._ranks.leads:
-                self._record({**reasons, "compile": line}, state, wishes)
+                self._record({**reasons, "compile": line}, state, options)
                 done = len(state.counters.history)
-                journal.follow(open_trackers(wishes.log, self.run, self.fold, done, journal.say))
+                journal.follow(open_trackers(options.log, self.run, self.fold, done, journal.say))
             with closing(journal), StopRequests(self.run.root, reads_file=self._ranks.leads) as stop:
                 stopped = self._loop(state, journal).go(stop)
             self._ranks.wait()
@@ -261,11 +261,11 @@ class Session:
             ranks=self._ranks,
         )
 
-    def _record(self, reasons: dict[str, str], state: TrainingState, wishes: Wishes) -> None:
+    def _record(self, reasons: dict[str, str], state: TrainingState, options: TrainOptions) -> None:
         """What run.json says of this fold; each session adds itself."""
         known = self.run.recorded(self.fold)
         session: dict[str, Any] = {**provenance(), **reasons, "from_step": state.counters.step}
-        session["deterministic"] = wishes.deterministic
+        session["deterministic"] = options.deterministic
         facts: dict[str, Any] = {
             "seed": self._settings.seed,
             "prepared": str(self.dataset.root),

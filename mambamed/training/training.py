@@ -22,7 +22,7 @@ from mambamed.training.dry_run import DryRun, take_one_step, within_memory
 from mambamed.training.fit import device_memory, fit_recipe
 from mambamed.training.imagined import ImaginedDataset
 from mambamed.training.ranks import join_ranks
-from mambamed.training.session import FoldSummary, Session, Wishes
+from mambamed.training.session import FoldSummary, Session, TrainOptions
 from mambamed.training.trackers import check_trackers
 
 
@@ -128,7 +128,7 @@ def train(
     ranks.wait()
     progress.say(f"run: {root}")
     deadline = None if max_hours is None else time.monotonic() + max_hours * 3600
-    wishes = Wishes(resume, init_from, init_strict, deterministic, tuple(log))
+    options = TrainOptions(resume, init_from, init_strict, deterministic, tuple(log))
     summaries, faults = [], []
     for place_in_line, index in enumerate(folds):
         budget = None
@@ -136,7 +136,7 @@ def train(
             budget = (deadline - time.monotonic()) / (len(folds) - place_in_line)
         with made_deterministic(deterministic):
             session = Session(run, dataset, index, place, progress, ranks)
-            summary, fold_faults = session.train(wishes, budget, reasons)
+            summary, fold_faults = session.train(options, budget, reasons)
         summaries.append(summary)
         faults += fold_faults
         if summary.stopped:

@@ -266,8 +266,8 @@ def windows_of(run: Run, overlap: float | None, tta: str | None, device: torch.d
     if not 0 <= overlap < 1:
         raise RecipeError(f"--overlap {overlap}: must be at least 0 and less than 1")
     mirrored = run.recipe.training.augment.mirror if (tta or settings.tta) == "mirror" else ()
-    if run.recipe.task == "landmarks" and run.recipe.landmarks.offsets:
-        mirrored = ()  # an offset of a mirror image points the wrong way
+    if not run.task.averages_mirror_images:
+        mirrored = ()
     return Windows(
         patch_size=run.plan.patch_size,
         overlap=overlap,
