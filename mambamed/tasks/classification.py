@@ -76,15 +76,15 @@ class Classification:
         absent = [name for name in self.classes if not counts[name]]
         if absent:
             raise DatasetError(
-                f"class {', '.join(absent)}: no training case; add some or take it out of dataset.classes"
+                f"class {', '.join(absent)}: no training case. Add some, or remove it from dataset.classes."
             )
         if self._settings.class_balance:
             share = [len(training) / (self.outputs * counts[name]) for name in self.classes]
             self._weights = torch.tensor(share, dtype=torch.float32)
         if validation and len({case.class_name for case in validation}) < 2:
             raise DatasetError(
-                f"validation: all {len(validation)} cases are of class {validation[0].class_name}; "
-                "split again, stratified by class"
+                f"validation: all {len(validation)} cases are of class {validation[0].class_name}. "
+                "Split the dataset again, stratified by class."
             )
 
     def count(self, cases: Sequence[PatchCase], left_out: int) -> str:
@@ -108,7 +108,7 @@ class Classification:
             Scalar, float32: a mean in which each case has the weight of its class.
 
         Raises:
-            RecipeError: the network answers voxels.
+            RecipeError: the network has a dense output.
 
         Source:
             Label smoothing: Szegedy et al. 2016, arXiv:1512.00567, section 7.
@@ -116,8 +116,8 @@ class Classification:
         logits = outputs if isinstance(outputs, Tensor) else outputs[0]
         if logits.ndim != 2:
             raise RecipeError(
-                f"network.name: {self._network} answers voxels; classification takes one that answers "
-                "cases: nnmamba_classifier"
+                f"network.name: {self._network} has a dense output; classification needs a "
+                "classification network, e.g. nnmamba_classifier."
             )
         weights = None if self._weights is None else self._weights.to(logits.device)
         return functional.cross_entropy(

@@ -54,7 +54,7 @@ class Landmarks:
         spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
     ) -> None:
         if not manifest.landmarks:
-            raise DatasetError(f"{manifest.name}: has no landmarks; prepare a dataset with points")
+            raise DatasetError(f"{manifest.name}: has no landmarks. Prepare a dataset with points.")
         settings = recipe.landmarks
         self.names = tuple(manifest.landmarks)
         self._settings, self._network = settings, recipe.network.name
@@ -102,7 +102,7 @@ class Landmarks:
             Scalar, float32.
 
         Raises:
-            RecipeError: the network answers cases.
+            RecipeError: the network is a classification network.
 
         Source:
             mse: the heatmap regression of the nnMamba authors, with the peak weighted. bce over the worst
@@ -112,7 +112,10 @@ class Landmarks:
         """
         levels = [outputs] if isinstance(outputs, Tensor) else list(outputs)
         if levels[0].ndim != 5:
-            raise RecipeError(f"network.name: {self._network} answers cases; landmarks take one of voxels")
+            raise RecipeError(
+                f"network.name: {self._network} is a classification network; landmark detection needs one "
+                "with a dense output."
+            )
         grid = tuple(levels[0].shape[2:])
         weights = [2.0**-i for i in range(len(levels))]
         total = levels[0].new_zeros((), dtype=torch.float32)

@@ -47,7 +47,9 @@ class Segmentation:
         self, recipe: Recipe, manifest: DatasetManifest, spacing_mm: tuple[float, ...] = (1.0, 1.0, 1.0)
     ) -> None:
         if len(manifest.labels) < 2:
-            raise DatasetError(f"{manifest.name}: has no label but the background; nothing to segment")
+            raise DatasetError(
+                f"{manifest.name}: has no label except the background, so there is nothing to segment."
+            )
         self._loss, self._spacing_mm = recipe.training.loss, spacing_mm
         labels = {name: value for name, value in manifest.labels.items() if name != IGNORE}
         self._ignored = manifest.labels.get(IGNORE)
@@ -115,7 +117,7 @@ class Segmentation:
         if target is None or bool((target == _STRANGE).any()):
             strange = sorted(set(torch.unique(labels).tolist()) - {*self._label_values, self._ignored})
             raise DatasetError(
-                f"labels {strange} are not in the manifest {self._label_values}; prepare again"
+                f"labels {strange} are not in the manifest {self._label_values}. Prepare the dataset again."
             )
         return target
 

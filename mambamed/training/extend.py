@@ -1,4 +1,4 @@
-"""`extend`: a run goes on beyond the length that its recipe gave it."""
+"""`extend`: train a run for more epochs than its recipe specified."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def extend(
     settings = run.recipe.training
     if epochs < settings.epochs:
         raise RecipeError(
-            f"{run_folder}: has {settings.epochs} epochs, --epochs {epochs} would shorten it; give more"
+            f"{run_folder}: --epochs {epochs} is less than the run's {settings.epochs} epochs. Increase it."
         )
     if not run.folds:
-        raise RecipeError(f"{run_folder}: has no trained fold; train it first")
+        raise RecipeError(f"{run_folder}: has no trained fold. Train it first.")
     folds = run.folds if fold == "all" else [int(fold)]
     data = prepared or Path(run.recorded(folds[0]).get("prepared", run.recipe.dataset.prepared or ""))
     recipe = run.recipe.model_copy(update={"training": settings.model_copy(update={"epochs": epochs})})

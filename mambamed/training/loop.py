@@ -182,7 +182,7 @@ class Loop:
         if old.rollbacks >= ROLLBACKS:
             raise RunError(
                 f"{self.run.fold_folder(self._fold)}: loss not finite in {BAD_STEPS_IN_ROW} steps in a row "
-                f"at step {old.step}, after {ROLLBACKS} roll-backs; lower training.optimizer.lr or use fp32"
+                f"at step {old.step}, after {ROLLBACKS} roll-backs. Lower training.optimizer.lr or use fp32."
             )
         self._ranks.wait()
         self.state.restore(self.run.checkpoint(self._fold, "last"))

@@ -84,7 +84,7 @@ def train_seeds(
     """
     numbers, root = chosen_seeds(seeds), output or Path("runs") / recipe.name
     if (root / "recipe.yaml").is_file():
-        raise RecipeError(f"{root}: is a run; --seeds makes a folder of runs, give another -o")
+        raise RecipeError(f"{root}: is a run, but --seeds writes a folder of runs. Use another -o.")
     deadline = None if max_hours is None else time.monotonic() + max_hours * 3600
     runs: list[TrainSummary] = []
     for seed in numbers:

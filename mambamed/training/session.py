@@ -122,7 +122,7 @@ class Session:
         self._training = self._cases(split["train"])
         self._validation = self._cases(split["val"])
         if not self._training:
-            raise RecipeError(f"{dataset.root}: fold {fold} has no training cases; prepare again")
+            raise RecipeError(f"{dataset.root}: fold {fold} has no training cases. Prepare it again.")
         self.task.begin([*self._training.values()], [*self._validation.values()])
 
     def train(
@@ -166,7 +166,7 @@ class Session:
                 stopped = self._loop(state, journal).go(stop)
             self._ranks.wait()
             if stopped:
-                journal.say(f"{stopped}: stopped at step {state.counters.step}; --resume goes on")
+                journal.say(f"{stopped}: stopped at step {state.counters.step}; use --resume to continue")
                 if stop.interrupted:
                     raise KeyboardInterrupt
                 return self._summary(state, {}, stopped), []

@@ -104,7 +104,7 @@ def train(
     if dry_run and prepared is None and (named is None or not named.exists()):
         return _dry_run_without_data(recipe, output, device, precision, progress)
     if named is None:
-        raise RecipeError(f"recipe {recipe.name}: names no dataset.prepared; add it or give -d PREPARED")
+        raise RecipeError(f"recipe {recipe.name}: dataset.prepared is missing. Add it or use -d PREPARED.")
     dataset = PreparedDataset.open(named)
     root = output or Path("runs") / recipe.name
     run = planned_run(recipe, dataset.plan, dataset.manifest, root)

@@ -29,22 +29,22 @@ def load_initial_weights(state: TrainingState, source: Path, fold: int, strict: 
     """
     other = Run.open(source)
     if not other.folds:
-        raise ModelError(f"{source}: has no trained fold; train it first")
+        raise ModelError(f"{source}: has no trained fold. Train it first.")
     path = other.checkpoint(fold if fold in other.folds else other.folds[0], "best")
     content = read_checkpoint(path, parts=("network", "ema"))
     weights = content.part("ema") or content.part("network")
     own = state.network.state_dict()
     fitting = {n: t for n, t in weights.items() if n in own and own[n].shape == t.shape}
     if not fitting:
-        raise ModelError(f"{path}: not one weight fits {type(state.network).__name__}; choose another run")
+        raise ModelError(f"{path}: no tensor matches {type(state.network).__name__}. Use another run.")
     reached = {own[n].data_ptr() for n in fitting}  # a module used twice has two names
     new = [n for n in own if own[n].data_ptr() not in reached]
     left = [n for n in weights if n not in fitting]
     line = f"weights of {path}: {len(fitting)} of {len(own)} tensors"
     line += f"; new: {_some_names(new)}" if new else ""
-    line += f"; left there: {_some_names(left)}" if left else ""
+    line += f"; ignored: {_some_names(left)}" if left else ""
     if strict and (new or left):
-        raise ModelError(f"{line}; leave --init-strict out to take over those that fit")
+        raise ModelError(f"{line}. Remove --init-strict to load those that match.")
     networks = [state.network] + ([state.average.network] if state.average else [])
     for network in networks:
         network.load_state_dict(fitting, strict=False)

@@ -100,7 +100,7 @@ def test_what_cannot_be_learned_is_told() -> None:
     task().begin(of_classes("NC", "AD"), [])
     with pytest.raises(DatasetError, match="has 1 classes"):
         task(("NC",))
-    with pytest.raises(RecipeError, match="answers voxels"):
+    with pytest.raises(RecipeError, match="has a dense output"):
         task().loss(torch.zeros(1, 2, 4, 4, 4), torch.tensor([0]))
 
 

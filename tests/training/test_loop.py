@@ -120,7 +120,7 @@ def test_ten_bad_steps_in_a_row_roll_back_to_the_last_checkpoint_with_half_the_r
 
 def test_a_loss_that_stays_bad_ends_with_one_line(tmp_path):
     loop = tiny_loop(tmp_path, tiny_recipe(epochs=50), reader=NanAt(range(1000)))
-    with pytest.raises(RunError, match=r"fold_0: loss not finite .* lower training.optimizer.lr"):
+    with pytest.raises(RunError, match=r"fold_0: loss not finite .*\. Lower training.optimizer.lr"):
         loop.go(Undisturbed())
     kept = read_checkpoint(loop.run.checkpoint(0, "best")).part("network")  # of the untrained average
     assert kept and all(bool(torch.isfinite(tensor.float()).all()) for tensor in kept.values())

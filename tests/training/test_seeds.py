@@ -73,7 +73,7 @@ def test_each_seed_has_a_run_of_its_own_and_the_table_says_how_they_differ(prepa
     assert [line.run.name for line in list_runs(root).runs] == ["seed_0", "seed_3"]
     again = train_seeds(recipe, "0,3", resume=True, **options)
     assert again.scores == summary.scores
-    with pytest.raises(RecipeError, match="seed_0: is a run; --seeds makes a folder of runs"):
+    with pytest.raises(RecipeError, match="seed_0: is a run, but --seeds writes a folder of runs"):
         train_seeds(recipe, "2", prepared=prepared, output=root / "seed_0")
 
 

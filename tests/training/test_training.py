@@ -119,14 +119,14 @@ def test_weights_of_another_run_are_a_start_as_far_as_they_fit_or_all_of_them(pr
     # The smallest rate: the weights stay what they were at the start.
     recipe = small_recipe(CONVOLUTIONS, epochs=1, steps_per_epoch=1, ema=0, optimizer={"lr": 1e-30})
     options = {"prepared": prepared, "device": "cpu", "fold": "1", "init_from": first}
-    with pytest.raises(ModelError, match=r"tensors; new: .*; left there: .*; leave --init-strict out"):
+    with pytest.raises(ModelError, match=r"tensors; new: .*; ignored: .*\. Remove --init-strict"):
         train(recipe, output=tmp_path / "c", init_strict=True, **options)
     train(recipe, output=other, **options)
     log = (other / "fold_1" / "train.log").read_text()
     total, own = len(weights.part("network")), [name.removeprefix("network.") for name in heads]
     line = next(line for line in log.splitlines() if "weights of" in line)
     assert f"{total - len(heads) - 1} of {total - 1} tensors; new: " in line
-    new, left = line.split("new: ")[1].split("; left there: ")
+    new, left = line.split("new: ")[1].split("; ignored: ")
     assert set(new.split(", ")) == set(own)
     assert set(left.split(", ")) == {*own, "of_another.weight"}
     taken = read_checkpoint(Run.open(other).checkpoint(1, "last")).tensors
@@ -179,7 +179,7 @@ def test_a_fold_that_is_not_there_is_refused(prepared, tmp_path, fold):
 
 
 def test_without_a_dataset_the_way_out_is_named(tmp_path):
-    with pytest.raises(RecipeError, match="give -d PREPARED"):
+    with pytest.raises(RecipeError, match="use -d PREPARED"):
         train(small_recipe(), output=tmp_path / "run")
 
 
@@ -187,7 +187,7 @@ def test_an_extended_run_equals_one_that_was_as_long_from_the_start(prepared, tm
     """With a rate that does not depend on the length, to the last bit; killed in between as well."""
     constant = {"schedule": {"name": "constant"}}
     train(small_recipe(epochs=1, **constant), prepared=prepared, output=tmp_path / "a", device="cpu")
-    with pytest.raises(RecipeError, match="has 1 epochs, --epochs 0 would shorten it"):
+    with pytest.raises(RecipeError, match="--epochs 0 is less than the run's 1 epochs"):
         extend(tmp_path / "a", 0)
     (tmp_path / "a" / "STOP").touch()
     stopped = extend(tmp_path / "a", 3, device="cpu")
