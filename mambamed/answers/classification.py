@@ -139,7 +139,6 @@ class ClassificationAnswer:
 
     verb: ClassVar[str] = "classify"
     stage: ClassVar[str] = "classifying"
-    score_title: ClassVar[str] = "AUC"
 
     task: Classification
     recipe: Recipe

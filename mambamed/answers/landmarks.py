@@ -122,7 +122,6 @@ class LandmarksAnswer:
 
     verb: ClassVar[str] = "landmarks"
     stage: ClassVar[str] = "placing landmarks"
-    score_title: ClassVar[str] = "radial error, mm"
     covariates: ClassVar[Sequence[str]] = ()
 
     task: Landmarks

@@ -94,7 +94,6 @@ class SegmentationAnswer:
 
     verb: ClassVar[str] = "predict"
     stage: ClassVar[str] = "predicting"
-    score_title: ClassVar[str] = "Dice"
     covariates: ClassVar[Sequence[str]] = ()
 
     task: Segmentation

@@ -67,5 +67,4 @@ class LandmarkValidation:
             output=folder,
             report=False,
         )
-        main = self._task.main_metric
-        return Scored(evaluation, {s.name: s.values[main] for s in evaluation.summaries[:-1]})
+        return Scored(evaluation, {s.name: s.values["mre_mm"] for s in evaluation.summaries[:-1]})

@@ -20,7 +20,6 @@ class Answer(Protocol):
 
     Attributes:
         verb: the command, e.g. "predict".
-        score_title: name of the main score for people, e.g. "Dice".
         place: where results are written.
         stage: what the progress bar shows, e.g. "predicting".
         settings: what determines the results in addition to input and models, for the record; JSON-ready.
@@ -30,7 +29,6 @@ class Answer(Protocol):
 
     verb: ClassVar[str]
     stage: ClassVar[str]
-    score_title: ClassVar[str]
 
     @property
     def place(self) -> OutputFolder: ...

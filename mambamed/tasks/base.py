@@ -39,7 +39,6 @@ class Task(Protocol):
             random patches.
     """
 
-    reads: str
     outputs: int
     names: tuple[str, ...]
     verb: str

@@ -135,7 +135,7 @@ class ClassedCase(PatchCase):
         super().__init__(case)
         if case.class_name is None or case.class_name not in classes:
             raise DatasetError(
-                f"{case.id}: class {case.class_name!r} is not one of {', '.join(classes)}. Prepare the dataset again."
+                f"{case.id}: class {case.class_name!r} is not one of {', '.join(classes)}. Prepare again."
             )
         self.class_index = list(classes).index(case.class_name)
         self.covariates = covariate_numbers(case.covariates, covariates or {}, case.id)

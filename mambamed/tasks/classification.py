@@ -33,7 +33,6 @@ class Classification:
         outputs: K, the number of classes.
     """
 
-    reads = "class"
     verb = "classify"
     output = "predictions/{name}.csv"
     score_name = "auc"

@@ -37,8 +37,6 @@ class Landmarks:
         mirror_order: which landmark each one becomes in a mirror image; None without pairs.
     """
 
-    reads = "points"
-    reads = "points"
     verb = "landmarks"
     output = "landmarks/{name}"
     score_name = "error_mm"

@@ -33,8 +33,6 @@ class Segmentation:
             inside what it is part of. `range(K)` for labels.
     """
 
-    reads = "labels"
-    reads = "labels"
     verb = "predict"
     output = "predictions/{name}"
     score_name = "dice"
@@ -47,9 +45,7 @@ class Segmentation:
         self, recipe: Recipe, manifest: DatasetManifest, spacing_mm: tuple[float, ...] = (1.0, 1.0, 1.0)
     ) -> None:
         if len(manifest.labels) < 2:
-            raise DatasetError(
-                f"{manifest.name}: has no label except the background, so there is nothing to segment."
-            )
+            raise DatasetError(f"{manifest.name}: has no foreground label: there is nothing to segment.")
         self._loss, self._spacing_mm = recipe.training.loss, spacing_mm
         labels = {name: value for name, value in manifest.labels.items() if name != IGNORE}
         self._ignored = manifest.labels.get(IGNORE)
