@@ -2,12 +2,12 @@
 
 A converter is a module with two functions:
 
-    recognizes(source: Path) -> bool                       whether the source is laid out in its way
+    recognizes(source: Path) -> bool                       whether the source has this layout
     convert(source: Path, wishes: Wishes) -> RawDataset    manifest and cases; voxels are not read
 
 If a file of a case is missing, its `fault` says so: the case is reported and left out.
 
-`inputs.find_inputs` finds the images of a prediction, which have no labels and need no layout.
+`inputs.find_inputs` finds the images to predict, which need no labels and no special layout.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from mambamed.converters.options import Wishes
 from mambamed.errors import DatasetError
 
-if TYPE_CHECKING:  # `--help` reads CONVERTERS, and must not wait for the readers
+if TYPE_CHECKING:  # `--help` reads CONVERTERS and must not import the readers
     from mambamed.cases import Case
     from mambamed.documents.manifest import RawDataset
     from mambamed.progress import Progress
@@ -56,17 +56,15 @@ def convert(
     class_column: str | None = None,
     progress: Progress | None = None,
 ) -> RawDataset:
-    """Find the cases of a downloaded dataset.
+    """Find the cases of a downloaded dataset. A case that cannot be used has a `fault`.
 
     Args:
-        source: its folder, or a list of cases (.csv, .tsv, .json).
-        format: a key of `CONVERTERS`; "auto" takes the first that recognizes the source.
+        source: folder of the dataset, or a list of cases (.csv, .tsv, .json).
+        format: a key of `CONVERTERS`; "auto" uses the first that recognizes the source.
         channels, labels, class_column, progress: see `Wishes`.
 
     Raises:
-        DatasetError: no such source or format, a layout that none recognizes, a dataset without cases, or
-            with nothing to learn.
-        CaseError: never; a case that cannot be used carries its fault.
+        DatasetError: unknown source, format or layout, no cases, or nothing to learn.
     """
     if not source.exists():
         raise DatasetError(f"{source}: no such folder. Give the folder of a dataset, or a list of cases.")
@@ -107,11 +105,7 @@ def _check(dataset: RawDataset, source: Path) -> None:
 
 
 def check_ids(cases: Sequence[Case], source: Path) -> None:
-    """Reject a dataset in which two cases have the same id.
-
-    Raises:
-        DatasetError: there are such.
-    """
+    """Raise `DatasetError` if two cases have the same id."""
     seen: dict[str, Case] = {}
     for case in cases:
         if case.id in seen:

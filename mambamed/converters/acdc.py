@@ -1,11 +1,11 @@
-"""ACDC: both ventricles and the myocardium in cine MRI, two phases of the heart a patient.
+"""ACDC: both ventricles and the myocardium in cine MRI, two phases of the heart per patient.
 
 ```
 training/ patient001/ Info.cfg  patient001_frame01.nii.gz  patient001_frame01_gt.nii.gz  patient001_frame12...
 ```
 
-`Info.cfg` says which frame is the end of diastole (ED) and of systole (ES), and the patient's group. Each
-phase is a case, `patient001_frame01`; the patient is its subject, the group its class.
+`Info.cfg` contains the frames of end-diastole (ED) and end-systole (ES) and the patient's group. Each phase
+is a case, `patient001_frame01`; the patient is its subject, the group its class.
 
 Source: Bernard et al. 2018, IEEE Trans. Med. Imaging 37:2514; the challenge's readme.
 """
@@ -28,16 +28,12 @@ _LABELS = {"background": 0, "RV": 1, "MLV": 2, "LVC": 3}
 
 
 def recognizes(source: Path) -> bool:
-    """Whether patients' folders with an `Info.cfg` are there."""
+    """Whether there are folders of patients with an `Info.cfg`."""
     return bool(_patients(source))
 
 
 def convert(source: Path, wishes: Wishes) -> RawDataset:
-    """Both phases of every patient; where `training` and `testing` lie side by side, of the training ones.
-
-    Raises:
-        DatasetError: never; a patient whose files are not all there carries that as a fault.
-    """
+    """Both phases of every patient, only of `training` if there is such a folder."""
     cases = [case for folder in _patients(source) for case in _phases(folder)]
     groups = tuple(sorted({case.class_name for case in cases if case.class_name}))
     manifest = DatasetManifest.of(
@@ -45,7 +41,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
         source=source,
         channels=wishes.one_channel("cineMRI", "mri"),
         labels=wishes.spelled(_LABELS),
-        # A group is kept as the class where every patient has one.
+        # The group is the class if every patient has one.
         classes=groups if all(case.class_name for case in cases) and len(groups) > 1 else (),
     )
     return RawDataset(manifest, sorted(cases, key=lambda case: case.id))

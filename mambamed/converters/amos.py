@@ -1,8 +1,8 @@
 """AMOS 2022: fifteen abdominal organs in CT (ids below 500) and MRI (ids from 500 on), in one folder.
 
-`imagesTr/amos_0001.nii.gz`, `labelsTr/amos_0001.nii.gz`, `dataset.json`. The two kinds are prepared apart: as
-`amos-ct` or `amos-mr`, or as the recipe's channel says ("ct" or "mri"). All cases in `imagesTr` count, listed
-in `dataset.json` or not: those of `imagesVa`, whose labels came later, may be moved there.
+`imagesTr/amos_0001.nii.gz`, `labelsTr/amos_0001.nii.gz`, `dataset.json`. CT and MRI are separate datasets:
+`amos-ct` or `amos-mr`, or the kind of the recipe's channel ("ct" or "mri"). All cases in `imagesTr` are used,
+listed in `dataset.json` or not, so those of `imagesVa`, whose labels came later, can be moved there.
 
 Source: Ji et al. 2022, NeurIPS Datasets and Benchmarks (arXiv:2206.08023); zenodo.org/records/7155725.
 """
@@ -45,7 +45,7 @@ _LABELS = {
 
 
 def recognizes(source: Path) -> bool:
-    """Whether `imagesTr` holds files named as the challenge's, one a case."""
+    """Whether `imagesTr` contains files with the names of the challenge."""
     return bool(_files(source / "imagesTr"))
 
 
@@ -53,8 +53,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     """The training cases of one kind.
 
     Raises:
-        DatasetError: the folder holds CT and MRI, and nothing says which; none of the kind asked for; or two
-            files of one case.
+        DatasetError: CT and MRI without a choice, no case of the chosen kind, or two files of one case.
     """
     images, labels = _files(source / "imagesTr"), _files(source / "labelsTr")
     file = source / _DOCUMENT
@@ -94,7 +93,7 @@ def _is_mr(case_id: str) -> bool:
 
 
 def _kind(source: Path, wishes: Wishes, present: set[bool]) -> str:
-    """ "ct" or "mri": by the format, the recipe's channel, or because there is no other."""
+    """ "ct" or "mri", by the format, the recipe's channel, or the files."""
     if wishes.format in {"amos-ct", "amos-mr"}:
         return "ct" if wishes.format == "amos-ct" else "mri"
     kinds = list((wishes.channels or {}).values())
@@ -102,8 +101,7 @@ def _kind(source: Path, wishes: Wishes, present: set[bool]) -> str:
         return kinds[0]
     if len(present) > 1:
         raise DatasetError(
-            f"{source}: contains CT and MRI, which are separate datasets. Set --format amos-ct "
-            "or amos-mr, or "
-            "give a --recipe."
+            f"{source}: contains CT and MRI, which are separate datasets. Set --format amos-ct or "
+            "amos-mr, or give a --recipe."
         )
     return "mri" if present == {True} else "ct"

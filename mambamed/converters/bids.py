@@ -1,9 +1,9 @@
 """BIDS: `sub-01/ses-01/anat/sub-01_ses-01_T1w.nii.gz`, with `participants.tsv` (and `sub-01_sessions.tsv`).
 
-Every session with the channels is a case, `sub-01_ses-01`; `sub-01` is its subject. The class stands in a
-column of `participants.tsv` or, where it is there, of the sessions' table: `--class-column`, or the first of
-diagnosis, group, dx, class. "n/a" is not known: such a case is left out of a dataset of classes. All other
-columns become covariates. Label maps are those of `derivatives`, named `sub-01_..._dseg.nii.gz`.
+Every session with the channels is a case, `sub-01_ses-01`; `sub-01` is its subject. The class is a column of
+`participants.tsv` or of the sessions' table: `--class-column`, or the first of diagnosis, group, dx, class.
+Cases with the class "n/a" are left out of a dataset of classes. All other columns become covariates.
+Label maps are those of `derivatives`, named `sub-01_..._dseg.nii.gz`.
 
 Source: the BIDS specification 1.10, bids-specification.readthedocs.io.
 """
@@ -30,12 +30,12 @@ _SESSION = re.compile(r"ses-[^_]+")
 
 
 def recognizes(source: Path) -> bool:
-    """Whether subjects' folders hold anatomical images."""
+    """Whether folders of subjects contain anatomical images."""
     return any(True for pattern in ("sub-*/anat/*", "sub-*/ses-*/anat/*") for _ in source.glob(pattern))
 
 
 def convert(source: Path, wishes: Wishes) -> RawDataset:
-    """The sessions that have the channels: T1w, or what the recipe names.
+    """The sessions with the channels: T1w, or those of the recipe.
 
     Raises:
         DatasetError: no such column, no class and no label map, or several images of one channel.
@@ -69,7 +69,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
 
 
 def _table(path: Path, key: str) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Rows of a table by the cell of its key column, and its other columns; nothing where it is absent."""
+    """Rows of a table by its key column, and its other columns; both empty if there is no such file."""
     if not path.is_file():
         return {}, []
     headers, rows = read_csv(path)
@@ -105,7 +105,7 @@ def _case(
     column: str | None,
     labels: Mapping[str, Path],
 ) -> Case | None:
-    """The case of an `anat` folder; None where it has none of the channels."""
+    """The case of an `anat` folder; None if it has none of the channels."""
     parts = folder.relative_to(source).parts
     subject, session = parts[0], next((part for part in parts if part.startswith("ses-")), None)
     case_id = f"{subject}_{session}" if session else subject
@@ -142,7 +142,7 @@ def _case(
 
 
 def _label_maps(source: Path) -> dict[str, Path]:
-    """Case id -> label map of `derivatives`; the first where a case has several."""
+    """Case id -> label map of `derivatives`, the first if a case has several."""
     found: dict[str, Path] = {}
     for path in sorted((source / "derivatives").glob("**/anat/*_dseg.*")):
         name = case_id_of(path) or ""

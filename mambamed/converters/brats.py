@@ -1,4 +1,4 @@
-"""BraTS, 2017-2024: one folder a case, four modalities and `seg`; for radiotherapy t1c and `gtv`.
+"""BraTS 2017-2024: one folder per case with four modalities and `seg`, or t1c and `gtv` (radiotherapy).
 
 | years | files | labels of `seg` |
 |---|---|---|
@@ -8,7 +8,7 @@
 | 2024: PED (`brats-ped2024`) | the same | 1 ET, 2 NET, 3 CC, 4 ED |
 | 2024: MEN-RT (`brats-men-rt`) | `CASE_t1c.nii.gz`, `_gtv` | 1 GTV |
 
-Channels carry the newer names for all years; the regions WT, TC, ET unite the labels of each.
+Channels have the newer names for all years; the regions are WT, TC and ET.
 
 Source: the challenges' data pages (synapse.org, syn51156910 for 2023, syn53708249 for 2024); de Verdier
 et al. 2024, arXiv:2405.18368 (GLI 2024); Kazerooni et al. 2024, arXiv:2404.15009 (PED 2024); LaBella et
@@ -39,14 +39,14 @@ _PLAN = re.compile(r"(BraTS-MEN-RT-\d+)-\d+")
 # "BraTS19_TCIA01_131_1" is the first scan of "BraTS19_TCIA01_131".
 _EARLIER_SCAN = re.compile(r"(BraTS1[789]_.+)_\d+")
 _FIRST_VISIT_AFTER_TREATMENT = 100
-# One segmentation of 2020 kept its clinic's name: BraTS20_Training_355/W39_1998.09.19_Segm.nii
+# One segmentation of 2020 has another name: BraTS20_Training_355/W39_1998.09.19_Segm.nii
 _CLINICS_NAME = re.compile(r".+_Segm", re.IGNORECASE)
 
 
 def recognizes(source: Path) -> bool:
-    """Whether some case of a BraTS id has its modalities under BraTS names.
+    """Whether a case with a BraTS id has files with BraTS names.
 
-    Files of another origin may be named alike, but their labels mean something else: ask for the format.
+    Other files may have such names, but other labels; they require `--format`.
     """
     found = case_files(source).items()
     return any(
@@ -57,10 +57,10 @@ def recognizes(source: Path) -> bool:
 
 
 def convert(source: Path, wishes: Wishes) -> RawDataset:
-    """The cases that have any of the modalities; one that lacks some, or its labels, carries that fault.
+    """The cases with any of the modalities; missing files are reported as the case's `fault`.
 
     Raises:
-        DatasetError: the namings of 2021 and 2023 are mixed, or two files of one modality of one case.
+        DatasetError: file names of 2021 and 2023 are mixed, or a modality of a case has two files.
     """
     found = case_files(source)
     earlier = {is_earlier_naming(files) for files in found.values() if set(files) - {"seg", "t1c"}}
@@ -94,7 +94,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
 
 
 def _channels_of(case_ids: Collection[str], format: str = "auto") -> tuple[str, ...]:
-    """All four, or that of radiotherapy."""
+    """All four, or only that of radiotherapy."""
     return ("t1c",) if _for_radiotherapy(case_ids, format) else CHANNELS
 
 
@@ -106,19 +106,19 @@ def _for_radiotherapy(case_ids: Collection[str], format: str) -> bool:
 def answers_of(
     source: Path, case_ids: Collection[str], *, is_earlier: bool, format: str = "auto"
 ) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
-    """Labels and regions of the year and population, as the table above has them.
+    """Labels and regions of the year and population, by the table above.
 
     Args:
-        source: the folder, whose name may say that it is of 2024.
-        case_ids: of the cases in it.
-        is_earlier: whether they are of 2017 to 2021.
-        format: as asked for.
+        source: folder, whose name may contain the year 2024.
+        case_ids: ids of its cases.
+        is_earlier: whether the files have the names of 2017 to 2021.
+        format: the requested format.
     """
     if _for_radiotherapy(case_ids, format):
         return {"background": 0, "GTV": 1}, {}
     children = all(case_id.upper().startswith("BRATS-PED") for case_id in case_ids)
     if format == "brats-ped2024" or (format == "auto" and children and "2024" in source.resolve().name):
-        # The challenge's regions: the tumor core is all but the edema.
+        # Regions of the challenge: the tumor core is everything except the edema.
         labels = {"background": 0, "ET": 1, "NET": 2, "CC": 3, "ED": 4}
         return labels, {"WT": (1, 2, 3, 4), "TC": (1, 2, 3), "ET": (1,)}
     et = 4 if is_earlier else 3
@@ -131,7 +131,7 @@ def answers_of(
 
 
 def subject_of(case_id: str) -> str:
-    """The person of a case, whose other visits must stay on the same side of a split.
+    """The subject of a case, whose visits must stay on the same side of a split.
 
     >>> subject_of("BraTS-GLI-00005-001"), subject_of("BraTS19_TCIA01_131_1"), subject_of("BraTS2021_00005")
     ('BraTS-GLI-00005', 'BraTS19_TCIA01_131', 'BraTS2021_00005')
@@ -146,7 +146,7 @@ def case_files(source: Path) -> dict[str, dict[str, Path]]:
     """Case id -> modality in the newer names (or "seg", "gtv") -> file, up to two folders below `source`.
 
     Raises:
-        DatasetError: two files of one modality of one case.
+        DatasetError: a modality of a case has two files.
     """
     found: dict[str, dict[str, Path]] = {}
     strange: list[Path] = []

@@ -1,28 +1,29 @@
-"""A list of cases that the user wrote: CSV, TSV or JSON; or a folder of images with such a table.
+"""Read a list of cases written by the user (CSV, TSV or JSON), or a folder of images with such a table.
 
 ```
-case,subject,T1w,FLAIR,label,class,age          (a row a case; paths count from the list's folder)
+case,subject,T1w,FLAIR,label,class,age          (one row per case; paths are relative to the list's folder)
 p01,p01,p01/t1.nii.gz,p01/flair.nii.gz,p01/seg.nii.gz,MS,34
 ```
 
-| column | what it holds |
+| column | content |
 |---|---|
-| `case` (or `id`, `participant_id`) | the case's id |
-| `subject`, `patient` | the person, where one has several cases |
+| `case` (or `id`, `participant_id`) | case id |
+| `subject`, `patient` | the person, if a person has several cases |
 | `label` (`seg`, `mask`) | label map |
-| `points` (`landmarks`) | a point file of the case, or one of all cases |
-| `class`, or what `--class-column` names | what the case as a whole is |
-| any with image files or DICOM folders in it | a channel, named as the column |
-| any other | a covariate: age, sex, ... |
+| `points` (`landmarks`) | point file of the case, or of all cases |
+| `class`, or the column of `--class-column` | class of the case |
+| any column with image files or DICOM folders | a channel with the name of the column |
+| any other | a covariate, e.g. age or sex |
 
-Without a column of images, they are looked for as `images/CASE.nii.gz` or beside the list. A JSON list is
-`{"labels": {...}, "channels": {...}, "regions": {...}, "cases": [{...}, ...]}`, a row a case with the same
-keys; for a CSV, such a document without `cases` may lie beside it under the same name. Labels that nothing
-names are read from the label maps.
+Without a column of images, they are searched as `images/CASE.nii.gz` or in the list's folder. A JSON list is
+`{"labels": {...}, "channels": {...}, "regions": {...}, "cases": [{...}, ...]}`, with the same keys for each
+case; a CSV list may have such a document without `cases` next to it, under the same name. Labels that are not
+named are found in the label maps.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,13 +54,7 @@ _CLASS = ("class",)
 
 @dataclass(frozen=True)
 class _List:
-    """A list as it was written.
-
-    Attributes:
-        file: where.
-        rows: column -> cell.
-        document: what it says of all cases.
-    """
+    """The file of a list, its rows (column -> cell), and what its document says about all cases."""
 
     file: Path
     rows: Sequence[Row]
@@ -68,7 +63,7 @@ class _List:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Which column holds what; channel name -> column."""
+    """The column of each kind; `channels` is channel name -> column."""
 
     case: str
     subject: str | None
@@ -80,14 +75,14 @@ class _Columns:
 
 
 def recognizes(source: Path) -> bool:
-    """Whether it is a list, or a folder whose only table has a column of cases."""
+    """Whether it is a list, or a folder with one table that has a column of cases."""
     if source.is_file():
         return source.suffix.lower() in {*_TABLES, ".json"}
     return table_of(source) is not None
 
 
 def table_of(folder: Path) -> Path | None:
-    """The only table in a folder that has a column of cases."""
+    """The table in a folder that has a column of cases; None if there is none, or several."""
     tables = []
     for path in sorted(folder.glob("*")):
         if path.suffix.lower() in _TABLES and path.is_file() and not path.name.startswith("."):
@@ -101,7 +96,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     """The cases of a list.
 
     Raises:
-        DatasetError: no list, or columns that are missing or not understood.
+        DatasetError: not a list, or missing or invalid columns.
     """
     listed = _read(source)
     columns = _columns(listed, wishes)
@@ -118,14 +113,14 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
 
 
 def find_cases(source: Path, channels: Sequence[str]) -> list[Case]:
-    """The cases of a list that are to be predicted: images and covariates, no answers.
+    """The cases of a list to predict: images and covariates, without labels, landmarks and classes.
 
     Args:
         source: the list.
-        channels: the model's channel names, in its order; a list of one channel may call it otherwise.
+        channels: the model's channel names, in order; a single channel may have another name in the list.
 
     Raises:
-        DatasetError: no list, or no column for a channel.
+        DatasetError: not a list, or no column for a channel.
     """
     listed = _read(source)
     columns = _columns(listed, Wishes(channels=dict.fromkeys(channels, "mri")))
@@ -190,14 +185,15 @@ def _columns(listed: _List, wishes: Wishes) -> _Columns:
 def _holds_images(listed: _List, header: str) -> bool:
     cells = [str(row.get(header) or "") for row in listed.rows]
     return any(
-        case_id_of(Path(cell)) or cell.lower().endswith(".dcm") or (listed.file.parent / cell).is_dir()
+        # Path.is_dir raises an error for text that is longer than a file name can be.
+        case_id_of(Path(cell)) or cell.lower().endswith(".dcm") or os.path.isdir(listed.file.parent / cell)  # noqa: PTH112
         for cell in cells
         if cell
     )
 
 
 def _images_of(listed: _List) -> dict[str, dict[int, Path]]:
-    """Case id -> channel number -> file, of the images beside a list that names none."""
+    """Case id -> channel number -> file, for a list without a column of images."""
     parent = listed.file.parent
     folder = next((parent / name for name in ("images", "imagesTr") if (parent / name).is_dir()), parent)
     numbered = numbered_channels(folder)
@@ -212,7 +208,7 @@ def _images_of(listed: _List) -> dict[str, dict[int, Path]]:
 
 
 def _width(images: Mapping[str, Mapping[int, Path]]) -> int:
-    """How many channels the images beside a list have."""
+    """Number of channels of the images of `_images_of`."""
     return max((number + 1 for files in images.values() for number in files), default=0)
 
 
@@ -271,7 +267,7 @@ def _text(cell: Any) -> str:
 def _points_of(
     cell: Any, case_id: str, file: Path, image: Path, tables: dict[Path, tuple[str, dict[str, Points]]]
 ) -> Points | None:
-    """Landmarks that a row names: an object of positions, a file of the case, or one of all cases."""
+    """Landmarks in a cell: an object of positions, a file of the case, or a file of all cases."""
     if isinstance(cell, Mapping):
         return to_world(collected(places(cell), f"{file}: points"), "RAS", file, None)
     if not _text(cell):
@@ -338,13 +334,13 @@ def _manifest(
 
 
 def _name_of(file: Path) -> str:
-    """A list's name, or its folder's where it has one of those that every list has."""
+    """The name of a list, or of its folder if the list has a generic name."""
     stem = file.stem
     return file.resolve().parent.name if stem in {"cases", "classes", "participants", "dataset"} else stem
 
 
 def _naturally(text: str) -> tuple[float, str]:
-    """Numbers by value, words after them."""
+    """Sort key: numbers by value, then words."""
     try:
         return float(text), ""
     except ValueError:

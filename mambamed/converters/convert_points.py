@@ -1,4 +1,4 @@
-"""Point files of one kind into another: Slicer's Markups and fcsv, tables, JSON."""
+"""Convert landmark files between 3D Slicer's Markups and fcsv, tables and JSON."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class ConvertSummary:
 
     Attributes:
         output: the file or folder.
-        cases: ids of the cases whose points it holds.
-        points: how many there are.
-        faults: one line per case that could not be read.
+        cases: ids of its cases.
+        points: number of points.
+        faults: one message per case that could not be read.
     """
 
     output: Path
@@ -36,18 +36,18 @@ class ConvertSummary:
 def convert_points(
     source: Path, output: Path, *, to: Kind | None = None, images: Path | None = None
 ) -> ConvertSummary:
-    """Write landmarks in another form; in the world they stay where they are.
+    """Write landmarks in another format; world positions are unchanged.
 
     Args:
         source: a point file, a folder of them, a table of several cases, or a prepared dataset.
-        output: a file, whose suffix says its kind (a .csv may hold several cases); or, with `to`, a folder
-            that receives one file per case.
-        to: kind of the files in the folder.
-        images: the image, or a folder with one per case, where the source counts in voxels.
+        output: a file, whose suffix selects the format (only a .csv can contain several cases); or, with
+            `to`, a folder for one file per case.
+        to: format of the files in the folder.
+        images: the image, or a folder with one per case, if the source is in voxels.
 
     Raises:
-        DatasetError: nothing to convert, or a form that cannot hold it.
-        CaseError: the one case cannot be read.
+        DatasetError: nothing to convert, or several cases in a format for one.
+        CaseError: the only case cannot be read.
     """
     suffix = point_suffix(output)
     if to is None and suffix is None:

@@ -1,8 +1,8 @@
-"""Folders of DICOM: every series of slices is a case, of one channel and without a label.
+"""Folders of DICOM: every series of slices is a case with one channel and without a label.
 
-Series are found in the folder and below it. A case is named as its folder, with the number of the series
-where the folder holds several; the first folder below the source is the subject. For labels, landmarks or
-classes write a list of cases, whose cells may be such folders.
+Series are found in the folder and its subfolders. The case id is the path of the folder, with the number of
+the series if there are several; the first folder below the source is the subject. For labels, landmarks or
+classes, write a list of cases, whose cells may be such folders.
 """
 
 from __future__ import annotations
@@ -16,18 +16,14 @@ from mambamed.io.dicom import find_series, is_dicom
 
 
 def recognizes(source: Path) -> bool:
-    """Whether DICOM files are in the folder or up to four below it."""
+    """Whether there are DICOM files in the folder, or in subfolders down to the third level."""
     return source.is_dir() and any(
         is_dicom(path) for depth in ("*", "*/*", "*/*/*", "*/*/*/*") for path in source.glob(depth)
     )
 
 
 def convert(source: Path, wishes: Wishes) -> RawDataset:
-    """The series, as cases that have nothing to learn from.
-
-    Raises:
-        CaseError: never; a file that cannot be read is a case, and verification says why.
-    """
+    """The series as cases without labels; an unreadable file is a case too, which verification reports."""
     cases = series_cases(source)
     kinds = {"ct" if modality == "CT" else "mri" for _, modality in cases}
     channel = wishes.one_channel("CT", "ct") if kinds == {"ct"} else wishes.one_channel("image", "mri")
@@ -36,7 +32,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
 
 
 def series_cases(source: Path) -> list[tuple[Case, str]]:
-    """A case for every series, with its modality, sorted by id."""
+    """One case per series, with its modality, sorted by id."""
     found = find_series(source)
     folders = [series.folder for series in found]
     cases = []

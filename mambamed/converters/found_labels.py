@@ -1,4 +1,4 @@
-"""The labels of a dataset that nothing names: those that its label maps hold."""
+"""Find the labels of a dataset without label names in its label maps."""
 
 from __future__ import annotations
 
@@ -16,14 +16,11 @@ from mambamed.progress import Progress, Silence
 
 _ROUNDING = 1e-3
 _READERS = 4  # label maps read at once
-_MOST_LABELS = 512  # a map with more values is an image
+_MOST_LABELS = 512  # a file with more values is an image
 
 
 def labels_in(paths: Iterable[Path | None], progress: Progress | None = None) -> dict[str, int]:
-    """Labels by the values that the label maps hold, named `label_1`, ...; other files are ignored.
-
-    Reading them is left to verification to judge; here only what they hold counts.
-    """
+    """Labels for the values in the label maps, named `label_1`, ...; other files are ignored."""
     given, values, progress = [path for path in paths if path is not None], {0}, progress or Silence()
     progress.start("finding labels", len(given), "label maps")
     with ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as pool:
@@ -34,7 +31,7 @@ def labels_in(paths: Iterable[Path | None], progress: Progress | None = None) ->
 
 
 def _values_in(path: Path) -> set[int]:
-    """What a label map holds; nothing where it is none."""
+    """The values in a label map; empty if it is not a label map."""
     try:
         found = np.unique(read_image(path).array)
     except CaseError:

@@ -1,4 +1,4 @@
-"""The images of a prediction: a file, a folder of files or of case folders, a list. No labels."""
+"""Find the images to predict: a file, a folder of files or of case folders, or a list."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _WHAT = "Give NIfTI, NRRD, MetaImage or DICOM, a folder of them, or a list of ca
 
 
 def find_inputs(source: Path, channels: Sequence[str]) -> list[Case]:
-    """Find the cases to predict, and their channels by the names that the model knows.
+    """Find the cases to predict, with the channels of the model.
 
-    A folder is tried in this order: nnU-Net's numbered channels (`CASE_0000.nii.gz`), where a 0000 exists;
-    BraTS modalities, where the model reads all four; one file a case, whose fourth axis holds the channels
-    where there are several; BraTS modalities, where it reads some; DICOM, a series a case.
+    The layouts of a folder, in this order: nnU-Net's numbered channels (`CASE_0000.nii.gz`), if a 0000
+    exists; BraTS modalities, if the model uses all four; one file per case, with several channels in its
+    fourth axis; BraTS modalities, if the model uses some; DICOM, one series per case.
 
     Args:
-        source: an image, a folder, or a list of cases (.csv, .tsv, .json) as `case_list` describes it.
-        channels: the model's channel names, in its order.
+        source: an image, a folder, or a list of cases (.csv, .tsv, .json); see `case_list`.
+        channels: the model's channel names, in order.
 
     Returns:
-        Cases without labels, sorted by id; one that lacks a channel, or has one too many, carries its fault.
+        Cases without labels, sorted by id; a missing or additional channel is the case's `fault`.
 
     Raises:
         DatasetError: nothing to predict, or two files of one case.
@@ -76,7 +76,7 @@ def _find(source: Path, channels: Sequence[str]) -> list[Case]:
 
 
 def _modalities(folder: Path, channels: Sequence[str]) -> dict[str, dict[str, Path]]:
-    """Case id -> channel -> file of BraTS cases; further modalities and label maps are passed over."""
+    """Case id -> channel -> file of BraTS cases; other modalities and label maps are ignored."""
     found = brats.case_files(folder).items()
     return {case_id: {n: p for n, p in files.items() if n in channels} for case_id, files in found}
 
@@ -107,7 +107,7 @@ def _case_of_file(case_id: str, path: Path, channels: Sequence[str]) -> Case:
 def _by_channel(
     folder: Path, found: Mapping[str, Mapping[str, Path]], keys: Sequence[str], channels: Sequence[str]
 ) -> list[Case]:
-    """Cases of files by channel key; one that lacks a key, or has another, carries that as its fault."""
+    """Cases from files by channel key; a missing or additional key is the case's `fault`."""
     cases = []
     for case_id, files in sorted(found.items()):
         missing = [f"{key} ({name})" for key, name in zip(keys, channels, strict=True) if key not in files]

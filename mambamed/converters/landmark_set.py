@@ -1,10 +1,10 @@
-"""Images with a point file each, or nnLandmark's raw dataset.
+"""Images with one point file per case, or the raw dataset of nnLandmark.
 
 | layout | images | points |
 |---|---|---|
-| one file per case | `images/CASE.nii.gz`, or beside | `landmarks/CASE.mrk.json`, `.fcsv`, `.csv`, `.json` |
+| one per case | `images/CASE.nii.gz` or same folder | `landmarks/CASE.mrk.json`, `.fcsv`, `.csv`, `.json` |
 | one table | `images/CASE.nii.gz` | `points.csv` with `case,landmark,x,y,z` (mm, RAS+) |
-| nnLandmark | `imagesTr/CASE_0000.nii.gz` | `all_landmarks_voxel.json`; `name_to_label.json` says the order |
+| nnLandmark | `imagesTr/CASE_0000.nii.gz` | `all_landmarks_voxel.json`; `name_to_label.json` has the order |
 
 A landmark that is not in a file is absent in that case.
 
@@ -37,7 +37,7 @@ _TABLES = ("points.csv", "landmarks.csv", "points.tsv", "landmarks.tsv")
 
 
 def recognizes(source: Path) -> bool:
-    """Whether images and points of the same names are there."""
+    """Whether there are images and points with the same names."""
     if not source.is_dir():
         return False
     if (source / _ALL_VOXELS).is_file() or _table_of(source):
@@ -47,10 +47,10 @@ def recognizes(source: Path) -> bool:
 
 
 def convert(source: Path, wishes: Wishes) -> RawDataset:
-    """The cases that have images or points; one that lacks either carries that as its fault.
+    """The cases with images or points; if either is missing, that is the case's `fault`.
 
     Raises:
-        DatasetError: two files of one case, or a document or table that is none.
+        DatasetError: two files of one case, or an invalid document or table.
     """
     images, table = _images(source), _table_of(source)
     many = source / _ALL_VOXELS if (source / _ALL_VOXELS).is_file() else table
@@ -68,7 +68,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
         if len(files) < width:
             fault = f"{case_id}: {len(files)} of {width} images of this case are in {source}. Add them."
         elif case_id not in answers:
-            # nnLandmark's document holds the test cases too, ours may hold images without points.
+            # nnLandmark's document lists test cases too; other datasets may have images without points.
             fault = f"{case_id}: no landmarks for this case in {source}. Add them, or remove its image."
         else:
             try:
@@ -85,7 +85,7 @@ def _points(path: Path, places: Points | None, system: str, affine: Affine) -> P
 
 
 def _without_tests(source: Path, cases: list[Case]) -> list[Case]:
-    """nnLandmark's document also holds its test cases, whose images lie in `imagesTs`."""
+    """Remove the test cases in nnLandmark's document, whose images are in `imagesTs`."""
     tests = set(_files_in(source / "imagesTs")) if (source / _ALL_VOXELS).is_file() else set()
     return [case for case in cases if case.channels or case.id not in tests]
 
@@ -93,7 +93,7 @@ def _without_tests(source: Path, cases: list[Case]) -> list[Case]:
 def _manifest(source: Path, wishes: Wishes, cases: list[Case], width: int) -> DatasetManifest:
     file = source / "dataset.json"
     names = (NnlandmarkDataset.read(file).channel_names if file.is_file() else None) or {}
-    # By number, where they are numbers: "10" comes behind "9".
+    # Sorted by number: "10" after "9".
     keys = sorted(names, key=lambda key: (int(key) if key.isdecimal() else -1, key))
     named = dict.fromkeys(names[key] for key in keys)
     if len(named) != width:
@@ -137,7 +137,7 @@ def _files_in(folder: Path) -> dict[str, dict[int, Path]]:
 
 
 def _point_files(source: Path, surely: bool) -> dict[str, Path]:
-    """Case id -> point file; `surely`: only of kinds that hold points alone, where their folder does not say.
+    """Case id -> point file; `surely`: outside a folder of points, only formats that are always points.
 
     Raises:
         DatasetError: two point files of one case.

@@ -1,6 +1,6 @@
-"""Medical Segmentation Decathlon: `dataset.json` with a list of pairs, channels in a fourth axis.
+"""Medical Segmentation Decathlon: `dataset.json` with a list of pairs, channels in the fourth axis.
 
-Source: Antonelli et al. 2022, Nat. Commun. 13:4128; the layout is that of the challenge's archives.
+Source: Antonelli et al. 2022, Nat. Commun. 13:4128, and the archives of the challenge.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     """The training cases.
 
     Raises:
-        DatasetError: `dataset.json` is not one of the Decathlon, or a path in it leaves the folder.
+        DatasetError: `dataset.json` is not from the Decathlon, or contains a path outside the folder.
     """
     file = source / _DOCUMENT
     document = MsdDataset.read(file)
@@ -48,7 +48,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
         case_id = case_id_of(image)
         if case_id is None:
             if image.name.startswith("."):
-                continue  # the archives of some tasks list macOS's own files
+                continue  # the archives of some tasks list hidden files of macOS
             raise DatasetError(
                 f"{file}: training.{number}.image: expected the name of an image, got {pair.image!r}. "
                 "Correct the file."

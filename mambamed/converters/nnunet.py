@@ -1,9 +1,9 @@
 """nnU-Net raw, versions 1 and 2: `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz`, `dataset.json`.
 
 Source: nnU-Net's documentation/dataset_format.md. Labels may be regions: `{"whole tumor": [1, 2, 3]}`;
-voxels labeled "ignore" are neither learned nor scored.
-Version 1 has `modality` in place of `channel_names`, names as values of `labels`, and a list `training`
-whose images lie in several files; version 2 may list files under `dataset`.
+voxels labeled "ignore" are excluded from training and evaluation.
+Version 1 has `modality` instead of `channel_names`, names as values of `labels`, and a list `training`;
+version 2 may list files under `dataset`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 
 
 def recognizes(source: Path) -> bool:
-    """Whether `dataset.json` names channels, and `imagesTr` holds numbered ones or it lists files."""
+    """Whether `dataset.json` names channels, and `imagesTr` has numbered ones or it lists files."""
     if not (source / _DOCUMENT).is_file():
         return False
     document = read_json(source / _DOCUMENT)
@@ -35,7 +35,7 @@ def recognizes(source: Path) -> bool:
     if isinstance(document.get("dataset"), dict):
         return "channel_names" in document
     if any(0 in files for files in numbered_channels(source / "imagesTr").values()):
-        # A Decathlon task may have a patient CASE_0000; its list then names that very file.
+        # A Decathlon task may have a patient CASE_0000, whose file is then listed.
         return not lists_existing_images(document, source)
     return "channel_names" in document and "training" not in document and (source / "imagesTr").is_dir()
 
@@ -89,7 +89,7 @@ def _listed_cases(source: Path, listed: Mapping[str, NnunetFiles], channels: int
             check_case_id(case_id)
         except DatasetError as error:
             raise DatasetError(f"{file}: dataset: {error}") from error
-        # nnU-Net itself allows paths out of the folder, but a document from elsewhere does not decide that.
+        # nnU-Net allows paths outside the folder; here they are rejected for security.
         order = tuple(ChannelFile(source / name) for name in files.images)
         fault = f"{case_id}: {len(order)} of {channels} channels are listed in {file}. List all."
         cases.append(
@@ -102,7 +102,7 @@ def numbered_channels(folder: Path) -> dict[str, dict[int, Path]]:
     """Case id -> channel number -> file, for names like `CASE_0000.nii.gz`.
 
     Raises:
-        DatasetError: two files of one channel of one case.
+        DatasetError: a channel of a case has two files.
     """
     found: dict[str, dict[int, Path]] = {}
     for path in sorted(folder.glob("*")):

@@ -1,4 +1,4 @@
-"""What the command line and the recipe say about a dataset."""
+"""Options of converters, from the command line and the recipe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mambamed.progress import Progress
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a converter cannot read from the files.
+    """Options of a converter.
 
     Attributes:
         format: the format that was requested, or "auto" if the layout was recognized.
@@ -27,7 +27,7 @@ class Wishes:
     progress: Progress | None = None
 
     def one_channel(self, name: str, kind: str) -> dict[str, str]:
-        """A dataset's only channel, under the recipe's name where it is of the same kind.
+        """The only channel of a dataset, with the name in the recipe if the kind is the same.
 
         >>> Wishes(channels={"CT scan": "ct"}).one_channel("CT", "ct")
         {'CT scan': 'ct'}
@@ -36,7 +36,7 @@ class Wishes:
         return wanted if list(wanted.values()) == [kind] else {name: kind}
 
     def spelled(self, labels: Mapping[str, int]) -> dict[str, int]:
-        """A dataset's labels, in the recipe's spelling where it has the same values.
+        """Labels with the names in the recipe, if the recipe has the same values.
 
         >>> Wishes(labels={"background": 0, "gallbladder": 1}).spelled({"background": 0, "gall bladder": 1})
         {'background': 0, 'gallbladder': 1}
@@ -46,7 +46,7 @@ class Wishes:
 
 
 def kind_of_channel(name: str) -> str:
-    """The kind of intensity that a channel's name says, by nnU-Net's rule: "ct" where it is just that.
+    """The kind of a channel by its name, as in nnU-Net: "ct" if the name is CT, else "mri".
 
     >>> kind_of_channel("CT"), kind_of_channel("T1w")
     ('ct', 'mri')

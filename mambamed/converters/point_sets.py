@@ -1,4 +1,4 @@
-"""The landmarks of many cases: from a folder of point files, a table, or a prepared dataset."""
+"""Read the landmarks of many cases from a folder of point files, a table or a prepared dataset."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mambamed.io.images import case_id_of
 from mambamed.io.points import Points, point_suffix, to_world
 from mambamed.io.tables import read_csv
 
-# Where a case has several files of the same points, the first of these is read.
+# If a case has several point files, the first of these formats is read.
 _PREFERRED = (".json", ".mrk.json", ".fcsv", ".csv", ".tsv")
 _OTHER_DOCUMENTS = (
     "run.json",
@@ -32,11 +32,11 @@ class PointSet:
     """Landmarks by case.
 
     Attributes:
-        points: case id -> landmark -> world mm, RAS+; absent ones are left out.
-        landmarks: names in the order of the tables; empty where only the cases' own tell them.
-        subjects: case id -> person, where it is known.
-        faults: case id -> why its points cannot be used.
-        source: where this was found, for people.
+        points: case id -> landmark -> world mm, RAS+; without absent landmarks.
+        landmarks: names in order; empty if only the cases name them.
+        subjects: case id -> subject, if known.
+        faults: case id -> error.
+        source: name of the source, for messages.
     """
 
     points: Mapping[str, Points]
@@ -59,10 +59,10 @@ def read_point_set(place: Path, affine_of: AffineOf = _unknown) -> PointSet:
     Args:
         place: a folder of point files named by case, one such file, a table `case,landmark,x,y,z`, or a
             prepared dataset.
-        affine_of: case id -> voxel to world of its image, for files that count in voxels.
+        affine_of: case id -> affine of its image, for files in voxels.
 
     Raises:
-        DatasetError: nothing there, or a document that is no such thing.
+        DatasetError: no such file, or not a file of points.
     """
     if (place / "dataset.json").is_file():
         return _of_prepared(place)
@@ -82,9 +82,9 @@ def read_point_set(place: Path, affine_of: AffineOf = _unknown) -> PointSet:
 
 
 def holds_points(place: Path) -> bool:
-    """Whether a path names point files, told by names, or by the headers of a table.
+    """Whether a path contains point files, by file names or by the headers of the first table.
 
-    A folder that holds images as well holds masks; a folder of tables is told by the first.
+    A folder that also contains images is a folder of masks.
     """
     if place.is_file():
         return point_suffix(place) is not None and (not _is_table(place) or _is_point_table(place))
@@ -116,7 +116,7 @@ def _point_files(folder: Path) -> dict[str, Path]:
             found.setdefault(path.name[: -len(suffix)], {})[suffix] = path
     chosen = {case: next(files[s] for s in _PREFERRED if s in files) for case, files in found.items()}
     tables = [case for case, path in chosen.items() if _is_table(path)]
-    if len(tables) < len(chosen):  # tables beside files of cases are about all of them
+    if len(tables) < len(chosen):  # tables next to files of single cases are about all cases
         chosen = {case: path for case, path in chosen.items() if case not in tables}
     return chosen
 
@@ -152,7 +152,7 @@ def _in_world(cases: Mapping[str, Points], system: str, path: Path, affine_of: A
 
 
 def _gathered(readers: Mapping[str, Callable[[], Points]], source: str) -> PointSet:
-    """The points that each reader gives; one that cannot be used is a fault of its case alone."""
+    """The points of all cases; an error of one case does not affect the others."""
     points: dict[str, Points] = {}
     faults: dict[str, CaseError] = {}
     for case_id, read in readers.items():

@@ -1,7 +1,7 @@
-"""Synapse, alias BTCV: thirteen abdominal organs in CT, `img/img0001.nii.gz` and `label/label0001.nii.gz`.
+"""Synapse (BTCV): thirteen abdominal organs in CT, `img/img0001.nii.gz` and `label/label0001.nii.gz`.
 
-The folders may be those of `RawData/Training` or the two `averaged-training-...`, or lie up to three levels
-deeper; images of `Testing`, which have no labels, are passed over.
+The files may be in `RawData/Training`, in `averaged-training-...`, or up to three levels deeper; images of
+`Testing`, which have no labels, are ignored.
 
 Source: "Multi-Atlas Labeling Beyond the Cranial Vault", synapse.org syn3193805, whose list of labels this is.
 """
@@ -37,13 +37,13 @@ _LABELS = {
 
 
 def recognizes(source: Path) -> bool:
-    """Whether some image has its label under the challenge's names."""
+    """Whether there is an image with a label under the names of the challenge."""
     images, labels = _files(source)
     return bool(set(images) & set(labels))
 
 
 def convert(source: Path, wishes: Wishes) -> RawDataset:
-    """The cases with labels; ids are `img0001`, ...
+    """The cases with labels, with the ids `img0001`, ...
 
     Raises:
         DatasetError: two files of one case.

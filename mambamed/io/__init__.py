@@ -1,14 +1,14 @@
-"""Every file is read and written here: images, JSON, CSV, bytes. All writes are atomic.
+"""Read and write files: images, points, JSON, CSV, bytes. All writes are atomic.
 
 =============  ==========================================================================
 `images`       `read_image`, `read_header`, `write_image`: NIfTI, NRRD, MetaImage as RAS+ arrays
-`nifti`        the fast, checking path for NIfTI-1 and NIfTI-2
-`dicom`        series of DICOM slices, sorted and checked
+`nifti`        reader and writer of NIfTI-1 and NIfTI-2, with checks
+`dicom`        DICOM series of slices, sorted and checked
 `itk`          NRRD and MetaImage through SimpleITK
-`documents`    JSON, with faults told by line
-`tables`       CSV, with formula cells made harmless
+`json_files`   JSON; errors name the line
+`tables`       CSV; formula cells are escaped
 `points`       landmarks: 3D Slicer's Markups and fcsv, CSV, JSON
-`atomic`       bytes under a temporary name, flushed, renamed
-`lock`         one writer a folder
+`atomic`       write to a temporary file, flush, rename
+`lock`         one writer per folder
 =============  ==========================================================================
 """

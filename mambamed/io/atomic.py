@@ -1,7 +1,7 @@
-"""The only way in which mambamed writes: a temporary name beside the target, flushed to disk, renamed.
+"""Atomic writes: a temporary file in the folder of the target, flushed to disk and then renamed.
 
-Killed at any moment, the target is the old file or the new one, whole. A temporary file that a kill left
-behind begins with `.tmp-` and is never mistaken for a result.
+If the process is killed, the target is either the complete old file or the complete new one. The names of
+temporary files begin with `.tmp-`, so leftovers are never mistaken for results.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ _each_flushed: ContextVar[bool] = ContextVar("each_flushed", default=True)
 
 @contextmanager
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing bytes; it appears under its name when the block ends without an error.
+    """Open a file for writing bytes; it gets its name when the block ends without an error.
 
-    Args:
-        path: the target; its folder is made.
+    Parent folders are created.
 
     Raises:
         RunError: the disk is full, or the folder cannot be written.
@@ -33,7 +32,7 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The name of the target need not be in it: a long one would pass 255 bytes.
+        # Without the target's name, which could make it longer than 255 bytes.
         temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
         with temporary.open("xb") as file:
             try:
@@ -47,7 +46,7 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
                 raise
         if temporary.stat().st_size != size:
             temporary.unlink()
-            raise RunError(f"{path}: only a part of {size} bytes was written; free the disk and run again")
+            raise RunError(f"{path}: only part of {size} bytes was written. Free disk space and run again.")
         try:
             temporary.replace(path)
         except BaseException:
@@ -60,16 +59,16 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
 
 
 def cannot_write(path: Path, error: OSError) -> RunError:
-    """The line for a file or folder that the system does not let us write."""
+    """The error for a file or folder that cannot be written."""
     return RunError(f"{path}: cannot be written: {_reason(error)}")
 
 
 @contextmanager
 def flushed_together() -> Iterator[None]:
-    """Within the block, files are renamed into place without waiting for the disk, which takes 10 ms each.
+    """Within the block, rename files into place without flushing each one (10 ms per file).
 
-    A killed process loses nothing by it, a power cut may. So call `flush_all` before the one file that
-    declares the others complete. Where the system cannot flush all at once, each is flushed as ever.
+    Nothing is lost if the process is killed, but a power failure may lose files. Call `flush_all` before
+    writing the file that marks the others as complete. On systems without `os.sync`, each file is flushed.
     """
     token = _each_flushed.set(not hasattr(os, "sync"))
     try:
@@ -79,22 +78,18 @@ def flushed_together() -> Iterator[None]:
 
 
 def flush_all() -> None:
-    """Wait until all that was written is on the disk."""
+    """Flush all written files to disk."""
     if hasattr(os, "sync"):
         os.sync()
 
 
 def write_bytes(path: Path, data: bytes | bytearray | memoryview) -> None:
-    """Write bytes atomically.
-
-    Raises:
-        RunError: the disk is full, or the folder cannot be written.
-    """
+    """Write bytes atomically; errors are those of `open_atomic`."""
     try:
         with open_atomic(path) as file:
             file.write(data)
     except RunError as error:
-        raise RunError(f"{error} ({len(data)} bytes needed)") from error
+        raise RunError(f"{error} {len(data)} bytes are needed.") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -103,11 +98,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Add UTF-8 text to the end of a file: a log, the one kind of file that is not written whole.
-
-    Raises:
-        RunError: the disk is full, or the folder cannot be written.
-    """
+    """Append UTF-8 text to a log file; errors are those of `open_atomic`."""
     try:
         with path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(text)
@@ -116,28 +107,28 @@ def append_text(path: Path, text: str) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files that killed writers left in a folder. Only for its one writer (see `lock`)."""
+    """Delete temporary files of killed processes. Call it only while holding the folder's lock."""
     for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
         leftover.unlink(missing_ok=True)
 
 
 def _reason(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
-        return "the disk is full; free some space and run the command again"
+        return "the disk is full. Free disk space and run the command again."
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return "no permission to write there; choose another folder"
-    return f"{error.strerror or error}; choose another folder"
+        return "no permission. Choose another folder."
+    return f"{error.strerror or error}. Choose another folder."
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the system can."""
+    """Flush the rename itself, where the system supports it."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some network file systems cannot
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # not supported by some network file systems
             raise
     finally:
         os.close(descriptor)

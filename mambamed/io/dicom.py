@@ -1,9 +1,9 @@
-"""DICOM series as volumes: slices found, sorted by position and checked; SimpleITK's GDCM decodes them.
+"""Read DICOM series as volumes: find, sort and check the slices; GDCM of SimpleITK decodes them.
 
-A series is what its files' SeriesInstanceUID says, or the frames of one file (`dicom_frames`). What cannot be
-stacked to a straight grid is refused: slices that are missing, doubled or unevenly spaced, of other sizes or
+A series is all files with the same SeriesInstanceUID, or the frames of one file (`dicom_frames`). Series that
+do not form a straight grid are rejected: missing, duplicate or unevenly spaced slices, different sizes or
 directions, a tilted gantry, colors.
-Values are after RescaleSlope and RescaleIntercept, so that CT comes in Hounsfield units.
+RescaleSlope and RescaleIntercept are applied, so CT is in Hounsfield units.
 
 Source: DICOM PS3.3 C.7.6.2 (Image Plane Module: position, orientation, spacing of the first voxels, LPS).
 """
@@ -29,10 +29,10 @@ _ROWS, _COLUMNS, _BITS, _SAMPLES = "0028|0010", "0028|0011", "0028|0100", "0028|
 _FRAMES = "0028|0008"
 _SUFFIXES = (".dcm", ".ima", ".dicom")
 _MAGIC_AT, _MAGIC = 128, b"DICM"
-# Transfer syntaxes whose pixels are not compressed, so that the size of a file says whether it is whole.
+# Uncompressed transfer syntaxes, whose file size shows whether a file is complete.
 _PLAIN = (b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.2")
 _SYNTAX_TAG = b"\x02\x00\x10\x00UI"
-_EVEN = 0.01  # share of a step by which slices may lie off; scanners write decimals
+_EVEN = 0.01  # tolerance, as a fraction of the step: scanners round to decimals
 _PARALLEL = 1e-3
 
 
@@ -42,10 +42,10 @@ class Series:
 
     Attributes:
         uid: SeriesInstanceUID.
-        folder: where its files are.
-        files: by name.
-        modality: as in "CT", "MR".
-        description: what the scanner calls it.
+        folder: folder of the files.
+        files: sorted by name.
+        modality: e.g. "CT", "MR".
+        description: SeriesDescription.
     """
 
     uid: str
@@ -62,15 +62,15 @@ def is_dicom(path: Path) -> bool:
     if path.name.lower().endswith(_SUFFIXES):
         return True
     if "." in path.name and not path.suffix[1:].isdigit():
-        return False  # DICOM without its suffix has none, or a part of a UID
+        return False  # DICOM files have a suffix of DICOM, no suffix, or part of a UID
     with path.open("rb") as file:
         return file.read(_MAGIC_AT + 4)[_MAGIC_AT:] == _MAGIC
 
 
 def find_series(source: Path) -> list[Series]:
-    """All series in a folder and the folders below it, by folder and uid.
+    """All series in a folder and its subfolders, by folder and uid.
 
-    A file that cannot be read is a series of its own, without a uid: whoever reads it hears why.
+    An unreadable file is a series of its own, without a uid; reading that series raises the error.
     """
     found = []
     for name, subfolders, names in os.walk(source):
@@ -92,18 +92,14 @@ def _can_be_read(path: Path) -> bool:
 
 
 def _series_in(folder: Path, paths: Sequence[Path]) -> list[Series]:
-    """The series among files of a folder.
-
-    Raises:
-        CaseError: a DICOM file cannot be read.
-    """
+    """The series among the files of a folder."""
     grouped: dict[str, list[Path]] = {}
     facts: dict[str, Mapping[str, str]] = {}
     for path in paths:
         if is_dicom(path):
             tags = _tags(path)
             uid = tags.get(_SERIES, "")
-            if _ROWS in tags:  # a DICOMDIR, a report or a plan has no image
+            if _ROWS in tags:  # a DICOMDIR, report or plan contains no image
                 grouped.setdefault(uid, []).append(path)
                 facts.setdefault(uid, tags)
     return [
@@ -113,24 +109,24 @@ def _series_in(folder: Path, paths: Sequence[Path]) -> list[Series]:
 
 
 def series_of(path: Path) -> Series:
-    """The series that a file belongs to, or the only one of a folder.
+    """The series that a file belongs to, or the only series in a folder.
 
     Raises:
-        CaseError: no DICOM, or a folder of several series.
+        CaseError: not DICOM, or a folder with several series.
     """
     if path.is_dir():
         found = _series_in(path, sorted(path.iterdir()))
         if not found:
-            raise CaseError(f"{path}: is a folder without DICOM images; check the path")
+            raise CaseError(f"{path}: is a folder without DICOM images. Check the path.")
         if len(found) > 1:
             raise CaseError(
-                f"{path}: holds {len(found)} DICOM series ({_shown(found)}); give a file of one of them"
+                f"{path}: contains {len(found)} DICOM series ({_shown(found)}). Give a file of one of them."
             )
         return found[0]
     uid = _tags(path).get(_SERIES, "")
     found = [series for series in _series_in(path.parent, sorted(path.parent.iterdir())) if series.uid == uid]
     if not found:
-        raise CaseError(f"{path}: is a DICOM file without an image; give one of a series of slices")
+        raise CaseError(f"{path}: is a DICOM file without an image. Give a slice of a series.")
     return found[0]
 
 
@@ -139,10 +135,10 @@ def _shown(series: Sequence[Series]) -> str:
 
 
 def read_header(path: Path, max_voxels: int) -> tuple[tuple[int, int, int], Affine, np.dtype]:
-    """Shape, affine and usual type of the series of a file or folder, without its voxels.
+    """Shape, affine and usual type of the series of a file or folder, without reading voxels.
 
     Raises:
-        CaseError: its slices do not make a volume.
+        CaseError: its slices do not form a volume.
     """
     grid = _grid_of(series_of(path), max_voxels)
     return grid.shape, grid.affine, np.dtype(np.int16)
@@ -152,13 +148,13 @@ def read(path: Path, max_voxels: int) -> tuple[NDArray, Affine]:
     """Voxels `(X, Y, Z)` of the series of a file or folder, and their affine, voxel -> world, mm, RAS+.
 
     Raises:
-        CaseError: its slices do not make a volume, or one is damaged.
+        CaseError: its slices do not form a volume, or one is damaged.
     """
     grid = _grid_of(series_of(path), max_voxels)
     if grid.frames is not None:
         planes = dicom_frames.read_frames(grid.files[0])
         return np.asfortranarray(planes[list(grid.frames)].transpose(2, 1, 0)), grid.affine
-    import SimpleITK as sitk  # noqa: N813  90 MB, which NIfTI does without
+    import SimpleITK as sitk  # noqa: N813  imported late: it takes 90 MB, which NIfTI does not need
 
     slices = []
     for file in grid.files:
@@ -166,8 +162,8 @@ def read(path: Path, max_voxels: int) -> tuple[NDArray, Affine]:
             image = sitk.ReadImage(str(file))
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1].strip()
-            raise CaseError(f"{file}: corrupt: cannot be read ({reason}); copy it again") from error
-        # (1, rows, columns) -> (X, Y): a row's voxels go along x.
+            raise CaseError(f"{file}: corrupt: cannot be read ({reason}). Copy it again.") from error
+        # (1, rows, columns) -> (X, Y): the voxels of a row are along x.
         slices.append(sitk.GetArrayViewFromImage(image).reshape(grid.shape[1], grid.shape[0]).T.copy())
     dtype = np.result_type(*slices)  # RescaleSlope may differ from slice to slice
     array = np.empty(grid.shape, dtype, order="F")
@@ -178,13 +174,13 @@ def read(path: Path, max_voxels: int) -> tuple[NDArray, Affine]:
 
 @dataclass(frozen=True)
 class Grid:
-    """A series whose slices were found to make a volume.
+    """A series whose slices form a volume.
 
     Attributes:
-        files: one a slice, in the order of the third axis; or the only one, of several frames.
+        files: one per slice, in the order of the third axis; or a single file with several frames.
         shape: `(X, Y, Z)`.
         affine: `(4, 4)` voxel -> world, mm, RAS+.
-        frames: numbers of the frames in that order, from 0; None where every slice is a file.
+        frames: numbers of the frames in that order, from 0; None if every slice is a file.
     """
 
     files: tuple[Path, ...]
@@ -194,16 +190,16 @@ class Grid:
 
 
 def grid_of(path: Path, max_voxels: int = 2**31) -> Grid:
-    """The grid of the series of a file or folder, on which `read` gives its voxels.
+    """The grid of the series of a file or folder, as `read` returns it.
 
     Raises:
-        CaseError: its slices do not make a volume.
+        CaseError: its slices do not form a volume.
     """
     return _grid_of(series_of(path), max_voxels)
 
 
 def _grid_of(series: Series, max_voxels: int) -> Grid:
-    """The series' slices in the order of their positions, on a grid that was found straight and even."""
+    """The grid of a series, with the slices sorted by position; straightness and spacing are checked."""
     where = f"{series.folder}: series {series.description or series.uid}"
     files, tags = series.files, [_tags(file) for file in series.files]
     names, has_frames = [file.name for file in files], len(files) == 1 and _frames(tags[0]) > 1
@@ -215,13 +211,16 @@ def _grid_of(series: Series, max_voxels: int) -> Grid:
         _check_slice(file, facts, tags[0], files[0])
     columns, rows = int(tags[0][_COLUMNS]), int(tags[0][_ROWS])
     if len(tags) < 2:
-        raise CaseError(f"{where}: one slice, 2D, not 3D; give the folder of all slices")
+        raise CaseError(f"{where}: one slice, 2D, not 3D. Give the folder of all slices.")
     if rows * columns * len(tags) > max_voxels:
-        raise CaseError(f"{where}: {rows * columns * len(tags)} voxels, more than the limit of {max_voxels}")
+        raise CaseError(
+            f"{where}: {rows * columns * len(tags)} voxels, more than the limit of {max_voxels}. "
+            "Resample or crop the image."
+        )
     along_x, along_y = np.array(_numbers(tags[0], _ORIENTATION, 6, where)).reshape(2, 3)
     normal = np.cross(along_x, along_y)
     if abs(along_x @ along_y) > _PARALLEL or abs(np.linalg.norm(normal) - 1) > _PARALLEL:
-        raise CaseError(f"{where}: the directions of its rows and columns are not orthonormal; convert it")
+        raise CaseError(f"{where}: row and column directions are not orthonormal. Convert it.")
     positions = np.array([_numbers(facts, _POSITION, 3, where) for facts in tags])
     order = np.argsort(positions @ normal, kind="stable")
     positions = positions[order]
@@ -230,7 +229,7 @@ def _grid_of(series: Series, max_voxels: int) -> Grid:
     step = (positions[-1] - positions[0]) / (len(tags) - 1)
     if np.linalg.norm(step - normal * (step @ normal)) > _EVEN * np.linalg.norm(step):
         raise CaseError(
-            f"{where}: its axes are not orthonormal (gantry tilt); resample it to a straight grid"
+            f"{where}: its axes are not orthonormal (gantry tilt). Resample it to a straight grid."
         )
     between_rows, between_columns = _numbers(tags[0], _SPACING, 2, where)
     if not (between_rows > 0 and between_columns > 0):
@@ -253,16 +252,16 @@ def _frames(facts: Mapping[str, str]) -> int:
 def _check_slice(file: Path, facts: Mapping[str, str], first: Mapping[str, str], first_file: Path) -> None:
     if _frames(facts) > 1:
         raise CaseError(
-            f"{file}: holds {facts[_FRAMES]} frames, in addition to other files of its series; put it into a "
-            "folder alone, or convert the series to NIfTI, with dcm2niix for example"
+            f"{file}: contains {facts[_FRAMES]} frames, but its series has other files too. Move it to a "
+            "folder of its own, or convert the series to NIfTI, e.g. with dcm2niix."
         )
     if int(facts.get(_SAMPLES) or 1) != 1:
-        raise CaseError(f"{file}: holds RGB colors, not intensities; leave the series out")
+        raise CaseError(f"{file}: contains RGB colors, not intensities. Remove the series.")
     for tag, what in ((_ROWS, "rows"), (_COLUMNS, "columns"), (_SPACING, "spacing")):
         if facts.get(tag) != first.get(tag):
             raise CaseError(
-                f"{file}: its {what} ({facts.get(tag, 'none')}) are not those of {first_file.name} "
-                f"({first.get(tag, 'none')}); split the series"
+                f"{file}: {what} {facts.get(tag, 'none')} but {first.get(tag, 'none')} in {first_file.name}. "
+                "Split the series."
             )
     if not np.allclose(
         _numbers(facts, _ORIENTATION, 6, str(file)),
@@ -270,11 +269,11 @@ def _check_slice(file: Path, facts: Mapping[str, str], first: Mapping[str, str],
         atol=1e-3,
     ):
         raise CaseError(
-            f"{file}: its orientation is not that of {first_file.name} (a localizer?); split the series"
+            f"{file}: orientation differs from {first_file.name}, e.g. a localizer. Split the series."
         )
     needed = int(facts[_ROWS]) * int(facts[_COLUMNS]) * (int(facts.get(_BITS) or 8) // 8)
     if _is_plain(file) and file.stat().st_size < needed:
-        raise CaseError(f"{file}: truncated: {file.stat().st_size} of over {needed} bytes; copy it again")
+        raise CaseError(f"{file}: truncated: {file.stat().st_size} of over {needed} bytes. Copy it again.")
 
 
 def _check_steps(steps: NDArray, names: Sequence[str], where: str) -> None:
@@ -282,7 +281,8 @@ def _check_steps(steps: NDArray, names: Sequence[str], where: str) -> None:
     if usual <= 0 or (steps <= _EVEN * usual).any():
         worst = int(np.argmin(steps))
         raise CaseError(
-            f"{where}: duplicate slices {names[worst]} and {names[worst + 1]} at one place; split the series"
+            f"{where}: duplicate slices {names[worst]} and {names[worst + 1]} (same position). "
+            "Split the series."
         )
     off = np.abs(steps - usual)
     if (off > _EVEN * usual).any():
@@ -290,7 +290,7 @@ def _check_steps(steps: NDArray, names: Sequence[str], where: str) -> None:
         fact = (
             f"{steps[worst]:.3g} mm between {names[worst]} and {names[worst + 1]}, {usual:.3g} mm elsewhere"
         )
-        raise CaseError(f"{where}: uneven spacing, {fact}; slices are missing: copy it again, or resample it")
+        raise CaseError(f"{where}: uneven spacing, {fact}. Add the missing slices, or resample it.")
 
 
 def _numbers(facts: Mapping[str, str], tag: str, count: int, where: str) -> list[float]:
@@ -301,7 +301,7 @@ def _numbers(facts: Mapping[str, str], tag: str, count: int, where: str) -> list
         values = []
     if len(values) != count or not np.all(np.isfinite(values)):
         raise CaseError(
-            f"{where}: DICOM tag ({tag.replace('|', ',')}) {text!r} is not {count} numbers; convert it"
+            f"{where}: DICOM tag ({tag.replace('|', ',')}): expected {count} numbers, got {text!r}. Fix it."
         )
     return values
 
@@ -318,11 +318,7 @@ def _is_plain(file: Path) -> bool:
 
 
 def _tags(path: Path) -> dict[str, str]:
-    """The tags of a file as text, without padding.
-
-    Raises:
-        CaseError: it is no DICOM.
-    """
+    """The tags of a file as text, without padding."""
     import SimpleITK as sitk  # noqa: N813
 
     reader: Any = sitk.ImageFileReader()
@@ -331,7 +327,7 @@ def _tags(path: Path) -> dict[str, str]:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise CaseError(f"{path}: is truncated, or no DICOM; copy it again, or remove it") from error
+        raise CaseError(f"{path}: is truncated or not DICOM. Copy it again, or remove it.") from error
     keys = (_SERIES, _DESCRIPTION, _MODALITY, _POSITION, _ORIENTATION, _SPACING)
     keys += (_ROWS, _COLUMNS, _BITS, _SAMPLES, _FRAMES)
     return {key: reader.GetMetaData(key).strip("\0 ") for key in keys if reader.HasMetaDataKey(key)}

@@ -1,7 +1,7 @@
-"""Multi-frame DICOM: the frames of enhanced CT, MR and PET, each as a slice of its own would be.
+"""Read multi-frame DICOM: the frames of enhanced CT, MR and PET, like the slices of a series.
 
-Needs pydicom, the extra `dicom`; it is imported here at the first use. Whether the frames make a volume is
-judged where slices are, in `dicom`: echoes and directions of diffusion lie at one place and are refused.
+Requires pydicom (extra `dicom`), imported at first use. `dicom` checks that the frames form a volume; several
+echoes or diffusion directions at the same position are rejected.
 
 Source: DICOM PS3.3 C.7.6.16 (Multi-frame Functional Groups), C.7.6.16.2.9 (Pixel Value Transformation).
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mambamed.errors import CaseError
 
-_WAY_OUT = "convert it to NIfTI, with dcm2niix for example"
+_CONVERT = "Convert it to NIfTI, e.g. with dcm2niix."
 _IMAGES = {
     "1.2.840.10008.5.1.4.1.1.2.1",  # enhanced CT
     "1.2.840.10008.5.1.4.1.1.2.2",  # legacy converted
@@ -25,7 +25,7 @@ _IMAGES = {
     "1.2.840.10008.5.1.4.1.1.130",  # enhanced PET
     "1.2.840.10008.5.1.4.1.1.128.1",  # legacy converted
 }
-# Keyword -> the functional group that holds it, of each frame or of all.
+# Keyword -> functional group, per frame or shared.
 _PLACED = {
     "ImagePositionPatient": "PlanePositionSequence",
     "ImageOrientationPatient": "PlaneOrientationSequence",
@@ -36,10 +36,10 @@ _BROKEN = (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeE
 
 
 def frame_tags(file: Path) -> list[dict[str, str]]:
-    """The tags of every frame as text, `"0020|0032"` -> value, in the order of the file.
+    """The tags of every frame as text, `"0020|0032"` -> value, in file order.
 
     Raises:
-        CaseError: no enhanced CT, MR or PET, no functional groups, or pydicom is not installed.
+        CaseError: not enhanced CT, MR or PET, no functional groups, or pydicom is not installed.
     """
     document = _read(file, pixels=False)
     from pydicom.datadict import tag_for_keyword
@@ -58,19 +58,19 @@ def frame_tags(file: Path) -> list[dict[str, str]]:
 
 
 def read_frames(file: Path) -> NDArray:
-    """`(frames, rows, columns)` after each frame's RescaleSlope and RescaleIntercept, in the file's order.
+    """`(frames, rows, columns)` with RescaleSlope and RescaleIntercept of each frame applied, in file order.
 
-    Integers where all slopes are 1 and all intercepts whole, else float32.
+    Integers if all slopes are 1 and all intercepts are integers, else float32.
 
     Raises:
-        CaseError: as `frame_tags`; truncated, or compressed in a way that pydicom cannot decode.
+        CaseError: as `frame_tags`; truncated, or a compression that pydicom cannot decode.
     """
     document = _read(file, pixels=True)
     try:
         stored = document.pixel_array
     except _BROKEN as error:
         reason = str(error).strip().splitlines()[0]
-        raise CaseError(f"{file}: corrupt: its frames cannot be read ({reason}); copy it again") from error
+        raise CaseError(f"{file}: corrupt: its frames cannot be read ({reason}). Copy it again.") from error
     group, numbers = "PixelValueTransformationSequence", range(_count(document))
     slopes, intercepts = (
         np.array([1.0 * (_of_frame(document, n, group, name) or absent) for n in numbers])
@@ -91,18 +91,17 @@ def _read(file: Path, pixels: bool) -> Any:
         import pydicom
     except ImportError as error:
         raise CaseError(
-            f"{file}: holds several frames; pip install 'mambamed[dicom]' reads those of CT, MR and PET, or "
-            f"{_WAY_OUT}"
+            f"{file}: several frames require pydicom. Run pip install 'mambamed[dicom]'."
         ) from error
     try:
         document = pydicom.dcmread(file, stop_before_pixels=not pixels)
     except (OSError, *_BROKEN) as error:
-        raise CaseError(f"{file}: is truncated, or no DICOM; copy it again, or remove it") from error
+        raise CaseError(f"{file}: is truncated or not DICOM. Copy it again, or remove it.") from error
     if str(document.get("SOPClassUID")) not in _IMAGES:
         kind = getattr(document.get("SOPClassUID"), "name", "of no kind")
-        raise CaseError(f"{file}: holds {_count(document)} frames ({kind}), no CT, MR or PET; {_WAY_OUT}")
+        raise CaseError(f"{file}: {_count(document)} frames ({kind}), not CT, MR or PET. {_CONVERT}")
     if len(document.get("PerFrameFunctionalGroupsSequence") or ()) != _count(document):
-        raise CaseError(f"{file}: does not say where each of its {_count(document)} frames lies; {_WAY_OUT}")
+        raise CaseError(f"{file}: no position for each of its {_count(document)} frames. {_CONVERT}")
     return document
 
 
@@ -111,7 +110,7 @@ def _count(document: Any) -> int:
 
 
 def _of_frame(document: Any, number: int, group: str, name: str) -> Any:
-    """A value of a frame: its own, or that of all frames; None where neither says."""
+    """A value of a frame, its own or the shared one; None if there is neither."""
     shared = document.get("SharedFunctionalGroupsSequence") or ()
     for functional in (document.PerFrameFunctionalGroupsSequence[number], *shared):
         items = functional.get(group)

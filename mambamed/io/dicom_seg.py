@@ -1,6 +1,6 @@
-"""A label map as DICOM Segmentation: one object that refers to the slices that it was made of.
+"""Write a label map as one DICOM Segmentation object that refers to the slices of its series.
 
-Needs pydicom and highdicom, the extra `dicom`; they are imported here alone, at the first use.
+Requires pydicom and highdicom (extra `dicom`), imported at first use.
 """
 
 from __future__ import annotations
@@ -18,24 +18,23 @@ from mambamed.io.atomic import open_atomic
 from mambamed.io.dicom import grid_of
 from mambamed.io.images import case_id_of
 
-_WAY_OUT = "pip install 'mambamed[dicom]'"
-
 
 def check_dicom_seg(cases: Sequence[Case]) -> None:
-    """Refuse what can be told before any work.
+    """Check before prediction that DICOM segmentations can be written.
 
     Raises:
-        RecipeError: pydicom or highdicom is absent, or a case is no DICOM series.
+        RecipeError: pydicom or highdicom is not installed, or a case is not a DICOM series.
     """
     try:
-        import highdicom  # noqa: F401 - only asked whether it is there
+        import highdicom  # noqa: F401 - only to check that it is installed
     except ImportError as error:
-        raise RecipeError(f"--format dicom-seg: needs {error.name}; {_WAY_OUT}") from error
+        fact = f"--format dicom-seg: requires {error.name}. Run pip install 'mambamed[dicom]'."
+        raise RecipeError(fact) from error
     for case in cases:
         if not case.fault and case_id_of(case.channels[0].path) is not None:
             raise RecipeError(
-                f"{case.channels[0].path}: is no DICOM series, to which a DICOM segmentation could refer; "
-                "leave --format out"
+                f"{case.channels[0].path}: is not a DICOM series, which --format dicom-seg requires. "
+                "Remove the option."
             )
 
 
@@ -47,14 +46,14 @@ def write_segmentation(
     Args:
         path: a .dcm file.
         labels: `(X, Y, Z)` on the grid of the series as `io.dicom.read` gives it.
-        series: a folder of one DICOM series, or one of its files. Patient, study, frame of reference and
-            geometry are taken from it, and every frame refers to its slice.
-        names: label name -> value; each becomes a segment of this name, found or not, so that the numbers of
-            the segments are those of all cases.
-        algorithm: what the labels are by.
+        series: folder of a DICOM series, or one of its files; source of patient, study, frame of reference
+            and geometry. Every frame refers to its slice.
+        names: label name -> value; each becomes a segment even if it is absent, so that segment numbers are
+            the same for all cases.
+        algorithm: name of the algorithm (default: mambamed).
 
     Raises:
-        CaseError: the series lacks what a segmentation must take from it.
+        CaseError: the series lacks attributes that a segmentation requires.
         RunError: the file cannot be written.
     """
     import highdicom as hd
@@ -85,12 +84,12 @@ def write_segmentation(
     ]
     numbers = np.zeros(max(there) + 1, np.uint8 if len(there) < 256 else np.uint16)
     numbers[there] = np.arange(1, len(there) + 1)
-    planes = numbers[labels.transpose(2, 1, 0)]  # slices of rows of columns
+    planes = numbers[labels.transpose(2, 1, 0)]  # (slices, rows, columns)
     grid = grid_of(series)
     if grid.frames is not None:
         planes = planes[np.argsort(grid.frames)]
     try:
-        slices = [_with_what_must_be_there(pydicom.dcmread(file)) for file in grid.files]
+        slices = [_with_required(pydicom.dcmread(file)) for file in grid.files]
         document = hd.seg.Segmentation(
             source_images=slices,
             pixel_array=planes,
@@ -107,7 +106,8 @@ def write_segmentation(
             series_description=f"{algorithm or 'mambamed'} segmentation"[:64],
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CaseError(f"{series}: its headers do not allow a DICOM segmentation ({error})") from error
+        fact = f"its headers do not allow a DICOM segmentation ({error})"
+        raise CaseError(f"{series}: {fact}. Use another --format.") from error
     with open_atomic(path) as file:
         document.save_as(file)
 
@@ -125,8 +125,8 @@ _MAY_BE_EMPTY = (
 )
 
 
-def _with_what_must_be_there(document: Any) -> Any:
-    """Attributes that the standard asks for, empty if need be, and that anonymizers take out altogether."""
+def _with_required(document: Any) -> Any:
+    """Add, as empty, attributes that the standard requires and that anonymizers may remove."""
     for name in _MAY_BE_EMPTY:
         if name not in document:
             setattr(document, name, None)
@@ -134,5 +134,5 @@ def _with_what_must_be_there(document: Any) -> Any:
 
 
 def _series_number(first: Any) -> int:
-    """A number that the series itself does not have."""
+    """A number different from that of the series."""
     return int(first.get("SeriesNumber") or 0) + 1000

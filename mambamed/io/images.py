@@ -1,11 +1,12 @@
 """Images as arrays `(X, Y, Z)` in the file's own order, with the affine voxel -> world, mm, RAS+.
 
-NIfTI goes its own checked path (`nifti`); NRRD, MetaImage and DICOM series go through SimpleITK, whose
-`(z, y, x)` order and LPS world end here. A folder, or a file that is DICOM, stands for its series.
+`nifti` reads NIfTI; SimpleITK reads NRRD, MetaImage and DICOM series. A DICOM file or its folder stands for
+the series.
 """
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from mambamed.geometry import Affine, spacing_of
 from mambamed.io.atomic import write_bytes
 
 MAX_VOXELS = 2**31
-_LARGEST_SANE = 1e15  # squares of more than that overflow in float32, and no scanner writes it
+_LARGEST_SANE = 1e15  # squares of larger values overflow float32; scanners do not write them
 _NIFTI = (".nii.gz", ".nii")
 SUFFIXES = (*_NIFTI, ".nrrd", ".mha")
 
@@ -30,9 +31,9 @@ class Image:
     """An image in memory.
 
     Attributes:
-        array: `(X, Y, Z)`, in the file's type where it stores no scaling, else float32.
+        array: `(X, Y, Z)`, in the file's type, or float32 if the file has a scaling.
         affine: `(4, 4)` voxel -> world, mm, RAS+.
-        header: what the file said beyond that, for writing an answer with the same geometry; opaque.
+        header: the NIfTI header, for writing an image with the same geometry.
     """
 
     array: NDArray
@@ -41,7 +42,7 @@ class Image:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Edge lengths of a voxel, mm, in array order."""
+        """Voxel spacing, mm, in array order."""
         x, y, z = (float(edge) for edge in spacing_of(self.affine))
         return x, y, z
 
@@ -52,7 +53,7 @@ class ImageHeader:
 
     Attributes:
         shape: `(X, Y, Z)`.
-        volumes: length of the fourth axis; 1 for a 3-D file.
+        volumes: length of the fourth axis; 1 for a 3D file.
         affine: `(4, 4)` voxel -> world, mm, RAS+.
         dtype: type of the voxels as stored.
         header: as in `Image`.
@@ -70,11 +71,11 @@ def read_image(path: Path, volume: int | None = None, max_voxels: int = MAX_VOXE
 
     Args:
         path: `.nii`, `.nii.gz`, `.nrrd`, `.mha`; a folder of one DICOM series, or one file of a series.
-        volume: index along the fourth axis of a 4-D file; None for a 3-D file.
-        max_voxels: refuse larger files before any memory is taken.
+        volume: index along the fourth axis of a 4D file; None for a 3D file.
+        max_voxels: reject larger files before allocating memory.
 
     Raises:
-        CaseError: absent, no regular file, damaged, no image, a geometry that cannot be right, NaN or Inf.
+        CaseError: absent, not a regular file, damaged, not an image, invalid geometry, NaN or Inf.
     """
     if not path.name.lower().endswith(_NIFTI):
         array, affine = _reader(path).read(path, max_voxels)
@@ -92,18 +93,14 @@ def read_image(path: Path, volume: int | None = None, max_voxels: int = MAX_VOXE
         _check_volume(path, shape[3], volume)
         array = nifti.voxels_of(header, stream, shape, path)[..., volume or 0]
     if shape[3] > 1:
-        array = array.copy(order="F")  # lets the other volumes go
+        array = array.copy(order="F")  # frees the other volumes
     array = nifti.scaled(array, header)
     _check_finite(array, path)
     return Image(array, affine, header)
 
 
 def read_header(path: Path, max_voxels: int = MAX_VOXELS) -> ImageHeader:
-    """Read where an image lies, without its voxels.
-
-    Raises:
-        CaseError: as `read_image`, but for what only the voxels show.
-    """
+    """Read shape, affine and type without the voxels; errors are those of `read_image`."""
     if not path.name.lower().endswith(_NIFTI):
         shape, affine, dtype = _reader(path).read_header(path, max_voxels)
         return ImageHeader(shape, 1, affine, dtype)
@@ -123,10 +120,10 @@ def write_image(path: Path, array: NDArray, like: Image | ImageHeader) -> None:
     Args:
         path: `.nii.gz` or `.nii`.
         array: `(X, Y, Z)`, on the grid of `like`.
-        like: its affine, and, where it came from NIfTI, its qform, sform, codes and units, are kept.
+        like: image whose affine (and qform, sform, codes and units, if it is NIfTI) are written.
 
     Raises:
-        ValueError: the array is not on the grid of `like`, or the name is not NIfTI's.
+        ValueError: the array is not on the grid of `like`, or the suffix is not one of NIfTI.
         RunError: the file cannot be written.
     """
     from mambamed.io import nifti
@@ -142,21 +139,21 @@ def write_image(path: Path, array: NDArray, like: Image | ImageHeader) -> None:
 
 
 def doubt_about(array: NDArray) -> str | None:
-    """What makes intensities doubtful, in one phrase; None for those of a proper image.
+    """A warning about implausible intensities, as a phrase; None if there is none.
 
     >>> doubt_about(np.full((2, 2, 2), 5.0))
-    'is constant (5); it says nothing'
+    'is constant (5). Check the image.'
     """
     low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
     if low == high:
-        return f"is constant ({low:g}); it says nothing"
+        return f"is constant ({low:g}). Check the image."
     if max(abs(low), abs(high)) > _LARGEST_SANE:
-        return f"range {low:g} to {high:g} of intensities; check for an outlier"
+        return f"has an intensity range of {low:g} to {high:g}. Check for an outlier."
     return None
 
 
 def smallest_integer(largest: int) -> np.dtype:
-    """The smallest unsigned type that holds labels up to `largest`, as NIfTI viewers read it.
+    """The smallest type that holds labels up to `largest` and that NIfTI viewers support.
 
     >>> smallest_integer(3), smallest_integer(300)
     (dtype('uint8'), dtype('uint16'))
@@ -165,7 +162,7 @@ def smallest_integer(largest: int) -> np.dtype:
 
 
 def case_id_of(path: Path) -> str | None:
-    """File name without the suffix of an image; None for what is no image (or a system's own file).
+    """File name without the suffix of an image; None if it is not an image or is hidden.
 
     >>> case_id_of(Path("a/brats_001.nii.gz")), case_id_of(Path("a/._x.nii.gz")), case_id_of(Path("b.txt"))
     ('brats_001', None, None)
@@ -179,11 +176,7 @@ def case_id_of(path: Path) -> str | None:
 
 
 def images_by_id(paths: Iterable[Path], where: Path) -> dict[str, Path]:
-    """Case id -> its image, of the files that are images.
-
-    Args:
-        paths: in any order; what is not named as an image is passed over.
-        where: what they were found in, for the message.
+    """Case id -> image; other files are ignored, and `where` is named in the errors.
 
     Raises:
         DatasetError: two images of one case.
@@ -195,34 +188,30 @@ def images_by_id(paths: Iterable[Path], where: Path) -> dict[str, Path]:
             continue
         if case_id in found:
             both = f"{found[case_id].name} and {path.name}"
-            raise DatasetError(f"{where}: duplicate case {case_id}: {both}; keep one")
+            raise DatasetError(f"{where}: duplicate case {case_id}: {both}. Keep one of them.")
         found[case_id] = path
     return found
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is no regular file, before opening it could hang.
+    """Reject all but regular files, because opening a pipe or device could hang.
 
     Raises:
-        CaseError: absent, a dangling link, a folder, a pipe or a device, no permission.
+        CaseError: absent, a broken link, a folder, a pipe or a device, no permission.
     """
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        what = "is a link to nothing" if path.is_symlink() else f"cannot be read ({error.strerror})"
-        raise CaseError(f"{path}: {what}; check the path") from error
+        what = "is a broken link" if os.path.islink(path) else f"cannot be read ({error.strerror})"  # noqa: PTH114
+        raise CaseError(f"{path}: {what}. Check the path.") from error
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
-        raise CaseError(f"{path}: is {kind}, not a regular file; remove it or give the image")
+        raise CaseError(f"{path}: is {kind}, not a regular file. Give the path of an image.")
 
 
 def _reader(path: Path) -> Any:
-    """The module that reads what is not NIfTI.
-
-    Raises:
-        CaseError: as `check_file`, but that a folder may be one of DICOM where it is not named as an image.
-    """
-    if case_id_of(path) is None and path.is_dir():
+    """The module that reads an image other than NIfTI; a folder is a DICOM series."""
+    if case_id_of(path) is None and os.path.isdir(path):  # noqa: PTH112 - False for a name that is too long
         from mambamed.io import dicom
 
         return dicom
@@ -235,10 +224,10 @@ def _reader(path: Path) -> Any:
 def _check_volume(path: Path, volumes: int, volume: int | None) -> None:
     if volume is None and volumes > 1:
         raise CaseError(
-            f"{path}: is 4D with {volumes} volumes, expected one; split it into one file a volume"
+            f"{path}: is 4D with {volumes} volumes, expected 3D. Split it into one file per volume."
         )
     if volume is not None and volume >= volumes:
-        raise CaseError(f"{path}: has {volumes} volumes, number {volume} is wanted; check the channels")
+        raise CaseError(f"{path}: has {volumes} volumes, but volume {volume} is needed. Check the channels.")
 
 
 def _check_finite(array: NDArray, path: Path) -> None:
@@ -250,4 +239,4 @@ def _check_finite(array: NDArray, path: Path) -> None:
         nan, infinite = int(np.isnan(array).sum()), int(np.isinf(array).sum())
     if nan or infinite:
         count, what = (nan, "NaN") if nan else (infinite, "Inf")
-        raise CaseError(f"{path}: {count} voxels are {what}; replace them in the image")
+        raise CaseError(f"{path}: {count} voxels are {what}. Replace them in the image.")

@@ -1,7 +1,7 @@
-"""NRRD and MetaImage through SimpleITK, whose `(z, y, x)` order and LPS world end here.
+"""Read NRRD and MetaImage through SimpleITK, whose `(z, y, x)` order and LPS world are converted here.
 
-SimpleITK is checked where it is too trusting: sizes before memory is taken, the checksum of a compressed
-MetaImage, voxels that lie in another file.
+Checked in addition to SimpleITK: the size before memory is allocated, checksums of compressed data, and that
+the voxels are not in another file.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from mambamed.geometry import Affine, spacing_of
 Shape = tuple[int, int, int]
 
 _HEADER_BYTES = 2**16
-_LARGEST_RATIO = 1100  # deflate packs at most 1032 bytes into one
+_LARGEST_RATIO = 1100  # deflate compresses at most 1032 : 1
 
 
 def read(path: Path, max_voxels: int) -> tuple[NDArray, Affine]:
     """Voxels `(X, Y, Z)` in the file's type, and their affine, voxel -> world, mm, RAS+.
 
     Raises:
-        CaseError: damaged, not 3-D with one value per voxel, more voxels than the file can hold or the limit.
+        CaseError: damaged, not 3D with one value per voxel, more voxels than the limit or the file can hold.
     """
     reader = _opened(path, max_voxels)
     try:
@@ -39,23 +39,19 @@ def read(path: Path, max_voxels: int) -> tuple[NDArray, Affine]:
 
 
 def read_header(path: Path, max_voxels: int) -> tuple[Shape, Affine, np.dtype]:
-    """Shape, affine and type, without the voxels.
-
-    Raises:
-        CaseError: as `read`, but for what only the voxels show.
-    """
+    """Shape, affine and type, without reading the voxels; errors are those of `read`."""
     reader = _opened(path, max_voxels)
     x, y, z = reader.GetSize()
     return (x, y, z), _affine_of(reader, path), _dtype_of(reader)
 
 
 def _opened(path: Path, max_voxels: int) -> Any:
-    """A reader that has read the header, which was found sane."""
+    """A reader that has read and checked the header."""
     with path.open("rb") as file:
         head = file.read(_HEADER_BYTES)
     if not head:
-        raise CaseError(f"{path}: is empty (0 bytes); copy it again")
-    # NRRD ends its header by an empty line, MetaImage by the place of the data.
+        raise CaseError(f"{path}: is empty (0 bytes). Copy it again.")
+    # An empty line ends the header of NRRD, ElementDataFile that of MetaImage.
     if head.startswith(b"NRRD"):
         text, _, _ = head.partition(b"\n\n")
         elsewhere = b"data file:" in text.lower() or b"datafile:" in text.lower()
@@ -70,7 +66,7 @@ def _opened(path: Path, max_voxels: int) -> Any:
         if rest and b"CompressedData = True" in text:
             _check_deflated(path, len(text) + len(b"ElementDataFile") + len(place) + 1, zlib.MAX_WBITS)
     if elsewhere:
-        raise CaseError(f"{path}: its voxels lie in another file; convert it to one file")
+        raise CaseError(f"{path}: its voxels are in another file. Convert it to a single file.")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -79,15 +75,15 @@ def _opened(path: Path, max_voxels: int) -> Any:
         raise _unreadable(path, error) from error
     size = reader.GetSize()
     if len(size) != 3 or reader.GetNumberOfComponents() != 1:
-        raise CaseError(f"{path}: is {len(size)}D {size}, not 3D with one value per voxel; convert it")
+        raise CaseError(f"{path}: is {len(size)}D {size}, not 3D with one value per voxel. Convert it.")
     voxels, holds = int(np.prod(size, dtype=np.int64)), path.stat().st_size
     claimed = voxels * _dtype_of(reader).itemsize
     if voxels < 1 or claimed > holds * (1 if is_raw else _LARGEST_RATIO):
         fact = f"its header claims a size of {claimed / 2**20:.0f} MB for {holds} bytes"
-        raise CaseError(f"{path}: {'truncated: ' if is_raw else ''}{fact}; copy it again")
+        raise CaseError(f"{path}: {'truncated: ' if is_raw else ''}{fact}. Copy it again.")
     if voxels > max_voxels:
         raise CaseError(
-            f"{path}: {voxels} voxels, more than the limit of {max_voxels}; raise it if that is right"
+            f"{path}: {voxels} voxels, more than the limit of {max_voxels}. Resample or crop the image."
         )
     return reader
 
@@ -103,18 +99,12 @@ def _affine_of(reader: Any, path: Path) -> Affine:
     affine[:2] *= -1  # LPS -> RAS
     affine += 0.0  # no -0
     if not np.all(np.isfinite(affine)) or not (spacing_of(affine) > 1e-6).all():
-        raise CaseError(f"{path}: its spacing, origin or axes cannot be; correct the header")
+        raise CaseError(f"{path}: spacing, origin or axes are invalid. Correct the header.")
     return affine
 
 
 def _check_deflated(path: Path, start: int, wbits: int) -> None:
-    """Verify the checksum that SimpleITK passes over; nothing is kept.
-
-    Args:
-        path: the file.
-        start: where its compressed data begin.
-        wbits: of zlib, which says whether they are zlib's or gzip's.
-    """
+    """Verify the checksum, which SimpleITK ignores, of data that begin at `start`; `wbits` as in zlib."""
     inflater = zlib.decompressobj(wbits)
     with path.open("rb") as file:
         file.seek(start)
@@ -122,10 +112,10 @@ def _check_deflated(path: Path, start: int, wbits: int) -> None:
             while not inflater.eof:
                 block = inflater.unconsumed_tail or file.read(2**20)
                 if not block:
-                    raise CaseError(f"{path}: truncated, the compressed data end early; copy it again")
+                    raise CaseError(f"{path}: truncated: the compressed data end early. Copy it again.")
                 inflater.decompress(block, 2**22)
         except zlib.error as error:
-            raise CaseError(f"{path}: corrupt compressed data ({error}); copy it again") from error
+            raise CaseError(f"{path}: corrupt compressed data ({error}). Copy it again.") from error
 
 
 def _unreadable(path: Path, error: RuntimeError) -> CaseError:
@@ -134,5 +124,5 @@ def _unreadable(path: Path, error: RuntimeError) -> CaseError:
         "truncated: " if any(word in reason for word in ("got only", "but received", "No such file")) else ""
     )
     return CaseError(
-        f"{path}: {cut}cannot be read as an image ({reason}); copy it again or convert it to NIfTI"
+        f"{path}: {cut}cannot be read as an image ({reason}). Copy it again or convert it to NIfTI."
     )

@@ -1,4 +1,4 @@
-"""JSON documents: read with faults told by file and line, written atomically."""
+"""Read JSON files, with errors by file and line, and write them atomically."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ MAX_BYTES = 256 * 2**20
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON document.
+    """Read a JSON file.
 
     Raises:
-        DatasetError: absent, unreadable, not JSON (with line and column), a key given twice, nested too deep.
+        DatasetError: absent, unreadable, not JSON (with line and column), duplicate keys, nested too deep.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise DatasetError(f"{path}: larger than {MAX_BYTES >> 20} MB; not a document of this kind")
+            raise DatasetError(f"{path}: larger than {MAX_BYTES >> 20} MB. Check the path.")
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         reason = getattr(error, "strerror", error)
         raise DatasetError(f"{path}: cannot be read ({reason}). Check the path.") from error
@@ -29,30 +29,20 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str, path: Path) -> Any:
-    """Parse JSON text.
-
-    Args:
-        path: file that the text is from, for errors.
-
-    Raises:
-        DatasetError: as `read_json`.
-    """
+    """Parse JSON text; `path` is named in the errors, which are those of `read_json`."""
     try:
         return json.loads(text, object_pairs_hook=lambda pairs: _without_duplicates(pairs, path))
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
-        raise DatasetError(f"{path}: not valid JSON at {where}: {error.msg}; correct it") from error
-    except ValueError as error:  # Python's bound on the digits of an integer
-        raise DatasetError(f"{path}: holds a number that is too long; correct it") from error
+        raise DatasetError(f"{path}: not valid JSON at {where}: {error.msg}. Correct the file.") from error
+    except ValueError as error:  # Python's limit on the digits of an integer
+        raise DatasetError(f"{path}: a number has too many digits. Correct the file.") from error
     except RecursionError as error:
-        raise DatasetError(f"{path}: nested too deep for a document of this kind") from error
+        raise DatasetError(f"{path}: nested too deep. Check the path.") from error
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write a JSON document atomically, indented; keys keep their order.
-
-    NaN and infinities are written as Python's JSON writes and reads them (`NaN`, `Infinity`).
-    """
+    """Write indented JSON atomically; keys keep their order, NaN and infinities become `NaN`, `Infinity`."""
     write_text(path, json_text(document))
 
 
@@ -76,5 +66,5 @@ def _without_duplicates(pairs: list[tuple[str, Any]], path: Path) -> dict[str, A
     if len(document) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise DatasetError(f"{path}: duplicate key {twice!r}; one of the two would be lost, so remove one")
+        raise DatasetError(f"{path}: duplicate key {twice!r}. Remove one of the two.")
     return document

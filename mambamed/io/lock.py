@@ -1,4 +1,4 @@
-"""One writer a folder: two commands on one output folder never tear each other's files."""
+"""Locks that allow only one process at a time to write to an output folder."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ LOCK_NAME = ".lock"
 
 @contextmanager
 def folder_lock(folder: Path, name: str = LOCK_NAME, leftovers: bool = True) -> Iterator[None]:
-    """Hold a folder for writing; the system frees it when the process ends, however it ends.
+    """Lock a folder for writing; the operating system releases the lock when the process ends.
 
     Args:
-        folder: made with its parents. Temporary files of killed writers in it are removed.
-        name: of the lock's file, where several processes hold parts of a folder.
-        leftovers: whether those temporary files are removed; False where others write beside this process.
+        folder: created with its parents.
+        name: name of the lock file, if several processes each lock part of a folder.
+        leftovers: whether to remove temporary files of killed processes; False if others write there too.
 
     Raises:
-        RunError: another process holds it; the line names its id.
+        RunError: another process holds the lock; the message names its id.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def folder_lock(folder: Path, name: str = LOCK_NAME, leftovers: bool = True) -> 
             file.seek(0)
             owner = file.read().strip() or "unknown"
             raise RunError(
-                f"{folder}: process {owner} is writing there; wait for it, or choose another folder"
+                f"{folder}: process {owner} is writing there. Wait for it, or choose another folder."
             )
         try:
             file.seek(0)
@@ -52,7 +52,7 @@ def folder_lock(folder: Path, name: str = LOCK_NAME, leftovers: bool = True) -> 
 
 @contextmanager
 def waiting_lock(folder: Path, name: str) -> Iterator[None]:
-    """Hold a lock file of a folder for a short work; waits while another process holds it."""
+    """Hold a lock file briefly; waits while another process holds it."""
     with (folder / name).open("a+") as file:
         while not _take(file):
             time.sleep(0.05)
@@ -61,12 +61,10 @@ def waiting_lock(folder: Path, name: str) -> Iterator[None]:
 
 @contextmanager
 def shared_lock(folder: Path, name: str = LOCK_NAME) -> Iterator[None]:
-    """Keep the folder from a process that wants it whole; others may hold it so too.
-
-    Where the system knows no shared locks (Windows), nothing is kept.
+    """Take a shared lock, which excludes only `folder_lock`. Does nothing on Windows, which has none.
 
     Raises:
-        RunError: another process holds the folder whole, or it cannot be written.
+        RunError: another process holds the folder's lock, or the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,15 +75,15 @@ def shared_lock(folder: Path, name: str = LOCK_NAME) -> Iterator[None]:
         if not _share(file):
             file.seek(0)
             owner = file.read().strip() or "unknown"
-            raise RunError(f"{folder}: process {owner} is writing there; wait for it")
+            raise RunError(f"{folder}: process {owner} is writing there. Wait for it.")
         yield
 
 
 def is_locked(folder: Path, name: str = LOCK_NAME) -> bool:
-    """Whether a process writes in this folder now."""
+    """Whether a process holds the folder's lock."""
     try:
         with (folder / name).open("r+") as file:
-            return not _take(file)  # what is taken is given back with the file
+            return not _take(file)  # closing the file releases the lock
     except OSError:
         return False
 
@@ -95,7 +93,7 @@ if os.name == "nt":
 
     def _take(file) -> bool:
         try:
-            # A byte far behind the text, so that others can still read whose lock it is.
+            # A byte far beyond the text, so that other processes can still read the id.
             file.seek(2**20)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
         except OSError:

@@ -1,8 +1,7 @@
-"""NIfTI-1 and NIfTI-2: a checking reader that takes no more than the header honestly needs, and the writer.
+"""Read NIfTI-1 and NIfTI-2 with checks, and write them; nibabel parses the headers.
 
-What other readers let pass is looked at here: a stream that was cut off or whose checksum is wrong, a
-header that claims more than the file can hold, an affine that is not one, two affines that disagree. The
-header itself is parsed by nibabel's header classes.
+Checked in addition to nibabel: truncated streams, checksums, headers that claim more data than the file can
+hold, invalid affines, and sforms and qforms that disagree. Memory is allocated only after these checks.
 """
 
 from __future__ import annotations
@@ -23,26 +22,21 @@ from mambamed.geometry import Affine, spacing_of
 
 log = logging.getLogger("mambamed")
 
-Header = Any  # nibabel's Nifti1Header or Nifti2Header; it has no common public type
+Header = Any  # Nifti1Header or Nifti2Header of nibabel, which have no common public type
 
 GZIP_MAGIC = b"\x1f\x8b"
-_HEADER_BYTES = {348: 352, 540: 544}  # sizeof_hdr -> bytes up to the end of the extension flag
-_LARGEST_RATIO = 1100  # deflate packs at most 1032 bytes into one
-_SHEAR_TOLERANCE = 5e-3  # largest cosine between two axes that still counts as rounding
+_HEADER_BYTES = {348: 352, 540: 544}  # sizeof_hdr -> bytes including the extension flag
+_LARGEST_RATIO = 1100  # deflate compresses at most 1032 : 1
+_SHEAR_TOLERANCE = 5e-3  # largest cosine between two axes that counts as rounding
 _WRITE_LEVEL = 1
 _TILE = 16  # voxels
-_BLOCK_BYTES = 2**18  # compressed bytes at a time
-_PIECE_BYTES = 2**20  # inflated bytes at a time
+_BLOCK_BYTES = 2**18  # compressed bytes read at once
+_PIECE_BYTES = 2**20  # decompressed bytes read at once
 _STREAM_FAULTS: tuple[type[Exception], ...] = (isal_zlib.IsalError, zlib.error)  # type: ignore[assignment]
 
 
 class NiftiStream:
-    """The bytes of a NIfTI file, inflated where they are compressed, never more than asked for.
-
-    Args:
-        file: open, at its start.
-        path: for messages.
-    """
+    """The decompressed bytes of an open NIfTI file, read on demand; `path` is named in the errors."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file, self._path = file, path
@@ -57,27 +51,23 @@ class NiftiStream:
     def _check_name(self) -> None:
         named = self._path.name.lower().endswith(".gz")
         if self.file_bytes == 0:
-            raise CaseError(f"{self._path}: is empty (0 bytes); copy it again")
+            raise CaseError(f"{self._path}: is empty (0 bytes). Copy it again.")
         if named and not self.compressed:
             start = self._file.read(540)
             self._file.seek(0)
             if header_size(start) is None:
-                raise CaseError(f"{self._path}: is neither gzip nor NIfTI; download it again")
-            raise CaseError(f"{self._path}: is not gzip although it is named so; rename it to .nii")
+                raise CaseError(f"{self._path}: is neither gzip nor NIfTI. Download it again.")
+            raise CaseError(f"{self._path}: is not gzip although its suffix is .gz. Rename it to .nii.")
         if not named and self.compressed:
-            raise CaseError(f"{self._path}: is gzip although it is named .nii; rename it to .nii.gz")
+            raise CaseError(f"{self._path}: is gzip although its suffix is .nii. Rename it to .nii.gz.")
 
     def read(self, count: int) -> bytes:
-        """The next `count` bytes, fewer only at the end of the data.
-
-        Raises:
-            CaseError: the compressed stream is cut off or damaged.
-        """
+        """The next `count` bytes, fewer only at the end of the data; errors are those of `read_into`."""
         buffer = bytearray(count)
         return bytes(buffer[: self.read_into(memoryview(buffer))])
 
     def skip(self, count: int) -> bool:
-        """Pass over `count` bytes, holding little of them at a time; False where the data end before."""
+        """Skip `count` bytes in small pieces; False if the data end before."""
         while count > 0:
             passed = len(self.read(min(count, _PIECE_BYTES)))
             if not passed:
@@ -86,16 +76,16 @@ class NiftiStream:
         return True
 
     def read_into(self, buffer: memoryview) -> int:
-        """Fill a buffer of bytes; how many there were, fewer than it holds only at the end of the data.
+        """Fill a buffer and return the number of bytes; it is partly filled only at the end of the data.
 
         Raises:
-            CaseError: the compressed stream is cut off or damaged.
+            CaseError: the compressed stream is truncated or damaged.
         """
         filled = min(len(self._returned), len(buffer))
         buffer[:filled], self._returned = self._returned[:filled], self._returned[filled:]
         while filled < len(buffer):
             if self.compressed:
-                # Small pieces stay in the processor's cache on their way to the buffer.
+                # Small pieces stay in the processor's cache until they are copied.
                 part = self._inflate(min(len(buffer) - filled, _PIECE_BYTES))
                 buffer[filled : filled + len(part)] = part
                 count = len(part)
@@ -107,20 +97,16 @@ class NiftiStream:
         return filled
 
     def give_back(self, data: bytes) -> None:
-        """Let the next `read` begin with `data`, which was read too far."""
+        """Push back `data`, so that the next `read` returns it first."""
         self._returned = data
 
     def check_end(self) -> None:
-        """After the last voxel: verify the checksum, and warn where the data go on.
-
-        Raises:
-            CaseError: the compressed stream is cut off or damaged.
-        """
+        """After the last voxel: verify the checksum, and warn about further data."""
         if self.read(1):
-            log.warning("%s: size: holds more data than its header names; the rest is not read", self._path)
+            log.warning("%s: size: more data than its header states; the rest is ignored", self._path)
 
     def _inflate(self, limit: int) -> bytes:
-        """Some inflated bytes; none at the end."""
+        """At most `limit` decompressed bytes; none at the end."""
         while True:
             if self._inflater.eof and not self._next_member():
                 return b""
@@ -128,14 +114,14 @@ class NiftiStream:
             try:
                 part = self._inflater.decompress(raw, limit)
             except _STREAM_FAULTS as error:
-                raise CaseError(f"{self._path}: corrupt compressed data ({error}); copy it again") from error
+                raise CaseError(f"{self._path}: corrupt compressed data ({error}). Copy it again.") from error
             if part:
                 return part
             if not raw and not self._inflater.eof:
-                raise CaseError(f"{self._path}: truncated, the compressed data end early; copy it again")
+                raise CaseError(f"{self._path}: truncated: the compressed data end early. Copy it again.")
 
     def _next_member(self) -> bool:
-        """Whether another gzip member follows; zero padding after the last one is legal."""
+        """Whether another gzip member follows; zero padding after the last one is allowed."""
         rest = self._inflater.unused_data.lstrip(b"\0")
         while not rest:
             block = self._file.read(2**16)
@@ -145,7 +131,7 @@ class NiftiStream:
         if len(rest) < 2:
             rest += self._file.read(2**16)
         if not rest.startswith(GZIP_MAGIC):
-            log.warning("%s: size: bytes after the compressed data are not gzip; not read", self._path)
+            log.warning("%s: size: bytes after the compressed data are not gzip and are ignored", self._path)
             self._file.seek(0, 2)
             return False
         self._inflater = isal_zlib.decompressobj(wbits=31)
@@ -164,17 +150,17 @@ def header_size(start: bytes) -> int | None:
 
 
 def read_header(stream: NiftiStream, path: Path) -> Header:
-    """The header, checked; the stream then stands behind it.
+    """Read and check the header; the stream is then at the first voxel.
 
     Raises:
-        CaseError: not NIfTI, or a header that cannot be right.
+        CaseError: not NIfTI, or an invalid header.
     """
     start = stream.read(540)
     size = header_size(start)
     if size is None:
-        raise CaseError(f"{path}: is not NIfTI (no magic number); convert it or download it again")
+        raise CaseError(f"{path}: is not NIfTI (no magic number). Convert it or download it again.")
     if len(start) < size:
-        raise CaseError(f"{path}: truncated: ends within its header; copy it again")
+        raise CaseError(f"{path}: truncated: ends within its header. Copy it again.")
     kind = nib.Nifti1Header if size == 348 else nib.Nifti2Header
     try:
         header = kind(start[:size], check=False)
@@ -182,11 +168,11 @@ def read_header(stream: NiftiStream, path: Path) -> Header:
         header.get_data_dtype()
     except (HeaderDataError, ValueError, KeyError) as error:
         code = int(kind(start[:size], check=False)["datatype"])
-        raise CaseError(f"{path}: datatype code {code} is unknown; convert the file") from error
+        raise CaseError(f"{path}: datatype code {code} is unknown. Convert the file.") from error
     if not offset >= _HEADER_BYTES[size] or offset > 2**40:
-        raise CaseError(f"{path}: truncated or damaged: its voxels are said to begin at byte {offset:g}")
+        raise CaseError(f"{path}: truncated or damaged: vox_offset is {offset:g}. Copy it again.")
     if not stream.skip(int(offset) - len(start)):
-        raise CaseError(f"{path}: truncated: its voxels would begin at byte {offset:g}; copy it again")
+        raise CaseError(f"{path}: truncated: its voxels would begin at byte {offset:g}. Copy it again.")
     stream.give_back(start[int(offset) :])
     return header
 
@@ -197,67 +183,67 @@ def check_shape(
     """`(X, Y, Z, volumes)` of the file.
 
     Raises:
-        CaseError: not 3-D (or 4-D), an axis without voxels, a type without meaning here, or more data than
-            the file can hold or `max_voxels` allows.
+        CaseError: not 3D or 4D, an empty axis, an unsupported type, or more data than the file can hold or
+            `max_voxels` allows.
     """
     count = int(header["dim"][0])
     sizes = [int(n) for n in header["dim"][1 : max(count, 0) + 1]]
     if not 1 <= count <= 7 or any(n < 1 for n in sizes):
-        raise CaseError(f"{path}: shape {tuple(sizes)} with {count} axes cannot be; the header is damaged")
+        raise CaseError(f"{path}: shape {tuple(sizes)} with {count} axes is invalid. Correct the header.")
     if count >= 5 and any(n > 1 for n in sizes[4:]):
-        raise CaseError(f"{path}: is 5D {tuple(sizes)}, a vector image; give one file per channel")
+        raise CaseError(f"{path}: is 5D {tuple(sizes)}, a vector image. Use one file per channel.")
     while len(sizes) > 4:
         sizes.pop()
     if len(sizes) < 3:
-        raise CaseError(f"{path}: is {len(sizes)}D {tuple(sizes)}, not 3D; stack its slices to a volume")
+        raise CaseError(f"{path}: is {len(sizes)}D {tuple(sizes)}, not 3D. Stack its slices to a volume.")
     x, y, z, volumes = (*sizes, 1)[:4]
     dtype = header.get_data_dtype()
     if dtype.fields is not None or int(header["datatype"]) in {128, 2304}:
-        raise CaseError(f"{path}: holds RGB colors, not intensities; convert it to one value per voxel")
+        raise CaseError(f"{path}: contains RGB colors, not intensities. Convert it to gray values.")
     if dtype.kind == "c":
-        raise CaseError(f"{path}: holds complex numbers; save their magnitude")
+        raise CaseError(f"{path}: contains complex numbers. Save their magnitude.")
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        raise CaseError(f"{path}: datatype {dtype} is not supported; convert it to float32")
+        raise CaseError(f"{path}: datatype {dtype} is not supported. Convert it to float32.")
     voxels = x * y * z * volumes
     holds = stream.file_bytes * (_LARGEST_RATIO if stream.compressed else 1)
     if voxels * dtype.itemsize > holds:
         size = f"{voxels * dtype.itemsize / 2**20:.0f} MB"
         fact = "truncated: " if not stream.compressed else ""
         raise CaseError(
-            f"{path}: {fact}its header claims a size of {size} for {stream.file_bytes} bytes; copy it again"
+            f"{path}: {fact}its header claims a size of {size} for {stream.file_bytes} bytes. Copy it again."
         )
     if voxels > max_voxels:
         raise CaseError(
             f"{path}: {voxels} voxels ({voxels * dtype.itemsize / 2**20:.0f} MB), more than the limit of "
-            f"{max_voxels}; raise it if that is right"
+            f"{max_voxels}. Resample or crop the image."
         )
     return x, y, z, volumes
 
 
-@np.errstate(invalid="ignore")  # numpy's word on a signaling NaN, which is told as any other
+@np.errstate(invalid="ignore")  # numpy warns of signaling NaNs, which are reported like others
 def affine_of(header: Header, path: Path) -> Affine:
-    """The affine, voxel -> world, mm, RAS+: the sform where there is one, else the qform, else pixdim alone.
+    """The affine, voxel -> world, mm, RAS+: the sform if there is one, else the qform, else pixdim alone.
 
-    A sheared sform beside a proper qform is given up for the qform, for no reader agrees about it.
+    If the sform is sheared, a valid qform is used instead, because readers disagree about such sforms.
 
     Raises:
-        CaseError: no affine that a grid can have.
+        CaseError: an invalid affine.
     """
     sform, qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
     zooms = np.asarray(header["pixdim"][1:4], float)
     if not np.all(np.isfinite(zooms)) or ((zooms == 0).any() and not sform):
-        raise CaseError(f"{path}: spacing {zooms.tolist()} cannot be; correct the header")
+        raise CaseError(f"{path}: spacing {zooms.tolist()} is invalid. Correct the header.")
     if (zooms < 0).any():
-        log.warning("%s: spacing %s is negative; its size counts", path, zooms.tolist())
+        log.warning("%s: spacing %s is negative; the absolute value is used", path, zooms.tolist())
         header = header.copy()
         header["pixdim"][1:4] = np.abs(zooms)
     if int(header["xyzt_units"]) & 7 in {1, 3}:
         unit = {1: "meter", 3: "micrometer"}[int(header["xyzt_units"]) & 7]
-        log.warning("%s: unit of the header is %s; its numbers are taken as mm", path, unit)
+        log.warning("%s: unit in the header is %s; the values are used as mm", path, unit)
     by_sform = _checked(header.get_sform(), path) if sform else None
     by_qform = _qform(header, path, needed=not sform) if qform else None
     if by_sform is None and by_qform is None:
-        log.warning("%s: orientation is unknown (sform and qform codes are 0); taken as it is stored", path)
+        log.warning("%s: orientation is unknown (sform and qform codes are 0); using nibabel's default", path)
         return header.get_best_affine()
     if by_sform is None:
         assert by_qform is not None
@@ -265,11 +251,11 @@ def affine_of(header: Header, path: Path) -> Affine:
     sheared = _shear(by_sform) > _SHEAR_TOLERANCE
     if sheared and by_qform is None:
         raise CaseError(
-            f"{path}: its axes are not orthonormal (gantry tilt or shear); resample it to a straight grid"
+            f"{path}: its axes are not orthonormal (gantry tilt or shear). Resample it to a straight grid."
         )
     if by_qform is not None and (sheared or not np.allclose(by_sform, by_qform, atol=0.5)):
         taken = "qform, as the sform is sheared" if sheared else "sform"
-        log.warning("%s: sform and qform place it differently; taken: the %s", path, taken)
+        log.warning("%s: sform and qform differ; using the %s", path, taken)
         return by_qform if sheared else by_sform
     return by_sform
 
@@ -279,11 +265,11 @@ def _qform(header: Header, path: Path, needed: bool) -> Affine | None:
     if not b * b + c * c + d * d <= 1 + 1e-5:
         if needed:
             raise CaseError(
-                f"{path}: the qform's quaternion ({b:g}, {c:g}, {d:g}) is none; correct the header"
+                f"{path}: the qform's quaternion ({b:g}, {c:g}, {d:g}) is invalid. Correct the header."
             )
         return None
     header = header.copy()
-    # NIfTI-1 knows 1 and -1 for the handedness; writers leave 0, and whatever else there is counts as 1.
+    # NIfTI-1 defines 1 and -1 for the handedness; some writers leave 0. All but -1 count as 1.
     header["pixdim"][0] = -1 if header["pixdim"][0] == -1 else 1
     try:
         return _checked(header.get_qform(), path)
@@ -294,9 +280,9 @@ def _qform(header: Header, path: Path, needed: bool) -> Affine | None:
 def _checked(affine: Affine | None, path: Path) -> Affine:
     affine = np.asarray(affine, float)
     if not np.all(np.isfinite(affine)):
-        raise CaseError(f"{path}: affine holds NaN or Inf; correct the header")
+        raise CaseError(f"{path}: affine contains NaN or Inf. Correct the header.")
     if not (spacing_of(affine) > 1e-6).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise CaseError(f"{path}: affine is singular (a voxel without size); correct the header")
+        raise CaseError(f"{path}: affine is singular (a voxel without size). Correct the header.")
     return affine
 
 
@@ -307,24 +293,20 @@ def _shear(affine: Affine) -> float:
 
 
 def voxels_of(header: Header, stream: NiftiStream, shape: tuple[int, int, int, int], path: Path) -> NDArray:
-    """All voxels `(X, Y, Z, volumes)`, in Fortran order, in the file's own type and native byte order.
-
-    Raises:
-        CaseError: the data end early or are damaged.
-    """
+    """All voxels `(X, Y, Z, volumes)`, in Fortran order, in the file's own type and native byte order."""
     dtype = header.get_data_dtype()
     needed = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    data = np.empty(needed, np.uint8)  # takes no memory before it is filled
+    data = np.empty(needed, np.uint8)  # the system allocates memory only when it is filled
     there = stream.read_into(data.data)
     if there < needed:
-        raise CaseError(f"{path}: truncated: {there} of {needed} bytes of voxels; copy it again")
+        raise CaseError(f"{path}: truncated: {there} of {needed} bytes of voxels. Copy it again.")
     stream.check_end()
     array = data.view(dtype).reshape(shape, order="F")
     return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
 
 
 def scaled(array: NDArray, header: Header) -> NDArray:
-    """Voxels after `scl_slope` and `scl_inter`, float32; the array itself where they say nothing.
+    """Voxels with `scl_slope` and `scl_inter` applied, float32; the array itself without scaling.
 
     A slope of 0 or NaN means no scaling (NIfTI-1 standard).
     """
@@ -334,18 +316,18 @@ def scaled(array: NDArray, header: Header) -> NDArray:
     inter = inter if np.isfinite(inter) else 0.0
     if slope == 1 and inter == 0:
         return array
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told by the caller
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller reports values that are not finite
         return (array * np.float64(slope) + inter).astype(np.float32)
 
 
 def encode(array: NDArray, affine: Affine, like: Header | None, compressed: bool) -> bytes:
-    """A NIfTI file as bytes; the same for the same voxels, for gzip's header carries no time.
+    """A NIfTI file as bytes; deterministic, as the gzip header contains no time.
 
     Args:
         array: `(X, Y, Z)`.
-        affine: used where `like` has none.
-        like: header whose geometry (pixdim, sform, qform, codes, units) is copied to the bit.
-        compressed: by gzip, quickly.
+        affine: used if `like` is None.
+        like: header whose geometry (pixdim, sform, qform, codes, units) is copied exactly.
+        compressed: whether to compress with gzip.
     """
     header = like.copy() if like is not None else nib.Nifti1Header()
     header.set_data_dtype(array.dtype)
@@ -357,7 +339,7 @@ def encode(array: NDArray, affine: Affine, like: Header | None, compressed: bool
     header["descrip"], header["aux_file"] = b"mambamed", b""
     header["toffset"] = header["slice_start"] = header["slice_end"] = header["slice_duration"] = 0
     header["slice_code"] = 0
-    if "db_name" in header.keys():  # noqa: SIM118 - a header is no dict; names of patients hide in this field
+    if "db_name" in header.keys():  # noqa: SIM118 - a header is not a dict; this field may contain patient names
         header["db_name"] = b""
     header["vox_offset"] = _HEADER_BYTES[int(header["sizeof_hdr"])]
     header["magic"] = b"n+1" if int(header["sizeof_hdr"]) == 348 else header["magic"]
@@ -374,7 +356,7 @@ def encode(array: NDArray, affine: Affine, like: Header | None, compressed: bool
 
 
 def _fortran_ordered(array: NDArray) -> NDArray:
-    """The array, or a copy, with x fastest in memory; by tiles, which is twice as quick as at once."""
+    """The array, or a copy, with x fastest in memory; copied by tiles, which is twice as fast."""
     if array.flags.f_contiguous:
         return array
     ordered = np.empty(array.shape, array.dtype, order="F")

@@ -1,9 +1,9 @@
-"""Landmarks in `.fcsv` files of 3D Slicer and tables; written as these, Markups or JSON.
+"""Read landmarks from `.fcsv` files of 3D Slicer and tables; write them as these, Markups or JSON.
 
-| file | coordinates | a landmark that is absent |
+| file | coordinates | absent landmark |
 |---|---|---|
 | `.mrk.json` | written as LPS, the default of Slicer | `positionStatus` "undefined" |
-| `.fcsv` | what `CoordinateSystem` says (0 and RAS, 1 and LPS, 2 and IJK); written as RAS | no line |
+| `.fcsv` | by `CoordinateSystem` (0 and RAS, 1 and LPS, 2 and IJK); written as RAS | no line |
 | `.csv`, `.tsv` | RAS mm `x,y,z`, `x_ras`...; LPS mm `x_lps`...; voxels `i,j,k`, `x_voxel`... | empty cells |
 | `.json` | written as RAS mm, with `coordinate_system` | null |
 
@@ -64,7 +64,7 @@ _FCSV_COLUMNS = [
 
 
 def point_suffix(path: Path) -> str | None:
-    """The suffix of a point file, in lower case; None for what is none by its name.
+    """The suffix of a point file, in lower case; None if the name is not that of a point file.
 
     >>> point_suffix(Path("a.mrk.json")), point_suffix(Path("a.b.FCSV")), point_suffix(Path("a.nii.gz"))
     ('.mrk.json', '.fcsv', None)
@@ -78,38 +78,38 @@ def to_world(found: Mapping[str, Point], system: str, path: Path, affine: Affine
     """Positions in "RAS", "LPS" or "voxel" -> world mm, RAS+.
 
     Raises:
-        CaseError: a coordinate is NaN or infinite, or voxels and no affine.
+        CaseError: a coordinate is NaN or infinite, or voxels without an affine.
     """
     for name, point in found.items():
         if not all(math.isfinite(value) for value in point):
             raise CaseError(
-                f"{path}: landmark {name} at {point} has no position; leave out a landmark that is absent"
+                f"{path}: landmark {name}: {point} is not a position. Remove landmarks that are absent."
             )
     if system == "RAS":
         return dict(found)
     if system == "LPS":
         return {name: (0.0 - x, 0.0 - y, z) for name, (x, y, z) in found.items()}
     if affine is None:
-        raise CaseError(f"{path}: its coordinates are voxels, of an image that is not known; give that image")
+        raise CaseError(f"{path}: coordinates are voxels, but their image is not known. Give that image.")
     return {name: _triple(voxel_to_world(affine, point)) for name, point in found.items()}
 
 
 def write_points(
     path: Path, points: Mapping[str, Sequence[float]], scores: Mapping[str, float] | None = None
 ) -> None:
-    """Write the landmarks of one case, atomically, in the kind that the suffix says.
+    """Write the landmarks of one case atomically; the suffix selects the format.
 
     Args:
         path: `.mrk.json`, `.fcsv`, `.csv` or `.json`.
-        points: landmark name -> world mm, RAS+; NaN where it was not found.
-        scores: landmark name -> how sure it is, 0 to 1; a column, a key, or a description in Slicer's files.
+        points: landmark name -> world mm, RAS+; NaN if absent.
+        scores: landmark name -> score, 0 to 1; a column, a key, or the description in Slicer's files.
 
     Raises:
         ValueError: another suffix, or a position that is not three numbers.
         RunError: the file cannot be written.
     """
     if wrong := [name for name, point in points.items() if len(point) != 3]:
-        raise ValueError(f"landmark {wrong[0]}: a position is three numbers, not {points[wrong[0]]}")
+        raise ValueError(f"landmark {wrong[0]}: expected three numbers, got {points[wrong[0]]}")
     suffix, scores = point_suffix(path), scores or {}
     if suffix == ".mrk.json":
         write_json(path, _as_markups(points, scores))
@@ -135,10 +135,7 @@ def write_point_table(
 ) -> None:
     """Write the landmarks of many cases as a CSV table, `case,landmark,x,y,z` in world mm, RAS+, atomically.
 
-    Args:
-        path: a .csv file.
-        cases: case id -> landmark name -> position; NaN where it was not found.
-        scores: case id -> landmark name -> how sure it is.
+    Positions of absent landmarks are NaN in `cases` and empty cells in the table.
     """
     headers = ["case", "landmark", "x", "y", "z", *(["score"] if scores else [])]
     known = scores or {}
@@ -156,7 +153,7 @@ def _row(name: str, point: Sequence[float], scores: Mapping[str, float], scored:
 
 
 def _found(point: Sequence[float]) -> list[float] | None:
-    """The position as plain numbers; None where the landmark was not found."""
+    """The position as plain numbers; None if the landmark is absent."""
     place = [float(value) for value in point]
     return place if all(math.isfinite(value) for value in place) else None
 
@@ -202,17 +199,17 @@ def _as_fcsv(points: Mapping[str, Sequence[float]], scores: Mapping[str, float])
     for number, (name, point) in enumerate(points.items(), start=1):
         if place := _found(point):
             score = f"score {scores[name]:.3f}" if name in scores else ""
-            # A Slicer of before 2020 takes 0 alone for RAS.
+            # Slicer before 2020 reads only 0 as RAS.
             node = f"vtkMRMLMarkupsFiducialNode_{number}"
             writer.writerow([node, *place, 0, 0, 0, 1, 1, 1, 0, name, score, ""])
     return text.getvalue()
 
 
 def read_fcsv(path: Path) -> tuple[str, Points]:
-    """The landmarks of an `.fcsv` file, and their system: "RAS", "LPS" or "voxel".
+    """The coordinate system of an `.fcsv` file ("RAS", "LPS" or "voxel") and its landmarks.
 
     Raises:
-        DatasetError: it is not such a file.
+        DatasetError: not a valid `.fcsv` file.
     """
     lines = read_text(path).splitlines()
     system, columns = "RAS", _FCSV_COLUMNS
@@ -245,10 +242,10 @@ def read_fcsv(path: Path) -> tuple[str, Points]:
 
 
 def read_points_of_table(path: Path) -> tuple[str, dict[str, Points]]:
-    """The landmarks of a table by case ("" if it has no column of cases), and their system.
+    """The coordinate system of a table and its landmarks by case ("" without a column of cases).
 
     Raises:
-        DatasetError: it is not such a table.
+        DatasetError: the table lacks columns, or a position is invalid.
     """
     headers, rows = read_csv(path)
     lower = {header.lower(): header for header in headers}
@@ -280,14 +277,10 @@ def read_points_of_table(path: Path) -> tuple[str, dict[str, Points]]:
 
 
 def collected(places: Iterable[tuple[str, Any]], where: Path | str) -> Points:
-    """Landmarks by name.
-
-    Args:
-        places: names and positions, as a file has them.
-        where: named in the faults.
+    """Landmarks by name, from the names and positions in a file; `where` is named in the errors.
 
     Raises:
-        DatasetError: a landmark without a name, twice, or a position that is not three numbers.
+        DatasetError: a missing or duplicate name, or a position that is not three numbers.
     """
     found: Points = {}
     for name, place in places:

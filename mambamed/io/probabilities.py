@@ -1,4 +1,4 @@
-"""Class probabilities of cases as a CSV table: what `classify` writes and `evaluate` reads.
+"""Table of class probabilities (CSV): written by `classify`, read by `evaluate`.
 
 ```
 case,label,probability_NC,probability_AD,threshold,calibrated
@@ -25,15 +25,15 @@ _SUM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Probabilities:
-    """What a classifier says of some cases.
+    """Predicted class probabilities.
 
     Attributes:
-        classes: in the network's order; of two, the second is "positive".
-        cases: ids.
-        values: `(n, K)`, rows that sum to 1.
-        threshold: of two classes, the positive one is answered from this probability on; None for more
-            classes, where the most probable is answered.
-        calibrated: whether the probabilities were scaled on validation cases.
+        classes: in the network's order; of two classes, the second is "positive".
+        cases: case ids.
+        values: `(n, K)`; each row sums to 1.
+        threshold: for two classes, predict the positive one if its probability is at least this value; None
+            for more classes, of which the most probable is predicted.
+        calibrated: whether the probabilities were calibrated on validation cases.
     """
 
     classes: tuple[str, ...]
@@ -44,7 +44,7 @@ class Probabilities:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The class that each case is called."""
+        """The predicted class of each case."""
         if self.threshold is None:
             return tuple(self.classes[k] for k in self.values.argmax(axis=1))
         return tuple(self.classes[int(p >= self.threshold)] for p in self.values[:, 1])
@@ -53,13 +53,7 @@ class Probabilities:
 def write_probabilities(
     path: Path, probabilities: Probabilities, reference: Sequence[str] | None = None
 ) -> None:
-    """Write the table, atomically, so that no spreadsheet runs a cell.
-
-    Args:
-        path: a .csv file.
-        probabilities: a row a case.
-        reference: the true class of each, as a further column.
-    """
+    """Write the table atomically, with the true classes as a further column if `reference` has them."""
     known = [] if reference is None else ["reference"]
     headers = ["case", "label", *(PREFIX + name for name in probabilities.classes)]
     rows = [
@@ -79,22 +73,22 @@ def write_probabilities(
 
 
 def read_probabilities(path: Path) -> Probabilities:
-    """Read a table of class probabilities; its columns may come in any order, further ones are passed over.
+    """Read a table of class probabilities; columns may have any order, unknown ones are ignored.
 
     Raises:
-        DatasetError: no column `case` or fewer than two of the form `probability_<class>`, a case twice, a
-            cell that is no probability, or rows that do not sum to 1.
+        DatasetError: no column `case`, fewer than two columns `probability_<class>`, duplicate cases, or a
+            cell or row that is not a probability or does not sum to 1.
     """
     headers, rows = read_csv(path)
     names = [header for header in headers if header.startswith(PREFIX)]
     classes = tuple(unescaped(name.removeprefix(PREFIX)) for name in names)
     if "case" not in headers or len(names) < 2:
         raise DatasetError(
-            f"{path}: is no table of probabilities: it needs a column 'case' and two or more "
-            f"'{PREFIX}<class>', here {', '.join(headers)}"
+            f"{path}: expected a column 'case' and at least two columns '{PREFIX}<class>', got "
+            f"{', '.join(headers)}. Give a table that classify wrote."
         )
     if not rows:
-        raise DatasetError(f"{path}: holds no case; classify some first")
+        raise DatasetError(f"{path}: contains no cases. Run classify first.")
     cases: list[str] = []
     values = np.empty((len(rows), len(names)))
     for number, row in enumerate(rows):
@@ -103,16 +97,16 @@ def read_probabilities(path: Path) -> Probabilities:
             values[number, column] = _probability(path, cases[-1], name, row[name])
         total = float(values[number].sum())
         if abs(total - 1) > _SUM_TOLERANCE:
-            raise DatasetError(f"{path}: {cases[-1]}: its probabilities sum to {total:g}, not 1; correct it")
+            raise DatasetError(f"{path}: {cases[-1]}: probabilities sum to {total:g}, not 1. Correct them.")
     if len(set(cases)) != len(cases):
         twice = next(case for case in cases if cases.count(case) > 1)
-        raise DatasetError(f"{path}: duplicate case {twice}; keep one row of it")
+        raise DatasetError(f"{path}: duplicate case {twice}. Keep one of its rows.")
     calibrated = all(row.get("calibrated", "no") == "yes" for row in rows)
     return Probabilities(classes, tuple(cases), values, _threshold(path, rows, len(names)), calibrated)
 
 
 def names_probabilities(path: Path) -> bool:
-    """Whether a file is such a table, told by its headers alone."""
+    """Whether a file is a table of class probabilities, by its headers."""
     if path.suffix.lower() != ".csv" or not path.is_file():
         return False
     with path.open(encoding="utf-8-sig", errors="replace") as file:
@@ -125,12 +119,12 @@ def _probability(path: Path, case: str, name: str, cell: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value <= 1:
-        raise DatasetError(f"{path}: {case}: {name} is {cell!r}, not a number from 0 to 1; correct it")
+        raise DatasetError(f"{path}: {case}: {name}: expected 0 to 1, got {cell!r}. Correct it.")
     return value
 
 
 def _threshold(path: Path, rows: Sequence[dict[str, str]], classes: int) -> float | None:
-    """The threshold of the table; where it names none, the classes are equals: one half of two."""
+    """The threshold of a table of two classes (default: 0.5)."""
     if classes != 2:
         return None
     cells = {row.get("threshold", "") for row in rows}
@@ -138,10 +132,10 @@ def _threshold(path: Path, rows: Sequence[dict[str, str]], classes: int) -> floa
         return 0.5
     if len(cells) > 1:
         raise DatasetError(
-            f"{path}: several thresholds, {', '.join(sorted(cells)[:3])}; there is one a table"
+            f"{path}: threshold: several values ({', '.join(sorted(cells)[:3])}). Use one per table."
         )
     cell = cells.pop()
     try:
         return float(cell)
     except ValueError as error:
-        raise DatasetError(f"{path}: threshold {cell!r} is not a number; correct it") from error
+        raise DatasetError(f"{path}: threshold: expected a number, got {cell!r}. Correct it.") from error

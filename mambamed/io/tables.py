@@ -1,4 +1,4 @@
-"""CSV tables: written so that no spreadsheet runs a cell, read with faults told by line."""
+"""Write CSV tables without formula cells, and read them with errors by line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mambamed.errors import DatasetError
 from mambamed.io.atomic import write_text
 from mambamed.io.text_files import read_text
 
-# A spreadsheet runs a cell that begins with one of these (OWASP, "CSV Injection").
+# Spreadsheets run cells that begin with one of these (OWASP, "CSV Injection").
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 CASE_COLUMNS = ("case", "case_id", "id", "participant_id")  # names of the column with the case ids
 
@@ -20,8 +20,8 @@ CASE_COLUMNS = ("case", "case_id", "id", "participant_id")  # names of the colum
 def write_csv(path: Path, headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a CSV file atomically.
 
-    Numbers are written with the digits that give them back; None and NaN as an empty cell; text that a
-    spreadsheet would run gets an apostrophe in front.
+    Numbers are written with full precision, None and NaN as empty cells; text that a spreadsheet would run
+    as a formula is prefixed with an apostrophe.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -43,7 +43,7 @@ def cell_text(cell: Any) -> str:
 
 
 def unescaped(cell: str) -> str:
-    """The text that `cell_text` put an apostrophe in front of.
+    """A cell without the apostrophe that `cell_text` adds.
 
     >>> unescaped("'=SUM(A1)"), unescaped("'t Hooft")
     ('=SUM(A1)', "'t Hooft")
@@ -66,27 +66,27 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     try:
         lines = list(csv.reader(io.StringIO(text), delimiter=separator, strict=True))
     except csv.Error as error:
-        raise DatasetError(f"{path}: not a CSV table: {error}; check its quotes") from error
+        raise DatasetError(f"{path}: not a CSV table: {error}. Check its quotes.") from error
     if not lines or not any(lines[0]):
-        raise DatasetError(f"{path}: is empty; give a header line and one row per case")
+        raise DatasetError(f"{path}: is empty. Write a header line and one row per case.")
     headers = [header.strip() for header in lines[0]]
     if len(set(headers)) != len(headers):
-        raise DatasetError(f"{path}: a header is given twice in {headers}; name each column once")
+        raise DatasetError(f"{path}: duplicate columns in {headers}. Rename one.")
     rows = []
     for number, line in enumerate(lines[1:], start=2):
         if not any(line):
             continue
         if len(line) != len(headers):
             raise DatasetError(
-                f"{path}:{number}: {len(line)} cells under {len(headers)} headers ({separator.join(line)}); "
-                "mind decimal commas and quotes"
+                f"{path}:{number}: expected {len(headers)} cells, got {len(line)} ({separator.join(line)}). "
+                "Check for decimal commas and missing quotes."
             )
         rows.append({header: cell.strip() for header, cell in zip(headers, line, strict=True)})
     return headers, rows
 
 
 def column_of(headers: Iterable[str], names: Sequence[str] = CASE_COLUMNS) -> str | None:
-    """The column with the first of these names that the table has, in any capitals.
+    """The column with the first of these names that exists; upper and lower case are equal.
 
     >>> column_of(["Age", "ID"]), column_of(["age"])
     ('ID', None)

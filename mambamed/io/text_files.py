@@ -8,14 +8,10 @@ from mambamed.errors import DatasetError
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
-    """Read a text file.
-
-    Args:
-        path: the file; a byte-order mark is skipped.
-        errors: how bytes that are not UTF-8 are decoded, as in `bytes.decode`.
+    """Read a text file without its byte-order mark; `errors` as in `bytes.decode`.
 
     Raises:
-        DatasetError: it cannot be read, or is not UTF-8.
+        DatasetError: the file cannot be read, or is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8-sig", errors=errors)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from mambamed.errors import RecipeError
+from mambamed.io.text_files import read_text
 from mambamed.recipe import Split
 
 
@@ -38,8 +40,9 @@ def with_options(
     if fractions is not None:
         changes |= _fractions(fractions)
     if test_cases is not None:
-        file = Path(test_cases)
-        text = file.read_text(encoding="utf-8-sig") if file.is_file() else test_cases.replace(",", "\n")
+        # Path.is_file raises an error for a list that is longer than a file name can be.
+        is_file = os.path.isfile(test_cases)  # noqa: PTH113
+        text = read_text(Path(test_cases)) if is_file else test_cases.replace(",", "\n")
         changes["test_cases"] = tuple(line.strip() for line in text.splitlines() if line.strip())
     named = {"group_by": group_by, "stratify": stratify, "seed": seed}
     changes |= {key: value for key, value in named.items() if value is not None}

@@ -164,6 +164,8 @@ def test_a_numbered_channel_that_a_case_beside_its_table_lacks_is_named(tmp_path
         ("case,T1w,class\na,x.nii.gz,u\na,y.nii.gz,v\n", "duplicate case a"),
         ("case,T1w,class\n../evil,x.nii.gz,u\n", "path separator"),
         ("case,class\na,u\n", "no column of images"),
+        (f"case,class\na,{'long ' * 60}\n", "no column of images"),
+        (f"case,T1w\na,{'x' * 300}\n", "no column of images"),
     ],
 )
 def test_a_list_that_cannot_be_right_is_one_line(tmp_path, text, words) -> None:
@@ -171,6 +173,13 @@ def test_a_list_that_cannot_be_right_is_one_line(tmp_path, text, words) -> None:
     with pytest.raises(DatasetError, match=words) as caught:
         convert(tmp_path / "l.csv")
     assert "\n" not in str(caught.value)
+
+
+def test_a_text_longer_than_a_file_name_is_a_covariate(tmp_path) -> None:
+    write_small(tmp_path / "a.nii.gz")
+    (tmp_path / "l.csv").write_text(f"case,T1w,class,report\na,a.nii.gz,u,{'x' * 300}\n")
+    (case,) = convert(tmp_path / "l.csv").cases
+    assert case.covariates == {"report": "x" * 300} and len(case.channels) == 1
 
 
 def test_an_empty_cell_of_a_channel_is_the_cases_fault(folder) -> None:

@@ -44,7 +44,7 @@ def test_a_folder_becomes_a_table_and_a_table_a_folder(tmp_path) -> None:
 def test_voxels_become_mm_through_the_image(tmp_path) -> None:
     """nnLandmark counts in voxels as nibabel does, whose affine says where they are."""
     write_json(tmp_path / "case.json", {"a": [2, 3, 4]})
-    with pytest.raises(CaseError, match="give that image"):
+    with pytest.raises(CaseError, match="Give that image"):
         convert_points(tmp_path / "case.json", tmp_path / "case.fcsv")
     (tmp_path / "images").mkdir()
     nib.save(nib.Nifti1Image(np.zeros((5, 6, 7), np.int16), AFFINE), tmp_path / "images" / "case.nii.gz")

@@ -98,7 +98,7 @@ def test_voxels_need_the_image_that_they_count(tmp_path) -> None:
     (tmp_path / "a.json").write_text('{"1": {"coordinates": [1, 2, 3], "likelihood": 1.0}, "2": [0, 0, 0]}')
     affine = np.diag([-2.0, -2.0, 3.0, 1.0])
     assert read_points(tmp_path / "a.json", affine) == {"1": (-2.0, -4.0, 9.0), "2": (0.0, 0.0, 0.0)}
-    with pytest.raises(CaseError, match="voxels, of an image that is not known"):
+    with pytest.raises(CaseError, match="voxels, but their image is not known"):
         read_points(tmp_path / "a.json")
 
 
@@ -128,7 +128,7 @@ def test_a_table_holds_many_cases(tmp_path) -> None:
             "landmark;x;y;z\nnose;1,5;2;3\n",
             r"nose: expected three numbers, got \(1,5, 2, 3\)\. Use decimal points",
         ),
-        ("landmark,x,y,z\nnose,nan,2,3\n", "nose at .* has no position"),
+        ("landmark,x,y,z\nnose,nan,2,3\n", "landmark nose: .* is not a position"),
         ("landmark,x,y,z\n,1,2,3\n", "no name"),
         ("a,b\n1,2\n", "expected the columns landmark,x,y,z"),
     ],

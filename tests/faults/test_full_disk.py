@@ -77,7 +77,7 @@ def test_a_disk_that_fills_while_training_leaves_the_previous_checkpoint(trainin
         done = call(*longer)
         assert done.code == 1, done
         line = done.line_with("disk is full")
-        assert str(disk) in line and "bytes needed" in line
+        assert str(disk) in line and "bytes are needed" in line
         assert last.read_bytes() == before
         (disk / "ballast").unlink()
         assert call(*longer).code == 0

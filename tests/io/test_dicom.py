@@ -72,7 +72,7 @@ def test_one_file_stands_for_its_series_among_several(tmp_path) -> None:
     second = write_series(tmp_path, [0, 2, 4, 6], series=2)
     np.testing.assert_array_equal(read_image(tmp_path / "000_2.dcm").array, second)
     assert [len(series.files) for series in find_series(tmp_path)] == [3, 4]
-    with pytest.raises(CaseError, match=r"holds 2 DICOM series \(series 1, series 2\)"):
+    with pytest.raises(CaseError, match=r"contains 2 DICOM series \(series 1, series 2\)"):
         read_image(tmp_path)
 
 
@@ -105,7 +105,7 @@ def test_a_single_slice_is_no_volume(tmp_path) -> None:
 
 def test_what_is_no_dicom_is_told(tmp_path) -> None:
     (tmp_path / "a.dcm").write_bytes(b"no such thing")
-    with pytest.raises(CaseError, match=r"a\.dcm: .* no DICOM"):
+    with pytest.raises(CaseError, match=r"a\.dcm: .* not DICOM"):
         read_image(tmp_path / "a.dcm")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CaseError, match="folder without DICOM images"):

@@ -100,7 +100,7 @@ def test_frames_that_do_not_make_a_volume_are_refused(tmp_path) -> None:
     with pytest.raises(CaseError, match="uneven spacing"):
         read_image(tmp_path / "gap")
     write_frames(tmp_path / "seg" / "a.dcm", kind=SEG)
-    with pytest.raises(CaseError, match=r"6 frames \(Segmentation Storage\), no CT, MR or PET"):
+    with pytest.raises(CaseError, match=r"6 frames \(Segmentation Storage\), not CT, MR or PET"):
         read_image(tmp_path / "seg")
 
 

@@ -67,5 +67,5 @@ def _nifti(folder: Path, labels: np.ndarray, image) -> Path:
 
 def test_what_is_no_dicom_is_refused_before_any_work(tmp_path) -> None:
     case = Case("a", (ChannelFile(tmp_path / "a.nii.gz"),))
-    with pytest.raises(RecipeError, match="no DICOM series"):
+    with pytest.raises(RecipeError, match="is not a DICOM series"):
         check_dicom_seg([case])

@@ -47,15 +47,18 @@ def test_names_that_a_spreadsheet_would_run_are_escaped_and_come_back(tmp_path) 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("case,label\na,x\n", "needs a column 'case'"),
-        ("case,probability_a,probability_b\n", "holds no case"),
+        ("case,label\na,x\n", "expected a column 'case'"),
+        ("case,probability_a,probability_b\n", "contains no cases"),
         ("case,probability_a,probability_b\nx,0.5,0.6\n", "sum to 1.1"),
         ("case,probability_a,probability_b\nx,0.5,oops\n", "'oops'"),
         ("case,probability_a,probability_b\nx,-0.5,1.5\n", "'-0.5'"),
         ("case,probability_a,probability_b\nx,nan,1\n", "'nan'"),
         ("case,probability_a,probability_b\nx,0.5,0.5\nx,0.5,0.5\n", "duplicate case x"),
         ("case,probability_a,probability_b,threshold\nx,0.5,0.5,high\n", "'high'"),
-        ("case,probability_a,probability_b,threshold\nx,0.5,0.5,0.1\ny,1,0,0.2\n", "several thresholds"),
+        (
+            "case,probability_a,probability_b,threshold\nx,0.5,0.5,0.1\ny,1,0,0.2\n",
+            "threshold: several",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_refused(tmp_path, text, says) -> None:

@@ -20,8 +20,8 @@ def test_the_separator_is_the_headers(tmp_path, separator) -> None:
     ("text", "words"),
     [
         ("", "is empty"),
-        ("a,a\n1,2\n", "given twice"),
-        ("case,x\nc1,1,5\n", "a.csv:2: 3 cells under 2 headers"),
+        ("a,a\n1,2\n", "duplicate columns"),
+        ("case,x\nc1,1,5\n", "a.csv:2: expected 2 cells, got 3"),
     ],
 )
 def test_a_table_that_cannot_be_right_is_refused(tmp_path, text, words) -> None:

@@ -40,3 +40,8 @@ def test_options_that_cannot_be_are_one_line(options, line) -> None:
     with pytest.raises(RecipeError) as caught:
         with_options(Split(), **options)
     assert str(caught.value) == line
+
+
+def test_test_cases_may_be_longer_than_a_file_name() -> None:
+    cases = [f"case_{number:03d}" for number in range(60)]
+    assert with_options(Split(), test_cases=",".join(cases)).test_cases == tuple(cases)

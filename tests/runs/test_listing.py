@@ -34,7 +34,7 @@ def test_the_best_score_is_found_by_name_and_direction(tmp_path, header, score, 
     [
         (HEADER.replace("dice", "iou") + ROWS, "dice: no such column"),
         (HEADER + ROWS.replace("0.8", "high"), "expected numbers"),
-        (HEADER + "1,0.5\n", "2 cells under 6 headers"),
+        (HEADER + "1,0.5\n", "expected 6 cells, got 2"),
     ],
 )
 def test_a_log_that_cannot_be_read_is_a_line(tmp_path, text, fact) -> None:
