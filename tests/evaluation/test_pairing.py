@@ -1,0 +1,73 @@
+"""Which prediction belongs to which reference, and which labels are scored."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mambamed.errors import DatasetError
+from mambamed.evaluation.pairing import pair_up, read_regions, restricted
+
+
+def touch(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+def test_cases_are_paired_by_name_and_the_others_are_listed(tmp_path) -> None:
+    predictions = touch(tmp_path / "p", "a.nii.gz", "b-seg.nii.gz", "x.nii.gz")
+    references = touch(tmp_path / "r", "a.nrrd", "b.nii.gz", "c.nii.gz")
+    pairing = pair_up(predictions, references)
+    assert pairing.pairs == {
+        "a": (references / "a.nrrd", predictions / "a.nii.gz"),
+        "b": (references / "b.nii.gz", predictions / "b-seg.nii.gz"),
+        "c": (references / "c.nii.gz", None),
+    }
+    assert pairing.extra == (predictions / "x.nii.gz",)
+    assert pairing.answers.labels is None
+    assert set(restricted(pairing, "predicted").pairs) == {"a", "b"}
+    assert set(restricted(pairing, ["c"]).pairs) == {"c"}
+    with pytest.raises(DatasetError, match="no reference of x"):
+        restricted(pairing, ["x"])
+
+
+def test_two_files_are_a_pair_whatever_their_names(tmp_path) -> None:
+    touch(tmp_path, "mine.nii", "theirs.nii.gz")
+    pairing = pair_up(tmp_path / "mine.nii", tmp_path / "theirs.nii.gz")
+    assert pairing.pairs == {"theirs": (tmp_path / "theirs.nii.gz", tmp_path / "mine.nii")}
+
+
+def test_folders_without_a_common_case_are_rejected(tmp_path) -> None:
+    predictions, references = touch(tmp_path / "p", "x.nii"), touch(tmp_path / "r", "a.nii")
+    with pytest.raises(DatasetError, match=r"no prediction has the name of a reference .*x.* references a"):
+        pair_up(predictions, references)
+    with pytest.raises(DatasetError, match="no such folder"):
+        pair_up(tmp_path / "absent", references)
+    with pytest.raises(DatasetError, match="duplicate case a"):
+        pair_up(touch(tmp_path / "twice", "a.nii", "a.nii.gz"), references)
+
+
+@pytest.mark.parametrize(
+    ("labels", "regions"),
+    [
+        ({"0": "background", "1": "core", "2": "edema"}, {"core": (1,), "edema": (2,)}),
+        ({"background": 0, "whole": [1, 2], "core": 1}, {"whole": (1, 2), "core": (1,)}),
+    ],
+)
+def test_a_dataset_json_next_to_the_references_names_the_labels(tmp_path, labels, regions) -> None:
+    predictions, references = touch(tmp_path / "p", "a.nii"), touch(tmp_path / "r" / "labelsTr", "a.nii")
+    (tmp_path / "r" / "dataset.json").write_text(json.dumps({"labels": labels}))
+    for source in (references, tmp_path / "r"):
+        answers = pair_up(predictions, source).answers
+        assert answers.regions == regions
+        assert answers.labels == (0, 1, 2)
+    asked = pair_up(predictions, references, labels={"background": 0, "lesion": 3}).answers
+    assert (asked.regions, asked.labels) == ({"lesion": (3,)}, (0, 3))
+
+
+@pytest.mark.parametrize("text", ["WT", "WT=", "=1", "WT=1,WT=2", "WT=a", "WT=-1"])
+def test_regions_that_cannot_be_parsed_are_rejected(text) -> None:
+    with pytest.raises(DatasetError, match=r"--regions .*: cannot parse"):
+        read_regions(text)
