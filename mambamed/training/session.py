@@ -92,6 +92,14 @@ class TrainOptions:
     log: tuple[str, ...] = ()
 
 
+def already_trained(folder: Path) -> RecipeError:
+    """The error for a fold that would be trained again from the start."""
+    return RecipeError(
+        f"{folder}: already contains a trained model. Use --resume to continue, or a different -o to start "
+        "over."
+    )
+
+
 class Session:
     """Training of one fold in this process: sets up network and data, runs the loop, validates.
 
@@ -140,10 +148,7 @@ class Session:
         with folder_lock(folder) if self._ranks.leads else nullcontext():
             begun = self._ranks.agree(last.is_file())
             if begun and not options.resume:
-                raise RecipeError(
-                    f"{folder}: already contains a trained model. Use --resume to continue, or a "
-                    "different -o to start over."
-                )
+                raise already_trained(folder)
             journal = Journal(folder, self._progress) if self._ranks.leads else SilentJournal()
             threads = keep_threads(self.run.recorded(self.fold)) if begun and options.deterministic else None
             for line in (*reasons.values(), *([threads] if threads else []), *self._counts()):

@@ -22,7 +22,7 @@ from mambamed.training.dry_run import DryRun, take_one_step, within_memory
 from mambamed.training.fit import device_memory, fit_recipe
 from mambamed.training.imagined import ImaginedDataset
 from mambamed.training.ranks import join_ranks
-from mambamed.training.session import FoldSummary, Session, TrainOptions
+from mambamed.training.session import FoldSummary, Session, TrainOptions, already_trained
 from mambamed.training.trackers import check_trackers
 
 
@@ -124,6 +124,8 @@ def train(
         cost = _one_step(run, dataset, folds[0], place, progress)
         return TrainSummary(root, (), cost, (), f"mambamed train {recipe.name} -o {root}")
     if ranks.leads:
+        if begun := [k for k in folds if run.checkpoint(k, "last").is_file() and not resume]:
+            raise already_trained(run.fold_folder(begun[0]))  # before anything is written
         run = create_run(run, lambda line: reasons.update(recipe=line))
     ranks.wait()
     progress.say(f"run: {root}")

@@ -91,6 +91,11 @@ def test_a_finished_training_is_not_done_again_and_never_overwritten(prepared, t
     before = (tmp_path / "fold_0" / "checkpoint_last.safetensors").read_bytes()
     with pytest.raises(RecipeError, match=r"Use --resume to continue, or a different -o to start over"):
         train(recipe, prepared=prepared, output=tmp_path, device="cpu")
+    kept = (tmp_path / "recipe.yaml").read_bytes()
+    changed = recipe.model_copy(update={"paper": {"dice": 0.9}})
+    with pytest.raises(RecipeError, match="already contains a trained model"):
+        train(changed, prepared=prepared, output=tmp_path, fold="all", device="cpu")
+    assert (tmp_path / "recipe.yaml").read_bytes() == kept and not (tmp_path / "fold_1").exists()
     again = train(recipe, prepared=prepared, output=tmp_path, device="cpu", resume=True)
     assert again.folds[0].scores == first.folds[0].scores
     assert (tmp_path / "fold_0" / "checkpoint_last.safetensors").read_bytes() == before
