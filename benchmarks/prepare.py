@@ -35,7 +35,7 @@ from mambamed.documents.plan import Ct, Plan, ZScoreNonzero
 from mambamed.io.images import Image, read_image
 from mambamed.preparation.fingerprint import Histogram
 from mambamed.preparation.prepare_image import prepare_image, prepare_label
-from mambamed.preparation.resample import coarse_axis, resample_image, resample_label, resampled_shape
+from mambamed.preparation.resample import coarse_axis, resample_label, resample_volume, resampled_shape
 from mambamed.preparation.store import encode_array, read_array
 
 try:
@@ -130,6 +130,11 @@ def ct_stages(name: str, image: NDArray, label: NDArray, spacing: tuple[float, f
         array, geometry = prepare_image([Image(image, affine)], plan)
         return array[0], prepare_label(Image(label, affine), geometry)
 
+    def ours_resampled() -> NDArray:
+        out = np.empty(shape, np.float32)
+        resample_volume(level, out, coarse=coarse)
+        return out
+
     def theirs_whole() -> tuple[NDArray, NDArray]:
         data, seg, _ = crop_to_nonzero(image.T[None].astype(np.float32), label.T[None].astype(np.int8))
         data[0] = CTNormalization(False, properties).run(data[0], seg[0])
@@ -140,7 +145,7 @@ def ct_stages(name: str, image: NDArray, label: NDArray, spacing: tuple[float, f
     return [
         Stage(
             f"resample image, {name}",
-            lambda: resample_image(level[None], shape, coarse=coarse)[0],
+            ours_resampled,
             lambda: theirs_resampled(level, False),
             of_images,
         ),

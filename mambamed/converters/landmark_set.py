@@ -23,10 +23,9 @@ from mambamed.documents.foreign.nnlandmark import NameToLabel, NnlandmarkDataset
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.documents.point_files import read_point_table, read_points
 from mambamed.errors import CaseError, DatasetError
-from mambamed.geometry import Affine
 from mambamed.io.images import images_by_id, read_header
 from mambamed.io.json_files import read_json
-from mambamed.io.points import Points, point_suffix, to_world
+from mambamed.io.points import point_suffix, to_world
 from mambamed.io.tables import read_csv
 
 _ALL_VOXELS = "all_landmarks_voxel.json"
@@ -72,16 +71,13 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
             fault = f"{case_id}: no landmarks for this case in {source}. Add them, or remove its image."
         else:
             try:
-                affine = read_header(files[0]).affine
-                points = _points(where[case_id], places.get(case_id), system, affine)
+                affine, path = read_header(files[0]).affine, where[case_id]
+                found = places.get(case_id)
+                points = read_points(path, affine) if found is None else to_world(found, system, path, affine)
             except (CaseError, DatasetError) as error:
                 fault = f"{case_id}: {error}"
         cases.append(Case.found(case_id, tuple(map(ChannelFile, files)), points=points, fault=fault))
     return RawDataset(_manifest(source, wishes, cases, width), _without_tests(source, cases))
-
-
-def _points(path: Path, places: Points | None, system: str, affine: Affine) -> Points:
-    return read_points(path, affine) if places is None else to_world(places, system, path, affine)
 
 
 def _without_tests(source: Path, cases: list[Case]) -> list[Case]:

@@ -140,7 +140,7 @@ def read_header(path: Path, max_voxels: int) -> tuple[tuple[int, int, int], Affi
     Raises:
         CaseError: its slices do not form a volume.
     """
-    grid = _grid_of(series_of(path), max_voxels)
+    grid = grid_of(path, max_voxels)
     return grid.shape, grid.affine, np.dtype(np.int16)
 
 
@@ -150,7 +150,7 @@ def read(path: Path, max_voxels: int) -> tuple[NDArray, Affine]:
     Raises:
         CaseError: its slices do not form a volume, or one is damaged.
     """
-    grid = _grid_of(series_of(path), max_voxels)
+    grid = grid_of(path, max_voxels)
     if grid.frames is not None:
         planes = dicom_frames.read_frames(grid.files[0])
         return np.asfortranarray(planes[list(grid.frames)].transpose(2, 1, 0)), grid.affine
@@ -190,16 +190,12 @@ class Grid:
 
 
 def grid_of(path: Path, max_voxels: int = 2**31) -> Grid:
-    """The grid of the series of a file or folder, as `read` returns it.
+    """The grid of the series of a file or folder, with the slices sorted by position.
 
     Raises:
         CaseError: its slices do not form a volume.
     """
-    return _grid_of(series_of(path), max_voxels)
-
-
-def _grid_of(series: Series, max_voxels: int) -> Grid:
-    """The grid of a series, with the slices sorted by position; straightness and spacing are checked."""
+    series = series_of(path)
     where = f"{series.folder}: series {series.description or series.uid}"
     files, tags = series.files, [_tags(file) for file in series.files]
     names, has_frames = [file.name for file in files], len(files) == 1 and _frames(tags[0]) > 1

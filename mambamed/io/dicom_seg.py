@@ -96,7 +96,7 @@ def write_segmentation(
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=segments,
             series_instance_uid=hd.UID(),
-            series_number=_series_number(slices[0]),
+            series_number=int(slices[0].get("SeriesNumber") or 0) + 1000,  # differs from that of the series
             sop_instance_uid=hd.UID(),
             instance_number=1,
             manufacturer="mambamed",
@@ -131,8 +131,3 @@ def _with_required(document: Any) -> Any:
         if name not in document:
             setattr(document, name, None)
     return document
-
-
-def _series_number(first: Any) -> int:
-    """A number different from that of the series."""
-    return int(first.get("SeriesNumber") or 0) + 1000

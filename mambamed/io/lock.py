@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from mambamed.errors import RunError
 from mambamed.io.atomic import cannot_write, remove_leftovers
@@ -26,12 +27,7 @@ def folder_lock(folder: Path, name: str = LOCK_NAME, leftovers: bool = True) -> 
     Raises:
         RunError: another process holds the lock; the message names its id.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / name).open("a+")
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    with file:
+    with _opened(folder, name) as file:
         if not _take(file):
             file.seek(0)
             owner = file.read().strip() or "unknown"
@@ -66,17 +62,20 @@ def shared_lock(folder: Path, name: str = LOCK_NAME) -> Iterator[None]:
     Raises:
         RunError: another process holds the folder's lock, or the folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / name).open("a+")
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    with file:
+    with _opened(folder, name) as file:
         if not _share(file):
             file.seek(0)
             owner = file.read().strip() or "unknown"
             raise RunError(f"{folder}: process {owner} is writing there. Wait for it.")
         yield
+
+
+def _opened(folder: Path, name: str) -> TextIO:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / name).open("a+")
+    except OSError as error:
+        raise cannot_write(folder, error) from error
 
 
 def is_locked(folder: Path, name: str = LOCK_NAME) -> bool:

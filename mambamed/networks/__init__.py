@@ -2,9 +2,16 @@
 
 Every network is `Class(in_channels, out_channels, **options)`. Dense ones map `(B, in_channels, X, Y, Z)`
 of any shape to logits `(B, out_channels, X, Y, Z)`: they pad to `divisor` inside and crop outside, and have
-`deep_supervision_strides`: in training with deep supervision they return a list with these strides, the
-finest first. Those of classification return `(B, out_channels)`. Shared options: `mixer` ("none": the matched
-control without a scan), `norm`, `deep_supervision`, `gradient_checkpointing`.
+`deep_supervision_strides`. Those of classification return `(B, out_channels)`, and their `divisor` is 1.
+
+Options with the same meaning in all networks that have them, so that the classes describe only the others:
+
+    norm                    "batch", "instance" (safer at small batches) or "none"; the default is that of the
+                            paper or its public code; None keeps the norms of MONAI's networks
+    mixer                   "none" for the matched control without a scan
+    deep_supervision        in training, return a list of logits with the strides above, the finest first
+    gradient_checkpointing  recompute each stage or part in the backward pass instead of storing it
+    axis_order              "xyz", or "zyx" for weights trained on (z, y, x) arrays; see `blocks.scan_axes`
 
 A class may also have these attributes:
 
@@ -58,7 +65,7 @@ def build_network(name: str, in_channels: int, out_channels: int, **options: Any
         name: a key of `NETWORKS`.
         in_channels: channels of the input.
         out_channels: K, channels of the logits, or classes.
-        options: the network's own; its docstring lists them.
+        options: those above, and those in the docstring of the network.
 
     Raises:
         RecipeError: no such network, or an option that it does not have or cannot use.

@@ -68,13 +68,9 @@ class UNETR(_DenseBaseline):
     """UNETR (Hatamizadeh et al. 2022): a ViT over patches of 16^3 as the encoder.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: K.
         patch_size: of the training; the positions are learned for it. A smaller input is padded to it.
         channels: width at full resolution.
         hidden, mlp, heads: width of the transformer, of its MLPs, and its attention heads.
-        norm: of the convolutions: "instance" (the paper) or "batch".
-        gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
 
     Raises:
         RecipeError: MONAI is not installed; in the forward pass: an input larger than `patch_size`.
@@ -118,13 +114,9 @@ class SwinUNETR(_DenseBaseline):
     """SwinUNETR (Hatamizadeh et al. 2022), and its version 2 (He et al. 2023).
 
     Args:
-        in_channels: channels of the input.
-        out_channels: K.
         v2: a residual convolution before each stage of the transformer.
         channels: width of the first stage; 48 in the papers, a multiple of 12.
         depths, heads: transformer blocks and attention heads of the four stages.
-        norm: of the convolutions: "instance" (the paper) or "batch".
-        gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
     """
 
     examples = ("", "v2: true")
@@ -164,12 +156,9 @@ class SegResNet(_DenseBaseline):
     """SegResNet (Myronenko 2018), without its variational branch.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: K.
         channels: width at full resolution; 32 in the paper, a multiple of 8.
         blocks, up_blocks: residual blocks of each stage, and of each step back.
         norm: "instance" or "batch" for the group norms of the paper.
-        gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
     """
 
     small: ClassVar = {"channels": 8, "blocks": [1, 1, 1], "up_blocks": [1, 1]}
@@ -211,14 +200,11 @@ class MedNeXt(_DenseBaseline):
     """MedNeXt (Roy et al. 2023): ConvNeXt's blocks in 3D.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: K.
         size: "S", "B", "M" or "L".
         kernel: taps along each axis of the depthwise convolutions; 3 or 5 in the paper.
         channels: width at full resolution.
         norm: "instance" or "batch" for the norms of the paper (group norm, a channel a group).
         deep_supervision: in training, also give logits at strides 2, 4, 8, 16.
-        gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
     """
 
     examples = ("", "size: L, kernel: 5")
@@ -266,10 +252,7 @@ class VNet(_DenseBaseline):
 
     Args:
         in_channels: channels of the input; 1, 2, 4, 8 or 16, because they are repeated to 16.
-        out_channels: K.
         dropout: probability, of whole channels, in the deeper half.
-        norm: "batch" or "instance".
-        gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
     """
 
     divisor = (16, 16, 16)
@@ -297,14 +280,10 @@ class ViT(_Baseline):
     """Vision transformer for classification (Dosovitskiy et al. 2021), over patches of 16^3.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: classes.
         patch_size: of the training; the positions are learned for it. A smaller input is padded to it.
         hidden, mlp, layers, heads: width of the transformer, of its MLPs, its blocks, its attention heads;
             those of ViT-B.
         dropout: probability.
-        norm: taken for the sake of uniformity; a transformer has layer norms alone.
-        gradient_checkpointing: compute each block again in the backward pass instead of keeping it.
 
     Raises:
         RecipeError: MONAI is not installed; in the forward pass: an input larger than `patch_size`.

@@ -32,9 +32,7 @@ class DenseLayer(nn.Module):
     """norm - ReLU - conv1 -> 4 g - norm - ReLU - conv3 -> g, concatenated behind the input.
 
     Args:
-        in_channels: width of the input.
         growth: g, channels that are added.
-        norm: see `make_norm`.
     """
 
     def __init__(self, in_channels: int, growth: int, norm: Norm) -> None:
@@ -66,18 +64,11 @@ class DenseNet(nn.Module):
     """3D DenseNet for classification.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: classes.
         depth: 121, 169, 201 or 264.
         channels: C, width of the stem; 64 in the paper.
         growth: g, channels that each dense layer adds; half of `channels` where not given.
         blocks: dense layers of each block; those of the depth where not given.
         dropout: probability, before the linear layer; the paper has none there.
-        norm: "batch" (the paper) or "instance" (safer at small batches).
-        gradient_checkpointing: compute each block again in the backward pass instead of keeping it.
-
-    Attributes:
-        divisor: 1: any shape will do.
     """
 
     examples = ("", "depth: 169")

@@ -115,20 +115,13 @@ class MambaUNet(UNet):
     """Mamba U-Net.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: K.
         directions: "uni", "bi" or "multi".
         orders: axis orders of "multi": "code", "paper", or "all" six.
         d_state_cap: states are the stage's width, but at most this; 256 (uni, bi) or 64 (multi) where not
             given.
-        channels, max_channels, stages, strides, kernels, patch_size, spacing_mm: see
-            `topology.make_topology`.
-        mixer: "mamba", or "none": without the Mamba layers.
-        norm: "instance", or "batch".
-        deep_supervision: in training, give the logits of every decoder step.
+        channels, max_channels, ..., patch_size, spacing_mm: see `topology.make_topology`.
         gradient_checkpointing: compute each stage again in the backward pass instead of keeping it, and in
             it each sequence, so that the memory is that of one sequence, however many directions there are.
-        axis_order: "xyz", or "zyx" for weights trained on (z, y, x) arrays; see `blocks.scan_axes`.
     """
 
     examples = ("directions: uni", "directions: bi", "directions: multi")

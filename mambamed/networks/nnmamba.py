@@ -58,9 +58,7 @@ class MambaInConvolution(nn.Module):
     one F.
 
     Args:
-        channels: width, in and out.
         mixer: see above.
-        norm: see `make_norm`.
         d_state: states of the Mamba.
         axes: in which the tokens run through the grid, the last one fastest.
 
@@ -117,8 +115,6 @@ class Decoder(nn.Module):
 
     Args:
         channels: C, width of the finest skip.
-        out_channels: K.
-        norm: see `make_norm`.
         head: "linear"; "paper" with norm and ReLU on the logits; or "wide": conv3 to C/2 - norm - ReLU -
             conv1. The first two pass through only K channels, which can hold one structure back for long.
         deep_supervision: whether there are 1x1x1 heads on the three coarser levels.
@@ -182,8 +178,6 @@ class NnMamba(nn.Module):
     """nnMamba v2 for segmentation and landmark heatmaps.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: K.
         channels: C, width at half resolution; 32 in the paper.
         mixer: "miccss" (the paper), "mic" (its ablation without the flips), "plain" (the authors' released
             trainers), "none" (matched control).
@@ -191,16 +185,9 @@ class NnMamba(nn.Module):
         share_mamba: blocks 2 and 3 of a stage share one MICCSS, weights and norm statistics, as in the
             public code.
         skip_scaling: whether SE scales the skips (section 2.2, Eq. 3).
-        norm: "batch" (the paper) or "instance" (safer at small batches).
         deep_supervision: in training, also give logits at strides 2, 4, 8 from 1x1x1 heads on c7, c6, c5
             (the form of the authors' released trainers).
-        head: "linear"; "paper" with norm and ReLU on the logits; or "wide": conv3 to C/2 - norm - ReLU -
-            conv1. The first two pass through only K channels, which can hold one structure back for long.
-        gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
-        axis_order: "xyz", or "zyx" for weights trained on (z, y, x) arrays; see `blocks.scan_axes`.
-
-    Attributes:
-        divisor: 16 along each axis; other shapes are padded inside.
+        head: see `Decoder`.
     """
 
     channels_last = True

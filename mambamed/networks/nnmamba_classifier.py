@@ -42,7 +42,6 @@ class NnMambaClassifier(nn.Module):
     """nnMamba v2 for classification.
 
     Args:
-        in_channels: channels of the input.
         out_channels: classes; 1 in the public code, for a binary question.
         channels: C, width at half resolution; 32 in the paper.
         mixer: of the stem, "mic" (the public code), "miccss" (the text: four readings of X*Y*Z/8 tokens), or
@@ -50,12 +49,6 @@ class NnMambaClassifier(nn.Module):
         hierarchy: "sequence" (a Mamba over the seven columns) or "concat" (none).
         d_state: states of the Mambas.
         dropout: probability, before the last linear layer.
-        norm: "batch" (the paper) or "instance" (safer at small batches).
-        gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
-        axis_order: "xyz", or "zyx" for weights trained on (z, y, x) arrays; see `blocks.scan_axes`.
-
-    Attributes:
-        divisor: 1: any shape will do.
     """
 
     examples = ("", "hierarchy: concat")

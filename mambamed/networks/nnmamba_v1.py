@@ -48,7 +48,6 @@ class ResidualMamba(nn.Module):
     """x + Mamba(LN(tokens of x)).
 
     Args:
-        channels: width, in and out.
         d_state: states of the Mamba.
         axes: in which the tokens run through the grid, the last one fastest.
     """
@@ -76,20 +75,10 @@ class NnMambaV1(nn.Module):
     """nnMamba v1 for segmentation and, with `mamba_at="stem"`, for landmark heatmaps.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: K.
         channels: C, width at half resolution; 32 in the public code.
         mamba_at: "stages" (segmentation: after c2, c3, c4) or "stem" (landmarks: after c1).
-        mixer: "mamba", or "none" (matched control).
         d_state: states of each Mamba.
-        norm: "batch" (the public code) or "instance" (safer at small batches).
-        deep_supervision: in training, also give logits at strides 2, 4, 8; the paper has none.
         head: "linear", "wide", or "paper" with norm and ReLU on the logits; see `nnmamba.Decoder`.
-        gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
-        axis_order: "xyz", or "zyx" for weights trained on (z, y, x) arrays; see `blocks.scan_axes`.
-
-    Attributes:
-        divisor: 16 along each axis; other shapes are padded inside.
     """
 
     channels_last = True
@@ -142,17 +131,9 @@ class NnMambaV1Classifier(nn.Module):
     """nnMamba v1 for classification: one Mamba at the stem, the mean of c4, two linear layers.
 
     Args:
-        in_channels: channels of the input.
         out_channels: classes; 1 in the public code, for a binary question.
         channels: C, width at half resolution; 32 in the public code.
-        mixer: "mamba", or "none" (matched control).
         d_state: states of the Mamba.
-        norm: "batch" (the public code) or "instance".
-        gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
-        axis_order: "xyz", or "zyx" for weights trained on (z, y, x) arrays; see `blocks.scan_axes`.
-
-    Attributes:
-        divisor: 1: any shape will do.
     """
 
     def __init__(

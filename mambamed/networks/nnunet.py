@@ -19,14 +19,8 @@ class NnUNet(UNet):
     """nnU-Net, plain: `blocks` conv units a stage on both sides.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: K.
-        channels, max_channels, stages, strides, kernels, patch_size, spacing_mm: see
-            `topology.make_topology`.
+        channels, max_channels, ..., patch_size, spacing_mm: see `topology.make_topology`.
         blocks: conv units of a stage and of the decoder step back to it; one number, or one a stage.
-        norm: "instance", or "batch".
-        deep_supervision: in training, give the logits of every decoder step.
-        gradient_checkpointing: compute each stage again in the backward pass instead of keeping it.
     """
 
     def __init__(

@@ -29,14 +29,8 @@ class NnUNetResEnc(UNet):
     """nnU-Net ResEnc.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: K.
-        channels, max_channels, stages, strides, kernels, patch_size, spacing_mm: see
-            `topology.make_topology`.
+        channels, max_channels, ..., patch_size, spacing_mm: see `topology.make_topology`.
         blocks: residual units of each stage; 1, 3, 4, 6, 6, ... where not given.
-        norm: "instance", or "batch".
-        deep_supervision: in training, give the logits of every decoder step.
-        gradient_checkpointing: compute each stage again in the backward pass instead of keeping it.
     """
 
     def __init__(

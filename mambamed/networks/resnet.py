@@ -29,11 +29,9 @@ class Bottleneck(nn.Module):
     """conv1 - norm - ReLU - conv3 (strided) - norm - ReLU - conv1 to 4 W - norm, + shortcut, ReLU.
 
     Args:
-        in_channels: width of the input.
         inner: W, width inside; 4 W come out.
         stride: of the 3x3x3 convolution; where it or the width changes, the input passes a strided 1x1x1
             convolution with norm before it is added.
-        norm: see `make_norm`.
     """
 
     def __init__(self, in_channels: int, inner: int, stride: int, norm: Norm) -> None:
@@ -62,17 +60,10 @@ class ResNet(nn.Module):
     """3D ResNet for classification.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: classes.
         depth: 18, 34, 50, 101 or 152.
         channels: C; 64 in the paper.
         blocks: residual blocks of each stage; those of the depth where not given.
         dropout: probability, before the linear layer; the paper has none.
-        norm: "batch" (the paper) or "instance" (safer at small batches).
-        gradient_checkpointing: compute each stage again in the backward pass instead of keeping it.
-
-    Attributes:
-        divisor: 1: any shape will do.
     """
 
     examples = ("", "depth: 34", "depth: 50")

@@ -30,17 +30,9 @@ class ResUNet(nn.Module):
     """ResUNet for landmark heatmaps and segmentation.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: K.
         channels: C, width at half resolution.
         blocks: residual blocks a stage.
-        norm: "batch" (the authors' code) or "instance" (safer at small batches).
-        deep_supervision: in training, also give logits at strides 2, 4, 8; the paper has none.
         head: "linear", "wide", or "paper" with norm and ReLU on the logits; see `nnmamba.Decoder`.
-        gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
-
-    Attributes:
-        divisor: 16 along each axis; other shapes are padded inside.
     """
 
     def __init__(

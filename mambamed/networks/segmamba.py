@@ -173,21 +173,12 @@ class SegMamba(nn.Module):
     """SegMamba for segmentation.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: K.
         channels: C, width of the first stage; 48 in the paper, doubled with each of the four.
         hidden: width at the bottom of the decoder; 16 C where not given.
         depths: Mamba layers of each stage.
         version: "gsc", "first" or "paper", see the module.
         nslices: "auto", or the four fixed numbers of the public code, (64, 32, 16, 8).
         mixer: "mamba", or "none" (matched control), see the module.
-        norm: "instance" (the public code) or "batch", of all convolutions.
-        deep_supervision: in training, also give logits at strides 2, 4, 8; the paper has none.
-        gradient_checkpointing: compute each part again in the backward pass instead of keeping it.
-        axis_order: "xyz", or "zyx" for weights trained on (z, y, x) arrays; see `blocks.scan_axes`.
-
-    Attributes:
-        divisor: 16 along each axis; other shapes are padded inside.
     """
 
     examples = ("", "version: first", "version: paper")

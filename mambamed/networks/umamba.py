@@ -105,16 +105,9 @@ class UMamba(UNet):
     """U-Mamba.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: K.
         variant: "bot" or "enc".
         patch_size: of the training; needed by "enc", whose layers and fixed grid depend on it.
-        channels, max_channels, stages, strides, kernels, spacing_mm: see `topology.make_topology`.
-        mixer: "mamba", or "none": without the Mamba layers.
-        norm: "instance", or "batch".
-        deep_supervision: in training, give the logits of every decoder step.
-        gradient_checkpointing: compute each stage again in the backward pass instead of keeping it.
-        axis_order: "xyz", or "zyx" for weights trained on (z, y, x) arrays; see `blocks.scan_axes`.
+        channels, max_channels, ..., spacing_mm: see `topology.make_topology`.
     """
 
     examples = ("", "variant: enc, patch_size: [128, 128, 128]")

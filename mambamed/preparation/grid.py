@@ -36,12 +36,6 @@ class CaseGeometry:
     shape_prepared: Triple
 
     @property
-    def shape_oriented(self) -> Triple:
-        """Shape of the whole native image with its axes in RAS+ order."""
-        x, y, z = (self.shape_native[axis] for axis in self.orientation.axes)
-        return x, y, z
-
-    @property
     def shape_cropped(self) -> Triple:
         """Shape of the crop box."""
         x, y, z = (b - a for a, b in zip(self.crop_start, self.crop_stop, strict=True))

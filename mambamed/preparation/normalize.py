@@ -70,17 +70,3 @@ class Scaling:
         if self.mask is not None:
             values *= np.moveaxis(self.mask, axis, 0)[index]
         return values
-
-
-def normalized(
-    channel: NDArray, normalization: Normalization, mask: NDArray[np.bool_] | None
-) -> NDArray[np.float32]:
-    """Normalize one channel on its own grid; arguments as in `Scaling.of`.
-
-    >>> from mambamed.documents.plan import ZScore
-    >>> normalized(np.array([[[1.0, 3.0]]]), ZScore(), None).ravel().tolist()
-    [-1.0, 1.0]
-    """
-    out = np.empty(channel.shape, np.float32)
-    Scaling.of(channel, normalization, mask).fill(channel, out)
-    return out

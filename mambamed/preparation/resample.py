@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from mambamed.preparation.splines import AxisOperator, linear_neighbors, nearest_neighbors, spline_operator
 
@@ -49,51 +49,19 @@ def coarse_axis(spacing_mm: Sequence[float], new_spacing_mm: Sequence[float]) ->
     return None
 
 
-def resample_image(
-    array: NDArray,
-    shape: Sequence[int],
-    *,
-    coarse: int | None = None,
-    dtype: DTypeLike = np.float32,
-    out: NDArray | None = None,
-) -> NDArray:
-    """Resample by cubic B-splines; values stay within the range of the old ones.
-
-    Args:
-        array: `(C, X, Y, Z)` of any real type and memory layout.
-        shape: the new `(X, Y, Z)`.
-        coarse: axis of which slices are only repeated (`coarse_axis`); None: all three are splines.
-        dtype: of the result; computed in float32.
-        out: `(C, *shape)` to be filled.
-
-    Returns:
-        `(C, *shape)`, C-ordered.
-
-    Raises:
-        ValueError: the array is not 4-D or an axis has no voxels.
-
-    Source:
-        nnU-Net 2's `resample_data_or_seg_to_shape` (order 3, order_z 0), here in float32.
-    """
-    if array.ndim != 4 or 0 in array.shape or min(shape) < 1:
-        raise ValueError(f"an image (C, X, Y, Z) with voxels is needed, got {array.shape} -> {tuple(shape)}")
-    if out is None:
-        out = np.empty((len(array), *shape), dtype)
-    for channel, target in zip(array, out, strict=True):
-        resample_volume(channel, target, coarse=coarse)
-    return out
-
-
 def resample_volume(
     volume: NDArray, out: NDArray, *, coarse: int | None = None, prepare: PreparePlane | None = None
 ) -> None:
-    """Resample one `(X, Y, Z)` volume into `out`, slice after slice of its slowest axis.
+    """Resample a volume into `out` by cubic B-splines, slice by slice, within the range of the old values.
 
     Args:
         volume: real, of any memory layout.
         out: `(X', Y', Z')`, C-ordered, float32 or float16.
         coarse: axis of which slices are only repeated; None: none.
         prepare: `(slice, axis, index) -> float32 slice`, applied to each slice before (normalization).
+
+    Source:
+        nnU-Net 2's `resample_data_or_seg_to_shape` (order 3, order_z 0), here in float32.
     """
     axis = coarse if coarse is not None else slowest_axis(volume)
     slices = np.moveaxis(volume, axis, 0)

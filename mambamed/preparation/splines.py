@@ -1,4 +1,4 @@
-"""Resampling along one axis as a banded matrix: cubic B-spline interpolation and linear interpolation.
+"""Resampling along one axis: cubic B-splines as a banded matrix, and linear and nearest neighbors.
 
 Both grids cover the same length edge to edge, so that the center of new voxel i lies at
 `(i + 0.5) * n / m - 0.5` in old voxels. Beyond the ends the outermost voxels repeat. These are the
@@ -74,19 +74,6 @@ def spline_operator(length: int, new_length: int) -> AxisOperator:
     matrix = interpolation[:, _PADDING : _PADDING + length].copy()
     matrix[:, 0] += interpolation[:, :_PADDING].sum(axis=1)
     matrix[:, -1] += interpolation[:, _PADDING + length :].sum(axis=1)
-    return _banded(matrix)
-
-
-@lru_cache(maxsize=256)
-def linear_operator(length: int, new_length: int) -> AxisOperator:
-    """Linear interpolation from `length` to `new_length` voxels."""
-    if length == new_length:
-        return AxisOperator(length, new_length, ())
-    low, high, weight = linear_neighbors(length, new_length)
-    matrix = np.zeros((new_length, length))
-    rows = np.arange(new_length)
-    matrix[rows, low] += 1 - weight
-    matrix[rows, high] += weight
     return _banded(matrix)
 
 

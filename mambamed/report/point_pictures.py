@@ -42,11 +42,6 @@ def draw_points(
         affine: voxel -> world, mm, RAS+.
         voxels: landmark -> position in voxels of the file.
     """
-    write_bytes(path, render_points(title, image, affine, voxels))
-
-
-def render_points(title: str, image: NDArray, affine: Affine, voxels: Mapping[str, Sequence[float]]) -> bytes:
-    """The picture of `draw_points` as the bytes of a .png file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -67,7 +62,7 @@ def render_points(title: str, image: NDArray, affine: Affine, voxels: Mapping[st
     figure.suptitle(title, color="white", fontsize=11)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor="black", metadata={"Software": None})
-    return buffer.getvalue()
+    write_bytes(path, buffer.getvalue())
 
 
 def _draw_plane(axes: Any, plane: NDArray, axis: int, spacing: NDArray[np.float64]) -> None:

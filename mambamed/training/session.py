@@ -41,7 +41,6 @@ from mambamed.training.transfer import load_initial_weights
 from mambamed.training.validate import VolumeScores, read_scores, validate_volumes
 from mambamed.training.validation_patches import ValidationPatches
 
-_LOADER_THREADS = 2
 _VALIDATION_STREAM = 10**6  # in the key of patches, where training has the number of roll-backs
 
 

@@ -11,7 +11,7 @@ from mambamed.errors import CaseError
 from mambamed.geometry import voxel_to_world, world_to_voxel
 from mambamed.io.images import Image
 from mambamed.preparation.crop import nonzero_box, nonzero_mask
-from mambamed.preparation.normalize import normalized
+from mambamed.preparation.normalize import Scaling
 from mambamed.preparation.prepare_image import prepare_image, prepare_label
 
 RNG = np.random.default_rng(0)
@@ -42,6 +42,12 @@ def test_the_mask_has_no_holes() -> None:
     image[0] = 0
     np.testing.assert_array_equal(nonzero_mask([image]), scipy.ndimage.binary_fill_holes(image != 0))
     assert nonzero_mask([image])[3, 3, 3]
+
+
+def normalized(channel, normalization, mask):
+    out = np.empty(channel.shape, np.float32)
+    Scaling.of(channel, normalization, mask).fill(channel, out)
+    return out
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float32, np.float64])

@@ -3,7 +3,22 @@ import pytest
 import scipy.ndimage
 
 from mambamed.preparation.resample import apply_columns, apply_rows
-from mambamed.preparation.splines import linear_operator, nearest_neighbors, spline_operator
+from mambamed.preparation.splines import (
+    AxisOperator,
+    linear_neighbors,
+    nearest_neighbors,
+    spline_operator,
+)
+
+
+def linear_operator(length: int, new_length: int) -> AxisOperator:
+    """The neighbors and weights of linear interpolation, as the matrix that they stand for."""
+    low, high, weight = linear_neighbors(length, new_length)
+    matrix, rows = np.zeros((new_length, length), np.float32), np.arange(new_length)
+    matrix[rows, low] += 1 - weight
+    matrix[rows, high] += weight
+    return AxisOperator(length, new_length, ((0, new_length, 0, length, matrix),))
+
 
 LENGTHS = [(20, 30), (30, 20), (7, 9), (1, 3), (2, 5), (5, 1), (120, 65), (64, 64)]
 

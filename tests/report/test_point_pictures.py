@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from mambamed.report.point_pictures import draw_points, render_points
+from mambamed.report.point_pictures import draw_points
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_a_circle_surrounds_the_bright_voxel(sign) -> None:
+def test_a_circle_surrounds_the_bright_voxel(tmp_path, sign) -> None:
     image = np.zeros((20, 24, 16), np.int16)
     image[5, 8, 4] = 100
     affine = np.diag([sign, sign, 2.0, 1.0])
-    picture = imread(io.BytesIO(render_points("case", image, affine, {"tip": (5.0, 8.0, 4.0)})))[..., :3]
+    draw_points(tmp_path / "p.png", "case", image, affine, {"tip": (5.0, 8.0, 4.0)})
+    picture = imread(tmp_path / "p.png")[..., :3]
     white = (picture.min(-1) > 0.95).copy()
     white[:70] = False  # titles
     orange = (picture[..., 0] > 0.8) & (picture[..., 2] < 0.2)

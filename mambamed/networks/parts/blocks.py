@@ -75,10 +75,8 @@ class ResidualBlock(nn.Module):
     """conv3 - norm - ReLU - conv3 - norm, + mixer(input), + input, ReLU.
 
     Args:
-        in_channels, out_channels: widths.
         stride: of the first convolution; where it or the width changes, the input passes a strided
             1x1x1 convolution with norm before it is added.
-        norm: see `make_norm`.
         mixer: adds its reading of the block's input; None for a plain block.
     """
 

@@ -105,9 +105,6 @@ class UNet(nn.Module):
         topology: of the encoder.
         stages: what each stage does, its stride included; the outputs are the skips.
         steps: decoder steps, the coarsest first.
-        out_channels: K.
-        deep_supervision: in training, give the logits of every step.
-        gradient_checkpointing: compute each stage again in the backward pass instead of keeping it.
 
     Attributes:
         divisor: product of the strides; other shapes are padded inside.
