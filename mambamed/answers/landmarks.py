@@ -122,7 +122,6 @@ class LandmarksAnswer:
 
     verb: ClassVar[str] = "landmarks"
     stage: ClassVar[str] = "placing landmarks"
-    covariates: ClassVar[Sequence[str]] = ()
 
     task: Landmarks
     recipe: Recipe
@@ -149,6 +148,10 @@ class LandmarksAnswer:
         suffixes = (".json", *(f".{kind}" for kind in options.export))
         place = OutputFolder(output, suffixes, (TABLE, MEASURES))
         return cls(task, first.recipe, place, _thresholds(ensemble, options.threshold), options)
+
+    @property
+    def covariates(self) -> Sequence[str]:
+        return ()
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -94,7 +94,6 @@ class SegmentationAnswer:
 
     verb: ClassVar[str] = "predict"
     stage: ClassVar[str] = "predicting"
-    covariates: ClassVar[Sequence[str]] = ()
 
     task: Segmentation
     manifest: DatasetManifest
@@ -116,6 +115,10 @@ class SegmentationAnswer:
         check_names(run.recipe.inference.postprocess, run.manifest)
         place = OutputFolder(output, (options.suffix,))
         return cls(task, run.manifest, place, run.recipe.inference.postprocess, options)
+
+    @property
+    def covariates(self) -> Sequence[str]:
+        return ()
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -386,8 +386,9 @@ class Recipe(Section):
         named = {("dataset", "landmark_pairs"): paired} | {
             ("measures", k): v for k, v in self.measures.items()
         }
-        known = self.dataset.landmarks
-        for key, landmarks in named.items() if known is not None else ():
+        if (known := self.dataset.landmarks) is None:
+            return
+        for key, landmarks in named.items():
             if unknown := [name for name in landmarks if name not in known]:
                 yield key, f"{', '.join(unknown)} not in dataset.landmarks. Correct the name."
 
