@@ -49,11 +49,7 @@ class PointSet:
 AffineOf = Callable[[str], Affine | None]
 
 
-def _unknown(case_id: str) -> None:
-    return None
-
-
-def read_point_set(place: Path, affine_of: AffineOf = _unknown) -> PointSet:
+def read_point_set(place: Path, affine_of: AffineOf = lambda case_id: None) -> PointSet:
     """Read the landmarks of the cases.
 
     Args:

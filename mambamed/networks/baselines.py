@@ -22,6 +22,7 @@ from mambamed.networks.parts.blocks import (
     Answer,
     Norm,
     Triple,
+    check_choice,
     checkpoint_contexts,
     crop_logits,
     make_norm,
@@ -224,8 +225,7 @@ class MedNeXt(_DenseBaseline):
         deep_supervision: bool = True,
         gradient_checkpointing: bool = False,
     ) -> None:
-        if size not in _MEDNEXT:
-            raise RecipeError(f"network.size: {size!r} is not one of S, B, M, L")
+        check_choice("size", size, _MEDNEXT)
         down, bottom, up, blocks_down, blocks_bottom, blocks_up = _MEDNEXT[size]
         network = _monai(
             "MedNeXt",

@@ -21,8 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mambamed.errors import RecipeError
-from mambamed.networks.parts.blocks import Norm, make_norm, pad_to_two_voxels, run_checkpointed
+from mambamed.networks.parts.blocks import Norm, check_choice, make_norm, pad_to_two_voxels, run_checkpointed
 
 _LAYERS = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32), 264: (6, 12, 64, 48)}
 _BOTTLENECK = 4  # the pointwise convolution gives 4 g channels
@@ -88,8 +87,7 @@ class DenseNet(nn.Module):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if depth not in _LAYERS:
-            raise RecipeError(f"network.depth: {depth} is not one of {', '.join(map(str, _LAYERS))}")
+        check_choice("depth", depth, _LAYERS)
         self.divisor = (1, 1, 1)
         self.gradient_checkpointing = gradient_checkpointing
         growth = growth or channels // 2

@@ -24,9 +24,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from mambamed.errors import RecipeError
 from mambamed.networks.nnunet_resenc import residual_encoder
-from mambamed.networks.parts.blocks import AxisOrder, Norm, run_checkpointed, scan_axes
+from mambamed.networks.parts.blocks import AxisOrder, Norm, check_choice, run_checkpointed, scan_axes
 from mambamed.networks.parts.topology import PerStage, make_topology
 from mambamed.networks.parts.unet import ResidualUnit, UNet, he_initialize, transposed_steps
 from mambamed.ssm import Mamba
@@ -148,11 +147,9 @@ class MambaUNet(UNet):
         axis_order: AxisOrder = "xyz",
     ) -> None:
         known = {"code": CODE_ORDERS, "paper": PAPER_ORDERS, "all": tuple(itertools.permutations(range(3)))}
-        if directions not in _STATE_CAP or orders not in known or mixer not in ("mamba", "none"):
-            raise RecipeError(
-                f"network: directions {directions!r} (uni, bi, multi), orders {orders!r} (code, paper, all) "
-                f"or mixer {mixer!r} (mamba, none) is not one of those"
-            )
+        check_choice("directions", directions, _STATE_CAP)
+        check_choice("orders", orders, known)
+        check_choice("mixer", mixer, ("mamba", "none"))
         topology = make_topology(channels, max_channels, stages, strides, kernels, patch_size, spacing_mm)
         encoder = residual_encoder(in_channels, topology, [2] * len(topology.widths), norm)
         if mixer == "mamba":

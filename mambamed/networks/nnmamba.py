@@ -26,13 +26,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mambamed.errors import RecipeError
 from mambamed.networks.parts.blocks import (
     Answer,
     AxisOrder,
     DoubleConv,
     Norm,
     Triple,
+    check_choice,
     crop_logits,
     make_norm,
     pad_to_divisor,
@@ -70,8 +70,7 @@ class MambaInConvolution(nn.Module):
         self, channels: int, mixer: Mixer, norm: Norm, d_state: int = 16, axes: Triple = (0, 1, 2)
     ) -> None:
         super().__init__()
-        if mixer not in ("miccss", "mic", "plain", "none"):
-            raise RecipeError(f"network.mixer: {mixer!r} is not one of miccss, mic, plain, none")
+        check_choice("mixer", mixer, ("miccss", "mic", "plain", "none"))
         self.mixer, self.axes = mixer, axes
         self.conv_in = _pointwise(channels, norm)
         self.mamba = Mamba(channels, d_state=d_state, d_conv=4, expand=2) if mixer != "none" else None
@@ -127,8 +126,7 @@ class Decoder(nn.Module):
         self, channels: int, out_channels: int, norm: Norm, head: Head, deep_supervision: bool
     ) -> None:
         super().__init__()
-        if head not in ("linear", "wide", "paper"):
-            raise RecipeError(f"network.head: {head!r} is not one of linear, wide, paper")
+        check_choice("head", head, ("linear", "wide", "paper"))
         self.strides: list[Triple] = [(s, s, s) for s in ((1, 2, 4, 8) if deep_supervision else (1,))]
         widths = (4 * channels, 2 * channels, channels)
         self.steps = nn.ModuleList(_DoubledConv(DoubleConv(3 * width, width, 1, norm)) for width in widths)

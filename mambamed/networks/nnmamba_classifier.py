@@ -24,12 +24,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mambamed.errors import RecipeError
 from mambamed.networks.nnmamba import MambaInConvolution, Mixer
 from mambamed.networks.parts.blocks import (
     AxisOrder,
     DoubleConv,
     Norm,
+    check_choice,
     pad_to_two_voxels,
     residual_stage,
     run_checkpointed,
@@ -68,8 +68,7 @@ class NnMambaClassifier(nn.Module):
         axis_order: AxisOrder = "xyz",
     ) -> None:
         super().__init__()
-        if hierarchy not in ("sequence", "concat"):
-            raise RecipeError(f"network.hierarchy: {hierarchy!r} is not one of sequence, concat")
+        check_choice("hierarchy", hierarchy, ("sequence", "concat"))
         self.divisor = (1, 1, 1)
         self.gradient_checkpointing = gradient_checkpointing
         self.stem = DoubleConv(in_channels, channels, 2, norm)

@@ -24,7 +24,6 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from mambamed.errors import RecipeError
 from mambamed.networks.nnmamba import Decoder, Head
 from mambamed.networks.parts.blocks import (
     Answer,
@@ -32,6 +31,7 @@ from mambamed.networks.parts.blocks import (
     DoubleConv,
     Norm,
     Triple,
+    check_choice,
     pad_to_divisor,
     pad_to_two_voxels,
     residual_stage,
@@ -66,8 +66,7 @@ class ResidualMamba(nn.Module):
 
 def _reader(channels: int, mixer: Mixer, d_state: int, axis_order: AxisOrder) -> nn.Module:
     axes = scan_axes(axis_order)
-    if mixer not in ("mamba", "none"):
-        raise RecipeError(f"network.mixer: {mixer!r} is not one of mamba, none")
+    check_choice("mixer", mixer, ("mamba", "none"))
     return ResidualMamba(channels, d_state, axes) if mixer == "mamba" else nn.Identity()
 
 
@@ -100,8 +99,7 @@ class NnMambaV1(nn.Module):
         axis_order: AxisOrder = "xyz",
     ) -> None:
         super().__init__()
-        if mamba_at not in ("stages", "stem"):
-            raise RecipeError(f"network.mamba_at: {mamba_at!r} is not one of stages, stem")
+        check_choice("mamba_at", mamba_at, ("stages", "stem"))
         self.divisor = (16, 16, 16)
         self.gradient_checkpointing = gradient_checkpointing
         widths = (channels, 2 * channels, 4 * channels)

@@ -18,8 +18,14 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mambamed.errors import RecipeError
-from mambamed.networks.parts.blocks import Norm, ResidualBlock, make_norm, pad_to_two_voxels, run_checkpointed
+from mambamed.networks.parts.blocks import (
+    Norm,
+    ResidualBlock,
+    check_choice,
+    make_norm,
+    pad_to_two_voxels,
+    run_checkpointed,
+)
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 _EXPANSION = 4
@@ -81,8 +87,7 @@ class ResNet(nn.Module):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if depth not in _BLOCKS:
-            raise RecipeError(f"network.depth: {depth} is not one of {', '.join(map(str, _BLOCKS))}")
+        check_choice("depth", depth, _BLOCKS)
         self.divisor = (1, 1, 1)
         self.gradient_checkpointing = gradient_checkpointing
         self.stem = nn.Sequential(

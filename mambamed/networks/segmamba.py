@@ -43,6 +43,7 @@ from mambamed.networks.parts.blocks import (
     AxisOrder,
     Norm,
     Triple,
+    check_choice,
     crop_logits,
     make_norm,
     pad_to_divisor,
@@ -256,14 +257,12 @@ class SegMamba(nn.Module):
 
 
 def _check(version: str, nslices: object, mixer: str, depths: Sequence[int]) -> None:
-    if version not in ("gsc", "first", "paper"):
-        raise RecipeError(f"network.version: {version!r} is not one of gsc, first, paper")
-    if mixer not in ("mamba", "none"):
-        raise RecipeError(f"network.mixer: {mixer!r} is not one of mamba, none")
+    check_choice("version", version, ("gsc", "first", "paper"))
+    check_choice("mixer", mixer, ("mamba", "none"))
     if len(depths) != 4:
-        raise RecipeError(f"network.depths: {list(depths)} are not four numbers, one per stage")
+        raise RecipeError(f"network.depths: expected four numbers, got {list(depths)}. Give one per stage.")
     if nslices != "auto" and (not isinstance(nslices, Sequence) or len(nslices) != 4):
-        raise RecipeError(f"network.nslices: {nslices!r} is neither auto nor four numbers, one per stage")
+        raise RecipeError(f"network.nslices: expected auto or four numbers, got {nslices!r}. Use auto.")
 
 
 def _down(in_channels: int, out_channels: int, version: Version, norm: Norm, first: bool) -> nn.Sequential:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mambamed.errors import RecipeError
-from mambamed.networks.parts.blocks import AxisOrder, Norm, make_norm, scan_axes
+from mambamed.networks.parts.blocks import AxisOrder, Norm, check_choice, make_norm, scan_axes
 from mambamed.networks.parts.topology import PerStage, Triple, make_topology
 from mambamed.networks.parts.unet import (
     SLOPE,
@@ -131,8 +131,8 @@ class UMamba(UNet):
         gradient_checkpointing: bool = False,
         axis_order: AxisOrder = "xyz",
     ) -> None:
-        if variant not in ("bot", "enc") or mixer not in ("mamba", "none"):
-            raise RecipeError(f"network: variant {variant!r} is bot or enc, mixer {mixer!r} mamba or none")
+        check_choice("variant", variant, ("bot", "enc"))
+        check_choice("mixer", mixer, ("mamba", "none"))
         topology = make_topology(channels, max_channels, stages, strides, kernels, patch_size, spacing_mm)
         count = len(topology.widths)
         stem = _blocks(in_channels, topology.widths[0], topology.kernels[0], (1, 1, 1), 2, norm)

@@ -94,7 +94,7 @@ def test_a_network_is_one_file_and_one_line(tmp_path) -> None:
     line = 'NETWORKS = {\n    "toy": "mambamed.networks.toy:Toy",\n'
     table.write_text(table.read_text().replace("NETWORKS = {\n", line, 1))
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    tests = ["networks/test_contract.py", "networks/test_networks_page.py", "test_floor_plan.py"]
+    tests = ["networks/test_contract.py", "networks/test_networks_page.py", "test_architecture.py"]
     chosen = "toy or has_its_rows or every_network_file"
     commands = [
         ["docs/draw_networks.py", "toy"],

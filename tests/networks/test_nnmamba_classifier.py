@@ -64,5 +64,5 @@ def test_dropout_is_for_training_alone() -> None:
 
 @pytest.mark.parametrize("option", [{"hierarchy": "tree"}, {"mixer": "mamba"}])
 def test_a_choice_that_it_does_not_have_is_refused(option) -> None:
-    with pytest.raises(RecipeError, match=rf"network\.{next(iter(option))}.* is not one of"):
+    with pytest.raises(RecipeError, match=rf"network\.{next(iter(option))}: expected .* Choose one of them"):
         build_network("nnmamba_classifier", 1, 2, channels=4, **option)

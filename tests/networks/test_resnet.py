@@ -34,5 +34,5 @@ def test_resnet_answers_as_monais_with_the_same_weights(depth, block) -> None:
 
 @pytest.mark.parametrize(("name", "depth"), [("resnet", 121), ("densenet", 50)])
 def test_a_depth_that_it_does_not_have_is_refused(name, depth) -> None:
-    with pytest.raises(RecipeError, match=rf"network\.depth: {depth} is not one of"):
+    with pytest.raises(RecipeError, match=rf"network\.depth: expected .*, got {depth}\. Choose"):
         build_network(name, 1, 2, depth=depth)

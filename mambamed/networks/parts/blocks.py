@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Literal
@@ -21,6 +21,14 @@ Triple = tuple[int, int, int]
 Answer = Tensor | list[Tensor]
 
 
+def check_choice(option: str, value: object, choices: Iterable[object]) -> None:
+    """Raise `RecipeError` if an option of a network has none of the values that it can have."""
+    if value not in (known := tuple(choices)):
+        raise RecipeError(
+            f"network.{option}: expected {', '.join(map(str, known))}, got {value!r}. Choose one of them."
+        )
+
+
 def make_norm(norm: Norm, channels: int, affine: bool = True) -> nn.Module:
     """The normalization of a recipe's `network.norm`, over `(B, C, X, Y, Z)`.
 
@@ -35,13 +43,10 @@ def make_norm(norm: Norm, channels: int, affine: bool = True) -> nn.Module:
     Raises:
         RecipeError: no such norm.
     """
+    check_choice("norm", norm, ("batch", "instance", "none"))
     if norm == "batch":
         return nn.BatchNorm3d(channels)
-    if norm == "instance":
-        return InstanceNorm(channels, affine=affine)
-    if norm == "none":
-        return nn.Identity()
-    raise RecipeError(f"network.norm: {norm!r} is not one of batch, instance, none")
+    return InstanceNorm(channels, affine=affine) if norm == "instance" else nn.Identity()
 
 
 def scan_axes(axis_order: AxisOrder) -> Triple:
@@ -52,8 +57,7 @@ def scan_axes(axis_order: AxisOrder) -> Triple:
     Raises:
         RecipeError: neither of the two.
     """
-    if axis_order not in ("xyz", "zyx"):
-        raise RecipeError(f"network.axis_order: {axis_order!r} is not one of xyz, zyx")
+    check_choice("axis_order", axis_order, ("xyz", "zyx"))
     return (0, 1, 2) if axis_order == "xyz" else (2, 1, 0)
 
 
