@@ -33,6 +33,7 @@ _SYSTEM_ERRORS = {
     errno.EACCES,
     errno.EPERM,
     errno.EMFILE,
+    errno.ENAMETOOLONG,
 }
 
 # Commands that keep what is finished when they are run again.
@@ -103,7 +104,9 @@ def command(function: Callable[..., Any], show: Callable[[Any], None]) -> Callab
             if verbose or error.errno not in _SYSTEM_ERRORS:
                 raise
             where = f"{error.filename}: " if error.filename else ""
-            complain(f"{where}{error.strerror}. Check free space and permissions, or use another folder.")
+            remedy = "Check free space and permissions, or use another folder."
+            remedy = "Shorten the name." if error.errno == errno.ENAMETOOLONG else remedy
+            complain(f"{where}{error.strerror}. {remedy}")
             raise typer.Exit(EXIT_FAILED) from error
         except KeyboardInterrupt:
             complain(f"Interrupted. {after_interruption(function.__name__, arguments)}")

@@ -33,6 +33,8 @@ def verb(
         raise DatasetError("a.json: no images; give another folder\nb.json: broken")
     if mode == "run":
         raise RunError("disk full")
+    if mode == "long name":
+        Path("y" * 300).exists()
     if mode == "interrupt":
         raise KeyboardInterrupt
     if mode == "bug":
@@ -62,6 +64,7 @@ def test_json_is_the_summary_by_field(run) -> None:
     [
         ("dataset", 2, "mambamed: a.json: no images; give another folder\nmambamed: b.json: broken\n"),
         ("run", 1, "mambamed: disk full\n"),
+        ("long name", 1, f"mambamed: {'y' * 300}: File name too long. Shorten the name.\n"),
         ("case", 3, "mambamed: case_2: cut off\n"),
     ],
 )
