@@ -119,7 +119,7 @@ def _doubt_of(array: NDArray) -> str | None:
     low, high = float(array.min()), float(array.max())
     mean, std, count = moments(in_kernel_type(array))
     if max(high - mean, mean - low) ** 2 > _DOMINANT * count * std**2:
-        return f"has a range of {low:g} to {high:g} because of one voxel, which flattens the rest; correct it"
+        return f"has a range of {low:g} to {high:g} because of a single voxel. Correct that voxel."
     return None
 
 
@@ -134,7 +134,7 @@ def _examined_label(
     """The label map in RAS+ order, or None; its faults go to the list."""
     if case.label is None:
         if manifest.labels:
-            faults.append(f"{case.id}: no label for this case; add it")
+            faults.append(f"{case.id}: no label for this case. Add it.")
         return None
     try:
         label = read_label(case, image, fix, note=warnings.append)
@@ -156,8 +156,8 @@ def _checked_label(
         if distance.max() > _ROUNDING:
             worst = label.flat[int(np.argmax(distance))]
             count = len(np.unique(label))
-            what = "is this the image?" if count > 100 else "was it interpolated?"
-            faults.append(f"{path}: label {worst:g} is not an integer ({count} values); {what}")
+            what = "Give the label map, not the image." if count > 100 else "Use nearest-neighbor resampling."
+            faults.append(f"{path}: label {worst:g} is not an integer ({count} values). {what}")
             return None
         label = rounded
     low, high = int(label.min()), int(label.max())
@@ -173,11 +173,11 @@ def _checked_label(
         shown = ", ".join(map(str, unknown[:5])) + (" ..." if len(unknown) > 5 else "")
         listed = ", ".join(map(str, known))
         faults.append(
-            f'{path}: label {shown} is not in the manifest ({listed}); add it to "labels" or remap it'
+            f'{path}: label {shown} is not in the manifest ({listed}). Add it to "labels" or remap it.'
         )
         return None
     if high == 0:
-        warnings.append(f"{path}: has no foreground; nothing is learned from it but the background")
+        warnings.append(f"{path}: has no foreground. Check the label map.")
     return label
 
 

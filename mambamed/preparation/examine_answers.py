@@ -25,15 +25,15 @@ def faults_of_points(case: Case, manifest: DatasetManifest, image: Image) -> lis
     if not manifest.landmarks:
         return []
     if not case.points:
-        return [f"{case.id}: no landmarks for this case; add them"]
+        return [f"{case.id}: no landmarks for this case. Add them."]
     faults = []
     unknown = [name for name in case.points if name not in manifest.landmarks]
     if unknown:
-        faults.append(f"{case.id}: landmark {_shown(unknown)} is not in the manifest; correct its name")
+        faults.append(f"{case.id}: landmark {_shown(unknown)} is not in the manifest. Correct its name.")
     size = np.array(image.array.shape)
     for name, point in case.points.items():
         if not np.isfinite(point).all():
-            faults.append(f"{case.id}: landmark {name} has no position (NaN); leave an absent landmark out")
+            faults.append(f"{case.id}: landmark {name} has no position (NaN). Remove absent landmarks.")
             continue
         voxel = world_to_voxel(image.affine, point)
         if (voxel < -0.5).any() or (voxel > size - 0.5).any():
@@ -50,10 +50,10 @@ def faults_of_class(case: Case, manifest: DatasetManifest) -> list[str]:
     if not manifest.classes:
         return []
     if not case.class_name:
-        return [f"{case.id}: has no class; add it, or leave the case out"]
+        return [f"{case.id}: has no class. Add it, or remove the case."]
     if case.class_name not in manifest.classes:
         known = _shown(manifest.classes)
-        return [f"{case.id}: class {case.class_name!r} is not in the manifest ({known}); correct it"]
+        return [f"{case.id}: class {case.class_name!r} is not in the manifest ({known}). Correct it."]
     return []
 
 
@@ -61,7 +61,7 @@ def faults_of_classes(manifest: DatasetManifest, class_names: Sequence[str | Non
     """A line where all cases are of one class: nothing can be learned from them, and AUC is undefined."""
     present = sorted({name for name in class_names if name})
     if manifest.classes and len(present) < 2:
-        return [f"{manifest.name}: all cases are of class {_shown(present)}; at least two are needed"]
+        return [f"{manifest.name}: all cases have class {_shown(present)}. Add cases of a second class."]
     return []
 
 

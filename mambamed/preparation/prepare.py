@@ -226,7 +226,7 @@ def _findings(examined: Mapping[str, Examined]) -> list[Finding]:
             warnings.append(Finding(case_id, "warning", line))
         first.setdefault(seen.content, case_id)
     for one, other in differ_in_case_alone(examined):
-        line = f"{other}: differs from {one} in capitals alone, one file on some systems; rename one"
+        line = f"{other}: differs from {one} only in capital letters, which some systems ignore. Rename one."
         warnings.append(Finding(other, "warning", line))
     return [*faults, *warnings]
 

@@ -45,7 +45,7 @@ def prepare_image(
     for number, image in enumerate(images[1:], start=1):
         fact = difference_of_grids(first.array.shape, first.affine, image.array.shape, image.affine)
         if fact:
-            raise CaseError(f"channel {number} is not on the grid of channel 0: {fact}; resample it")
+            raise CaseError(f"channel {number} is not on the grid of channel 0: {fact}. Resample it.")
     orientation = orientation_of(first.affine)
     channels = [in_kernel_type(to_ras(image.array, orientation)) for image in images]
     if plan.crop == "nonzero":

@@ -97,7 +97,7 @@ def on_grid(
     fact = fact if image.array.shape == shape else still or fact
     way = "reorient" if still is None else "resample"
     raise CaseError(
-        f"{path}: not on the grid of its image: {fact}; correct the header, or use --fix-geometry {way}"
+        f"{path}: not on the grid of its image: {fact}. Correct the header, or use --fix-geometry {way}."
     )
 
 

@@ -85,7 +85,7 @@ def test_a_name_that_would_break_a_log_or_run_in_a_spreadsheet_is_refused_and_th
     add_case(raw, name)
     (line,) = prepared(raw, tmp_path / "prepared").faults
     shown = repr(name)[1:-1]
-    assert shown in line and "rename" in line and line.isprintable()
+    assert shown in line and "Rename" in line and line.isprintable()
     images = tmp_path / "images"
     images.mkdir()
     for each in (name, "good"):
@@ -93,7 +93,7 @@ def test_a_name_that_would_break_a_log_or_run_in_a_spreadsheet_is_refused_and_th
     summary = predicted(run, images, tmp_path / "out")
     assert summary.cases == ("good",)
     (line,) = summary.faults
-    assert shown in line and "rename" in line and line.isprintable()
+    assert shown in line and "Rename" in line and line.isprintable()
     assert [path.name for path in (tmp_path / "out").glob("*.nii.gz")] == ["good.nii.gz"]
 
 

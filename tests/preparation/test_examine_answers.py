@@ -100,7 +100,7 @@ def test_a_case_without_a_known_class_is_named(tmp_path, name) -> None:
 def test_one_class_alone_cannot_be_learned(tmp_path) -> None:
     raw = dataset(tmp_path, classes=("NC", "AD"))
     alike = [dataclasses.replace(case, class_name="NC") for case in raw.cases]
-    with pytest.raises(DatasetError, match="all cases are of class NC"):
+    with pytest.raises(DatasetError, match="all cases have class NC"):
         prepare(RawDataset(raw.manifest, alike), tmp_path / "out", workers=1, skip_faulty=True)
 
 

@@ -124,7 +124,7 @@ def test_killed_at_any_moment_it_finishes_with_the_same_bytes(tmp_path) -> None:
             process.send_signal(signal.SIGKILL)
         interrupted += not (out / "dataset.json").is_file()
         if not (out / "dataset.json").is_file():
-            with pytest.raises(DatasetError, match="run 'mambamed prepare'"):
+            with pytest.raises(DatasetError, match="Run 'mambamed prepare'"):
                 PreparedDataset.open(out)
         prepare(convert(folder), out, workers=1)
         assert contents(out) == expected
@@ -157,7 +157,7 @@ def damage(folder: Path, what: str) -> str:
     if what == "image as label":
         array[:] = np.random.default_rng(0).normal(size=array.shape)
         write_image(label, array, Image(array, AFFINE))
-        return "is this the image?"
+        return "Give the label map, not the image."
     if what == "truncated":
         image = folder / "imagesTr" / "c1_0000.nii.gz"
         image.write_bytes(image.read_bytes()[:-40])
@@ -205,7 +205,7 @@ def test_doubts_are_warnings(tmp_path) -> None:
     write_image(folder / "imagesTr" / "c2_0000.nii.gz", outlier, Image(outlier, AFFINE))
     warnings = "\n".join(prepare(convert(folder), tmp_path / "out", workers=1).warnings)
     assert "c2_0000.nii.gz: channel ch0 has a range of" in warnings
-    assert "because of one voxel" in warnings
+    assert "because of a single voxel" in warnings
     assert "channel ch0 is constant" in warnings
     assert "c1.nii.gz: has no foreground" in warnings
     assert "c9: holds the same image as c3" in warnings
