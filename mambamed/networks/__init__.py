@@ -70,9 +70,6 @@ def build_network(name: str, in_channels: int, out_channels: int, **options: Any
     Raises:
         RecipeError: no such network, or an option that it does not have or cannot use.
     """
-    if name not in NETWORKS:
-        hint = _hint(name, NETWORKS) or "."
-        raise RecipeError(f"network.name: unknown network {name!r}{hint} See docs/networks.md.")
     network, known = network_class(name), options_of(name)
     for option in list(options):
         if option not in known:
@@ -98,7 +95,14 @@ def options_of(name: str) -> list[str]:
 
 
 def network_class(name: str) -> Any:
-    """The class of a network, imported."""
+    """The class of a network, imported.
+
+    Raises:
+        RecipeError: no such network.
+    """
+    if name not in NETWORKS:
+        hint = _hint(name, NETWORKS) or "."
+        raise RecipeError(f"network.name: unknown network {name!r}{hint} See docs/networks.md.")
     module, _, attribute = NETWORKS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
 

@@ -37,7 +37,7 @@ def prepared_cases(folder) -> set[str]:
     ("table", "words"),
     [
         ("CASE,nose,500,-110,-60\n", ("CASE", "nose", "outside")),
-        ("CASE,nose,nan,-110,-60\n", ("CASE", "nose", "leave out")),
+        ("CASE,nose,nan,-110,-60\n", ("CASE", "nose", "Remove landmarks that are absent")),
         (f"CASE,nose,{NOSE}\nGHOST,nose,{NOSE}\n", ("GHOST", "0 of 1 images")),
     ],
 )
@@ -56,7 +56,7 @@ def test_a_decimal_comma_in_the_file_of_a_case_is_the_fault_of_that_case(tmp_pat
         (raw / "landmarks" / f"good_{number}.csv").write_text(f"landmark,x,y,z\nnose,{NOSE}\n")
     (raw / "landmarks" / "CASE.csv").write_text("landmark;x;y;z\nnose;1,5;2;3\n")
     done = call("prepare", raw, "-o", tmp_path / "out", *PREPARE)
-    assert done.code == 3 and "decimal comma" in done.line_with("CASE", "1,5")
+    assert done.code == 3 and "Use decimal points, not commas" in done.line_with("CASE", "1,5")
     assert prepared_cases(tmp_path / "out") == {"good_0", "good_1", "good_2"}
 
 
@@ -64,7 +64,7 @@ def test_a_decimal_comma_in_the_file_of_a_case_is_the_fault_of_that_case(tmp_pat
     ("table", "words"),
     [
         (f"CASE,nose,{NOSE}\nCASE,nose,{NOSE}\n", ("points.csv", "duplicate", "nose")),
-        ("CASE,nose,1,5,2,3\n", ("points.csv", "1,5", "decimal comma")),
+        ("CASE,nose,1,5,2,3\n", ("points.csv", "1,5", "decimal")),
         ("CASE,nose,1;5,2,3\n", ("points.csv", "CASE", "1;5")),
     ],
 )
@@ -102,7 +102,7 @@ def test_one_class_alone_stops_everything(tmp_path) -> None:
 def test_an_id_that_a_spreadsheet_would_run_is_refused_and_is_in_no_table_as_it_was(tmp_path) -> None:
     table = class_list(tmp_path / "raw", [*GOOD, '"=HYPERLINK(""evil"")"|ill'])
     done = call("prepare", table, "-o", tmp_path / "out", *PREPARE)
-    assert done.code == 3 and "rename" in done.line_with("HYPERLINK")
+    assert done.code == 3 and "Rename" in done.line_with("HYPERLINK")
     assert prepared_cases(tmp_path / "out") == set("abcdef")
 
 

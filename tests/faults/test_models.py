@@ -215,7 +215,7 @@ def test_tensors_that_their_file_cannot_hold_are_refused(run, tmp_path, data) ->
 def test_a_checkpoint_that_was_cut_is_refused(run, tmp_path) -> None:
     whole = run.checkpoint(0).read_bytes()
     run.checkpoint(0).write_bytes(whole[: len(whole) // 2])
-    refused(predict(run.root, tmp_path), "checkpoint_best.safetensors", "not a whole")
+    refused(predict(run.root, tmp_path), "checkpoint_best.safetensors", "not a complete safetensors file")
 
 
 def test_weights_of_another_network_are_named_by_their_first_keys(run, tmp_path) -> None:
