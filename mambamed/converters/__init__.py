@@ -3,7 +3,7 @@
 A converter is a module with two functions:
 
     recognizes(source: Path) -> bool                       whether the source has this layout
-    convert(source: Path, wishes: Wishes) -> RawDataset    manifest and cases; voxels are not read
+    convert(source: Path, options: ConvertOptions) -> RawDataset    manifest and cases; voxels are not read
 
 If a file of a case is missing, its `fault` says so: the case is reported and left out.
 
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mambamed.converters.options import Wishes
+from mambamed.converters.options import ConvertOptions
 from mambamed.errors import DatasetError
 
 if TYPE_CHECKING:  # `--help` reads CONVERTERS and must not import the readers
@@ -44,7 +44,7 @@ CONVERTERS = {
     "dicom": "mambamed.converters.dicom",
 }
 
-__all__ = ["CONVERTERS", "Wishes", "convert"]
+__all__ = ["CONVERTERS", "ConvertOptions", "convert"]
 
 
 def convert(
@@ -61,7 +61,7 @@ def convert(
     Args:
         source: folder of the dataset, or a list of cases (.csv, .tsv, .json).
         format: a key of `CONVERTERS`; "auto" uses the first that recognizes the source.
-        channels, labels, class_column, progress: see `Wishes`.
+        channels, labels, class_column, progress: see `ConvertOptions`.
 
     Raises:
         DatasetError: unknown source, format or layout, no cases, or nothing to learn.
@@ -70,12 +70,12 @@ def convert(
         raise DatasetError(f"{source}: no such folder. Give the folder of a dataset, or a list of cases.")
     if format not in {"auto", *CONVERTERS}:
         raise DatasetError(f"--format: expected auto, {', '.join(CONVERTERS)}, got {format!r}. Choose one.")
-    wishes = Wishes(format, channels, labels, class_column, progress)
+    options = ConvertOptions(format, channels, labels, class_column, progress)
     names = CONVERTERS if format == "auto" else [format]
     for target in dict.fromkeys(CONVERTERS[name] for name in names):
         module = importlib.import_module(target)
         if format != "auto" or module.recognizes(source):
-            dataset: RawDataset = module.convert(source, wishes)
+            dataset: RawDataset = module.convert(source, options)
             _check(dataset, source)
             return dataset
     raise DatasetError(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from mambamed.cases import Case, ChannelFile
-from mambamed.converters.options import Wishes
+from mambamed.converters.options import ConvertOptions
 from mambamed.documents.foreign.acdc import AcdcInfo
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError
@@ -32,15 +32,15 @@ def recognizes(source: Path) -> bool:
     return bool(_patients(source))
 
 
-def convert(source: Path, wishes: Wishes) -> RawDataset:
+def convert(source: Path, options: ConvertOptions) -> RawDataset:
     """Both phases of every patient, only of `training` if there is such a folder."""
     cases = [case for folder in _patients(source) for case in _phases(folder)]
     groups = tuple(sorted({case.class_name for case in cases if case.class_name}))
     manifest = DatasetManifest.of(
         name=source.resolve().name,
         source=source,
-        channels=wishes.one_channel("cineMRI", "mri"),
-        labels=wishes.spelled(_LABELS),
+        channels=options.one_channel("cineMRI", "mri"),
+        labels=options.spelled(_LABELS),
         # The group is the class if every patient has one.
         classes=groups if all(case.class_name for case in cases) and len(groups) > 1 else (),
     )

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile
-from mambamed.converters.options import Wishes
+from mambamed.converters.options import ConvertOptions
 from mambamed.documents.foreign.msd import AmosDataset
 from mambamed.documents.foreign.values import labels_and_regions
 from mambamed.documents.manifest import DatasetManifest, RawDataset
@@ -49,7 +49,7 @@ def recognizes(source: Path) -> bool:
     return bool(_files(source / "imagesTr"))
 
 
-def convert(source: Path, wishes: Wishes) -> RawDataset:
+def convert(source: Path, options: ConvertOptions) -> RawDataset:
     """The training cases of one kind.
 
     Raises:
@@ -59,7 +59,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     file = source / _DOCUMENT
     given = AmosDataset.read(file).labels if file.is_file() else None
     named, regions = labels_and_regions(given or _LABELS)
-    kind = _kind(source, wishes, {_is_mr(case_id) for case_id in images})
+    kind = _kind(source, options, {_is_mr(case_id) for case_id in images})
     cases = []
     for case_id, path in sorted(images.items()):
         if _is_mr(case_id) == (kind == "mri"):
@@ -70,13 +70,13 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
         raise DatasetError(
             f"{source}: no {'MRI' if kind == 'mri' else 'CT'} cases of AMOS. Check the folder or --format."
         )
-    channel = wishes.one_channel("MRI" if kind == "mri" else "CT", kind)
+    channel = options.one_channel("MRI" if kind == "mri" else "CT", kind)
     return RawDataset(
         DatasetManifest.of(
             name=source.resolve().name,
             source=file,
             channels=channel,
-            labels=wishes.spelled(named),
+            labels=options.spelled(named),
             regions=regions,
         ),
         cases,
@@ -92,11 +92,11 @@ def _is_mr(case_id: str) -> bool:
     return int(case_id.removeprefix("amos_")) >= _FIRST_MR
 
 
-def _kind(source: Path, wishes: Wishes, present: set[bool]) -> str:
+def _kind(source: Path, options: ConvertOptions, present: set[bool]) -> str:
     """ "ct" or "mri", by the format, the recipe's channel, or the files."""
-    if wishes.format in {"amos-ct", "amos-mr"}:
-        return "ct" if wishes.format == "amos-ct" else "mri"
-    kinds = list((wishes.channels or {}).values())
+    if options.format in {"amos-ct", "amos-mr"}:
+        return "ct" if options.format == "amos-ct" else "mri"
+    kinds = list((options.channels or {}).values())
     if len(kinds) == 1:
         return kinds[0]
     if len(present) > 1:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile
 from mambamed.converters.found_labels import labels_in
-from mambamed.converters.options import Wishes
+from mambamed.converters.options import ConvertOptions
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError
 from mambamed.io.images import case_id_of
@@ -34,15 +34,15 @@ def recognizes(source: Path) -> bool:
     return any(True for pattern in ("sub-*/anat/*", "sub-*/ses-*/anat/*") for _ in source.glob(pattern))
 
 
-def convert(source: Path, wishes: Wishes) -> RawDataset:
+def convert(source: Path, options: ConvertOptions) -> RawDataset:
     """The sessions with the channels: T1w, or those of the recipe.
 
     Raises:
         DatasetError: no such column, no class and no label map, or several images of one channel.
     """
-    channels = dict(wishes.channels or {"T1w": "mri"})
+    channels = dict(options.channels or {"T1w": "mri"})
     known, columns = _table(source / _PARTICIPANTS, "participant_id")
-    column = _class_column(source, wishes, columns)
+    column = _class_column(source, options, columns)
     labels = _label_maps(source)
     folders = sorted(p for pattern in ("sub-*/anat", "sub-*/ses-*/anat") for p in source.glob(pattern))
     cases = [
@@ -54,7 +54,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
     if classes and not labels:
         cases = [case for case in cases if case.class_name or case.fault]
     named = (
-        dict(wishes.labels or {}) or labels_in((case.label for case in cases), wishes.progress)
+        dict(options.labels or {}) or labels_in((case.label for case in cases), options.progress)
         if labels
         else {}
     )
@@ -62,7 +62,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
         name=source.resolve().name,
         source=source,
         channels=channels,
-        labels=wishes.spelled(named),
+        labels=options.spelled(named),
         classes=classes if not labels else (),
     )
     return RawDataset(manifest, sorted(cases, key=lambda case: case.id))
@@ -82,17 +82,17 @@ def _table(path: Path, key: str) -> tuple[dict[str, dict[str, str]], list[str]]:
     return known, [header for header in headers if header != key]
 
 
-def _class_column(source: Path, wishes: Wishes, columns: Sequence[str]) -> str | None:
+def _class_column(source: Path, options: ConvertOptions, columns: Sequence[str]) -> str | None:
     sessions = [file for pattern in ("sub-*/*_sessions.tsv",) for file in source.glob(pattern)]
     offered = [*columns, *(_table(sessions[0], "session_id")[1] if sessions else [])]
-    if wishes.class_column is not None:
-        if wishes.class_column not in offered:
+    if options.class_column is not None:
+        if options.class_column not in offered:
             shown = ", ".join(offered) or "none"
             raise DatasetError(
                 f"--class-column: expected a column of the tables in {source} ({shown}), got "
-                f"{wishes.class_column!r}. Choose one of them."
+                f"{options.class_column!r}. Choose one of them."
             )
-        return wishes.class_column
+        return options.class_column
     by_lower = {name.lower(): name for name in offered}
     return next((by_lower[name] for name in _CLASS_COLUMNS if name in by_lower), None)
 

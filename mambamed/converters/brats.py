@@ -22,7 +22,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile
-from mambamed.converters.options import Wishes
+from mambamed.converters.options import ConvertOptions
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError
 from mambamed.io.images import case_id_of
@@ -56,7 +56,7 @@ def recognizes(source: Path) -> bool:
     )
 
 
-def convert(source: Path, wishes: Wishes) -> RawDataset:
+def convert(source: Path, options: ConvertOptions) -> RawDataset:
     """The cases with any of the modalities; missing files are reported as the case's `fault`.
 
     Raises:
@@ -69,14 +69,14 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
             f"{source}: contains file names of BraTS 2021 and 2023, whose labels differ. Prepare "
             "them separately."
         )
-    labels, regions = answers_of(source, found, is_earlier=earlier == {True}, format=wishes.format)
-    names = _channels_of(found, wishes.format)
+    labels, regions = answers_of(source, found, is_earlier=earlier == {True}, format=options.format)
+    names = _channels_of(found, options.format)
     answer = "gtv" if len(names) == 1 else "seg"
     manifest = DatasetManifest.of(
         name=source.resolve().name,
         source=source,
         channels=dict.fromkeys(names, "mri"),
-        labels=wishes.spelled(labels),
+        labels=options.spelled(labels),
         regions=regions,
     )
     cases = []

@@ -32,7 +32,7 @@ from typing import Any
 from mambamed.cases import Case, ChannelFile
 from mambamed.converters.found_labels import labels_in
 from mambamed.converters.nnunet import numbered_channels
-from mambamed.converters.options import Wishes, kind_of_channel
+from mambamed.converters.options import ConvertOptions, kind_of_channel
 from mambamed.documents.foreign.case_list import POINT_COLUMNS, CaseList
 from mambamed.documents.foreign.nnlandmark import places
 from mambamed.documents.foreign.values import labels_and_regions
@@ -92,18 +92,18 @@ def table_of(folder: Path) -> Path | None:
     return tables[0] if len(tables) == 1 else None
 
 
-def convert(source: Path, wishes: Wishes) -> RawDataset:
+def convert(source: Path, options: ConvertOptions) -> RawDataset:
     """The cases of a list.
 
     Raises:
         DatasetError: not a list, or missing or invalid columns.
     """
     listed = _read(source)
-    columns = _columns(listed, wishes)
+    columns = _columns(listed, options)
     tables: dict[Path, tuple[str, dict[str, Points]]] = {}
     folder_images = {} if columns.channels else _images_of(listed)
     cases = [_case(row, columns, listed, folder_images, tables) for row in listed.rows]
-    manifest = _manifest(listed, columns, cases, wishes, folder_images)
+    manifest = _manifest(listed, columns, cases, options, folder_images)
     known = {case.id for case in cases}
     for path, (_, table) in tables.items():
         for case_id in sorted(set(table) - known):
@@ -123,7 +123,7 @@ def find_cases(source: Path, channels: Sequence[str]) -> list[Case]:
         DatasetError: not a list, or no column for a channel.
     """
     listed = _read(source)
-    columns = _columns(listed, Wishes(channels=dict.fromkeys(channels, "mri")))
+    columns = _columns(listed, ConvertOptions(channels=dict.fromkeys(channels, "mri")))
     columns = replace(columns, label=None, points=None, class_name=None)
     images = {} if columns.channels else _images_of(listed)
     lacking = [name for name in channels if columns.channels and name not in columns.channels]
@@ -152,7 +152,7 @@ def _read(source: Path) -> _List:
     return _List(file, plain, document)
 
 
-def _columns(listed: _List, wishes: Wishes) -> _Columns:
+def _columns(listed: _List, options: ConvertOptions) -> _Columns:
     if not listed.rows:
         raise DatasetError(f"{listed.file}: no cases. Write one row per case.")
     headers = list(dict.fromkeys(key for row in listed.rows for key in row))
@@ -161,16 +161,16 @@ def _columns(listed: _List, wishes: Wishes) -> _Columns:
         raise DatasetError(
             f"{listed.file}: no column {' or '.join(CASE_COLUMNS)}. Add a column with the case ids."
         )
-    if wishes.class_column is not None and wishes.class_column not in headers:
+    if options.class_column is not None and options.class_column not in headers:
         shown = ", ".join(header for header in headers if header != case)
         raise DatasetError(
             f"--class-column: expected a column of {listed.file} ({shown}), got "
-            f"{wishes.class_column!r}. Choose one of them."
+            f"{options.class_column!r}. Choose one of them."
         )
     subject, label, points = (column_of(headers, names) for names in (_SUBJECT, _LABEL, POINT_COLUMNS))
-    class_name = wishes.class_column or column_of(headers, _CLASS)
+    class_name = options.class_column or column_of(headers, _CLASS)
     rest = [h for h in headers if h not in {case, subject, label, points, class_name}]
-    named = listed.document.channels or wishes.channels
+    named = listed.document.channels or options.channels
     by_lower = {header.lower(): header for header in rest}
     if isinstance(named, Mapping) and all(str(name).lower() in by_lower for name in named):
         channels = {str(name): by_lower[str(name).lower()] for name in named}
@@ -297,7 +297,7 @@ def _manifest(
     listed: _List,
     columns: _Columns,
     cases: Sequence[Case],
-    wishes: Wishes,
+    options: ConvertOptions,
     folder_images: Mapping[str, Mapping[int, Path]],
 ) -> DatasetManifest:
     document = listed.document
@@ -306,8 +306,8 @@ def _manifest(
     else:
         count = _width(folder_images) or 1
         names = ["image"] if count == 1 else [f"channel_{number}" for number in range(count)]
-        names = list(wishes.channels) if wishes.channels and len(wishes.channels) == count else names
-    kinds = {**(wishes.channels or {}), **document.channels}
+        names = list(options.channels) if options.channels and len(options.channels) == count else names
+    kinds = {**(options.channels or {}), **document.channels}
     channels = {name: kinds.get(name) or kind_of_channel(name) for name in names}
     labels: dict[str, int] = {}
     regions: dict[str, tuple[int, ...]] = {}
@@ -315,8 +315,8 @@ def _manifest(
         labels, regions = labels_and_regions(document.labels)
         regions |= document.regions
     elif columns.label:
-        labels = dict(wishes.labels or {}) or labels_in(
-            (case.label for case in cases if not case.fault), wishes.progress
+        labels = dict(options.labels or {}) or labels_in(
+            (case.label for case in cases if not case.fault), options.progress
         )
     landmarks = tuple(document.landmarks or dict.fromkeys(n for c in cases for n in c.points or ()))
     found = {case.class_name for case in cases if case.class_name}
@@ -326,7 +326,7 @@ def _manifest(
         name=name,
         source=listed.file,
         channels=channels,
-        labels=wishes.spelled(labels),
+        labels=options.spelled(labels),
         regions=regions,
         landmarks=landmarks,
         classes=classes,

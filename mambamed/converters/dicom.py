@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile
-from mambamed.converters.options import Wishes
+from mambamed.converters.options import ConvertOptions
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.io.dicom import find_series, is_dicom
 
@@ -22,11 +22,11 @@ def recognizes(source: Path) -> bool:
     )
 
 
-def convert(source: Path, wishes: Wishes) -> RawDataset:
+def convert(source: Path, options: ConvertOptions) -> RawDataset:
     """The series as cases without labels; an unreadable file is a case too, which verification reports."""
     cases = series_cases(source)
     kinds = {"ct" if modality == "CT" else "mri" for _, modality in cases}
-    channel = wishes.one_channel("CT", "ct") if kinds == {"ct"} else wishes.one_channel("image", "mri")
+    channel = options.one_channel("CT", "ct") if kinds == {"ct"} else options.one_channel("image", "mri")
     manifest = DatasetManifest.of(name=source.resolve().name, channels=channel)
     return RawDataset(manifest, [case for case, _ in cases])
 

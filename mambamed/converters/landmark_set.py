@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile
 from mambamed.converters.nnunet import numbered_channels
-from mambamed.converters.options import Wishes, kind_of_channel
+from mambamed.converters.options import ConvertOptions, kind_of_channel
 from mambamed.documents.base import validated
 from mambamed.documents.foreign.nnlandmark import NameToLabel, NnlandmarkDataset
 from mambamed.documents.manifest import DatasetManifest, RawDataset
@@ -45,7 +45,7 @@ def recognizes(source: Path) -> bool:
     return any(case_id in images for case_id in _point_files(source, surely=True))
 
 
-def convert(source: Path, wishes: Wishes) -> RawDataset:
+def convert(source: Path, options: ConvertOptions) -> RawDataset:
     """The cases with images or points; if either is missing, that is the case's `fault`.
 
     Raises:
@@ -77,7 +77,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
             except (CaseError, DatasetError) as error:
                 fault = f"{case_id}: {error}"
         cases.append(Case.found(case_id, tuple(map(ChannelFile, files)), points=points, fault=fault))
-    return RawDataset(_manifest(source, wishes, cases, width), _without_tests(source, cases))
+    return RawDataset(_manifest(source, options, cases, width), _without_tests(source, cases))
 
 
 def _without_tests(source: Path, cases: list[Case]) -> list[Case]:
@@ -86,7 +86,7 @@ def _without_tests(source: Path, cases: list[Case]) -> list[Case]:
     return [case for case in cases if case.channels or case.id not in tests]
 
 
-def _manifest(source: Path, wishes: Wishes, cases: list[Case], width: int) -> DatasetManifest:
+def _manifest(source: Path, options: ConvertOptions, cases: list[Case], width: int) -> DatasetManifest:
     file = source / "dataset.json"
     names = (NnlandmarkDataset.read(file).channel_names if file.is_file() else None) or {}
     # Sorted by number: "10" after "9".
@@ -95,8 +95,8 @@ def _manifest(source: Path, wishes: Wishes, cases: list[Case], width: int) -> Da
     if len(named) != width:
         named = dict.fromkeys(["image"] if width == 1 else [f"channel_{n}" for n in range(width)])
     channels = {name: kind_of_channel(name) for name in named}
-    if wishes.channels and len(wishes.channels) == width:
-        channels = dict(wishes.channels)
+    if options.channels and len(options.channels) == width:
+        channels = dict(options.channels)
     landmarks = list(dict.fromkeys(name for case in cases for name in case.points or ()))
     if (source / _ORDER).is_file():
         order = validated(NameToLabel, read_json(source / _ORDER), source / _ORDER).root

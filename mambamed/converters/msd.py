@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile
-from mambamed.converters.options import Wishes, kind_of_channel
+from mambamed.converters.options import ConvertOptions, kind_of_channel
 from mambamed.documents.foreign.msd import MsdDataset
 from mambamed.documents.foreign.values import labels_and_regions
 from mambamed.documents.manifest import DatasetManifest, RawDataset
@@ -25,7 +25,7 @@ def recognizes(source: Path) -> bool:
     return file.is_file() and MsdDataset.describes(read_json(file))
 
 
-def convert(source: Path, wishes: Wishes) -> RawDataset:
+def convert(source: Path, options: ConvertOptions) -> RawDataset:
     """The training cases.
 
     Raises:
@@ -39,7 +39,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
         name=document.name or source.resolve().name,
         source=file,
         channels={name: kind_of_channel(name) for name in names},
-        labels=wishes.spelled(labels),
+        labels=options.spelled(labels),
         regions=regions,
     )
     cases = []

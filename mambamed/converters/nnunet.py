@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile, check_case_id
-from mambamed.converters.options import Wishes, kind_of_channel
+from mambamed.converters.options import ConvertOptions, kind_of_channel
 from mambamed.documents.foreign.nnunet import NnunetDataset, NnunetFiles, lists_existing_images
 from mambamed.documents.foreign.values import labels_and_regions
 from mambamed.documents.manifest import DatasetManifest, RawDataset
@@ -40,7 +40,7 @@ def recognizes(source: Path) -> bool:
     return "channel_names" in document and "training" not in document and (source / "imagesTr").is_dir()
 
 
-def convert(source: Path, wishes: Wishes) -> RawDataset:
+def convert(source: Path, options: ConvertOptions) -> RawDataset:
     """The training cases.
 
     Raises:
@@ -54,7 +54,7 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
         name=document.name or source.resolve().name,
         source=file,
         channels={name: kind_of_channel(name) for name in names},
-        labels=wishes.spelled(labels),
+        labels=options.spelled(labels),
         regions=regions,
     )
     if document.dataset is not None:

@@ -9,7 +9,7 @@ from mambamed.progress import Progress
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ConvertOptions:
     """Options of a converter.
 
     Attributes:
@@ -29,7 +29,7 @@ class Wishes:
     def one_channel(self, name: str, kind: str) -> dict[str, str]:
         """The only channel of a dataset, with the name in the recipe if the kind is the same.
 
-        >>> Wishes(channels={"CT scan": "ct"}).one_channel("CT", "ct")
+        >>> ConvertOptions(channels={"CT scan": "ct"}).one_channel("CT", "ct")
         {'CT scan': 'ct'}
         """
         wanted = dict(self.channels or {})
@@ -38,8 +38,8 @@ class Wishes:
     def spelled(self, labels: Mapping[str, int]) -> dict[str, int]:
         """Labels with the names in the recipe, if the recipe has the same values.
 
-        >>> Wishes(labels={"background": 0, "gallbladder": 1}).spelled({"background": 0, "gall bladder": 1})
-        {'background': 0, 'gallbladder': 1}
+        >>> ConvertOptions(labels={"gallbladder": 1}).spelled({"gall bladder": 1})
+        {'gallbladder': 1}
         """
         wanted = dict(self.labels or {})
         return wanted if sorted(wanted.values()) == sorted(labels.values()) else dict(labels)

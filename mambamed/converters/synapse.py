@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile
-from mambamed.converters.options import Wishes
+from mambamed.converters.options import ConvertOptions
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError
 from mambamed.io.images import case_id_of
@@ -42,7 +42,7 @@ def recognizes(source: Path) -> bool:
     return bool(set(images) & set(labels))
 
 
-def convert(source: Path, wishes: Wishes) -> RawDataset:
+def convert(source: Path, options: ConvertOptions) -> RawDataset:
     """The cases with labels, with the ids `img0001`, ...
 
     Raises:
@@ -61,9 +61,9 @@ def convert(source: Path, wishes: Wishes) -> RawDataset:
         lacking = f"{case_id}: no label for this case, label{number}, in {source}. Add it."
         fault = None if number in labels else lacking
         cases.append(Case(case_id, (ChannelFile(images[number]),), labels.get(number), fault=fault))
-    channel = wishes.one_channel("CT", "ct")
+    channel = options.one_channel("CT", "ct")
     return RawDataset(
-        DatasetManifest.of(name=source.resolve().name, channels=channel, labels=wishes.spelled(_LABELS)),
+        DatasetManifest.of(name=source.resolve().name, channels=channel, labels=options.spelled(_LABELS)),
         cases,
     )
 
