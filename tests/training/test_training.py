@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import shutil
 
 import nibabel as nib
 import numpy as np
@@ -12,25 +11,15 @@ import pytest
 import torch
 
 from mambamed.batches.loader import PatchReader
-from mambamed.cli import show
 from mambamed.errors import ModelError, RecipeError
 from mambamed.evaluation.masks import evaluate
-from mambamed.io.json_files import read_json
 from mambamed.io.lock import folder_lock
-from mambamed.preparation.store import PreparedDataset
-from mambamed.progress import Silence
 from mambamed.runs.checkpoint import read_checkpoint, write_checkpoint
-from mambamed.runs.folder import Run, planned_run
+from mambamed.runs.folder import Run
 from mambamed.runs.listing import list_runs
 from mambamed.runs.model import load_network
-from mambamed.runs.workplace import Workplace
 from mambamed.training import train
 from mambamed.training.extend import extend
-from mambamed.training.journal import Journal
-from mambamed.training.ranks import Ranks
-from mambamed.training.seeds import train_seeds
-from mambamed.training.session import Session
-from mambamed.training.validate import validate_volumes
 from mambamed.training.validation_patches import ValidationPatches
 from tests.training.small_run import CONVOLUTIONS, small_recipe
 
@@ -65,24 +54,6 @@ def test_a_training_writes_what_the_house_promises_and_its_scores_agree_with_eva
         assert mask.shape == image.shape and np.allclose(mask.affine, image.affine)
     network = load_network(run, 0)
     assert not network.training and network(torch.zeros(1, 1, 16, 16, 16)).shape == (1, 3, 16, 16, 16)
-
-
-def test_the_recipes_first_metric_is_what_train_reports(prepared, tmp_path, capsys):
-    recipe = small_recipe(CONVOLUTIONS, epochs=1)
-    rules = recipe.evaluation.model_copy(update={"metrics": ("iou",)})
-    recipe = recipe.model_copy(update={"evaluation": rules})
-    options = {"prepared": prepared, "output": tmp_path, "device": "cpu"}
-    summary = train_seeds(recipe, "1", **options)
-    (fold,) = summary.runs[0].folds
-    found = read_json(tmp_path / "seed_0" / "fold_0" / "summary.json")["summaries"]
-    assert fold.scores == {row["region"]: row["mean"] for row in found if row["metric"] == "iou"} != {}
-    assert (fold.score_name, fold.score_title) == ("iou", "IoU")
-    assert [score.name for score in summary.scores] == ["one", "two", "mean"]
-    show.train(summary)
-    show.train(summary.runs[0])
-    assert capsys.readouterr().out.count("IoU") >= 2
-    again = train_seeds(recipe, "1", resume=True, **options)  # from summary.json
-    assert again.runs[0].folds[0].scores == fold.scores
 
 
 def test_a_finished_training_is_not_done_again_and_never_overwritten(prepared, tmp_path):
@@ -234,44 +205,3 @@ def test_runs_are_listed_with_state_and_best_score(prepared, tmp_path):
     assert (second.run, second.state, second.epoch, second.score) == (two, "stopped", 0, None)
     with folder_lock(two / "fold_0"):
         assert list_runs(two).runs[0].state == "training"
-
-
-def test_a_session_leaves_the_ignored_label_out_of_its_foreground(prepared, tmp_path):
-    dataset = PreparedDataset.open(prepared)
-    manifest = dataset.manifest.changed(labels={"background": 0, "one": 1, "ignore": 2})
-    run = planned_run(small_recipe(CONVOLUTIONS), dataset.plan, manifest, tmp_path)
-    place = Workplace(torch.device("cpu"), "fp32", torch.contiguous_format)
-    session = Session(run, dataset, 0, place, Silence())
-    for case in (*session._training.values(), *session._validation.values()):
-        assert set(case.foreground[:, 0]) == {1}
-
-
-class OneOfTwo(Ranks):
-    """A process of two, which meet at `gather`: there the other one does its share."""
-
-    def gather(self, done):
-        if self.leads:
-            self.meeting()
-        return list(done)
-
-
-def test_processes_share_the_validation_volumes_and_the_first_scores_them(prepared, tmp_path, monkeypatch):
-    recipe = small_recipe(CONVOLUTIONS, epochs=1)
-    alone = train(recipe, prepared=prepared, output=tmp_path, device="cpu")
-    dataset, run = PreparedDataset.open(prepared), Run.open(tmp_path)
-    cases, place = dataset.case_ids, Workplace(torch.device("cpu"), "fp32", torch.contiguous_format)
-    masks = tmp_path / "fold_0" / "validation"
-    shutil.rmtree(masks)
-    journal, met = Journal(tmp_path / "fold_0", Silence()), []
-
-    def validate(rank):
-        return validate_volumes(run, 0, dataset, cases, place, journal, OneOfTwo(rank, 2))
-
-    def meeting():
-        met.append(len(list(masks.iterdir())))
-        assert validate(1) is None
-        met.append(len(list(masks.iterdir())))
-
-    monkeypatch.setattr(OneOfTwo, "meeting", staticmethod(meeting), raising=False)
-    found = validate(0)
-    assert met == [3, 6] and found is not None and set(found.scores) == set(alone.folds[0].scores)
