@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 
 import nibabel as nib
@@ -30,6 +29,7 @@ from mambamed.runs.thresholds import read_thresholds
 from mambamed.training import train
 from mambamed.training.validate import read_scores
 from mambamed.volumes.sliding_window import Windows, window_logits
+from tests.real_data import DATA
 
 SHAPE = (16, 16, 12)
 CASES = 16
@@ -265,12 +265,10 @@ def test_left_and_right_change_channels_in_mirrored_copies() -> None:
 @pytest.mark.data
 def test_a_list_of_hippocampi_made_as_the_page_says_is_prepared(tmp_path) -> None:
     """docs/landmarks.md: `case,image,points`, the points of all cases in one table beside the list."""
-    root = Path(__file__).resolve().parents[2]
-    data = Path(os.environ.get("MAMBAMED_TEST_DATA", root.parent / "shared" / "data"))
-    if not (data / "hippocampus_derived").is_dir():
-        pytest.skip(f"{data}: no hippocampus_derived")
-    (tmp_path / "points.csv").symlink_to(data / "hippocampus_derived" / "points.csv")
-    rows, images = [], sorted((data / "Task04_Hippocampus" / "imagesTr").glob("hippocampus_*.nii.gz"))[:6]
+    if not (DATA / "hippocampus_derived").is_dir():
+        pytest.skip(f"{DATA}: no hippocampus_derived")
+    (tmp_path / "points.csv").symlink_to(DATA / "hippocampus_derived" / "points.csv")
+    rows, images = [], sorted((DATA / "Task04_Hippocampus" / "imagesTr").glob("hippocampus_*.nii.gz"))[:6]
     with (tmp_path / "points.csv").open() as file:
         table = {(row["case"], row["landmark"]): row for row in csv.DictReader(file)}
     kept = {path.name[:-7] for path in images}
