@@ -117,8 +117,14 @@ def test_average_precision_of_ties_falls_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("truth", "p"), [([0, 1], [0.5]), ([0, 2], [0.1, 0.2]), ([0, 1], [0.1, math.nan]), ([[0]], [[0.1]])]
+    ("truth", "p", "fact"),
+    [
+        ([0, 1], [0.5], r"\(2,\) classes for scores of shape \(1,\)"),
+        ([0, 2], [0.1, 0.2], "a two-class reference holds 0 and 1 only"),
+        ([0, 1], [0.1, math.nan], "scores are finite numbers"),
+        ([[0]], [[0.1]], r"\(1, 1\) classes for scores of shape \(1, 1\)"),
+    ],
 )
-def test_what_is_no_question_is_refused(truth, p) -> None:
-    with pytest.raises(ValueError, match=r"scores|reference"):
+def test_what_is_no_question_is_refused(truth, p, fact) -> None:
+    with pytest.raises(ValueError, match=fact):
         score_binary(truth, p)

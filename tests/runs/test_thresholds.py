@@ -36,19 +36,20 @@ def test_thresholds_come_back(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "key"),
     [
-        "[]",
-        "{}",
-        '{"thresholds": {"nose": "high"}}',
-        '{"thresholds": {"nose": NaN}}',
-        '{"cases": 3, "thresholds": {"nose": 1.5, "left ear": 0.0}}',
-        '{"cases": 3, "thresholds": {"nose": 0.5}}',
-        '{"cases": 3, "thresholds": {"nsoe": 0.5, "left ear": 0.0}}',
+        ("[]", "content"),
+        ("{}", "cases"),
+        ('{"cases": 3}', "thresholds"),
+        ('{"cases": 3, "thresholds": {"nose": "high"}}', r"thresholds\.nose"),
+        ('{"cases": 3, "thresholds": {"nose": NaN}}', r"thresholds\.nose"),
+        ('{"cases": 3, "thresholds": {"nose": 1.5, "left ear": 0.0}}', r"thresholds\.nose"),
+        ('{"cases": 3, "thresholds": {"nose": 0.5}}', "thresholds"),
+        ('{"cases": 3, "thresholds": {"nsoe": 0.5, "left ear": 0.0}}', "thresholds"),
     ],
 )
-def test_a_document_without_thresholds_is_told(tmp_path, text) -> None:
+def test_a_document_without_thresholds_is_told(tmp_path, text, key) -> None:
     run = run_in(tmp_path)
     (run.fold_folder(0) / NAME).write_text(text)
-    with pytest.raises(ModelError, match=r"thresholds\.json: (content|cases|thresholds)"):
+    with pytest.raises(ModelError, match=rf"thresholds\.json: {key}: "):
         read_thresholds(run, 0)
