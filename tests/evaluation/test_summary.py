@@ -2,32 +2,12 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from mambamed.evaluation.scoring import CaseScores
 from mambamed.evaluation.summary import average_over_regions, case_rows, nnunet_keys, summarize
-from mambamed.metrics import parse_metrics
-from mambamed.metrics.overlap import Counts
 from mambamed.metrics.rules import DEFAULT
-from mambamed.metrics.segmentation import RegionScores
-
-METRICS = parse_metrics(["dice", "hd95"])
-
-
-def scored(case: str, dice: float, hd95: float, fault: str | None = None) -> CaseScores:
-    values = {"dice": dice, "hd95:max-directed": hd95}
-    regions = {} if fault else {"organ": RegionScores(Counts(6, 2, 2, 90), "present", values)}
-    return CaseScores(case, regions, Path(f"{case}.nii"), Path(f"p/{case}.nii"), 100.0, case, fault)
-
-
-CASES = [
-    scored("a", 0.8, 2.0),
-    scored("b", 0.4, math.inf),
-    scored("c", math.nan, math.nan),
-    scored("d", 0, 0, fault="d.nii: unreadable"),
-]
+from tests.evaluation.four_cases import CASES, METRICS
 
 
 def test_undefined_values_are_counted_and_misses_are_penalized() -> None:

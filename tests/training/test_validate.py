@@ -1,10 +1,13 @@
 """Scores of whole validation cases: the recipe's main metric, from memory and read again from the file."""
 
+import os
 import shutil
 
+import pytest
 import torch
 
 from mambamed.cli import show
+from mambamed.evaluation.output import write_tables
 from mambamed.io.json_files import read_json
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Silence
@@ -14,7 +17,9 @@ from mambamed.training.journal import Journal
 from mambamed.training.ranks import Ranks
 from mambamed.training.seeds import train_seeds
 from mambamed.training.training import train
-from mambamed.training.validate import validate_volumes
+from mambamed.training.validate import read_scores, validate_volumes
+from tests.answers.stubs import stub_run
+from tests.evaluation.four_cases import evaluation_in
 from tests.training.small_run import CONVOLUTIONS, small_recipe
 
 
@@ -65,3 +70,20 @@ def test_processes_share_the_validation_volumes_and_the_first_scores_them(prepar
     monkeypatch.setattr(OneOfTwo, "meeting", staticmethod(meeting), raising=False)
     found = validate(0)
     assert met == [3, 6] and found is not None and set(found.scores) == set(alone.folds[0].scores)
+
+
+def test_scores_are_read_again_unless_the_file_is_damaged_or_older_than_the_checkpoint(tmp_path):
+    run = stub_run(tmp_path / "run")
+    assert read_scores(run, 0) is None
+    *_, summary = write_tables(evaluation_in(run.fold_folder(0)))
+    found = read_scores(run, 0)
+    assert found is not None and found.faults == ("d.nii: unreadable",)
+    assert found.scores == {"organ": pytest.approx((0.8 + 0.4) / 2)}
+    text = summary.read_text()
+    summary.write_text(text[: len(text) // 2])
+    assert read_scores(run, 0) is None
+    summary.write_text(text)
+    assert read_scores(run, 0) is not None
+    later = summary.stat().st_mtime + 1
+    os.utime(run.checkpoint(0), (later, later))
+    assert read_scores(run, 0) is None
