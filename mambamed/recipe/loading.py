@@ -206,6 +206,8 @@ def _apply_override(values: dict[str, Any], origins: dict[KeyPath, Origin], over
     at[path[-1]] = parse_value(text)
     for depth in range(1, len(path) + 1):
         origins.setdefault(path[:depth], Origin(f"--set {override}"))
+    for below in [key for key in origins if key[: len(path)] == path]:
+        del origins[below]  # of the value that is replaced
     origins[path] = Origin(f"--set {override}")
 
 

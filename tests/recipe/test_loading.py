@@ -62,6 +62,12 @@ def test_overrides_are_checked_like_the_file(tmp_path) -> None:
     assert "task is not a section" in faults(write(tmp_path, "b.yaml", "task: segmentation\n"), "task.x=1")[0]
 
 
+def test_a_fault_in_an_override_names_the_override_and_not_the_line_that_it_replaces(tmp_path) -> None:
+    path = write(tmp_path, "a.yaml", MINIMAL + "\ntraining: {patch_size: [32, 32, 32]}\n")
+    (line,) = faults(path, "training.patch_size=[0, 32, 32]")
+    assert line.startswith("--set training.patch_size=[0, 32, 32]: training.patch_size.0: expected")
+
+
 def test_a_child_changes_only_what_it_says(tmp_path) -> None:
     write(tmp_path, "parent.yaml", "network: {name: nnmamba, channels: 16}\ntraining: {epochs: 5, clip: 1}\n")
     child = load_recipe(write(tmp_path, "child.yaml", "extends: parent.yaml\ntraining: {epochs: 9}\n"))
