@@ -96,7 +96,7 @@ def test_a_case_without_a_class_is_left_out_with_its_name(tmp_path) -> None:
 def test_one_class_alone_stops_everything(tmp_path) -> None:
     table = class_list(tmp_path / "raw", ["a|ill", "b|ill", "c|ill"])
     done = call("prepare", table, "-o", tmp_path / "out", *PREPARE)
-    assert done.code == 2 and done.line_with("class ill", "two are needed")
+    assert done.code == 2 and done.line_with("class ill", "Add cases of a second class")
 
 
 def test_an_id_that_a_spreadsheet_would_run_is_refused_and_is_in_no_table_as_it_was(tmp_path) -> None:
