@@ -58,6 +58,30 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
         raise cannot_write(path, error) from error
 
 
+def check_writable(path: Path) -> None:
+    """Check before any work that a file or folder can be written, with a file made and removed beside it.
+
+    Args:
+        path: an output file or folder; where it does not exist, the nearest existing folder above it is tried,
+            and nothing is created.
+
+    Raises:
+        RunError: it cannot be written, or a file is in the place of a folder above it.
+    """
+    path = Path(path)
+    try:
+        folder = path if path.is_dir() else path.parent
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        trial = folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
+        try:
+            trial.write_bytes(b"x")
+        finally:
+            trial.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def cannot_write(path: Path, error: OSError) -> RunError:
     """The error for a file or folder that cannot be written."""
     return RunError(f"{path}: cannot be written: {_reason(error)}")

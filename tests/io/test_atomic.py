@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from mambamed.errors import RunError
-from mambamed.io.atomic import open_atomic, remove_leftovers, write_bytes, write_text
+from mambamed.io.atomic import check_writable, open_atomic, remove_leftovers, write_bytes, write_text
 from mambamed.io.lock import folder_lock
 
 
@@ -48,6 +48,41 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written"):
         write_bytes(tmp_path / "file" / "a.bin", b"")
+
+
+def test_a_check_before_the_work_creates_nothing(tmp_path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path, tmp_path / "file", tmp_path / "new" / "deep" / "out.csv"):
+        check_writable(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_output_below_a_file_is_rejected_before_the_work(tmp_path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(
+        RunError, match=r"file/out: cannot be written: Not a directory\. Choose another folder\."
+    ):
+        check_writable(tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("path", ["", "new/out.csv"])
+def test_a_folder_without_permission_is_rejected_before_the_work(path, tmp_path) -> None:
+    """As an ordinary user: root may write anywhere."""
+    (tmp_path / "closed").mkdir(mode=0o555)
+    code = (
+        "import os, sys, tempfile\nfrom pathlib import Path\n"
+        "from mambamed.errors import RunError\nfrom mambamed.io.atomic import check_writable\n"
+        "os.getuid() or os.setuid(65534)\n"
+        "try:\n    check_writable(Path(sys.argv[1]))\nexcept RunError as error:\n    print(error)\n"
+    )
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    asked = tmp_path / "closed" / path
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(asked)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{asked}: cannot be written: no permission. Choose another folder.\n"
 
 
 HOLD = """
