@@ -62,7 +62,7 @@ def check_writable(path: Path) -> None:
     """Check before any work that a file or folder can be written, with a file made and removed beside it.
 
     Args:
-        path: an output file or folder; where it does not exist, the nearest existing folder above it is tried,
+        path: an output file or folder; where it does not exist, the nearest folder above it is tried,
             and nothing is created.
 
     Raises:
