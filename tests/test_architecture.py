@@ -83,6 +83,16 @@ def test_help_imports_nothing_heavy(arguments) -> None:
     assert not imported & heavy
 
 
+def test_only_the_command_line_prints() -> None:
+    """What it prints is escaped (mambamed/terminal.py)."""
+    printing = {
+        file.relative_to(PACKAGE).parts[0]
+        for file in PACKAGE.rglob("*.py")
+        if re.search(r"\bprint\(|sys\.(stdout|stderr|__std\w+__)\.(buffer|write)", file.read_text("utf-8"))
+    }
+    assert printing == {"cli"}
+
+
 def test_the_package_imports_without_torch() -> None:
     code = "import sys, mambamed; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 def main() -> None:
     """Entry point of the `mambamed` command."""
+    from mambamed.terminal import guard_streams
+
+    guard_streams()  # before anything is imported that may warn
     from mambamed.cli.commands import app, run_app
 
     run_app(app)

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from mambamed.errors import MambamedError
+from mambamed.terminal import close_stdout
 
 EXIT_FAILED = 1
 EXIT_SOME_CASES_FAILED = 3
@@ -83,23 +84,21 @@ def command(function: Callable[..., Any], show: Callable[[Any], None]) -> Callab
                 result = function(**arguments)
             if os.environ.get("RANK", "0") != "0":
                 return  # of several training processes, only the first one prints
-            if json_output:
-                from mambamed.io.json_files import json_to_print
+            try:
+                if json_output:
+                    from mambamed.io.json_files import json_to_print
 
-                print(json_to_print(as_json(result)))
-            else:
-                show(result)
-            if sys.stdout is not None:  # None if the parent process closed it
+                    print(json_to_print(as_json(result)))
+                else:
+                    show(result)
                 sys.stdout.flush()
+            except BrokenPipeError:
+                close_stdout()
         except MambamedError as error:
             if verbose:
                 raise
             complain(str(error))
             raise typer.Exit(error.exit_code) from error
-        except BrokenPipeError:
-            # The reader closed the pipe (e.g. `| head`); Python would report it again at exit.
-            sys.stdout = None  # type: ignore[assignment]
-            raise typer.Exit(0) from None
         except OSError as error:
             if verbose or error.errno not in _SYSTEM_ERRORS:
                 raise
@@ -135,7 +134,7 @@ def after_interruption(name: str, arguments: Mapping[str, Any]) -> str:
 
 def complain(lines: str) -> None:
     """Print errors on stderr, one per line."""
-    for line in lines.splitlines():
+    for line in lines.split("\n"):
         print(f"mambamed: {line}", file=sys.stderr)
 
 
@@ -161,9 +160,16 @@ def as_json(value: Any) -> Any:
     return as_json(plain()) if callable(plain) else value
 
 
+class _Lines(logging.Handler):
+    """Prints to the stderr of the moment, which a progress bar replaces while it is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
 def _start_logging(quiet: bool, verbose: bool) -> None:
     """Show log messages as plain lines on stderr."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Lines()
     handler.setFormatter(logging.Formatter("mambamed: %(levelname)s: %(message)s"))
     logger = logging.getLogger("mambamed")
     # Only the handler has this level: with --quiet, warnings are still recorded with their cases.

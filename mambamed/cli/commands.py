@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from mambamed import __version__, api
 from mambamed.cli.command import command
+from mambamed.terminal import printable
 
 app = typer.Typer(
     help="3D medical imaging with Mamba networks: segmentation, landmarks and classification.",
@@ -25,11 +25,19 @@ app.add_typer(recipes, name="recipes")
 
 
 def run_app(app: typer.Typer) -> None:
-    """Run the command line; output is UTF-8, whatever the code page of the terminal."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors="replace")
-    app(prog_name="mambamed")
+    """Run the command line and exit; faults of its usage repeat arguments, which may be names of files."""
+    try:
+        code = app(prog_name="mambamed", standalone_mode=False)
+    except Exception as error:
+        if (describe := getattr(error, "format_message", None)) is None:
+            raise
+        from typer.rich_utils import rich_format_error
+
+        shown: Any = error
+        shown.format_message = lambda: printable(describe())
+        rich_format_error(shown)
+        code = shown.exit_code
+    sys.exit(code)
 
 
 def _shown(name: str) -> Callable[[Any], None]:

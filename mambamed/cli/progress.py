@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO, cast
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -20,6 +21,7 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from mambamed.progress import Progress, Silence
+from mambamed.terminal import Escaped, printable, unescaped
 
 _SECONDS_BETWEEN_LINES = 20.0
 
@@ -34,20 +36,21 @@ def open_progress(quiet: bool) -> Iterator[Progress]:
     Yields:
         A `Progress`; its bar is removed when the block ends.
     """
-    console = Console(stderr=True)
+    console = Console(file=unescaped(sys.stderr))
     if quiet:
         yield Silence()
     elif console.is_terminal:
         bar = BarOverFacts(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
+            TextColumn("{task.fields[unit]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
         )
-        with bar:
+        with bar:  # which replaces both streams until it ends, and draws what they receive above itself
+            sys.stdout, sys.stderr = cast(TextIO, Escaped(sys.stdout)), cast(TextIO, Escaped(sys.stderr))
             yield Bar(bar)
     else:
         yield Lines()
@@ -60,7 +63,7 @@ class BarOverFacts(RichProgress):
         yield self.make_tasks_table(self.tasks)
         for task in self.tasks:
             if task.fields["facts"]:
-                yield Text(task.fields["facts"], style="cyan")
+                yield Text(printable(task.fields["facts"]), style="cyan")
 
 
 class Bar:
@@ -73,7 +76,7 @@ class Bar:
     def start(self, stage: str, total: int, unit: str) -> None:
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(stage, total=total, unit=unit, facts="")
+        self._task = self._bar.add_task(printable(stage), total=total, unit=printable(unit), facts="")
 
     def advance(self, count: int = 1, **facts: str | float) -> None:
         if self._task is not None:
@@ -82,7 +85,7 @@ class Bar:
                 self._bar.update(self._task, facts=show_facts(facts))
 
     def say(self, line: str) -> None:
-        self._bar.console.print(line, markup=False, highlight=False)
+        self._bar.console.print(Text(printable(line)))
 
 
 class Lines:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+
+from mambamed.terminal import printable, unescaped
 
 if TYPE_CHECKING:
     from mambamed.answers.classification import ClassifySummary
@@ -295,16 +298,24 @@ def recipes_schema(schema: dict[str, Any]) -> None:
 
 def _table(title: str | None, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; on a pipe it is as wide as its content needs."""
-    # Names of cases, regions and labels may contain brackets, which are not markup.
-    table = Table(title=escape(title) if title else None, title_justify="left", header_style="bold")
+    named = None if title is None else _cell(title, "table.title")
+    table = Table(title=named, title_justify="left", header_style="bold")
     for number, header in enumerate(headers):
-        table.add_column(escape(header), justify="left" if number == 0 else "right", overflow="fold")
+        table.add_column(_cell(header), justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    console = Console(highlight=False)
+        table.add_row(*map(_cell, row))
+    stream = unescaped(sys.stdout)
+    console = Console(file=stream, highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=max(200, 12 * len(headers)))
-    console.print(table)
+        console = Console(file=stream, highlight=False, width=max(200, 12 * len(headers)))
+    with console.capture() as drawn:  # rich would end the process where the pipe is closed
+        console.print(table)
+    stream.write(drawn.get())
+
+
+def _cell(text: str, style: str = "") -> Text:
+    """One line shown as it is: names of cases and labels may hold markup or control characters."""
+    return Text(printable(text).replace("\n", "\\n"), style=style)
 
 
 def _next(command: str) -> None:

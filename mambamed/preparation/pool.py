@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from mambamed.cases import Case
 from mambamed.errors import CaseError
 from mambamed.progress import Progress
+from mambamed.terminal import guard_streams
 
 Answer = TypeVar("Answer")
 
@@ -90,7 +91,7 @@ def _in_processes(
     running: dict[Future[Answer | CaseError], tuple[Any, ...]] = {}
     broken = False
     number = min(workers, len(waiting))
-    with _one_thread_each(), ProcessPoolExecutor(number, context, _end_with_parent) as pool:
+    with _one_thread_each(), ProcessPoolExecutor(number, context, _begin_worker) as pool:
         while True:
             while waiting and not broken and len(running) < 2 * workers:
                 try:
@@ -111,11 +112,12 @@ def _in_processes(
                     yield each, future.result()
 
 
-def _end_with_parent() -> None:
-    """In a worker: end as soon as the process that started it is gone, killed perhaps.
+def _begin_worker() -> None:
+    """In a worker: guard what it prints, and end as soon as the process that started it is gone.
 
     A worker would wait for its next case for ever, since it holds both ends of the queue itself.
     """
+    guard_streams()
     parent = multiprocessing.parent_process()
     assert parent is not None
 
