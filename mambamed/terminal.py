@@ -85,7 +85,7 @@ def unescaped(stream: TextIO) -> TextIO:
 
 
 def guard_streams() -> None:
-    """Make stdout and stderr of this process UTF-8 and escaped, and warnings of libraries no errors.
+    """Make stdout and stderr of this process UTF-8 and escaped, and warnings of libraries one line each.
 
     A stream that the parent process closed is replaced by the null device: its messages would go to the other
     one, or into the next file that is opened.
@@ -98,6 +98,7 @@ def guard_streams() -> None:
         if isinstance(stream, io.TextIOWrapper):  # whatever the code page of the terminal
             stream.reconfigure(encoding="utf-8", errors="replace")
         setattr(sys, name, Escaped(stream if name == "stdout" else cast(TextIO, _Unfailing(stream))))
+    warnings.formatwarning = lambda message, category, *_, **__: f"mambamed: {category.__name__}: {message}\n"
     if any(option.startswith("e") for option in sys.warnoptions):  # e.g. PYTHONWARNINGS=error
         sys.warnoptions.clear()
         os.environ.pop("PYTHONWARNINGS", None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from mambamed.geometry import Affine, affine_to_ras, orientation_of, spacing_of, to_ras
 from mambamed.io.atomic import write_bytes
+from mambamed.report.canvas import new_figure, plain_style, png_of
 
 # Colors that stay apart for color-blind eyes (Okabe & Ito 2008).
 _COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
@@ -53,14 +53,12 @@ def draw_cases(path: Path, cases: Sequence[PicturedCase], labels: Mapping[str, i
     write_bytes(path, render_cases(cases, labels))
 
 
+@plain_style()
 def render_cases(cases: Sequence[PicturedCase], labels: Mapping[str, int] | None = None) -> bytes:
     """The picture of `draw_cases` as the bytes of a .png file."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    figure = Figure(figsize=(9.5, 3.2 * len(cases) + 0.7), dpi=100, facecolor="black", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(9.5, 3.2 * len(cases) + 0.7), dpi=100, facecolor="black")
     grid = figure.subplots(len(cases), 3, squeeze=False)
     values = sorted({int(v) for case in cases for mask in _masks(case) for v in np.unique(mask) if v > 0})
     color_of = {value: _COLORS[i % len(_COLORS)] for i, value in enumerate(values)}
@@ -80,9 +78,7 @@ def render_cases(cases: Sequence[PicturedCase], labels: Mapping[str, int] | None
             handles=handles, loc="outside lower center", ncols=len(handles), frameon=False,
             labelcolor="white", fontsize=9,
         )  # fmt: skip
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="black", metadata={"Software": None})
-    return buffer.getvalue()
+    return png_of(figure)
 
 
 def _masks(case: PicturedCase) -> list[NDArray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from mambamed.geometry import (
     world_to_voxel,
 )
 from mambamed.io.atomic import write_bytes
+from mambamed.report.canvas import new_figure, plain_style, png_of
 
 _PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
 _COLOR = "#E69F00"  # stays apart from gray for color-blind eyes (Okabe & Ito 2008)
@@ -27,6 +27,7 @@ _FAINTEST = 0.25
 _NAMES_SHOWN = 60
 
 
+@plain_style()
 def draw_points(
     path: Path, title: str, image: NDArray, affine: Affine, voxels: Mapping[str, Sequence[float]]
 ) -> None:
@@ -42,17 +43,13 @@ def draw_points(
         affine: voxel -> world, mm, RAS+.
         voxels: landmark -> position in voxels of the file.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     orientation = orientation_of(affine)
     turned = to_ras(image, orientation)
     affine_turned = affine_to_ras(affine, image.shape, orientation)
     spacing = spacing_of(affine_turned)
     world = voxel_to_world(affine, np.array([*voxels.values()], float).reshape(-1, 3))
     places = world_to_voxel(affine_turned, world)
-    figure = Figure(figsize=(12, 4.6), dpi=100, facecolor="black", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(12, 4.6), dpi=100, facecolor="black")
     middle = np.median(places, axis=0) if len(places) else (np.array(turned.shape) - 1) / 2
     for axes, (name, axis) in zip(figure.subplots(1, 3), _PLANES, strict=True):
         plane = int(np.clip(round(middle[axis]), 0, turned.shape[axis] - 1))
@@ -60,9 +57,7 @@ def draw_points(
         _mark(axes, [*voxels], places, axis, plane, turned.shape[axis])
         axes.set_title(name, color="white", fontsize=10)
     figure.suptitle(title, color="white", fontsize=11)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="black", metadata={"Software": None})
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, png_of(figure))
 
 
 def _draw_plane(axes: Any, plane: NDArray, axis: int, spacing: NDArray[np.float64]) -> None:

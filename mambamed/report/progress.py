@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mambamed.io.atomic import write_bytes
+from mambamed.report.canvas import new_figure, plain_style, png_of
 
 _SMOOTHING = 0.9
 _LEGEND_LINES = 20  # beside the curves; more structures than that are told by log.csv
@@ -17,6 +17,7 @@ _COLORS_OF_THE_CYCLE = 8
 _WORDS = {"dice": "Dice", "error_mm": "error, mm"}
 
 
+@plain_style()
 def draw_progress(
     history: Sequence[Mapping[str, Any]], path: Path, score_name: str = "dice", higher_is_better: bool = True
 ) -> None:
@@ -30,12 +31,9 @@ def draw_progress(
         higher_is_better: scores lie between 0 and 1; else they are errors, drawn from 0 up.
     """
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(9, 9), dpi=80, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(9, 9), dpi=80)
     top, middle, bottom = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": [3, 3, 1.4]})
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(history) < 3 else None
@@ -71,9 +69,7 @@ def draw_progress(
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (top, middle, bottom):
         axes.grid(alpha=0.25)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, png_of(figure))
 
 
 def moving_mean(values: Sequence[float]) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +9,13 @@ from numpy.typing import NDArray
 
 from mambamed.geometry import Affine, affine_to_ras, orientation_of, spacing_of, to_ras
 from mambamed.io.atomic import write_bytes
+from mambamed.report.canvas import new_figure, plain_style, png_of
 
 _PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
 _SHOWN_FROM = 0.2  # of the largest saliency; fainter ones would only veil the image
 
 
+@plain_style()
 def draw_saliency(path: Path, title: str, image: NDArray, affine: Affine, saliency: NDArray) -> None:
     """Draw three planes through the most salient voxel.
 
@@ -27,15 +28,11 @@ def draw_saliency(path: Path, title: str, image: NDArray, affine: Affine, salien
         affine: voxel -> world, mm, RAS+.
         saliency: `(X, Y, Z)` from 0 to 1 on the same grid.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     orientation = orientation_of(affine)
     volume, heat = to_ras(image, orientation), to_ras(saliency, orientation)
     spacing = spacing_of(affine_to_ras(affine, image.shape, orientation))
     places = np.unravel_index(int(heat.argmax()), heat.shape)
-    figure = Figure(figsize=(9.5, 3.6), dpi=100, facecolor="black", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(9.5, 3.6), dpi=100, facecolor="black")
     shown = None
     for axes, (name, axis) in zip(figure.subplots(1, 3), _PLANES, strict=True):
         across, up = (a for a in range(3) if a != axis)
@@ -56,6 +53,4 @@ def draw_saliency(path: Path, title: str, image: NDArray, affine: Affine, salien
     bar = figure.colorbar(shown, ax=figure.axes, shrink=0.8)
     bar.ax.tick_params(colors="white", labelsize=8)
     figure.suptitle(title, color="white", fontsize=10)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="black", metadata={"Software": None})
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, png_of(figure))

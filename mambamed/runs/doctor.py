@@ -216,15 +216,13 @@ _ADVICE = {
 
 
 def _numba() -> list[Check]:
-    config = importlib.import_module("numba.core.config")
-    fact = f"{_version('numba')}, {config.NUMBA_NUM_THREADS} threads"
-    place = Path(mambamed.__file__).parent / "ssm" / "__pycache__"
-    given = config.CACHE_DIR
-    if (given and _refusal(Path(given)) is None) or _refusal(place) is None:
-        return [Check("numba", "good", f"{fact}; compiled code is kept")]
-    home = Path.home() / ".cache"
-    if _refusal(home) is None:
-        return [Check("numba", "good", f"{fact}; compiled code is kept below {home}")]
+    from numba.core import config
+
+    from mambamed.numba_cache import cache_folder
+
+    fact = f"{_version('numba')}, {config.NUMBA_NUM_THREADS} threads"  # type: ignore[attr-defined]
+    if folder := cache_folder():
+        return [Check("numba", "good", f"{fact}; compiled code is kept in {folder}")]
     advice = "set NUMBA_CACHE_DIR to a folder that can be written; otherwise each process compiles again"
     return [Check("numba", "limited", f"{fact}; no folder for compiled code", advice)]
 

@@ -126,6 +126,8 @@ def test_without_any_folder_for_a_cache_kernels_are_compiled_anew(monkeypatch, c
         return compile_it(signature, **options)
 
     monkeypatch.setattr(lanes, "cfunc", without_folder)
+    monkeypatch.setattr("mambamed.numba_cache.private_folder", lambda: None)
+    monkeypatch.setattr("mambamed.numba_cache.warnings.warn", lambda *_, **__: None)
     with caplog.at_level(logging.INFO, logger="mambamed.numba_cache"):
         assert make_forward(8, 4, 1, 0, 0).address
     assert "no locator available" in caplog.text
