@@ -46,14 +46,16 @@ def over_cases(
     alone = workers == 1 or len(arguments) == 1
     while waiting:
         died: list[tuple[Any, ...]] = []
-        for each, answer in _here(work, waiting) if alone else _in_processes(work, waiting, workers):
+        for each, answer in (
+            _here(work, waiting) if alone else _in_processes(work, waiting, workers, progress)
+        ):
             if isinstance(answer, BrokenProcessPool):
                 died.append(each)
                 continue
             yield each[0], answer
             progress.advance(1, case=each[0].id)
         for each in died:
-            (answer,) = (answer for _, answer in _in_processes(work, deque([each]), 1))
+            (answer,) = (answer for _, answer in _in_processes(work, deque([each]), 1, progress))
             if isinstance(answer, BrokenProcessPool):
                 answer = CaseError(
                     f"{each[0].id}: its process was killed twice, possibly for lack of memory. "
@@ -81,9 +83,11 @@ def _attempt(work: Callable[..., Answer], arguments: tuple[Any, ...]) -> Answer 
 
 
 def _in_processes(
-    work: Callable[..., Answer], waiting: deque[tuple[Any, ...]], workers: int
+    work: Callable[..., Answer], waiting: deque[tuple[Any, ...]], workers: int, progress: Progress
 ) -> Iterator[tuple[tuple[Any, ...], Answer | CaseError | BrokenProcessPool]]:
     """Spawned processes; few cases wait in their queue, so that memory stays bounded.
+
+    Where the system has no shared memory for them, this process does the work.
 
     Ends early once a process has died, with the error for every case that was at work or in the queue.
     """
@@ -91,7 +95,14 @@ def _in_processes(
     running: dict[Future[Answer | CaseError], tuple[Any, ...]] = {}
     broken = False
     number = min(workers, len(waiting))
-    with _one_thread_each(), ProcessPoolExecutor(number, context, _begin_worker) as pool:
+    try:
+        pool = ProcessPoolExecutor(number, context, _begin_worker)
+    except (OSError, ImportError, NotImplementedError) as error:  # no semaphores
+        reason = f"no worker process can be started (/dev/shm: {error})"
+        progress.say(f"{reason}: the cases are done one at a time, as with --workers 1")
+        yield from _here(work, waiting)
+        return
+    with _one_thread_each(), pool:
         while True:
             while waiting and not broken and len(running) < 2 * workers:
                 try:

@@ -252,6 +252,9 @@ def _shared_memory() -> list[Check]:
     """Where processes that load batches hand them over."""
     shared = Path("/dev/shm")
     if not shared.is_dir():
+        if sys.platform == "linux":
+            advice = "start the container with --shm-size=8g; until then --workers has no effect"
+            return [Check("shared memory", "limited", f"{shared}: no such folder", advice)]
         return [Check("shared memory", "good", "has no limit of its own here")]
     total, _, free = shutil.disk_usage(shared)
     fact = f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 
 from mambamed.errors import RecipeError
+from mambamed.training.stopping import STOP_SIGNALS
 
 
 def launched(gpus: int) -> bool:
@@ -34,4 +36,13 @@ def launch(gpus: int, arguments: Sequence[str]) -> int:
     if gpus > there:
         raise RecipeError(f"--gpus {gpus}: torch sees {there} CUDA devices; ask for fewer")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
-    return subprocess.call([*command, "-m", "mambamed", *arguments])
+    with subprocess.Popen([*command, "-m", "mambamed", *arguments]) as process:
+
+        def forward(number: int, frame: object) -> None:
+            if number != signal.SIGINT:  # Ctrl-C reaches the whole group by itself
+                process.send_signal(number)
+
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, forward)
+        return process.wait()

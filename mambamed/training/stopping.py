@@ -1,4 +1,4 @@
-"""Ways to end a training without loss: Ctrl-C, SIGTERM, a file named STOP in the run folder."""
+"""Ways to end a training without loss: Ctrl-C, SIGTERM, a closed terminal, a file STOP in the run folder."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+# Windows has no SIGHUP, which a terminal sends when it is closed.
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 
 class StopRequests:
     """Listens while a `with` block lasts; the loop asks `reason` after every step.
+
+    A signal that is ignored stays ignored, e.g. SIGHUP under `nohup`.
 
     A second Ctrl-C does not wait for the step: it raises KeyboardInterrupt at once, and `--resume` goes on
     from the last epoch.
@@ -29,8 +34,9 @@ class StopRequests:
     def __enter__(self) -> StopRequests:
         # Only the main thread may listen to signals; elsewhere the STOP file remains.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._former[number] = signal.signal(number, self._heard)
+            for number in STOP_SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._former[number] = signal.signal(number, self._heard)
         return self
 
     def __exit__(

@@ -1,14 +1,22 @@
 """Work over cases in processes, some of which are killed, as when memory is short."""
 
+import errno
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+
+import pytest
 
 from mambamed.cases import Case
 from mambamed.errors import CaseError
 from mambamed.preparation.pool import over_cases
 from mambamed.progress import Silence
 
+ROOT = Path(__file__).resolve().parents[2]
 CASES = [Case(f"c{n}", ()) for n in range(9)]
 
 
@@ -63,6 +71,48 @@ def test_who_was_killed_once_is_tried_again_and_told(tmp_path) -> None:
     told = Told()
     assert answers(die_once, tmp_path, told) == {case.id: case.id for case in CASES}
     assert "c1: its process was killed; the second attempt succeeded" in told.lines
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), ImportError("sem_open")])
+def test_without_shared_memory_the_cases_are_done_in_this_process(error, tmp_path, monkeypatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(multiprocessing.context.SpawnContext, "Lock", full)
+    monkeypatch.setattr(multiprocessing.context.SpawnContext, "SimpleQueue", full)
+    told = Told()
+    found = answers(process_of, tmp_path, told)
+    assert found == {case.id: os.getpid() for case in CASES}
+    assert len(told.lines) == 1 and "/dev/shm" in told.lines[0] and "--workers 1" in told.lines[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_worker_processes_end_with_the_command(number, tmp_path) -> None:
+    code = (
+        "from pathlib import Path\n"
+        "from tests.preparation.test_pool import answers, wait_long\n"
+        f"answers(wait_long, Path({str(tmp_path)!r}))\n"
+    )
+    command = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True)
+    while len(list(tmp_path.iterdir())) < 2:
+        time.sleep(0.02)
+        assert command.poll() is None
+    command.send_signal(number)
+    assert command.wait(10) == -number
+    limit = time.monotonic() + 10
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < limit:
+            os.killpg(command.pid, 0)
+            time.sleep(0.02)
+
+
+def wait_long(case, folder):
+    (folder / case.id).touch()
+    time.sleep(60)
+
+
+def process_of(case, folder):
+    return os.getpid()
 
 
 def test_a_faulty_case_stops_no_other_and_each_process_has_one_thread(tmp_path) -> None:

@@ -19,13 +19,24 @@ def test_a_stop_file_is_found_once_and_removed(tmp_path):
     assert not (tmp_path / "STOP").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_waits_for_the_step_and_a_second_one_does_not(tmp_path, number):
     with StopRequests(tmp_path) as stop:
         os.kill(os.getpid(), number)
         assert stop.reason() == "interrupted" and stop.interrupted
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
+
+
+def test_an_ignored_signal_stays_ignored(tmp_path):
+    """`nohup mambamed train` goes on when its terminal is closed."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequests(tmp_path) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.reason() is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_former_handlers_come_back(tmp_path):

@@ -1,0 +1,56 @@
+"""`--gpus N` starts other processes, which end with it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mambamed.errors import RecipeError
+from mambamed.training.launch import launch, launched
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCH = """
+import sys
+from pathlib import Path
+import torch
+from mambamed.training.launch import launch
+torch.cuda.device_count = lambda: 2
+sys.executable = {program!r}
+raise SystemExit(launch(2, ["train"]))
+"""
+PROGRAM = """#!/bin/bash
+trap 'echo saved > {folder}/saved; exit 7' {name}
+touch {folder}/started
+while true; do sleep 0.05; done
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_passed_on_and_the_processes_are_waited_for(number, tmp_path) -> None:
+    program = tmp_path / "torchrun"
+    program.write_text(PROGRAM.format(folder=tmp_path, name=number.name.removeprefix("SIG")))
+    program.chmod(0o755)
+    command = subprocess.Popen(
+        [sys.executable, "-c", LAUNCH.format(program=str(program))], cwd=ROOT, start_new_session=True
+    )
+    while not (tmp_path / "started").exists():
+        time.sleep(0.02)
+        assert command.poll() is None
+    command.send_signal(number)
+    assert command.wait(20) == 7
+    assert (tmp_path / "saved").exists()
+
+
+def test_more_processes_than_gpus_are_rejected(monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(RecipeError, match="--gpus 2: torch sees 1 CUDA devices"):
+        launch(2, ["train"])
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert launched(2) and not launched(1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not launched(2)
