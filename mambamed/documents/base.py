@@ -15,6 +15,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from mambamed.errors import DatasetError, MambamedError
 from mambamed.io.json_files import read_json, write_json
+from mambamed.io.members import Source
 from mambamed.schema_errors import fact_of, keys_at
 
 _MOST_FAULTS = 20  # that one error lists; a file of another kind has thousands
@@ -51,7 +52,7 @@ class Model(BaseModel):
     REMEDY: ClassVar[str] = "Correct the file."
 
     @classmethod
-    def read(cls: type[Reading], path: Path) -> Reading:
+    def read(cls: type[Reading], path: Source) -> Reading:
         """Read and check a file.
 
         Raises:
@@ -64,7 +65,7 @@ class Model(BaseModel):
         return cls.checked(content, path)
 
     @classmethod
-    def checked(cls: type[Reading], content: Any, path: Path) -> Reading:
+    def checked(cls: type[Reading], content: Any, path: Source) -> Reading:
         """Check what `read_json` gave.
 
         Args:
@@ -99,7 +100,7 @@ class Document(Model):
     """Version of this kind of file; files of mambamed 0.1.0 have none and count as 1."""
 
     @classmethod
-    def checked(cls: type[Reading], content: Any, path: Path) -> Reading:
+    def checked(cls: type[Reading], content: Any, path: Source) -> Reading:
         """Check what `read_json` gave; see `Model.checked`."""
         number = content.get("format") if isinstance(content, Mapping) else None
         newest = getattr(cls, "FORMAT", 1)
@@ -128,7 +129,7 @@ class ForeignDocument(Model):
 def validated(
     model: type[AnyModel],
     content: Any,
-    path: Path,
+    path: Source,
     fault: type[MambamedError] = DatasetError,
     remedy: str = "Correct the file.",
 ) -> AnyModel:

@@ -15,6 +15,7 @@ from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan
 from mambamed.errors import DatasetError, MambamedError
 from mambamed.io.json_files import write_json
+from mambamed.io.members import Source
 
 _REMEDY = "Prepare the dataset again."
 
@@ -79,12 +80,12 @@ class PreparedIndex(DatasetManifest):
         return self
 
     @classmethod
-    def checked(cls, content: Any, path: Path) -> PreparedIndex:
+    def checked(cls, content: Any, path: Source) -> PreparedIndex:
         """Check what `read_json` gave; see `Document.checked`."""
         if isinstance(content, Mapping) and "prepared_format" not in content:
             raise DatasetError(
                 f"{path}: prepared_format: missing: these files are not prepared yet. "
-                f"Run 'mambamed prepare {path.parent}' first."
+                f"Run 'mambamed prepare {Path(str(path)).parent}' first."
             )
         return super().checked(content, path)
 
@@ -154,7 +155,7 @@ class Fingerprint(Model):
         write_json(path, [case.to_json() for case in self.cases])
 
 
-def check_channels(plan: Plan, manifest: DatasetManifest, path: Path, fault: type[MambamedError]) -> None:
+def check_channels(plan: Plan, manifest: DatasetManifest, path: Source, fault: type[MambamedError]) -> None:
     """Check that a plan normalizes the channels that the manifest has.
 
     Args:

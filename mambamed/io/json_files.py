@@ -8,19 +8,20 @@ from typing import Any
 
 from mambamed.errors import DatasetError
 from mambamed.io.atomic import write_text
+from mambamed.io.members import Source
 from mambamed.io.text_files import read_text
 
 MAX_BYTES = 256 * 2**20
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Source) -> Any:
     """Read a JSON file.
 
     Raises:
         DatasetError: absent, unreadable, not JSON (with line and column), duplicate keys, nested too deep.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if (path.stat().st_size if isinstance(path, Path) else path.size) > MAX_BYTES:
             raise DatasetError(f"{path}: larger than {MAX_BYTES >> 20} MB. Check the path.")
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         reason = getattr(error, "strerror", error)
@@ -28,7 +29,7 @@ def read_json(path: Path) -> Any:
     return parse_json(read_text(path), path)
 
 
-def parse_json(text: str, path: Path) -> Any:
+def parse_json(text: str, path: Source) -> Any:
     """Parse JSON text; `path` is named in the errors, which are those of `read_json`."""
     try:
         return json.loads(text, object_pairs_hook=lambda pairs: _without_duplicates(pairs, path))
@@ -61,7 +62,7 @@ def json_line(document: Any) -> str:
     return json.dumps(document)
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, Any]], path: Source) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):
         keys = [key for key, _ in pairs]

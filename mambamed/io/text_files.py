@@ -5,16 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from mambamed.errors import DatasetError
+from mambamed.io.members import Source
 
 
-def read_text(path: Path, errors: str = "strict") -> str:
+def read_text(path: Source, errors: str = "strict") -> str:
     """Read a text file without its byte-order mark; `errors` as in `bytes.decode`.
 
     Raises:
         DatasetError: the file cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig", errors=errors)
+        if isinstance(path, Path):
+            return path.read_text(encoding="utf-8-sig", errors=errors)
+        return path.read_bytes().decode("utf-8-sig", errors)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
     except UnicodeDecodeError as error:

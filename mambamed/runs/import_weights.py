@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
-import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mambamed.documents.plan import Plan, per_case
@@ -26,9 +18,8 @@ from mambamed.runs.checkpoint import load_weights, write_checkpoint
 from mambamed.runs.cost import manifest_of
 from mambamed.runs.folder import create_run, planned_run
 from mambamed.runs.model import make_network
-
-# Where checkpoints of training frameworks keep the weights, nnU-Net's first
-_WEIGHTS = ("network_weights", "state_dict", "model_state_dict", "model", "net")
+from mambamed.runs.tensors import read_tensors
+from mambamed.runs.torch_files import read_torch_file
 
 
 @dataclass(frozen=True)
@@ -113,30 +104,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ModelError(f"{path}: no such file. Give the weights that the authors published.")
-    try:
-        if path.suffix == ".safetensors":
-            tensors = load_file(path)
-            if not tensors:
-                raise ModelError(f"{path}: contains no tensor. Give the weights that the authors published.")
-            return tensors
-        with torch.serialization.safe_globals(_numbers_of_numpy()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickles that torch did not write; they are refused below
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
-        raise ModelError(
-            f"{path}: contains more than tensors and numbers, and reading it could run code ({reason}). "
-            "Ask for a safetensors file, or save its state dict alone."
-        ) from error
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise ModelError(f"{path}: is not a complete file of weights ({error}). Copy it again.") from error
-    for key in _WEIGHTS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not isinstance(content, Mapping):
-        raise ModelError(f"{path}: holds {type(content).__name__}, not named tensors. Save the state dict.")
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if path.suffix != ".safetensors":
+        return read_torch_file(path)
+    _, tensors = read_tensors(path)
     if not tensors:
         raise ModelError(f"{path}: contains no tensor. Give the weights that the authors published.")
     return tensors
@@ -171,20 +141,3 @@ def plan_of(recipe: Recipe) -> Plan:
         crop=recipe.preprocess.crop,
         normalization=tuple(per_case(scheme) for _ in kinds),
     )
-
-
-def _numbers_of_numpy() -> list[Any]:
-    """What else a file may name: makers of numbers, in which nnU-Net's checkpoints keep their log.
-
-    NumPy 2 moved its maker of scalars; files name the place that it had when they were written.
-    """
-    kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)]
-    makers = []
-    for place in ("numpy.core.multiarray", "numpy._core.multiarray"):
-
-        def scalar(dtype: np.dtype, data: bytes) -> Any:
-            return np.frombuffer(data, dtype, count=1)[0]
-
-        scalar.__module__, scalar.__qualname__ = place, "scalar"
-        makers.append(scalar)
-    return [np.dtype, *kinds, *makers]

@@ -10,6 +10,7 @@ from typing import Literal
 
 from mambamed.documents.base import ForeignDocument
 from mambamed.errors import DatasetError
+from mambamed.io.members import Source
 from mambamed.io.text_files import read_text
 from mambamed.schema_errors import shortened
 
@@ -26,7 +27,7 @@ class AcdcInfo(ForeignDocument):
     Weight: str | None = None
 
     @classmethod
-    def read(cls, path: Path) -> AcdcInfo:
+    def read(cls, path: Source) -> AcdcInfo:
         """Read the file.
 
         Raises:

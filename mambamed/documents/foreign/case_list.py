@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
 from mambamed.documents.base import ForeignDocument
 from mambamed.documents.foreign.values import Labels, Text, Whole
+from mambamed.io.members import Source
 from mambamed.schema_errors import shortened
 
 POINT_COLUMNS = ("points", "landmarks")
@@ -42,7 +42,7 @@ class CaseList(ForeignDocument):
     """Column -> cell."""
 
     @classmethod
-    def checked(cls, content: Any, path: Path) -> CaseList:
+    def checked(cls, content: Any, path: Source) -> CaseList:
         """Check the document, or a list of its cases alone; what is empty is left out."""
         content = {"cases": content} if isinstance(content, list) else content
         if isinstance(content, dict):
