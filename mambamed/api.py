@@ -216,7 +216,9 @@ def train(
         list[str] | None, Option("--set", help="Override a recipe key, e.g. training.epochs=100.")
     ] = None,
     resume: Annotated[bool, Option("--resume", help="Continue an interrupted run.")] = False,
-    init_from: Annotated[Path | None, Option(help="Run folder whose weights initialize the network.")] = None,
+    init_from: Annotated[
+        Path | None, Option(help="Run folder or model file whose weights initialize the network.")
+    ] = None,
     init_strict: Annotated[
         bool,
         Option(

@@ -5,6 +5,7 @@ from mambamed.recipe.loading import (
     describe_recipes,
     dump_recipe,
     load_recipe,
+    parse_recipe_of_run,
     recipe_schema,
     shipped_recipes,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "describe_recipes",
     "dump_recipe",
     "load_recipe",
+    "parse_recipe_of_run",
     "recipe_schema",
     "shipped_recipes",
 ]

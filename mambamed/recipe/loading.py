@@ -21,14 +21,12 @@ _MAX_NAME_BYTES = 200
 _SCHEMA = 1  # the newest version of the schema
 
 
-def load_recipe(recipe: str | Path, overrides: Sequence[str] = (), of_a_run: bool = False) -> Recipe:
+def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe and the recipes that it extends, apply overrides, and check it.
 
     Args:
         recipe: a path, or the name of a shipped recipe (`brats_nnmamba`).
         overrides: `key=value` texts, e.g. `training.epochs=10`; parsed as YAML and checked like the file.
-        of_a_run: accept keys that have no effect and unknown metrics, so that the runs of earlier versions
-            stay readable.
 
     Returns:
         The recipe, with its `name` filled in.
@@ -41,11 +39,24 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = (), of_a_run: boo
     for override in overrides:
         _apply_override(values, origins, override)
     values.setdefault("name", path.stem)
-    try:
-        return Recipe.model_validate(values, context=of_a_run)
-    except ValidationError as error:
-        lines = [_fault_line(fault, origins, str(path)) for fault in error.errors()]
-        raise RecipeError("\n".join(dict.fromkeys(lines))) from error
+    return _checked(values, origins, str(path))
+
+
+def parse_recipe_of_run(text: str, file: str) -> Recipe:
+    """Check the recipe that a run holds: complete, so that it extends no other.
+
+    Args:
+        text: of recipe.yaml.
+        file: its name, for messages.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
+    values, origins = _parsed(text, file)
+    if "extends" in values:
+        raise RecipeError(f"{origins[('extends',)]}: extends: unknown key in the recipe of a run. Remove it.")
+    values.setdefault("name", "recipe")
+    return _checked(values, origins, file, of_a_run=True)
 
 
 def find_recipe(recipe: str | Path) -> Path:
@@ -152,14 +163,7 @@ def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, An
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read as text ({error}). Give a YAML file.") from error
-    values, origins = parse_document(text, str(path))
-    version = values.pop("schema", _SCHEMA)
-    if type(version) is not int or not 1 <= version <= _SCHEMA:
-        newer = isinstance(version, int) and version > _SCHEMA
-        remedy = "Update mambamed." if newer else f"Write schema: {_SCHEMA}."
-        raise RecipeError(
-            f"{origins[('schema',)]}: schema: expected at most {_SCHEMA}, got {version!r}. {remedy}"
-        )
+    values, origins = _parsed(text, str(path))
     parent = values.pop("extends", None)
     if parent is None:
         return values, origins
@@ -177,6 +181,30 @@ def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, An
         raise RecipeError(f"{at}: extends: no recipe {parent!r}{hint}")
     inherited, inherited_origins = _read_with_parents(file, (*seen, path.resolve()))
     return _merge(inherited, values), inherited_origins | origins
+
+
+def _parsed(text: str, file: str) -> tuple[dict[str, Any], dict[KeyPath, Origin]]:
+    """Values and origins of one file whose schema this version knows."""
+    values, origins = parse_document(text, file)
+    version = values.pop("schema", _SCHEMA)
+    if type(version) is not int or not 1 <= version <= _SCHEMA:
+        newer = isinstance(version, int) and version > _SCHEMA
+        remedy = "Update mambamed." if newer else f"Write schema: {_SCHEMA}."
+        raise RecipeError(
+            f"{origins[('schema',)]}: schema: expected at most {_SCHEMA}, got {version!r}. {remedy}"
+        )
+    return values, origins
+
+
+def _checked(
+    values: Mapping[str, Any], origins: Mapping[KeyPath, Origin], file: str, of_a_run: bool = False
+) -> Recipe:
+    """The recipe; that of a run may hold keys without effect and unknown metrics, as earlier ones do."""
+    try:
+        return Recipe.model_validate(values, context=of_a_run)
+    except ValidationError as error:
+        lines = [_fault_line(fault, origins, file) for fault in error.errors()]
+        raise RecipeError("\n".join(dict.fromkeys(lines))) from error
 
 
 def _merge(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mambamed.documents.run import Calibration
+from mambamed.errors import ModelError
 from mambamed.runs.folder import Run
 
 NAME = "calibration.json"
@@ -17,7 +18,15 @@ def read_calibration(run: Run, fold: int) -> Calibration | None:
     """What `write_calibration` wrote; None if nothing was.
 
     Raises:
-        ModelError: the file has faults.
+        ModelError: the file has faults, or a threshold although there are not two classes.
     """
-    path = run.fold_folder(fold) / NAME
-    return Calibration.read(path) if path.is_file() else None
+    path = run.find(f"fold_{fold}/{NAME}")
+    if path is None:
+        return None
+    found = Calibration.read(path)
+    if found.threshold is not None and len(run.manifest.classes) != 2:
+        raise ModelError(
+            f"{path}: threshold: expected none for {len(run.manifest.classes)} classes, got "
+            f"{found.threshold:g}. {found.REMEDY}"
+        )
+    return found

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -17,6 +16,8 @@ from mambamed.documents.run import CheckpointFacts
 from mambamed.errors import DatasetError, ModelError
 from mambamed.io.atomic import write_bytes
 from mambamed.io.json_files import json_line, parse_json
+from mambamed.io.members import Source
+from mambamed.runs.tensors import read_tensors
 
 _KEY = "mambamed"
 
@@ -64,27 +65,21 @@ def encode_checkpoint(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -
     return save(written, metadata=metadata)
 
 
-def read_checkpoint(path: Path, parts: tuple[str, ...] | None = None) -> Checkpoint:
+def read_checkpoint(path: Source, parts: tuple[str, ...] | None = None) -> Checkpoint:
     """Read a checkpoint.
 
     Args:
-        path: a file that `write_checkpoint` wrote.
+        path: a file that `write_checkpoint` wrote, or such a member of a model file.
         parts: prefixes to read ("network", ...); None = everything.
 
     Raises:
         ModelError: the file is absent, damaged, not a checkpoint of mambamed, or of a newer one.
     """
-    if not path.is_file():
+    if isinstance(path, Path) and not path.is_file():
         raise ModelError(f"{path}: no such checkpoint. Train this fold first.")
+    metadata, tensors = read_tensors(path, lambda name: parts is None or name.split(".")[0] in parts)
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_KEY, "null")
-            names = [n for n in file.keys() if parts is None or n.split(".")[0] in parts]  # noqa: SIM118
-            tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: is not a complete safetensors file ({error}). Copy it again.") from error
-    try:
-        facts = parse_json(text, path)
+        facts = parse_json(metadata.get(_KEY, "null"), path)
     except DatasetError as error:
         raise ModelError(str(error)) from error
     if not isinstance(facts, dict) or "format" not in facts:
@@ -93,7 +88,7 @@ def read_checkpoint(path: Path, parts: tuple[str, ...] | None = None) -> Checkpo
     return Checkpoint(tensors, facts)
 
 
-def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: Path | str) -> None:
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: Source | str) -> None:
     """Put weights into a network, strictly.
 
     Args:
@@ -102,7 +97,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: Path
         source: the file, for messages.
 
     Raises:
-        ModelError: a name or shape differs (the first three are named), or a weight is not finite.
+        ModelError: a name, shape or type differs (the first three are named), or a weight is not finite.
     """
     own = network.state_dict()
     first_name = {}
@@ -116,16 +111,34 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: Path
         for name, tensor in own.items()
         if name in weights and weights[name].shape != tensor.shape
     ]
+    faults += [
+        f"{name} is {_type(weights[name])} instead of {_type(tensor)}"
+        for name, tensor in own.items()
+        if name in weights and weights[name].is_floating_point() != tensor.is_floating_point()
+    ]
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise ModelError(
             f"{source}: weights of another network than {type(network).__name__}: "
             f"{', '.join(faults[:3])}{more}. Give the run that they belong to."
         )
-    for name, tensor in weights.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ModelError(f"{source}: {name} contains NaN or Inf. Use another checkpoint.")
+    check_finite(weights, source)
     with torch.no_grad():
         for name, tensor in own.items():
             if name in weights:
                 tensor.copy_(weights[name])
+
+
+def check_finite(weights: Mapping[str, Tensor], source: Source | str) -> None:
+    """Reject weights that are not finite.
+
+    Raises:
+        ModelError: the first one is named.
+    """
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ModelError(f"{source}: {name} contains NaN or Inf. Use another checkpoint.")
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

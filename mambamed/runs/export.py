@@ -14,11 +14,8 @@ is read, digests before anything is used.
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import re
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,13 +24,15 @@ from typing import Any
 
 import mambamed
 from mambamed.documents.run import ModelIndex, ModelMember
-from mambamed.errors import DatasetError, ModelError
+from mambamed.errors import ModelError
 from mambamed.io.atomic import open_atomic
-from mambamed.io.json_files import json_text, parse_json
+from mambamed.io.json_files import json_text
+from mambamed.io.members import Member, members_of
 from mambamed.recipe import Recipe, dump_recipe
 from mambamed.runs import calibration, thresholds
 from mambamed.runs.checkpoint import Checkpoint, encode_checkpoint, read_checkpoint
 from mambamed.runs.folder import Run
+from mambamed.runs.provenance import sha256_of
 
 SUFFIX = ".mambamed"
 
@@ -41,17 +40,15 @@ _INDEX = "model.json"
 _NEEDED = ("recipe.yaml", "plan.json", "dataset.json")
 _WEIGHTS = "checkpoint_best.safetensors"
 _TAUGHT = (thresholds.NAME, calibration.NAME)
+_FOLD = r"fold_(?:0|[1-9][0-9]{0,3})"
 _DOCUMENT = re.compile(
     r"model\.json|card\.md|recipe\.yaml|plan\.json|dataset\.json"
-    rf"|fold_\d{{1,4}}/({'|'.join(map(re.escape, _TAUGHT))})"
+    rf"|{_FOLD}/({'|'.join(map(re.escape, _TAUGHT))})"
 )
-_TENSORS = re.compile(r"fold_\d{1,4}/checkpoint_best\.safetensors")
+_TENSORS = re.compile(rf"{_FOLD}/{re.escape(_WEIGHTS)}")
 _LARGEST_DOCUMENT = 2**22
 _MOST_MEMBERS = 1000
-_BLOCK = 2**20
 _STAMP = (1980, 1, 1, 0, 0, 0)  # the same run gives the same bytes
-# what zipfile raises of an archive that cannot be; RuntimeError: encrypted, packed in an unknown way
-_DAMAGE = (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -116,15 +113,11 @@ def export_model(
         put("card.md", _card(run, lines).encode())
         index = ModelIndex(version=mambamed.__version__, run=run.recipe.name, members=members)
         _put(archive, _INDEX, json_text(index.to_json()).encode())
-    digest = hashlib.sha256()
-    with output.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
     return ExportSummary(
         output=output,
         folds=tuple(numbers),
         bytes=output.stat().st_size,
-        sha256=digest.hexdigest(),
+        sha256=sha256_of(output),
         next_command=f"mambamed {run.task.verb} {output} IMAGES",
     )
 
@@ -132,19 +125,12 @@ def export_model(
 def open_model(model: Path) -> Run:
     """A run folder, or a one-file model, as a `Run`.
 
-    The members of a file are checked and unpacked into a folder of this process, which goes with it.
+    The members of a file are checked, and read where they are: nothing is unpacked.
 
     Raises:
         ModelError: it is neither, or it is damaged.
     """
-    if not model.is_file():
-        return Run.open(model)
-    folder = _unpacked(model)
-    try:
-        return Run.open(folder)
-    except BaseException:
-        shutil.rmtree(folder.parent, ignore_errors=True)
-        raise
+    return Run.open(model, _members(model) if model.is_file() else None)
 
 
 def _put(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
@@ -152,86 +138,40 @@ def _put(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
         member.write(data)
 
 
-def _unpacked(path: Path) -> Path:
-    root = Path(tempfile.mkdtemp(prefix="mambamed-"))
-    atexit.register(shutil.rmtree, root, ignore_errors=True)
-    folder = root / (path.stem or "model")
-    try:
-        with path.open("rb") as file, _archive(file, path) as archive:
-            index = _index(archive, path)
-            for info in archive.infolist():
-                target = folder.joinpath(*info.filename.split("/"))  # a name of the fixed list
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("xb") as out:
-                    _copy(archive, info, index, path, out)
-    except BaseException:
-        shutil.rmtree(root, ignore_errors=True)
-        raise
-    return folder
+def _members(path: Path) -> dict[str, Member]:
+    """The members of a model file whose names, sizes and digests are those that `export_model` wrote.
 
-
-def _archive(file: Any, path: Path) -> zipfile.ZipFile:
-    """The zip, if its list of members is one that `export_model` could have written."""
-    try:
-        archive = zipfile.ZipFile(file)
-    except _DAMAGE as error:
-        raise ModelError(
-            f"{path}: is not a complete model file ({error}). Give a run folder or copy the file again."
-        ) from error
-    infos, total = archive.infolist(), path.stat().st_size
-    if len(infos) > _MOST_MEMBERS:
-        raise ModelError(f"{path}: has {len(infos)} members, so it is not a model file of mambamed.")
-    seen: set[str] = set()
-    for info in infos:
-        name = info.orig_filename
+    Raises:
+        ModelError: they are not.
+    """
+    members = members_of(
+        path, "model file", _MOST_MEMBERS, "Give a run folder, or copy the model file again."
+    )
+    if any(name.endswith("/data.pkl") for name in members):
+        raise ModelError(f"{path}: holds weights of PyTorch alone. Use 'mambamed import-weights' first.")
+    for name, member in members.items():
         fact = ""
         if not (_DOCUMENT.fullmatch(name) or _TENSORS.fullmatch(name)):
             fact = "is not part of a model"
-        elif name in seen:
-            fact = "occurs twice"
-        elif info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1:
-            fact = "is compressed or encrypted"
-        elif info.file_size != info.compress_size or info.file_size > total:
-            fact = f"claims {info.file_size} bytes in a file of {total}"
-        elif _DOCUMENT.fullmatch(name) and info.file_size > _LARGEST_DOCUMENT:
-            fact = f"is a document of {info.file_size} bytes"
-        elif info.external_attr >> 28 == 0xA:
-            fact = "is a link"
+        elif _DOCUMENT.fullmatch(name) and member.size > _LARGEST_DOCUMENT:
+            fact = f"is a document of {member.size} bytes"
         if fact:
             raise ModelError(f"{path}: member {name!r} {fact}. Do not trust this file.")
-        seen.add(name)
-    absent = [name for name in (_INDEX, *_NEEDED) if name not in seen]
-    if absent:
+    if absent := [name for name in (_INDEX, *_NEEDED) if name not in members]:
         raise ModelError(
             f"{path}: is not a model file of mambamed: no {absent[0]}. Give a file that 'export' wrote."
         )
-    return archive
-
-
-def _index(archive: zipfile.ZipFile, path: Path) -> ModelIndex:
-    try:
-        index = ModelIndex.checked(parse_json(archive.read(_INDEX).decode(), path), path / _INDEX)
-    except (*_DAMAGE, DatasetError) as error:
-        raise ModelError(f"{path}: {_INDEX} cannot be read ({error}). Copy the file again.") from error
-    there = {info.filename: info.file_size for info in archive.infolist() if info.filename != _INDEX}
-    if there != {name: member.bytes for name, member in index.members.items()}:
+    index = ModelIndex.read(members.pop(_INDEX))
+    if {name: member.size for name, member in members.items()} != {
+        name: member.bytes for name, member in index.members.items()
+    }:
         raise ModelError(f"{path}: members: expected those listed in {_INDEX}. Copy the file again.")
-    return index
-
-
-def _copy(archive: zipfile.ZipFile, info: zipfile.ZipInfo, index: ModelIndex, path: Path, out: Any) -> None:
-    digest = hashlib.sha256()
-    try:
-        with archive.open(info) as member:
-            while block := member.read(_BLOCK):
-                digest.update(block)
-                out.write(block)
-    except _DAMAGE as error:
-        raise ModelError(f"{path}: {info.filename}: corrupt ({error}). Copy the file again.") from error
-    if info.filename != _INDEX and digest.hexdigest() != index.members[info.filename].sha256:
-        raise ModelError(
-            f"{path}: {info.filename}: its sha256 differs from the recorded one. Copy the file again."
-        )
+    for name, member in members.items():
+        if sha256_of(member) != index.members[name].sha256:
+            raise ModelError(
+                f"{member}: corrupt: its sha256 differs from the recorded one. Copy the file again."
+            )
+    return members
 
 
 def _weights(content: Checkpoint, checkpoint: str) -> bytes:

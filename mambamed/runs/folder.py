@@ -10,8 +10,9 @@ RUN/ recipe.yaml     the recipe, every default filled in     plan.json   the pla
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +23,16 @@ from mambamed.documents.prepared import check_channels
 from mambamed.documents.run import FoldRecord, RunRecord
 from mambamed.errors import DatasetError, ModelError, RecipeError
 from mambamed.io.atomic import write_text
-from mambamed.recipe import Recipe, dump_recipe, load_recipe
+from mambamed.io.members import Member, Source
+from mambamed.io.text_files import read_text
+from mambamed.recipe import Recipe, dump_recipe, parse_recipe_of_run
+from mambamed.schema_errors import shortened
 
 if TYPE_CHECKING:
     from mambamed.tasks.base import Task
 
 CHECKPOINTS = ("best", "last")
+_CHECKPOINT = re.compile(rf"fold_(0|[1-9][0-9]*)/checkpoint_({'|'.join(CHECKPOINTS)})\.safetensors")
 _AFTER_TRAINING = {"evaluation", "inference", "paper"}  # sections that do not change what is learned
 
 
@@ -36,37 +41,44 @@ class Run:
     """One training of a recipe, on disk.
 
     Attributes:
-        root: its folder.
+        root: its folder, or its model file.
         recipe: what was asked, every default filled in.
         plan: the prepared dataset's plan with the recipe's patch and batch size in it.
         manifest: what the cases have: channels, labels, regions.
+        members: of a model file, by their names in a run folder; None for a folder.
     """
 
     root: Path
     recipe: Recipe
     plan: Plan
     manifest: DatasetManifest
+    members: Mapping[str, Member] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def open(cls, root: Path) -> Run:
-        """Read a run folder.
+    def open(cls, root: Path, members: Mapping[str, Member] | None = None) -> Run:
+        """Read a run folder, or the members of a model file.
 
         Raises:
             ModelError: it is not one, or one of its files cannot be read.
         """
-        for name in ("recipe.yaml", "plan.json", "dataset.json"):
-            if not (root / name).is_file():
-                raise ModelError(f"{root}: is not a run folder: no {name}. Give a folder that 'train' wrote.")
+        found = [_source(root, members, name) for name in ("recipe.yaml", "plan.json", "dataset.json")]
+        recipe_file, plan_file, manifest_file = found
+        if recipe_file is None or plan_file is None or manifest_file is None:
+            absent = ("recipe.yaml", "plan.json", "dataset.json")[found.index(None)]
+            raise ModelError(f"{root}: is not a run folder: no {absent}. Give a folder that 'train' wrote.")
         try:
-            recipe = load_recipe(root / "recipe.yaml", of_a_run=True)
+            recipe = parse_recipe_of_run(read_text(recipe_file), str(recipe_file))
         except RecipeError as error:
             raise ModelError(f"{error}. Use the version of mambamed that wrote the run.") from error
-        try:
-            plan, manifest = Plan.read(root / "plan.json"), DatasetManifest.read(root / "dataset.json")
         except DatasetError as error:
             raise ModelError(str(error)) from error
-        check_channels(plan, manifest, root / "plan.json", ModelError)
-        return cls(root, recipe, plan, manifest)
+        try:
+            plan, manifest = Plan.read(plan_file), DatasetManifest.read(manifest_file)
+        except DatasetError as error:
+            raise ModelError(str(error)) from error
+        check_channels(plan, manifest, plan_file, ModelError)
+        _check_answers(recipe, manifest, manifest_file)
+        return cls(root, recipe, plan, manifest, members)
 
     @cached_property
     def task(self) -> Task:
@@ -78,8 +90,10 @@ class Run:
     @property
     def folds(self) -> list[int]:
         """The folds that have a checkpoint, sorted."""
-        found = {path.parent.name for name in CHECKPOINTS for path in self.root.glob(f"fold_*/{_file(name)}")}
-        return sorted(int(name.removeprefix("fold_")) for name in found if name[5:].isdigit())
+        names = self.members
+        if names is None:
+            names = [path.relative_to(self.root).as_posix() for path in self.root.glob("fold_*/checkpoint_*")]
+        return sorted({int(found[1]) for name in names if (found := _CHECKPOINT.fullmatch(name))})
 
     def chosen_folds(self, folds: str) -> list[int]:
         """Numbers of trained folds.
@@ -97,7 +111,7 @@ class Run:
         if folds == "all":
             return trained
         asked = [part.strip() for part in folds.split(",")]
-        if not all(part.isdigit() for part in asked):
+        if not all(part.isdecimal() for part in asked):
             raise RecipeError(f"--folds {folds}: expected all or numbers. Write e.g. 0,2.")
         missing = [part for part in asked if int(part) not in trained]
         if missing:
@@ -111,6 +125,25 @@ class Run:
     def checkpoint(self, fold: int, name: str = "best") -> Path:
         """The file of a fold's checkpoint, "best" or "last"; it need not exist."""
         return self.fold_folder(fold) / _file(name)
+
+    def find(self, name: str) -> Source | None:
+        """A file of the run to be read, e.g. "fold_0/thresholds.json"; None if there is none."""
+        return _source(self.root, self.members, name)
+
+    def weights(self, fold: int, checkpoint: str = "best") -> Source:
+        """A fold's checkpoint to be read.
+
+        Raises:
+            ModelError: there is none.
+        """
+        name = f"fold_{fold}/{_file(checkpoint)}"
+        found = self.find(name)
+        if found is None:
+            there = ", ".join(map(str, self.folds)) or "none"
+            where = self.root / name if self.members is None else f"{self.root}: {name}"
+            one = "" if self.members is None else " A model file has one checkpoint per fold: use best."
+            raise ModelError(f"{where}: no such checkpoint; folds trained in {self.root}: {there}.{one}")
+        return found
 
     def is_validated(self, fold: int) -> bool:
         """Whether whole cases are scored: after the best checkpoint was written, by the recipe as it is."""
@@ -194,6 +227,34 @@ def create_run(run: Run, say: Callable[[str], None] | None = None) -> Run:
     manifest.write(root / "dataset.json")
     write_text(root / "recipe.yaml", dump_recipe(recipe))  # the last one: it makes the folder a run
     return run
+
+
+def _check_answers(recipe: Recipe, manifest: DatasetManifest, path: Source) -> None:
+    """Check that the manifest has what the recipe says and what its task answers.
+
+    Raises:
+        ModelError: it has not.
+    """
+    for key in ("channels", "labels", "regions", "landmarks", "classes"):
+        asked, found = getattr(recipe.dataset, key), getattr(manifest, key)
+        if asked is not None and (asked != found or (key == "channels" and list(asked) != list(found))):
+            fact = f"expected those of the recipe, {shortened(asked)}, got {shortened(found)}"
+            raise ModelError(f"{path}: {key}: {fact}. Copy the run again.")
+    answers = {
+        "segmentation": ("labels", 1, manifest.foreground),
+        "landmarks": ("landmarks", 1, manifest.landmarks),
+        "classification": ("classes", 2, manifest.classes),
+    }
+    key, least, found = answers.get(recipe.task, ("", 0, ()))
+    if len(found) < least:
+        fact = f"expected at least {least} for the task {recipe.task}, got {len(found)}"
+        raise ModelError(f"{path}: {key}: {fact}. Copy the run again.")
+
+
+def _source(root: Path, members: Mapping[str, Member] | None, name: str) -> Source | None:
+    if members is not None:
+        return members.get(name)
+    return path if (path := root / name).is_file() else None
 
 
 def _file(checkpoint: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import ModelError
+from mambamed.io.members import Source
 from mambamed.networks import build_network
 from mambamed.recipe import Recipe
 from mambamed.runs.checkpoint import load_weights, read_checkpoint
@@ -47,7 +47,7 @@ class _NoLargerThan(TorchFunctionMode):
     _SIZED = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
     _COUNTED = (torch.arange, torch.linspace, torch.eye)
 
-    def __init__(self, weights: Mapping[str, Tensor], path: Path) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], path: Source) -> None:
         super().__init__()
         # Buffers that are not kept, and what building throws away, are more than the weights themselves.
         self._left, self._path = 4 * sum(tensor.numel() for tensor in weights.values()) + 2**24, path
@@ -89,10 +89,7 @@ def load_network(
     Raises:
         ModelError: the fold or checkpoint does not exist, or its weights do not match the recipe's network.
     """
-    path = run.checkpoint(fold, checkpoint)
-    if not path.is_file():
-        there = ", ".join(str(f) for f in run.folds) or "none"
-        raise ModelError(f"{path}: no such checkpoint; folds trained in {run.root}: {there}")
+    path = run.weights(fold, checkpoint)
     content = read_checkpoint(path, parts=("network", "ema"))
     weights = content.part("ema") or content.part("network")
     with _NoLargerThan(weights, path):

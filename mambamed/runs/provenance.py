@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 import mambamed
+from mambamed.io.members import Source, opened
 
+_BLOCK = 2**20
 _PACKAGES = ("torch", "numpy", "numba", "scipy", "blosc2", "safetensors", "nibabel", "SimpleITK")
 
 
@@ -32,12 +34,13 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(source: Source) -> str:
     """Hexadecimal digest of a file's bytes."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
+    with opened(source) as (file, left):
+        while block := file.read(min(left, _BLOCK)):
             digest.update(block)
+            left -= len(block)
     return digest.hexdigest()
 
 

@@ -27,8 +27,8 @@ def read_thresholds(run: Run, fold: int) -> dict[str, float] | None:
     Raises:
         ModelError: the file has faults, or holds thresholds of other landmarks.
     """
-    path = run.fold_folder(fold) / NAME
-    if not path.is_file():
+    path = run.find(f"fold_{fold}/{NAME}")
+    if path is None:
         return None
     found = Thresholds.read(path)
     if set(found.thresholds) != set(run.manifest.landmarks):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mambamed.errors import ModelError
-from mambamed.runs.checkpoint import read_checkpoint
-from mambamed.runs.folder import Run
+from mambamed.runs.checkpoint import check_finite, read_checkpoint
+from mambamed.runs.export import open_model
 from mambamed.training.state import TrainingState
 
 
@@ -16,7 +16,7 @@ def load_initial_weights(state: TrainingState, source: Path, fold: int, strict: 
 
     Args:
         state: state at step 0; its network and the average of it are changed.
-        source: run folder; the weights of the same fold are used, or of its first fold.
+        source: run folder or model file; the weights of the same fold are used, or of its first fold.
         fold: index of the fold.
         strict: whether all tensors of both networks must match.
 
@@ -25,12 +25,12 @@ def load_initial_weights(state: TrainingState, source: Path, fold: int, strict: 
         run were ignored.
 
     Raises:
-        ModelError: the run does not exist, no tensor matches, or, with `strict`, not all do.
+        ModelError: the run does not exist, no tensor matches, one is not finite, or, with `strict`, not all
+            match.
     """
-    other = Run.open(source)
-    if not other.folds:
-        raise ModelError(f"{source}: has no trained fold. Train it first.")
-    path = other.checkpoint(fold if fold in other.folds else other.folds[0], "best")
+    other = open_model(source)
+    folds = other.chosen_folds("all")
+    path = other.weights(fold if fold in folds else folds[0])
     content = read_checkpoint(path, parts=("network", "ema"))
     weights = content.part("ema") or content.part("network")
     own = state.network.state_dict()
@@ -45,6 +45,7 @@ def load_initial_weights(state: TrainingState, source: Path, fold: int, strict: 
     line += f"; ignored: {_some_names(left)}" if left else ""
     if strict and (new or left):
         raise ModelError(f"{line}. Remove --init-strict to load those that match.")
+    check_finite(fitting, path)
     networks = [state.network] + ([state.average.network] if state.average else [])
     for network in networks:
         network.load_state_dict(fitting, strict=False)

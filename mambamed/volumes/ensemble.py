@@ -101,7 +101,7 @@ class Ensemble:
             {
                 "run": member.model,
                 "checkpoints": {
-                    f"fold_{fold}": sha256_of(member.run.checkpoint(fold, member.checkpoint))
+                    f"fold_{fold}": sha256_of(member.run.weights(fold, member.checkpoint))
                     for fold in member.folds
                 },
                 "overlap": member.windows.overlap,

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from mambamed.cli.commands import app
 from mambamed.errors import RecipeError
-from mambamed.recipe import dump_recipe, load_recipe, recipe_schema
+from mambamed.recipe import dump_recipe, load_recipe, parse_recipe_of_run, recipe_schema
 from mambamed.recipe.applicability import APPLIES_TO
 
 NETWORK = "network: {name: nnmamba}\n"
@@ -18,7 +18,7 @@ NETWORK = "network: {name: nnmamba}\n"
 def load(folder: Path, text: str, of_a_run: bool = False):
     path = folder / "r.yaml"
     path.write_text(NETWORK + text)
-    return load_recipe(path, of_a_run=of_a_run)
+    return parse_recipe_of_run(path.read_text(), str(path)) if of_a_run else load_recipe(path)
 
 
 def fault(folder: Path, text: str) -> str:

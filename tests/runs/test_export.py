@@ -1,7 +1,8 @@
 """A run as one file: it predicts as the run does, and a file that was tampered with is refused."""
 
-import atexit
+import hashlib
 import json
+import tempfile
 import zipfile
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 from mambamed.api import predict
 from mambamed.errors import ModelError, RecipeError
 from mambamed.recipe import dump_recipe
-from mambamed.runs.checkpoint import read_checkpoint, write_checkpoint
+from mambamed.runs.checkpoint import encode_checkpoint, read_checkpoint, write_checkpoint
 from mambamed.runs.export import export_model, open_model
+from mambamed.runs.model import load_network
 from mambamed.runs.thresholds import write_thresholds
 from tests.answers.stubs import stub_run, write_blobs
 
@@ -39,6 +41,19 @@ def rewritten(model, target, change=lambda name, data: data, extra=(), compressi
             if data is not None:
                 out.writestr(info.filename, data)
         for name, data in extra:
+            out.writestr(name, data)
+    return target
+
+
+def consistent(model, target, change):
+    """The same file with other members, and an index that knows them: made by a stranger, not damaged."""
+    with zipfile.ZipFile(model) as source:
+        members = {info.filename: source.read(info) for info in source.infolist()}
+    index = json.loads(members.pop("model.json"))
+    members = {n: d for name, data in members.items() for n, d in [(name, change(name, data))]}
+    sizes = {n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in members.items()}
+    with zipfile.ZipFile(target, "w") as out:
+        for name, data in {**members, "model.json": json.dumps({**index, "members": sizes}).encode()}.items():
             out.writestr(name, data)
     return target
 
@@ -77,10 +92,11 @@ def test_the_moving_average_is_what_is_exported_and_what_validation_taught_goes_
     summary = export_model(run.root, checkpoint="last")
     assert summary.output == run.root / "model.mambamed" and summary.bytes == summary.output.stat().st_size
     opened = open_model(summary.output)
-    content = read_checkpoint(opened.checkpoint(0))
+    content = read_checkpoint(opened.weights(0))
     assert content.facts["exported"] == "last" and set(content.tensors) == set(network)
     assert all(torch.equal(content.part("network")[n], tensor + 1) for n, tensor in weights.items())
-    assert json.loads((opened.fold_folder(0) / "thresholds.json").read_text())["thresholds"] == {"nose": 0.25}
+    thresholds = opened.find("fold_0/thresholds.json")
+    assert json.loads(thresholds.read_bytes())["thresholds"] == {"nose": 0.25}
 
 
 def test_chosen_folds_alone_are_exported(run, tmp_path) -> None:
@@ -145,7 +161,7 @@ def test_changed_lost_and_foreign_bytes_are_told(run, model, tmp_path) -> None:
         4, "little"
     )
     (tmp_path / "before.mambamed").write_bytes(before)
-    with pytest.raises(ModelError, match=r"model\.json cannot be read"):
+    with pytest.raises(ModelError, match="does not lie in the file"):
         open_model(tmp_path / "before.mambamed")
 
     def other_weights(name, data):
@@ -169,11 +185,112 @@ def test_a_newer_format_is_named(model, tmp_path) -> None:
         open_model(rewritten(model, tmp_path / "newer.mambamed", newer))
 
 
-def test_what_was_unpacked_goes_with_the_process(model, monkeypatch) -> None:
-    last = []
-    monkeypatch.setattr(atexit, "register", lambda *call, **options: last.append((call, options)))
-    root = open_model(model).root
-    assert root.is_dir()
-    for (function, *arguments), options in last:
-        function(*arguments, **options)
-    assert not root.parent.exists()
+def test_a_model_file_is_read_where_it_is(model, tmp_path, monkeypatch) -> None:
+    """F6 and F7: nothing is unpacked, so that a full or absent TMPDIR does not matter."""
+    before = set(tmp_path.rglob("*"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    run = open_model(model)
+    weights = load_network(run, 1).state_dict()
+    assert torch.equal(weights["stem.0.weight"], load_network(run, 1).state_dict()["stem.0.weight"])
+    assert run.root == model and run.folds == [0, 1] and set(tmp_path.rglob("*")) == before
+
+
+def test_a_model_file_that_is_replaced_while_it_is_used_is_named(model, tmp_path) -> None:
+    run = open_model(model)
+    other = rewritten(model, tmp_path / "other", lambda name, data: data)
+    other.replace(model)
+    with pytest.raises(ModelError, match=r"model\.mambamed: was changed while it was read"):
+        load_network(run, 0)
+
+
+def swapped(member, old, new):
+    def change(name, data):
+        assert name != member or old in data, member
+        return data.replace(old, new) if name == member else data
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("member", "old", "new", "line"),
+    [
+        ("plan.json", b'"zscore"', b'"future"', "plan.json: normalization.0.scheme: expected one of 'ct', "),
+        (
+            "plan.json",
+            b'"format": 1',
+            b'"format": 2',
+            "plan.json: format: expected at most 1, got 2: a newer",
+        ),
+        ("plan.json", b"]", b"}", "plan.json: not valid JSON at line 7 column 2"),
+        ("dataset.json", b'"mri"', b'"ct"\xff', "dataset.json: is not UTF-8 text."),
+        (
+            "dataset.json",
+            b'"one": 1',
+            b'"one": 5',
+            "dataset.json: content: labels: ['one', 'two'] share the value 5",
+        ),
+        ("recipe.yaml", b"nnmamba", b"!!python/name:os.system", "recipe.yaml:"),
+        ("recipe.yaml", b"network:", b"extends: brats_nnmamba\nnetwork:", "recipe.yaml:"),
+        ("recipe.yaml", b"task: segmentation", b"task: future", "recipe.yaml:1: task: expected '"),
+    ],
+)
+def test_a_fault_in_a_member_names_the_file_and_the_member(model, tmp_path, member, old, new, line) -> None:
+    """F9: not a folder that the user never saw."""
+    bad = consistent(model, tmp_path / "bad.mambamed", swapped(member, old, new))
+    with pytest.raises(ModelError) as caught:
+        open_model(bad)
+    assert str(caught.value).startswith(f"{bad}: {line}") and "\n" not in str(caught.value)
+
+
+def with_weights(model, target, change):
+    """The file with another state dict in fold 0."""
+
+    def changed(name, data):
+        if name != "fold_0/checkpoint_best.safetensors":
+            return data
+        (target.parent / "w").write_bytes(data)
+        content = read_checkpoint(target.parent / "w")
+        return encode_checkpoint(change(dict(content.tensors)), content.facts)
+
+    return consistent(model, target, changed)
+
+
+@pytest.mark.parametrize(
+    ("change", "fact"),
+    [
+        (lambda own: own | {"network.stem.0.weight": torch.ones(2)}, "stem.0.weight is (2,) instead of ("),
+        (lambda own: {n: w for n, w in own.items() if n != "network.stem.0.weight"}, "no stem.0.weight"),
+        (lambda own: own | {"network.more": torch.ones(2)}, "unknown more"),
+        (
+            lambda own: own | {"network.stem.0.weight": own["network.stem.0.weight"] / 0},
+            "contains NaN or Inf",
+        ),
+        (lambda own: own | {"network.stem.0.weight": own["network.stem.0.weight"].int()}, "is int32 instead"),
+    ],
+)
+def test_weights_of_another_network_name_the_file_and_the_member(model, tmp_path, change, fact) -> None:
+    bad = with_weights(model, tmp_path / "bad.mambamed", change)
+    with pytest.raises(ModelError) as caught:
+        load_network(open_model(bad), 0)
+    assert str(caught.value).startswith(f"{bad}: fold_0/checkpoint_best.safetensors: ")
+    assert fact in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_weights_of_pytorch_are_told_from_a_model_file(tmp_path) -> None:
+    torch.save({"w": torch.ones(2)}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"w\.pth: holds weights of PyTorch alone\. Use 'mambamed import-we"):
+        open_model(tmp_path / "w.pth")
+
+
+def test_the_checkpoint_last_of_a_model_file_is_explained(model) -> None:
+    with pytest.raises(ModelError, match=r"model\.mambamed: fold_0/checkpoint_last.*one checkpoint per fold"):
+        load_network(open_model(model), 0, "last")
+
+
+def test_the_name_of_a_model_file_in_records_is_that_of_the_file(model, tmp_path) -> None:
+    write_blobs(tmp_path / "images", 1)
+    masks_of([model], tmp_path / "images", tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    (member,) = record["settings"]["members"]
+    digest = hashlib.sha256(zipfile.ZipFile(model).read("fold_0/checkpoint_best.safetensors")).hexdigest()
+    assert member["run"] == "model.mambamed" and member["checkpoints"]["fold_0"] == digest

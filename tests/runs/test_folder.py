@@ -121,6 +121,69 @@ def test_a_plan_for_another_number_of_channels_is_rejected(tmp_path):
         Run.open(tmp_path)
 
 
+def rewritten(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "old", "new", "fact"),
+    [
+        (
+            {"labels": {"background": 0, "x": 1, "y": 2}},
+            '"y": 2',
+            '"y": 3',
+            "labels: expected those of the re",
+        ),
+        (
+            {"channels": {"a": "mri"}},
+            '"mri"',
+            '"ct"',
+            "channels: expected those of the recipe, {'a': 'mri'}, go",
+        ),
+        (
+            {"regions": {"all": [1, 2]}},
+            '"regions": {',
+            '"regions": {"more": [1],',
+            "regions: expected those of t",
+        ),
+        (
+            None,
+            '"labels": {\n  "background": 0,\n  "x": 1,\n  "y": 2\n }',
+            '"labels": {}',
+            "labels: expected at least 1",
+        ),
+    ],
+)
+def test_a_manifest_that_does_not_agree_with_the_recipe_is_rejected(tmp_path, dataset, old, new, fact):
+    create_run(planned_run(recipe(dataset), PLAN, MANIFEST, tmp_path))
+    rewritten(tmp_path / "dataset.json", old, new)
+    with pytest.raises(ModelError) as caught:
+        Run.open(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'dataset.json'}: {fact}")
+
+
+@pytest.mark.parametrize(("task", "key"), [("landmarks", "landmarks"), ("classification", "classes")])
+def test_a_manifest_without_what_the_task_answers_is_rejected(tmp_path, task, key):
+    create_run(planned_run(recipe(), PLAN, MANIFEST, tmp_path))
+    rewritten(tmp_path / "recipe.yaml", "task: segmentation", f"task: {task}")
+    with pytest.raises(
+        ModelError, match=rf"dataset\.json: {key}: expected at least .* for the task {task}, got 0"
+    ):
+        Run.open(tmp_path)
+
+
+def test_a_name_that_only_looks_like_a_fold_is_ignored(tmp_path):
+    run = create_run(planned_run(recipe(), PLAN, MANIFEST, tmp_path))
+    for name in ("fold_0", "fold_²", "fold_07", "fold_x"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "checkpoint_best.safetensors").touch()
+    assert run.folds == [0]
+    with pytest.raises(RecipeError, match="--folds ²: expected all or numbers"):
+        run.chosen_folds("²")
+
+
 def test_regions_of_the_recipe_replace_the_datasets(tmp_path):
     run = planned_run(recipe({"regions": {"all": [1, 2]}}), PLAN, MANIFEST, tmp_path)
     assert run.manifest.regions == {"all": (1, 2)}

@@ -15,6 +15,7 @@ from mambamed.errors import ModelError, RecipeError
 from mambamed.evaluation.masks import evaluate
 from mambamed.io.lock import folder_lock
 from mambamed.runs.checkpoint import read_checkpoint, write_checkpoint
+from mambamed.runs.export import export_model
 from mambamed.runs.folder import Run
 from mambamed.runs.listing import list_runs
 from mambamed.runs.model import load_network
@@ -95,8 +96,10 @@ def test_weights_of_another_run_are_a_start_as_far_as_they_fit_or_all_of_them(pr
     # The smallest rate: the weights stay what they were at the start.
     recipe = small_recipe(CONVOLUTIONS, epochs=1, steps_per_epoch=1, ema=0, optimizer={"lr": 1e-30})
     options = {"prepared": prepared, "device": "cpu", "fold": "1", "init_from": first}
-    with pytest.raises(ModelError, match=r"tensors; new: .*; ignored: .*\. Remove --init-strict"):
-        train(recipe, output=tmp_path / "c", init_strict=True, **options)
+    exported = options | {"init_from": export_model(first, tmp_path / "m.mambamed").output}
+    lines = r"m\.mambamed: fold_0/.*: .* tensors; new: .*; ignored: .*\. Remove --init-strict"
+    with pytest.raises(ModelError, match=lines):
+        train(recipe, output=tmp_path / "c", init_strict=True, **exported)
     train(recipe, output=other, **options)
     log = (other / "fold_1" / "train.log").read_text()
     total, own = len(weights.part("network")), [name.removeprefix("network.") for name in heads]
