@@ -347,11 +347,15 @@ def export(
     ] = None,
     folds: Annotated[str, Option(help="Folds to include: all trained folds, or a list, e.g. 0,2.")] = "all",
     checkpoint: Checkpoint = "best",
+    dataset_name: Annotated[
+        str | None,
+        Option(help="Name of the training data in the file (default: only the recipe's name is kept)."),
+    ] = None,
 ) -> ExportSummary:
     """Export a run as one file for sharing: weights, recipe, plan and model card with checksums; no code."""
     from mambamed.runs.export import export_model
 
-    return export_model(run, output, folds=folds, checkpoint=checkpoint)
+    return export_model(run, output, folds=folds, checkpoint=checkpoint, dataset_name=dataset_name)
 
 
 def predict(

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import mambamed
-from mambamed.documents.run import ModelIndex, ModelMember
+from mambamed.documents.run import Calibration, ModelIndex, ModelMember, Thresholds
 from mambamed.errors import ModelError
 from mambamed.io.atomic import open_atomic
 from mambamed.io.json_files import json_text
 from mambamed.io.members import Member, members_of
-from mambamed.recipe import Recipe, dump_recipe
+from mambamed.recipe import Recipe, Split, dump_recipe
 from mambamed.runs import calibration, thresholds
 from mambamed.runs.checkpoint import Checkpoint, encode_checkpoint, read_checkpoint
 from mambamed.runs.folder import Run
@@ -39,7 +39,8 @@ SUFFIX = ".mambamed"
 _INDEX = "model.json"
 _NEEDED = ("recipe.yaml", "plan.json", "dataset.json")
 _WEIGHTS = "checkpoint_best.safetensors"
-_TAUGHT = (thresholds.NAME, calibration.NAME)
+_TAUGHT = {thresholds.NAME: Thresholds, calibration.NAME: Calibration}
+_FACTS = ("step", "epoch", "score", "axis_order")  # of a checkpoint, which go along
 _FOLD = r"fold_(?:0|[1-9][0-9]{0,3})"
 _DOCUMENT = re.compile(
     r"model\.json|card\.md|recipe\.yaml|plan\.json|dataset\.json"
@@ -71,9 +72,17 @@ class ExportSummary:
 
 
 def export_model(
-    run_folder: Path, output: Path | None = None, *, folds: str = "all", checkpoint: str = "best"
+    run_folder: Path,
+    output: Path | None = None,
+    *,
+    folds: str = "all",
+    checkpoint: str = "best",
+    dataset_name: str | None = None,
 ) -> ExportSummary:
     """Write a run as one file that predicts as the run does, bit for bit.
+
+    Nothing in the file names a case, a folder, a machine or a person, unless the recipe's name, the names of
+    channels and of what is predicted, or `dataset_name` do.
 
     Args:
         run_folder: what `train` wrote.
@@ -81,6 +90,7 @@ def export_model(
         folds: "all" that are trained, or numbers, e.g. "0,2".
         checkpoint: "best" or "last"; the file contains one per fold. Of a run with a moving average of the
             weights, the average is written.
+        dataset_name: what the file says of the training data (default: only the recipe's name).
 
     Raises:
         ModelError: no such run, fold or checkpoint, or another suffix.
@@ -100,17 +110,17 @@ def export_model(
 
         put("recipe.yaml", dump_recipe(_published(run.recipe)).encode())
         put("plan.json", json_text(run.plan.to_json()).encode())
-        put("dataset.json", json_text(run.manifest.to_json()).encode())
+        manifest = run.manifest.changed(name=dataset_name or run.recipe.name)
+        put("dataset.json", json_text(manifest.to_json()).encode())
         lines = []
         for fold in numbers:  # one at a time in memory
             content = read_checkpoint(run.checkpoint(fold, checkpoint), parts=("network", "ema"))
             lines.append(_card_line(fold, content))
             put(f"fold_{fold}/{_WEIGHTS}", _weights(content, checkpoint))
-            for name in _TAUGHT:
-                path = run.fold_folder(fold) / name
-                if path.is_file():
-                    put(f"fold_{fold}/{name}", path.read_bytes())
-        put("card.md", _card(run, lines).encode())
+            for name, kind in _TAUGHT.items():
+                if (found := run.find(f"fold_{fold}/{name}")) is not None:
+                    put(f"fold_{fold}/{name}", json_text(kind.read(found).to_json()).encode())
+        put("card.md", _card(run, dataset_name, lines).encode())
         index = ModelIndex(version=mambamed.__version__, run=run.recipe.name, members=members)
         _put(archive, _INDEX, json_text(index.to_json()).encode())
     return ExportSummary(
@@ -177,16 +187,19 @@ def _members(path: Path) -> dict[str, Member]:
 def _weights(content: Checkpoint, checkpoint: str) -> bytes:
     """The weights that prediction would load, and how they came to be."""
     weights = content.part("ema") or content.part("network")
-    facts = {**content.facts, "exported": checkpoint}
+    facts = {**{key: content.facts[key] for key in _FACTS if key in content.facts}, "exported": checkpoint}
     return encode_checkpoint({f"network.{name}": tensor for name, tensor in weights.items()}, facts)
 
 
 def _published(recipe: Recipe) -> Recipe:
-    """The recipe without the place of the training data on its author's disk."""
-    return recipe.model_copy(update={"dataset": recipe.dataset.model_copy(update={"prepared": None})})
+    """The recipe without what says where its author's data lies and how its cases are called."""
+    own = recipe.dataset.split
+    split = Split(folds=own.folds, train=own.train, val=own.val, test=own.test, seed=own.seed)
+    dataset = recipe.dataset.model_copy(update={"prepared": None, "split": split})
+    return recipe.model_copy(update={"dataset": dataset})
 
 
-def _card(run: Run, folds: Sequence[str]) -> str:
+def _card(run: Run, dataset_name: str | None, folds: Sequence[str]) -> str:
     recipe, manifest, plan = run.recipe, run.manifest, run.plan
     answers = manifest.foreground or manifest.landmarks or manifest.classes
     spacing = " × ".join(f"{edge:g}" for edge in plan.spacing_mm)
@@ -195,7 +208,7 @@ def _card(run: Run, folds: Sequence[str]) -> str:
         "",
         f"- task: {recipe.task}",
         f"- network: {recipe.network.name}",
-        f"- trained on: {manifest.name}",
+        *([f"- trained on: {dataset_name}"] if dataset_name else []),
         f"- reads: {', '.join(f'{name} ({kind})' for name, kind in manifest.channels.items())}",
         f"- answers: {', '.join(answers)}",
         f"- grid: {'the spacing of each case' if plan.keep_spacing else f'{spacing} mm'}, "

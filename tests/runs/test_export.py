@@ -10,12 +10,14 @@ import torch
 
 from mambamed.api import predict
 from mambamed.errors import ModelError, RecipeError
-from mambamed.recipe import dump_recipe
+from mambamed.recipe import Recipe, dump_recipe
 from mambamed.runs.checkpoint import encode_checkpoint, read_checkpoint, write_checkpoint
 from mambamed.runs.export import export_model, open_model
 from mambamed.runs.model import load_network
 from mambamed.runs.thresholds import write_thresholds
-from tests.answers.stubs import stub_run, write_blobs
+from tests.answers.stubs import MANIFEST, stub_run, write_blobs
+from tests.faults.fault_files import VOXELS, packed
+from tests.faults.in_process import call
 
 
 @pytest.fixture(scope="module")
@@ -285,6 +287,58 @@ def test_weights_of_pytorch_are_told_from_a_model_file(tmp_path) -> None:
 def test_the_checkpoint_last_of_a_model_file_is_explained(model) -> None:
     with pytest.raises(ModelError, match=r"model\.mambamed: fold_0/checkpoint_last.*one checkpoint per fold"):
         load_network(open_model(model), 0, "last")
+
+
+MARKER = "Zzmarker"
+
+
+def test_a_model_file_names_no_case_no_folder_and_no_person(tmp_path) -> None:
+    """F8: every text of a run that names something of its makers holds a marker."""
+    root = tmp_path / MARKER / "run"
+    run = stub_run(root, manifest=MANIFEST.changed(name=f"{MARKER} list"))
+    split = {"test_cases": [f"{MARKER}_001"], "group_by": f"{MARKER} ward", "stratify": f"{MARKER} site"}
+    recipe = run.recipe.model_dump(mode="json") | {"name": "tumors"}
+    recipe["dataset"] |= {"prepared": f"/home/{MARKER}/prepared", "split": split}
+    (root / "recipe.yaml").write_text(dump_recipe(Recipe.model_validate(recipe)))
+    tensors = read_checkpoint(run.checkpoint(0)).tensors
+    facts = {"epoch": 7, "score": 0.5, "imported_from": f"{MARKER}.pth", "axis_order": "zyx"}
+    write_checkpoint(run.checkpoint(0), tensors, facts)
+    record = {"prepared": f"/home/{MARKER}", "sessions": [], "steps": 3}
+    run.record(0, record)
+    for name in ("train.log", "log.csv", "wandb_id"):
+        (run.fold_folder(0) / name).write_text(MARKER)
+    file = export_model(root, tmp_path / "model.mambamed").output
+    assert MARKER.encode() not in file.read_bytes()
+    opened = open_model(file)
+    assert opened.manifest.name == "tumors" and read_checkpoint(opened.weights(0)).facts["epoch"] == 7
+    named = export_model(root, tmp_path / "named.mambamed", dataset_name="BraTS 2021").output
+    assert open_model(named).manifest.name == "BraTS 2021"
+    with zipfile.ZipFile(named) as archive:
+        assert "- trained on: BraTS 2021\n" in archive.read("card.md").decode()
+
+
+def test_a_model_file_of_a_whole_workflow_names_nothing_of_its_makers(tmp_path) -> None:
+    """F8: as the commands write it: list, folders and cases hold a marker."""
+    home = tmp_path / MARKER
+    (home / "raw").mkdir(parents=True)
+    for number in range(6):
+        (home / "raw" / f"{MARKER}{number}.nii.gz").write_bytes(packed(VOXELS + number))
+    rows = [f"{MARKER}{n},{MARKER}s{n},{MARKER}{n}.nii.gz,{'ill' if n % 2 else 'well'}" for n in range(6)]
+    (home / "raw" / f"{MARKER}.csv").write_text("\n".join(["case,subject,T1,class", *rows, ""]))
+    (home / f"{MARKER}.yaml").write_text(
+        "name: small\ntask: classification\nnetwork: {name: resnet, channels: 2}\n"
+        f"dataset: {{split: {{folds: 2, test_cases: [{MARKER}5]}}}}\n"
+        "training: {epochs: 1, steps_per_epoch: 1, batch_size: 2, patch_size: [16, 16, 16]}\n"
+    )
+    recipe, quick = home / f"{MARKER}.yaml", ("--device", "cpu", "--precision", "fp32", "-q")
+    prepared = ("-o", home / "prepared", "--recipe", recipe, "--workers", "1", "-q")
+    assert call("prepare", home / "raw" / f"{MARKER}.csv", *prepared).code == 0
+    assert call("train", recipe, "-d", home / "prepared", "-o", home / "run", *quick).code == 0
+    assert MARKER in (home / "run" / "recipe.yaml").read_text()
+    assert call("export", home / "run", "-o", tmp_path / "m.mambamed", "--checkpoint", "last").code == 0
+    assert MARKER.encode() not in (tmp_path / "m.mambamed").read_bytes()
+    done = call("classify", tmp_path / "m.mambamed", home / "raw", "-o", tmp_path / "p.csv", *quick)
+    assert done.code == 0, done
 
 
 def test_the_name_of_a_model_file_in_records_is_that_of_the_file(model, tmp_path) -> None:
