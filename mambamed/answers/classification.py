@@ -22,6 +22,7 @@ from mambamed.io.probabilities import Probabilities, names_probabilities, write_
 from mambamed.jobs.job import JobOptions, run_job
 from mambamed.jobs.output import OutputFolder
 from mambamed.jobs.read_case import Ready
+from mambamed.memory import check_ram
 from mambamed.metrics.calibration import fit_temperature, softmax
 from mambamed.metrics.classification import choose_threshold
 from mambamed.progress import Progress
@@ -32,7 +33,6 @@ from mambamed.tasks.classification import Classification, centered
 from mambamed.tasks.covariates import covariate_numbers, is_known, with_covariates
 from mambamed.volumes.ensemble import Ensemble, Serving
 from mambamed.volumes.forward import class_logits
-from mambamed.volumes.memory import check_ram
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from mambamed.errors import MambamedError
+from mambamed.memory import is_of_device, is_out_of_memory, shortage
 from mambamed.terminal import close_stdout
 
 EXIT_FAILED = 1
@@ -99,13 +100,11 @@ def command(function: Callable[..., Any], show: Callable[[Any], None]) -> Callab
                 raise
             complain(str(error))
             raise typer.Exit(error.exit_code) from error
-        except OSError as error:
-            if verbose or error.errno not in _SYSTEM_ERRORS:
+        except Exception as error:
+            fault = _fault_of_machine(error, function.__name__)
+            if verbose or fault is None:
                 raise
-            where = f"{error.filename}: " if error.filename else ""
-            remedy = "Check free space and permissions, or use another folder."
-            remedy = "Shorten the name." if error.errno == errno.ENAMETOOLONG else remedy
-            complain(f"{where}{error.strerror}. {remedy}")
+            complain(fault)
             raise typer.Exit(EXIT_FAILED) from error
         except KeyboardInterrupt:
             complain(f"Interrupted. {after_interruption(function.__name__, arguments)}")
@@ -119,6 +118,20 @@ def command(function: Callable[..., Any], show: Callable[[Any], None]) -> Callab
     run.__signature__ = inspect.Signature([*parameters, *common])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in [*parameters, *common]}
     return run
+
+
+def _fault_of_machine(error: Exception, verb: str) -> str | None:
+    """The line for an error of the disk or the memory; None for any other, which is a bug."""
+    if is_out_of_memory(error):
+        remedy = "Use --workers 1 or a smaller --max-ram." if verb == "prepare" else "Close other programs."
+        remedy = "Use --device cpu." if is_of_device(error) else remedy
+        return f"out of memory: {verb} {shortage(error)}. {remedy}"
+    if not isinstance(error, OSError) or error.errno not in _SYSTEM_ERRORS:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno == errno.ENAMETOOLONG:
+        return f"{where}{error.strerror}. Shorten the name."
+    return f"{where}{error.strerror}. Check free space and permissions, or use another folder."
 
 
 def after_interruption(name: str, arguments: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mambamed.errors import CaseError
 from mambamed.geometry import Affine, affine_to_ras, difference_of_grids, from_ras, orientation_of, to_ras
 from mambamed.io.images import Image, read_image
+from mambamed.memory import is_out_of_memory, too_large
 from mambamed.metrics import Metric
 from mambamed.metrics.rules import Rules
 from mambamed.metrics.segmentation import RegionScores, score_case
@@ -84,8 +85,11 @@ def score_files(
         scores = score_case(expected, given, truth.spacing, wanted, metrics, rules)
     except CaseError as error:
         scores, fault = {}, str(error)
-    except ValueError as error:
-        scores, fault = {}, f"{prediction}: {error}; check the file"
+    except Exception as error:
+        if not isinstance(error, ValueError) and not is_out_of_memory(error):
+            raise
+        line = too_large(error) if is_out_of_memory(error) else f"{error}; check the file"
+        scores, fault = {}, f"{prediction}: {line}"
     return CaseScores(case, scores, reference, prediction, diagonal, subject or case, fault)
 
 

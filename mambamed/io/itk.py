@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mambamed.errors import CaseError
 from mambamed.geometry import Affine, spacing_of
+from mambamed.memory import is_out_of_memory
 
 Shape = tuple[int, int, int]
 
@@ -118,7 +119,9 @@ def _check_deflated(path: Path, start: int, wbits: int) -> None:
             raise CaseError(f"{path}: corrupt compressed data ({error}). Copy it again.") from error
 
 
-def _unreadable(path: Path, error: RuntimeError) -> CaseError:
+def _unreadable(path: Path, error: RuntimeError) -> CaseError | MemoryError:
+    if is_out_of_memory(error):
+        return MemoryError(str(error))
     reason = str(error).strip().splitlines()[-1].strip()
     cut = (
         "truncated: " if any(word in reason for word in ("got only", "but received", "No such file")) else ""

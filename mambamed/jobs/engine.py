@@ -12,9 +12,10 @@ from typing import Any
 from mambamed.cases import Case
 from mambamed.errors import CaseError
 from mambamed.jobs.answer import Answer
-from mambamed.jobs.read_case import TOO_LARGE, Ready, read_case
+from mambamed.jobs.read_case import Ready, read_case
 from mambamed.jobs.record import Record
 from mambamed.jobs.stream import Abandoned, Stream, abandoned_on_error
+from mambamed.memory import case_too_large
 from mambamed.progress import Progress
 from mambamed.volumes.ensemble import Ensemble
 
@@ -70,7 +71,7 @@ def run_cases(
                 continue
             stream: Stream[Any] = Stream(_PARTS_WAITING)
             streams[:] = [stream]
-            with stream.filled():
+            with stream.filled(), case_too_large():
                 finishing = finisher.submit(_finish, answer, ready, stream, record, progress, executor)
                 for part in answer.work(ready, ensemble, progress):
                     stream.put(part)
@@ -92,12 +93,11 @@ def _finish(
 ) -> None:
     began = time.monotonic()
     try:
-        results = _written(answer, ready, parts, record.place.path, executor)
+        with case_too_large():
+            results = _written(answer, ready, parts, record.place.path, executor)
         record.done(ready.case, ready.seconds + time.monotonic() - began, ready.warnings, results)
     except CaseError as error:
         record.failed(ready.case, error)
-    except MemoryError:
-        record.failed(ready.case, CaseError(TOO_LARGE))
     except Abandoned:
         return
     finally:

@@ -16,11 +16,11 @@ from mambamed.cases import Case
 from mambamed.documents.plan import Plan
 from mambamed.errors import CaseError
 from mambamed.io.images import Image, ImageHeader, doubt_about, read_image
+from mambamed.memory import case_too_large
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.prepare_image import prepare_image
 
 log = logging.getLogger("mambamed")
-TOO_LARGE = "needs more memory than is free; free some, or cut the image"
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,10 @@ def read_case(case: Case, plan: Plan, keep_images: bool) -> Ready:
     """
     if case.fault:
         raise CaseError(case.fault.removeprefix(f"{case.id}: "))
-    try:
-        return _read_case(case, plan, keep_images)
-    except MemoryError as error:
-        raise CaseError(TOO_LARGE) from error
+    return _read_case(case, plan, keep_images)
 
 
+@case_too_large()
 def _read_case(case: Case, plan: Plan, keep_images: bool) -> Ready:
     began = time.monotonic()
     with _collected_warnings() as warnings:

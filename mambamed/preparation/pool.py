@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from mambamed.cases import Case
 from mambamed.errors import CaseError
+from mambamed.memory import case_too_large, free_memory_bytes
 from mambamed.progress import Progress
 from mambamed.terminal import guard_streams
 
@@ -57,9 +58,11 @@ def over_cases(
         for each in died:
             (answer,) = (answer for _, answer in _in_processes(work, deque([each]), 1, progress))
             if isinstance(answer, BrokenProcessPool):
+                free = free_memory_bytes()
+                lack = "" if free is None else f" ({free / 2**30:.1f} GiB are free)"
                 answer = CaseError(
-                    f"{each[0].id}: its process was killed twice, possibly for lack of memory. "
-                    "Use fewer --workers or leave the case out."
+                    f"{each[0].id}: its process was killed twice, possibly for lack of memory{lack}. "
+                    "Use --workers 1 or leave the case out."
                 )
             else:
                 progress.say(f"{each[0].id}: its process was killed; the second attempt succeeded")
@@ -77,7 +80,8 @@ def _here(
 
 def _attempt(work: Callable[..., Answer], arguments: tuple[Any, ...]) -> Answer | CaseError:
     try:
-        return work(*arguments)
+        with case_too_large(f"{arguments[0].id}: "):
+            return work(*arguments)
     except CaseError as error:
         return error
 

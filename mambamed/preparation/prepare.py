@@ -19,6 +19,7 @@ from mambamed.documents.splits import Splits
 from mambamed.errors import CaseError, DatasetError, RecipeError
 from mambamed.io.atomic import flush_all
 from mambamed.io.lock import folder_lock
+from mambamed.memory import memory_bytes
 from mambamed.preparation.contact_sheet import write_index
 from mambamed.preparation.examine import Examined, bytes_needed, examine, summary_of
 from mambamed.preparation.examine_answers import faults_of_classes
@@ -27,7 +28,7 @@ from mambamed.preparation.planning import make_plan
 from mambamed.preparation.pool import cores, over_cases
 from mambamed.preparation.reading import FixGeometry
 from mambamed.preparation.splits import Fold, Member, groups_of, make_splits
-from mambamed.preparation.store import FORMAT, memory_bytes
+from mambamed.preparation.store import FORMAT
 from mambamed.preparation.store_case import store_case
 from mambamed.progress import Progress, Silence
 from mambamed.recipe import Recipe, Split, shipped_recipes

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from mambamed.documents.prepared import CaseEntry, CaseRecord, PreparedIndex, ch
 from mambamed.documents.splits import Splits
 from mambamed.errors import DatasetError
 from mambamed.geometry import world_to_voxel
+from mambamed.memory import is_out_of_memory, memory_bytes
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.splits import Fold, Member, groups_of
 
@@ -263,6 +263,8 @@ def read_array(path: Path, box: Box | None = None) -> NDArray:
         # No "...": it makes blosc2 ask a slow library what is meant.
         return stored[(*(slice(None) for _ in stored.shape[:-3]), *_slices(box, stored.shape[-3:]))]
     except (OSError, RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise DatasetError(f"{path}: cannot be read ({error}). Prepare the dataset again.") from error
 
 
@@ -283,16 +285,6 @@ def read_foreground(path: Path) -> NDArray:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DatasetError(f"{path}: cannot be read ({error}). Prepare the dataset again.") from error
-
-
-def memory_bytes() -> int:
-    """Memory of this machine, as far as this process may use it."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 << 30
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        limit = Path(name)
-        if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-            total = min(total, int(text))
-    return total
 
 
 def _even(size: int, largest: int) -> int:

@@ -228,7 +228,7 @@ def _numba() -> list[Check]:
 
 
 def _memory() -> list[Check]:
-    from mambamed.preparation.store import memory_bytes
+    from mambamed.memory import memory_bytes
 
     total = memory_bytes() / _GIB
     if total < _MEMORY_GIB:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from mambamed.batches.loader import Batch
-from mambamed.errors import RecipeError
+from mambamed.errors import RecipeError, RunError
+from mambamed.memory import free_memory_bytes, is_out_of_memory, shortage
 from mambamed.networks.cost import network_cost, step_gflops
-from mambamed.preparation.store import memory_bytes
 from mambamed.runs.device import autocast, peak_memory
 from mambamed.runs.folder import Run
 from mambamed.runs.model import input_channels, make_network
@@ -114,6 +115,26 @@ def within_memory(run: Run, place: Workplace) -> tuple[Run, str | None]:
     )
 
 
+@contextmanager
+def shortage_named(run: Run) -> Iterator[None]:
+    """Within the block, exhausted memory is one line with what a step takes and what to change.
+
+    Raises:
+        RunError: memory was exhausted.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        patches = f"{run.plan.batch_size} patches of {'x'.join(map(str, run.plan.patch_size))}"
+        raise RunError(
+            f"recipe {run.recipe.name}: the training {shortage(error)}. A step of {patches} takes about "
+            f"{_step_gib(run):.1f} GiB. Use a smaller training.patch_size or training.batch_size, --fit auto "
+            "or network.gradient_checkpointing=true."
+        ) from error
+
+
 def _step_gib(run: Run) -> float:
     channels = input_channels(run.recipe, run.manifest)
     return network_cost(
@@ -124,16 +145,6 @@ def _step_gib(run: Run) -> float:
 def _without_numbers(run: Run) -> nn.Module:
     with torch.device("meta"):
         return make_network(run.recipe, run.manifest)
-
-
-def free_memory_bytes() -> int | None:
-    """Memory that a process of this machine can take now; None where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    found = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    return min(found[0] * 1024, memory_bytes()) if found else None
 
 
 def parameters_by_part(network: nn.Module) -> dict[str, int]:

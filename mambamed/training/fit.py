@@ -17,9 +17,9 @@ import torch
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan, Triple
 from mambamed.errors import RecipeError
+from mambamed.memory import is_out_of_memory, memory_bytes
 from mambamed.networks import options_of
 from mambamed.networks.cost import network_cost
-from mambamed.preparation.store import memory_bytes
 from mambamed.progress import Progress
 from mambamed.recipe import Recipe
 from mambamed.runs.model import input_channels, make_network
@@ -164,7 +164,9 @@ def _on_cuda(recipe: Recipe, manifest: DatasetManifest, patch: Triple, batch: in
         torch.autograd.backward(depths, [torch.zeros_like(depth) for depth in depths])
         moments = 2 * sum(p.nbytes for p in network.parameters())
         return (torch.cuda.max_memory_reserved(place.device) - before + moments) / _GIB
-    except torch.cuda.OutOfMemoryError:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         return float("inf")
     finally:
         network = image = outputs = depths = None

@@ -18,7 +18,7 @@ from mambamed.runs.folder import Run, create_run, planned_run
 from mambamed.runs.workplace import Workplace, choose_workplace
 from mambamed.training.commands import predict_command, resume_command
 from mambamed.training.deterministic import deterministic as made_deterministic
-from mambamed.training.dry_run import DryRun, take_one_step, within_memory
+from mambamed.training.dry_run import DryRun, shortage_named, take_one_step, within_memory
 from mambamed.training.fit import device_memory, fit_recipe
 from mambamed.training.imagined import ImaginedDataset
 from mambamed.training.ranks import join_ranks
@@ -92,7 +92,7 @@ def train(
     Raises:
         RecipeError: recipe, options and dataset do not fit together.
         ModelError: a checkpoint cannot be used.
-        RunError: the folder is in use, the disk full, or the loss stays non-finite.
+        RunError: the folder is in use, the disk or memory full, or the loss stays non-finite.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, the state saved.
     """
     progress = progress or Silence()
@@ -136,7 +136,7 @@ def train(
         budget = None
         if deadline is not None:
             budget = (deadline - time.monotonic()) / (len(folds) - place_in_line)
-        with made_deterministic(deterministic):
+        with made_deterministic(deterministic), shortage_named(run):
             session = Session(run, dataset, index, place, progress, ranks)
             summary, fold_faults = session.train(options, budget, reasons)
         summaries.append(summary)
@@ -185,9 +185,10 @@ def _one_step(run: Run, dataset: PreparedDataset, fold: int, place: Workplace, p
     run, lack = within_memory(run, place)
     if lack:
         progress.say(lack)
-    session = Session(run, dataset, fold, place, progress)
-    state, batch = session.fresh_state(), session.first_batch()
-    return take_one_step(state, session.task, batch, place, run)
+    with shortage_named(run):
+        session = Session(run, dataset, fold, place, progress)
+        state, batch = session.fresh_state(), session.first_batch()
+        return take_one_step(state, session.task, batch, place, run)
 
 
 def chosen_folds(fold: int | str, count: int, dataset: Path) -> list[int]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mambamed.errors import RunError
+from mambamed.memory import is_out_of_memory, shortage
 from mambamed.runs.device import autocast
-from mambamed.volumes.memory import is_out_of_memory
 
 _CACHED_BYTES = 2**28  # the largest result that is kept for windows whose voxels are all equal
 
@@ -83,17 +83,19 @@ class ForwardPass:
 
     def _in_batches(self, patches: Sequence[Tensor]) -> list[Tensor]:
         results: list[Tensor] = []
+        reduced = False
         while len(results) < len(patches):
             batch = patches[len(results) : len(results) + self.batch_size]
             try:
                 with torch.inference_mode():
                     results += list(self._mean(self._stacked(batch)))
                 continue
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
+            except Exception as error:
+                if not is_out_of_memory(error, after=reduced):
                     raise
+                lack, reduced = shortage(error), True
             # Outside the handler, for the error holds the activations that are to be freed.
-            self._reduce_memory()
+            self._reduce_memory(lack)
         return results
 
     def _stacked(self, batch: Sequence[Tensor]) -> Tensor:
@@ -131,7 +133,7 @@ class ForwardPass:
             return torch.stack(pooled).mean(0)
         return total if passes == 1 else total.div_(passes)
 
-    def _reduce_memory(self) -> None:
+    def _reduce_memory(self, lack: str) -> None:
         if self.batch_size > 1:
             self.batch_size //= 2
             self._on_message(f"{self._device}: out of memory; now {self.batch_size} windows per pass")
@@ -139,7 +141,7 @@ class ForwardPass:
             self._on_message(f"{self._device}: out of memory; the windows are now summed on the CPU")
         else:
             remedy = "Free some." if self._device.type == "cpu" else "Use --device cpu, or free the device."
-            raise RunError(f"{self._device}: out of memory with a single window. {remedy}")
+            raise RunError(f"{self._device}: out of memory: a single window {lack}. {remedy}")
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mambamed.errors import CaseError
-from mambamed.volumes.memory import check_ram, is_out_of_memory
+from mambamed.memory import check_ram, is_out_of_memory
 from mambamed.volumes.sum_kernels import Profiles, add_window, take_planes
 
 SLAB_BYTES = 2**24  # what one slab holds at most, unless a single plane is larger

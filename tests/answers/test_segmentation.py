@@ -138,7 +138,7 @@ def test_a_case_that_memory_does_not_hold_is_named_and_the_rest_is_done(
     monkeypatch.setattr(read_case, "prepare_image", sometimes)
     summary = go(run, images, tmp_path / "out")
     assert summary.cases == ("case_0", "case_2")
-    assert summary.faults[0].startswith("case_1: needs more memory than is free")
+    assert summary.faults[0].startswith("case_1: needs 90.0 GiB more memory")
 
 
 def test_a_case_with_a_channel_too_many_is_told_and_the_others_go_on(run, images, tmp_path) -> None:

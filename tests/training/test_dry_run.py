@@ -1,11 +1,19 @@
 """What a dry run says before it takes its step."""
 
-import pytest
+from pathlib import Path
 
-from mambamed.errors import RecipeError
+import pytest
+import torch
+
+from mambamed import memory
+from mambamed.errors import RecipeError, RunError
 from mambamed.progress import Silence
 from mambamed.recipe import load_recipe
+from mambamed.runs.folder import planned_run
 from mambamed.training import dry_run, train
+from mambamed.training.imagined import ImaginedDataset
+from tests.exhausted import ERRORS, every_library, fails
+from tests.training.small_run import small_recipe
 
 
 class Heard(Silence):
@@ -52,5 +60,27 @@ def test_a_step_of_which_not_one_patch_fits_is_refused_before_it_is_taken(monkey
 
 
 def test_free_memory_is_some_of_this_machines() -> None:
-    free = dry_run.free_memory_bytes()
-    assert free is None or 2**20 < free <= dry_run.memory_bytes()
+    free = memory.free_memory_bytes()
+    assert free is None or 2**20 < free <= memory.memory_bytes()
+
+
+@every_library
+def test_exhausted_memory_names_what_a_step_takes_and_what_to_change(error, words, recipe) -> None:
+    dataset = ImaginedDataset(recipe)
+    run = planned_run(recipe, dataset.plan, dataset.manifest, Path("run"))
+    with pytest.raises(RunError) as raised, dry_run.shortage_named(run):
+        raise error
+    line = str(raised.value)
+    assert words in line and "2 patches of 64x64x64 takes about 0.3 GiB. Use a smaller training" in line
+
+
+@pytest.mark.parametrize(
+    ("one_step", "library"), [(True, "torch CPU"), (False, "cuDNN")], ids=["dry run", "training"]
+)
+def test_a_training_that_exhausts_the_memory_ends_in_that_line(
+    one_step, library, prepared, tmp_path, monkeypatch
+) -> None:
+    error, _ = ERRORS[library]
+    monkeypatch.setattr(torch.Tensor, "backward", fails(error))
+    with pytest.raises(RunError, match=r"recipe small: the training needs.* A step of 2 patches"):
+        train(small_recipe(), prepared=prepared, output=tmp_path / "run", device="cpu", dry_run=one_step)

@@ -166,7 +166,7 @@ def test_too_little_memory_makes_the_batch_smaller_and_is_told_once() -> None:
     assert sum(len(slab.planes) for slab in slabs) == 8
     assert network.batches == [2, 2, 2, 2]
     assert said == [f"cpu: out of memory; now {n} windows per pass" for n in (4, 2)]
-    with pytest.raises(RunError, match="out of memory with a single window"):
+    with pytest.raises(RunError, match="out of memory: a single window needs"):
         list(window_slabs([Counting(room=0)], image, windows, device=CPU))
 
 

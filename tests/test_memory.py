@@ -1,5 +1,6 @@
-"""`--max-ram`: what fits is done within it, what does not is refused for that case alone."""
+"""`--max-ram`, and memory that runs out: what fits is done, what does not is refused for that case alone."""
 
+import errno
 import subprocess
 import sys
 
@@ -9,9 +10,16 @@ from torch import nn
 
 from mambamed.api import predict
 from mambamed.errors import CaseError, RecipeError
-from mambamed.volumes.memory import resident_bytes
+from mambamed.jobs import read_case
+from mambamed.memory import is_out_of_memory, resident_bytes, shortage
+from mambamed.preparation import store_case
+from mambamed.preparation.store import PreparedDataset
+from mambamed.volumes.ensemble import Ensemble
 from mambamed.volumes.sliding_window import Windows, slab_axis, window_slabs
 from tests.answers.stubs import stub_run, write_blobs
+from tests.exhausted import ERRORS, every_library, fails
+from tests.faults.in_process import call
+from tests.faults.small_jobs import QUICK, classify_job, landmarks_job, predict_job, prepare_job
 
 WHOLE_BODY = """
 import resource, sys
@@ -96,3 +104,87 @@ def test_predict_takes_the_bound_and_names_the_case_that_passes_it(tmp_path) -> 
     assert predict([run.root], tmp_path / "images", tmp_path / "out", max_ram="64G", **asked).faults == ()
     with pytest.raises(RecipeError, match="--max-vram: the device is cpu"):
         predict([run.root], tmp_path / "images", tmp_path / "out", max_vram="1G", **asked)
+
+
+@every_library
+def test_exhausted_memory_is_recognized_and_says_what_is_known(error, words) -> None:
+    assert is_out_of_memory(error)
+    assert words in shortage(error) and "\n" not in shortage(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Sizes of tensors must match except in dimension 1"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if ..."),
+        OSError(errno.ENOSPC, "No space left on device"),
+        CaseError("a.nii.gz: not enough memory"),
+        ValueError("out of memory"),
+    ],
+)
+def test_another_error_is_not_taken_for_it(error) -> None:
+    assert not is_out_of_memory(error)
+
+
+@every_library
+def test_a_case_that_exhausts_the_memory_is_a_fault_and_the_others_are_done(
+    error, words, tmp_path, monkeypatch
+) -> None:
+    run = stub_run(tmp_path / "run", patch_size=(8, 8, 8))
+    write_blobs(tmp_path / "images", 3)
+    slabs, asked = Ensemble.slabs, []
+
+    def second_fails(*arguments, **options):
+        asked.append(1)
+        if len(asked) == 2:
+            raise error
+        return slabs(*arguments, **options)
+
+    monkeypatch.setattr(Ensemble, "slabs", second_fails)
+    done = call("predict", run.root, tmp_path / "images", "-o", tmp_path / "out", *QUICK, "--tta", "none")
+    assert done.code == 3 and words in done.line_with("case_1", "memory")
+    assert "crop the image" in done.line_with("case_1", "memory")
+    masks = {path.name for path in (tmp_path / "out").glob("*.nii.gz")}
+    assert masks == {"case_0.nii.gz", "case_2.nii.gz"}
+
+
+@pytest.mark.parametrize("job", [predict_job, landmarks_job, classify_job])
+@pytest.mark.parametrize("stage", ["reading", "computing"])
+def test_so_it_is_in_every_verb_and_at_every_stage(job, stage, tmp_path, monkeypatch) -> None:
+    error, words = ERRORS["torch CPU"]
+    place, name = (read_case, "prepare_image") if stage == "reading" else (torch, "from_numpy")
+    whole, asked = getattr(place, name), []
+
+    def first_fails(*arguments, **options):
+        asked.append(1)
+        if len(asked) == 1:
+            raise error
+        return whole(*arguments, **options)
+
+    arguments, out = job(tmp_path), tmp_path / ("out.csv" if job is classify_job else "out")
+    monkeypatch.setattr(place, name, first_fails)
+    done = call(*arguments, "-o", out)
+    assert done.code == 3 and words in done.line_with("case_0", "memory")
+
+
+@every_library
+def test_prepare_names_the_case_and_goes_on_without_it(error, words, tmp_path, monkeypatch) -> None:
+    prepared, asked = store_case.prepare_image, []
+
+    def second_fails(*arguments, **options):
+        asked.append(1)
+        if len(asked) == 2:
+            raise error
+        return prepared(*arguments, **options)
+
+    monkeypatch.setattr(store_case, "prepare_image", second_fails)
+    done = call(*prepare_job(tmp_path), "-o", tmp_path / "out")
+    assert done.code == 3 and words in done.line_with("c1: ", "memory")
+    assert PreparedDataset.open(tmp_path / "out").case_ids == ["c0", "c2"]
+
+
+@every_library
+def test_any_other_command_ends_in_one_line(error, words, monkeypatch) -> None:
+    monkeypatch.setattr("mambamed.recipe.load_recipe", fails(error))
+    done = call("recipes", "show", "hippocampus_nnunet")
+    assert done.code == 1 and words in done.line_with("out of memory: ")
