@@ -80,7 +80,7 @@ def shortage(error: BaseException) -> str:
         return f"needs more memory than {'is free' if free is None else f'the {_gib(free)} that are free'}"
     found = _ARRAY.search(text)
     array = f" for an array of {found[1].replace(', ', 'x').strip(',')}" if found else ""
-    least = "" if free is None else f", and {_gib(free)} are free"
+    least = "" if free is None else f", and {_gib(free)} are free{'' if _FREE.search(text) else ' now'}"
     return f"needs {_gib(_bytes_of(*asked.groups()))} more memory{array}{least}"
 
 
@@ -126,7 +126,14 @@ def free_memory_bytes() -> int | None:
     except OSError:
         return None
     found = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    return min(found[0] * 1024, memory_bytes()) if found else None
+    if not found:
+        return None
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)  # ulimit -v
+    own = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    left = found[0] * 1024 if limit == resource.RLIM_INFINITY else min(found[0] * 1024, max(limit - own, 0))
+    return min(left, memory_bytes())
 
 
 def resident_bytes() -> int:

@@ -148,6 +148,21 @@ def test_a_case_that_exhausts_the_memory_is_a_fault_and_the_others_are_done(
     assert masks == {"case_0.nii.gz", "case_2.nii.gz"}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the limit is not known")
+def test_a_limit_of_the_shell_is_what_is_free() -> None:
+    """`ulimit -v`, as batch systems set it."""
+    code = (
+        "import resource\n"
+        "from pathlib import Path\n"
+        "from mambamed.memory import free_memory_bytes\n"
+        "held = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (held + 2**27, resource.RLIM_INFINITY))\n"
+        "print(free_memory_bytes())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 2**26 < int(done.stdout) <= 2**27
+
+
 @pytest.mark.parametrize("job", [predict_job, landmarks_job, classify_job])
 @pytest.mark.parametrize("stage", ["reading", "computing"])
 def test_so_it_is_in_every_verb_and_at_every_stage(job, stage, tmp_path, monkeypatch) -> None:
