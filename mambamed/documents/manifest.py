@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from mambamed.cases import BACKGROUND, IGNORE, Case
-from mambamed.documents.base import Count, Document, fault_lines
+from mambamed.documents.base import Document, fault_lines
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.recipe import Recipe
 from mambamed.recipe.schema import ChannelKind
@@ -46,7 +46,7 @@ class DatasetManifest(Document):
     """The dataset's name, for people."""
     channels: dict[Name, ChannelKind]
     """Channel name -> kind of intensity: "ct" (Hounsfield units) or "mri" (arbitrary units)."""
-    labels: dict[Name, Count] = Field(default_factory=dict)
+    labels: dict[Name, Annotated[int, Field(ge=0, le=65535)]] = Field(default_factory=dict)
     """Label name -> integer class; holds "background": 0 if there are labels at all."""
     regions: dict[Name, Annotated[tuple[int, ...], Field(min_length=1)]] = Field(default_factory=dict)
     """Region name -> the labels it unites; may overlap ("WT": (1, 2, 3)). Empty: labels exclude each other

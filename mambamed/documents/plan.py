@@ -5,20 +5,25 @@ from __future__ import annotations
 import math
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
-from mambamed.documents.base import Document, Finite, Model, NotNegative, Positive, Size
+from mambamed.documents.base import Document, Model, Positive, Size
 from mambamed.recipe.schema import Crop
 
 _MOST_VOXELS = 2**30  # of a patch: more than any device holds of a network's activations
+_LONGEST_SIDE = 2**12  # images are padded to the patch
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
+Intensity = Annotated[float, Field(ge=-1e15, le=1e15)]  # far from the end of float32
 
 
 def _not_too_large(patch: Triple) -> Triple:
-    if math.prod(patch) > _MOST_VOXELS:
-        raise ValueError(f"expected at most {_MOST_VOXELS} voxels, got {' x '.join(map(str, patch))}")
+    if math.prod(patch) > _MOST_VOXELS or max(patch) > _LONGEST_SIDE:
+        raise ValueError(
+            f"expected at most {_MOST_VOXELS} voxels, and {_LONGEST_SIDE} along an axis, got "
+            f"{' x '.join(map(str, patch))}"
+        )
     return patch
 
 
@@ -36,10 +41,16 @@ class Ct(Model):
     """Clip to `[low, high]`, subtract `mean`, divide by `std`: measured on the training cases' foreground."""
 
     scheme: Literal["ct"] = "ct"
-    mean: Finite
-    std: NotNegative
-    low: Finite
-    high: Finite
+    mean: Intensity
+    std: Annotated[float, Field(ge=0, le=1e15)]
+    low: Intensity
+    high: Intensity
+
+    @model_validator(mode="after")
+    def _range_rises(self) -> Ct:
+        if self.low > self.high:
+            raise ValueError(f"low: expected at most high, {self.high:g}, got {self.low:g}")
+        return self
 
 
 class ZScore(_WithoutNumbers):

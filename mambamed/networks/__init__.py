@@ -54,6 +54,9 @@ NETWORKS = {
     "vit": "mambamed.networks.baselines:ViT",
 }
 
+_LARGEST = 2**20  # of any number in an option
+_LARGEST_DIVISOR = 2**12
+
 # Options that every network accepts; one without a scan or depths has nothing to turn off.
 _LACKED: dict[str, object] = {"mixer": "none", "deep_supervision": False}
 
@@ -80,13 +83,23 @@ def build_network(name: str, in_channels: int, out_channels: int, **options: Any
             raise RecipeError(
                 f"network.{option}: unknown option of {name}{hint} Known options: {', '.join(known)}."
             )
+    parameters = inspect.signature(network).parameters
+    for option, value in options.items():
+        if fact := _fault_of(value, parameters[option].default):
+            raise RecipeError(f"network.{option}: {fact}. Correct the value.")
     try:
-        return network(in_channels, out_channels, **options)
+        built = network(in_channels, out_channels, **options)
     except MambamedError:
         raise
     except Exception as error:  # the options are a file's: whatever they break is its fault
         fact = str(error).partition("\n")[0][:300]
         raise RecipeError(f"network: {name} cannot be built with {options}: {fact}") from error
+    if max(getattr(built, "divisor", (1,))) > _LARGEST_DIVISOR:
+        raise RecipeError(
+            f"network.strides: images would be padded to multiples of {built.divisor} voxels, expected at "
+            f"most {_LARGEST_DIVISOR}. Correct the strides."
+        )
+    return built
 
 
 def options_of(name: str) -> list[str]:
@@ -105,6 +118,20 @@ def network_class(name: str) -> Any:
         raise RecipeError(f"network.name: unknown network {name!r}{hint} See docs/networks.md.")
     module, _, attribute = NETWORKS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def _fault_of(value: Any, default: Any) -> str:
+    """What is wrong with the numbers of an option.
+
+    None is negative; in a list, or where the default is a whole number above 0, no whole number is 0.
+    """
+    if isinstance(value, list | tuple):
+        return next((fault for item in value if (fault := _fault_of(item, 1))), "")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    counts = isinstance(value, int) and isinstance(default, int) and default > 0 and default is not True
+    least = 1 if counts else 0
+    return "" if least <= value <= _LARGEST else f"expected {least} to {_LARGEST}, got {value}"
 
 
 def _hint(word: str, known: Any) -> str:

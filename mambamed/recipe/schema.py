@@ -101,7 +101,7 @@ class Dataset(Section):
     classes: tuple[str, ...] | None = None
     """Names of the classes, in the order of the network's outputs; of two, the second is the positive one. If
     it lists only some classes of the dataset, cases of other classes are ignored."""
-    covariates: dict[str, Literal["number"] | tuple[str, ...]] = {}
+    covariates: dict[str, Literal["number"] | Annotated[tuple[str, ...], Field(min_length=1)]] = {}
     """Classification: further inputs of the network, given per case: name -> "number", or the list of allowed
     values, e.g. {age: number, sex: [F, M]}."""
     split: Split = Split()

@@ -11,9 +11,10 @@ RUN/ recipe.yaml     the recipe, every default filled in     plan.json   the pla
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,8 @@ class Run:
         try:
             recipe = parse_recipe_of_run(read_text(recipe_file), str(recipe_file))
         except RecipeError as error:
-            raise ModelError(f"{error}. Use the version of mambamed that wrote the run.") from error
+            line = str(error).rstrip(".")
+            raise ModelError(f"{line}. Use the version of mambamed that wrote the run.") from error
         except DatasetError as error:
             raise ModelError(str(error)) from error
         try:
@@ -78,6 +80,7 @@ class Run:
             raise ModelError(str(error)) from error
         check_channels(plan, manifest, plan_file, ModelError)
         _check_answers(recipe, manifest, manifest_file)
+        _check_names(recipe, manifest, recipe_file)
         return cls(root, recipe, plan, manifest, members)
 
     @cached_property
@@ -249,6 +252,24 @@ def _check_answers(recipe: Recipe, manifest: DatasetManifest, path: Source) -> N
     if len(found) < least:
         fact = f"expected at least {least} for the task {recipe.task}, got {len(found)}"
         raise ModelError(f"{path}: {key}: {fact}. Copy the run again.")
+
+
+def _check_names(recipe: Recipe, manifest: DatasetManifest, path: Source) -> None:
+    """Check that what the recipe postprocesses or pairs is predicted.
+
+    Raises:
+        ModelError: a name is unknown.
+    """
+    named: dict[str, tuple[Iterable[str], Iterable[str]]] = {}
+    if recipe.task == "segmentation":
+        for key, names in recipe.inference.postprocess:
+            named[f"inference.postprocess.{key}"] = names, manifest.foreground
+    if recipe.task == "landmarks":
+        named["dataset.landmark_pairs"] = chain(*recipe.dataset.landmark_pairs), manifest.landmarks
+    for key, (names, known) in named.items():
+        if unknown := [name for name in names if name not in known]:
+            fact = f"{shortened(unknown[0])} is not predicted; expected one of {', '.join(known)}"
+            raise ModelError(f"{path}: {key}: {fact}. Correct the name.")
 
 
 def _source(root: Path, members: Mapping[str, Member] | None, name: str) -> Source | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mambamed.documents.manifest import DatasetManifest
-from mambamed.errors import ModelError
+from mambamed.errors import ModelError, RecipeError
 from mambamed.io.members import Source
 from mambamed.networks import build_network
 from mambamed.recipe import Recipe
@@ -92,7 +92,10 @@ def load_network(
     path = run.weights(fold, checkpoint)
     content = read_checkpoint(path, parts=("network", "ema"))
     weights = content.part("ema") or content.part("network")
-    with _NoLargerThan(weights, path):
-        network = make_network(run.recipe, run.manifest)
+    try:
+        with _NoLargerThan(weights, path):
+            network = make_network(run.recipe, run.manifest)
+    except RecipeError as error:
+        raise ModelError(f"{run.find('recipe.yaml') or run.root}: {error}") from error
     load_weights(network, weights, path)
     return network.to(device).eval().requires_grad_(False)

@@ -46,7 +46,19 @@ def test_a_plan_of_0_1_0_is_read_and_written_back_with_its_format(tmp_path) -> N
             {"normalization": [{"scheme": "ct", "mean": 0.0, "std": 1.0, "low": 0.0}]},
             "normalization.0.ct.high: missing.",
         ),
-        ({"patch_size": [2048, 2048, 2048]}, "patch_size: expected at most 1073741824 voxels, got 2048 x"),
+        (
+            {"normalization": [{"scheme": "ct", "mean": 0.0, "std": 1.0, "low": 5.0, "high": 1.0}]},
+            "normalization.0.ct: low: expected at most high, 1, got 5.",
+        ),
+        (
+            {"normalization": [{"scheme": "ct", "mean": 1e300, "std": 1.0, "low": 0.0, "high": 1.0}]},
+            "normalization.0.ct.mean: expected less than or equal to 1000000000000",
+        ),
+        ({"patch_size": [2048, 2048, 2048]}, "patch_size: expected at most 1073741824 voxels, and "),
+        (
+            {"patch_size": [1, 1, 8192]},
+            "patch_size: expected at most 1073741824 voxels, and 4096 along an axis, g",
+        ),
         ({"patch_size": [32, 0, 48]}, "patch_size.1: expected greater than or equal to 1, got 0."),
         ({"spacing_mm": [1.0, 1.0, -1.0]}, "spacing_mm.2: expected greater than 0, got -1.0."),
         ({"batch_size": "2"}, "batch_size: expected a valid integer, got '2'."),

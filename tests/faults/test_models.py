@@ -239,7 +239,13 @@ def test_a_newer_format_is_named(run, tmp_path) -> None:
     refused(predict(run.root, tmp_path), "format: expected at most 1, got 999", "newer")
 
 
-@pytest.mark.parametrize("channels", [10**9, 200_000])
+def test_a_size_that_no_network_has_names_the_recipe_of_the_run(run, tmp_path) -> None:
+    text = (run.root / "recipe.yaml").read_text()
+    (run.root / "recipe.yaml").write_text(text.replace("channels: 4", "channels: 1000000000"))
+    refused(predict(run.root, tmp_path), f"{run.root / 'recipe.yaml'}: network.channels: expected 1 to")
+
+
+@pytest.mark.parametrize("channels", [1_000_000, 200_000])
 def test_a_recipe_that_asks_for_a_network_beyond_all_memory_is_refused_by_its_weights(
     run, tmp_path, channels
 ) -> None:
