@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from typer import Argument, Option
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from mambamed.converters import CONVERTERS
 from mambamed.errors import RecipeError
@@ -56,107 +54,61 @@ Protocol = Literal[
     "nnunet",
 ]
 
-# Options that several commands share.
-Models = Annotated[list[Path], Argument(help="Run folder or exported model file; several form an ensemble.")]
-Input = Annotated[Path, Argument(help="Image, folder of images or DICOM series, or a list of cases.")]
-Folds = Annotated[str, Option(help="Folds to average: all trained folds, or a list, e.g. 0,2.")]
-Checkpoint = Annotated[Literal["best", "last"], Option(help="Checkpoint to use from each fold.")]
-Overlap = Annotated[
-    float | None,
-    Option(help="Sliding-window overlap, as a fraction of the window size (default: from the recipe)."),
-]
-Tta = Annotated[
-    Literal["mirror", "none"] | None,
-    Option(
-        help="Test-time augmentation: average over mirrored copies of the image (default: from the recipe)."
-    ),
-]
-Device = Annotated[
-    Literal["auto", "cpu", "cuda", "mps"], Option(help="Device to compute on; auto prefers a GPU.")
-]
-Precision = Annotated[
-    Literal["auto", "bf16", "fp16", "fp32"] | None, Option(help="Numeric precision; overrides the recipe.")
-]
-Shard = Annotated[
-    str | None,
-    Option(help="Process only one of N parts of the cases, e.g. 1/4 (default: the torchrun or SLURM rank)."),
-]
-MaxRam = Annotated[str | None, Option(help="Maximum memory to use, e.g. 6G.")]
-MaxVram = Annotated[str | None, Option(help="Maximum GPU memory to use, e.g. 6G.")]
-Resume = Annotated[bool, Option("--resume", help="Skip cases that are already done.")]
-Overwrite = Annotated[
-    bool, Option("--overwrite", help="Process every case again and replace existing results.")
-]
-Preview = Annotated[bool, Option("--preview", help="Also write a preview picture of every case.")]
+Checkpoint = Literal["best", "last"]
+Tta = Literal["mirror", "none"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+_Kind = TypeVar("_Kind")
 
 
 def prepare(
-    source: Annotated[
-        Path, Argument(help="Dataset folder as downloaded, or a list of cases (CSV, TSV or JSON).")
-    ],
-    output: Annotated[
-        Path | None, Option("-o", "--output", help="Output folder (default: prepared/<source>).")
-    ] = None,
-    format: Annotated[Format, Option(help="Layout of SOURCE; auto detects it.")] = "auto",
-    class_column: Annotated[
-        str | None, Option(help="Column with the class of each case, in the case list or participants.tsv.")
-    ] = None,
-    recipe: Annotated[
-        str | None, Option(help="Recipe whose dataset and preprocess sections are used.")
-    ] = None,
-    spacing: Annotated[
-        str | None,
-        Option(help="Voxel spacing: median, keep, or x,y,z in mm (default: from the recipe, else median)."),
-    ] = None,
-    folds: Annotated[int | None, Option(help="Number of cross-validation folds (default: 5).")] = None,
-    split: Annotated[
-        str | None,
-        Option(help="Use a single train/validation/test split instead of cross-validation, e.g. 7:1:2."),
-    ] = None,
-    splits: Annotated[
-        Path | None,
-        Option(help="JSON file with custom splits, in the format of nnU-Net's splits_final.json."),
-    ] = None,
-    group_by: Annotated[
-        str | None,
-        Option(
-            help="Keep cases with the same value on the same side of every split: subject (default), case, "
-            "or a column name."
-        ),
-    ] = None,
-    stratify: Annotated[
-        str | None, Option(help="Balance this attribute across the splits: class, labels, or a column name.")
-    ] = None,
-    test_cases: Annotated[
-        str | None,
-        Option(help="Fixed test set: case ids separated by commas, or a text file with one id per line."),
-    ] = None,
-    seed: Annotated[
-        int | None, Option(help="Random seed for the split (default: 12345, the same as nnU-Net).")
-    ] = None,
-    fix_geometry: Annotated[
-        FixGeometry,
-        Option(
-            help="How to handle channels and labels whose grid differs from the first channel: report "
-            "an error (none), reorder axes, or resample."
-        ),
-    ] = "none",
-    qc: Annotated[bool, Option(help="Write a quality-control picture of every case to qc/.")] = True,
-    workers: Annotated[
-        int, Option(help="Number of processes; 0 = one per CPU core, as far as --max-ram allows.")
-    ] = 0,
-    max_ram: Annotated[str | None, Option(help="Maximum memory of all processes together, e.g. 8G.")] = None,
-    check_only: Annotated[
-        bool, Option("--check-only", help="Only check the dataset and report its faults; write nothing.")
-    ] = False,
-    skip_faulty: Annotated[
-        bool, Option("--skip-faulty", help="Skip faulty cases instead of stopping.")
-    ] = False,
+    source: Path,
+    output: Path | None = None,
+    format: Format = "auto",
+    class_column: str | None = None,
+    recipe: str | None = None,
+    spacing: str | None = None,
+    folds: int | None = None,
+    split: str | None = None,
+    splits: Path | None = None,
+    group_by: str | None = None,
+    stratify: str | None = None,
+    test_cases: str | None = None,
+    seed: int | None = None,
+    fix_geometry: FixGeometry = "none",
+    qc: bool = True,
+    workers: int = 0,
+    max_ram: str | None = None,
+    check_only: bool = False,
+    skip_faulty: bool = False,
     progress: Progress | None = None,
 ) -> PreparedSummary:
     """Prepare a dataset for training: check, crop, resample, normalize, plan and split.
 
     If it is interrupted, run the same command again to continue; the resulting files are the same.
+
+    Args:
+        source: Dataset folder as downloaded, or a list of cases (CSV, TSV or JSON).
+        output: Output folder (default: prepared/<source>).
+        format: Layout of SOURCE; auto detects it.
+        class_column: Column with the class of each case, in the case list or participants.tsv.
+        recipe: Recipe whose dataset and preprocess sections are used.
+        spacing: Voxel spacing: median, keep, or x,y,z in mm (default: from the recipe, else median).
+        folds: Number of cross-validation folds (default: 5).
+        split: Use a single train/validation/test split instead of cross-validation, e.g. 7:1:2.
+        splits: JSON file with custom splits, in the format of nnU-Net's splits_final.json.
+        group_by: Keep cases with the same value on the same side of every split: subject (default), case, or
+            a column name.
+        stratify: Balance this attribute across the splits: class, labels, or a column name.
+        test_cases: Fixed test set: case ids separated by commas, or a text file with one id per line.
+        seed: Random seed for the split (default: 12345, the same as nnU-Net).
+        fix_geometry: How to handle channels and labels whose grid differs from the first channel: report an
+            error (none), reorder axes, or resample.
+        qc: Write a quality-control picture of every case to qc/.
+        workers: Number of processes; 0 = one per CPU core, as far as --max-ram allows.
+        max_ram: Maximum memory of all processes together, e.g. 8G.
+        check_only: Only check the dataset and report its faults; write nothing.
+        skip_faulty: Skip faulty cases instead of stopping.
     """
     from mambamed import converters
     from mambamed.preparation.prepare import prepare
@@ -200,70 +152,48 @@ def prepare(
 
 
 def train(
-    recipe: Annotated[str, Argument(help="Recipe file, or name of a shipped recipe.")],
-    data: Annotated[
-        Path | None, Option("-d", "--data", help="Prepared dataset; overrides the recipe.")
-    ] = None,
-    output: Annotated[
-        Path | None, Option("-o", "--output", help="Run folder (default: runs/<recipe>).")
-    ] = None,
-    fold: Annotated[str, Option("-f", "--fold", help="Number of the fold to train, or all.")] = "0",
-    seeds: Annotated[
-        str | None,
-        Option(help="Train once per seed: a count (3 means seeds 0, 1 and 2) or a list of seeds, e.g. 4,7."),
-    ] = None,
-    set: Annotated[
-        list[str] | None, Option("--set", help="Override a recipe key, e.g. training.epochs=100.")
-    ] = None,
-    resume: Annotated[bool, Option("--resume", help="Continue an interrupted run.")] = False,
-    init_from: Annotated[
-        Path | None, Option(help="Run folder or model file whose weights initialize the network.")
-    ] = None,
-    init_strict: Annotated[
-        bool,
-        Option(
-            "--init-strict",
-            help="Fail if any tensor of the --init-from checkpoint does not match the network.",
-        ),
-    ] = False,
+    recipe: str,
+    data: Path | None = None,
+    output: Path | None = None,
+    fold: str = "0",
+    seeds: str | None = None,
+    set: list[str] | None = None,
+    resume: bool = False,
+    init_from: Path | None = None,
+    init_strict: bool = False,
     device: Device = "auto",
-    precision: Precision = None,
-    deterministic: Annotated[
-        bool,
-        Option(
-            "--deterministic",
-            help="Use deterministic algorithms: results are reproducible on the same machine.",
-        ),
-    ] = False,
-    max_hours: Annotated[
-        float | None,
-        Option(
-            help="Limit training, including the final validation, to this many hours; the learning-rate "
-            "schedule is shortened to match."
-        ),
-    ] = None,
-    fit: Annotated[
-        str | None,
-        Option(
-            help="Choose patch size and batch size to fit into this much memory, e.g. 24GB; auto uses "
-            "the device's free memory."
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, Option("--dry-run", help="Run a single training step and report its cost; write nothing.")
-    ] = False,
-    gpus: Annotated[
-        int, Option(help="Number of GPUs (one process per GPU). Can also be launched with torchrun.")
-    ] = 1,
-    log: Annotated[
-        list[str] | None, Option("--log", help="Also log training curves to tensorboard or wandb.")
-    ] = None,
+    precision: Precision | None = None,
+    deterministic: bool = False,
+    max_hours: float | None = None,
+    fit: str | None = None,
+    dry_run: bool = False,
+    gpus: int = 1,
+    log: list[str] | None = None,
     progress: Progress | None = None,
 ) -> TrainSummary | SeedsSummary:
     """Train the network of a recipe and validate it on whole volumes.
 
     Training can be stopped at any time, with Ctrl-C or by creating a file named STOP in the run folder;
     --resume continues it. With --seeds, the output folder holds one run per seed: seed_0, seed_1, ...
+
+    Args (the others are described in `predict`):
+        recipe: Recipe file, or name of a shipped recipe.
+        data: Prepared dataset; overrides the recipe.
+        output: Run folder (default: runs/<recipe>).
+        fold: Number of the fold to train, or all.
+        seeds: Train once per seed: a count (3 means seeds 0, 1 and 2) or a list of seeds, e.g. 4,7.
+        set: Override a recipe key, e.g. training.epochs=100.
+        resume: Continue an interrupted run.
+        init_from: Run folder or model file whose weights initialize the network.
+        init_strict: Fail if any tensor of the --init-from checkpoint does not match the network.
+        deterministic: Use deterministic algorithms: results are reproducible on the same machine.
+        max_hours: Limit training, including the final validation, to this many hours; the learning-rate
+            schedule is shortened to match.
+        fit: Choose patch size and batch size to fit into this much memory, e.g. 24GB; auto uses the device's
+            free memory.
+        dry_run: Run a single training step and report its cost; write nothing.
+        gpus: Number of GPUs (one process per GPU). Can also be launched with torchrun.
+        log: Also log training curves to tensorboard or wandb.
     """
     from mambamed.recipe import load_recipe
     from mambamed.training import train
@@ -298,20 +228,24 @@ def train(
 
 
 def extend(
-    run: Annotated[Path, Argument(help="Run folder.")],
-    epochs: Annotated[int, Option(help="Total number of epochs, including those already trained.")],
-    fold: Annotated[str, Option("-f", "--fold", help="Number of the fold, or all trained folds.")] = "all",
-    data: Annotated[
-        Path | None, Option("-d", "--data", help="Prepared dataset (default: the one used before).")
-    ] = None,
+    run: Path,
+    epochs: int,
+    fold: str = "all",
+    data: Path | None = None,
     device: Device = "auto",
-    precision: Precision = None,
-    max_hours: Annotated[
-        float | None, Option(help="Limit the remaining training to this many hours.")
-    ] = None,
+    precision: Precision | None = None,
+    max_hours: float | None = None,
     progress: Progress | None = None,
 ) -> TrainSummary:
-    """Train an existing run for more epochs; if interrupted, run the same command again to continue."""
+    """Train an existing run for more epochs; if interrupted, run the same command again to continue.
+
+    Args (the others are described in `predict`):
+        run: Run folder.
+        epochs: Total number of epochs, including those already trained.
+        fold: Number of the fold, or all trained folds.
+        data: Prepared dataset (default: the one used before).
+        max_hours: Limit the remaining training to this many hours.
+    """
     from mambamed.training.extend import extend
     from mambamed.training.ranks import leave_ranks
 
@@ -329,64 +263,80 @@ def extend(
     return summary
 
 
-def runs(
-    folder: Annotated[
-        Path, Argument(help="Folder that contains run folders, or a single run folder.")
-    ] = Path("runs"),
-) -> RunList:
-    """List runs: progress, best score and state of every fold."""
+def runs(folder: Path = Path("runs")) -> RunList:
+    """List runs: progress, best score and state of every fold.
+
+    Args:
+        folder: Folder that contains run folders, or a single run folder.
+    """
     from mambamed.runs.listing import list_runs
 
     return list_runs(folder)
 
 
 def export(
-    run: Annotated[Path, Argument(help="Run folder.")],
-    output: Annotated[
-        Path | None, Option("-o", "--output", help="Output file, *.mambamed (default: in the run folder).")
-    ] = None,
-    folds: Annotated[str, Option(help="Folds to include: all trained folds, or a list, e.g. 0,2.")] = "all",
+    run: Path,
+    output: Path | None = None,
+    folds: str = "all",
     checkpoint: Checkpoint = "best",
-    dataset_name: Annotated[
-        str | None,
-        Option(help="Name of the training data in the file (default: only the recipe's name is kept)."),
-    ] = None,
+    dataset_name: str | None = None,
 ) -> ExportSummary:
-    """Export a run as one file for sharing: weights, recipe, plan and model card with checksums; no code."""
+    """Export a run as one file for sharing: weights, recipe, plan and model card with checksums; no code.
+
+    Args (the others are described in `predict`):
+        run: Run folder.
+        output: Output file, *.mambamed (default: in the run folder).
+        folds: Folds to include: all trained folds, or a list, e.g. 0,2.
+        dataset_name: Name of the training data in the file (default: only the recipe's name is kept).
+    """
     from mambamed.runs.export import export_model
 
     return export_model(run, output, folds=folds, checkpoint=checkpoint, dataset_name=dataset_name)
 
 
 def predict(
-    model: Models,
-    input: Input,
-    output: Annotated[Path, Option("-o", "--output", help="Output folder for the masks.")],
-    folds: Folds = "all",
+    model: list[Path],
+    input: Path,
+    output: Path,
+    folds: str = "all",
     checkpoint: Checkpoint = "best",
-    overlap: Overlap = None,
-    tta: Tta = None,
+    overlap: float | None = None,
+    tta: Tta | None = None,
     device: Device = "auto",
-    precision: Precision = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    preview: Preview = False,
-    save_probabilities: Annotated[
-        bool, Option("--save-probabilities", help="Also write the probability maps (float16, .npz).")
-    ] = False,
-    statistics: Annotated[
-        bool, Option("--statistics", help="Also write volume and mean intensity of every structure, as JSON.")
-    ] = False,
-    format: Annotated[
-        Literal["nifti", "dicom-seg"],
-        Option(help="File format of the predicted masks; dicom-seg requires DICOM input."),
-    ] = "nifti",
-    shard: Shard = None,
-    max_ram: MaxRam = None,
-    max_vram: MaxVram = None,
+    precision: Precision | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    preview: bool = False,
+    save_probabilities: bool = False,
+    statistics: bool = False,
+    format: Literal["nifti", "dicom-seg"] = "nifti",
+    shard: str | None = None,
+    max_ram: str | None = None,
+    max_vram: str | None = None,
     progress: Progress | None = None,
 ) -> PredictSummary:
-    """Segment images: write one mask per case, on the grid of the input image."""
+    """Segment images: write one mask per case, on the grid of the input image.
+
+    Args:
+        model: Run folder or exported model file; several form an ensemble.
+        input: Image, folder of images or DICOM series, or a list of cases.
+        output: Output folder for the masks.
+        folds: Folds to average: all trained folds, or a list, e.g. 0,2.
+        checkpoint: Checkpoint to use from each fold.
+        overlap: Sliding-window overlap, as a fraction of the window size (default: from the recipe).
+        tta: Test-time augmentation: average over mirrored copies of the image (default: from the recipe).
+        device: Device to compute on; auto prefers a GPU.
+        precision: Numeric precision; overrides the recipe.
+        resume: Skip cases that are already done.
+        overwrite: Process every case again and replace existing results.
+        preview: Also write a preview picture of every case.
+        save_probabilities: Also write the probability maps (float16, .npz).
+        statistics: Also write volume and mean intensity of every structure, as JSON.
+        format: File format of the predicted masks; dicom-seg requires DICOM input.
+        shard: Process only one of N parts of the cases, e.g. 1/4 (default: the torchrun or SLURM rank).
+        max_ram: Maximum memory to use, e.g. 6G.
+        max_vram: Maximum GPU memory to use, e.g. 6G.
+    """
     from mambamed.answers.mask_files import MaskOptions
     from mambamed.answers.segmentation import predict
 
@@ -396,39 +346,34 @@ def predict(
 
 
 def classify(
-    model: Models,
-    input: Input,
-    output: Annotated[Path, Option("-o", "--output", help="Output table, e.g. preds.csv.")],
-    threshold: Annotated[
-        float | None,
-        Option(
-            help="For two classes: predict the second (positive) class if its probability is at least "
-            "this value (default: chosen on the validation cases)."
-        ),
-    ] = None,
-    covariates: Annotated[
-        Path | None,
-        Option(
-            help="CSV or TSV file with the covariates that the model expects (e.g. age, sex) and a "
-            "column named case."
-        ),
-    ] = None,
-    saliency: Annotated[
-        bool, Option("--saliency", help="Also write one Grad-CAM saliency map per case.")
-    ] = False,
-    folds: Folds = "all",
+    model: list[Path],
+    input: Path,
+    output: Path,
+    threshold: float | None = None,
+    covariates: Path | None = None,
+    saliency: bool = False,
+    folds: str = "all",
     checkpoint: Checkpoint = "best",
-    tta: Tta = None,
+    tta: Tta | None = None,
     device: Device = "auto",
-    precision: Precision = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    shard: Shard = None,
-    max_ram: MaxRam = None,
-    max_vram: MaxVram = None,
+    precision: Precision | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    shard: str | None = None,
+    max_ram: str | None = None,
+    max_vram: str | None = None,
     progress: Progress | None = None,
 ) -> ClassifySummary:
-    """Classify images: write a table with one row per case and the probability of every class."""
+    """Classify images: write a table with one row per case and the probability of every class.
+
+    Args (the others are described in `predict`):
+        output: Output table, e.g. preds.csv.
+        threshold: For two classes: predict the second (positive) class if its probability is at least this
+            value (default: chosen on the validation cases).
+        covariates: CSV or TSV file with the covariates that the model expects (e.g. age, sex) and a column
+            named case.
+        saliency: Also write one Grad-CAM saliency map per case.
+    """
     from mambamed.answers.classification import ClassOptions, classify
 
     job, serving = _options(locals())
@@ -437,40 +382,35 @@ def classify(
 
 
 def landmarks(
-    model: Models,
-    input: Input,
-    output: Annotated[Path, Option("-o", "--output", help="Output folder for the points.")],
-    export: Annotated[
-        str | None,
-        Option(
-            help="Also write the points of each case in these formats: mrk.json, fcsv, csv (separated "
-            "by commas)."
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        Option(
-            help="Report a landmark as absent if its score is below this value (default: chosen on the "
-            "validation cases)."
-        ),
-    ] = None,
-    folds: Folds = "all",
+    model: list[Path],
+    input: Path,
+    output: Path,
+    export: str | None = None,
+    threshold: float | None = None,
+    folds: str = "all",
     checkpoint: Checkpoint = "best",
-    overlap: Overlap = None,
-    tta: Tta = None,
+    overlap: float | None = None,
+    tta: Tta | None = None,
     device: Device = "auto",
-    precision: Precision = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    preview: Preview = False,
-    shard: Shard = None,
-    max_ram: MaxRam = None,
-    max_vram: MaxVram = None,
+    precision: Precision | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    preview: bool = False,
+    shard: str | None = None,
+    max_ram: str | None = None,
+    max_vram: str | None = None,
     progress: Progress | None = None,
 ) -> LandmarksSummary:
     """Detect landmarks: write one JSON file per case and tables over all cases.
 
     Positions are in world coordinates (mm), with a score per landmark and the measures of the recipe.
+
+    Args (the others are described in `predict`):
+        output: Output folder for the points.
+        export: Also write the points of each case in these formats: mrk.json, fcsv, csv (separated by
+            commas).
+        threshold: Report a landmark as absent if its score is below this value (default: chosen on the
+            validation cases).
     """
     from mambamed.answers.landmarks import PointOptions, landmarks
 
@@ -482,92 +422,58 @@ def landmarks(
 
 def _options(given: dict[str, Any]) -> tuple[JobOptions, Serving]:
     """The options that all commands with models share, from the arguments of one."""
-    from dataclasses import fields
-
     from mambamed.jobs.job import JobOptions
     from mambamed.volumes.ensemble import Serving
 
-    job, serving = (
-        {field.name: given[field.name] for field in fields(kind) if field.name in given}
-        for kind in (JobOptions, Serving)
-    )
-    return JobOptions(**job), Serving(**serving)
+    return _taken(JobOptions, given), _taken(Serving, given)
+
+
+def _taken(kind: type[_Kind], given: dict[str, Any], **others: Any) -> _Kind:
+    """An object whose fields are the arguments with their names, and `others`."""
+    from dataclasses import fields
+
+    taken = {field.name: given[field.name] for field in fields(cast(Any, kind)) if field.name in given}
+    return kind(**taken | others)
 
 
 def convert_points(
-    source: Annotated[
-        Path, Argument(help="Point file, folder of point files, table of cases, or prepared dataset.")
-    ],
-    output: Annotated[
-        Path, Option("-o", "--output", help="Output file, whose suffix selects the format, or output folder.")
-    ],
-    to: Annotated[
-        Literal["mrk.json", "fcsv", "csv", "json"] | None,
-        Option(help="Format of the files in the output folder (one per case)."),
-    ] = None,
-    images: Annotated[
-        Path | None, Option(help="Image or folder of images; needed if SOURCE holds voxel coordinates.")
-    ] = None,
+    source: Path,
+    output: Path,
+    to: Literal["mrk.json", "fcsv", "csv", "json"] | None = None,
+    images: Path | None = None,
 ) -> ConvertSummary:
-    """Convert point files between formats: 3D Slicer Markups and fcsv, CSV tables, JSON."""
+    """Convert point files between formats: 3D Slicer Markups and fcsv, CSV tables, JSON.
+
+    Args:
+        source: Point file, folder of point files, table of cases, or prepared dataset.
+        output: Output file, whose suffix selects the format, or output folder.
+        to: Format of the files in the output folder (one per case).
+        images: Image or folder of images; needed if SOURCE holds voxel coordinates.
+    """
     from mambamed.converters.convert_points import convert_points
 
     return convert_points(source, output, to=to, images=images)
 
 
 def evaluate(
-    predictions: Annotated[
-        Path,
-        Argument(
-            help="Folder of predicted masks or point files, or a table of points or class probabilities."
-        ),
-    ],
-    references: Annotated[
-        Path,
-        Argument(
-            help="Folder of reference masks, point files or BraTS cases, or a table of points or classes."
-        ),
-    ],
-    output: Annotated[Path | None, Option("-o", "--output", help="Output folder for the tables.")] = None,
-    recipe: Annotated[
-        str | None, Option(help="Recipe whose labels, regions and evaluation section are used.")
-    ] = None,
-    regions: Annotated[str | None, Option(help="Structures to score, e.g. liver=1,tumor=2+3.")] = None,
-    metrics: Annotated[
-        str | None, Option(help="Metrics separated by commas, e.g. dice,hd95,nsd@1,assd,lesion_dice.")
-    ] = None,
-    hd95: Annotated[HD95 | None, Option(help="Definition of HD95 to use; see docs/metrics.md.")] = None,
-    empty: Annotated[
-        Empty | None,
-        Option(
-            help="How to score a structure that is empty in both masks: exclude it, or use the BraTS rule."
-        ),
-    ] = None,
-    protocol: Annotated[
-        Protocol | None,
-        Option(help="Use the exact evaluation rules of a paper or challenge, including known flaws."),
-    ] = None,
-    penalty: Annotated[
-        float | None,
-        Option(help="Distance in mm assigned when a structure is missed (default: the image diagonal)."),
-    ] = None,
-    ci: Annotated[float, Option(help="Confidence level of the intervals.")] = 0.95,
-    only_predicted: Annotated[
-        bool, Option("--only-predicted", help="Ignore references without a prediction.")
-    ] = False,
-    resample: Annotated[
-        bool, Option("--resample", help="Resample predicted masks to the grid of their reference.")
-    ] = False,
-    report: Annotated[bool, Option(help="Also write report.html (requires -o).")] = True,
-    worst: Annotated[int, Option(help="Number of cases shown as pictures in the report.")] = 10,
-    images: Annotated[
-        Path | None, Option(help="Folder of the images shown behind the masks in the report.")
-    ] = None,
-    table: Annotated[
-        Literal["brats", "classification", "landmarks"] | None,
-        Option(help="Also make a table in the layout used in papers."),
-    ] = None,
-    workers: Annotated[int, Option(help="Number of threads; 0 = one per CPU core.")] = 0,
+    predictions: Path,
+    references: Path,
+    output: Path | None = None,
+    recipe: str | None = None,
+    regions: str | None = None,
+    metrics: str | None = None,
+    hd95: HD95 | None = None,
+    empty: Empty | None = None,
+    protocol: Protocol | None = None,
+    penalty: float | None = None,
+    ci: float = 0.95,
+    only_predicted: bool = False,
+    resample: bool = False,
+    report: bool = True,
+    worst: int = 10,
+    images: Path | None = None,
+    table: Literal["brats", "classification", "landmarks"] | None = None,
+    workers: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate predictions against references: scores per case and structure, as tables and a report.
@@ -576,43 +482,52 @@ def evaluate(
     recipe, else from a dataset.json in the folder of the files. Points are scored by mean radial error (mm),
     success detection rates and misses; tables of class probabilities (one, or a folder of several for the
     same classes) are scored against a table of classes.
+
+    Args:
+        predictions: Folder of predicted masks or point files, or a table of points or class probabilities.
+        references: Folder of reference masks, point files or BraTS cases, or a table of points or classes.
+        output: Output folder for the tables.
+        recipe: Recipe whose labels, regions and evaluation section are used.
+        regions: Structures to score, e.g. liver=1,tumor=2+3.
+        metrics: Metrics separated by commas, e.g. dice,hd95,nsd@1,assd,lesion_dice.
+        hd95: Definition of HD95 to use; see docs/metrics.md.
+        empty: How to score a structure that is empty in both masks: exclude it, or use the BraTS rule.
+        protocol: Use the exact evaluation rules of a paper or challenge, including known flaws.
+        penalty: Distance in mm assigned when a structure is missed (default: the image diagonal).
+        ci: Confidence level of the intervals.
+        only_predicted: Ignore references without a prediction.
+        resample: Resample predicted masks to the grid of their reference.
+        report: Also write report.html (requires -o).
+        worst: Number of cases shown as pictures in the report.
+        images: Folder of the images shown behind the masks in the report.
+        table: Also make a table in the layout used in papers.
+        workers: Number of threads; 0 = one per CPU core.
     """
     from mambamed.evaluation import evaluate
     from mambamed.evaluation.options import EvaluateOptions
     from mambamed.recipe import load_recipe
 
-    options = EvaluateOptions(
-        recipe=load_recipe(recipe) if recipe else None,
-        regions=regions,
-        metrics=metrics,
-        hd95=hd95,
-        empty=empty,
-        protocol=protocol,
-        penalty=penalty,
-        resample=resample,
-        images=images,
-        level=ci,
-        only_predicted=only_predicted,
-        output=output,
-        report=report,
-        worst=worst,
-        table=table,
-        workers=workers,
-        progress=progress,
-    )
+    asked = load_recipe(recipe) if recipe else None
+    options = _taken(EvaluateOptions, locals(), recipe=asked, level=ci)
     return evaluate(predictions, references, options)
 
 
 def compare(
-    evaluations: Annotated[list[Path], Argument(help="Two or more output folders of evaluate.")],
-    output: Annotated[Path | None, Option("-o", "--output", help="Output folder for the tables.")] = None,
-    common: Annotated[
-        bool, Option("--common", help="Compare only the cases that all evaluations have in common.")
-    ] = False,
-    ci: Annotated[float, Option(help="Confidence level of the intervals.")] = 0.95,
-    seed: Annotated[int, Option(help="Random seed of the bootstrap and the permutation tests.")] = 0,
+    evaluations: list[Path],
+    output: Path | None = None,
+    common: bool = False,
+    ci: float = 0.95,
+    seed: int = 0,
 ) -> Comparison:
-    """Test whether models differ: paired tests on the same cases, corrected, with intervals and ranks."""
+    """Test whether models differ: paired tests on the same cases, corrected, with intervals and ranks.
+
+    Args:
+        evaluations: Two or more output folders of evaluate.
+        output: Output folder for the tables.
+        common: Compare only the cases that all evaluations have in common.
+        ci: Confidence level of the intervals.
+        seed: Random seed of the bootstrap and the permutation tests.
+    """
     from mambamed.evaluation.compare import compare
     from mambamed.evaluation.options import check_level
 
@@ -621,28 +536,27 @@ def compare(
 
 
 def import_weights(
-    weights: Annotated[
-        Path, Argument(help="Published state dict (.safetensors, .pth) or nnU-Net checkpoint.")
-    ],
-    recipe: Annotated[str, Option(help="Recipe that describes the network as it was trained.")],
-    output: Annotated[Path, Option("-o", "--output", help="Output run folder.")],
-    data: Annotated[
-        Path | None,
-        Option("-d", "--data", help="Prepared dataset, for settings that the recipe does not specify."),
-    ] = None,
-    set: Annotated[
-        list[str] | None, Option("--set", help="Override a recipe key, e.g. network.head=paper.")
-    ] = None,
-    axis_order: Annotated[
-        Literal["zyx", "xyz"],
-        Option(help="Axis order of the training arrays: zyx if read with SimpleITK, xyz with nibabel."),
-    ] = "zyx",
-    fold: Annotated[int, Option("-f", "--fold", help="Fold number to store the weights under.")] = 0,
+    weights: Path,
+    recipe: str,
+    output: Path,
+    data: Path | None = None,
+    set: list[str] | None = None,
+    axis_order: Literal["zyx", "xyz"] = "zyx",
+    fold: int = 0,
 ) -> ImportSummary:
     """Convert published weights into a run folder that can be used for prediction.
 
     Supports nnMamba, SegMamba, U-Mamba, TamingMambas and nnU-Net. No code in the file is executed. Loading is
     strict: every missing, unexpected or mismatched key is reported.
+
+    Args:
+        weights: Published state dict (.safetensors, .pth) or nnU-Net checkpoint.
+        recipe: Recipe that describes the network as it was trained.
+        output: Output run folder.
+        data: Prepared dataset, for settings that the recipe does not specify.
+        set: Override a recipe key, e.g. network.head=paper.
+        axis_order: Axis order of the training arrays: zyx if read with SimpleITK, xyz with nibabel.
+        fold: Fold number to store the weights under.
     """
     from mambamed.recipe import load_recipe
     from mambamed.runs.import_weights import import_weights
@@ -652,26 +566,27 @@ def import_weights(
     )
 
 
-def demo(
-    output: Annotated[Path, Option("-o", "--output", help="Output folder.")] = Path("demo"),
-    minutes: Annotated[float, Option(help="Training time in minutes, including validation.")] = 3.5,
-    progress: Progress | None = None,
-) -> DemoSummary:
+def demo(output: Path = Path("demo"), minutes: float = 3.5, progress: Progress | None = None) -> DemoSummary:
     """Run the whole workflow on generated brain-tumor phantoms: prepare, train, predict and evaluate.
 
     If it is interrupted, run the same command again to continue.
+
+    Args:
+        output: Output folder.
+        minutes: Training time in minutes, including validation.
     """
     from mambamed.demo import demo
 
     return demo(output, minutes=minutes, progress=progress)
 
 
-def doctor(
-    folder: Annotated[Path, Argument(help="Folder to check for free space and write access.")] = Path(),
-) -> Examination:
+def doctor(folder: Path = Path()) -> Examination:
     """Check this machine: Python, torch, GPUs, scan backends, memory, disks, folders, optional packages.
 
     Reports what is available, why something is not, and what to do about it. Nothing is changed.
+
+    Args:
+        folder: Folder to check for free space and write access.
     """
     from mambamed.runs.doctor import examine_machine
 
@@ -685,13 +600,13 @@ def recipes_list() -> list[RecipeLine]:
     return describe_recipes()
 
 
-def recipes_show(
-    recipe: Annotated[str, Argument(help="Recipe file, or name of a shipped recipe.")],
-    set: Annotated[
-        list[str] | None, Option("--set", help="Override a recipe key, e.g. training.epochs=100.")
-    ] = None,
-) -> RecipeCost:
-    """Show a recipe with all defaults filled in, and the cost of its network."""
+def recipes_show(recipe: str, set: list[str] | None = None) -> RecipeCost:
+    """Show a recipe with all defaults filled in, and the cost of its network.
+
+    Args:
+        recipe: Recipe file, or name of a shipped recipe.
+        set: Override a recipe key, e.g. training.epochs=100.
+    """
     from mambamed.recipe import load_recipe
     from mambamed.runs.cost import recipe_cost
 
@@ -699,9 +614,13 @@ def recipes_show(
 
 
 def recipes_check(
-    recipe: Annotated[list[str], Argument(help="Recipe files, or names of shipped recipes.")],
+    recipe: list[str],
 ) -> list[str]:
-    """Check recipes: all keys, values and network options; report the faults of all files."""
+    """Check recipes: all keys, values and network options; report the faults of all files.
+
+    Args:
+        recipe: Recipe files, or names of shipped recipes.
+    """
     from mambamed.runs.cost import check_recipe
 
     if faults := [fault for each in recipe for fault in check_recipe(each)]:

@@ -6,7 +6,6 @@ import functools
 import importlib
 import inspect
 import os
-import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,7 @@ def with_checked_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
     scope = vars(importlib.import_module(function.__module__))
     signature = inspect.signature(function)
     types = {
-        name: typing.get_args(eval(parameter.annotation, scope))[0]  # the annotations of our own api module
+        name: eval(parameter.annotation, scope)  # the annotations of our own api module
         for name, parameter in signature.parameters.items()
         if name != "progress"
     }

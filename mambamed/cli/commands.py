@@ -10,6 +10,7 @@ import typer
 
 from mambamed import __version__, api
 from mambamed.cli.command import command
+from mambamed.cli.options import typed
 from mambamed.terminal import printable
 
 app = typer.Typer(
@@ -66,23 +67,25 @@ def _global(
     pass
 
 
-_COMMANDS = (
-    api.prepare,
-    api.train,
-    api.extend,
-    api.runs,
-    api.export,
-    api.predict,
-    api.landmarks,
-    api.classify,
-    api.evaluate,
-    api.compare,
-    api.convert_points,
-    api.import_weights,
-    api.demo,
-    api.doctor,
-)
-for _each in _COMMANDS:
-    app.command(_each.__name__.replace("_", "-"))(command(_each, _shown(_each.__name__)))
-for _each in (api.recipes_list, api.recipes_show, api.recipes_check, api.recipes_schema):
-    recipes.command(_each.__name__.removeprefix("recipes_"))(command(_each, _shown(_each.__name__)))
+# Commands, and how many of their parameters are arguments; the others are options.
+_COMMANDS = {
+    api.prepare: 1,
+    api.train: 1,
+    api.extend: 1,
+    api.runs: 1,
+    api.export: 1,
+    api.predict: 2,
+    api.landmarks: 2,
+    api.classify: 2,
+    api.evaluate: 2,
+    api.compare: 1,
+    api.convert_points: 1,
+    api.import_weights: 1,
+    api.demo: 0,
+    api.doctor: 1,
+}
+_RECIPES = {api.recipes_list: 0, api.recipes_show: 1, api.recipes_check: 1, api.recipes_schema: 0}
+for _group, _table in ((app, _COMMANDS), (recipes, _RECIPES)):
+    for _each, _arguments in _table.items():
+        _name = _each.__name__.removeprefix("recipes_").replace("_", "-")
+        _group.command(_name)(command(typed(_each, _arguments), _shown(_each.__name__)))

@@ -1,0 +1,48 @@
+"""Typer's arguments and options, from the signature and the docstring of a function of `mambamed.api`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from mambamed import api
+
+_SHORT = {"output": ("-o", "--output"), "data": ("-d", "--data"), "fold": ("-f", "--fold")}
+
+
+def described(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+    """Split a docstring into the help of the command and parameter -> help, from its section `Args`."""
+    text, _, arguments = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs")
+    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", arguments, re.MULTILINE)
+    return text, {name: " ".join(lines.split()) for name, lines in entries}
+
+
+def typed(function: Callable[..., Any], arguments: int) -> Callable[..., Any]:
+    """The function with Typer's annotations; parameters it does not describe are described in `api.predict`.
+
+    Args:
+        arguments: number of leading parameters that are arguments of the command; the others are options.
+    """
+    text, own = described(function)
+    helps = described(api.predict)[1] | own
+    signature, scope = inspect.signature(function), dict(vars(api))
+    parameters = []
+    for number, (name, parameter) in enumerate(signature.parameters.items()):
+        if name != "progress":
+            kind = eval(parameter.annotation, scope)
+            flag = f"--{name.replace('_', '-')}"
+            names = _SHORT.get(name, (flag,) if kind is bool and not parameter.default else ())
+            info = Argument(help=helps[name]) if number < arguments else Option(*names, help=helps[name])
+            parameter = parameter.replace(annotation=Annotated[kind, info])
+        parameters.append(parameter)
+
+    def run(**given: Any) -> Any:
+        return function(**given)
+
+    run.__name__, run.__doc__, run.__module__ = function.__name__, text, function.__module__
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return run
