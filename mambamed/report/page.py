@@ -1,7 +1,7 @@
-"""`report.html`: one file that works without a network, in light and dark, and runs nothing it was given.
+"""`report.html`: one file that needs no network.
 
-Everything that comes from outside (names of cases, regions, files) is escaped; a content policy inside the
-page forbids to load anything and to run any script but its own.
+Texts from outside (names of cases, regions, files) are escaped; a content security policy forbids loading
+anything and running any script except the page's own.
 """
 
 from __future__ import annotations
@@ -22,13 +22,7 @@ from mambamed.report.tables import Table, shown
 
 @dataclass(frozen=True)
 class Distribution:
-    """One metric over the cases.
-
-    Attributes:
-        title, unit: of the metric.
-        higher_is_better: which way is good.
-        groups: region -> case and value.
-    """
+    """One metric over the cases; `groups` is region -> pairs of case and value."""
 
     title: str
     unit: str
@@ -38,12 +32,11 @@ class Distribution:
 
 @dataclass(frozen=True)
 class WorstCase:
-    """A case to look at.
+    """A case shown as a picture.
 
     Attributes:
-        case: its id.
-        reason: why it is here, as in "ET Dice 0.31".
-        picture: .png of three planes, None where it could not be drawn.
+        reason: why it is shown, e.g. "ET Dice 0.31".
+        picture: .png of three planes; None if it could not be drawn.
     """
 
     case: str
@@ -53,17 +46,15 @@ class WorstCase:
 
 @dataclass(frozen=True)
 class Page:
-    """What the report shows.
+    """Contents of the report.
 
     Attributes:
-        title: one line.
-        lead: what was compared with what, a sentence or two.
-        summary: the means.
-        distributions: a plot each.
-        worst: cases to look at, the worst first.
+        lead: what was compared with what.
+        distributions: one plot each.
+        worst: cases shown as pictures, the worst first.
         case_headers, case_rows: the sortable table; numbers as numbers.
         settings: name -> value: conventions, versions.
-        faults: what could not be scored, a line each.
+        faults: cases that could not be scored, one line each.
     """
 
     title: str
@@ -78,11 +69,7 @@ class Page:
 
 
 def write_page(path: Path, page: Page) -> None:
-    """Write the report, atomically.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
+    """Write the report, atomically."""
     write_text(path, render_page(page))
 
 

@@ -1,4 +1,4 @@
-"""Three planes of a case, reference and prediction outlined: what a person looks at before the numbers."""
+"""Three planes of a case with reference and prediction outlined."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mambamed.geometry import Affine, affine_to_ras, orientation_of, spacing_of,
 from mambamed.io.atomic import write_bytes
 from mambamed.report.canvas import new_figure, plain_style, png_of
 
-# Colors that stay apart for color-blind eyes (Okabe & Ito 2008).
+# Distinguishable for color-blind readers (Okabe & Ito 2008).
 _COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 _FILL, _REFERENCE_WIDTH, _PREDICTION_WIDTH = 0.32, 0.6, 1.6
 _MARGIN = 3
@@ -23,11 +23,10 @@ _PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
 
 @dataclass(frozen=True)
 class PicturedCase:
-    """What is drawn of a case.
+    """One row of the picture.
 
     Attributes:
-        title: beside its row.
-        image: `(X, Y, Z)` in the file's order.
+        image: `(X, Y, Z)` in the axis order of the file.
         affine: voxel -> world, mm, RAS+.
         reference, prediction: label maps on the same grid, or None.
     """
@@ -40,15 +39,14 @@ class PicturedCase:
 
 
 def draw_cases(path: Path, cases: Sequence[PicturedCase], labels: Mapping[str, int] | None = None) -> None:
-    """Draw a row of three planes for every case, through the middle of what is outlined.
+    """Draw one row of three planes per case, each through the slice with the most outlined voxels.
 
-    The patient's right is on the left of axial and coronal planes, as radiologists look at them; the
-    sagittal plane looks to the left. A voxel keeps its shape in mm.
+    Radiological convention: the patient's right is on the left of axial and coronal planes, and the sagittal
+    plane looks to the left. Voxels keep their aspect ratio in mm.
 
     Args:
         path: a .png file, written atomically.
-        cases: one row each; at least one.
-        labels: name -> value, for the legend; the background is not outlined.
+        labels: name -> value, for the legend.
     """
     write_bytes(path, render_cases(cases, labels))
 
@@ -102,7 +100,7 @@ def _draw_plane(axes: Any, case: PicturedCase, axis: int, color_of: Mapping[int,
         for value, color in color_of.items():
             inside = cut == value
             if inside.any():
-                # A rim of zeros, so that an outline at the border closes.
+                # Padded with zeros, so that an outline at the border is closed.
                 rim = np.pad(inside.astype(float), 1)
                 x, y = (np.arange(-1, n + 1) for n in (cut.shape[1], cut.shape[0]))
                 if is_reference:
@@ -117,7 +115,7 @@ def _draw_plane(axes: Any, case: PicturedCase, axis: int, color_of: Mapping[int,
 
 
 def _content(case: PicturedCase) -> tuple[slice, ...]:
-    """The box of what differs from the image's corner, and of the masks, with a little margin."""
+    """The bounding box of the masks and of all voxels that differ from the corner voxel, with a margin."""
     something = case.image != case.image[0, 0, 0]
     for mask in _masks(case):
         something = something | (mask > 0)
@@ -130,7 +128,7 @@ def _content(case: PicturedCase) -> tuple[slice, ...]:
 
 
 def _middle(masks: Sequence[NDArray], shape: Sequence[int]) -> list[int]:
-    """The voxel through which planes are cut: in each axis the slice with the most outlined voxels."""
+    """The voxel through which planes are cut: along each axis the slice with the most outlined voxels."""
     for mask in masks:
         if (mask > 0).any():
             return [int((mask > 0).sum(axis=tuple(b for b in range(3) if b != a)).argmax()) for a in range(3)]

@@ -1,4 +1,4 @@
-"""Distributions as SVG that follows the page's colors: every case a dot, quartiles as a box."""
+"""Distributions as SVG in the colors of the page: one dot per case, quartiles as a box."""
 
 from __future__ import annotations
 
@@ -13,16 +13,12 @@ _JITTER = 15
 def distribution_plot(
     title: str, unit: str, groups: Mapping[str, Sequence[tuple[str, float]]], higher_is_better: bool
 ) -> str:
-    """A strip of dots and a box for each group.
+    """A strip of dots and a box for each group, as one `<svg>` element; all text is escaped.
 
     Args:
-        title: name of the metric, for screen readers.
         unit: of the axis; "" for a fraction.
-        groups: name of the region -> case and value; NaN is left out, infinity drawn at the right rim.
-        higher_is_better: a fraction; its axis ends at 1.
-
-    Returns:
-        One `<svg>` element; all text is escaped.
+        groups: region -> pairs of case and value; NaN is skipped, infinity is drawn at the right border.
+        higher_is_better: the metric is a fraction; its axis ends at 1.
     """
     values = [v for rows in groups.values() for _, v in rows if math.isfinite(v)]
     low, high, step = _axis(values, higher_is_better)
@@ -54,7 +50,7 @@ def distribution_plot(
         for number, (case, value) in enumerate(pairs):
             if math.isnan(value):
                 continue
-            # Spread in a fixed pattern (golden ratio), so that the same page comes out every time.
+            # Jitter in a fixed pattern (golden ratio), so that the page is reproducible.
             y = middle + _JITTER * (2 * ((number * 0.6180339887) % 1) - 1)
             place = x(value) if math.isfinite(value) else _WIDTH - _RIGHT / 2
             kind = "dot" if math.isfinite(value) else "dot infinite"

@@ -1,4 +1,4 @@
-"""Landmarks on three planes of their case: what a person looks at before the numbers."""
+"""Landmarks on three planes of their case."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mambamed.io.atomic import write_bytes
 from mambamed.report.canvas import new_figure, plain_style, png_of
 
 _PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
-_COLOR = "#E69F00"  # stays apart from gray for color-blind eyes (Okabe & Ito 2008)
+_COLOR = "#E69F00"  # distinguishable from gray for color-blind readers (Okabe & Ito 2008)
 _FAINTEST = 0.25
 _NAMES_SHOWN = 60
 
@@ -31,15 +31,14 @@ _NAMES_SHOWN = 60
 def draw_points(
     path: Path, title: str, image: NDArray, affine: Affine, voxels: Mapping[str, Sequence[float]]
 ) -> None:
-    """Draw three planes through the middle of the landmarks, and on each all landmarks.
+    """Draw three planes through the median of the landmarks, with all landmarks on each plane.
 
-    The patient's right is on the left of axial and coronal planes; a voxel keeps its shape in mm. The
-    further a landmark lies from the plane, the fainter it is.
+    The patient's right is on the left of axial and coronal planes; voxels keep their aspect ratio in mm.
+    Landmarks far from the plane are drawn with lower opacity.
 
     Args:
         path: a .png file, written atomically.
-        title: above the planes.
-        image: `(X, Y, Z)` in the file's order.
+        image: `(X, Y, Z)` in the axis order of the file.
         affine: voxel -> world, mm, RAS+.
         voxels: landmark -> position in voxels of the file.
     """

@@ -1,4 +1,4 @@
-"""The curves of a training, as one picture."""
+"""The training curves as one picture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mambamed.io.atomic import write_bytes
 from mambamed.report.canvas import new_figure, plain_style, png_of
 
 _SMOOTHING = 0.9
-_LEGEND_LINES = 20  # beside the curves; more structures than that are told by log.csv
+_LEGEND_LINES = 20  # next to the curves; log.csv has the names of more structures
 _LEGEND_LINES_INSIDE = 5
 _COLORS_OF_THE_CYCLE = 8
 _WORDS = {"dice": "Dice", "error_mm": "error, mm"}

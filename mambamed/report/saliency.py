@@ -1,4 +1,4 @@
-"""Three planes of a case with what a classifier looked at laid over them."""
+"""Three planes of a case, overlaid with a saliency map."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from mambamed.io.atomic import write_bytes
 from mambamed.report.canvas import new_figure, plain_style, png_of
 
 _PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
-_SHOWN_FROM = 0.2  # of the largest saliency; fainter ones would only veil the image
+_SHOWN_FROM = 0.2  # of the largest saliency
 
 
 @plain_style()
 def draw_saliency(path: Path, title: str, image: NDArray, affine: Affine, saliency: NDArray) -> None:
     """Draw three planes through the most salient voxel.
 
-    The patient's right is on the left of axial and coronal planes; a voxel keeps its shape in mm.
+    The patient's right is on the left of axial and coronal planes; voxels keep their aspect ratio in mm.
 
     Args:
         path: a .png file, written atomically.
-        title: case and answer.
-        image: `(X, Y, Z)` in the file's order.
+        image: `(X, Y, Z)` in the axis order of the file.
         affine: voxel -> world, mm, RAS+.
         saliency: `(X, Y, Z)` from 0 to 1 on the same grid.
     """

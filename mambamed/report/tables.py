@@ -1,4 +1,4 @@
-"""A table as plain data, for whoever prints it; as CSV, Markdown and LaTeX where it becomes a file."""
+"""A table as plain data, and as CSV, Markdown and LaTeX files."""
 
 from __future__ import annotations
 
@@ -20,14 +20,7 @@ _LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Table:
-    """Headers and rows of text.
-
-    Attributes:
-        title: one line.
-        headers: a column each; the first holds names.
-        rows: cells, as many as headers.
-        notes: what a reader must know to trust the numbers, a line each.
-    """
+    """Headers and rows of text; the first column holds names, and `notes` are printed below, one per line."""
 
     title: str
     headers: Sequence[str]
@@ -36,7 +29,7 @@ class Table:
 
 
 def shown(value: float) -> str:
-    """A number with four significant digits, as a person reads it.
+    """A number with four significant digits, "-" for NaN.
 
     >>> shown(0.876543), shown(12.3456), shown(float("nan")), shown(0.0)
     ('0.8765', '12.35', '-', '0')
@@ -55,15 +48,13 @@ def paper_table(
     methods: Mapping[str, Mapping[tuple[str, str], float]],
     notes: Sequence[str] = (),
 ) -> Table:
-    """A table as papers print it: a row a method, a block of columns a metric, its regions and their average.
+    """A table in the layout of papers: one row per method, one block of columns per metric.
 
     Args:
-        title: one line.
-        regions: in the order of the columns.
-        blocks: metric -> heading of its columns, as in "Dice %".
-        methods: name -> (metric, region) -> mean; what a method does not report is left out and shown as "-".
-            An average that is not reported is that of the regions, where all are.
-        notes: lines below.
+        regions: the columns of a block, followed by their average.
+        blocks: metric -> heading of its columns, e.g. "Dice %".
+        methods: name -> (metric, region) -> mean; a missing mean is shown as "-". A missing average is
+            computed from the regions, if all of them are given.
     """
     headers = ["method"]
     for heading in blocks.values():
@@ -80,7 +71,7 @@ def paper_table(
 
 
 def write_table(stem: Path, table: Table) -> list[Path]:
-    """Write a table as `.csv`, `.md` and `.tex` beside each other; the paths."""
+    """Write a table as `.csv`, `.md` and `.tex`; returns the paths."""
     csv, markdown, latex = (stem.with_name(stem.name + suffix) for suffix in (".csv", ".md", ".tex"))
     write_csv(csv, table.headers, table.rows)
     write_text(markdown, to_markdown(table))
@@ -89,7 +80,7 @@ def write_table(stem: Path, table: Table) -> list[Path]:
 
 
 def to_markdown(table: Table) -> str:
-    """The table in GitHub's Markdown."""
+    """The table in GitHub-flavored Markdown."""
 
     def line(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
