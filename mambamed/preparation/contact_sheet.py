@@ -1,7 +1,6 @@
-"""A picture of every prepared case for a quick look: three planes a channel, labels outlined, points crossed.
+"""A picture of every prepared case: three planes per channel, labels outlined, landmarks as crosses.
 
-Drawn with NumPy alone, in milliseconds, by the processes that prepare; `report.pictures` draws the few that
-deserve legends.
+Drawn with NumPy alone, in milliseconds, by the processes of `prepare`.
 """
 
 from __future__ import annotations
@@ -18,16 +17,21 @@ from numpy.typing import NDArray
 
 from mambamed.io.atomic import write_text
 
-# Colors that stay apart for color-blind eyes (Okabe & Ito 2008).
+# Distinguishable for color-blind readers (Okabe & Ito 2008).
 _COLORS = np.array(
     [
-        *([230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66]),
-        *([0, 114, 178], [213, 94, 0], [204, 121, 167]),
+        [230, 159, 0],
+        [86, 180, 233],
+        [0, 158, 115],
+        [240, 228, 66],
+        [0, 114, 178],
+        [213, 94, 0],
+        [204, 121, 167],
     ],
     np.uint8,
 )
 _POINT = np.array([255, 60, 60], np.uint8)
-_SIDE = 192  # pixels of the longest edge, in mm, of a case
+_SIDE = 192  # pixels of the longest edge (in mm) of a case
 _CHANNELS = 4
 _GAP = 4
 _PAGE = """<!doctype html><meta charset="utf-8"><title>{name}</title>
@@ -44,13 +48,12 @@ def sheet_of(
     label: NDArray | None = None,
     points: Mapping[str, NDArray] | None = None,
 ) -> bytes:
-    """The picture of one case as the bytes of a .png file; equal cases give equal bytes.
+    """The picture of one case as PNG; equal cases give equal bytes.
 
     Args:
         image: `(C, X, Y, Z)`, RAS+ axes; at most four channels are drawn.
-        spacing_mm: of its grid.
-        label: `(X, Y, Z)`; planes go through where most of it is, else through the middle.
-        points: name -> voxel; drawn as crosses on the plane wherever they lie in depth.
+        label: `(X, Y, Z)`; planes go through the slices with most foreground, else through the middle.
+        points: name -> voxel; drawn on all planes, at any depth.
     """
     place = _middle(label, image.shape[1:], points)
     edges = np.array(image.shape[1:]) * np.asarray(spacing_mm, float)
@@ -76,13 +79,7 @@ def sheet_of(
 
 
 def write_index(path: Path, name: str, lines: Mapping[str, Sequence[str]]) -> None:
-    """A page that shows the pictures beside it.
-
-    Args:
-        path: an .html file in their folder.
-        name: of the dataset.
-        lines: case id -> what is to be read under its picture, its warnings among it.
-    """
+    """Write an HTML page of the pictures in its folder; `lines` is case id -> lines under its picture."""
     figures = "\n".join(
         f'<figure><img loading="lazy" src="{quote(case_id)}.png"><figcaption>'
         + "<br>".join(html.escape(text) for text in (case_id, *texts))
@@ -93,7 +90,7 @@ def write_index(path: Path, name: str, lines: Mapping[str, Sequence[str]]) -> No
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """`(height, width, 3)` as a .png file (RFC 2083): one filterless stream."""
+    """`(height, width, 3)` as PNG (RFC 2083), without filters."""
     height, width, _ = pixels.shape
     rows = np.zeros((height, 1 + 3 * width), np.uint8)
     rows[:, 1:] = pixels.reshape(height, -1)

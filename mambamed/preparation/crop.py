@@ -1,4 +1,4 @@
-"""Where an image has content: the bounding box of what is not zero in any channel."""
+"""The bounding box and the mask of the voxels that are not zero."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from mambamed.preparation.image_kernels import filled_mask, grow_box, in_kernel_
 
 
 def nonzero_box(channels: Sequence[NDArray]) -> tuple[Triple, Triple]:
-    """First and last-plus-one voxel along each axis of what is not zero in any channel.
+    """First and last-plus-one voxel along each axis of the voxels that are not zero in some channel.
 
     Args:
         channels: `(X, Y, Z)` arrays of one shape.
 
     Returns:
-        `(start, stop)`; the whole grid where everything is zero.
+        `(start, stop)`; the whole grid if all voxels are zero.
 
     Source:
-        nnU-Net's crop_to_nonzero: filling the holes of the mask does not change its box.
-
+        nnU-Net's crop_to_nonzero; its filling of holes does not change the box.
     >>> image = np.zeros((5, 6, 7)); image[1:3, 2, 4:6] = 1
     >>> nonzero_box([image])
     ((1, 2, 4), (3, 3, 6))
@@ -39,9 +38,8 @@ def nonzero_box(channels: Sequence[NDArray]) -> tuple[Triple, Triple]:
 
 
 def nonzero_mask(channels: Sequence[NDArray]) -> NDArray[np.bool_]:
-    """`(X, Y, Z)`: not zero in any channel, holes filled: what "zscore_nonzero" counts.
+    """`(X, Y, Z)`: voxels not zero in some channel, with holes filled, as "zscore_nonzero" uses them.
 
-    Source: nnU-Net's create_nonzero_mask. Within the crop box the answer is that of the whole image,
-    because what lies beyond the box is outside.
+    Source: nnU-Net's create_nonzero_mask. The mask of a cropped image equals that of the whole image.
     """
     return filled_mask([in_kernel_type(channel) for channel in channels])

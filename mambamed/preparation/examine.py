@@ -1,4 +1,4 @@
-"""One look at a case before any work: what is wrong with it, and what planning needs to know of it."""
+"""Check a case before any work, and collect the facts that planning needs."""
 
 from __future__ import annotations
 
@@ -24,25 +24,24 @@ from mambamed.preparation.image_kernels import in_kernel_type, in_memory_order, 
 from mambamed.preparation.label_kernels import count_labels
 from mambamed.preparation.reading import FixGeometry, on_grid, read_label
 
-_DOMINANT = 0.5  # share of a channel's whole variance that no single voxel should have
+_DOMINANT = 0.5  # warn if a single voxel has at least this share of a channel's variance
 _LARGEST_LABEL = 32767
-_ROUNDING = 1e-3  # how far a label stored as a float may be from an integer
+_ROUNDING = 1e-3  # maximum distance of a label stored as float from an integer
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What a look at a case found.
+    """Findings about one case.
 
     Attributes:
-        case_id: of the case.
-        faults: lines that forbid its use.
-        warnings: lines that do not.
+        faults: lines; the case cannot be used.
+        warnings: lines; the case can be used.
         shape_cropped: `(X, Y, Z)` of the crop box, RAS+ axes.
         spacing_mm: native, RAS+ axes.
-        kept: share of the voxels that the crop box holds.
-        voxels: label value -> voxels; empty without a label.
-        foreground: channel number -> intensities under the label, for CT channels of a case with a label.
-        content: hash of the voxels of all channels, to find one case under two names.
+        kept: fraction of the voxels that are in the crop box.
+        voxels: label value -> number of voxels; empty without a label.
+        foreground: channel number -> intensities under the label, for CT channels.
+        content: hash of the voxels of all channels, to find duplicates.
     """
 
     case_id: str
@@ -57,7 +56,7 @@ class Examined:
 
 
 class _Listener(logging.Handler):
-    """Collects the readers' warnings, which name the file already."""
+    """Collects the warnings of the readers."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -68,15 +67,10 @@ class _Listener(logging.Handler):
 
 
 def examine(case: Case, manifest: DatasetManifest, fix: FixGeometry = "none") -> Examined:
-    """Read a case and say everything that is wrong with it.
+    """Read a case and report everything that is wrong with it; never raises because of a file's content.
 
     Args:
-        case: where its files are.
-        manifest: what it should hold.
-        fix: what may be done with an image on another grid; see `reading.on_grid`.
-
-    Returns:
-        Facts and faults; never raises for what a file holds.
+        fix: how images on another grid are handled; see `reading.on_grid`.
     """
     logger, listener = logging.getLogger("mambamed"), _Listener()
     logger.addHandler(listener)
@@ -188,7 +182,7 @@ def _facts(
     label: NDArray | None,
     warnings: tuple[str, ...],
 ) -> Examined:
-    """What planning needs, of a case without faults."""
+    """The facts that planning needs, for a case without faults."""
     orientation = orientation_of(images[0].affine)
     channels = [in_kernel_type(to_ras(image.array, orientation)) for image in images]
     start, stop = nonzero_box(channels)
@@ -225,9 +219,9 @@ def _facts(
 
 
 def bytes_needed(case: Case) -> int:
-    """What examining or preparing a case takes at most, roughly, by the header of its first channel.
+    """Rough upper bound of the memory to examine or prepare a case, from the header of its first channel.
 
-    0 where that cannot be read: examining the case will say why, and takes nothing.
+    0 if the header cannot be read: examining the case reports that.
     """
     if case.fault or not case.channels:
         return 0
@@ -236,13 +230,13 @@ def bytes_needed(case: Case) -> int:
     except CaseError:
         return 0
     voxels = int(np.prod(header.shape, dtype=np.int64))
-    # Of a 4-D file all volumes are read before one is taken.
+    # All volumes of a 4-D file are read before one is selected.
     whole = voxels * header.volumes * header.dtype.itemsize if header.volumes > 1 else 0
     return voxels * (len(case.channels) * 12 + 24) + whole
 
 
 def summary_of(examined: Examined) -> FingerprintCase:
-    """What fingerprint.json keeps of a case."""
+    """The entry of fingerprint.json."""
     (x, y, z), (a, b, c) = examined.shape_cropped, examined.spacing_mm
     return FingerprintCase(
         id=examined.case_id,

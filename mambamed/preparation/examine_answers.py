@@ -1,4 +1,4 @@
-"""What is wrong with the landmarks and the class of a case, before any work."""
+"""Checks of the landmarks and the class of a case."""
 
 from __future__ import annotations
 
@@ -15,13 +15,7 @@ _SHOWN = 5
 
 
 def faults_of_points(case: Case, manifest: DatasetManifest, image: Image) -> list[str]:
-    """A line for every landmark that cannot be used.
-
-    Args:
-        case: with its points, world mm, RAS+.
-        manifest: names the landmarks; a case may lack some of them, not all.
-        image: the case's first channel, which they lie in.
-    """
+    """One line per landmark that is unknown, has no position, or lies outside of the first channel."""
     if not manifest.landmarks:
         return []
     if not case.points:
@@ -46,7 +40,7 @@ def faults_of_points(case: Case, manifest: DatasetManifest, image: Image) -> lis
 
 
 def faults_of_class(case: Case, manifest: DatasetManifest) -> list[str]:
-    """A line where the case lacks a class, or has one that the manifest does not name."""
+    """A line if the case has no class, or one that is not in the manifest."""
     if not manifest.classes:
         return []
     if not case.class_name:
@@ -58,7 +52,7 @@ def faults_of_class(case: Case, manifest: DatasetManifest) -> list[str]:
 
 
 def faults_of_classes(manifest: DatasetManifest, class_names: Sequence[str | None]) -> list[str]:
-    """A line where all cases are of one class: nothing can be learned from them, and AUC is undefined."""
+    """A line if all cases have the same class: there is nothing to learn, and AUC is undefined."""
     present = sorted({name for name in class_names if name})
     if manifest.classes and len(present) < 2:
         return [f"{manifest.name}: all cases have class {_shown(present)}. Add cases of a second class."]
@@ -66,10 +60,9 @@ def faults_of_classes(manifest: DatasetManifest, class_names: Sequence[str | Non
 
 
 def points_in_crop(case: Case, affine_to_box: np.ndarray, shape: Sequence[int]) -> list[str]:
-    """A warning for landmarks where the image is zero, which cropping would cut off.
+    """A warning about landmarks that cropping would cut off.
 
     Args:
-        case: with its points.
         affine_to_box: voxel of the crop box -> world.
         shape: of the crop box.
     """

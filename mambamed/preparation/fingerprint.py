@@ -1,4 +1,4 @@
-"""Intensities of the foreground, counted exactly, case by case, and summed over a dataset."""
+"""Exact histograms of the foreground intensities, per case and summed over a dataset."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from numpy.typing import NDArray
 from mambamed.preparation.image_kernels import foreground_histogram
 
 BINS_A_UNIT = 16
-"""Intensities that are not integers are counted to a sixteenth of a unit."""
+"""Resolution for intensities that are not integers."""
 
 _LOWEST, _HIGHEST = -32768, 65536
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many voxels have each intensity; exact for integers within -32768..65536.
+    """Number of voxels per intensity; exact for integers from -32768 to 65536.
 
     Attributes:
         first: number of the first bin; bin b stands for intensity `b / bins_a_unit`.
-        bins_a_unit: how finely a unit of intensity is parted.
-        counts: voxels a bin.
+        counts: voxels per bin.
     """
 
     first: int
@@ -32,12 +31,7 @@ class Histogram:
 
     @classmethod
     def of(cls, image: NDArray, label: NDArray) -> Histogram:
-        """Count one channel of one case under its label.
-
-        Args:
-            image: `(X, Y, Z)`, int16 or float32.
-            label: `(X, Y, Z)` of uint8, int16 or int32; foreground is what is greater than zero.
-        """
+        """Count an int16 or float32 `(X, Y, Z)` where its label (uint8, int16 or int32) is positive."""
         whole = image.dtype.kind == "i" or not np.any(np.mod(image, 1))
         bins = 1 if whole else BINS_A_UNIT
         low, high = float(image.min()), float(image.max())
@@ -67,11 +61,11 @@ class Histogram:
 
     @property
     def voxels(self) -> int:
-        """How many were counted."""
+        """Number of voxels."""
         return int(self.counts.sum())
 
     def quantile(self, q: float) -> float:
-        """As `numpy.quantile` over all voxels: linear between the two nearest. At least one must be there.
+        """Same as `numpy.quantile` over all voxels (linear interpolation); needs at least one voxel.
 
         >>> Histogram(10, 1, np.array([1, 0, 1])).quantile(0.25)
         10.5
@@ -85,7 +79,7 @@ class Histogram:
         return float(below + (position - np.floor(position)) * (above - below))
 
     def mean_and_std(self) -> tuple[float, float]:
-        """Of all voxels. At least one must be there."""
+        """Of all voxels; needs at least one."""
         values = (self.first + np.arange(len(self.counts))) / self.bins_a_unit
         mean = float((values * self.counts).sum() / self.voxels)
         return mean, float(np.sqrt(((values - mean) ** 2 * self.counts).sum() / self.voxels))

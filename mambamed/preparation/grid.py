@@ -1,7 +1,7 @@
-"""The border between a file's native grid and the prepared grid of one case, and the way across.
+"""The native, cropped and prepared grid of a case, and the transforms between them.
 
-Three grids follow each other: native (as the file stores it), cropped (native voxels with axes brought
-closest to RAS+, then cut to the crop box), prepared (cropped, resampled). All affines lead to the same world.
+native: as stored in the file; cropped: axes brought closest to RAS+, then cut to the crop box; prepared: the
+cropped grid, resampled. The affines of all three map to the same world.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from mambamed.geometry import Orientation, affine_to_ras, spacing_of
 
 @dataclass(frozen=True)
 class CaseGeometry:
-    """Where the prepared array of one case lies in its file.
+    """Position of the prepared array of one case in its file.
 
     Attributes:
-        shape_native: `(X, Y, Z)` of the file.
-        affine_native: the file's voxel -> world, as rows of numbers.
+        affine_native: voxel of the file -> world, as rows.
         orientation: axes and flips from native to RAS+ order.
         crop_start, crop_stop: the crop box in oriented native voxels; stop is exclusive.
-        shape_prepared: `(X, Y, Z)` of the prepared grid.
     """
 
     shape_native: Triple
@@ -37,7 +35,7 @@ class CaseGeometry:
 
     @property
     def shape_cropped(self) -> Triple:
-        """Shape of the crop box."""
+        """`(X, Y, Z)` of the crop box."""
         x, y, z = (b - a for a, b in zip(self.crop_start, self.crop_stop, strict=True))
         return x, y, z
 
@@ -70,7 +68,7 @@ class CaseGeometry:
         return x, y, z
 
     def record(self) -> GeometryRecord:
-        """The part of cases/ID.json; `of` gives the geometry back."""
+        """The part of cases/ID.json; the inverse of `of`."""
         return GeometryRecord.model_validate(
             {
                 "shape_native": self.shape_native,
@@ -87,7 +85,7 @@ class CaseGeometry:
 
     @classmethod
     def of(cls, record: GeometryRecord) -> CaseGeometry:
-        """The geometry of a record; `affine_prepared` follows from the rest."""
+        """The geometry of a record."""
         return cls(
             shape_native=record.shape_native,
             affine_native=record.affine_native,

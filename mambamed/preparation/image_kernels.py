@@ -1,8 +1,8 @@
-"""Loops over native images, compiled: crop box, filled mask, moments, histogram, repeated slices.
+"""Compiled loops over native images: crop box, filled mask, moments, histogram, repeated slices.
 
-All run over memory as it lies: an image of any axis order and with mirrored axes is turned into a view that
-is C-ordered (`in_memory_order`), and what belongs to it, into the same view. Signatures are given for int16
-and float32, so that nothing else is ever compiled, and the machine code is kept on disk.
+All loops run in memory order: an image with permuted or mirrored axes is turned into a C-ordered view
+(`in_memory_order`), and arrays on the same grid into the same view. The signatures are fixed to int16 and
+float32, and the machine code is cached on disk.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from mambamed.numba_cache import compiled
 
 IMAGES = ("int16", "float32")
-_SUMS = {"reassoc", "nsz", "contract"}  # sums may be taken in any order: vector instructions
-_TILE = 64  # rows worked on together, so that what is written across memory order stays in the cache
-PLANES = 32  # of a crop worked on together
+_SUMS = {"reassoc", "nsz", "contract"}  # allow vectorized sums
+_TILE = 64  # rows processed together, so that writes across memory order stay in the cache
+PLANES = 32  # planes of a crop processed together
 
 
 def in_kernel_type(array: NDArray) -> NDArray:
-    """The array as int16 where that holds every value, else as float32, in its own memory order."""
+    """The array as int16 if that represents every value exactly, else as float32, in its own memory order."""
     if array.dtype in (np.int16, np.float32):
         return array
     if np.can_cast(array.dtype, np.int16):
@@ -33,13 +33,13 @@ def in_kernel_type(array: NDArray) -> NDArray:
 
 
 def in_memory_order(array: NDArray) -> tuple[NDArray, tuple[int, int, int]]:
-    """A view with the slowest axis first and no mirrored axes, and which axis each of its axes is."""
+    """A view with the slowest axis first and no mirrored axes, and the original axis of each of its axes."""
     x, y, z = sorted(range(3), key=lambda axis: -abs(array.strides[axis]))
     return turned(array, array), (x, y, z)
 
 
 def pieces(view: NDArray) -> Iterator[slice]:
-    """All planes of a view in memory order; a crop's a few at a time, so that copies of them are small."""
+    """Slices over the first axis: all planes of a contiguous view at once, of a crop a few at a time."""
     count = max(1, len(view)) if view.flags.c_contiguous else PLANES
     return (slice(first, first + count) for first in range(0, len(view), count))
 
@@ -49,14 +49,14 @@ def _steps(array: NDArray, order: Sequence[int]) -> tuple[slice, ...]:
 
 
 def turned(other: NDArray, like: NDArray) -> NDArray:
-    """`other`, on the grid of `like`, in the order in which `like` lies in memory."""
+    """A view of `other`, which is on the grid of `like`, in the memory order of `like`."""
     order = sorted(range(3), key=lambda axis: -abs(like.strides[axis]))
     return other.transpose(order)[_steps(like, order)]
 
 
 @compiled(*(f"boolean({t}[::1],int64,int64,{t})" for t in ("int16", "int32")))
 def _any(row, first, last, counted):
-    """Whether some of the counted bits in `row[first:last]` is set; no early end, for vector instructions."""
+    """Whether a bit of `counted` is set in `row[first:last]`; without early exit, to be vectorized."""
     bits = counted ^ counted
     for value in row[first:last]:
         bits |= value
@@ -89,19 +89,17 @@ def _grow_box(image, box, counted):
 
 
 def grow_box(image: NDArray, start: NDArray[np.int64], stop: NDArray[np.int64]) -> None:
-    """Widen the box `start`..`stop`, in place, to hold every voxel of the image that is not zero.
-
-    Reads little more than what lies outside the box.
+    """Extend the box `start`..`stop`, in place, to all voxels of the image that are not zero.
 
     Args:
-        image: `(X, Y, Z)`, int16 or float32, of any memory layout.
+        image: `(X, Y, Z)`, int16 or float32, of any memory layout; little is read inside the box.
         start, stop: `(3,)`; the shape and zeros for an empty box.
     """
     view, order = in_memory_order(image)
     box = np.stack([view.shape, np.zeros(3)]).astype(np.int64)
     whole = np.ascontiguousarray(view)
     if whole.dtype == np.float32:
-        _grow_box(whole.view(np.int32), box, np.int32(0x7FFFFFFF))  # all but the sign: -0.0 is zero
+        _grow_box(whole.view(np.int32), box, np.int32(0x7FFFFFFF))  # ignore the sign bit: -0.0 is zero
     else:
         _grow_box(whole, box, np.int16(-1))
     if not box[1].any():
@@ -121,7 +119,7 @@ def _mark_nonzero(image, mask):
 
 @compiled("int64(uint8[:,:,::1])")
 def _reach_from_rows(mask):
-    """What is zero from an end of its row on is outside (2). Returns how many zeros are left."""
+    """Mark zeros at both ends of each row as outside (2). Returns the number of other zeros."""
     left = 0
     n0, n1, n2 = mask.shape
     for i in range(n0):
@@ -142,7 +140,7 @@ def _reach_from_rows(mask):
 
 @compiled("void(uint8[:,:,::1])")
 def _spread_outside(mask):
-    """Sweep to and fro until no zero touches the outside (2) or a face of the box."""
+    """Alternate forward and backward sweeps until no zero touches the outside (2) or a face of the box."""
     n0, n1, n2 = mask.shape
     changed, forward = True, True
     while changed:
@@ -169,7 +167,7 @@ def _spread_outside(mask):
 
 
 def filled_mask(channels: Sequence[NDArray]) -> NDArray[np.bool_]:
-    """Where some channel is not zero, with enclosed holes filled (neighbors share a face).
+    """Voxels that are not zero in some channel, with enclosed holes filled (6-connected).
 
     Args:
         channels: `(X, Y, Z)` each, int16 or float32, of any memory layout.
@@ -214,17 +212,16 @@ def _moments(image, center, result):
 
 
 def moments(image: NDArray, mask: NDArray[np.bool_] | None = None) -> tuple[float, float, int]:
-    """Mean, standard deviation and number of voxels, in float64.
+    """Mean, standard deviation and number of voxels (of a mask), in float64.
 
     Args:
         image: `(X, Y, Z)`, int16 or float32, of any memory layout.
-        mask: count only these voxels; None: all.
     """
     view = turned(image, image)
     where = None if mask is None else turned(mask, image)
     result = np.zeros(3)
     center = variance = 0.0
-    # Centered on the first mean in the second pass, so that a large mean costs no digits.
+    # The second pass is centered on the first mean, which avoids cancellation for large means.
     for _ in range(2 if image.dtype == np.float32 else 1):
         result[:] = 0
         for piece in pieces(view):
@@ -261,14 +258,13 @@ def _histogram(image, label, low, scale, counts):
 def foreground_histogram(
     image: NDArray, label: NDArray, low: float, bins_a_unit: int, length: int
 ) -> NDArray[np.int64]:
-    """How many foreground voxels have each intensity.
+    """Number of foreground voxels per intensity.
 
     Args:
         image: `(X, Y, Z)`, int16 or float32.
-        label: `(X, Y, Z)` of uint8, int16 or int32; foreground is what is greater than zero.
-        low: intensity of the first bin.
-        bins_a_unit: bins lie `1 / bins_a_unit` apart; the nearest one counts.
-        length: number of bins; what lies beyond counts in the outermost.
+        label: `(X, Y, Z)`, uint8, int16 or int32; foreground is greater than zero.
+        low: intensity of the first bin; bins are `1 / bins_a_unit` apart.
+        length: number of bins; intensities beyond them are counted in the outermost bins.
     """
     counts = np.zeros(length, np.int64)
     _histogram(turned(image, image), turned(label, image), low, float(bins_a_unit), counts)

@@ -1,7 +1,4 @@
-"""Loops over label maps, compiled: copies, counts, foreground places.
-
-Signatures are given, so that nothing else is ever compiled, and the machine code is kept on disk.
-"""
+"""Compiled loops over label maps: copies, counts, foreground positions."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from numpy.typing import NDArray
 from mambamed.numba_cache import compiled
 
 _LABELS = ("uint8", "int16", "int32")
-_TILE = 32  # rows worked on together, so that input and output of either memory order stay in the cache
+_TILE = 32  # rows processed together, so that input and output of either memory order stay in the cache
 
 
 @compiled(*(f"void({t}[:,:,:],{t}[:,:,::1])" for t in _LABELS))
@@ -24,7 +21,7 @@ def _copy(label, out):
 
 
 def in_c_order(label: NDArray) -> NDArray:
-    """The map itself where it is C-ordered, else a C-ordered copy, ten times faster than NumPy's."""
+    """The map itself if it is C-ordered, else a C-ordered copy (ten times faster than NumPy's)."""
     if label.flags.c_contiguous:
         return label
     out = np.empty(label.shape, label.dtype)
@@ -40,7 +37,7 @@ def _count(label, length):
             row = label[i, j]
             k = 0
             while k < row.size:
-                # Runs of one value are counted at once: neighbors mostly agree.
+                # Count runs of one value at once: neighbors mostly agree.
                 value, start = row[k], k
                 k += 1
                 while k < row.size and row[k] == value:
@@ -78,16 +75,15 @@ def _places(label, ranks, starts, stops, rows):
 
 
 def foreground_places(label: NDArray, counts: NDArray[np.int64], cap: int, seed: int) -> NDArray:
-    """Some voxels of each label, drawn evenly.
+    """Random voxels of each label.
 
     Args:
         label: `(X, Y, Z)`, C-ordered, uint8, int16 or int32.
         counts: voxels of each label (`count_labels`).
-        cap: at most this many a label.
-        seed: decides which.
+        cap: maximum number per label.
 
     Returns:
-        `(n, 4)` rows [label, x, y, z], int16 where all fit, else int32; sorted.
+        `(n, 4)` sorted rows [label, x, y, z], int16 if all values fit, else int32.
     """
     random = np.random.Generator(np.random.PCG64(seed))
     ranks, starts, stops, n = [], [], [], 0

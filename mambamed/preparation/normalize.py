@@ -1,4 +1,4 @@
-"""Intensities of one channel brought to a common scale, as the plan says."""
+"""Normalization of the intensities of one channel, as the plan says."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ _LEAST_STD = 1e-8
 
 @dataclass(frozen=True)
 class Scaling:
-    """A normalization in the numbers of one channel: `(clip(x, low, high) - center) * factor`.
+    """A measured normalization of one channel: `(clip(x, low, high) - center) * factor`.
 
     Attributes:
-        low, high: bounds; infinite where nothing is clipped.
-        center, factor: of the line.
-        mask: `(X, Y, Z)`, where the result counts; elsewhere it is 0. None: everywhere.
+        low, high: infinite without clipping.
+        mask: `(X, Y, Z)`; the result is 0 outside of it.
     """
 
     low: float
@@ -35,12 +34,11 @@ class Scaling:
     def of(
         cls, channel: NDArray, normalization: Normalization, mask: NDArray[np.bool_] | None = None
     ) -> Scaling:
-        """Measure the channel as the scheme needs it, in float64.
+        """Measure what the scheme needs, in float64.
 
         Args:
             channel: `(X, Y, Z)` on its native, cropped grid.
-            normalization: scheme and, for "ct", its numbers.
-            mask: what "zscore_nonzero" counts; the rest becomes 0.
+            mask: for "zscore_nonzero": voxels that are measured; the others become 0.
 
         Source:
             nnU-Net's ZScoreNormalization, CTNormalization and NoNormalization. A constant channel becomes 0.
@@ -61,7 +59,7 @@ class Scaling:
         scale_into(channel, out, self.low, self.high, self.center, self.factor, self.mask)
 
     def plane(self, plane: NDArray, axis: int, index: int) -> NDArray[np.float32]:
-        """One slice, scaled: a new array in the slice's own memory order."""
+        """One slice, scaled: a new array in the memory order of the slice."""
         values = plane_as_float32(plane)
         if np.isfinite(self.low) or np.isfinite(self.high):
             np.clip(values, np.float32(self.low), np.float32(self.high), out=values)

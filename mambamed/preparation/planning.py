@@ -1,4 +1,4 @@
-"""From what was seen of all cases, and what the recipe asks for, to a plan in numbers."""
+"""Make the plan from the findings about all cases and the recipe."""
 
 from __future__ import annotations
 
@@ -22,19 +22,13 @@ _SMALL_PATCH = 64**3
 def make_plan(manifest: DatasetManifest, cases: Sequence[Examined], settings: Preprocess) -> Plan:
     """Plan a dataset.
 
-    Args:
-        manifest: its channels.
-        cases: what was seen of each; at least one.
-        settings: the recipe's preprocess section.
-
-    Returns:
-        Spacing: what is asked for, else the median, with nnU-Net's rule for anisotropic sets. Patch: the
-        median prepared shape, each axis rounded up to a multiple of 8; above 128^3 voxels in all, the longest
-        axis is cut to the next multiple of 16, again and again. Batch: 2, more where the patch is small.
+    Spacing: from the recipe, else the median with nnU-Net's rule for anisotropic datasets. Patch: the median
+    prepared shape, each axis rounded up to a multiple of 8; while it exceeds 128^3 voxels, the longest axis
+    is reduced to the next multiple of 16. Batch: 2, or up to 8 if the patch is small.
 
     Source:
-        Isensee et al. 2021 (nnU-Net), "Inferred parameters", for spacing and normalization. The patch does
-        not depend on a memory model of one network here: `training.patch_size` says otherwise where needed.
+        Isensee et al. 2021 (nnU-Net), "Inferred parameters", for spacing and normalization. In contrast to
+        nnU-Net, the patch does not depend on the memory of a network.
     """
     spacings = np.array([case.spacing_mm for case in cases])
     shapes = np.array([case.shape_cropped for case in cases])
@@ -68,8 +62,8 @@ def target_spacing(spacings: np.ndarray, shapes: np.ndarray) -> tuple[float, flo
         shapes: `(n, 3)` voxels.
 
     Returns:
-        The median of each axis; where one axis is more than three times as coarse as the others and has
-        fewer than a third of their voxels, its 10th percentile, but not finer than the others.
+        The median of each axis. If one axis is more than three times as coarse as the others and has fewer
+        than a third of their voxels: its 10th percentile, but not finer than the others.
 
     >>> target_spacing(np.array([[1, 1, 5.0], [1, 1, 5.0]]), np.array([[90, 90, 20], [90, 90, 20]]))
     (1.0, 1.0, 5.0)
@@ -111,10 +105,10 @@ def _normalizations(
             continue
         seen = Histogram.total(case.foreground[number] for case in cases if number in case.foreground)
         if not seen.voxels:
-            # Nothing is outlined: a window that holds fat, soft tissue and contrast, in Hounsfield units.
+            # No foreground: a window for fat, soft tissue and contrast agent, in Hounsfield units.
             plans.append(Ct(mean=0.0, std=200.0, low=-1000.0, high=1000.0))
             continue
-        mean, std = seen.mean_and_std()  # before clipping, as nnU-Net has them
+        mean, std = seen.mean_and_std()  # before clipping, like nnU-Net
         low, high = seen.quantile(0.005), seen.quantile(0.995)
         plans.append(Ct(mean=mean, std=std, low=low, high=high))
     return plans

@@ -1,5 +1,4 @@
-"""From the images of one case to its prepared array: orient, crop, normalize, resample. The same for
-training and prediction."""
+"""Orient, crop, normalize and resample the images of one case; the same for training and prediction."""
 
 from __future__ import annotations
 
@@ -28,11 +27,10 @@ def prepare_image(
 
     Args:
         images: one per channel, in the plan's order, on one grid.
-        plan: spacing, crop and normalization.
-        dtype: float32, or float16 as the store keeps it; computed in float32.
+        dtype: float32, or float16 as in the store; computed in float32.
 
     Returns:
-        `(C, X, Y, Z)` on the prepared grid, axes closest to RAS+; and where that grid lies.
+        `(C, X, Y, Z)` on the prepared grid, axes closest to RAS+; and its geometry.
 
     Raises:
         CaseError: the number of channels or their grids differ.
@@ -84,15 +82,10 @@ def prepare_image(
 
 
 def prepare_label(label: Image, geometry: CaseGeometry) -> NDArray:
-    """Bring a case's label map to its prepared grid.
+    """The label map of a case on the prepared grid: `(X, Y, Z)` uint8, or int16 for labels above 255.
 
     Args:
-        label: integers, possibly stored as floats or with axes in another order than the image, on the
-            image's grid in the world.
-        geometry: of the prepared image.
-
-    Returns:
-        `(X, Y, Z)` uint8, or int16 for labels above 255.
+        label: integers, possibly stored as floats or with another axis order, on the grid of the image.
     """
     oriented = to_ras(label.array, orientation_of(label.affine))
     box = tuple(slice(a, b) for a, b in zip(geometry.crop_start, geometry.crop_stop, strict=True))

@@ -1,4 +1,4 @@
-"""The files of one case, brought to one grid: that of its first channel."""
+"""Read the files of one case onto one grid: that of its first channel."""
 
 from __future__ import annotations
 
@@ -19,12 +19,7 @@ Note = Callable[[str], None]
 
 
 def read_channels(case: Case, fix: FixGeometry, note: Note | None = None) -> list[Image]:
-    """The images of a case, in the manifest's order, on the grid of the first.
-
-    Args:
-        case: where the files are.
-        fix: what may be done with an image on another grid; see `on_grid`.
-        note: optional callback that receives a line for every image brought to the grid of the first.
+    """The images of a case, in the manifest's order, on the grid of the first; see `on_grid`.
 
     Raises:
         CaseError: a file cannot be used, or lies on another grid.
@@ -37,9 +32,7 @@ def read_channels(case: Case, fix: FixGeometry, note: Note | None = None) -> lis
 
 
 def read_label(case: Case, grid: Image, fix: FixGeometry, note: Note | None = None) -> Image | None:
-    """The label map of a case on the grid of its image; None where it has none.
-
-    Its axes may be stored in another order than the image's without any leave.
+    """The label map of a case on the grid of its image, reoriented if needed; None without a label.
 
     Raises:
         CaseError: the file cannot be used, or lies on another grid.
@@ -61,17 +54,15 @@ def on_grid(
     """The image on the grid of another one.
 
     Args:
-        image: what is to be brought there.
-        grid: where to.
-        path: of the image, for what is said about it.
-        fix: "none": only the very same grid will do; "reorient": so will the same voxels in another order
-            of axes; "resample": any grid, by linear interpolation in the world (a label map: by the nearest
-            voxel), with the image's smallest value beyond its border (a label map: background).
+        path: file of the image, for messages.
+        fix: "none": accept only the same grid; "reorient": also the same voxels in another axis order;
+            "resample": any grid, by linear interpolation (label map: nearest voxel) in world coordinates;
+            outside the image, its minimum (label map: background) is used.
         label: whether it is a label map, which may always be reoriented.
         note: optional callback that receives a line about what was done.
 
     Raises:
-        CaseError: the grids differ by more than may be mended.
+        CaseError: the grids differ by more than `fix` allows.
     """
     shape, affine = grid.array.shape, grid.affine
     fact = difference_of_grids(shape, affine, image.array.shape, image.affine)
@@ -80,7 +71,7 @@ def on_grid(
     own, wanted = orientation_of(image.affine), orientation_of(affine)
     turned_affine = affine_to_ras(image.affine, image.array.shape, own)
     turned = from_ras(to_ras(image.array, own), wanted)
-    # Compared in RAS+ order, so that no second inverse is needed.
+    # Compared in RAS+ order, which needs no second inverse.
     oriented = tuple(shape[axis] for axis in wanted.axes)
     still = difference_of_grids(
         oriented, affine_to_ras(affine, shape, wanted), to_ras(turned, wanted).shape, turned_affine
@@ -93,7 +84,7 @@ def on_grid(
         if note:
             note(f"{path}: was resampled to the grid of the first channel ({fact})")
         return _resampled(image, grid, path, label)
-    # Where the stored grids have one shape, the difference as it is stored says more.
+    # If the stored shapes are equal, the difference of the stored grids is more specific.
     fact = fact if image.array.shape == shape else still or fact
     way = "reorient" if still is None else "resample"
     raise CaseError(
@@ -105,7 +96,7 @@ def _resampled(image: Image, grid: Image, path: Path, label: bool) -> Image:
     step = np.linalg.inv(image.affine) @ grid.affine
     array = np.rint(image.array) if label and image.array.dtype.kind == "f" else image.array
     outside = 0.0 if label else float(array.min())
-    offset: Any = step[:3, 3]  # scipy's annotation knows of a single number only
+    offset: Any = step[:3, 3]  # scipy's annotation allows only a single number
     new = scipy.ndimage.affine_transform(
         array if label else array.astype(np.float32),
         step[:3, :3],

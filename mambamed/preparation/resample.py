@@ -1,7 +1,7 @@
-"""Images and labels on another grid over the same box, as nnU-Net resamples them, many times faster.
+"""Resampling of images and label maps to another grid over the same box, like nnU-Net but many times faster.
 
-An image passes one banded matrix product an axis. Where one axis is much coarser than the others (more
-than three times), its slices are resampled in their plane and repeated along it, which is nnU-Net's rule.
+An image is multiplied by one banded matrix per axis. If one axis is more than three times as coarse as the
+others, its slices are resampled in their plane and repeated along it (nnU-Net's rule).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from mambamed.preparation.splines import AxisOperator, linear_neighbors, nearest
 Triple = tuple[int, int, int]
 PreparePlane = Callable[[NDArray, int, int], NDArray[np.float32]]
 ANISOTROPY = 3.0
-"""Ratio of the largest to the smallest spacing from which one axis is resampled apart (nnU-Net's)."""
+"""Ratio of the largest to the smallest spacing above which one axis is resampled separately (nnU-Net's)."""
 
 
 def resampled_shape(
     shape: Sequence[int], spacing_mm: Sequence[float], new_spacing_mm: Sequence[float]
 ) -> Triple:
-    """Shape of the same box at another spacing; at least one voxel an axis.
+    """Shape of the same box at another spacing; at least one voxel per axis.
 
     >>> resampled_shape((512, 512, 100), (0.8, 0.8, 5.0), (1.5, 1.5, 1.5))
     (273, 273, 333)
@@ -34,11 +34,10 @@ def resampled_shape(
 
 
 def coarse_axis(spacing_mm: Sequence[float], new_spacing_mm: Sequence[float]) -> int | None:
-    """The axis to be resampled apart, or None.
+    """The axis to be resampled separately, or None.
 
-    It is the one axis of the largest spacing, where that exceeds three times the smallest: of the old
+    It is the only axis with the largest spacing, if that exceeds three times the smallest: of the old
     spacing, else of the new one.
-
     >>> coarse_axis((0.8, 0.8, 5.0), (1.5, 1.5, 1.5)), coarse_axis((1, 1, 2), (1, 1, 1))
     (2, None)
     """
@@ -52,13 +51,13 @@ def coarse_axis(spacing_mm: Sequence[float], new_spacing_mm: Sequence[float]) ->
 def resample_volume(
     volume: NDArray, out: NDArray, *, coarse: int | None = None, prepare: PreparePlane | None = None
 ) -> None:
-    """Resample a volume into `out` by cubic B-splines, slice by slice, within the range of the old values.
+    """Resample a volume into `out` by cubic B-splines, slice by slice, clipped to the range of the input.
 
     Args:
         volume: real, of any memory layout.
         out: `(X', Y', Z')`, C-ordered, float32 or float16.
-        coarse: axis of which slices are only repeated; None: none.
-        prepare: `(slice, axis, index) -> float32 slice`, applied to each slice before (normalization).
+        coarse: axis along which slices are repeated.
+        prepare: `(slice, axis, index) -> float32 slice`, applied to each slice first (normalization).
 
     Source:
         nnU-Net 2's `resample_data_or_seg_to_shape` (order 3, order_z 0), here in float32.
@@ -69,7 +68,7 @@ def resample_volume(
     along_first = spline_operator(slices.shape[1], first)
     along_second = spline_operator(slices.shape[2], second)
     passed = np.empty((len(slices), first, second), np.float32)
-    between = np.empty((first, slices.shape[2]), np.float32)  # one for all slices: fresh memory costs time
+    between = np.empty((first, slices.shape[2]), np.float32)  # reused for all slices: allocation is slow
     low, high = np.inf, -np.inf
     for index, plane in enumerate(slices):
         values = _read_as_float32(plane) if prepare is None else prepare(plane, axis, index)
@@ -86,7 +85,7 @@ def resample_volume(
 
 
 def slowest_axis(volume: NDArray) -> int:
-    """The axis whose neighbors lie farthest apart in memory."""
+    """The axis with the largest stride."""
     steps = zip(volume.strides, volume.shape, strict=True)
     return int(np.argmax([abs(stride) if size > 1 else -1 for stride, size in steps]))
 
@@ -120,14 +119,14 @@ def apply_columns(
 
 
 def plane_as_float32(plane: NDArray) -> NDArray[np.float32]:
-    """A float32 copy in the plane's own memory order, without mirrored axes."""
+    """A float32 copy in the memory order of the plane, without mirrored axes."""
     if abs(plane.strides[0]) < abs(plane.strides[1]):
         return np.array(plane.T, np.float32, order="C").T
     return np.array(plane, np.float32, order="C")
 
 
 def _read_as_float32(plane: NDArray) -> NDArray[np.float32]:
-    """The plane itself where it can be read as it is, else `plane_as_float32`."""
+    """The plane itself if it is contiguous float32, else `plane_as_float32`."""
     ready = plane.dtype == np.float32 and (plane.flags.c_contiguous or plane.flags.f_contiguous)
     return plane if ready else plane_as_float32(plane)
 
@@ -139,7 +138,7 @@ def _spline_axis(
     out: NDArray,
     bounds: tuple[float, float],
 ) -> None:
-    """The last axis of the three, from `(S, first, second)` into `out` with it at its place."""
+    """Resample `(S, first, second)` along its first axis into `out`, where that is axis `axis`."""
     if axis == 0:
         flat = passed.reshape(len(passed), -1)
         whole = apply_rows(operator, flat).reshape(out.shape)
@@ -158,7 +157,7 @@ def _spline_axis(
 
 
 def _copy_axis(passed: NDArray[np.float32], indices: NDArray, axis: int, out: NDArray) -> None:
-    """Slices at `indices` along the axis, from `(S, first, second)` into `out`."""
+    """Copy the slices at `indices` of `(S, first, second)` into `out`, along axis `axis`."""
     if axis == 0:
         out[...] = passed[indices]
     elif axis == 2 and out.dtype == np.float32 and out.flags.c_contiguous:
@@ -172,20 +171,20 @@ def _copy_axis(passed: NDArray[np.float32], indices: NDArray, axis: int, out: ND
 
 
 def resample_label(label: NDArray, shape: Sequence[int], *, coarse: int | None = None) -> NDArray:
-    """Resample a label map by linear votes: the label with the largest share of the eight voxels around.
+    """Resample a label map by linear votes: the label with the largest weight among the eight nearest voxels.
 
     Args:
         label: `(X, Y, Z)` integers.
         shape: the new `(X, Y, Z)`.
-        coarse: axis along which the nearest slice is taken; votes are then in its plane.
+        coarse: axis along which the nearest slice is taken; voting is then within the slice.
 
     Returns:
         `(X, Y, Z)` of the label's type, C-ordered.
 
     Source:
-        nnU-Net 2's `resize_segmentation` (order 1, order_z 0): a label wins with a share of one half, the
-        larger label in a tie. Where three labels meet and none has a half, nnU-Net leaves background; here
-        the one with the largest share wins.
+        nnU-Net 2's `resize_segmentation` (order 1, order_z 0): a label wins with a weight of at least 1/2,
+        the larger label in a tie. If no label has 1/2, nnU-Net writes background; here the label with the
+        largest weight wins.
     """
     if label.ndim != 3 or 0 in label.shape or min(shape) < 1:
         raise ValueError(f"a label map (X, Y, Z) with voxels is needed, got {label.shape} -> {tuple(shape)}")

@@ -1,7 +1,4 @@
-"""The copy of a native image that is clipped, shifted and multiplied, as float32 or float16; compiled.
-
-It is written where it belongs at once, in any memory layout and without a float32 volume between.
-"""
+"""Compiled: copy a native image of any memory layout, clipped, shifted and scaled, as float32 or float16."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ _BITS = ("uint32", "uint16")  # float32 and float16 as integers: numba has no fl
 
 @compiled(*(f"void(float32[::1],{t}[::1])" for t in _BITS))
 def _write_bits(values, out):
-    """The bits of the values, as float32 or rounded to float16, by the width of `out`."""
+    """The bits of the values as float32, or rounded to float16, depending on the width of `out`."""
     half = np.float32(0.5)
     bits = values.view(np.uint32)
     for i in range(values.size):
@@ -26,9 +23,9 @@ def _write_bits(values, out):
             continue
         sign = (word >> np.uint32(16)) & np.uint32(0x8000)
         size = word & np.uint32(0x7FFFFFFF)
-        # Normal halves: rebias the exponent and round to nearest, ties to even, all in one sum of integers.
+        # Normal halves: rebias the exponent and round to nearest even, in one integer sum.
         normal = (size + np.uint32(0xC8000FFF) + ((size >> np.uint32(13)) & np.uint32(1))) >> np.uint32(13)
-        # Subnormal halves lie 2^-24 apart: of 0.5 in float32, the last bit is worth just that.
+        # Subnormal halves are 2^-24 apart, which is the last bit of 0.5 in float32.
         small = np.uint32((abs(values[i]) + half) * np.float32(1 << 24)) - np.uint32(1 << 23)
         magnitude = normal if size >= np.uint32(0x38800000) else small
         magnitude = magnitude if size < np.uint32(0x477FF000) else np.uint32(0x7BFF)
@@ -41,11 +38,7 @@ def _bits_of(array: NDArray) -> NDArray:
 
 
 def to_float16(values: NDArray[np.float32], out: NDArray[np.float16]) -> None:
-    """Round finite float32 to float16; what is too large becomes the largest number, +-65504.
-
-    Args:
-        values, out: C-ordered, of one size.
-
+    """Round finite float32 to float16, C-ordered arrays of one size; too large values become +-65504.
     >>> half = np.empty(3, np.float16)
     >>> to_float16(np.array([1 / 3, -1e9, 6e-8], np.float32), half); half.tolist()
     [0.333251953125, -65504.0, 5.960464477539063e-08]
@@ -91,7 +84,7 @@ def _scale(image, out, mask, masked, low, high, center, factor):
     )
 )
 def _scale_across(image, before, out, mask, masked, low, high, center, factor, mirrored):
-    """`out[c, b, before + a]`, each axis mirrored where it says so, from `image[a, b, c]`: in tiles."""
+    """`out[c, b, before + a] = scaled image[a, b, c]`, with the mirrored axes reversed, in tiles."""
     n0, n1, n2 = image.shape
     values, rows = np.empty(n2, np.float32), np.empty((PLANES, n2), out.dtype)
     used = np.ones(n2, np.bool_)

@@ -1,8 +1,8 @@
 """Resampling along one axis: cubic B-splines as a banded matrix, and linear and nearest neighbors.
 
-Both grids cover the same length edge to edge, so that the center of new voxel i lies at
-`(i + 0.5) * n / m - 0.5` in old voxels. Beyond the ends the outermost voxels repeat. These are the
-conventions of scikit-image's `resize(mode="edge", anti_aliasing=False)`, which nnU-Net uses.
+Both grids cover the same length: the center of new voxel i is at `(i + 0.5) * n / m - 0.5` in old voxels, and
+the outermost voxels are repeated beyond the ends. These are the conventions of scikit-image's
+`resize(mode="edge", anti_aliasing=False)`, which nnU-Net uses.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 WEIGHT_CUT = 1e-6
-"""Spline weights below this are dropped; they fall by 0.27 a voxel, so about ten remain on each side."""
+"""Smaller spline weights are dropped; they fall by 0.27 per voxel, so about ten remain on each side."""
 
 _PADDING = 12
 _BLOCK = 32
@@ -22,12 +22,9 @@ _BLOCK = 32
 
 @dataclass(frozen=True)
 class AxisOperator:
-    """A banded `(m, n)` matrix as dense blocks of rows.
+    """A banded `(new_length, length)` matrix as dense blocks of rows.
 
-    Attributes:
-        length: n, of the old axis.
-        new_length: m, of the new axis.
-        blocks: `(row_start, row_stop, column_start, column_stop, weights)`; weights are float32.
+    `blocks` are `(row_start, row_stop, column_start, column_stop, weights)` with float32 weights.
     """
 
     length: int
@@ -36,7 +33,7 @@ class AxisOperator:
 
     @property
     def is_identity(self) -> bool:
-        """Whether the axis stays as it is."""
+        """Whether the axis is unchanged."""
         return self.length == self.new_length
 
 
@@ -80,7 +77,7 @@ def spline_operator(length: int, new_length: int) -> AxisOperator:
 def linear_neighbors(
     length: int, new_length: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """For each new voxel the two old ones around it and the weight of the second.
+    """For each new voxel the two neighboring old ones and the weight of the second.
 
     >>> low, high, weight = linear_neighbors(2, 4)
     >>> low.tolist(), high.tolist(), weight.tolist()
@@ -101,13 +98,13 @@ def nearest_neighbors(length: int, new_length: int) -> NDArray[np.int64]:
 
 
 def _prefilter(length: int) -> NDArray[np.float64]:
-    """Samples -> spline coefficients: z^|i-j| is the inverse of the tridiagonal matrix on an endless line.
+    """Samples -> spline coefficients: on an infinite line, z^|i-j| is the inverse of the tridiagonal matrix.
 
-    With twelve repeated voxels beyond each end, what the missing rest would add is below 1e-6.
+    With twelve repeated voxels at each end, the truncation error is below 1e-6.
     """
     pole = np.sqrt(3.0) - 2
     distance = np.abs(np.subtract.outer(np.arange(length), np.arange(length)))
-    # The mirror images of each sample behind the padding's ends, as a spline that mirrors there has them.
+    # Mirror images of each sample beyond the padded ends: the boundary condition of the spline.
     mirrored = np.add.outer(np.arange(length), np.arange(length))
     behind = 2 * (length - 1) - mirrored
     edge = (np.arange(length) == 0) | (np.arange(length) == length - 1)
@@ -116,7 +113,7 @@ def _prefilter(length: int) -> NDArray[np.float64]:
 
 
 def _banded(matrix: NDArray[np.float64]) -> AxisOperator:
-    """Cut small weights, give what was cut back to the row so that constants stay, and store in blocks."""
+    """Drop small weights, normalize the rows so that constants are preserved, and store in blocks."""
     kept = np.where(np.abs(matrix) < WEIGHT_CUT, 0.0, matrix)
     kept /= kept.sum(axis=1, keepdims=True)
     blocks = []

@@ -1,4 +1,4 @@
-"""Training, validation and test cases, parted by subject."""
+"""Split cases into training, validation and test sets, by subject."""
 
 from __future__ import annotations
 
@@ -18,12 +18,10 @@ _MANY = 5
 
 @dataclass(frozen=True)
 class Member:
-    """What is known of a case when it is put into a part.
+    """The properties of a case that splits depend on.
 
     Attributes:
-        subject: the person.
-        class_name: of the case as a whole, or None.
-        labels: label values that are there.
+        labels: label values that occur.
         covariates: column -> text.
     """
 
@@ -34,20 +32,16 @@ class Member:
 
 
 def make_splits(members: Mapping[str, Member], split: Split) -> list[Fold]:
-    """Part the cases; cases of one group are never torn apart.
-
-    Args:
-        members: case id -> what is known of it.
-        split: folds, or fractions; the seed; group, strata and a fixed test set.
+    """Split the cases; cases of one group stay together.
 
     Returns:
-        One dict a fold with "train" and "val" (and "test") -> sorted case ids: nnU-Net's shape of
-        splits_final.json. With as many subjects as cases, five folds, the default seed and no strata they
-        are nnU-Net's own (scikit-learn's shuffled KFold).
+        One dict per fold with "train" and "val" (and "test") -> sorted case ids, the format of nnU-Net's
+        splits_final.json. With one case per subject, five folds, the default seed and no stratification, the
+        splits equal nnU-Net's (scikit-learn's shuffled KFold).
 
     Raises:
-        DatasetError: fewer groups than parts, or a group that reaches into the test set.
-        RecipeError: a column or a test case that is not there.
+        DatasetError: fewer groups than parts, or a group that is only partly in the test set.
+        RecipeError: an unknown column or test case.
     """
     group_of = groups_of(members, split.group_by)
     test = _fixed_test(group_of, split.test_cases)
@@ -75,7 +69,7 @@ def make_splits(members: Mapping[str, Member], split: Split) -> list[Fold]:
         return [fold | ({"test": kept} if kept else {})]
     count = min(split.folds, len(groups))
     if count < 2:
-        # One subject: it can be learned from, and there is nothing to validate on.
+        # A single subject can be learned from, but not validated on.
         return [{"train": cases(groups), "val": []} | ({"test": kept} if kept else {})]
     sizes = [len(part) for part in np.array_split(order, count)]
     folds = []
@@ -86,12 +80,11 @@ def make_splits(members: Mapping[str, Member], split: Split) -> list[Fold]:
 
 
 def groups_of(members: Mapping[str, Member], group_by: str) -> dict[str, str]:
-    """Case id -> the group that it is never torn from.
+    """Case id -> the group that it is kept together with.
 
     Args:
-        members: case id -> what is known of it.
-        group_by: "subject", "case", or a column (a site): what shares its value stays together, and so do
-            the cases of one subject.
+        group_by: "subject", "case", or a column (e.g. site): cases with the same value stay together, and so
+            do the cases of one subject.
 
     Raises:
         RecipeError: no case has that column.
@@ -105,7 +98,7 @@ def groups_of(members: Mapping[str, Member], group_by: str) -> dict[str, str]:
         raise RecipeError(
             f"no case has a column {group_by!r} to group by. Use subject, case or an existing column."
         )
-    joined: dict[str, str] = {}  # subject -> another one of its group; the first of a group has none
+    joined: dict[str, str] = {}  # subject -> another one of its group (union-find); roots are absent
 
     def first_of(subject: str) -> str:
         while subject in joined:
@@ -122,8 +115,7 @@ def groups_of(members: Mapping[str, Member], group_by: str) -> dict[str, str]:
 
 
 def _strata(members: Mapping[str, Member], stratify: str) -> dict[str, set[str]]:
-    """Case id -> what should be spread evenly: its class, its labels, or a column's value (quarters of it
-    where it holds many numbers)."""
+    """Case id -> strata: its class, its labels, or the value of a column (its quartile for many numbers)."""
     if stratify == "class":
         return {case_id: {member.class_name or ""} for case_id, member in members.items()}
     if stratify == "labels":
@@ -153,7 +145,7 @@ def _number(text: str | None) -> float | None:
 
 
 def _fixed_test(group_of: Mapping[str, str], test_cases: Sequence[str]) -> set[str]:
-    """The test cases, none of whose groups has cases elsewhere."""
+    """The test cases; their groups must not have other cases."""
     test = set(test_cases)
     unknown = sorted(test - set(group_of))
     if unknown:
@@ -181,10 +173,10 @@ def _sizes_of_fractions(count: int, split: Split) -> list[int]:
 def _dealt(
     groups: Sequence[str], strata: Mapping[str, set[str]], sizes: Sequence[int], stratified: bool
 ) -> list[list[str]]:
-    """The groups in parts of these sizes.
+    """Deal the groups into parts of these sizes: in their order, or stratified.
 
-    Without strata, in their order. With them by iterative stratification (Sechidis et al. 2011, ECML): the
-    rarest stratum first, each of its groups to the part that still lacks most of it.
+    Iterative stratification (Sechidis et al. 2011, ECML): the rarest stratum first, each of its groups into
+    the part that lacks most of it.
     """
     if not stratified:
         ends = np.cumsum([0, *sizes])

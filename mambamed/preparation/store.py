@@ -1,4 +1,4 @@
-"""A prepared dataset on disk, and how it is read.
+"""The files of a prepared dataset, and how they are read.
 
 ```
 PREPARED/ dataset.json   the manifest and the cases       fingerprint.json  plan.json  splits.json
@@ -37,13 +37,13 @@ from mambamed.preparation.splits import Fold, Member, groups_of
 
 FORMAT = 1
 CHUNK, BLOCK = 64, 32
-_READ_WHOLE = 1 << 20  # bytes; a smaller file is read at once: opened as an array, it is opened for each part
+_READ_WHOLE = 1 << 20  # bytes; smaller files are read at once instead of being opened for each part
 Box = tuple[Sequence[int], Sequence[int]]
 
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """The names of one case's files in a prepared dataset."""
+    """The files of one case in a prepared dataset."""
 
     image: Path
     label: Path
@@ -54,7 +54,7 @@ class CaseFiles:
 
     @classmethod
     def of(cls, root: Path, case_id: str) -> CaseFiles:
-        """Of the case of this id, whether they exist or not."""
+        """The files of a case, whether they exist or not."""
         folder = root / "cases"
         return cls(
             folder / f"{case_id}.b2nd",
@@ -67,17 +67,14 @@ class CaseFiles:
 
 
 class PreparedCase:
-    """One prepared case. Boxes are read as they are asked for; threads may read at the same time.
+    """One prepared case; boxes are read on demand, also by several threads.
 
     Attributes:
-        id: of the case.
         shape: `(X, Y, Z)` of the prepared grid.
-        channels: how many there are.
-        subject: the person.
-        class_name: what the case is as a whole; None where the task has no classes.
-        points: landmark name -> world position, mm, RAS+; None where the task has no landmarks.
-        covariates: what else is known of the case, name -> text.
-        has_label: whether there is a label map.
+        channels: number of channels.
+        class_name: None without classes.
+        points: landmark name -> world position, mm, RAS+; None without landmarks.
+        covariates: name -> text.
     """
 
     def __init__(self, root: Path, entry: CaseEntry, in_memory: bool) -> None:
@@ -95,14 +92,11 @@ class PreparedCase:
         self._lock = threading.Lock()
 
     def image(self, box: Box | None = None) -> NDArray[np.float16]:
-        """`(C, X, Y, Z)` float16 of a box `(start, stop)`, clipped to the case; None: all of it.
-
-        Treat it as read-only: it may be a view of what is kept in memory.
-        """
+        """`(C, X, Y, Z)` float16 of a box `(start, stop)`, clipped to the case (default: all); read-only."""
         return self._read(self._files.image, box)
 
     def label(self, box: Box | None = None) -> NDArray:
-        """`(X, Y, Z)` label values of a box `(start, stop)`, clipped to the case; None: all of it.
+        """`(X, Y, Z)` label values of a box `(start, stop)`, clipped to the case (default: all).
 
         Raises:
             ValueError: the case has no label.
@@ -113,30 +107,24 @@ class PreparedCase:
 
     @property
     def foreground(self) -> NDArray:
-        """`(n, 4)` rows [label value, x, y, z]: foreground voxels, sorted; at most some thousands a label.
-
-        No rows without a label.
-        """
+        """`(n, 4)` sorted rows [label value, x, y, z]: some thousands of voxels per label."""
         if not self.has_label:
             return np.zeros((0, 4), np.int16)
         return self._keep(self._files.foreground, read_foreground)
 
     @property
     def document(self) -> CaseRecord:
-        """What the case's JSON holds: geometry, voxels of each label, digests."""
+        """cases/ID.json: geometry, voxels of each label, digests."""
         return CaseRecord.read(self._files.document)
 
     @property
     def geometry(self) -> CaseGeometry:
-        """Where the prepared grid lies in the case's files."""
+        """Position of the prepared grid in the case's files."""
         return CaseGeometry.of(self.document.geometry)
 
     @property
     def points_voxel(self) -> dict[str, NDArray[np.float64]]:
-        """Landmark name -> `(3,)` position in voxels of the prepared grid, not rounded; empty without any.
-
-        A landmark may lie beyond the grid where cropping cut it off.
-        """
+        """Landmark name -> `(3,)` position in prepared voxels, not rounded; may be cropped off."""
         points = self.points or {}
         if not points:
             return {}
@@ -162,11 +150,8 @@ class PreparedDataset:
     """A prepared dataset, opened for reading.
 
     Attributes:
-        root: its folder.
-        manifest: channels, labels, regions, landmarks, classes.
-        plan: how it was prepared, and the patch a network should see.
-        splits: one dict a fold, "train" and "val" (and "test") -> case ids.
-        in_memory: whether arrays stay in memory once read: when the set takes less than a quarter of it.
+        splits: one dict per fold, "train" and "val" (and "test") -> case ids.
+        in_memory: whether arrays are kept once read: if the dataset takes less than a quarter of the memory.
     """
 
     def __init__(
@@ -184,7 +169,7 @@ class PreparedDataset:
 
     @classmethod
     def open(cls, root: Path) -> PreparedDataset:
-        """Open what `prepare` wrote.
+        """Open the output of `prepare`.
 
         Raises:
             DatasetError: it is not a finished prepared dataset, or was written by a newer version.
@@ -198,7 +183,7 @@ class PreparedDataset:
         plan = Plan.read(root / "plan.json")
         check_channels(plan, index, root / "plan.json", DatasetError)
         members = {case.id: Member(case.subject, covariates=case.covariates) for case in index.cases}
-        group_by = index.group_by or "case"  # 0.1.0 did not record it, so that any split may be meant
+        group_by = index.group_by or "case"  # 0.1.0 did not record it: accept any split
         splits = Splits.read_for(root / "splits.json", groups_of(members, group_by), group_by)
         return cls(root, index.manifest, plan, splits, index.cases)
 
@@ -223,12 +208,12 @@ class PreparedDataset:
 def encode_array(array: NDArray) -> bytes:
     """A blosc2 frame of a `(C, X, Y, Z)` or `(X, Y, Z)` array; equal arrays give equal bytes.
 
-    LZ4 level 1 over shuffled bytes: a patch is read in the time of a memory copy times three. Chunks are
-    cubes of up to 64 voxels over all channels, blocks of up to 32 voxels of one channel. Both part an axis
-    evenly, because the last of each is stored, and unpacked, as large as the others.
+    LZ4 level 1 over shuffled bytes: reading a patch takes three times as long as a memory copy. Chunks are
+    cubes of up to 64 voxels over all channels, blocks of up to 32 voxels of one channel. Both divide an axis
+    evenly, because the last one is stored and decompressed at full size.
     """
     chunk = tuple(_even(n, CHUNK) for n in array.shape[-3:])
-    # blosc2's annotations name every kind of store that its functions may ever give back.
+    # The annotations of blosc2 name every kind of store that its functions may return.
     stored: Any = blosc2.asarray(
         cast(Any, np.ascontiguousarray(array)),
         chunks=(*array.shape[:-3], *chunk),
@@ -250,17 +235,17 @@ def read_array(path: Path, box: Box | None = None) -> NDArray:
         DatasetError: the file is absent or damaged.
     """
     try:
-        # A handle of its own for each call: one must not be used by two threads.
+        # A handle per call: a handle must not be used by two threads.
         stored: Any
         if path.stat().st_size < _READ_WHOLE:
-            frame = path.read_bytes()  # has a name because the array points into it
+            frame = path.read_bytes()  # kept in a variable because the array points into it
             stored = blosc2.ndarray_from_cframe(frame)
             stored.schunk.dparams = blosc2.DParams(nthreads=1)
         else:
             stored = blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
         if box is None:
             return stored[:]
-        # No "...": it makes blosc2 ask a slow library what is meant.
+        # No "...": with it, blosc2 uses a slow library to resolve the index.
         return stored[(*(slice(None) for _ in stored.shape[:-3]), *_slices(box, stored.shape[-3:]))]
     except (OSError, RuntimeError, ValueError) as error:
         if is_out_of_memory(error):
@@ -288,7 +273,7 @@ def read_foreground(path: Path) -> NDArray:
 
 
 def _even(size: int, largest: int) -> int:
-    """The length of as few parts of an axis as may be, none longer than `largest`."""
+    """The length of the parts of an axis, as few as possible, none longer than `largest`."""
     parts = max(1, -(-size // largest))
     return max(1, -(-size // parts))
 

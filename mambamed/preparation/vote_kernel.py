@@ -1,8 +1,8 @@
-"""Resampling of label maps, compiled: a copy where all voxels around agree, a vote elsewhere.
+"""Compiled resampling of label maps: a copy where all neighboring voxels agree, a vote elsewhere.
 
-Nearly all of a label map agrees with its neighbors, and most of it is background. Rows of one value are
-therefore found first; of the others it is found with vector instructions where neighboring rows agree, and
-single voxels are looked at only between them. Where the answer is background, nothing is written.
+Most of a label map agrees with its neighbors, and most of it is background. Therefore uniform rows are found
+first, then uniform parts of rows with vector instructions, and only the remaining voxels are voted on
+individually. Background is not written.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from mambamed.numba_cache import compiled
 from mambamed.preparation.image_kernels import in_memory_order
 
 Neighbors = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
-"""Of each new voxel along an axis: the two old ones around it, and the weight of the second."""
+"""For each new voxel along an axis: the two neighboring old ones and the weight of the second."""
 
 _LABELS = ("uint8", "int16", "int32")
 _AXIS = "int64[::1],int64[::1],float64[::1]"
-_TILE = 16  # of a transposed copy: small, so that most hold background alone
-_MIXED = 1 << 40  # beyond all labels
-_TIE = 1e-9  # shares that differ by rounding alone
+_TILE = 16  # of a transposed copy; small, so that most tiles contain only background
+_MIXED = 1 << 40  # larger than all labels
+_TIE = 1e-9  # maximum difference of equal sums of weights
 
 
 @compiled(*(f"{t}({t}[::1],float64[::1])" for t in _LABELS))
 def _winner(values, shares):
-    """The label with the largest sum of shares; of two with the same, the larger one."""
+    """The label with the largest sum of weights; the larger one in a tie."""
     first, second, own = values[0], values[0], 0.0
     for q in range(8):
         own += shares[q] if values[q] == first else 0.0
@@ -52,8 +52,8 @@ def _winner(values, shares):
 
 @compiled(*(f"void({t}[:,:,::1],int64[:,::1])" for t in _LABELS))
 def _find_only(label, only):
-    """The one value that each row holds, else `_MIXED`: all of the map once, as it lies in memory."""
-    narrow = label.dtype.type  # numba would take 64 bits for each value
+    """The value of each uniform row, else `_MIXED`."""
+    narrow = label.dtype.type  # otherwise numba uses 64 bits per value
     for a in range(label.shape[0]):
         for b in range(label.shape[1]):
             row = label[a, b]
@@ -66,7 +66,7 @@ def _find_only(label, only):
 
 @compiled(*(f"void({t}[:,::1],boolean[::1],int64[::1],{t}[:,:])" for t in _LABELS))
 def _turn(plane, blank, source, out):
-    """`out[c, i] = plane[source[i], c]`, a tile after the other; zeros are there already."""
+    """`out[c, i] = plane[source[i], c]` in tiles; `out` is zero before."""
     rows, columns = source.size, plane.shape[1]
     for first in range(0, rows, _TILE):
         stop = min(first + _TILE, rows)
@@ -93,7 +93,7 @@ def _turn(plane, blank, source, out):
 
 @compiled(*(f"int64({t}[::1],uint64[::1],int64)" for t in _LABELS))
 def _run_end(differing, words, c):
-    """The first place behind c that is not zero; `words` is the same memory, eight bytes at once."""
+    """The first index from c on that is not zero; `words` is the same memory as 64-bit words."""
     width = 8 // differing.itemsize
     while c < differing.size and differing[c] == 0:
         c += 1
@@ -116,9 +116,9 @@ def _vote_plane(
     label, only, near, far, far_weight,
     a_low, a_high, a_weight, c_low, c_high, c_weight, c_before, words, out, blank,
 ):  # fmt: skip
-    """The plane between the old ones `near` and `far`, and which of its rows are background throughout.
+    """The plane between the old ones `near` and `far` (weight `far_weight`), and which rows are background.
 
-    `far_weight` is the second's; `only` is from `_find_only`.
+    `only` is from `_find_only`.
     """
     values, shares = np.empty(8, label.dtype), np.empty(8, np.float64)
     old_columns, columns = label.shape[2], out.shape[1]
@@ -135,7 +135,7 @@ def _vote_plane(
         p, q, r, s = label[a0, near], label[a1, near], label[a0, far], label[a1, far]
         for c in range(old_columns):
             differing[c] = (p[c] ^ q[c]) | (p[c] ^ r[c]) | (p[c] ^ s[c])
-        for c in range(old_columns - 1):  # now: whether anything differs among c and c + 1
+        for c in range(old_columns - 1):  # now: whether voxels differ at c or c + 1
             differing[c] |= differing[c + 1] | (p[c] ^ p[c + 1])
         k = 0
         while k < columns:
@@ -166,7 +166,7 @@ def _vote(
     only = np.empty(label.shape[:2], np.int64)
     _find_only(label, only)
     words = np.zeros(-(-columns * label.itemsize // 8), np.uint64)
-    # Old column -> how many new ones begin before it.
+    # Old column -> number of new columns that begin before it.
     before = np.searchsorted(c_low, np.arange(words.size * 8 // label.itemsize + 1))
     answer = np.empty((a_low.size, out.shape[2]), label.dtype)
     blank = np.empty(a_low.size, np.bool_)
@@ -183,24 +183,24 @@ def _vote(
 
 
 def vote(label: NDArray, out: NDArray, neighbors: Sequence[Neighbors]) -> None:
-    """Fill `out` with the label of the largest linear share among the eight old voxels around each new one.
+    """Fill `out` with the label of the largest linear weight among the eight old voxels around each new one.
 
     Args:
-        label: `(X, Y, Z)` of uint8, int16 or int32 and any memory layout, mirrored views included.
-        out: `(X', Y', Z')` zeros of the same type, of any layout.
-        neighbors: the two old voxels around each new one (`splines.linear_neighbors`), an axis each.
+        label: `(X, Y, Z)` of uint8, int16 or int32 and any memory layout, including mirrored views.
+        out: `(X', Y', Z')` zeros of the same type and any layout.
+        neighbors: from `splines.linear_neighbors`, one per axis.
     """
     view, order = in_memory_order(label)
     target = out.transpose(order)
     arguments = []
     for position, axis in enumerate(order):
         low, high, weight = neighbors[axis]
-        if label.strides[axis] < 0:  # both sides are mirrored, so that indices rise
+        if label.strides[axis] < 0:  # mirror both sides, so that indices increase
             low, high = label.shape[axis] - 1 - high[::-1], label.shape[axis] - 1 - low[::-1]
             weight = np.ascontiguousarray(1 - weight[::-1])
             target = np.flip(target, position)
         arguments += [low, high, weight]
-    # Of equal planes in a row only the first is worked out; `source` says where the others are taken from.
+    # Consecutive equal planes are computed once; `source` is the computed plane of each.
     low, high, weight = arguments[:3]
     new = np.ones(len(low), np.bool_)
     new[1:] = (low[1:] != low[:-1]) | (low[1:] != high[1:])
