@@ -1,8 +1,7 @@
-"""Predictions and references -> tables. One file per task, found through `SCORERS`.
+"""Evaluation of predictions against references: one module with a `SCORER` per task, see `scorer.Scorer`.
 
-`masks`, `points` and `classification` evaluate one kind of prediction each: a module with a `SCORER`, see
-`scorer.Scorer`. For masks, `pairing` matches predictions and references, `scoring` scores one case,
-`summary` takes the means, `tables` and `output` present them. `compare` tests whether models differ.
+For masks, `pairing` matches predictions and references, `scoring` scores one case, `summary` computes means,
+and `tables` and `output` present them. `compare` tests whether models differ.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from mambamed.evaluation.result import Evaluation
     from mambamed.evaluation.scorer import Scorer
 
-# In the order in which they are asked whether they recognize the predictions; the last takes all others.
+# The first that recognizes the predictions is used; the last one accepts all.
 SCORERS = {
     "classification": "mambamed.evaluation.classification",
     "landmarks": "mambamed.evaluation.points",
@@ -28,12 +27,7 @@ SCORERS = {
 
 
 def evaluate(predictions: Path, references: Path, options: EvaluateOptions) -> Evaluation:
-    """Compare predictions of any task with references.
-
-    Args:
-        predictions: folder of masks or point files, or tables; the task is recognized by the files.
-        references: of the same cases.
-        options: what to measure and to write.
+    """Evaluate predictions of any task, which is recognized by their files.
 
     Raises:
         RecipeError: an option that does not apply to these predictions.
@@ -46,11 +40,7 @@ def evaluate(predictions: Path, references: Path, options: EvaluateOptions) -> E
 
 
 def read_evaluation(folder: Path, name: str) -> Evaluated:
-    """Read an evaluation back from the folder that `evaluate -o` wrote.
-
-    Args:
-        folder: with `cases.csv` and `summary.json`.
-        name: of the evaluation, for people.
+    """Read back the folder that `evaluate -o` wrote; `name` is its name in tables.
 
     Raises:
         DatasetError: no such folder, or a file with faults.

@@ -1,7 +1,6 @@
-"""Tables of class probabilities against the classes of the cases; several tables are several seeds.
+"""Score tables of class probabilities; several tables are several seeds.
 
-Each table keeps its own threshold, chosen on validation cases by whoever wrote it; nothing is chosen on the
-cases that are scored.
+Each table keeps its own threshold; nothing is chosen on the cases that are scored.
 """
 
 from __future__ import annotations
@@ -34,20 +33,18 @@ from mambamed.metrics.classification import (
     score_multiclass,
 )
 from mambamed.metrics.statistics import bootstrap_interval
-from mambamed.report.tables import Table, shown, write_table
+from mambamed.report.tables import Table, shown, shown_interval
 
 _NOWHERE = (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
 class RunScores:
-    """One table of probabilities.
+    """The scores of one table of probabilities, at its own threshold.
 
     Attributes:
-        name: the file's.
-        scores: at its own threshold.
-        intervals: metric -> confidence interval, by subject; AUC's by DeLong, by case.
-        unscored: cases of the reference that it does not name.
+        intervals: metric -> confidence interval, by subject; for AUC by DeLong, by case.
+        unscored: number of reference cases that are not in the table.
         class_auc: class -> AUC against the rest.
     """
 
@@ -60,12 +57,11 @@ class RunScores:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassEvaluation(Evaluation):
-    """What was measured of one or several tables of probabilities.
+    """The evaluation of one or several tables of probabilities.
 
     Attributes:
         runs: one per table.
-        summaries: one row per metric: of two classes for the positive one; of more for all of them
-            together, and the AUC of each against the rest.
+        summaries: one row per metric; for more than two classes also the AUC of each class against the rest.
         classes: in the order of the probabilities; of two, the second is positive.
     """
 
@@ -86,19 +82,17 @@ def evaluate_probabilities(
 ) -> ClassEvaluation:
     """Score tables of class probabilities.
 
-    Args:
-        predictions: a table that `classify` wrote, or a folder of them: one a seed, all of the same cases.
-        references: a table with the class of each case, or a prepared dataset.
-        level: of the confidence intervals.
-        only_predicted: leave out cases that no table names.
-        output: folder for `cases.csv`, `summary.csv` and `summary.json`.
-        table: "classification": also make the table as papers print it: ACC, SEN, SPE, PRE, F1, AUC in per
-            cent, mean ± SD over seeds.
-        paper: a recipe's `paper` section, a row of that table.
+    A case without a prediction is a fault and excluded from all means.
 
-    Returns:
-        Every number. A case without a prediction is a fault, and in no mean: there is no probability to give
-        it.
+    Args:
+        predictions: a table that `classify` wrote, or a folder of them (one per seed, for the same cases).
+        references: a table with the class of each case, or a prepared dataset.
+        level: confidence level of the intervals.
+        only_predicted: ignore cases that are in no table.
+        output: folder for `cases.csv`, `summary.csv` and `summary.json`.
+        table: "classification": also make a table like those of papers: ACC, SEN, SPE, PRE, F1 and AUC in
+            per cent, mean ± SD over seeds.
+        paper: a recipe's `paper` section, as a row of that table.
 
     Raises:
         DatasetError: nothing to compare, tables of other classes, or a reference that cannot be read.
@@ -132,7 +126,7 @@ def evaluate_probabilities(
 
 
 def probability_files(predictions: Path) -> list[Path]:
-    """The tables of probabilities that a path names: a .csv file, or those of a folder.
+    """The given .csv file, or those of a folder.
 
     Raises:
         DatasetError: there are none.
@@ -146,10 +140,7 @@ def probability_files(predictions: Path) -> list[Path]:
 
 
 def holds_probabilities(predictions: Path) -> bool:
-    """Whether a path names tables of class probabilities, told by the headers of the first.
-
-    A prediction folder of masks holds tables too, but not of this kind.
-    """
+    """Whether a path is a table of class probabilities, or a folder whose first table is one."""
     if predictions.is_file():
         return names_probabilities(predictions)
     first = next(iter(sorted(predictions.glob("*.csv"))), None)
@@ -239,18 +230,17 @@ def _metrics_of(classes: Sequence[str]) -> dict[str, ClassMetric]:
 
 
 def _table(runs: Sequence[RunScores], classes: Sequence[str], notes: Sequence[str], level: float) -> Table:
-    """One table: value and interval; several: mean ± SD, then each."""
+    """One table: value and interval; several: mean ± SD, then each table."""
     rows = []
     for metric, line in _metrics_of(classes).items():
         values = [run.scores.values[metric] for run in runs]
         if len(runs) == 1:
-            low, high = runs[0].intervals.get(metric, (math.nan, math.nan))
             rows.append(
-                [line.title, shown(values[0]), "-" if math.isnan(low) else f"{shown(low)} to {shown(high)}"]
+                [line.title, shown(values[0]), shown_interval(runs[0].intervals.get(metric, _NOWHERE))]
             )
         else:
             mean, sd = _mean_and_sd(values)
-            rows.append([line.title, f"{shown(mean)} ± {shown(sd)}", *(shown(value) for value in values)])
+            rows.append([line.title, f"{shown(mean)} ± {shown(sd)}", *map(shown, values)])
     cases = runs[0].scores.cases
     if len(runs) == 1:
         return Table(f"{cases} cases", ["metric", runs[0].name, f"{level:.0%} CI"], rows, notes)
@@ -264,7 +254,7 @@ def _paper_table(
     predictions: Path,
     paper: Mapping[str, float | str] | None,
 ) -> Table:
-    """A row a method, in per cent; SD over seeds where there are several."""
+    """One row per method, in per cent, mean ± SD over seeds."""
     columns = {metric: line.paper for metric, line in _metrics_of(classes).items() if line.paper}
     ours = [predictions.resolve().stem]
     for metric in columns:
@@ -290,7 +280,7 @@ def _in_paper_form(mean: float, sd: float) -> str:
 
 
 def _mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
-    """SD with n - 1; NaN where a run has no value, or there is one run."""
+    """SD with n - 1; NaN if a run has no value or there is only one run."""
     array = np.asarray(values, float)
     return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else math.nan
 
@@ -303,9 +293,7 @@ def _written(
 ) -> ClassEvaluation:
     output = evaluation.output
     assert output is not None
-    written = []
-    if evaluation.paper_table is not None:
-        written += write_table(output / "table_classification", evaluation.paper_table)
+    written = evaluation.write_paper_table("classification")
     paths = [output / name for name in ("cases.csv", "summary.csv", "summary.json")]
     headers = ["case", "run", "reference", "label", "right", *evaluation.classes, "subject"]
     rows = []
@@ -330,7 +318,7 @@ def _written(
 
 
 def _summaries(runs: Sequence[RunScores], classes: Sequence[str]) -> list[ClassRow]:
-    """A row a metric, means over runs; an interval where there is one run."""
+    """One row per metric: means over runs; an interval if there is one run."""
     two = len(classes) == 2
     name = classes[1] if two else ALL
     rows = []
@@ -369,7 +357,7 @@ def _as_requested(predictions: Path, references: Path, options: EvaluateOptions)
 
 
 def _read_back(folder: Path, name: str, summary: ClassificationSummary) -> Evaluated:
-    """Every metric that a single case has; means over the tables."""
+    """Every metric that single cases have; means over the tables."""
     classes = summary.settings.classes
     rows = read_case_rows(folder, ["case", "run", "reference", "right", "subject", *classes])
     metrics = {key: line for key, line in _metrics_of(classes).items() if line.per_case is not None}

@@ -30,12 +30,12 @@ class Difference:
     """Two evaluations in one metric of one region.
 
     Attributes:
-        region, metric: what was compared; of landmarks, the region is a landmark, or "all".
+        region: a region, a landmark, or "all".
         first, second: names of the evaluations.
-        means: of both, over the cases compared, penalties included.
-        test: paired over subjects; the difference is second minus first.
-        delong_p: of AUC, whose test is DeLong's, by case; NaN of all else.
-        wilcoxon_holm, permutation_holm, delong_holm: p corrected for all questions of this comparison.
+        means: of both, over the compared cases, including penalties.
+        test: paired by subject; the difference is second minus first.
+        delong_p: for AUC, which is tested by DeLong's method, by case; else NaN.
+        wilcoxon_holm, permutation_holm, delong_holm: p corrected for all rows of the comparison.
     """
 
     region: str
@@ -52,13 +52,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was compared.
+    """The result of `compare`.
 
     Attributes:
-        table: the differences for people.
-        ranks: mean rank of each evaluation, region by metric.
-        differences: all of them.
-        output: folder of the files; None where nothing was written.
+        table: the differences.
+        ranks: mean rank of each evaluation, per region and metric.
+        output: folder of the files; None if nothing was written.
     """
 
     table: Table
@@ -77,16 +76,16 @@ def compare(
 ) -> Comparison:
     """Compare evaluations of the same cases: paired tests, intervals of differences, ranks.
 
-    Segmentation: infinite distances and cases that could not be scored enter with the penalty of the
-    evaluation; a region in neither mask counts as perfect if another model invented it, and is left out
-    if all agree. Landmarks: errors are compared over the points that all models found; in the success rate, a
-    miss is a failure. Classification: accuracy, Brier score and, for two classes, AUC are compared.
+    Segmentation: infinite distances and cases that could not be scored get the penalty of the evaluation; a
+    region in neither mask counts as perfect if another model predicted it, and is excluded if all agree.
+    Landmarks: errors are compared over the points that all models found; in the success rate, a miss is a
+    failure. Classification: accuracy, Brier score and, for two classes, AUC are compared.
 
     Args:
         evaluations: two or more folders that `evaluate -o` wrote.
-        common: compare the cases that all have, instead of rejecting evaluations of different cases.
-        level: confidence of the intervals.
-        seed: of bootstrap and sign flips.
+        common: compare only common cases, instead of rejecting evaluations of different cases.
+        level: confidence level of the intervals.
+        seed: random seed of the bootstrap and the permutation tests.
         output: folder for `comparison.csv`, `comparison.json` and the table as Markdown and LaTeX.
 
     Raises:
@@ -126,17 +125,13 @@ def compare(
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """A short name for each: the folder's, or its whole path where two are called the same."""
+    """A short name for each: that of the folder, or its path if two folders have the same name."""
     short = [folder.resolve().name for folder in folders]
     return [str(f) if short.count(name) > 1 else name for f, name in zip(folders, short, strict=True)]
 
 
 def _check_alike(read: Sequence[Evaluated]) -> None:
-    """Reject what cannot be compared.
-
-    Raises:
-        DatasetError: different tasks, different rules, or different reference classes.
-    """
+    """Raise `DatasetError` if tasks, rules or reference classes differ."""
     first = read[0]
     for other in read[1:]:
         if other.task != first.task:
@@ -183,7 +178,7 @@ def _cases(evaluated: Evaluated, units: Collection[str]) -> list[str]:
 def _paired(
     read: Sequence[Evaluated], units: Sequence[str], question: Question
 ) -> tuple[list[str], np.ndarray]:
-    """The units in which a model has a value, and `(models, units)` values."""
+    """The units in which some model has a value, and `(models, units)` values."""
     kept, columns = [], []
     for unit in units:
         key = (unit, question.region, question.metric)
@@ -198,7 +193,7 @@ def _paired(
 
 
 def _auc(first: Evaluated, second: Evaluated, units: Sequence[str], level: float) -> Difference:
-    """Their areas, over the cases that every table names."""
+    """Compare AUC over the cases that are in every table."""
     tables = [*first.probabilities, *second.probabilities]
     cases = [case for case in units if all(case in table for table in tables)]
     truth = [first.truth[case] == first.classes[1] for case in cases]

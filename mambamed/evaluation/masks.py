@@ -1,4 +1,4 @@
-"""Segmentation masks against reference masks."""
+"""Score segmentation masks against reference masks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from mambamed.metrics import METRICS, Metric, parse_metric, parse_metrics
 from mambamed.metrics.kernels import loops
 from mambamed.metrics.rules import Rules, rules_for
 from mambamed.progress import Progress, Silence
-from mambamed.report.tables import write_table
 
 
 def evaluate(
@@ -53,34 +52,30 @@ def evaluate(
 ) -> MaskEvaluation:
     """Score predicted label maps against their references.
 
+    A case that could not be scored is a fault, and is counted in the penalized means.
+
     Args:
-        predictions: folder of label maps named by case, or one label map.
-        references: the same; or a folder of BraTS cases; or a Decathlon, nnU-Net or prepared folder.
-        labels, regions: what is scored: name -> label, name -> labels it unites; None: as a `dataset.json`
-            beside the files says, as BraTS defines it for its cases, or else each label that occurs.
-        metrics: names as `parse_metric` reads them; None: the protocol's.
-        hd95: convention of a bare `hd95`.
-        empty: "exclude" or "brats": what a region counts for that is in neither mask.
-        protocol: all conventions of a paper or challenge; overrides `hd95` and `empty`.
-        penalty_mm: stands for an infinite distance in the penalized means; None: the protocol's.
-        level: of the bootstrap confidence intervals.
-        cases: the references that count, by id: those of a validation fold, say; "predicted": those that
-            have a prediction; None: all.
-        subjects: case -> person; None: each case its own, but for BraTS' second visits.
-        resample: bring a prediction to its reference's grid where they differ, instead of a fault.
-        output: folder for `cases.csv`, `summary.csv` and `summary.json` (nnU-Net's schema and more).
-        report: also write `report.html` there, with pictures of the `worst` cases.
-        images: folder of the images behind those pictures; None: looked for beside the references.
-        table: also make the table as papers print it, and write it to `output` as CSV, Markdown and LaTeX.
-        paper: a recipe's `paper` section, a row of that table.
-        workers: threads; 0: one per core.
+        predictions, references: see `pair_up`.
+        labels, regions: structures to score; see `pair_up`.
+        metrics: names, see `parse_metric` (default: from the protocol).
+        hd95: definition of a bare `hd95`.
+        empty: "exclude" or "brats": how a region that is in neither mask is scored.
+        protocol: all rules of a paper or challenge; overrides `hd95` and `empty`.
+        penalty_mm: replaces an infinite distance in the penalized means (default: from the protocol).
+        level: confidence level of the bootstrap intervals.
+        cases: ids of the references to score, or "predicted": those with a prediction (default: all).
+        subjects: case -> subject (default: each case its own, except for repeated BraTS visits).
+        resample: resample predictions whose grid differs from the reference, instead of reporting a fault.
+        output: folder for `cases.csv`, `summary.csv` and `summary.json` (nnU-Net's schema, extended).
+        report: also write `report.html`, with pictures of the `worst` cases.
+        images: folder of the images in these pictures (default: searched next to the references).
+        table: also make a table like those of papers, as CSV, Markdown and LaTeX.
+        paper: a recipe's `paper` section, as a row of that table.
+        workers: number of threads; 0: one per core.
         progress: optional callback that receives progress updates.
 
-    Returns:
-        Every number; a case that could not be scored is among the `faults`, and in the penalized means.
-
     Raises:
-        DatasetError: a folder that holds nothing to compare, or an unknown metric, rule or protocol.
+        DatasetError: nothing to compare, or an unknown metric, rule or protocol.
     """
     progress = progress or Silence()
     if workers < 0:
@@ -114,9 +109,7 @@ def evaluate(
     )
     if output is None:
         return evaluation
-    written: list[Path] = []
-    if evaluation.paper_table is not None:
-        written += write_table(output / "table_brats", evaluation.paper_table)
+    written = evaluation.write_paper_table("brats")
     if report:
         title = f"Evaluation of {predictions.resolve().name}"
         lead = f"Predictions {predictions} against references {references}."
@@ -135,27 +128,18 @@ def _score_all(
     workers: int,
     progress: Progress,
 ) -> list[CaseScores]:
-    """Every case, in the order of their ids. Threads: reading and the compiled loops hold no lock."""
+    """The scores of all cases, sorted by id; reading and the compiled loops release the GIL."""
     answers = pairing.answers
-    loops()  # once, before the threads ask for it
+    loops()  # compiled before the threads start
     progress.start("evaluating", len(pairing.pairs), "cases")
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         futures = [
             pool.submit(
-                score_files,
-                case,
-                reference,
-                prediction,
-                answers.regions,
-                answers.labels,
-                metrics,
-                rules,
-                resample,
-                subject_of(case, subjects),
-                answers.ignored,
+                score_files, case, reference, prediction, answers.regions, answers.labels, metrics, rules,
+                resample, subject_of(case, subjects), answers.ignored,
             )
             for case, (reference, prediction) in pairing.pairs.items()
-        ]
+        ]  # fmt: skip
         try:
             cases = []
             for future in futures:
@@ -207,15 +191,12 @@ def _as_requested(predictions: Path, references: Path, options: EvaluateOptions)
             f"--protocol {options.protocol} already sets {' and '.join(decided)}. Remove one of the options."
         )
     metrics = tuple(options.metrics.split(",")) if options.metrics else None
+    regions = asked.dataset.regions if asked else None
     return evaluate(
         predictions,
         references,
         labels=asked.dataset.labels if asked and not options.regions else None,
-        regions=read_regions(options.regions)
-        if options.regions
-        else asked.dataset.regions
-        if asked
-        else None,
+        regions=read_regions(options.regions) if options.regions else regions,
         metrics=metrics or (None if options.protocol else rules.metrics),
         hd95=options.hd95 or rules.hd95,
         empty=options.empty or rules.empty,
@@ -236,9 +217,9 @@ def _as_requested(predictions: Path, references: Path, options: EvaluateOptions)
 
 
 def _read_back(folder: Path, name: str, summary: SegmentationSummary) -> Evaluated:
-    """An infinite distance and a case that could not be scored have the penalty of the evaluation.
+    """Infinite distances and cases that could not be scored get the penalty of the evaluation.
 
-    A region in neither mask counts as perfect where another model invented it.
+    A region that is in neither mask counts as perfect if another model predicted it.
     """
     metrics = [parse_metric(text) for text in summary.settings.metrics]
     rows = read_case_rows(

@@ -14,20 +14,12 @@ from mambamed.recipe import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """What a user may choose; each field is an option of the command, None or False: not given.
+    """The options of the command `evaluate`; None or False: not given.
 
     Attributes:
-        recipe: whose labels, regions, landmarks, `evaluation` and `paper` sections count.
-        regions: as on the command line, e.g. liver=1,tumor=2+3.
-        metrics: as on the command line, e.g. dice,hd95.
-        hd95, empty, protocol, penalty, resample, images: see `masks.evaluate`.
-        level: of the confidence intervals.
-        only_predicted: leave out references without a prediction.
-        output, report, worst: folder of the tables, whether it gets `report.html`, and how many cases that
-            lists as the worst.
-        table: name of the table as papers print it.
-        workers: threads.
-        progress: optional callback that receives progress updates.
+        recipe: its labels, regions, landmarks, `evaluation` and `paper` sections are used.
+        level: confidence level of the intervals.
+        table: name of a table like those of papers.
     """
 
     recipe: Recipe | None = None
@@ -60,10 +52,6 @@ class EvaluateOptions:
 
 
 def check_level(level: float) -> None:
-    """Reject a confidence level that is not between 0 and 1.
-
-    Raises:
-        RecipeError: it is not.
-    """
+    """Raise `RecipeError` if a confidence level is not between 0 and 1."""
     if not 0 < level < 1:
         raise RecipeError(f"--ci {level:g}: expected a level between 0 and 1, e.g. 0.95.")

@@ -1,4 +1,4 @@
-"""An evaluation of masks as files: CSV tables, `summary.json`, and `report.html`."""
+"""Write an evaluation of masks: CSV tables, `summary.json` and `report.html`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,17 +23,18 @@ from mambamed.report.page import Distribution, Page, WorstCase, write_page
 from mambamed.report.pictures import PicturedCase, render_cases
 from mambamed.report.tables import Table
 
+_NOT_IN_REPORT = ("tp", "fp", "fn", "subject", "penalty_mm")  # columns that only cases.csv has
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskEvaluation(Evaluation):
-    """What was measured of segmentation masks.
+    """The evaluation of segmentation masks.
 
     Attributes:
         summaries: every region in every metric.
-        cases: every case.
         regions: names in the order of the tables -> labels.
-        metrics: what was measured, in the order of the tables.
-        rules: the conventions behind the numbers; `settings` gives them in words.
+        metrics: in the order of the tables.
+        rules: the conventions; `settings` describes them in words.
     """
 
     summaries: tuple[RegionRow, ...]
@@ -45,7 +45,7 @@ class MaskEvaluation(Evaluation):
 
 
 def write_tables(evaluation: MaskEvaluation) -> list[Path]:
-    """Write `cases.csv`, `summary.csv` and `summary.json`, in this order: the last says that all is there."""
+    """Write `cases.csv`, `summary.csv` and `summary.json`, which is last and marks the output as complete."""
     output, regions = evaluation.output, evaluation.regions
     assert output is not None
     paths = [output / name for name in ("cases.csv", "summary.csv", "summary.json")]
@@ -64,26 +64,12 @@ def write_tables(evaluation: MaskEvaluation) -> list[Path]:
 def write_report(
     evaluation: MaskEvaluation, title: str, lead: str, summary: Table, worst: Sequence[WorstCase]
 ) -> Path:
-    """Write `report.html` to the evaluation's folder; its path.
-
-    Args:
-        evaluation: what was found.
-        title, lead: what was compared.
-        summary: the table at its head.
-        worst: from `find_pictures`.
-    """
+    """Write `report.html` to the evaluation's folder; returns its path."""
     assert evaluation.output is not None
     cases, regions, metrics = evaluation.cases, list(evaluation.regions), evaluation.metrics
     headers, rows = case_rows(cases, regions, metrics, evaluation.rules)
-    for name in (
-        "tp",
-        "fp",
-        "fn",
-        "subject",
-        "penalty_mm",
-    ):  # in cases.csv; here they would only be in the way
-        place = headers.index(name)
-        headers, rows = _without(headers, place), [_without(row, place) for row in rows]
+    kept = [i for i, name in enumerate(headers) if name not in _NOT_IN_REPORT]
+    headers, *rows = ([row[i] for i in kept] for row in [headers, *rows])
     plots = [
         Distribution(
             f"{m.title} ({m.convention})" if m.convention else m.title,
@@ -104,14 +90,11 @@ def write_report(
 def find_pictures(
     evaluation: MaskEvaluation, count: int, names: Mapping[str, int], images: Path | None, references: Path
 ) -> list[WorstCase]:
-    """The worst cases, pictured.
+    """The worst cases, with pictures.
 
     Args:
-        evaluation: what was found.
-        count: how many.
-        names: label name -> value, for the legends; empty: those of regions of one label.
-        images: folder of the images behind the outlines; None: looked for beside the references.
-        references: where these were found.
+        names: label name -> value, for the legends (default: regions with one label).
+        images: folder of the images behind the outlines (default: searched next to the references).
     """
     alone = {name: members[0] for name, members in evaluation.regions.items() if len(members) == 1}
     return [
@@ -123,13 +106,9 @@ def find_pictures(
 def worst_cases(
     cases: Sequence[CaseScores], metrics: Sequence[Metric], rules: Rules, count: int
 ) -> list[tuple[CaseScores, str]]:
-    """The cases whose worst region in the first metric is worst, and why; undefined values are not bad.
+    """The cases with the worst region in the first metric that has a better direction, and the reason.
 
-    Args:
-        cases: all of them; those that could not be scored are elsewhere.
-        metrics: the first that knows better from worse decides.
-        rules: for the penalty of an infinite distance.
-        count: how many.
+    Undefined values are ignored; an infinite distance counts as its penalty.
     """
     deciding = next((m for m in metrics if METRICS[m.kind].better), None)
     if deciding is None:
@@ -152,7 +131,7 @@ def worst_cases(
 def _picture(
     case: CaseScores, names: Mapping[str, int], images: Path | None, references: Path
 ) -> bytes | None:
-    """Three planes of the case; on its image where one is found, else on black."""
+    """Three planes of the case, on its image if one is found, else on black."""
     assert case.prediction is not None
     try:
         truth, answer = read_image(case.reference), read_image(case.prediction)
@@ -174,7 +153,7 @@ def _background(case: CaseScores, truth: Image, images: Path | None, references:
 
 
 def _image_candidates(case: str, reference: Path, images: Path | None, references: Path) -> list[Path]:
-    """Where the image of a case may be: BraTS' FLAIR beside it, `imagesTr` beside `labelsTr`, `CASE_0000`."""
+    """Candidates: BraTS' FLAIR next to the label map, `imagesTr` next to `labelsTr`, `CASE_0000`."""
     folder = reference.parent
     siblings = [folder.parent / name for name in ("imagesTr", "imagesTs")]
     modalities = brats.case_files(folder).get(case, {}) if images is None and folder != references else {}
@@ -182,7 +161,3 @@ def _image_candidates(case: str, reference: Path, images: Path | None, reference
     for place in [images] if images is not None else siblings:
         found += [place / f"{case}{middle}{end}" for middle in ("", "_0000") for end in SUFFIXES]
     return found
-
-
-def _without(row: list[Any], place: int) -> list[Any]:
-    return row[:place] + row[place + 1 :]

@@ -1,4 +1,4 @@
-"""Which prediction belongs to which reference, and what their labels mean."""
+"""Match predictions and references, and find the meaning of their labels."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _DOCUMENT = "dataset.json"
 
 @dataclass(frozen=True)
 class Answers:
-    """What labels there may be, and what is scored.
+    """The labels that may occur, and the structures that are scored.
 
     Attributes:
-        labels: every label that may occur; None: whatever occurs.
-        regions: name -> the labels it unites, in the order of the tables; None: each label that occurs.
-        source: where this was found, for people.
-        names: label name -> value, as far as labels have names: for legends.
+        labels: None: any.
+        regions: name -> its labels, in the order of the tables; None: each label that occurs.
+        source: where they were found, for messages.
+        names: label name -> value, for legends.
     """
 
     labels: tuple[int, ...] | None
@@ -36,7 +36,7 @@ class Answers:
 
     @property
     def ignored(self) -> int | None:
-        """The label of voxels that nobody has labeled: what is said of them is not scored."""
+        """The label "ignore", whose voxels are not scored."""
         return self.names.get(IGNORE)
 
 
@@ -45,9 +45,8 @@ class Pairing:
     """Predictions and references, by case.
 
     Attributes:
-        pairs: case id -> reference and prediction; None where there is no prediction.
+        pairs: case id -> reference and prediction (or None).
         extra: predictions without a reference.
-        answers: what is scored.
     """
 
     pairs: Mapping[str, tuple[Path, Path | None]]
@@ -65,9 +64,9 @@ def pair_up(
 
     Args:
         predictions: folder of label maps named by case, or one label map.
-        references: the same; or a folder of BraTS cases; or a Decathlon or nnU-Net folder.
-        labels, regions: what is scored; None: as a `dataset.json` beside the references or the predictions
-            says, as BraTS defines it for its cases, or else each label that occurs.
+        references: the same; or a folder of BraTS cases; or a Decathlon, nnU-Net or prepared dataset.
+        labels, regions: structures to score (default: from a `dataset.json` next to the references or the
+            predictions, else the BraTS definitions for BraTS cases, else each label that occurs).
 
     Raises:
         DatasetError: no such folder, no label maps in it, two files of one case, or no case in common.
@@ -89,11 +88,10 @@ def pair_up(
 
 
 def read_regions(text: str) -> dict[str, tuple[int, ...]]:
-    """Regions as the command line gives them.
+    """Parse `--regions`.
 
     Raises:
-        DatasetError: not of that form, or a name given twice.
-
+        DatasetError: invalid syntax, or a duplicate name.
     >>> read_regions("WT=1+2+3,ET=3")
     {'WT': (1, 2, 3), 'ET': (3,)}
     """
@@ -109,7 +107,7 @@ def read_regions(text: str) -> dict[str, tuple[int, ...]]:
 
 
 def subject_of(case_id: str, subjects: Mapping[str, str] | None = None) -> str:
-    """The person of a case: as told, by BraTS' names, or else the case itself.
+    """The subject of a case: as given, by BraTS' names, or else the case itself.
 
     >>> subject_of("BraTS-GLI-00005-001"), subject_of("hippocampus_001")
     ('BraTS-GLI-00005', 'hippocampus_001')
@@ -118,14 +116,10 @@ def subject_of(case_id: str, subjects: Mapping[str, str] | None = None) -> str:
 
 
 def restricted(pairing: Pairing, cases: Collection[str] | Literal["predicted"] | None) -> Pairing:
-    """The pairs of some cases.
-
-    Args:
-        pairing: of all references.
-        cases: ids; "predicted": those with a prediction; None: all.
+    """The pairs of some cases: ids, "predicted" (those with a prediction), or None (all).
 
     Raises:
-        DatasetError: an id that has no reference.
+        DatasetError: an id without a reference.
     """
     if cases is None:
         return pairing
@@ -167,7 +161,7 @@ def find_references(source: Path) -> tuple[dict[str, Path], bool]:
 
 
 def find_predictions(source: Path, references: Iterable[str] = ()) -> dict[str, Path]:
-    """Case id -> predicted label map. A name like `CASE-seg` counts for CASE where that is a reference.
+    """Case id -> predicted label map. `CASE-seg` is the prediction of CASE if that is a reference.
 
     Raises:
         DatasetError: no such folder, no label maps, or two of one case.
@@ -190,10 +184,10 @@ def find_predictions(source: Path, references: Iterable[str] = ()) -> dict[str, 
 
 
 def labels_of_document(document: Mapping[str, Any], path: Path) -> Answers:
-    """Labels and regions of a `dataset.json`, be it of the Decathlon, nnU-Net v2, or a prepared dataset.
+    """Labels and regions of a `dataset.json` of the Decathlon, nnU-Net v2, or a prepared dataset.
 
     Raises:
-        DatasetError: its `labels` are no table of names and numbers.
+        DatasetError: its `labels` do not map names and numbers.
     """
     section = document.get("labels")
     if not isinstance(section, Mapping) or not section:

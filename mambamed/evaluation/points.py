@@ -1,4 +1,4 @@
-"""Placed landmarks against those of an expert: radial errors in mm, success rates, misses."""
+"""Score landmarks: radial errors in mm, success detection rates, misses."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from mambamed.metrics.points import (
 )
 from mambamed.metrics.statistics import bootstrap_interval
 from mambamed.report.page import Distribution, Page, WorstCase, write_page
-from mambamed.report.tables import Table, shown, write_table
+from mambamed.report.tables import Table, shown, shown_interval
 
 _ERROR = "error_mm"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PointEvaluation(Evaluation):
-    """What was measured of landmarks.
+    """The evaluation of landmarks.
 
     Attributes:
         summaries: one per landmark, "all" last.
         intervals: landmark -> confidence interval of its mean radial error, by subject.
-        cases: case id -> errors, misses and spurious points; a case without a prediction misses all.
+        cases: case id -> errors, missed and spurious points; a case without a prediction misses all.
         distances_mm: of the success detection rate.
     """
 
@@ -66,24 +66,23 @@ def evaluate_points(
     table: str | None = None,
     paper: Mapping[str, float | str] | None = None,
 ) -> PointEvaluation:
-    """Score landmarks by the distance to where an expert placed them.
+    """Score landmarks by their distance to reference positions.
+
+    A landmark that was not found, or whose case has no prediction, is a failure at every distance and is
+    excluded from mean errors.
 
     Args:
-        predictions, references: as `read_point_set` takes them; matched by case and landmark name.
-        landmarks: which are scored, in the order of the tables; all of the reference where not given.
+        predictions, references: see `read_point_set`; matched by case and landmark name.
+        landmarks: those to score, in the order of the tables (default: all of the reference).
         distances_mm: of the success detection rate.
-        level: of the confidence intervals.
-        cases: which cases are scored; those of the reference where not given.
-        only_predicted: leave out cases without a prediction.
+        level: confidence level of the intervals.
+        cases: cases to score (default: those of the reference).
+        only_predicted: ignore cases without a prediction.
         output: folder for `cases.csv`, `summary.csv`, `summary.json` and `report.html`.
-        report: whether the page is written.
-        worst: cases that the page lists as the worst.
-        table: "landmarks": also make the table as papers print it: a column a landmark, and the average.
-        paper: a recipe's `paper` section, a row of that table.
-
-    Returns:
-        Every number. A landmark that was not found, or whose case has no prediction, is a failure at every
-        distance and in no mean error: the table says over how many points that goes.
+        report: whether to write report.html.
+        worst: number of cases listed as the worst in the report.
+        table: "landmarks": also make a table like those of papers, with one column per landmark.
+        paper: a recipe's `paper` section, as a row of that table.
 
     Raises:
         DatasetError: nothing to compare.
@@ -103,13 +102,15 @@ def evaluate_points(
     summaries = summarize_points([*scores.values()], names, distances_mm)
     subjects = {case: truth.subjects.get(case, case) for case in scores}
     intervals = {s.name: _interval(s.name, scores, subjects, level) for s in summaries}
+    from mambamed import __version__
+
     faults = _faults(found, truth, wanted, predictions)
     settings = {
         "predictions": found.source,
         "references": truth.source,
         "sdr_mm": tuple(distances_mm),
         "confidence": level,
-        "mambamed": _version(),
+        "mambamed": __version__,
     }
     evaluation = PointEvaluation(
         table=_table(summaries, intervals, len(scores), faults, level),
@@ -181,20 +182,18 @@ def _table(
     headers = ["landmark", POINT_METRICS[mean].title, f"{level:.0%} CI"]
     headers += [POINT_METRICS[name].title for name in others]
     headers += [f"SDR {d:g} mm" for d in distances] + ["found", "spurious"]
-    rows = []
-    for s in summaries:
-        low, high = intervals[s.name]
-        rows.append(
-            [
-                s.name,
-                f"{shown(s.values[mean])} ± {shown(s.values[sd])}",
-                "-" if math.isnan(low) else f"{shown(low)} to {shown(high)}",
-                *(shown(s.values[name]) for name in others),
-                *(shown(s.sdr[d]) for d in distances),
-                f"{s.found} of {s.expected}",
-                str(s.spurious),
-            ]
-        )
+    rows = [
+        [
+            s.name,
+            f"{shown(s.values[mean])} ± {shown(s.values[sd])}",
+            shown_interval(intervals[s.name]),
+            *(shown(s.values[name]) for name in others),
+            *(shown(s.sdr[d]) for d in distances),
+            f"{s.found} of {s.expected}",
+            str(s.spurious),
+        ]
+        for s in summaries
+    ]
     notes = ["MRE: mean ± SD of the radial error of the points found; SDR: part of all points found within"]
     if faults:
         notes.append(f"{len(faults)} cases could not be scored; their landmarks count as missed")
@@ -204,7 +203,7 @@ def _table(
 def _paper_table(
     summaries: Sequence[LandmarkSummary], predictions: Path, paper: Mapping[str, float | str] | None
 ) -> Table:
-    """Mean radial error of each landmark and their average, mm, a row a method."""
+    """Mean radial error in mm of each landmark and their average, one row per method."""
     names = [s.name for s in summaries[:-1]]
     means = {s.name: s.values["mre_mm"] for s in summaries[:-1]}
     means["Average"] = float(np.mean(list(means.values())))
@@ -229,9 +228,7 @@ def _written(
 ) -> PointEvaluation:
     output = evaluation.output
     assert output is not None
-    written: list[Path] = []
-    if evaluation.paper_table is not None:
-        written += write_table(output / "table_landmarks", evaluation.paper_table)
+    written = evaluation.write_paper_table("landmarks")
     headers, rows = _case_rows(evaluation, found, truth)
     write_csv(output / "cases.csv", headers, rows)
     write_csv(output / "summary.csv", *_summary_rows(evaluation))
@@ -323,7 +320,7 @@ def _report(
 
 
 def _worst(cases: Mapping[str, PointScores], count: int) -> list[tuple[str, str]]:
-    """Those with misses first, then by their largest error."""
+    """The cases with most missed or spurious landmarks first, then by the largest error."""
     ranked = []
     for case, score in cases.items():
         wrong = [*score.missed, *score.spurious]
@@ -340,12 +337,6 @@ def _worst(cases: Mapping[str, PointScores], count: int) -> list[tuple[str, str]
 def _some(cases: Collection[str]) -> str:
     first = sorted(cases)[:3]
     return f"{', '.join(first)}{' ...' if len(cases) > 3 else ''}" or "none"
-
-
-def _version() -> str:
-    from mambamed import __version__
-
-    return __version__
 
 
 def _as_requested(predictions: Path, references: Path, options: EvaluateOptions) -> PointEvaluation:
@@ -365,7 +356,7 @@ def _as_requested(predictions: Path, references: Path, options: EvaluateOptions)
 
 
 def _read_back(folder: Path, name: str, summary: LandmarksSummary) -> Evaluated:
-    """A landmark that was missed has no error, and is a failure at every distance of the success rate."""
+    """A missed landmark has no error, and is a failure at every distance of the success rate."""
     rows = read_case_rows(folder, ["case", "landmark", "status", _ERROR])
     rates = {f"sdr_{distance:g}mm": distance for distance in summary.settings.sdr_mm}
     values: dict[tuple[str, str, str], float] = {}

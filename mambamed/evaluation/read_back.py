@@ -1,4 +1,4 @@
-"""Evaluations of any task, read back as values per case; the scorer of each task fills `Evaluated`."""
+"""Evaluations read back from their folders, as values per case."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Question:
-    """What models can be compared in.
+    """A metric in which models are compared.
 
     Attributes:
         region: a region, a landmark, or "all".
         metric: name of its column.
-        higher_is_better: else the smallest value is the best.
-        absent: what counts for a model without a value if another has one; NaN: that case is left out.
+        absent: value of a model without one if another model has one; NaN: the case is excluded.
     """
 
     region: str
@@ -35,17 +34,15 @@ class Evaluated:
     """An evaluation read back from its folder.
 
     Attributes:
-        name: for people.
         task: a key of `SCORERS`.
-        questions: what was measured.
-        values: (unit, region, metric) -> value, with penalties put in.
-        subjects: unit -> person.
-        cases: unit -> its case.
-        rules: how it was measured; only evaluations under the same rules are comparable.
-        units: what a unit is: "cases", or "points" for a case and a landmark.
-        truth: case -> its class.
-        classes: as in the predictions; of two, the second is positive.
-        probabilities: of the positive one of two classes: case -> probability, one table per run.
+        values: (unit, region, metric) -> value, including penalties.
+        subjects: unit -> subject.
+        cases: unit -> case.
+        rules: how it was measured; only evaluations with equal rules can be compared.
+        units: "cases", or "points" if a unit is a landmark of a case.
+        truth: case -> class.
+        classes: in the order of the predictions; of two, the second is positive.
+        probabilities: for two classes, one per run: case -> probability of the positive class.
     """
 
     name: str

@@ -15,14 +15,14 @@ _CLASS_COLUMNS = ("class", "reference")
 
 @dataclass(frozen=True)
 class ReferenceClasses:
-    """What the cases truly are.
+    """The true classes of the cases.
 
     Attributes:
         class_of: case id -> class.
-        subject_of: case id -> person; the case where the reference does not say.
-        source: where this was found, for people.
-        others: case id -> its class, of cases whose class is not asked about.
-        why_not: case id -> why it has no class at all.
+        subject_of: case id -> subject; the case itself if unknown.
+        source: for messages.
+        others: case id -> class, for cases of classes that the model does not predict.
+        why_not: case id -> why it has no class.
     """
 
     class_of: Mapping[str, str]
@@ -36,13 +36,12 @@ def read_reference_classes(references: Path, classes: Sequence[str]) -> Referenc
     """Read the classes of the cases.
 
     Args:
-        references: a CSV or TSV table with a column `case` (or `participant_id`), one of classes, and maybe
-            `subject`; or a prepared dataset. The classes are in the column `class`, or else in the one
-            column whose cells are among the classes.
-        classes: what may be answered; cases of another class are not asked about.
+        references: a prepared dataset, or a CSV or TSV table with the columns `case` (or `participant_id`),
+            `class` (or any one column that contains the classes), and optionally `subject`.
+        classes: those of the predictions.
 
     Raises:
-        DatasetError: no such table, no such columns, or a case twice.
+        DatasetError: no such table, no such columns, or a duplicate case.
     """
     if references.is_dir():
         return _of_prepared(references, classes)
@@ -66,7 +65,7 @@ def read_reference_classes(references: Path, classes: Sequence[str]) -> Referenc
 def class_column(
     path: Path, headers: Sequence[str], rows: Sequence[Mapping[str, str]], classes: Sequence[str], ids: str
 ) -> str:
-    """The column that holds the classes: by its name, or by what it holds.
+    """The column of the classes, by its name or its content.
 
     Raises:
         DatasetError: none, or several.
@@ -74,8 +73,7 @@ def class_column(
     known = set(classes)
 
     def names_classes(header: str) -> bool:
-        cells = {unescaped(row[header]) for row in rows}
-        return known <= cells
+        return known <= {unescaped(row[header]) for row in rows}
 
     for name in _CLASS_COLUMNS:
         if name in headers and any(unescaped(row[name]) in known for row in rows):

@@ -1,4 +1,4 @@
-"""What `evaluate` and `compare` need to know of a task."""
+"""How the predictions of a task are evaluated and compared."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Scorer:
     """How the predictions of one task are evaluated.
 
     Attributes:
-        contents: what the predictions are, for messages, e.g. "segmentation masks".
-        recognizes: whether a path names such predictions.
-        options: the fields of `EvaluateOptions` that apply, beyond those that apply to every task.
-        table: value of `--table`: the table as papers print it.
-        evaluate: predictions, references, options -> what was measured.
-        read_back: folder, name, its `summary.json` -> values per case, for `compare`.
+        contents: name of such predictions in messages, e.g. "segmentation masks".
+        recognizes: whether a path has such predictions.
+        options: fields of `EvaluateOptions` that apply, in addition to those of every task.
+        table: the value of `--table` that applies.
+        evaluate: predictions, references, options -> evaluation.
+        read_back: folder, name and `summary.json` -> values per case, for `compare`.
     """
 
     contents: str
@@ -39,11 +39,7 @@ class Scorer:
     read_back: Callable[[Path, str, Any], Evaluated]
 
     def check(self, options: EvaluateOptions, predictions: Path) -> None:
-        """Reject options that do not apply to the predictions.
-
-        Raises:
-            RecipeError: an option of another task.
-        """
+        """Raise `RecipeError` if an option does not apply to the predictions."""
         check_level(options.level)
         given = [field.name for field in fields(options) if getattr(options, field.name) not in (None, False)]
         if strange := [f"--{name}" for name in given if name not in _COMMON | self.options]:

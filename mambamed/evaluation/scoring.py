@@ -1,4 +1,4 @@
-"""One case: read reference and prediction, check that they belong together, score them."""
+"""Score one case: read reference and prediction, check that they match, compute the metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mambamed.metrics import Metric
 from mambamed.metrics.rules import Rules
 from mambamed.metrics.segmentation import RegionScores, score_case
 
-# Labels that came through a float, as 0.99999997, are the integer they are near.
+# Maximum distance of a label stored as float, e.g. 0.99999997, from an integer.
 _ROUNDING = 1e-3
 
 
@@ -26,13 +26,10 @@ class CaseScores:
     """The scores of one case.
 
     Attributes:
-        case: its id.
-        regions: label or region name -> scores; empty where the case could not be scored.
-        reference: its file.
-        prediction: its file, None where there is none.
-        diagonal_mm: from corner to corner of the image, mm: the penalty for a miss. NaN if unreadable.
-        subject: the person.
-        fault: why it could not be scored, as one line; None where it was.
+        regions: label or region name -> scores; empty if the case could not be scored.
+        reference, prediction: files; None without a prediction.
+        diagonal_mm: of the reference image: the penalty for a miss; NaN if unreadable.
+        fault: why the case could not be scored, or None.
     """
 
     case: str
@@ -56,17 +53,15 @@ def score_files(
     subject: str = "",
     ignored: int | None = None,
 ) -> CaseScores:
-    """Score one case; what is wrong with its files becomes its `fault`.
+    """Score one case; errors in its files become its `fault`.
 
     Args:
-        case: its id.
-        reference, prediction: files; no prediction is a fault.
-        regions: name -> labels; None: each label that occurs, under its number.
-        allowed: labels that may occur; None: any.
-        metrics, rules: see `score_case`.
-        resample: bring the prediction to the reference's grid (nearest neighbor) where they differ.
-        subject: the person; the case itself where not known.
-        ignored: label of the reference whose voxels do not count, whatever the prediction says there.
+        prediction: None is a fault.
+        regions: name -> labels (default: each label that occurs, under its number).
+        allowed: labels that may occur (default: any).
+        resample: resample the prediction to the grid of the reference (nearest neighbor) if they differ.
+        subject: the case itself if empty.
+        ignored: label of the reference whose voxels are not scored.
     """
     diagonal, fault = float("nan"), None
     try:
@@ -94,10 +89,10 @@ def score_files(
 
 
 def integer_labels(array: NDArray, path: Path, allowed: Sequence[int] | None) -> NDArray:
-    """A label map as integers, checked.
+    """A label map as integers.
 
     Raises:
-        CaseError: a value that is no integer, is negative, or is not among `allowed`.
+        CaseError: a value that is not an integer, negative, or not among `allowed`.
     """
     if array.dtype.kind == "f":
         rounded = np.rint(array)
@@ -122,7 +117,7 @@ def integer_labels(array: NDArray, path: Path, allowed: Sequence[int] | None) ->
 
 
 def on_grid_of(truth: Image, labels: NDArray, affine: Affine, path: Path, resample: bool) -> NDArray:
-    """The labels on the reference's grid: as they are, with axes turned, or resampled where asked.
+    """The labels on the grid of the reference: unchanged, reoriented, or resampled if requested.
 
     Raises:
         CaseError: the grids differ and `resample` is not set.
@@ -131,7 +126,7 @@ def on_grid_of(truth: Image, labels: NDArray, affine: Affine, path: Path, resamp
     difference = difference_of_grids(shape, truth.affine, labels.shape, affine)
     if difference is None:
         return labels
-    # The same voxels in the same places, stored in another order of axes, are the same grid.
+    # The same voxels in another axis order are the same grid.
     ours, theirs = orientation_of(truth.affine), orientation_of(affine)
     turned = to_ras(labels, theirs)
     ras_shape = to_ras(truth.array, ours).shape

@@ -1,4 +1,4 @@
-"""Scores of cases -> means that hide nothing, and the tables and documents that hold them."""
+"""Summarize the scores of cases: means, intervals, and the rows of tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def summarize(
     rules: Rules,
     level: float = 0.95,
 ) -> list[RegionRow]:
-    """The summary of every region in every metric, region by region; `level` is that of the intervals."""
+    """Summarize every region in every metric, region by region."""
     return [_summarize(cases, region, metric, rules, level) for region in regions for metric in metrics]
 
 
@@ -49,9 +49,8 @@ def _summarize(
             finite.append(value)
             subjects.append(case.subject)
     penalized = [value for value in penalized if not math.isnan(value)]
-    values = np.array(finite)
-    some = bool(finite)
-    low, median, high = np.percentile(values, (25, 50, 75)) if some else (math.nan,) * 3
+    values, mean = np.array(finite), _mean(finite)
+    low, median, high = np.percentile(values, (25, 50, 75)) if finite else (math.nan,) * 3
     return RegionRow(
         region=region,
         metric=metric.name,
@@ -60,22 +59,20 @@ def _summarize(
         empty=empty,
         infinite=infinite,
         unscored=unscored,
-        mean=float(values.mean()) if some else math.nan,
+        mean=mean,
         sd=float(values.std(ddof=1)) if len(finite) > 1 else math.nan,
         median=float(median),
         low=float(low),
         high=float(high),
-        minimum=float(values.min()) if some else math.nan,
-        maximum=float(values.max()) if some else math.nan,
-        mean_penalized=_mean([*finite, *penalized])
-        if better
-        else (float(values.mean()) if some else math.nan),
+        minimum=min(finite, default=math.nan),
+        maximum=max(finite, default=math.nan),
+        mean_penalized=_mean([*finite, *penalized]) if better else mean,
         interval=bootstrap_interval(values, subjects, level),
     )
 
 
 def penalty_of(case: CaseScores, better: str, rules: Rules) -> float:
-    """What a miss counts for in the penalized mean; NaN for metrics where neither way is good."""
+    """The value of a miss in the penalized mean; NaN for metrics without a better direction."""
     if better == "higher":
         return rules.fractions[1]
     if better == "lower":
@@ -84,7 +81,7 @@ def penalty_of(case: CaseScores, better: str, rules: Rules) -> float:
 
 
 def average_over_regions(summaries: Sequence[RegionRow], metric: str, penalized: bool = False) -> float:
-    """Mean of the regions' means; NaN where any is undefined."""
+    """Mean of the regions' means; NaN if any of them is undefined."""
     values = [s.mean_penalized if penalized else s.mean for s in summaries if s.metric == metric]
     return float(np.mean(values)) if values else math.nan
 
@@ -92,7 +89,7 @@ def average_over_regions(summaries: Sequence[RegionRow], metric: str, penalized:
 def case_rows(
     cases: Sequence[CaseScores], regions: Sequence[str], metrics: Sequence[Metric], rules: Rules
 ) -> tuple[list[str], list[list[Any]]]:
-    """`cases.csv`: a row a case and region."""
+    """`cases.csv`: one row per case and region."""
     names = [metric.name for metric in metrics]
     headers = ["case", "region", *names, "presence", "tp", "fp", "fn", "subject", "penalty_mm", "fault"]
     rows: list[list[Any]] = []
@@ -107,13 +104,13 @@ def case_rows(
             elif case.fault is not None:
                 values = [math.nan] * len(names) + ["unscored", None, None, None]
             else:
-                continue  # a label that occurs in other cases only, where no labels were named
+                continue  # labels were not given, and this one occurs only in other cases
             rows.append([case.case, region, *values, case.subject, penalty, case.fault or ""])
     return headers, rows
 
 
 def summary_rows(summaries: Sequence[RegionRow]) -> tuple[list[str], list[list[Any]]]:
-    """`summary.csv`: a row a region and metric."""
+    """`summary.csv`: one row per region and metric."""
     headers = [
         "region", "metric", "mean", "sd", "ci_low", "ci_high", "median", "quartile_low", "quartile_high",
         "minimum", "maximum", "mean_penalized", "cases", "defined", "empty", "infinite", "unscored",
@@ -133,9 +130,8 @@ def nnunet_keys(
 ) -> dict[str, Any]:
     """nnU-Net's keys of `summary.json`: `metric_per_case`, `mean`, `foreground_mean`.
 
-    As there, labels are keyed by number and regions by their tuple, Dice and IoU are NaN where a region is in
-    neither mask, and means leave NaN out. Our metrics stand beside nnU-Net's under their own names. Cases
-    that could not be scored are in our `faults`, not here.
+    Labels are keyed by number and regions by their tuple; Dice and IoU are NaN if a region is in neither
+    mask, and means skip NaN. Our metrics have their own names. Cases that could not be scored are not listed.
     """
     keys = {name: _nnunet_key(members) for name, members in regions.items()}
     per_case = tuple(

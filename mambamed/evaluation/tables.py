@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from mambamed.documents.evaluation import RegionRow
 from mambamed.evaluation.summary import average_over_regions
 from mambamed.metrics import METRICS, Metric
-from mambamed.report.tables import Table, paper_table, shown
+from mambamed.report.tables import Table, paper_table, shown, shown_interval
 
 # "WT", "WT dice", "Average HD95" in the `paper:` section of a recipe; a bare region is its Dice.
 _PAPER_METRICS = {"dice": "dice", "dsc": "dice", "hd95": "hd95"}
@@ -17,9 +17,9 @@ _PAPER_METRICS = {"dice": "dice", "dsc": "dice", "hd95": "hd95"}
 def summary_table(
     summaries: Sequence[RegionRow], metrics: Sequence[Metric], notes: Sequence[str], level: float
 ) -> Table:
-    """Mean ± SD of each region and metric, its confidence interval, and over how many cases.
+    """Mean ± SD of each region and metric, with confidence interval and number of cases.
 
-    Where a value is infinite or a case could not be scored, a second column gives the mean with penalties.
+    If values are infinite or cases could not be scored, a further column has the penalized mean.
     """
     columns = _columns(summaries, metrics)
     headers = ["region"]
@@ -43,16 +43,9 @@ def summary_table(
 
 
 def detail_table(summaries: Sequence[RegionRow], notes: Sequence[str], level: float) -> Table:
-    """The same, a row a region and metric, with median and quartiles: for the report page."""
-    headers = [
-        "region",
-        "metric",
-        "mean ± SD",
-        f"{level:.0%} CI",
-        "median (quartiles)",
-        "with misses",
-        "defined",
-    ]
+    """The same for the report page: one row per region and metric, with median and quartiles."""
+    interval = f"{level:.0%} CI"
+    headers = ["region", "metric", "mean ± SD", interval, "median (quartiles)", "with misses", "defined"]
     rows = []
     for s in summaries:
         quartiles = f"{shown(s.median)} ({shown(s.low)} to {shown(s.high)})"
@@ -66,13 +59,11 @@ def detail_table(summaries: Sequence[RegionRow], notes: Sequence[str], level: fl
 def brats_table(
     summaries: Sequence[RegionRow], name: str, paper: Mapping[str, float | str] | None = None
 ) -> Table:
-    """WT, TC, ET (or whatever regions there are) and their average, in Dice and HD95, as papers print them.
+    """Dice and HD95 of WT, TC and ET (or other regions) and their average, in the layout of papers.
 
     Args:
-        summaries: of the evaluation.
         name: of the method, for its row.
-        paper: the recipe's `paper` section: region -> Dice, "region HD95" -> mm, "source" -> text; its row
-            stands beside ours.
+        paper: a recipe's `paper` section, as a row: region -> Dice, "region HD95" -> mm, "source" -> text.
     """
     regions = list(dict.fromkeys(s.region for s in summaries))
     regions.sort(key=lambda r: ("WT", "TC", "ET").index(r) if r in {"WT", "TC", "ET"} else 3)
@@ -124,7 +115,6 @@ def _cell(summary: RegionRow, column: str) -> str:
     if column == "misses":
         return shown(summary.mean_penalized)
     if column == "interval":
-        low, high = summary.interval
-        return "-" if math.isnan(low) else f"{shown(low)} to {shown(high)}"
+        return shown_interval(summary.interval)
     text = f"{shown(summary.mean)} ± {shown(summary.sd)}"
     return text if summary.defined == summary.cases else f"{text} (n={summary.defined})"

@@ -41,6 +41,12 @@ def shown(value: float) -> str:
     return f"{value:.4g}"
 
 
+def shown_interval(interval: tuple[float, float]) -> str:
+    """An interval, "-" for NaN."""
+    low, high = interval
+    return "-" if math.isnan(low) else f"{shown(low)} to {shown(high)}"
+
+
 def paper_table(
     title: str,
     regions: Sequence[str],
