@@ -1,4 +1,4 @@
-"""A case: one subject at one visit, and which names it may have. No pixels."""
+"""A case: one visit of one subject, and its id."""
 
 from __future__ import annotations
 
@@ -11,19 +11,13 @@ from typing import Any
 from mambamed.errors import DatasetError
 
 BACKGROUND = "background"
-_FORMULA = ("=", "+", "@")  # "-" too begins one, but also names; tables are written with an apostrophe there
+_FORMULA = ("=", "+", "@")  # "-" is allowed: tables are written with an apostrophe before it
 IGNORE = "ignore"  # voxels that nobody has labeled: neither learned nor scored
 
 
 @dataclass(frozen=True)
 class ChannelFile:
-    """The file of one channel of one case.
-
-    Attributes:
-        path: the image file.
-        volume: index along the fourth axis of a 4-D file, as the Medical Segmentation Decathlon
-            stores its channels; None for a 3-D file.
-    """
+    """The file of one channel of a case; `volume` is the index along the fourth axis of a 4-D file."""
 
     path: Path
     volume: int | None = None
@@ -31,18 +25,17 @@ class ChannelFile:
 
 @dataclass(frozen=True)
 class Case:
-    """One subject at one visit.
+    """One visit of one subject.
 
     Attributes:
-        id: unique in its dataset; names the output files, so it holds no path separator.
+        id: unique in its dataset; names the output files.
         channels: one file per channel, in the order of the manifest.
-        label: label map, or None where there is none (prediction).
-        points: landmark name -> world position, mm, RAS+; None where the task has no landmarks.
-        class_name: what the case as a whole is; None where the task has no classes.
-        subject: the person; cases of one subject are always in the same split. The id if not known.
+        label: label map; None for prediction.
+        points: landmark name -> world position, mm, RAS+; None without landmarks.
+        class_name: None without classes.
+        subject: the person; cases of one subject stay in one part of a split. Default: the id.
         covariates: name -> text, as in the table of the dataset, e.g. age: "71.5".
-        fault: why the case cannot be used, if this is known before its channels are read (e.g. a channel is
-            missing); the case is skipped and this line is reported.
+        fault: why the case cannot be used, if this is known before its images are read.
     """
 
     id: str
@@ -64,10 +57,6 @@ class Case:
         """A case named by a folder or table; an invalid name is a fault of this case only.
 
         Its id is then the name without the invalid characters, plus a digest of the name.
-
-        Args:
-            name: of its files or its row.
-            channels, known: as the attributes.
         """
         try:
             check_case_id(name)
@@ -82,8 +71,8 @@ def check_case_id(case_id: str) -> None:
     """Reject an id that is not a safe file name, log entry or table cell.
 
     Raises:
-        DatasetError: the id is empty, too long, holds a path separator or a control character, begins as a
-            formula does, or is a dot name.
+        DatasetError: the id is empty, too long, begins as a formula does, is a dot name, or has a path
+            separator or control character.
 
     >>> check_case_id("BRATS_001")
     >>> check_case_id("../evil")

@@ -1,4 +1,4 @@
-"""Affines, spacing, orientation: where voxels are. NumPy only.
+"""Affines, spacing and orientation, with NumPy only.
 
 An affine is `(4, 4)` float64, voxel index -> world, mm, RAS+ (x to the right, y to the front, z up).
 """
@@ -14,7 +14,7 @@ Affine = NDArray[np.float64]
 
 
 def spacing_of(affine: Affine) -> NDArray[np.float64]:
-    """Edge lengths of a voxel, mm, in array order: the lengths of the affine's columns.
+    """Voxel spacing in mm, in array order.
 
     >>> spacing_of(np.diag([0.8, -0.8, 5.0, 1.0])).tolist()
     [0.8, 0.8, 5.0]
@@ -39,11 +39,11 @@ def world_to_voxel(affine: Affine, points: ArrayLike) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Orientation:
-    """Orientation of the axes of an array in the world: how to bring it closest to RAS+.
+    """How to bring the axes of an array closest to RAS+.
 
     Attributes:
         axes: axis of the array that becomes x, y, z.
-        flips: whether x, y, z are to be mirrored after that.
+        flips: whether x, y, z are mirrored after that.
     """
 
     axes: tuple[int, int, int]
@@ -51,7 +51,7 @@ class Orientation:
 
 
 def orientation_of(affine: Affine) -> Orientation:
-    """The orientation closest to RAS+: each array axis is assigned to the world axis it is most parallel to.
+    """The orientation closest to RAS+: each array axis is assigned to the most parallel world axis.
 
     The clearest match is assigned first, so that an oblique grid gets three different axes.
 
@@ -72,7 +72,7 @@ def orientation_of(affine: Affine) -> Orientation:
 
 
 def to_ras(array: NDArray, orientation: Orientation) -> NDArray:
-    """A view of `(..., X, Y, Z)` with axes permuted and mirrored as the orientation says."""
+    """A view of `(..., X, Y, Z)` with axes permuted and mirrored by the orientation."""
     lead = array.ndim - 3
     turned = array.transpose(*range(lead), *(lead + axis for axis in orientation.axes))
     steps = tuple(slice(None, None, -1) if flip else slice(None) for flip in orientation.flips)
@@ -88,7 +88,7 @@ def from_ras(array: NDArray, orientation: Orientation) -> NDArray:
 
 
 def affine_to_ras(affine: Affine, shape: tuple[int, ...], orientation: Orientation) -> Affine:
-    """The affine of the view that `to_ras` gives of an array of this native `(X, Y, Z)` shape.
+    """The affine of the result of `to_ras` for an array of this native `(X, Y, Z)` shape.
 
     >>> lps = np.diag([-1.0, -1.0, 2.0, 1.0])
     >>> affine_to_ras(lps, (10, 20, 5), orientation_of(lps))[:3].tolist()

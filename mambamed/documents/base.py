@@ -1,7 +1,6 @@
-"""What every document has in common: strict types, a format number, and one way to report faults.
+"""The base of all documents: strict types, a format number, and uniform messages about faults.
 
-A document is a JSON file that mambamed writes or reads back (`Document`), or one of another program of which
-mambamed reads a few keys (`ForeignDocument`). Each is a pydantic model in a file of this folder.
+A `Document` is a JSON file that mambamed writes; a `ForeignDocument` is one of another program.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from mambamed.io.json_files import read_json, write_json
 from mambamed.io.members import Source
 from mambamed.schema_errors import fact_of, keys_at
 
-_MOST_FAULTS = 20  # that one error lists; a file of another kind has thousands
+_MOST_FAULTS = 20  # listed by one error
 
 Reading = TypeVar("Reading", bound="Model")
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
@@ -32,11 +31,11 @@ Size = Annotated[int, Field(ge=1)]
 
 
 class Model(BaseModel):
-    """A part of a document: values keep their JSON type (no text for a number) and do not change.
+    """A part of a document: immutable, with strict types (no text for a number).
 
     Attributes:
-        FAULT: the error that a file with faults raises.
-        REMEDY: what the reader of that error can do; a full sentence.
+        FAULT: the error that is raised for an invalid file.
+        REMEDY: the last sentence of its message.
     """
 
     model_config = ConfigDict(
@@ -66,16 +65,11 @@ class Model(BaseModel):
 
     @classmethod
     def checked(cls: type[Reading], content: Any, path: Source) -> Reading:
-        """Check what `read_json` gave.
-
-        Args:
-            content: parsed JSON.
-            path: named in the faults.
-        """
+        """Check parsed JSON; `path` is named in the faults."""
         return validated(cls, content, path, cls.FAULT, cls.REMEDY)
 
     def changed(self: Reading, **changes: Any) -> Reading:
-        """A copy with other values, which are checked."""
+        """A copy with changed values, which are checked."""
         return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | changes)
 
     def write(self, path: Path) -> None:
@@ -88,11 +82,7 @@ class Model(BaseModel):
 
 
 class Document(Model):
-    """A file that mambamed writes. Unknown keys are faults; a newer format is rejected by its number.
-
-    Attributes:
-        FORMAT: the newest format that this version reads, and the one that it writes.
-    """
+    """A file that mambamed writes; `FORMAT` is the newest version that is read, and the one written."""
 
     FORMAT: ClassVar[int] = 1
 
@@ -101,7 +91,7 @@ class Document(Model):
 
     @classmethod
     def checked(cls: type[Reading], content: Any, path: Source) -> Reading:
-        """Check what `read_json` gave; see `Model.checked`."""
+        """Check parsed JSON, after its format; see `Model.checked`."""
         number = content.get("format") if isinstance(content, Mapping) else None
         newest = getattr(cls, "FORMAT", 1)
         if isinstance(number, int) and not isinstance(number, bool) and number > newest:
@@ -113,7 +103,7 @@ class Document(Model):
 
 
 class SparseDocument(Document):
-    """A document that is written without the keys that are not known."""
+    """A document that is written without its unset keys."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -133,7 +123,7 @@ def validated(
     fault: type[MambamedError] = DatasetError,
     remedy: str = "Correct the file.",
 ) -> AnyModel:
-    """Check what `read_json` gave, also for a `RootModel`; see `Model.checked`."""
+    """Check parsed JSON, also for a `RootModel`; see `Model.checked`."""
     try:
         # As JSON text, so that lists become tuples although types are strict.
         return model.model_validate_json(to_json(content, inf_nan_mode="constants"))

@@ -1,12 +1,12 @@
-"""`summary.json` of an evaluation: one model per task, told apart by `task`.
+"""`summary.json` of an evaluation: one model per task.
 
-The file of a segmentation has the keys of nnU-Net's `summary.json`, and ours beside them.
+That of a segmentation also has the keys of nnU-Net's `summary.json`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,7 +17,7 @@ from mambamed.errors import DatasetError
 from mambamed.io.json_files import read_json
 from mambamed.metrics import parse_metric
 
-# A measured value: NaN where it is undefined, infinite where a distance has no other end.
+# A measured value: NaN if undefined, infinite if one of two masks is empty.
 Number = Annotated[float, Field(allow_inf_nan=True)]
 Interval = tuple[Number, Number]
 
@@ -44,16 +44,14 @@ class RegionRow(Row):
     """One metric of one region over all cases.
 
     Attributes:
-        region, metric: names, as in `cases.csv`.
         cases: number of references.
-        defined: number of them with a finite value; mean, sd, median etc. are over these.
-        empty: cases left out because the metric is undefined there: the region is in neither mask, by
-            rule, or not in the one that the metric divides by, e.g. recall.
+        defined: cases with a finite value, from which mean, sd, median etc. are computed.
+        empty: cases in which the metric is undefined: the region is in neither mask, or not in the one that
+            the metric divides by, e.g. recall.
         infinite: cases with an infinite value: one of the masks is empty.
         unscored: cases without a usable prediction.
-        median, low, high: of the defined values; low and high are quartiles.
-        minimum, maximum: of the defined values.
-        mean_penalized: mean over the defined, the infinite and the unscored cases, the latter two with the
+        low, high: quartiles.
+        mean_penalized: mean over the defined, infinite and unscored cases; the latter two count with the
             stated penalty (distances) or as a miss (fractions).
     """
 
@@ -71,13 +69,17 @@ class RegionRow(Row):
     maximum: Number
     mean_penalized: Number
 
+    @property
+    def name(self) -> str:
+        """The region."""
+        return self.region
+
 
 class LandmarkRow(Row):
-    """The radial error of one landmark, or of all of them.
+    """The radial error of one landmark, or of all.
 
     Attributes:
         name: of the landmark, or "all".
-        metric: "error_mm"; the mean is over the points that were found.
         values: every metric of `POINT_METRICS`, by its column in `summary.csv`.
         sdr: distance in mm -> success detection rate.
     """
@@ -101,7 +103,7 @@ class ClassRow(Row):
 
 
 class CasePoints(Model):
-    """Landmarks of one case: errors in mm of those found, names of those missed and of those invented."""
+    """Landmarks of one case: errors in mm of those found, and names of the missed and spurious ones."""
 
     errors_mm: dict[str, Number]
     missed: tuple[str, ...]
@@ -124,7 +126,7 @@ class SegmentationSettings(Model):
     rules: str
     source: str = ""
     miss: Finite = 0.0
-    """What a case that could not be scored counts for in metrics of which more is better."""
+    """Value of an unscored case in metrics for which higher is better."""
     confidence: Fraction
     labels_from: str
     mambamed: str
@@ -152,15 +154,16 @@ class ClassificationSettings(Model):
 
 
 class Summary(Document):
-    """What every `summary.json` has.
-
-    Attributes:
-        faults: cases that could not be scored, one line each.
-    """
+    """What every `summary.json` has; `faults` has one line per case that could not be scored."""
 
     REMEDY: ClassVar[str] = "Run evaluate again."
 
     faults: tuple[str, ...]
+
+    def means(self, metric: str) -> dict[str, float]:
+        """Region, landmark or class ("all" for all of them) -> mean of a metric."""
+        rows: Sequence[Any] = vars(self)["summaries"]
+        return {row.name: row.mean for row in rows if row.metric == metric}
 
 
 class SegmentationSummary(Summary):
@@ -172,10 +175,6 @@ class SegmentationSummary(Summary):
     settings: SegmentationSettings
     summaries: tuple[RegionRow, ...]
 
-    def means(self, metric: str) -> dict[str, float]:
-        """Region -> mean of a metric."""
-        return {row.region: row.mean for row in self.summaries if row.metric == metric}
-
 
 class LandmarksSummary(Summary):
     task: Literal["landmarks"] = "landmarks"
@@ -184,10 +183,6 @@ class LandmarksSummary(Summary):
     overall: LandmarkRow
     cases: dict[str, CasePoints]
 
-    def means(self, metric: str) -> dict[str, float]:
-        """Landmark -> mean of a metric."""
-        return {row.name: row.mean for row in self.summaries if row.metric == metric}
-
 
 class ClassificationSummary(Summary):
     task: Literal["classification"] = "classification"
@@ -195,10 +190,6 @@ class ClassificationSummary(Summary):
     summaries: tuple[ClassRow, ...]
     runs: dict[str, dict[str, int | Number | Interval | tuple[tuple[Count, ...], ...]]]
     """Table of probabilities -> every metric, the counts behind them, and the confusion matrix."""
-
-    def means(self, metric: str) -> dict[str, float]:
-        """Class, or "all" -> mean of a metric."""
-        return {row.name: row.mean for row in self.summaries if row.metric == metric}
 
 
 AnySummary = SegmentationSummary | LandmarksSummary | ClassificationSummary

@@ -1,7 +1,6 @@
-"""dataset.json of a run: what the cases of a dataset have in common. No pixels.
+"""The manifest of a dataset: what its cases have in common.
 
-A converter turns files on disk into a `RawDataset`; `prepare` keeps its `DatasetManifest` in the prepared
-dataset, and every run carries a copy, so that a model knows what it reads and what it answers.
+Converters find it; the dataset.json of prepared datasets and runs holds it.
 """
 
 from __future__ import annotations
@@ -58,12 +57,7 @@ class DatasetManifest(Document):
 
     @classmethod
     def of(cls, name: str, source: Path | None = None, **fields: Any) -> DatasetManifest:
-        """The manifest that a converter found.
-
-        Args:
-            name: the dataset's name.
-            source: the file or folder that faults name (default: the dataset's name).
-            fields: as the attributes.
+        """The manifest found by a converter; `source` is named in faults (default: the dataset's name).
 
         Raises:
             DatasetError: it contradicts itself.
@@ -91,7 +85,7 @@ class DatasetManifest(Document):
 
     @property
     def foreground(self) -> dict[str, tuple[int, ...]]:
-        """Answer name -> labels: the regions if there are any, else every label but the background."""
+        """Structure -> labels: the regions, or else every label except the background."""
         if self.regions:
             return dict(self.regions)
         return {name: (value,) for name, value in self.labels.items() if value != 0 and name != IGNORE}
@@ -106,12 +100,11 @@ class RawDataset:
 
 
 def agreed_manifest(manifest: DatasetManifest, recipe: Recipe | None, *, choose: bool) -> DatasetManifest:
-    """The dataset's manifest with the recipe's regions, after a check that both describe the same data.
+    """The dataset's manifest with the recipe's regions, after checking that both describe the same data.
 
     Args:
-        manifest: the dataset's.
-        recipe: may ask for some of the classes or landmarks, in its own order; None: nothing is asked.
-        choose: keep only the classes and landmarks that the recipe asks for, in its order.
+        recipe: may select some of the classes or landmarks, in its own order.
+        choose: keep only the selected classes and landmarks, in the recipe's order.
 
     Raises:
         RecipeError: channels (names, order, kinds) or labels differ, or a class or landmark is unknown.

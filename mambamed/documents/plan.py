@@ -1,4 +1,4 @@
-"""plan.json: recipe and fingerprint resolved into numbers. No "auto" is left in it."""
+"""plan.json: the preprocessing and the size of the network, as numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from mambamed.documents.base import Document, Model, Positive, Size
 from mambamed.recipe.schema import Crop
 
-_MOST_VOXELS = 2**30  # of a patch: more than any device holds of a network's activations
+_MOST_VOXELS = 2**30  # of a patch
 _LONGEST_SIDE = 2**12  # images are padded to the patch
 
 Triple = tuple[int, int, int]
@@ -28,7 +28,7 @@ def _not_too_large(patch: Triple) -> Triple:
 
 
 class _WithoutNumbers(Model):
-    """A scheme that measures each case; plan.json holds null for the numbers of "ct"."""
+    """A scheme that measures each case; its numbers are null in plan.json."""
 
     scheme: str
     mean: None = None
@@ -77,7 +77,7 @@ _PER_CASE = {"zscore": ZScore, "zscore_nonzero": ZScoreNonzero, "none": Unchange
 
 
 def per_case(scheme: str) -> PerCase:
-    """The normalization of a scheme that needs no numbers of the training cases.
+    """The normalization of a scheme that is measured per case.
 
     >>> per_case("none").scheme
     'none'

@@ -1,7 +1,6 @@
 """Point files of every kind: 3D Slicer's Markups and `.fcsv`, tables, JSON of mambamed and nnLandmark.
 
-A `.json` file with `coordinate_system` has world positions, such as those that mambamed writes. Any other
-has voxels, as nnLandmark writes them; these are nibabel's `(i, j, k)`.
+A `.json` file with `coordinate_system` has world positions. Others have voxels `(i, j, k)` as in nibabel.
 """
 
 from __future__ import annotations
@@ -46,18 +45,15 @@ class WorldPoints(ForeignDocument):
 
 
 def read_points(path: Path, affine: Affine | None = None) -> Points:
-    """The landmarks of one case.
+    """The landmarks of one case: name -> position in world mm, RAS+, in the file's order, if present.
 
     Args:
         path: `.mrk.json`, `.fcsv`, `.csv`, `.tsv` or `.json`.
         affine: `(4, 4)` voxel -> world of the case's image, for files in voxels.
 
-    Returns:
-        Landmark name -> position in world mm, RAS+, in the file's order; absent ones are left out.
-
     Raises:
         CaseError: a coordinate is not finite, or the file has voxels and there is no affine.
-        DatasetError: not such a file, a landmark twice, or a table of several cases.
+        DatasetError: not such a file, a duplicate landmark, or a table of several cases.
     """
     suffix = point_suffix(path)
     if suffix == ".mrk.json":
@@ -91,11 +87,11 @@ def read_point_table(path: Path) -> tuple[str, dict[str, Points]]:
     """The landmarks of many cases: a table with a column `case`, or nnLandmark's `{case: {name: [i, j, k]}}`.
 
     Returns:
-        The system, "RAS", "LPS" or "voxel", for `to_world`; case id -> landmark name -> position in it.
-        A coordinate that is NaN stays so; absent landmarks are left out.
+        The coordinate system, "RAS", "LPS" or "voxel", and case id -> landmark -> position in it, which may
+        be NaN. Absent landmarks are left out. `to_world` converts the positions.
 
     Raises:
-        DatasetError: not such a file, a landmark twice, or a coordinate that is not a number.
+        DatasetError: not such a file, a duplicate landmark, or a coordinate that is not a number.
     """
     if point_suffix(path) != ".json":
         return read_points_of_table(path)

@@ -1,4 +1,4 @@
-"""The documents of an output folder: run.json, the points of a case."""
+"""The documents of predictions: run.json of an output folder, and the points of a case."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FileStamp = tuple[str, Count | None, int | None]
 
 
 class CaseResult(Model):
-    """What a command knows of a case."""
+    """The state of a case."""
 
     status: Literal["waiting", "done", "failed"]
     input: tuple[FileStamp, ...] | None = None

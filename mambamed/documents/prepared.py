@@ -91,12 +91,12 @@ class PreparedIndex(DatasetManifest):
 
     @property
     def manifest(self) -> DatasetManifest:
-        """Without the cases."""
+        """The manifest without the cases."""
         return DatasetManifest(**{name: getattr(self, name) for name in DatasetManifest.model_fields})
 
 
 class GeometryRecord(Model):
-    """Where the prepared array of one case lies in its file; see `preparation.grid.CaseGeometry`."""
+    """See `preparation.grid.CaseGeometry`."""
 
     shape_native: Shape
     affine_native: tuple[Row, Row, Row, Row]
@@ -134,7 +134,7 @@ class CaseRecord(Document):
 
 
 class FingerprintCase(Model):
-    """What planning read of a case."""
+    """The facts about a case that planning uses."""
 
     id: CaseId
     shape_cropped: Shape
@@ -156,12 +156,7 @@ class Fingerprint(Model):
 
 
 def check_channels(plan: Plan, manifest: DatasetManifest, path: Source, fault: type[MambamedError]) -> None:
-    """Check that a plan normalizes the channels that the manifest has.
-
-    Args:
-        path: of the plan, for the error.
-        fault: the error to raise.
-    """
+    """Raise `fault` if a plan does not normalize the channels of the manifest; `path` is that of the plan."""
     planned, channels = len(plan.normalization), len(manifest.channels)
     if planned != channels:
         raise fault(

@@ -1,4 +1,4 @@
-"""splits.json of a prepared dataset, and the file of `--splits`: one reader for both."""
+"""splits.json of a prepared dataset, and the file of `--splits`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Fold(Model):
 
 
 class Splits(Model):
-    """A list of folds, or one fold alone, as in nnU-Net's splits_final.json."""
+    """A list of folds, or a single fold, as in nnU-Net's splits_final.json."""
 
     REMEDY: ClassVar[str] = 'Write a list of {"train": [case ids], "val": [case ids]}.'
 
@@ -42,15 +42,14 @@ class Splits(Model):
         """Read and check the splits of a dataset.
 
         Args:
-            path: .json, a list of folds or one fold.
-            group_of: known case id -> group that must not straddle the parts of a fold.
-            group_by: what the groups are, for errors.
+            group_of: case id -> group that must be in one part of each fold.
+            group_by: kind of the groups, for messages.
 
         Returns:
             One dict per fold, "train" and "val" (and "test") -> sorted case ids.
 
         Raises:
-            DatasetError: another shape, unknown cases, a case or a group in two parts of one fold.
+            DatasetError: invalid file, unknown cases, a case or a group in two parts of one fold.
         """
         content: Any = read_json(path)
         splits = cls.of([content] if isinstance(content, dict) else content, path)

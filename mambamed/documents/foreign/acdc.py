@@ -28,11 +28,7 @@ class AcdcInfo(ForeignDocument):
 
     @classmethod
     def read(cls, path: Source) -> AcdcInfo:
-        """Read the file.
-
-        Raises:
-            DatasetError: it cannot be read.
-        """
+        """Read the file."""
         lines = read_text(path, errors="replace").splitlines()
         pairs = (line.partition(":") for line in lines if ":" in line)
         return cls.checked({key.strip(): value.strip() for key, _, value in pairs}, path)
@@ -41,7 +37,7 @@ class AcdcInfo(ForeignDocument):
         """The number of a phase's frame.
 
         Raises:
-            DatasetError: the file has none.
+            DatasetError: it is missing or invalid.
         """
         given = self.ED if phase == "ED" else self.ES
         if not (given.isdecimal() and len(given) < 6):

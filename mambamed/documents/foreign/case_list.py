@@ -1,4 +1,4 @@
-"""A list of cases in JSON, or what such a document says of the cases of a table beside it."""
+"""A list of cases in JSON, or the document next to a table of cases."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 
 
 class CaseList(ForeignDocument):
-    """What is said of all cases, and the cases."""
+    """Facts about all cases, and the cases."""
 
     REMEDY: ClassVar[str] = "Correct the file; see docs/datasets.md."
 
@@ -43,7 +43,7 @@ class CaseList(ForeignDocument):
 
     @classmethod
     def checked(cls, content: Any, path: Source) -> CaseList:
-        """Check the document, or a list of its cases alone; what is empty is left out."""
+        """Check the document, or a plain list of cases; empty values are ignored."""
         content = {"cases": content} if isinstance(content, list) else content
         if isinstance(content, dict):
             content = {key: value for key, value in content.items() if value or key not in cls.model_fields}

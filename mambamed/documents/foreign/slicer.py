@@ -16,8 +16,6 @@ from mambamed.documents.foreign.values import Text
 
 
 class ControlPoint(ForeignDocument):
-    """A point."""
-
     model_config = ConfigDict(alias_generator=to_camel)
 
     label: Text = ""
