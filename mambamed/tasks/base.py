@@ -1,8 +1,4 @@
-"""The interface of a task.
-
-A task stands between numbers and meaning: how a reference becomes a target, how far logits are from it,
-and what an answer is.
-"""
+"""The interface of a task: targets, losses, scores and decoding of the network's output."""
 
 from __future__ import annotations
 
@@ -25,15 +21,14 @@ class Task(Protocol):
 
     Attributes:
         outputs: K, channels of the network's output.
-        names: what is scored, in the order of `score`'s second axis.
+        names: the structures that are scored, in the order of `score`'s second axis.
         verb: the command that runs a model of the task, e.g. "predict".
         output: an example of that command's -o; `{name}` stands for the run's name.
         score_name: metric of validation patches, as in the columns of log.csv, e.g. "dice".
         higher_is_better: whether a larger value of it is better.
         main_metric: metric of whole validation cases that `train` reports, as in summary.json.
-        score_title: name of the main metric for people, e.g. "Dice".
-        mirror_order: which landmark each one is in a mirrored image (left and right change places); None
-            where nothing of the kind is to be done.
+        score_title: printed name of the main metric, e.g. "Dice".
+        mirror_order: index of the landmark that each one becomes in a mirrored image; None without pairs.
         averages_mirror_images: whether prediction may average the outputs for mirrored images.
         centered: whether validation after an epoch scores one centered patch per case, instead of a number of
             random patches.
@@ -52,45 +47,39 @@ class Task(Protocol):
     centered: bool
 
     def case(self, prepared: PreparedCase) -> PatchCase | None:
-        """A prepared case with the reference that the task learns; None if the task does not use the case."""
+        """A prepared case with its reference; None if the task does not use the case."""
         ...
 
     def begin(self, training: Sequence[PatchCase], validation: Sequence[PatchCase]) -> None:
-        """Check the cases of a fold, and set what depends on them, before training begins."""
+        """Check the cases of a fold, and prepare what depends on them, before training."""
         ...
 
     def count(self, cases: Sequence[PatchCase], left_out: int) -> str:
-        """A line for the log that describes the cases of a fold; empty if there is nothing to say.
-
-        Args:
-            cases: cases that `case` returned.
-            left_out: number of cases for which it returned None.
-        """
+        """A line for the log about the cases of a fold (`left_out` others are not used); may be empty."""
         ...
 
     def encode(self, reference: Tensor, shape: Sequence[int] = ()) -> Tensor:
-        """References of a batch -> the target that `loss` and `score` compare with.
+        """References of a batch (see `mambamed.batches.loader.Batch`) -> target of `loss` and `score`.
 
         Args:
-            reference: as `mambamed.batches.loader.Batch` describes it.
             shape: of a patch, voxels (x, y, z).
         """
         ...
 
     def loss(self, outputs: Tensor | list[Tensor], target: Tensor) -> Tensor:
-        """Scalar loss in float32 of the network's output: one tensor, or one a depth, the finest first."""
+        """Scalar float32 loss of the network's output: one tensor, or one per depth, the finest first."""
         ...
 
     def score(self, logits: Tensor, target: Tensor) -> Tensor:
-        """`(B, len(names), n)` numbers of which `summarize` makes the score of many patches."""
+        """`(B, len(names), n)` numbers from which `summarize` computes the scores."""
         ...
 
     def summarize(self, numbers: Tensor) -> dict[str, float]:
-        """Name -> score from the `(patches, len(names), n)` numbers of all; NaN where nothing was there."""
+        """Name -> score, from `(patches, len(names), n)` numbers; NaN if it is undefined."""
         ...
 
     def decode(self, logits: Any) -> Any:
-        """One case's logits -> its answer."""
+        """The result for one case's logits."""
         ...
 
 
@@ -98,7 +87,7 @@ def task_class(task: str) -> Any:
     """The class of a task.
 
     Raises:
-        RecipeError: this mambamed has no such task.
+        RecipeError: unknown task.
     """
     if task not in TASKS:
         raise RecipeError(f"task {task}: unknown task. Use one of {', '.join(TASKS)}.")
@@ -111,11 +100,8 @@ def task_for(
 ) -> Task:
     """The task of a recipe, for the labels, landmarks or classes of a dataset.
 
-    Args:
-        spacing_mm: of the prepared grid; tasks that measure in mm need it.
-
     Raises:
-        RecipeError: this mambamed has no such task.
-        DatasetError: the dataset lacks what the task asks for.
+        RecipeError: unknown task.
+        DatasetError: the dataset lacks what the task needs.
     """
     return task_class(recipe.task)(recipe, manifest, spacing_mm)

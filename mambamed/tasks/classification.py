@@ -1,4 +1,4 @@
-"""Classification: one answer for a case as a whole, by softmax over its classes."""
+"""Classification of whole cases by softmax."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ from mambamed.tasks.cases import ClassedCase, PatchCase
 
 
 class Classification:
-    """Classes that exclude each other. The network sees the middle of a case, as large as the patch.
+    """Mutually exclusive classes, predicted from the centered patch of a case.
 
-    An epoch is judged by the area under the ROC curve over all validation cases: it needs no threshold, and
-    rare classes count as much as common ones.
+    Epochs are compared by AUC over all validation cases, which needs no threshold and weights rare classes
+    like common ones.
 
     Attributes:
-        classes: in the network's order; of two, the second is "positive".
-        names: what is scored: of two classes the positive one, of more each against the rest.
-        outputs: K, the number of classes.
+        classes: in the order of the outputs; of two, the second is positive.
+        names: the scored classes: the positive one of two, else each against the rest.
     """
 
     verb = "classify"
@@ -66,7 +65,7 @@ class Classification:
         return ClassedCase(prepared, self.classes, self._covariates)
 
     def begin(self, training: Sequence[PatchCase], validation: Sequence[PatchCase]) -> None:
-        """Check the classes of a fold, and weight them so that each counts the same in the loss.
+        """Check the classes of a fold, and weight them equally in the loss if the recipe says so.
 
         Raises:
             DatasetError: a class has no training case, or all validation cases have the same class.
@@ -93,18 +92,11 @@ class Classification:
         return ", ".join(f"{name} {counts[name]}" for name in self.classes) + others
 
     def encode(self, reference: Tensor, shape: Sequence[int] = ()) -> Tensor:
-        """`(B,)` class indices -> the same, int64."""
+        """`(B,)` class indices as int64."""
         return reference.long()
 
     def loss(self, outputs: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
-        """Cross-entropy, smoothed and balanced as the recipe says.
-
-        Args:
-            outputs: `(B, K)` logits.
-            target: `(B,)` from `encode`.
-
-        Returns:
-            Scalar, float32: a mean in which each case has the weight of its class.
+        """Mean cross-entropy with label smoothing and class weights, from `(B, K)` logits and `(B,)` classes.
 
         Raises:
             RecipeError: the network has a dense output.
@@ -124,21 +116,15 @@ class Classification:
         )
 
     def score(self, logits: Tensor, target: Tensor) -> Tensor:
-        """`(B, names, 2)` float64: how much a case looks like the class, and whether it is of it."""
+        """`(B, names, 2)` float64: log-odds of the class against the others, and whether it is true."""
         certain = torch.log_softmax(logits.double(), dim=1)
-        against = torch.stack(
-            [
-                certain[:, k] - torch.logsumexp(_without(certain, k), dim=1)
-                for k in range(self.outputs - len(self.names), self.outputs)
-            ],
-            dim=1,
-        )
-        first = self.outputs - len(self.names)
-        of_it = target[:, None] == torch.arange(first, self.outputs, device=target.device)
-        return torch.stack([against, of_it.double()], dim=2)
+        scored = range(self.outputs - len(self.names), self.outputs)
+        against = [certain[:, k] - torch.logsumexp(_without(certain, k), dim=1) for k in scored]
+        of_it = target[:, None] == torch.tensor([*scored], device=target.device)
+        return torch.stack([torch.stack(against, dim=1), of_it.double()], dim=2)
 
     def summarize(self, numbers: Tensor) -> dict[str, float]:
-        """Name -> area under the ROC curve, over `(cases, names, 2)` of `score`; NaN without both kinds."""
+        """Name -> AUC, from `(cases, names, 2)` of `score`; NaN if all cases have the same class."""
         scores: dict[str, float] = {}
         for k, name in enumerate(self.names):
             likeness, of_it = numbers[:, k].numpy().T
@@ -152,14 +138,9 @@ class Classification:
 
 
 def centered(image: NDArray[np.float32], patch_size: Sequence[int]) -> NDArray[np.float32]:
-    """The middle of a case, as large as the patch, zeros around a smaller one: what the network judges by.
+    """The centered patch of a case, `(C, X, Y, Z)` -> `(C, *patch_size)`, padded with zeros.
 
-    Args:
-        image: `(C, X, Y, Z)` on the prepared grid.
-        patch_size: voxels (x, y, z).
-
-    Returns:
-        `(C, *patch_size)`, voxel for voxel what training reads of an unvaried case.
+    It equals the patch that training reads without augmentation.
 
     >>> centered(np.arange(1.0, 6.0, dtype=np.float32).reshape(1, 5, 1, 1), (2, 3, 1))[0, :, :, 0].tolist()
     [[0.0, 2.0, 0.0], [0.0, 3.0, 0.0]]
@@ -176,7 +157,7 @@ def centered(image: NDArray[np.float32], patch_size: Sequence[int]) -> NDArray[n
 
 
 def center_start(shape: Sequence[int], patch_size: Sequence[int]) -> tuple[int, ...]:
-    """First voxel of the patch in the middle of a case; negative where the case is smaller."""
+    """First voxel of the centered patch; negative if the case is smaller."""
     spare = [size - patch for size, patch in zip(shape, patch_size, strict=True)]
     return tuple(s // 2 if s >= 0 else -(-s // 2) for s in spare)
 

@@ -1,8 +1,8 @@
-"""What is known of a case beside its image: how it travels to the network, and how it is read there.
+"""Covariates: facts about a case that a classification network reads in addition to its image.
 
-Covariates travel as constant channels behind those of the image, raw, NaN where not known; so all that
-stands between file and network need not know of them. The network takes them off, standardizes them by
-what its training cases showed, and adds to the logits what a logistic regression on them would say.
+They are passed as further constant channels, not standardized, NaN if unknown, so that the code between file
+and network does not need to handle them. The network removes these channels and standardizes the values by
+its training cases; the logits are those of the image plus those of a logistic regression on the covariates.
 """
 
 from __future__ import annotations
@@ -18,22 +18,21 @@ from torch import Tensor, nn
 
 from mambamed.errors import CaseError
 
-# name -> "number", or the words that it may be
+# name -> "number", or the allowed words
 Wanted = Mapping[str, Literal["number"] | Sequence[str]]
 _NOT_KNOWN = {"", "n/a", "na", "nan", "none", "unknown"}
 
 
 class WithCovariates(nn.Module):
-    """A classifier of images that hears a few numbers about the case too.
+    """A classifier of images and covariates.
 
-    Logits = those of the image + a linear function of the standardized numbers. A number that is not known
-    counts as the mean, and one that was not known for some training cases has a say by its absence. The
-    linear function begins at zero: at first the image alone decides.
+    Logits = logits of the image + a linear function of the standardized covariates. An unknown covariate
+    counts as the mean, and has an indicator as a further input. The linear function starts at zero.
 
     Args:
         network: maps `(B, C, X, Y, Z)` to `(B, K)` logits.
         channels: C, channels of the image.
-        covariates: M, how many numbers.
+        covariates: M, number of covariates.
         out_channels: K, classes.
 
     Attributes:
@@ -53,10 +52,9 @@ class WithCovariates(nn.Module):
         self.register_buffer("sd", torch.ones(covariates))
 
     def standardize_by(self, values: NDArray[np.floating]) -> None:
-        """Take mean and standard deviation of the training cases.
+        """Set mean and standard deviation from the `(n, M)` values of the training cases, NaN if unknown.
 
-        Args:
-            values: `(n, M)`, NaN where not known. One that never varies, or is never known, is let be.
+        A covariate that is constant, or always unknown, is not scaled.
         """
         known = np.isfinite(values)
         counts = np.maximum(known.sum(axis=0), 1)
@@ -75,7 +73,7 @@ class WithCovariates(nn.Module):
 
 
 def covariate_count(wanted: Wanted) -> int:
-    """How many numbers the covariates make: one a number, one less than there are words.
+    """Number of inputs of the covariates: one per number, one less than the words of a word.
 
     >>> covariate_count({"age": "number", "sex": ("F", "M"), "site": ("A", "B", "C")})
     4
@@ -84,7 +82,7 @@ def covariate_count(wanted: Wanted) -> int:
 
 
 def is_known(value: Any) -> bool:
-    """Whether a cell says something.
+    """Whether a cell has a value.
 
     >>> is_known("n/a"), is_known(None), is_known("0")
     (False, False, True)
@@ -93,15 +91,10 @@ def is_known(value: Any) -> bool:
 
 
 def covariate_numbers(values: Mapping[str, Any], wanted: Wanted, case_id: str) -> NDArray[np.float64]:
-    """The covariates of a case as numbers, NaN where not known.
-
-    Args:
-        values: name -> text or number; further names are passed over.
-        wanted: what the recipe asks for. A word becomes an indicator of each but the first.
-        case_id: for messages.
+    """The covariates of a case as numbers, NaN if unknown; a word becomes indicators of all but the first.
 
     Raises:
-        CaseError: a number that is none, or a word that the recipe does not know.
+        CaseError: an invalid number or word.
 
     >>> covariate_numbers({"age": "70", "sex": "M"}, {"age": "number", "sex": ("F", "M")}, "a").tolist()
     [70.0, 1.0]
@@ -133,7 +126,7 @@ def _number(value: Any, name: str, case_id: str) -> float:
 
 
 def with_covariates(patch: NDArray[np.float32], values: NDArray[np.floating]) -> NDArray[np.float32]:
-    """`(C, X, Y, Z)` and `(M,)` numbers -> `(C + M, X, Y, Z)`: the numbers as constant channels.
+    """`(C, X, Y, Z)` and `(M,)` numbers -> `(C + M, X, Y, Z)`, with the numbers as constant channels.
 
     >>> with_covariates(np.zeros((1, 2, 1, 1), np.float32), np.array([70.0]))[:, :, 0, 0].tolist()
     [[0.0, 0.0], [70.0, 70.0]]

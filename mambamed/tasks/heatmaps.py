@@ -1,4 +1,4 @@
-"""Points as heatmaps: what a network learns of a landmark, drawn on any grid, in mm."""
+"""Landmarks as heatmaps on any grid, with a width in mm."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-SMALLEST_SIGMA_VOXELS = 0.7  # a narrower Gaussian that stands between two voxels is hardly seen by either
+SMALLEST_SIGMA_VOXELS = 0.7  # a narrower Gaussian between two voxels would hardly be sampled
 BALL_RADIUS_SIGMAS = 3.0
 
 
@@ -18,7 +18,7 @@ class Shape:
     """The form of a target.
 
     Attributes:
-        kind: "gaussian", or "ball": 1 at the point, falling evenly to 0 at three sigma.
+        kind: "gaussian", or "ball": 1 at the point, decreasing linearly to 0 at three sigma.
         sigma_voxels: along x, y, z of the prepared grid.
     """
 
@@ -29,7 +29,7 @@ class Shape:
     def of(
         cls, kind: Literal["gaussian", "ball"], sigma_mm: float | None, spacing_mm: Sequence[float]
     ) -> Shape:
-        """The same width in mm along every axis, but never narrower than 0.7 voxels.
+        """The same width in mm along every axis, but at least 0.7 voxels.
 
         >>> Shape.of("gaussian", 2.0, (1.0, 1.0, 5.0)).sigma_voxels
         (2.0, 2.0, 0.7)
@@ -40,17 +40,16 @@ class Shape:
 
 
 def heatmaps(points: Tensor, grid: Sequence[int], shape: Shape, strides: Sequence[int] = (1, 1, 1)) -> Tensor:
-    """Draw points.
+    """Draw points as heatmaps.
 
     Args:
         points: `(B, K, 3)` float32, voxels of the finest grid; NaN: absent.
-        grid: `(X, Y, Z)` of what is drawn on.
-        shape: of the target.
-        strides: voxels of the finest grid that one of this grid covers along each axis; voxel i lies at
+        grid: `(X, Y, Z)` of the heatmaps.
+        strides: voxels of the finest grid per voxel of this grid along each axis; voxel i is at
             `strides * i + (strides - 1) / 2`.
 
     Returns:
-        `(B, K, X, Y, Z)` float32 from 0 to 1; all zero for an absent landmark.
+        `(B, K, X, Y, Z)` float32 from 0 to 1; 0 for an absent landmark.
     """
     squares = _squares(points, grid, shape, strides)
     if shape.kind == "gaussian":
@@ -66,9 +65,9 @@ def heatmaps(points: Tensor, grid: Sequence[int], shape: Shape, strides: Sequenc
 def mean_over_heatmaps(
     values: Tensor, points: Tensor, shape: Shape, strides: Sequence[int] = (1, 1, 1)
 ) -> Tensor:
-    """Mean of `(B, K, X, Y, Z)` values, each heatmap of `points` being the weights; `(B, K)`.
+    """Mean of `(B, K, X, Y, Z)` values, weighted by the heatmaps of the points: `(B, K)`.
 
-    A Gaussian is a product of three, so that it need not be drawn: a tenth of the time.
+    Gaussians are separable and therefore not drawn, which is ten times faster.
     """
     grid = values.shape[2:]
     if shape.kind != "gaussian":
@@ -83,7 +82,7 @@ def mean_over_heatmaps(
 
 
 def _squares(points: Tensor, grid: Sequence[int], shape: Shape, strides: Sequence[int]) -> list[Tensor]:
-    """Squared distances along x, y and z, in sigmas: three of `(B, K, size)`."""
+    """Squared distances along x, y and z, in sigmas: three tensors `(B, K, size)`."""
     squares = []
     for axis, (size, stride, sigma) in enumerate(zip(grid, strides, shape.sigma_voxels, strict=True)):
         places = torch.arange(size, dtype=torch.float32, device=points.device) * stride + (stride - 1) / 2
@@ -93,13 +92,13 @@ def _squares(points: Tensor, grid: Sequence[int], shape: Shape, strides: Sequenc
 
 
 def is_inside(points: Tensor, grid: Sequence[int]) -> Tensor:
-    """Which of `(..., 3)` points lie in the box of a grid's voxels; absent ones do not."""
+    """Which of `(..., 3)` points are inside a grid; False for absent points."""
     size = torch.tensor(tuple(grid), dtype=points.dtype, device=points.device)
     return ((points >= -0.5) & (points <= size - 0.5)).all(-1)
 
 
 def strides_of(fine: Sequence[int], coarse: Sequence[int]) -> tuple[int, int, int]:
-    """How many voxels of a fine grid one of a coarse grid covers, as deep supervision makes them.
+    """Voxels of a fine grid per voxel of a coarse grid of deep supervision.
 
     >>> strides_of((48, 64, 35), (12, 16, 9))
     (4, 4, 4)

@@ -1,4 +1,4 @@
-"""Landmarks: a heatmap for each, learned from points, read back to points between voxels."""
+"""Landmark detection by heatmaps, decoded to subvoxel positions."""
 
 from __future__ import annotations
 
@@ -25,16 +25,15 @@ _OFFSET_REACH_SIGMAS = 2.0
 
 
 class Landmarks:
-    """Named points. The network answers a heatmap a landmark, and offsets where the recipe asks for them.
+    """Named points: one heatmap per landmark, and offsets if the recipe asks for them.
 
-    The target of a batch are its points; `loss` draws them on the grid of each of the network's outputs, so
-    that deep supervision sees them where they are and not a rescaled picture of them.
+    The target of a batch are its points. `loss` draws them on the grid of each output, so that deep
+    supervision has exact targets instead of rescaled ones.
 
     Attributes:
-        names: of the landmarks, in the network's order.
         outputs: K, or 4 K with offsets.
-        form: what the network's heatmaps are, for `PeakFinder`.
-        mirror_order: which landmark each one becomes in a mirror image; None without pairs.
+        form: of the network's heatmaps, for `PeakFinder`.
+        mirror_order: index of the landmark that each one becomes in a mirror image; None without pairs.
     """
 
     verb = "landmarks"
@@ -58,15 +57,11 @@ class Landmarks:
         self._settings, self._network = settings, recipe.network.name
         self._shape = Shape.of(settings.target, settings.sigma_mm, spacing_mm)
         self._spacing = np.array(spacing_mm, float)
-        self.form = HeatmapForm(
-            len(self.names),
-            _READINGS[settings.loss],
-            settings.decode,
-            self._shape.sigma_voxels,
-            settings.offsets,
-        )
+        sigma = self._shape.sigma_voxels
+        reading = _READINGS[settings.loss]
+        self.form = HeatmapForm(len(self.names), reading, settings.decode, sigma, settings.offsets)
         self.outputs = self.form.channels
-        self.averages_mirror_images = not settings.offsets  # an offset of a mirror image points elsewhere
+        self.averages_mirror_images = not settings.offsets  # offsets are not mirrored
         self.mirror_order = mirror_order(self.names, recipe.dataset.landmark_pairs)
 
     def case(self, prepared: PreparedCase) -> PatchCase:
@@ -81,32 +76,29 @@ class Landmarks:
         return ""
 
     def encode(self, reference: Tensor, shape: Sequence[int] = ()) -> Tensor:
-        """`(B, K, 3)` voxels -> the same; NaN stays what is absent."""
+        """`(B, K, 3)` voxels, NaN if absent."""
         return reference.float()
 
     def heatmaps(self, points: Tensor, grid: Sequence[int]) -> Tensor:
-        """`(B, K, 3)` voxels -> `(B, K, X, Y, Z)` from 0 to 1: what the network's heatmaps are to be."""
+        """`(B, K, 3)` voxels -> target heatmaps `(B, K, X, Y, Z)` from 0 to 1."""
         return heatmaps(points, grid, self._shape)
 
     def loss(self, outputs: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
-        """The recipe's loss, a weighted mean over depths of deep supervision.
+        """The recipe's loss, as a weighted mean over the depths of deep supervision.
 
         Args:
-            outputs: `(B, outputs, X, Y, Z)`, or a list of such, the finest first. Depth i counts with weight
-                2^-i, normalized to a sum of 1.
+            outputs: `(B, outputs, X, Y, Z)`, or a list of them, the finest first. Depth i has weight 2^-i,
+                normalized to a sum of 1.
             target: `(B, K, 3)` from `encode`.
-
-        Returns:
-            Scalar, float32.
 
         Raises:
             RecipeError: the network is a classification network.
 
         Source:
-            mse: the heatmap regression of the nnMamba authors, with the peak weighted. bce over the worst
-            voxels: nnLandmark. softmax: after Nibali et al. 2018, arXiv:1801.07372 (DSNT), whose
-            distribution over voxels gets "nowhere" as one more place, with logit 0: so an absent landmark
-            has a target too, and the logits of neighboring windows can be averaged.
+            mse: heatmap regression of the nnMamba authors, with a weighted peak. bce over the voxels with the
+            highest loss: nnLandmark. softmax: after Nibali et al. 2018, arXiv:1801.07372 (DSNT), with an
+            additional class "absent" with logit 0, so that absent landmarks have a target and the logits of
+            neighboring windows can be averaged.
         """
         levels = [outputs] if isinstance(outputs, Tensor) else list(outputs)
         if levels[0].ndim != 5:
@@ -154,7 +146,7 @@ class Landmarks:
         return (difference * near).sum() / (3 * near.sum()).clamp_min(1)
 
     def score(self, logits: Tensor, target: Tensor) -> Tensor:
-        """`(B, K, 1)` float64: radial error in mm; NaN for a landmark that is absent or outside the patch."""
+        """`(B, K, 1)` float64: radial error in mm; NaN if the landmark is absent or outside the patch."""
         inside = is_inside(target, logits.shape[2:]).cpu().numpy()
         points, errors = target.double().cpu().numpy(), np.full((*inside.shape, 1), np.nan)
         for b, numbers in enumerate(logits):
@@ -164,14 +156,14 @@ class Landmarks:
         return torch.from_numpy(errors)
 
     def summarize(self, numbers: Tensor) -> dict[str, float]:
-        """Name -> mean radial error, mm, over the patches that show the landmark; NaN where none does."""
+        """Name -> mean radial error in mm, over the patches that contain the landmark; NaN without any."""
         means = torch.nanmean(numbers[..., 0].double(), dim=0).tolist()
         return dict(zip(self.names, means, strict=True))
 
     def decode(self, logits: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """One case's logits `(outputs, X, Y, Z)` -> `(K, 3)` voxels and `(K,)` scores from 0 to 1.
 
-        Every landmark is placed; whether it is there at all is for a threshold on the score to say.
+        Every landmark has a position; whether it is present is decided by a threshold on its score.
         """
         array = logits.detach().float().cpu().numpy() if isinstance(logits, Tensor) else np.asarray(logits)
         finder = PeakFinder(self.form)
@@ -180,10 +172,10 @@ class Landmarks:
 
 
 def mirror_order(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> tuple[int, ...] | None:
-    """For each landmark the one that lies in its place in a mirror image; None without pairs.
+    """Index of the landmark that each one becomes in a mirror image; None without pairs.
 
     Raises:
-        RecipeError: a pair names what is no landmark.
+        RecipeError: a pair has an unknown landmark.
 
     >>> mirror_order(("left", "nose", "right"), (("left", "right"),))
     (2, 1, 0)
@@ -203,18 +195,18 @@ def mirror_order(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> tupl
 
 
 def _worst_bce(answer: Tensor, drawn: Tensor, share: float) -> Tensor:
-    """Cross-entropy of every voxel, the mean over the worst share of each heatmap."""
+    """Mean binary cross-entropy over the `share` of voxels of each heatmap with the highest loss."""
     each = functional.binary_cross_entropy_with_logits(answer, drawn, reduction="none").flatten(2)
     return each.topk(max(1, math.ceil(share * each.shape[2])), dim=2, sorted=False).values.mean()
 
 
 def _spatial_cross_entropy(answer: Tensor, found: Tensor, inside: Tensor) -> Tensor:
-    """Cross-entropy over the voxels and "nowhere", whose logit is 0; mean over landmarks.
+    """Mean cross-entropy over the voxels and the class "absent", whose logit is 0.
 
     Args:
         answer: `(B, K, X, Y, Z)` logits.
         found: `(B, K)` mean of the logits over the target.
-        inside: `(B, K)` whether the landmark is there.
+        inside: `(B, K)` whether the landmark is present.
     """
     every = torch.logsumexp(answer.flatten(2), dim=2)
     return (torch.logaddexp(every, torch.zeros_like(every)) - torch.where(inside, found, 0)).mean()

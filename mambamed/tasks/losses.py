@@ -1,7 +1,6 @@
-"""Losses of segmentation, each over the voxels whose label is known.
+"""Losses of segmentation over `(B, C, X, Y, Z)`.
 
-All take `(B, C, X, Y, Z)` and a mask `known`, `(B, 1, X, Y, Z)` bool, or None where every voxel is: voxels of
-the label "ignore" count for nothing.
+`known`, `(B, 1, X, Y, Z)` bool, excludes voxels with the label "ignore"; None: all voxels count.
 """
 
 from __future__ import annotations
@@ -16,17 +15,12 @@ from torch.nn import functional
 def soft_dice(
     probabilities: Tensor, reference: Tensor, smooth: float, batch: bool, known: Tensor | None = None
 ) -> Tensor:
-    """Soft Dice of each structure.
+    """Soft Dice of each structure: `(B, C)`, or `(C,)` for `batch`.
+
+    `(2 sum(p r) + smooth) / (sum(p) + sum(r) + smooth)`, over each patch or over the whole batch.
 
     Args:
-        probabilities: `(B, C, X, Y, Z)`.
         reference: `(B, C, X, Y, Z)` bool.
-        smooth: added to numerator and denominator.
-        batch: count over the batch as one large patch.
-        known: voxels that count.
-
-    Returns:
-        `(B, C)`, or `(C,)` for `batch`: `(2 sum(p r) + s) / (sum(p) + sum(r) + s)`.
 
     Source:
         Milletari et al. 2016 (V-Net) with nnU-Net's sums instead of squares.
@@ -42,14 +36,14 @@ def soft_dice(
 def cross_entropy(
     log_probabilities: Tensor, target: Tensor, weights: Tensor | None, smoothing: float, gamma: float
 ) -> Tensor:
-    """Cross-entropy of labels that exclude each other, the mean over the known voxels.
+    """Cross-entropy of mutually exclusive labels, averaged over the known voxels.
 
     Args:
-        log_probabilities: `(B, K, X, Y, Z)`, of a log-softmax.
-        target: `(B, X, Y, Z)` indices; negative where the label is not known.
-        weights: `(K,)`, of each label; the mean is weighted by them, as torch's is.
-        smoothing: share of the target that is spread evenly over all labels.
-        gamma: each voxel counts (1 - p)^gamma, p the probability of its label; 0: all the same.
+        log_probabilities: `(B, K, X, Y, Z)`, from log-softmax.
+        target: `(B, X, Y, Z)` indices; negative if unknown.
+        weights: `(K,)`, per label; the mean is weighted by them, like torch's.
+        smoothing: fraction of the target that is spread evenly over all labels.
+        gamma: voxels are weighted by (1 - p)^gamma, where p is the probability of the true label.
 
     Source:
         gamma: Lin et al. 2017 (focal loss), eq. 4. Smoothing: Szegedy et al. 2016, section 7.
@@ -74,15 +68,13 @@ def binary_cross_entropy(
     gamma: float,
     known: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy of regions that may overlap, the mean over regions and known voxels.
+    """Binary cross-entropy of overlapping regions, averaged over regions and known voxels.
 
     Args:
-        logits: `(B, C, X, Y, Z)`.
         reference: `(B, C, X, Y, Z)` bool.
-        weights: `(C,)`, of each region; the mean is weighted by them.
-        smoothing: how far 0 and 1 are moved towards one half.
-        gamma: as in `cross_entropy`.
-        known: voxels that count.
+        weights: `(C,)`, per region; the mean is weighted by them.
+        smoothing: how far 0 and 1 are moved towards 0.5.
+        gamma: see `cross_entropy`.
     """
     truth = reference.to(logits.dtype)
     soft = truth * (1 - smoothing) + smoothing / 2
@@ -99,20 +91,14 @@ def binary_cross_entropy(
 def boundary_loss(
     probabilities: Tensor, reference: Tensor, spacing_mm: tuple[float, ...], known: Tensor | None = None
 ) -> Tensor:
-    """Mean of probability times signed distance to the reference's boundary, mm: outside costs, inside gains.
+    """Mean of probability times signed distance in mm to the reference's boundary.
 
-    The distances are computed on the CPU, each patch and structure; a structure that a patch does not have,
-    or that fills it, has no boundary there and counts zero.
-
-    Args:
-        probabilities: `(B, C, X, Y, Z)`.
-        reference: `(B, C, X, Y, Z)` bool.
-        spacing_mm: of the grid.
-        known: voxels that count.
+    The distances are computed on the CPU, per patch and structure; a structure that is absent from a patch or
+    fills it has no boundary there and counts as zero.
 
     Source:
-        Kervadec et al. 2019 (MIDL), "Boundary loss for highly unbalanced segmentation", eq. 5. Their code
-        takes voxels for mm.
+        Kervadec et al. 2019 (MIDL), "Boundary loss for highly unbalanced segmentation", eq. 5; their code
+        measures in voxels.
     """
     masks = reference.cpu().numpy()
     distances = np.zeros(masks.shape, np.float32)
@@ -128,8 +114,8 @@ def boundary_loss(
 
 
 def signed_distance(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
-    """Distance to the nearest voxel of the other kind, mm; negative inside, less the least voxel edge there,
-    so that the rim inside is zero.
+    """Distance in mm to the nearest voxel of the other kind; negative inside, and reduced by the smallest
+    voxel edge there, so that the inner rim is zero.
 
     >>> signed_distance(np.array([False, True, True, True]), (2.0,)).tolist()
     [2.0, 0.0, -2.0, -4.0]

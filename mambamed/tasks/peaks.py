@@ -1,5 +1,4 @@
-"""From heatmaps to points: the peak of each, found while the planes of a volume come in, placed between
-voxels."""
+"""Subvoxel positions of the peaks of heatmaps, found while the planes of a volume arrive."""
 
 from __future__ import annotations
 
@@ -14,22 +13,21 @@ Reading = Literal["softmax", "sigmoid", "plain"]
 Method = Literal["gaussian", "soft-argmax", "argmax"]
 
 _WINDOW_SIGMAS = 3.0
-_LEAST_PART = 0.1  # of the peak; what is lower tells nothing of where the peak is
-_TRUST_IN_WIDTH = 1e-2  # weight of the known width beside the heatmap's own, in a fit
-_FURTHEST_VOXELS = 1.5  # from the highest voxel to where a fit may put the peak
+_LEAST_PART = 0.1  # of the peak; lower voxels are ignored
+_TRUST_IN_WIDTH = 1e-2  # weight of the known width relative to the heatmap's own, in a fit
+_FURTHEST_VOXELS = 1.5  # maximum distance of a fitted peak from the highest voxel
 
 
 @dataclass(frozen=True)
 class HeatmapForm:
-    """What a network's heatmaps are.
+    """The form of a network's heatmaps.
 
     Attributes:
         landmarks: K.
-        reading: how numbers become heights: "softmax" with "nowhere" as the alternative to all voxels,
-            "sigmoid" of each voxel, or "plain", as they are.
+        reading: "softmax" (over all voxels and "absent"), "sigmoid" of each voxel, or "plain" values.
         method: how a peak becomes a point.
         sigma_voxels: width of a peak along x, y, z.
-        offsets: whether 3 K channels follow, at which every voxel says how far away the point is, in sigmas.
+        offsets: whether 3 K further channels hold the offset to the point at every voxel, in sigmas.
     """
 
     landmarks: int
@@ -40,37 +38,32 @@ class HeatmapForm:
 
     @property
     def channels(self) -> int:
-        """What the network answers."""
+        """Number of output channels of the network."""
         return self.landmarks * (4 if self.offsets else 1)
 
     @property
     def reach(self) -> tuple[int, int, int]:
-        """Voxels around the highest one that decide where the point is."""
+        """Voxels around the highest one that are used to compute the position, per axis."""
         x, y, z = (max(1, math.ceil(_WINDOW_SIGMAS * sigma)) for sigma in self.sigma_voxels)
         return x, y, z
 
 
 class PeakFinder:
-    """Finds the peaks of a volume whose planes come one after the other; keeps a few planes only.
-
-    Args:
-        form: of the heatmaps.
-        axis: of the volume along which the planes come.
-    """
+    """Finds the peaks of a volume whose planes arrive one after the other along `axis`; keeps few planes."""
 
     def __init__(self, form: HeatmapForm, axis: int = 0) -> None:
         self._form, self._axis = form, axis
         self._reach = form.reach[axis]
-        self._held: NDArray | None = None  # planes that may still be near a peak: (n, channels, A, B)
+        self._held: NDArray | None = None  # planes that may be near a later peak: (n, channels, A, B)
         self._first = 0  # number of the first held plane
-        self._next = 0  # the first plane in which no peak was looked for yet
+        self._next = 0  # the first plane that has not been searched
         count = form.landmarks
         self._height = np.full(count, -np.inf)
         self._evidence = np.full(count, -np.inf)  # log of the sum of exp over all voxels
         self._boxes: list[tuple[NDArray, tuple[int, int, int], tuple[int, int, int]] | None] = [None] * count
 
     def take(self, planes: NDArray) -> None:
-        """The next `(n, channels, A, B)` planes; A and B are the two other axes, in their order."""
+        """Add the next `(n, channels, A, B)` planes; A and B are the two other axes, in their order."""
         planes = np.asarray(planes, np.float32)
         if self._form.reading == "softmax":
             self._gather(planes[:, : self._form.landmarks])
@@ -81,10 +74,7 @@ class PeakFinder:
             self._held, self._first = self._held[spare:].copy(), self._first + spare
 
     def found(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """`(K, 3)` voxels, x, y, z, and `(K,)` scores from 0 to 1: how sure it is that a landmark is there.
-
-        Call it once, after the last plane.
-        """
+        """`(K, 3)` voxels (x, y, z) and `(K,)` scores from 0 to 1; call it once, after the last plane."""
         if self._held is not None:
             self._look(self._first + len(self._held))
         points = np.full((self._form.landmarks, 3), np.nan)
@@ -97,7 +87,7 @@ class PeakFinder:
         return points, scores
 
     def _look(self, stop: int) -> None:
-        """Look for higher peaks in the planes before `stop`; cut out what lies around them."""
+        """Search the planes before `stop` for higher peaks, and copy their neighborhoods."""
         held, form = self._held, self._form
         assert held is not None
         if stop <= self._next:
@@ -116,7 +106,7 @@ class PeakFinder:
     def _around(
         self, k: int, plane: int, row: int, column: int
     ) -> tuple[NDArray, tuple[int, int, int], tuple[int, int, int]]:
-        """A box `(1 or 4, X, Y, Z)` of landmark k, its first voxel, and the peak's voxel in it."""
+        """The neighborhood `(1 or 4, X, Y, Z)` of a peak, its first voxel, and the peak's voxel in it."""
         held, form = self._held, self._form
         assert held is not None
         others = [axis for axis in range(3) if axis != self._axis]
@@ -150,15 +140,11 @@ class PeakFinder:
 def place_peak(
     box: NDArray[np.float64], peak: tuple[int, int, int], form: HeatmapForm
 ) -> NDArray[np.float64]:
-    """Where the point lies, between voxels.
+    """The subvoxel position `(3,)` of a peak in its box.
 
     Args:
-        box: `(1, X, Y, Z)` numbers of one heatmap, or `(4, X, Y, Z)` with offsets.
+        box: `(1, X, Y, Z)` values of one heatmap, or `(4, X, Y, Z)` with offsets.
         peak: its highest voxel.
-        form: of the heatmap.
-
-    Returns:
-        `(3,)` voxels of the box.
     """
     heights = _heights(box[0], box[0][peak], form.reading)
     if form.offsets:
@@ -177,20 +163,20 @@ def _heights(numbers: NDArray, top: float, reading: Reading) -> NDArray:
         return np.exp(numbers - top)
     if reading == "sigmoid":
         return np.exp(np.logaddexp(0, -top) - np.logaddexp(0, -numbers))
-    if top <= 0:  # nowhere a peak: its highest voxel is all there is
+    if top <= 0:  # no peak: only the highest voxel
         return (numbers == top).astype(float)
     return np.clip(numbers / top, 0, 1)
 
 
 def _center(heights: NDArray) -> NDArray[np.float64]:
-    """Center of mass of what reaches a tenth of the peak."""
+    """Center of mass of the voxels above a tenth of the peak."""
     weights = np.clip(heights - _LEAST_PART, 0, None)
     total = weights.sum()
     return np.array([(weights * places).sum() / total for places in np.indices(heights.shape)])
 
 
 def _voted(heights: NDArray, offsets: NDArray, form: HeatmapForm) -> NDArray[np.float64]:
-    """Mean of the places that the voxels of the peak point to, the higher ones more."""
+    """Weighted mean of the positions that the voxels of the peak point to."""
     weights = np.clip(heights - _LEAST_PART, 0, None)
     sigma = np.reshape(form.sigma_voxels, (3, 1, 1, 1))
     meant = np.indices(heights.shape) + offsets * sigma
@@ -200,12 +186,9 @@ def _voted(heights: NDArray, offsets: NDArray, form: HeatmapForm) -> NDArray[np.
 def _fitted(heights: NDArray, peak: tuple[int, int, int], form: HeatmapForm) -> NDArray[np.float64] | None:
     """The center of a Gaussian with axes along the grid's, by least squares on the log of the heights.
 
-    Heights weigh as their square (Guo 2011, "A simple algorithm for fitting a Gaussian function"), which
-    undoes the logarithm's love of small ones. The known width counts a little, so that a peak at the rim,
-    seen from one side, is placed as well.
-
-    Returns:
-        `(3,)` voxels; None where this is no peak.
+    Weighted by the squared heights (Guo 2011, "A simple algorithm for fitting a Gaussian function"), which
+    compensates for the logarithm of small values. The known width is a weak prior, so that a peak at the
+    border, visible from one side, is found too. Returns None if there is no peak.
     """
     used = heights > _LEAST_PART
     u = (np.argwhere(used) - np.array(peak)).astype(float)

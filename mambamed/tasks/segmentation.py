@@ -1,4 +1,4 @@
-"""Segmentation: a label for every voxel by softmax, or overlapping regions by sigmoid."""
+"""Segmentation: mutually exclusive labels by softmax, or overlapping regions by sigmoid."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ from mambamed.recipe import Recipe
 from mambamed.tasks.cases import LabeledCase, PatchCase
 from mambamed.tasks.losses import binary_cross_entropy, boundary_loss, cross_entropy, soft_dice
 
-_UNKNOWN, _STRANGE = -1, -2  # in a target: the label "ignore"; a label that the dataset does not have
+_UNKNOWN, _STRANGE = -1, -2  # in a target: the label "ignore"; a value that is no label of the dataset
 
 
 class Segmentation:
-    """Labels that exclude each other (softmax), or regions that may overlap (sigmoid).
+    """Mutually exclusive labels (softmax), or regions that may overlap (sigmoid).
 
     Attributes:
-        by_regions: whether the network answers regions.
-        outputs: K, channels of the network's output: a label each, the background first, or a region each.
+        by_regions: whether the outputs are regions.
+        outputs: K: one per label, the background first, or one per region.
         names: the foreground labels or the regions, as scored.
         values: label value that output channel k writes into a label map.
-        order: order in which regions are written: a later one overwrites an earlier one, so that each lies
-            inside what it is part of. `range(K)` for labels.
+        order: in which regions are written, later ones overwriting earlier ones; see `region_writing`.
     """
 
     verb = "predict"
@@ -62,7 +61,7 @@ class Segmentation:
             self.order = tuple(range(len(self.values)))
             members = [[v == w for w in self._label_values if w != 0] for v in self._label_values]
         self.outputs = len(self.values)
-        # (number of labels, number of names): which names a label belongs to.
+        # (number of labels, number of names): whether a label belongs to a name.
         self._members = torch.tensor(members)
         lookup = torch.full((max(manifest.labels.values()) + 1,), _STRANGE)
         lookup[self._label_values] = torch.arange(len(self._label_values))
@@ -75,7 +74,7 @@ class Segmentation:
         self.main_metric, self.score_title = main.name, main.title
 
     def _label_weights(self, recipe: Recipe, labels: Mapping[str, int]) -> Tensor | None:
-        """`(K,)`: how much each output weighs in the cross-entropy; None: all the same."""
+        """`(K,)`: weight of each output in the cross-entropy; None: equal weights."""
         given = self._loss.class_weights
         if not given:
             return None
@@ -100,8 +99,7 @@ class Segmentation:
         return ""
 
     def encode(self, reference: Tensor, shape: Sequence[int] = ()) -> Tensor:
-        """`(B, X, Y, Z)` label values -> `(B, X, Y, Z)` int64 indices into the sorted label values, -1 where
-        the label is "ignore".
+        """`(B, X, Y, Z)` label values -> int64 indices into the sorted label values, -1 for "ignore".
 
         Raises:
             DatasetError: a value is not a label of the dataset.
@@ -118,21 +116,17 @@ class Segmentation:
         return target
 
     def loss(self, outputs: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
-        """Soft Dice plus (binary) cross-entropy, a weighted mean over depths of deep supervision.
+        """Soft Dice plus (binary) cross-entropy, as a weighted mean over the depths of deep supervision.
 
         Args:
-            outputs: `(B, K, X, Y, Z)` logits, or a list of them, the finest first. Depth i counts with
-                weight 2^-i or the recipe's `depth_weights`, normalized to a sum of 1; the target is brought
-                to its grid by the nearest voxel.
-            target: `(B, X, Y, Z)` from `encode`.
-
-        Returns:
-            Scalar, float32. Voxels of the label "ignore" do not count. The boundary loss is that of the
-            finest depth.
+            outputs: `(B, K, X, Y, Z)` logits, or a list of them, the finest first. Depth i has weight 2^-i or
+                the recipe's `depth_weights`, normalized to a sum of 1; the target is resampled to its grid by
+                the nearest voxel. The boundary loss is only that of the finest depth.
+            target: `(B, X, Y, Z)` from `encode`; voxels of the label "ignore" do not count.
 
         Source:
-            Isensee et al. 2021 (nnU-Net), "Training procedure": Dice + CE, weights halved with each depth.
-            nnU-Net sets the coarsest weight to zero; here each depth that the network gives counts.
+            Isensee et al. 2021 (nnU-Net), "Training procedure": Dice + CE, weights halved at each depth.
+            In contrast to nnU-Net, the coarsest depth counts too.
         """
         depths = [outputs] if isinstance(outputs, Tensor) else list(outputs)
         weights = depth_weights(self._loss.depth_weights, len(depths))
@@ -177,12 +171,7 @@ class Segmentation:
         return torch.stack([table[:, j][index] & known for j in range(table.shape[1])], dim=1)
 
     def score(self, logits: Tensor, target: Tensor) -> Tensor:
-        """`(B, names, 3)` int64 counts of voxels: in both, in the prediction only, in the reference only.
-
-        Args:
-            logits: `(B, K, X, Y, Z)`.
-            target: `(B, X, Y, Z)` from `encode`.
-        """
+        """`(B, names, 3)` int64 voxel counts: true positives, false positives, false negatives."""
         predicted = logits > 0 if self.by_regions else self._masks(logits.argmax(1))
         reference = self._masks(target)
         if self._ignored is not None:
@@ -193,11 +182,7 @@ class Segmentation:
         )
 
     def summarize(self, numbers: Tensor) -> dict[str, float]:
-        """Name -> Dice of the voxels of all patches taken together; NaN where there were none.
-
-        Args:
-            numbers: `(patches, names, 3)`, from `score`.
-        """
+        """Name -> Dice over all patches, from their `(patches, names, 3)` counts; NaN without any voxels."""
         both, predicted, reference = numbers.sum(0).double().unbind(1)
         dice = 2 * both / (2 * both + predicted + reference)
         return dict(zip(self.names, dice.tolist(), strict=True))
@@ -218,10 +203,9 @@ class Segmentation:
 
 
 def depth_weights(given: Sequence[float] | None, depths: int) -> list[float]:
-    """How much each depth of deep supervision counts, the finest first; they sum to 1.
+    """Weights of the depths of deep supervision, the finest first, with a sum of 1.
 
-    Args:
-        given: the recipe's; None: each half as much as the one before. Depths beyond them count zero.
+    Default: each half of the previous one. Depths beyond the given weights have weight 0.
 
     >>> depth_weights(None, 2), depth_weights((3, 1), 3)
     ([0.666..., 0.333...], [0.75, 0.25, 0.0])
@@ -231,7 +215,7 @@ def depth_weights(given: Sequence[float] | None, depths: int) -> list[float]:
 
 
 def nearest_labels(target: Tensor, shape: Sequence[int]) -> Tensor:
-    """`(B, X, Y, Z)` integers on a coarser grid of the same extent: the voxel nearest to each center.
+    """`(B, X, Y, Z)` integers on a coarser grid of the same extent, by the nearest voxel.
 
     >>> nearest_labels(torch.arange(8).view(1, 8, 1, 1), (4, 1, 1)).flatten().tolist()
     [1, 3, 5, 7]
@@ -245,20 +229,16 @@ def nearest_labels(target: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def region_writing(regions: Mapping[str, Sequence[int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """How overlapping regions become one label map.
+    """How overlapping regions are written into one label map.
 
-    Regions are written from the largest to the smallest (most labels first, the manifest's order among
-    equals); each writes the label that marks it out: the first of its labels that no region written later
-    holds. A voxel of ET therefore always is one of TC and of WT too.
-
-    Args:
-        regions: name -> labels that it unites.
+    Regions are written from the one with most labels to the one with fewest (manifest order among equals).
+    Each writes the first of its labels that is in no later region. A voxel of ET is thus in TC and WT too.
 
     Returns:
         The order of writing, and for every region, in the manifest's order, the label that it writes.
 
     Raises:
-        DatasetError: two regions cannot be told apart in a label map.
+        DatasetError: two regions cannot be distinguished in a label map.
 
     >>> region_writing({"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)})
     ((0, 1, 2), (2, 1, 3))
