@@ -23,25 +23,12 @@ from mambamed.io.images import images_by_id
 _CASE = re.compile(r"amos_(\d{4})")
 _FIRST_MR = 500
 _DOCUMENT = "dataset.json"
-# As the challenge's dataset.json spells them.
-_LABELS = {
-    "background": 0,
-    "spleen": 1,
-    "right kidney": 2,
-    "left kidney": 3,
-    "gall bladder": 4,
-    "esophagus": 5,
-    "liver": 6,
-    "stomach": 7,
-    "arota": 8,
-    "postcava": 9,
-    "pancreas": 10,
-    "right adrenal gland": 11,
-    "left adrenal gland": 12,
-    "duodenum": 13,
-    "bladder": 14,
-    "prostate/uterus": 15,
-}
+# The values of the labels, from 0, as the challenge's dataset.json spells them.
+_NAMES = (
+    "background, spleen, right kidney, left kidney, gall bladder, esophagus, liver, stomach, arota, "
+    "postcava, pancreas, right adrenal gland, left adrenal gland, duodenum, bladder, prostate/uterus"
+)
+_LABELS = {name: value for value, name in enumerate(_NAMES.split(", "))}
 
 
 def recognizes(source: Path) -> bool:
@@ -70,17 +57,14 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
         raise DatasetError(
             f"{source}: no {'MRI' if kind == 'mri' else 'CT'} cases of AMOS. Check the folder or --format."
         )
-    channel = options.one_channel("MRI" if kind == "mri" else "CT", kind)
-    return RawDataset(
-        DatasetManifest.of(
-            name=source.resolve().name,
-            source=file,
-            channels=channel,
-            labels=options.spelled(named),
-            regions=regions,
-        ),
-        cases,
+    manifest = DatasetManifest.of(
+        name=source.resolve().name,
+        source=file,
+        channels=options.one_channel("MRI" if kind == "mri" else "CT", kind),
+        labels=options.spelled(named),
+        regions=regions,
     )
+    return RawDataset(manifest, cases)
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -45,19 +45,14 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
     column = _class_column(source, options, columns)
     labels = _label_maps(source)
     folders = sorted(p for pattern in ("sub-*/anat", "sub-*/ses-*/anat") for p in source.glob(pattern))
-    cases = [
-        case
-        for folder in folders
-        if (case := _case(folder, source, list(channels), known, column, labels)) is not None
-    ]
+    found = (_case(folder, source, list(channels), known, column, labels) for folder in folders)
+    cases = [case for case in found if case is not None]
     classes = tuple(sorted({case.class_name for case in cases if case.class_name}))
     if classes and not labels:
         cases = [case for case in cases if case.class_name or case.fault]
-    named = (
-        dict(options.labels or {}) or labels_in((case.label for case in cases), options.progress)
-        if labels
-        else {}
-    )
+    named: Mapping[str, int] = {}
+    if labels:
+        named = options.labels or labels_in((case.label for case in cases), options.progress)
     manifest = DatasetManifest.of(
         name=source.resolve().name,
         source=source,
@@ -83,7 +78,7 @@ def _table(path: Path, key: str) -> tuple[dict[str, dict[str, str]], list[str]]:
 
 
 def _class_column(source: Path, options: ConvertOptions, columns: Sequence[str]) -> str | None:
-    sessions = [file for pattern in ("sub-*/*_sessions.tsv",) for file in source.glob(pattern)]
+    sessions = list(source.glob("sub-*/*_sessions.tsv"))
     offered = [*columns, *(_table(sessions[0], "session_id")[1] if sessions else [])]
     if options.class_column is not None:
         if options.class_column not in offered:
@@ -121,10 +116,8 @@ def _case(
         if not paths:
             fault = f"{case_id}: {channel} is missing in {folder}. Add it."
         elif len(paths) > 1:
-            names = ", ".join(path.name for path in paths)
-            fault = (
-                f"{case_id}: {len(paths)} images of {channel} ({names}). Keep one, or write a list of cases."
-            )
+            several = f"{len(paths)} images of {channel} ({', '.join(path.name for path in paths)})"
+            fault = f"{case_id}: {several}. Keep one, or write a list of cases."
     facts = dict(known.get(subject, {}))
     if session:
         sessions, _ = _table(source / subject / f"{subject}_sessions.tsv", "session_id")

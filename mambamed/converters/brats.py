@@ -28,7 +28,6 @@ from mambamed.errors import DatasetError
 from mambamed.io.images import case_id_of
 
 CHANNELS = ("t1n", "t1c", "t2w", "t2f")
-_MODERN = {"t1n": "t1n", "t1c": "t1c", "t2w": "t2w", "t2f": "t2f"}
 _EARLIER = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}
 ANSWERS = ("seg", "gtv")
 _NAME = re.compile(r"(.+?)[-_](t1n|t1ce|t1c|t1|t2w|t2f|t2|flair|seg|gtv)", re.IGNORECASE)
@@ -84,12 +83,12 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
         missing = [name for name in (*names, answer) if name not in files]
         fault = f"{case_id}: {', '.join(missing)} is missing in {source}. Add it or remove the case."
         channels = tuple(ChannelFile(files[name]) for name in names if name in files)
-        subject = subject_of(case_id)
-        cases.append(
-            Case.found(
-                case_id, channels, label=files.get(answer), subject=subject, fault=fault if missing else None
-            )
-        )
+        known = {
+            "label": files.get(answer),
+            "subject": subject_of(case_id),
+            "fault": fault if missing else None,
+        }
+        cases.append(Case.found(case_id, channels, **known))
     return RawDataset(manifest, cases)
 
 
@@ -155,7 +154,7 @@ def case_files(source: Path) -> dict[str, dict[str, Path]]:
         match = _NAME.fullmatch(name)
         if match:
             word = match[2].lower()
-            _put(found, match[1], word if word in ANSWERS else (_MODERN | _EARLIER)[word], path, source)
+            _put(found, match[1], _EARLIER.get(word, word), path, source)
         elif _CLINICS_NAME.fullmatch(name):
             strange.append(path)
     for path in strange:

@@ -315,15 +315,13 @@ def _manifest(
         labels, regions = labels_and_regions(document.labels)
         regions |= document.regions
     elif columns.label:
-        labels = dict(options.labels or {}) or labels_in(
-            (case.label for case in cases if not case.fault), options.progress
-        )
+        given = (case.label for case in cases if not case.fault)
+        labels = dict(options.labels or {}) or labels_in(given, options.progress)
     landmarks = tuple(document.landmarks or dict.fromkeys(n for c in cases for n in c.points or ()))
     found = {case.class_name for case in cases if case.class_name}
     classes = document.classes or tuple(sorted(found, key=_naturally))
-    name = document.name or _name_of(listed.file)
     return DatasetManifest.of(
-        name=name,
+        name=document.name or _name_of(listed.file),
         source=listed.file,
         channels=channels,
         labels=options.spelled(labels),
@@ -335,8 +333,8 @@ def _manifest(
 
 def _name_of(file: Path) -> str:
     """The name of a list, or of its folder if the list has a generic name."""
-    stem = file.stem
-    return file.resolve().parent.name if stem in {"cases", "classes", "participants", "dataset"} else stem
+    generic = file.stem in {"cases", "classes", "participants", "dataset"}
+    return file.resolve().parent.name if generic else file.stem
 
 
 def _naturally(text: str) -> tuple[float, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,14 +19,7 @@ Kind = Literal["mrk.json", "fcsv", "csv", "json"]
 
 @dataclass(frozen=True)
 class ConvertSummary:
-    """What was written.
-
-    Attributes:
-        output: the file or folder.
-        cases: ids of its cases.
-        points: number of points.
-        faults: one message per case that could not be read.
-    """
+    """The written file or folder, the ids of its cases, and one fault per case that could not be read."""
 
     output: Path
     cases: tuple[str, ...]
@@ -55,7 +49,7 @@ def convert_points(
             f"-o {output}: expected a .mrk.json, .fcsv, .csv or .json file. Change the suffix, "
             "or use --to for a folder."
         )
-    found = read_point_set(source, _AffineOf(images))
+    found = read_point_set(source, partial(_affine_of, images))
     if not found.points and len(found.faults) == 1:
         raise next(iter(found.faults.values()))
     if to is not None:
@@ -79,22 +73,16 @@ def _ordered(points: Points, names: tuple[str, ...]) -> Mapping[str, tuple[float
     return {name: points[name] for name in names if name in points} if names else points
 
 
-class _AffineOf:
-    """Case id -> affine of its image."""
-
-    def __init__(self, images: Path | None) -> None:
-        self._images = images
-
-    def __call__(self, case_id: str) -> Affine | None:
-        images = self._images
-        if images is None:
-            return None
-        if images.is_file():
-            if case_id_of(images) is None:
-                raise DatasetError(f"--images {images}: not an image. Use NIfTI, NRRD or MetaImage.")
-            return read_header(images).affine
-        candidates = [images / f"{case_id}{middle}{end}" for middle in ("", "_0000") for end in SUFFIXES]
-        there = next((path for path in candidates if path.is_file()), None)
-        if there is None:
-            raise CaseError(f"{images}: no image of case {case_id}. Add {case_id}.nii.gz.")
-        return read_header(there).affine
+def _affine_of(images: Path | None, case_id: str) -> Affine | None:
+    """The affine of the image of a case."""
+    if images is None:
+        return None
+    if images.is_file():
+        if case_id_of(images) is None:
+            raise DatasetError(f"--images {images}: not an image. Use NIfTI, NRRD or MetaImage.")
+        return read_header(images).affine
+    candidates = [images / f"{case_id}{middle}{end}" for middle in ("", "_0000") for end in SUFFIXES]
+    there = next((path for path in candidates if path.is_file()), None)
+    if there is None:
+        raise CaseError(f"{images}: no image of case {case_id}. Add {case_id}.nii.gz.")
+    return read_header(there).affine

@@ -33,8 +33,8 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
     """
     file = source / _DOCUMENT
     document = MsdDataset.read(file)
-    names = list(document.modality.values())
     labels, regions = labels_and_regions(document.labels)
+    names = list(document.modality.values())
     manifest = DatasetManifest.of(
         name=document.name or source.resolve().name,
         source=file,

@@ -13,11 +13,10 @@ class ConvertOptions:
     """Options of a converter.
 
     Attributes:
-        format: the format that was requested, or "auto" if the layout was recognized.
-        channels: channel name -> "ct" or "mri", as the recipe expects them.
-        labels: label name -> value, as the recipe expects them.
-        class_column: column of the table whose cells are the classes.
-        progress: optional callback that receives progress updates while label maps are read.
+        format: the requested format, or "auto" if the layout was recognized.
+        channels: channel name -> "ct" or "mri", from the recipe.
+        labels: label name -> value, from the recipe.
+        class_column: column of the table that contains the classes.
     """
 
     format: str = "auto"

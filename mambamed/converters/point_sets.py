@@ -17,14 +17,7 @@ from mambamed.io.tables import read_csv
 
 # If a case has several point files, the first of these formats is read.
 _PREFERRED = (".json", ".mrk.json", ".fcsv", ".csv", ".tsv")
-_OTHER_DOCUMENTS = (
-    "run.json",
-    "summary.json",
-    "dataset.json",
-    "splits.json",
-    "plan.json",
-    "fingerprint.json",
-)
+_OTHER_DOCUMENTS = {f"{name}.json" for name in ("run", "summary", "dataset", "splits", "plan", "fingerprint")}
 
 
 @dataclass(frozen=True)
@@ -35,8 +28,7 @@ class PointSet:
         points: case id -> landmark -> world mm, RAS+; without absent landmarks.
         landmarks: names in order; empty if only the cases name them.
         subjects: case id -> subject, if known.
-        faults: case id -> error.
-        source: name of the source, for messages.
+        source: for messages.
     """
 
     points: Mapping[str, Points]
@@ -123,11 +115,12 @@ def _of_folder(folder: Path, affine_of: AffineOf) -> PointSet:
         raise DatasetError(f"{folder}: no point files. Use .json, .mrk.json, .fcsv or .csv files.")
     if len(files) == 1 and _is_table(only := next(iter(files.values()))):
         return read_point_set(only, affine_of)
+    readers = {case: partial(_read, path, affine_of, case) for case, path in files.items()}
+    return _gathered(readers, str(folder))
 
-    def read(case_id: str, path: Path) -> Points:
-        return read_points(path, affine_of(case_id))
 
-    return _gathered({case: partial(read, case, path) for case, path in files.items()}, str(folder))
+def _read(path: Path, affine_of: AffineOf, case_id: str) -> Points:
+    return read_points(path, affine_of(case_id))
 
 
 def _of_prepared(root: Path) -> PointSet:
@@ -152,16 +145,8 @@ def _gathered(readers: Mapping[str, Callable[[], Points]], source: str) -> Point
     points: dict[str, Points] = {}
     faults: dict[str, CaseError] = {}
     for case_id, read in readers.items():
-        result = _points_or_fault(read)
-        if isinstance(result, CaseError):
-            faults[case_id] = result
-        else:
-            points[case_id] = result
+        try:
+            points[case_id] = read()
+        except CaseError as error:  # noqa: PERF203
+            faults[case_id] = error
     return PointSet(points, (), source, faults=faults)
-
-
-def _points_or_fault(read: Callable[[], Points]) -> Points | CaseError:
-    try:
-        return read()
-    except CaseError as error:
-        return error

@@ -18,22 +18,11 @@ from mambamed.errors import DatasetError
 from mambamed.io.images import case_id_of
 
 _NAME = re.compile(r"(img|label)(\d{4})(_avg)?")
-_LABELS = {
-    "background": 0,
-    "spleen": 1,
-    "right kidney": 2,
-    "left kidney": 3,
-    "gallbladder": 4,
-    "esophagus": 5,
-    "liver": 6,
-    "stomach": 7,
-    "aorta": 8,
-    "inferior vena cava": 9,
-    "portal vein and splenic vein": 10,
-    "pancreas": 11,
-    "right adrenal gland": 12,
-    "left adrenal gland": 13,
-}
+_NAMES = (
+    "background, spleen, right kidney, left kidney, gallbladder, esophagus, liver, stomach, aorta, "
+    "inferior vena cava, portal vein and splenic vein, pancreas, right adrenal gland, left adrenal gland"
+)
+_LABELS = {name: value for value, name in enumerate(_NAMES.split(", "))}
 
 
 def recognizes(source: Path) -> bool:
@@ -62,10 +51,8 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
         fault = None if number in labels else lacking
         cases.append(Case(case_id, (ChannelFile(images[number]),), labels.get(number), fault=fault))
     channel = options.one_channel("CT", "ct")
-    return RawDataset(
-        DatasetManifest.of(name=source.resolve().name, channels=channel, labels=options.spelled(_LABELS)),
-        cases,
-    )
+    name, labels_named = source.resolve().name, options.spelled(_LABELS)
+    return RawDataset(DatasetManifest.of(name=name, channels=channel, labels=labels_named), cases)
 
 
 def _files(source: Path) -> tuple[dict[str, Path], dict[str, Path]]:

@@ -28,8 +28,6 @@ class DemoSummary:
 
     Attributes:
         data: phantoms as BraTS case folders: `training/` and `test/`.
-        prepared: the prepared dataset.
-        run: the run folder, with `fold_0/progress.png`.
         predictions: one mask per test case.
         evaluation: Dice and HD95 of the test cases, and the tables' folder.
         picture: three test cases with the outlines of reference and prediction.
@@ -44,18 +42,11 @@ class DemoSummary:
 
 
 def demo(output: Path, *, minutes: float = 3.5, progress: Progress | None = None) -> DemoSummary:
-    """Run the whole workflow on phantoms.
+    """Run the whole workflow on phantoms; finished parts of an interrupted demo are kept.
 
     Args:
-        output: output folder; finished parts of an interrupted demo are kept.
-        minutes: wall time for training, its validation included.
+        minutes: wall time for training, including its validation.
         progress: optional callback that receives progress updates.
-
-    Returns:
-        Paths and scores.
-
-    Raises:
-        RunError: the folder cannot be written.
     """
     progress = progress or Silence()
     data, prepared, run = output / "data", output / "prepared", output / "run"
@@ -74,15 +65,8 @@ def demo(output: Path, *, minutes: float = 3.5, progress: Progress | None = None
     raw = converters.convert(data / "training", format="brats")
     prepare(raw, prepared, recipe=recipe, progress=progress)
     progress.say(f"3/6 mambamed train phantom_nnmamba -d {prepared} -o {run} --max-hours {minutes / 60:.3f}")
-    train(
-        recipe,
-        prepared=prepared,
-        output=run,
-        fold="0",
-        resume=True,
-        max_hours=minutes / 60,
-        progress=progress,
-    )
+    hours = minutes / 60
+    train(recipe, prepared=prepared, output=run, fold="0", resume=True, max_hours=hours, progress=progress)
     progress.say(f"4/6 mambamed predict {run} {data / 'test'} -o {predictions}")
     predict([run], data / "test", predictions, progress=progress)
     progress.say(f"5/6 mambamed evaluate {predictions} {data / 'test'} -o {tables} --recipe phantom_nnmamba")

@@ -39,7 +39,6 @@ class Phantom:
     Attributes:
         image: `(4, X, Y, Z)` float32, channels as in `CHANNELS`, zero outside the head.
         label: `(X, Y, Z)` uint8, values as in `LABELS`.
-        spacing_mm: edge of a voxel.
     """
 
     image: NDArray[np.float32]
@@ -48,15 +47,7 @@ class Phantom:
 
 
 def make_phantom(seed: int, shape: tuple[int, int, int] = (64, 80, 64), spacing_mm: float = 2.0) -> Phantom:
-    """Make one case.
-
-    Args:
-        seed: random seed.
-        shape: `(X, Y, Z)` voxels.
-        spacing_mm: edge of a voxel, mm.
-
-    Returns:
-        The phantom; the same seed gives the same voxels.
+    """Make one case of `(X, Y, Z)` voxels; the same seed gives the same voxels.
 
     >>> phantom = make_phantom(0, shape=(32, 40, 32), spacing_mm=4.0)
     >>> phantom.image.shape, sorted(np.unique(phantom.label).tolist())
@@ -98,14 +89,7 @@ def make_phantom(seed: int, shape: tuple[int, int, int] = (64, 80, 64), spacing_
 def write_phantoms(folder: Path, count: int, first_seed: int = 0, labels: bool = True) -> list[Path]:
     """Write phantoms as BraTS 2023 case folders: `PHANTOM-0000/PHANTOM-0000-t1n.nii.gz`, ..., `-seg.nii.gz`.
 
-    Args:
-        folder: receives one folder per case.
-        count: how many cases.
-        first_seed: seed of the first; the others follow.
-        labels: whether to write the label maps as well.
-
-    Returns:
-        The case folders.
+    Returns the case folders; the seeds are consecutive.
     """
     cases = []
     for seed in range(first_seed, first_seed + count):
