@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 # Number of files of the package that an example creates or changes.
-FILES = {"A network": 2, "A converter": 2, "A metric": 2, "A loss": 3, "A task": 12}
+FILES = {"A network": 2, "A converter": 2, "A metric": 2, "A loss": 3, "A task": 11}
 
 
 def add_lines(file: Path, diff: str) -> None:

@@ -1,42 +1,48 @@
-"""The table of the answers, one per task, and the check that a model belongs to a command."""
+"""What the answers of several tasks have in common, and the check that a model belongs to a command."""
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from mambamed.cases import Case
 from mambamed.errors import ModelError
-from mambamed.jobs.answer import Answer
+from mambamed.jobs.read_case import Ready
+from mambamed.progress import Progress
+from mambamed.tasks.base import task_class
 from mambamed.volumes.ensemble import Ensemble
 
-# Task -> class of its answer.
-ANSWERS = {
-    "segmentation": "mambamed.answers.segmentation:SegmentationAnswer",
-    "landmarks": "mambamed.answers.landmarks:LandmarksAnswer",
-    "classification": "mambamed.answers.classification:ClassificationAnswer",
-}
+
+class BaseAnswer:
+    """The defaults of an `Answer`: a dense output, all cases, no covariates, no optional files, no tables."""
+
+    @property
+    def covariates(self) -> Sequence[str]:
+        return ()
+
+    @property
+    def keeps_images(self) -> bool:
+        return False
+
+    def accept(self, cases: Sequence[Case], progress: Progress) -> list[Case]:
+        return list(cases)
+
+    def work(self, ready: Ready, ensemble: Ensemble, progress: Progress) -> Iterator[Any]:
+        return ensemble.slabs_of_case(ready.case.id, ready.array, progress)
+
+    def is_complete(self, case: Case, folder: Path) -> bool:
+        return True
+
+    def gather(self, cases: Sequence[Case], finished: Mapping[str, Mapping[str, Any]], folder: Path) -> Any:
+        return None
 
 
-def answer_class(task: str) -> Any:
-    """The class of a task's answer.
-
-    Raises:
-        ModelError: there is none.
-    """
-    if task not in ANSWERS:
-        raise ModelError(f"task {task}: unknown; expected one of {', '.join(ANSWERS)}.")
-    module, _, name = ANSWERS[task].partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
-def check_task(ensemble: Ensemble, answer: type[Answer]) -> None:
-    """Reject models of another task than a command's.
-
-    Raises:
-        ModelError: they are; the line names the command to use.
-    """
-    task = ensemble.run.recipe.task
-    if task in ANSWERS and answer_class(task) is answer:
-        return
-    remedy = f"Use 'mambamed {answer_class(task).verb}'." if task in ANSWERS else "Update mambamed."
-    raise ModelError(f"{ensemble.run.root}: is a {task} model, which {answer.verb} cannot run. {remedy}")
+def check_task(ensemble: Ensemble, task: str) -> None:
+    """Raise `ModelError` if the models are of another task; the message names the command to use."""
+    found = ensemble.run.recipe.task
+    if found != task:
+        verb, right = task_class(task).verb, task_class(found).verb
+        raise ModelError(
+            f"{ensemble.run.root}: is a {found} model, which {verb} cannot run. Use 'mambamed {right}'."
+        )

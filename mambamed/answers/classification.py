@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mambamed.answers.base import check_task
+from mambamed.answers.base import BaseAnswer, check_task
 from mambamed.answers.covariate_table import read_covariates
 from mambamed.answers.saliency import Cam, grad_cam, on_native_grid
 from mambamed.cases import Case
@@ -37,16 +37,12 @@ from mambamed.volumes.forward import class_logits
 
 @dataclass(frozen=True)
 class ClassifySummary:
-    """What `classify` did.
+    """The result of `classify`; see `PredictSummary`.
 
     Attributes:
         output: the table.
         probabilities: the rows of the table.
-        saliency: folder of the maps; None if none were asked for.
-        kept: how many cases of this process had results before.
-        faults: one line per case that could not be done.
-        seconds: wall time.
-        next_command: what to do next.
+        saliency: folder of the saliency maps; None if they were not requested.
     """
 
     output: Path
@@ -60,14 +56,14 @@ class ClassifySummary:
 
 @dataclass(frozen=True)
 class ClassOptions:
-    """How cases are classified, and what is written in addition to the table.
+    """Options of `classify`.
 
     Attributes:
         threshold: for two classes: the second (positive) one is predicted if its probability is at least
-            this. Default: the mean of those chosen on the folds' validation cases.
-        covariates: table with a column `case` and one per covariate, for models that have some.
-        saliency: also `<output>_saliency/CASE.nii.gz`, on the grid of the case's file, and CASE.png: Grad-CAM
-            of the predicted class.
+            this (default: the mean of those chosen on the folds' validation cases).
+        covariates: table with a column `case` and one column per covariate.
+        saliency: also write Grad-CAM of the predicted class: `<output>_saliency/CASE.nii.gz` on the grid of
+            the input file, and CASE.png.
     """
 
     threshold: float | None = None
@@ -79,65 +75,44 @@ def classify(
     models: Sequence[Path],
     inputs: Path,
     output: Path,
-    serving: Serving = Serving(),  # noqa: B008 - frozen
-    job: JobOptions = JobOptions(),  # noqa: B008 - frozen
-    options: ClassOptions = ClassOptions(),
+    serving: Serving,
+    job: JobOptions,
+    options: ClassOptions,
     progress: Progress | None = None,
 ) -> ClassifySummary:
     """Classify every case; see `run_job`.
 
-    The probabilities of all networks are averaged, each scaled by its own temperature.
-
-    Args:
-        output: a .csv file, made from `<output>.run.json` next to it, which records the probabilities of each
-            finished case.
-        options: threshold, covariates, and further files.
+    The probabilities of all networks are averaged, each scaled by its own temperature. `output` is a .csv
+    file, made from `<output>.run.json`, which records the probabilities of each finished case.
     """
 
     def answer_of(ensemble: Ensemble) -> ClassificationAnswer:
         return ClassificationAnswer.of(ensemble, output, options)
 
     done = run_job(answer_of, models, inputs, serving, job, progress)
-    return ClassifySummary(
-        output=output,
-        probabilities=done.gathered,
-        saliency=_maps(output) if options.saliency else None,
-        kept=done.kept,
-        faults=done.faults,
-        seconds=done.seconds,
-        next_command=f"mambamed evaluate {output} CLASSES.csv",
-    )
+    maps, following = _maps(output) if options.saliency else None, f"mambamed evaluate {output} CLASSES.csv"
+    return ClassifySummary(output, done.gathered, maps, done.kept, done.faults, done.seconds, following)
 
 
 @dataclass(frozen=True)
 class ClassResult:
-    """What the networks say of a case.
-
-    Attributes:
-        values: `(K,)` probabilities.
-        maps: Grad-CAM of the predicted class by each network, with the size of its patch.
-    """
+    """The result of a case: `(K,)` probabilities, and per network its Grad-CAM and patch size."""
 
     values: NDArray[np.float64]
     maps: tuple[tuple[Cam, tuple[int, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
-class ClassificationAnswer:
+class ClassificationAnswer(BaseAnswer):
     """Class probabilities; see `Answer`.
 
     Attributes:
-        task: the classes.
-        recipe: the covariates.
         output: the table.
-        place: its folder.
         calibrations: one per network, in the order of members and folds.
         seeds: one per member.
-        threshold: for two classes, from which probability on the second is predicted.
-        options: threshold, covariates, and further files.
+        threshold: for two classes: probability from which the second one is predicted.
     """
 
-    verb: ClassVar[str] = "classify"
     stage: ClassVar[str] = "classifying"
 
     task: Classification
@@ -151,13 +126,13 @@ class ClassificationAnswer:
 
     @classmethod
     def of(cls, ensemble: Ensemble, output: Path, options: ClassOptions) -> ClassificationAnswer:
-        """The answer of loaded models, with temperatures and thresholds of their folds.
+        """The answer for loaded models, with the temperatures and thresholds of their folds.
 
         Raises:
             ModelError: models of another task.
             RecipeError: an option that cannot be used, or an output that is not a table of probabilities.
         """
-        check_task(ensemble, cls)
+        check_task(ensemble, "classification")
         task, threshold = ensemble.task, options.threshold
         assert isinstance(task, Classification)
         if threshold is not None and task.outputs != 2:
@@ -286,7 +261,7 @@ class ClassificationAnswer:
         return self._probabilities({case.id: values}).labels[0]
 
     def _write_map(self, ready: Ready, result: ClassResult) -> None:
-        """The mean of the networks' maps."""
+        """Write the mean of the networks' maps."""
         from mambamed.report.saliency import draw_saliency
 
         case, label, folder = ready.case, self._label(ready.case, result.values), _maps(self.output)
@@ -306,13 +281,7 @@ def _maps(output: Path) -> Path:
 
 
 def calibrated(logits: NDArray[np.float64], truth: NDArray[np.integer], settings: Evaluation) -> Calibration:
-    """Choose temperature and threshold on validation cases, as the recipe says.
-
-    Args:
-        logits: `(n, K)` of the validation cases.
-        truth: `(n,)` class index.
-        settings: evaluation section of the recipe.
-    """
+    """Choose temperature and threshold on validation cases: `(n, K)` logits and `(n,)` class indices."""
     temperature = fit_temperature(logits, truth) if settings.calibrate else None
     threshold = None
     if logits.shape[1] == 2:

@@ -1,4 +1,4 @@
-"""Covariates of cases to be classified, from a table."""
+"""Read the covariates of the cases to classify from a table."""
 
 from __future__ import annotations
 
@@ -10,14 +10,10 @@ from mambamed.io.tables import column_of, read_csv, unescaped
 
 
 def read_covariates(path: Path, names: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Case id -> covariate -> text.
-
-    Args:
-        path: CSV or TSV with a column `case` or `participant_id`, and one a covariate.
-        names: the covariates; a column may be absent, as long as one is there.
+    """Case id -> covariate -> text, from a CSV or TSV with a column `case` or `participant_id`.
 
     Raises:
-        DatasetError: no such columns, or a case twice.
+        DatasetError: no such column, no column of any covariate, or a duplicate case.
     """
     headers, rows = read_csv(path)
     ids = column_of(headers)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from mambamed.answers.base import check_task
+from mambamed.answers.base import BaseAnswer, check_task
 from mambamed.answers.located import locate, write_located
 from mambamed.cases import Case
 from mambamed.documents.prediction import PointFile
@@ -33,16 +33,10 @@ TABLE, MEASURES = "landmarks.csv", "measures.csv"
 
 @dataclass(frozen=True)
 class LandmarksSummary:
-    """What `landmarks` did.
+    """The result of `landmarks`; see `PredictSummary`.
 
     Attributes:
-        output: the folder of the points.
-        cases: ids of the cases that now have points.
-        kept: how many of them were there already.
-        absent: how many landmarks were not found, over all finished cases of the input.
-        faults: one line per case that could not be done.
-        seconds: wall time.
-        next_command: what to do next.
+        absent: number of landmarks that were not found, over all finished cases of the input.
     """
 
     output: Path
@@ -56,13 +50,13 @@ class LandmarksSummary:
 
 @dataclass(frozen=True)
 class PointOptions:
-    """What is written for each case in addition to `CASE.json`.
+    """Options of `landmarks`.
 
     Attributes:
-        export: kinds of further files: "mrk.json" and "fcsv", for 3D Slicer, and "csv".
-        threshold: score below which a landmark is absent. Default: the recipe's, else the one chosen on the
-            validation cases.
-        preview: also `CASE_preview.png`.
+        export: formats of further files per case: "mrk.json" and "fcsv" (3D Slicer), "csv".
+        threshold: score below which a landmark is absent (default: from the recipe, else chosen on the
+            validation cases).
+        preview: also write `CASE_preview.png`.
     """
 
     export: tuple[str, ...] = ()
@@ -80,47 +74,35 @@ def landmarks(
     models: Sequence[Path],
     inputs: Path,
     output: Path,
-    serving: Serving = Serving(),  # noqa: B008 - frozen
-    job: JobOptions = JobOptions(),  # noqa: B008 - frozen
-    options: PointOptions = PointOptions(),
+    serving: Serving,
+    job: JobOptions,
+    options: PointOptions,
     progress: Progress | None = None,
 ) -> LandmarksSummary:
-    """Place the landmarks of every case; see `run_job`.
+    """Detect the landmarks of every case; see `run_job`.
 
-    Args:
-        output: receives `CASE.json`, `landmarks.csv` and, if the recipe has measures, `measures.csv`, all in
-            world mm, RAS+; and run.json, which records every finished case.
-        options: thresholds, and further files.
+    `output` receives `CASE.json`, `landmarks.csv` and, if the recipe has measures, `measures.csv`, all in
+    world mm, RAS+; and run.json, which records every finished case.
     """
 
     def answer_of(ensemble: Ensemble) -> LandmarksAnswer:
         return LandmarksAnswer.of(ensemble, output, options)
 
     done = run_job(answer_of, models, inputs, serving, job, progress)
+    following = f"mambamed evaluate {output} REFERENCES"
     return LandmarksSummary(
-        output=output,
-        cases=done.cases,
-        kept=done.kept,
-        absent=done.gathered,
-        faults=done.faults,
-        seconds=done.seconds,
-        next_command=f"mambamed evaluate {output} REFERENCES",
+        output, done.cases, done.kept, done.gathered, done.faults, done.seconds, following
     )
 
 
 @dataclass(frozen=True)
-class LandmarksAnswer:
-    """Points in the world and in the file; see `Answer`.
+class LandmarksAnswer(BaseAnswer):
+    """Landmarks in world coordinates and in voxels of the file; see `Answer`.
 
     Attributes:
-        task: the meaning of the logits.
-        recipe: what is measured between landmarks.
-        place: the output folder.
         thresholds: landmark -> score below which it is absent.
-        options: further files.
     """
 
-    verb: ClassVar[str] = "landmarks"
     stage: ClassVar[str] = "placing landmarks"
 
     task: Landmarks
@@ -131,12 +113,12 @@ class LandmarksAnswer:
 
     @classmethod
     def of(cls, ensemble: Ensemble, output: Path, options: PointOptions) -> LandmarksAnswer:
-        """The answer of loaded models.
+        """The answer for loaded models.
 
         Raises:
-            ModelError: models of another task, or whose heatmaps cannot be averaged.
+            ModelError: models of another task, or with different heatmaps.
         """
-        check_task(ensemble, cls)
+        check_task(ensemble, "landmarks")
         task, first = ensemble.task, ensemble.run
         assert isinstance(task, Landmarks)
         for member in ensemble.members[1:]:
@@ -150,22 +132,12 @@ class LandmarksAnswer:
         return cls(task, first.recipe, place, _thresholds(ensemble, options.threshold), options)
 
     @property
-    def covariates(self) -> Sequence[str]:
-        return ()
-
-    @property
     def settings(self) -> dict[str, Any]:
         return {"thresholds": dict(self.thresholds)}
 
     @property
     def keeps_images(self) -> bool:
         return self.options.preview
-
-    def accept(self, cases: Sequence[Case], progress: Progress) -> list[Case]:
-        return list(cases)
-
-    def work(self, ready: Ready, ensemble: Ensemble, progress: Progress) -> Iterator[Slab]:
-        return ensemble.slabs_of_case(ready.case.id, ready.array, progress)
 
     def write(self, ready: Ready, parts: Iterable[Slab], folder: Path) -> dict[str, Any]:
         located, case = locate(parts, ready.geometry, self.task), ready.case
@@ -183,7 +155,7 @@ class LandmarksAnswer:
         return not self.options.preview or _preview(case, folder).is_file()
 
     def gather(self, cases: Sequence[Case], finished: Mapping[str, Mapping[str, Any]], folder: Path) -> int:
-        """Write the tables, and the further files of each case; returns how many landmarks are absent."""
+        """Write the tables and the exported files; returns the number of absent landmarks."""
         points: dict[str, dict[str, list[float]]] = {}
         scores: dict[str, dict[str, float]] = {}
         rows = []
@@ -210,7 +182,7 @@ def _preview(case: Case, folder: Path) -> Path:
 
 
 def _thresholds(ensemble: Ensemble, asked: float | None) -> dict[str, float]:
-    """What is asked for, else the recipe's, else the means of those chosen on the folds' validation cases."""
+    """The given threshold, else the recipe's, else the mean of those chosen on validation cases."""
     names = ensemble.run.manifest.landmarks
     alike = ensemble.run.recipe.landmarks.threshold if asked is None else asked
     if alike is not None:

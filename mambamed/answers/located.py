@@ -1,4 +1,4 @@
-"""The landmarks of a case: found in logits, written as JSON, and the thresholds chosen on them."""
+"""Landmarks of a case: located in logits, written as JSON; and thresholds chosen on validation cases."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ class Located:
     """The landmarks of a case.
 
     Attributes:
-        names: of the landmarks.
-        world: `(K, 3)` mm, RAS+; the best position, also of landmarks that are absent.
+        world: `(K, 3)` mm, RAS+; the most likely position, also of absent landmarks.
         voxels: the same in voxels of the case's own file, not rounded.
-        scores: `(K,)` from 0 to 1: confidence that a landmark is there.
+        scores: `(K,)` from 0 to 1: confidence that the landmark is present.
     """
 
     names: tuple[str, ...]
@@ -43,12 +42,7 @@ class Located:
 
 
 def locate(slabs: Iterable[Slab], geometry: CaseGeometry, task: Landmarks) -> Located:
-    """Logits of a volume, slab after slab -> its points.
-
-    Args:
-        slabs: in order, without gaps.
-        geometry: where the prepared grid lies in the case's file.
-        task: what the logits mean.
+    """Find the landmarks in the logits of a volume, given as consecutive slabs.
 
     Raises:
         ValueError: no slabs.
@@ -69,13 +63,8 @@ def learned_thresholds(
 ) -> dict[str, float]:
     """For each landmark, the score that best separates cases with and without it (Youden's index).
 
-    Args:
-        located: one per validation case.
-        references: landmark -> position of the same cases.
-
-    Returns:
-        Landmark -> threshold; 0 if it is never or always absent: then nothing can be chosen, and it is placed
-        in every case.
+    The threshold is 0 (always present) for landmarks that are never or always absent in the `references`, one
+    per validation case: landmark -> position.
     """
     thresholds = {}
     for k, name in enumerate(located[0].names):
@@ -90,14 +79,11 @@ def learned_thresholds(
 def write_located(
     path: Path, located: Located, thresholds: Mapping[str, float], recipe: Recipe, image: str
 ) -> None:
-    """Write the points of a case as JSON, atomically; `io.points.read_points` reads it.
+    """Write the points of a case as JSON, atomically.
 
     Args:
-        path: a .json file.
-        located: from `locate`.
-        thresholds: landmark -> score; a landmark with a lower score is absent: null.
-        recipe: its measures between landmarks.
-        image: name of the file that `voxels` are of.
+        thresholds: landmark -> score below which it is absent (null).
+        image: name of the file that `voxels` refers to.
     """
     points: dict[str, list[float] | None] = {}
     voxels: dict[str, list[float] | None] = {}

@@ -1,4 +1,4 @@
-"""The files of a segmented case: options, probabilities, statistics."""
+"""The files of a segmented case: options, probability maps, statistics."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ FORMATS = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
 
 @dataclass(frozen=True)
 class MaskOptions:
-    """What is written for each case.
+    """Options of `predict`.
 
     Attributes:
-        preview: also `CASE_preview.png`.
-        probabilities: also `CASE_probabilities.npz`: `probabilities` `(K, X, Y, Z)` float16 on the grid of
-            the file, before postprocessing, their `names`, and the `affine`.
-        statistics: also `CASE_statistics.json`: volume and mean intensity of each label or region.
+        preview: also write `CASE_preview.png`.
+        probabilities: also write `CASE_probabilities.npz`: `probabilities` `(K, X, Y, Z)` float16 on the grid
+            of the file, before postprocessing, their `names`, and the `affine`.
+        statistics: also write `CASE_statistics.json`: volume and mean intensity of each label or region.
         format: of the mask, a key of `FORMATS`; `CASE.dcm` refers to the DICOM series that was read.
     """
 
@@ -49,11 +49,11 @@ class MaskOptions:
 
     @property
     def suffix(self) -> str:
-        """Of the mask's file."""
+        """Suffix of the mask's file."""
         return FORMATS[self.format]
 
     def further_files(self, case: Case, output: Path) -> dict[str, Path]:
-        """Kind -> file of what is written in addition to the mask."""
+        """Kind -> optional file."""
         asked = {"preview": self.preview, "probabilities": self.probabilities, "statistics": self.statistics}
         ends = {"preview": "png", "probabilities": "npz", "statistics": "json"}
         return {kind: output / f"{case.id}_{kind}.{ends[kind]}" for kind, wanted in asked.items() if wanted}
@@ -62,24 +62,17 @@ class MaskOptions:
 def statistics(
     labels: NDArray, images: Sequence[Image], affine: Affine, manifest: DatasetManifest
 ) -> dict[str, dict[str, object]]:
-    """Volume and mean intensity of each label or region.
-
-    Args:
-        labels: `(X, Y, Z)` on the native grid.
-        images: the channels on the same grid.
-        affine: voxel -> world, mm.
-        manifest: which labels a name stands for, and the channels' names.
+    """Volume and mean intensity of each label or region, from `(X, Y, Z)` labels and the channels.
 
     Returns:
-        Name -> voxels, `volume_ml`, and `mean`: channel -> mean intensity as the file has it, None where the
-        name has no voxel.
+        Name -> `voxels`, `volume_ml`, and `mean`: channel -> mean intensity as stored, None without voxels.
     """
     voxel_ml = abs(float(np.linalg.det(np.asarray(affine)[:3, :3]))) / 1000
     values, counts = np.unique(labels, return_counts=True)
     count_of = dict(zip(values.tolist(), counts.tolist(), strict=True))
     size = int(labels.max()) + 1
     sums = [np.zeros(size) for _ in images]
-    for plane in range(labels.shape[2]):  # plane by plane: no copy of the volume
+    for plane in range(labels.shape[2]):  # avoids a copy of the volume
         flat = labels[:, :, plane].ravel()
         for total, image in zip(sums, images, strict=True):
             total += np.bincount(flat, image.array[:, :, plane].ravel().astype(np.float64), minlength=size)
@@ -97,9 +90,9 @@ def statistics(
 
 @contextmanager
 def probability_file(path: Path, task: Segmentation, geometry: CaseGeometry) -> Iterator[NDArray[np.float16]]:
-    """An array `(K, X, Y, Z)` on the native grid to be filled; it becomes an `.npz` when the block ends.
+    """An array `(K, X, Y, Z)` on the native grid to fill; it is saved as `.npz` when the block ends.
 
-    It lies in a file that the system may page out, not in memory.
+    It is mapped to a temporary file, so that it needs no memory.
     """
     names = [*task.names] if task.by_regions else ["background", *task.names]
     shape = (task.outputs, *geometry.shape_native)
@@ -109,15 +102,15 @@ def probability_file(path: Path, task: Segmentation, geometry: CaseGeometry) -> 
     except OSError as error:
         raise cannot_write(path, error) from error
     with scratch:
-        if hasattr(os, "posix_fallocate"):  # else a full disk would end the process by a signal
+        if hasattr(os, "posix_fallocate"):  # otherwise a full disk would kill the process by SIGBUS
             try:
                 os.posix_fallocate(scratch.fileno(), 0, 2 * math.prod(shape))
             except OSError as error:
-                if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some file systems cannot
+                if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # not supported by the file system
                     raise cannot_write(path, error) from error
         values = np.memmap(scratch, np.float16, "w+", shape=shape)
         yield values
         with open_atomic(path) as file:
-            texts = np.array(names, dtype=np.str_)  # without objects, for a file that is read without pickle
+            texts = np.array(names, dtype=np.str_)  # readable without pickle
             affine = np.array(geometry.affine_native)
             np.savez_compressed(file, probabilities=values, names=texts, affine=affine)

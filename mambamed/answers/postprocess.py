@@ -1,4 +1,4 @@
-"""Small parts removed, holes filled: on the native label map, name by name."""
+"""Postprocessing of a native label map: fill holes, remove small components."""
 
 from __future__ import annotations
 
@@ -12,15 +12,11 @@ from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import RecipeError
 from mambamed.recipe.schema import Postprocess
 
-_TOUCHING = np.ones((3, 3, 3))  # parts that touch at a corner are one
+_TOUCHING = np.ones((3, 3, 3))  # 26-connected
 
 
 def check_names(settings: Postprocess, manifest: DatasetManifest) -> None:
-    """Refuse names that the model does not answer.
-
-    Raises:
-        RecipeError: a name is neither a label nor a region.
-    """
+    """Raise `RecipeError` if a name is neither a label nor a region of the model."""
     asked = [*settings.fill_holes, *settings.largest_component, *settings.min_mm3]
     unknown = [name for name in asked if name not in manifest.foreground]
     if unknown:
@@ -32,18 +28,15 @@ def check_names(settings: Postprocess, manifest: DatasetManifest) -> None:
 def postprocess(
     labels: NDArray, settings: Postprocess, manifest: DatasetManifest, voxel_mm3: float
 ) -> NDArray:
-    """Fill holes, keep largest parts, remove small ones: in this order, names in the manifest's order.
+    """Fill holes, keep the largest components, remove small ones: in this order, by name in manifest order.
+
+    Components are 26-connected, holes 6-connected; only background is filled. A voxel removed from a region
+    gets the label of the smallest region that still contains it (a TC voxel of BraTS becomes edema, which is
+    in WT); one removed from a label becomes background.
 
     Args:
-        labels: `(X, Y, Z)`, changed in place.
-        settings: what is asked for.
-        manifest: which labels a name stands for.
-        voxel_mm3: volume of a voxel.
-
-    Returns:
-        The same array. A voxel that leaves a region becomes what the regions around still say (a TC voxel
-        of BraTS becomes edema, being in WT), one that leaves a label becomes background; only background is
-        filled. Parts are connected through faces, edges and corners, holes through faces.
+        labels: `(X, Y, Z)`, changed in place and returned.
+        manifest: has the labels of each name.
     """
     for name in manifest.foreground:
         if name in settings.fill_holes:
@@ -51,7 +44,7 @@ def postprocess(
         if name in settings.largest_component:
             _keep(labels, name, manifest, lambda sizes: np.arange(len(sizes)) == sizes.argmax())
         if name in settings.min_mm3:
-            voxels = settings.min_mm3[name] / voxel_mm3 * (1 - 1e-6)  # a volume of just so much stays
+            voxels = settings.min_mm3[name] / voxel_mm3 * (1 - 1e-6)  # keeps a component of exactly this size
             _keep(labels, name, manifest, lambda sizes, least=voxels: sizes >= least)
     return labels
 
@@ -83,27 +76,22 @@ def _fill_holes(labels: NDArray, name: str, manifest: DatasetManifest) -> None:
 
 
 def _box(labels: NDArray, name: str, manifest: DatasetManifest) -> tuple[slice, ...] | None:
-    """What a name's voxels lie in."""
+    """The bounding box of a name's voxels."""
     mask = np.isin(labels, manifest.foreground[name])
     found = ndimage.find_objects(mask.view(np.uint8))
     return found[0] if found else None
 
 
 def _value(name: str, manifest: DatasetManifest) -> int:
-    """The label of a voxel of which no more is known than that it is of this name."""
+    """The label written for a name: its first one that belongs to no smaller region inside it."""
     members = manifest.foreground[name]
-    inner = {
-        v
-        for other, own in manifest.foreground.items()
-        if set(own) < set(members) and other != name
-        for v in own
-    }
-    own = [value for value in members if value not in inner]
+    inside = [own for other, own in manifest.foreground.items() if other != name and set(own) < set(members)]
+    own = [value for value in members if not any(value in each for each in inside)]
     return (own or list(members))[0]
 
 
 def _without(value: int, name: str, manifest: DatasetManifest) -> int:
-    """The label of a voxel that has left a name: that of the smallest region that still holds it."""
+    """The new label of a voxel removed from a name: that of the smallest region that still contains it."""
     members = set(manifest.foreground[name])
     around = [other for other, own in manifest.foreground.items() if value in own and not set(own) <= members]
     if not around:

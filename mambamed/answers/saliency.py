@@ -1,4 +1,4 @@
-"""Where a classifier looked: Grad-CAM, on the grid of the case's own file."""
+"""Grad-CAM of a classifier, on the grid of the input file."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ from torch import Tensor, nn
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.tasks.classification import center_start
 
-_FEWEST_VOXELS = 4  # an axis of the map; coarser ones tell no place
+_FEWEST_VOXELS = 4  # per axis of the map; coarser maps do not localize
 _WINDOWED = (nn.Conv3d, nn.MaxPool3d, nn.AvgPool3d)
 _Grid = tuple[NDArray[np.float64], NDArray[np.float64]]  # step and start of `Cam`
 
 
 @dataclass(frozen=True)
 class Cam:
-    """A class activation map.
+    """A class activation map: `(x, y, z)` values from 0 to 1 on the grid of the features.
 
-    Attributes:
-        values: `(x, y, z)` on the grid of the features; from 0 to 1.
-        step, start: feature i lies at voxel `start + step * i` of the patch, along each axis.
+    Feature i is at voxel `start + step * i` of the patch, along each axis.
     """
 
     values: NDArray[np.float32]
@@ -34,21 +32,20 @@ class Cam:
 
 
 def grad_cam(network: nn.Module, patch: Tensor, class_index: int) -> Cam:
-    """How much each place spoke for a class.
+    """Grad-CAM of a class.
 
-    The features are the last ones in the network that still have four voxels along every axis (the last of
-    all where none have): the very last of a small volume are two or three voxels wide and tell no place.
+    The features are the last ones in the network with at least four voxels along every axis (if there are
+    none, the last ones): the final features of a small volume are too coarse to localize anything.
 
     Args:
         network: maps `(1, C, X, Y, Z)` to `(1, K)` logits; in evaluation mode.
         patch: `(C, X, Y, Z)`, on the network's device.
-        class_index: k, of the class.
 
     Returns:
-        The map and where its voxels lie; all 0 where nothing spoke for the class.
+        The map; 0 everywhere if nothing supports the class.
 
     Raises:
-        ValueError: the network has no features with places.
+        ValueError: the network has no 3D features.
 
     Source:
         Selvaraju et al. 2017, Grad-CAM, eq. 1 and 2.
@@ -64,7 +61,7 @@ def grad_cam(network: nn.Module, patch: Tensor, class_index: int) -> Cam:
         shape = tuple(output.shape[2:])
         if shape not in grids and inputs and isinstance(inputs[0], Tensor) and inputs[0].ndim == 5:
             before = tuple(inputs[0].shape[2:])
-            # A grid that no module made is the patch, with zeros behind its end.
+            # A grid that is no module's output is the patch, padded at its end.
             grid = grids.get(before, (np.ones(3), np.zeros(3)))
             grids[shape] = _grid_after(module, grid, before, shape)
 
@@ -88,7 +85,7 @@ def grad_cam(network: nn.Module, patch: Tensor, class_index: int) -> Cam:
 
 
 def _grid_after(module: nn.Module, grid: _Grid, before: Sequence[int], after: Sequence[int]) -> _Grid:
-    """Where the voxels lie that a module made of a grid: in the middle of what each was computed from."""
+    """Step and start of a module's output: each voxel is at the center of its receptive field."""
     if isinstance(module, _WINDOWED):
         kernel, stride = _each_axis(module.kernel_size), _each_axis(module.stride)
         dilation = _each_axis(getattr(module, "dilation", 1))
@@ -106,16 +103,7 @@ def _each_axis(value: Any) -> NDArray[np.float64]:
 
 
 def on_native_grid(cam: Cam, geometry: CaseGeometry, patch_size: Sequence[int]) -> NDArray[np.float32]:
-    """A map over the patch in the middle of a case -> the same on the grid of its file, linearly.
-
-    Args:
-        cam: of that patch.
-        geometry: where the prepared grid lies in the file.
-        patch_size: voxels of the patch.
-
-    Returns:
-        `geometry.shape_native`; 0 outside of the patch.
-    """
+    """Resample a map of the centered patch linearly to the grid of the file; 0 outside of the patch."""
     from scipy import ndimage
 
     size = np.asarray(patch_size, float)
@@ -127,7 +115,7 @@ def on_native_grid(cam: Cam, geometry: CaseGeometry, patch_size: Sequence[int]) 
     native = ndimage.affine_transform(
         cam.values, way[:3, :3], way[:3, 3], output_shape=geometry.shape_native, order=1, mode="nearest"
     )
-    # The patch is a box in native voxels too: axes are only permuted, flipped and stretched.
+    # The patch is also a box in native voxels: axes are only permuted, flipped and scaled.
     corners = np.array([start - 0.5, start + size - 0.5])
     back = np.linalg.inv(prepared_from_native)
     low, high = np.sort(corners @ back[:3, :3].T + back[:3, 3], axis=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mambamed.answers.base import check_task
+from mambamed.answers.base import BaseAnswer, check_task
 from mambamed.answers.mask_files import MaskOptions, probability_file, statistics
 from mambamed.answers.postprocess import check_names, postprocess
 from mambamed.cases import Case
@@ -31,15 +31,14 @@ from mambamed.volumes.sliding_window import Slab
 
 @dataclass(frozen=True)
 class PredictSummary:
-    """What `predict` did.
+    """The result of `predict`.
 
     Attributes:
-        output: the folder of the masks.
+        output: folder of the masks.
         cases: ids of the cases that now have a mask.
-        kept: how many of them were there already.
-        faults: one line per case that could not be done.
+        kept: number of these cases that had one before.
+        faults: one line per case that failed.
         seconds: wall time.
-        next_command: what to do next.
     """
 
     output: Path
@@ -59,40 +58,23 @@ def predict(
     options: MaskOptions = MaskOptions(),  # noqa: B008 - frozen
     progress: Progress | None = None,
 ) -> PredictSummary:
-    """Segment every case of a folder; see `run_job`.
+    """Segment every case; see `run_job`.
 
-    Args:
-        output: receives `CASE.nii.gz` and run.json, which records every finished case.
-        options: format of the masks, and further files.
+    `output` receives `CASE.nii.gz` and run.json, which records every finished case.
     """
 
     def answer_of(ensemble: Ensemble) -> SegmentationAnswer:
         return SegmentationAnswer.of(ensemble, output, options)
 
     done = run_job(answer_of, models, inputs, serving, job, progress)
-    return PredictSummary(
-        output=output,
-        cases=done.cases,
-        kept=done.kept,
-        faults=done.faults,
-        seconds=done.seconds,
-        next_command=f"mambamed evaluate {output} REFERENCES",
-    )
+    following = f"mambamed evaluate {output} REFERENCES"
+    return PredictSummary(output, done.cases, done.kept, done.faults, done.seconds, following)
 
 
 @dataclass(frozen=True)
-class SegmentationAnswer:
-    """Masks on the grid of the file; see `Answer`.
+class SegmentationAnswer(BaseAnswer):
+    """Masks on the grid of the input file; see `Answer`."""
 
-    Attributes:
-        task: the meaning of the logits.
-        manifest: the names of the labels.
-        place: the output folder.
-        postprocessing: applied to each mask.
-        options: format of the masks, and further files.
-    """
-
-    verb: ClassVar[str] = "predict"
     stage: ClassVar[str] = "predicting"
 
     task: Segmentation
@@ -103,22 +85,18 @@ class SegmentationAnswer:
 
     @classmethod
     def of(cls, ensemble: Ensemble, output: Path, options: MaskOptions) -> SegmentationAnswer:
-        """The answer of loaded models.
+        """The answer for loaded models.
 
         Raises:
             ModelError: models of another task.
-            RecipeError: postprocessing of a name that the models do not have.
+            RecipeError: postprocessing of an unknown name.
         """
-        check_task(ensemble, cls)
+        check_task(ensemble, "segmentation")
         task, run = ensemble.task, ensemble.run
         assert isinstance(task, Segmentation)
         check_names(run.recipe.inference.postprocess, run.manifest)
         place = OutputFolder(output, (options.suffix,))
         return cls(task, run.manifest, place, run.recipe.inference.postprocess, options)
-
-    @property
-    def covariates(self) -> Sequence[str]:
-        return ()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -132,9 +110,6 @@ class SegmentationAnswer:
         if self.options.format == "dicom-seg":
             check_dicom_seg(cases)
         return list(cases)
-
-    def work(self, ready: Ready, ensemble: Ensemble, progress: Progress) -> Iterator[Slab]:
-        return ensemble.slabs_of_case(ready.case.id, ready.array, progress)
 
     def write(self, ready: Ready, parts: Iterable[Slab], folder: Path) -> dict[str, Any]:
         case = ready.case
@@ -161,9 +136,6 @@ class SegmentationAnswer:
 
     def is_complete(self, case: Case, folder: Path) -> bool:
         return all(path.is_file() for path in self.options.further_files(case, folder).values())
-
-    def gather(self, cases: Sequence[Case], finished: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
-        """Masks have no tables."""
 
 
 def _draw(path: Path, title: str, image: Image, labels: NDArray, names: Mapping[str, int]) -> None:

@@ -1,7 +1,6 @@
 """Validation of classification: probabilities of the validation cases, temperature and threshold.
 
 The scores are optimistically biased, because epoch, temperature and threshold are chosen on the same cases.
-Use `classify` and `evaluate` on other cases to measure performance.
 """
 
 from __future__ import annotations

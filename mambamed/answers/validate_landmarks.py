@@ -1,4 +1,4 @@
-"""Validation of landmarks: the points of the validation cases, and the score from which each is present."""
+"""Validation of landmarks: points of the validation cases, and the thresholds of their scores."""
 
 from __future__ import annotations
 

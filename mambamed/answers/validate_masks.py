@@ -1,4 +1,4 @@
-"""Validation of segmentation: masks on the native grids of the validation cases, and their scores."""
+"""Validation of segmentation: masks of the validation cases on their native grids, and their scores."""
 
 from __future__ import annotations
 

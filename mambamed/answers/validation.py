@@ -1,4 +1,4 @@
-"""Validation of whole cases: what differs between the tasks, and the table of the classes that know it."""
+"""Validation of whole cases: the interface, and the table of its implementations."""
 
 from __future__ import annotations
 
@@ -35,13 +35,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Scored:
-    """The evaluation of a fold.
-
-    Attributes:
-        evaluation: all metrics; its files are in the fold's folder.
-        scores: name -> mean of the task's main metric.
-        notes: further lines for the log.
-    """
+    """The evaluation of a fold, name -> mean of the main metric, and notes for the log."""
 
     evaluation: Evaluation
     scores: dict[str, float]
@@ -49,25 +43,20 @@ class Scored:
 
 
 class Validation(Protocol):
-    """How the validation cases of one fold are predicted and scored.
-
-    Attributes:
-        cases_at_once: number of cases that `predict` takes.
-    """
+    """Predicts and scores the validation cases of one fold; `predict` takes `cases_at_once` cases."""
 
     cases_at_once: int
 
     def predict(self, cases: Sequence[PreparedCase], network: Network) -> list[Any]:
-        """Predict some cases; what is returned goes to `score` of the first process, pickled if need be."""
+        """Predict some cases; the result is sent to `score` of the first process, pickled if needed."""
         ...
 
     def score(self, case_ids: Sequence[str], predicted: Sequence[Any], progress: Progress) -> Scored:
-        """Choose what is chosen on validation cases, write the predictions, and evaluate them.
+        """Choose thresholds etc., write the predictions, and evaluate them.
 
         Args:
             case_ids: all validation cases of the fold.
-            predicted: what `predict` returned for them, in this order.
-            progress: optional callback that receives progress updates.
+            predicted: the results of `predict`, in the same order.
         """
         ...
 

@@ -92,6 +92,7 @@ def read_regions(text: str) -> dict[str, tuple[int, ...]]:
 
     Raises:
         DatasetError: invalid syntax, or a duplicate name.
+
     >>> read_regions("WT=1+2+3,ET=3")
     {'WT': (1, 2, 3), 'ET': (3,)}
     """

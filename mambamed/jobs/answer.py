@@ -19,7 +19,6 @@ class Answer(Protocol):
     It holds no network, so that `write` can run in another process.
 
     Attributes:
-        verb: the command, e.g. "predict".
         place: where results are written.
         stage: what the progress bar shows, e.g. "predicting".
         settings: what determines the results in addition to input and models, for the record; JSON-ready.
@@ -27,7 +26,6 @@ class Answer(Protocol):
         keeps_images: whether `write` needs the images as stored.
     """
 
-    verb: ClassVar[str]
     stage: ClassVar[str]
 
     @property

@@ -22,6 +22,7 @@ def nonzero_box(channels: Sequence[NDArray]) -> tuple[Triple, Triple]:
 
     Source:
         nnU-Net's crop_to_nonzero; its filling of holes does not change the box.
+
     >>> image = np.zeros((5, 6, 7)); image[1:3, 2, 4:6] = 1
     >>> nonzero_box([image])
     ((1, 2, 4), (3, 3, 6))

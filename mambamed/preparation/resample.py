@@ -38,6 +38,7 @@ def coarse_axis(spacing_mm: Sequence[float], new_spacing_mm: Sequence[float]) ->
 
     It is the only axis with the largest spacing, if that exceeds three times the smallest: of the old
     spacing, else of the new one.
+
     >>> coarse_axis((0.8, 0.8, 5.0), (1.5, 1.5, 1.5)), coarse_axis((1, 1, 2), (1, 1, 1))
     (2, None)
     """

@@ -39,6 +39,7 @@ def _bits_of(array: NDArray) -> NDArray:
 
 def to_float16(values: NDArray[np.float32], out: NDArray[np.float16]) -> None:
     """Round finite float32 to float16, C-ordered arrays of one size; too large values become +-65504.
+
     >>> half = np.empty(3, np.float16)
     >>> to_float16(np.array([1 / 3, -1e9, 6e-8], np.float32), half); half.tolist()
     [0.333251953125, -65504.0, 5.960464477539063e-08]

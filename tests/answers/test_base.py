@@ -1,4 +1,4 @@
-"""A model of another task is rejected with the command that runs it, also for a task that has none."""
+"""A model of another task is rejected with the command that runs it."""
 
 from __future__ import annotations
 
@@ -7,29 +7,21 @@ from typing import Any
 
 import pytest
 
-from mambamed.answers.base import ANSWERS, answer_class, check_task
+from mambamed.answers.base import check_task
 from mambamed.errors import ModelError
+
+COMMANDS = {"segmentation": "predict", "landmarks": "landmarks", "classification": "classify"}
 
 
 def ensemble(task: str) -> Any:
     return SimpleNamespace(run=SimpleNamespace(root="runs/x", recipe=SimpleNamespace(task=task)))
 
 
-def test_every_answer_has_a_command() -> None:
-    verbs = [answer_class(task).verb for task in ANSWERS]
-    assert verbs == ["predict", "landmarks", "classify"]
-
-
-@pytest.mark.parametrize("task", ANSWERS)
+@pytest.mark.parametrize("task", COMMANDS)
 def test_the_wrong_command_names_the_right_one(task) -> None:
-    for other in ANSWERS:
+    for other, command in COMMANDS.items():
         if other == task:
-            check_task(ensemble(task), answer_class(other))
+            check_task(ensemble(task), other)
             continue
-        with pytest.raises(ModelError, match=f"Use 'mambamed {answer_class(task).verb}'"):
-            check_task(ensemble(task), answer_class(other))
-
-
-def test_a_task_without_a_command_is_one_line() -> None:
-    with pytest.raises(ModelError, match=r"runs/x: is a regression model, which predict cannot run\. Update"):
-        check_task(ensemble("regression"), answer_class("segmentation"))
+        with pytest.raises(ModelError, match=f"which {command} cannot run. Use 'mambamed {COMMANDS[task]}'"):
+            check_task(ensemble(task), other)
