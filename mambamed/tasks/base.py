@@ -17,7 +17,7 @@ from mambamed.tasks.cases import PatchCase
 
 
 class Task(Protocol):
-    """What training and prediction ask of a task.
+    """What training and prediction ask of a task; tasks inherit the defaults.
 
     Attributes:
         outputs: K, channels of the network's output.
@@ -42,9 +42,9 @@ class Task(Protocol):
     higher_is_better: bool
     main_metric: str
     score_title: str
-    mirror_order: tuple[int, ...] | None
-    averages_mirror_images: bool
-    centered: bool
+    mirror_order: tuple[int, ...] | None = None
+    averages_mirror_images: bool = True
+    centered: bool = False
 
     def case(self, prepared: PreparedCase) -> PatchCase | None:
         """A prepared case with its reference; None if the task does not use the case."""
@@ -52,11 +52,10 @@ class Task(Protocol):
 
     def begin(self, training: Sequence[PatchCase], validation: Sequence[PatchCase]) -> None:
         """Check the cases of a fold, and prepare what depends on them, before training."""
-        ...
 
     def count(self, cases: Sequence[PatchCase], left_out: int) -> str:
         """A line for the log about the cases of a fold (`left_out` others are not used); may be empty."""
-        ...
+        return ""
 
     def encode(self, reference: Tensor, shape: Sequence[int] = ()) -> Tensor:
         """References of a batch (see `mambamed.batches.loader.Batch`) -> target of `loss` and `score`.

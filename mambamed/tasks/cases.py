@@ -12,6 +12,8 @@ from mambamed.errors import DatasetError
 from mambamed.preparation.store import PreparedCase
 from mambamed.tasks.covariates import Wanted, covariate_numbers
 
+Place = Callable[[NDArray], NDArray]
+
 
 class PatchCase:
     """A prepared case from which patches are read.
@@ -40,9 +42,7 @@ class PatchCase:
         """Label values of a box, which augmentation moves together with the image; None without labels."""
         return None
 
-    def reference(
-        self, label: NDArray, place: Callable[[NDArray], NDArray], mirrored: bool
-    ) -> NDArray | np.integer:
+    def reference(self, label: NDArray, place: Place, mirrored: bool) -> NDArray | np.integer:
         """The part of `Batch.reference` that belongs to one patch.
 
         Args:
@@ -74,9 +74,7 @@ class LabeledCase(PatchCase):
         """Same as `PreparedCase.label`."""
         return self._case.label(box)
 
-    def reference(
-        self, label: NDArray, place: Callable[[NDArray], NDArray], mirrored: bool
-    ) -> NDArray | np.integer:
+    def reference(self, label: NDArray, place: Place, mirrored: bool) -> NDArray | np.integer:
         """`(X, Y, Z)` label values."""
         return label
 
@@ -110,9 +108,7 @@ class PointedCase(PatchCase):
         """Rows [index of the landmark + 1, x, y, z] of the landmarks inside the prepared grid."""
         return self._foreground
 
-    def reference(
-        self, label: NDArray, place: Callable[[NDArray], NDArray], mirrored: bool
-    ) -> NDArray | np.integer:
+    def reference(self, label: NDArray, place: Place, mirrored: bool) -> NDArray | np.integer:
         """`(K, 3)` landmarks in voxels of the patch."""
         points = place(self.points)
         if mirrored and self._mirror_order is not None:
@@ -140,8 +136,6 @@ class ClassedCase(PatchCase):
         self.class_index = list(classes).index(case.class_name)
         self.covariates = covariate_numbers(case.covariates, covariates or {}, case.id)
 
-    def reference(
-        self, label: NDArray, place: Callable[[NDArray], NDArray], mirrored: bool
-    ) -> NDArray | np.integer:
+    def reference(self, label: NDArray, place: Place, mirrored: bool) -> NDArray | np.integer:
         """Index of the class."""
         return np.int64(self.class_index)

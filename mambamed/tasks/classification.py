@@ -13,15 +13,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from mambamed.documents.manifest import DatasetManifest
+from mambamed.documents.plan import Spacing
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.metrics.calibration import softmax
 from mambamed.metrics.classification import auc
 from mambamed.preparation.store import PreparedCase
 from mambamed.recipe import Recipe
+from mambamed.tasks.base import Task
 from mambamed.tasks.cases import ClassedCase, PatchCase
 
 
-class Classification:
+class Classification(Task):
     """Mutually exclusive classes, predicted from the centered patch of a case.
 
     Epochs are compared by AUC over all validation cases, which needs no threshold and weights rare classes
@@ -38,15 +40,10 @@ class Classification:
     higher_is_better = True
     main_metric = "auc"
     score_title = "AUC"
-    averages_mirror_images = True
     centered = True
-    mirror_order: tuple[int, ...] | None = None
 
     def __init__(
-        self,
-        recipe: Recipe,
-        manifest: DatasetManifest,
-        spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        self, recipe: Recipe, manifest: DatasetManifest, spacing_mm: Spacing = (1.0, 1.0, 1.0)
     ) -> None:
         if len(manifest.classes) < 2:
             raise DatasetError(f"{manifest.name}: has {len(manifest.classes)} classes; give two or more")
@@ -119,7 +116,10 @@ class Classification:
         """`(B, names, 2)` float64: log-odds of the class against the others, and whether it is true."""
         certain = torch.log_softmax(logits.double(), dim=1)
         scored = range(self.outputs - len(self.names), self.outputs)
-        against = [certain[:, k] - torch.logsumexp(_without(certain, k), dim=1) for k in scored]
+        others = [torch.cat([certain[:, :k], certain[:, k + 1 :]], dim=1) for k in scored]
+        against = [
+            certain[:, k] - torch.logsumexp(rest, dim=1) for k, rest in zip(scored, others, strict=True)
+        ]
         of_it = target[:, None] == torch.tensor([*scored], device=target.device)
         return torch.stack([torch.stack(against, dim=1), of_it.double()], dim=2)
 
@@ -160,7 +160,3 @@ def center_start(shape: Sequence[int], patch_size: Sequence[int]) -> tuple[int, 
     """First voxel of the centered patch; negative if the case is smaller."""
     spare = [size - patch for size, patch in zip(shape, patch_size, strict=True)]
     return tuple(s // 2 if s >= 0 else -(-s // 2) for s in spare)
-
-
-def _without(scores: Tensor, k: int) -> Tensor:
-    return torch.cat([scores[:, :k], scores[:, k + 1 :]], dim=1)

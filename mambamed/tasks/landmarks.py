@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from mambamed.documents.manifest import DatasetManifest
+from mambamed.documents.plan import Spacing
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.preparation.store import PreparedCase
 from mambamed.recipe import Recipe
+from mambamed.tasks.base import Task
 from mambamed.tasks.cases import PatchCase, PointedCase
 from mambamed.tasks.heatmaps import Shape, heatmaps, is_inside, mean_over_heatmaps, strides_of
 from mambamed.tasks.peaks import HeatmapForm, PeakFinder, Reading
@@ -24,7 +26,7 @@ _READINGS: dict[str, Reading] = {"softmax": "softmax", "mse": "plain", "bce": "s
 _OFFSET_REACH_SIGMAS = 2.0
 
 
-class Landmarks:
+class Landmarks(Task):
     """Named points: one heatmap per landmark, and offsets if the recipe asks for them.
 
     The target of a batch are its points. `loss` draws them on the grid of each output, so that deep
@@ -42,13 +44,9 @@ class Landmarks:
     higher_is_better = False
     main_metric = "error_mm"
     score_title = "MRE mm"
-    centered = False
 
     def __init__(
-        self,
-        recipe: Recipe,
-        manifest: DatasetManifest,
-        spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        self, recipe: Recipe, manifest: DatasetManifest, spacing_mm: Spacing = (1.0, 1.0, 1.0)
     ) -> None:
         if not manifest.landmarks:
             raise DatasetError(f"{manifest.name}: has no landmarks. Prepare a dataset with points.")
@@ -67,13 +65,6 @@ class Landmarks:
     def case(self, prepared: PreparedCase) -> PatchCase:
         """The case with its points."""
         return PointedCase(prepared, self.names, self.mirror_order)
-
-    def begin(self, training: Sequence[PatchCase], validation: Sequence[PatchCase]) -> None:
-        """Nothing depends on the cases."""
-
-    def count(self, cases: Sequence[PatchCase], left_out: int) -> str:
-        """Nothing to say."""
-        return ""
 
     def encode(self, reference: Tensor, shape: Sequence[int] = ()) -> Tensor:
         """`(B, K, 3)` voxels, NaN if absent."""

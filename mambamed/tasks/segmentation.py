@@ -15,13 +15,14 @@ from mambamed.errors import DatasetError, RecipeError
 from mambamed.metrics import parse_metric
 from mambamed.preparation.store import PreparedCase
 from mambamed.recipe import Recipe
+from mambamed.tasks.base import Task
 from mambamed.tasks.cases import LabeledCase, PatchCase
 from mambamed.tasks.losses import binary_cross_entropy, boundary_loss, cross_entropy, soft_dice
 
 _UNKNOWN, _STRANGE = -1, -2  # in a target: the label "ignore"; a value that is no label of the dataset
 
 
-class Segmentation:
+class Segmentation(Task):
     """Mutually exclusive labels (softmax), or regions that may overlap (sigmoid).
 
     Attributes:
@@ -36,9 +37,6 @@ class Segmentation:
     output = "predictions/{name}"
     score_name = "dice"
     higher_is_better = True
-    mirror_order = None
-    averages_mirror_images = True
-    centered = False
 
     def __init__(
         self, recipe: Recipe, manifest: DatasetManifest, spacing_mm: tuple[float, ...] = (1.0, 1.0, 1.0)
@@ -90,13 +88,6 @@ class Segmentation:
     def case(self, prepared: PreparedCase) -> PatchCase:
         """The case with its label map."""
         return LabeledCase(prepared, self._ignored)
-
-    def begin(self, training: Sequence[PatchCase], validation: Sequence[PatchCase]) -> None:
-        """Nothing depends on the cases."""
-
-    def count(self, cases: Sequence[PatchCase], left_out: int) -> str:
-        """Nothing to say."""
-        return ""
 
     def encode(self, reference: Tensor, shape: Sequence[int] = ()) -> Tensor:
         """`(B, X, Y, Z)` label values -> int64 indices into the sorted label values, -1 for "ignore".
