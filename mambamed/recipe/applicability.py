@@ -8,6 +8,9 @@ from typing import Any
 from pydantic import BaseModel
 
 _SEGMENTATION, _LANDMARKS, _CLASSES = "segmentation", "landmarks", "classification"
+_SEGMENTATION_LOSS = (
+    "dice cross_entropy batch_dice smooth focal focal_gamma boundary class_weights depth_weights"
+)
 
 # Key or section -> the key that decides, and its values for which the first one has an effect.
 APPLIES_TO = {
@@ -21,20 +24,7 @@ APPLIES_TO = {
     "training.validation_patches": ("task", (_SEGMENTATION, _LANDMARKS)),
     "training.optimizer.momentum": ("training.optimizer.name", ("sgd",)),
     "training.schedule.power": ("training.schedule.name", ("poly",)),
-    **{
-        f"training.loss.{key}": ("task", (_SEGMENTATION,))
-        for key in (
-            "dice",
-            "cross_entropy",
-            "batch_dice",
-            "smooth",
-            "focal",
-            "focal_gamma",
-            "boundary",
-            "class_weights",
-            "depth_weights",
-        )
-    },
+    **{f"training.loss.{key}": ("task", (_SEGMENTATION,)) for key in _SEGMENTATION_LOSS.split()},
     "training.loss.class_balance": ("task", (_CLASSES,)),
     "training.loss.label_smoothing": ("task", (_SEGMENTATION, _CLASSES)),
     "inference.overlap": ("task", (_SEGMENTATION, _LANDMARKS)),

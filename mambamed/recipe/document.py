@@ -47,14 +47,7 @@ class Origin:
 
 
 def parse_document(text: str, file: str) -> tuple[dict[str, Any], dict[KeyPath, Origin]]:
-    """Parse the text of one recipe.
-
-    Args:
-        text: the YAML document, a mapping.
-        file: its name, used in messages.
-
-    Returns:
-        The values, and the origin of every key path.
+    """Parse a recipe to its values and the origin of every key path; `file` is named in messages.
 
     Raises:
         RecipeError: invalid YAML, a tag, an anchor, a duplicate key, too deep or too long, or not a mapping.
@@ -117,7 +110,7 @@ def _value(node: yaml.Node, path: KeyPath, file: str, origins: dict[KeyPath, Ori
             if key is None:
                 raise RecipeError(f"{at}: a key must be plain text. Correct the key.")
             if key in values:
-                raise RecipeError(f"{at}: {_dotted((*path, key))}: duplicate key. Keep one.")
+                raise RecipeError(f"{at}: {'.'.join(map(str, (*path, key)))}: duplicate key. Keep one.")
             origins[(*path, key)] = Origin(file, key_node.start_mark.line + 1)
             values[key] = _value(value_node, (*path, key), file, origins)
         return values
@@ -140,7 +133,3 @@ def _scalar(node: yaml.Node, at: str) -> Any:
     except ValueError as error:
         raise RecipeError(f"{at}: {text[:40]!r} is not a valid number. Correct the value.") from error
     return text
-
-
-def _dotted(path: KeyPath) -> str:
-    return ".".join(str(part) for part in path)

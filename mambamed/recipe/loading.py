@@ -26,10 +26,7 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         recipe: a path, or the name of a shipped recipe (`brats_nnmamba`).
-        overrides: `key=value` texts, e.g. `training.epochs=10`; parsed as YAML and checked like the file.
-
-    Returns:
-        The recipe, with its `name` filled in.
+        overrides: `key=value` texts, e.g. `training.epochs=10`; parsed as YAML.
 
     Raises:
         RecipeError: one line per fault: `file:line: key: fact. What to do.`
@@ -43,14 +40,10 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse_recipe_of_run(text: str, file: str) -> Recipe:
-    """Check the recipe that a run holds: complete, so that it extends no other.
-
-    Args:
-        text: of recipe.yaml.
-        file: its name, for messages.
+    """Check recipe.yaml of a run, which extends no other recipe; `file` is named in messages.
 
     Raises:
-        RecipeError: as `load_recipe`.
+        RecipeError: see `load_recipe`.
     """
     values, origins = _parsed(text, file)
     if "extends" in values:
@@ -60,10 +53,7 @@ def parse_recipe_of_run(text: str, file: str) -> Recipe:
 
 
 def find_recipe(recipe: str | Path) -> Path:
-    """Find the file of a recipe, given its path or the name of a shipped recipe.
-
-    `recipes/NAME.yaml` also finds the shipped recipe, so that commands of the documentation work if only the
-    package is installed.
+    """The file of a path, or of the name of a shipped recipe (also as `recipes/NAME.yaml`).
 
     Raises:
         RecipeError: no such file and no such name.
@@ -95,14 +85,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class RecipeLine:
-    """Summary of a shipped recipe.
-
-    Attributes:
-        name: its name in commands.
-        task, network: from the recipe.
-        data: name of the prepared dataset; empty if the recipe names none.
-        headline: the first sentence of its header comment.
-    """
+    """A shipped recipe; `data` is the name of its prepared dataset, or empty."""
 
     name: str
     task: str
@@ -184,7 +167,7 @@ def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, An
 
 
 def _parsed(text: str, file: str) -> tuple[dict[str, Any], dict[KeyPath, Origin]]:
-    """Values and origins of one file whose schema this version knows."""
+    """Values and origins of one file, after a check of its schema version."""
     values, origins = parse_document(text, file)
     version = values.pop("schema", _SCHEMA)
     if type(version) is not int or not 1 <= version <= _SCHEMA:
@@ -199,7 +182,7 @@ def _parsed(text: str, file: str) -> tuple[dict[str, Any], dict[KeyPath, Origin]
 def _checked(
     values: Mapping[str, Any], origins: Mapping[KeyPath, Origin], file: str, of_a_run: bool = False
 ) -> Recipe:
-    """The recipe; that of a run may hold keys without effect and unknown metrics, as earlier ones do."""
+    """The recipe; one of a run may have keys without effect and unknown metrics, from earlier versions."""
     try:
         return Recipe.model_validate(values, context=of_a_run)
     except ValidationError as error:
