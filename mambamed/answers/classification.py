@@ -94,12 +94,8 @@ def classify(
     return ClassifySummary(output, done.gathered, maps, done.kept, done.faults, done.seconds, following)
 
 
-@dataclass(frozen=True)
-class ClassResult:
-    """The result of a case: `(K,)` probabilities, and per network its Grad-CAM and patch size."""
-
-    values: NDArray[np.float64]
-    maps: tuple[tuple[Cam, tuple[int, ...]], ...] = ()
+# The result of a case: `(K,)` probabilities, and per network its Grad-CAM and patch size.
+ClassResult = tuple[NDArray[np.float64], list[tuple[Cam, tuple[int, ...]]]]
 
 
 @dataclass(frozen=True)
@@ -224,20 +220,18 @@ class ClassificationAnswer(BaseAnswer):
                 raise CaseError(f"{path}: the output of the network is NaN. Use --precision fp32.")
             total += softmax(logits[0].double().numpy() / (calibration.temperature or 1.0))
         mean = total / len(networks)
-        maps = ()
+        maps = []
         if self.options.saliency:
             shown = self.task.classes.index(self._label(ready.case, mean))
-            maps = tuple(
-                (grad_cam(network, patch.to(ensemble.device), shown), tuple(patch.shape[1:]))
-                for (network, _), patch in zip(networks, patches, strict=True)
-            )
-        yield ClassResult(mean, maps)
+            for (network, _), patch in zip(networks, patches, strict=True):
+                maps.append((grad_cam(network, patch.to(ensemble.device), shown), tuple(patch.shape[1:])))
+        yield mean, maps
 
     def write(self, ready: Ready, parts: Iterable[ClassResult], folder: Path) -> dict[str, Any]:
-        (result,) = parts
-        if result.maps:
-            self._write_map(ready, result)
-        return {"probabilities": result.values.tolist()}
+        ((values, maps),) = parts
+        if maps:
+            self._write_map(ready, values, maps)
+        return {"probabilities": values.tolist()}
 
     def is_complete(self, case: Case, folder: Path) -> bool:
         if not self.options.saliency:
@@ -260,19 +254,21 @@ class ClassificationAnswer(BaseAnswer):
     def _label(self, case: Case, values: NDArray[np.float64]) -> str:
         return self._probabilities({case.id: values}).labels[0]
 
-    def _write_map(self, ready: Ready, result: ClassResult) -> None:
+    def _write_map(
+        self, ready: Ready, values: NDArray[np.float64], maps: Sequence[tuple[Cam, tuple[int, ...]]]
+    ) -> None:
         """Write the mean of the networks' maps."""
         from mambamed.report.saliency import draw_saliency
 
-        case, label, folder = ready.case, self._label(ready.case, result.values), _maps(self.output)
+        case, label, folder = ready.case, self._label(ready.case, values), _maps(self.output)
         total = np.zeros(ready.geometry.shape_native, np.float32)
-        for cam, size in result.maps:
+        for cam, size in maps:
             total += on_native_grid(cam, ready.geometry, size)
-        total /= len(result.maps)
+        total /= len(maps)
         folder.mkdir(exist_ok=True)
         write_image(folder / f"{case.id}.nii.gz", total, like=ready.like)
         if isinstance(ready.like, Image):
-            title = f"{case.id}: {label} {result.values[self.task.classes.index(label)]:.2f}"
+            title = f"{case.id}: {label} {values[self.task.classes.index(label)]:.2f}"
             draw_saliency(folder / f"{case.id}.png", title, ready.like.array, ready.like.affine, total)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mambamed.answers.base import BaseAnswer, check_task
 from mambamed.answers.mask_files import MaskOptions, probability_file, statistics
@@ -16,7 +15,7 @@ from mambamed.answers.postprocess import check_names, postprocess
 from mambamed.cases import Case
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.io.dicom_seg import check_dicom_seg, write_segmentation
-from mambamed.io.images import Image, write_image
+from mambamed.io.images import write_image
 from mambamed.io.json_files import write_json
 from mambamed.jobs.job import JobOptions, run_job
 from mambamed.jobs.output import OutputFolder
@@ -125,7 +124,11 @@ class SegmentationAnswer(BaseAnswer):
         if "statistics" in files:
             write_json(files["statistics"], statistics(labels, ready.images, affine, self.manifest))
         if "preview" in files:
-            _draw(files["preview"], case.id, ready.images[0], labels, self.manifest.labels)
+            from mambamed.report.pictures import PicturedCase, draw_cases
+
+            image = ready.images[0]
+            pictured = PicturedCase(case.id, image.array, image.affine, prediction=labels)
+            draw_cases(files["preview"], [pictured], self.manifest.labels)
         mask = folder / f"{case.id}{self.options.suffix}"
         if self.options.format == "nifti":
             write_image(mask, labels, like=ready.like)
@@ -136,9 +139,3 @@ class SegmentationAnswer(BaseAnswer):
 
     def is_complete(self, case: Case, folder: Path) -> bool:
         return all(path.is_file() for path in self.options.further_files(case, folder).values())
-
-
-def _draw(path: Path, title: str, image: Image, labels: NDArray, names: Mapping[str, int]) -> None:
-    from mambamed.report.pictures import PicturedCase, draw_cases
-
-    draw_cases(path, [PicturedCase(title, image.array, image.affine, prediction=labels)], names)

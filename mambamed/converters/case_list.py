@@ -50,6 +50,7 @@ _TABLES = (".csv", ".tsv")
 _SUBJECT = ("subject", "subject_id", "patient", "patient_id")
 _LABEL = ("label", "seg", "segmentation", "mask")
 _CLASS = ("class",)
+_GENERIC_NAMES = {"cases", "classes", "participants", "dataset"}  # the dataset is named by the folder then
 
 
 @dataclass(frozen=True)
@@ -300,7 +301,7 @@ def _manifest(
     options: ConvertOptions,
     folder_images: Mapping[str, Mapping[int, Path]],
 ) -> DatasetManifest:
-    document = listed.document
+    document, file = listed.document, listed.file
     if columns.channels:
         names = list(columns.channels)
     else:
@@ -321,20 +322,14 @@ def _manifest(
     found = {case.class_name for case in cases if case.class_name}
     classes = document.classes or tuple(sorted(found, key=_naturally))
     return DatasetManifest.of(
-        name=document.name or _name_of(listed.file),
-        source=listed.file,
+        name=document.name or (file.resolve().parent.name if file.stem in _GENERIC_NAMES else file.stem),
+        source=file,
         channels=channels,
         labels=options.spelled(labels),
         regions=regions,
         landmarks=landmarks,
         classes=classes,
     )
-
-
-def _name_of(file: Path) -> str:
-    """The name of a list, or of its folder if the list has a generic name."""
-    generic = file.stem in {"cases", "classes", "participants", "dataset"}
-    return file.resolve().parent.name if generic else file.stem
 
 
 def _naturally(text: str) -> tuple[float, str]:

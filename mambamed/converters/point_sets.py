@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from mambamed.documents.point_files import read_point_table, read_points
@@ -62,7 +61,9 @@ def read_point_set(place: Path, affine_of: AffineOf = lambda case_id: None) -> P
     if suffix in {".csv", ".tsv"}:
         system, cases = read_point_table(place)
         if set(cases) != {""}:
-            return _in_world(cases, system, place, affine_of)
+            return _gathered(
+                cases, lambda case: to_world(cases[case], system, place, affine_of(case)), place.name
+            )
     if suffix is None:
         raise DatasetError(f"{place}: not a point file. Use .json, .mrk.json, .fcsv or .csv.")
     case_id = place.name[: -len(suffix)]
@@ -115,12 +116,7 @@ def _of_folder(folder: Path, affine_of: AffineOf) -> PointSet:
         raise DatasetError(f"{folder}: no point files. Use .json, .mrk.json, .fcsv or .csv files.")
     if len(files) == 1 and _is_table(only := next(iter(files.values()))):
         return read_point_set(only, affine_of)
-    readers = {case: partial(_read, path, affine_of, case) for case, path in files.items()}
-    return _gathered(readers, str(folder))
-
-
-def _read(path: Path, affine_of: AffineOf, case_id: str) -> Points:
-    return read_points(path, affine_of(case_id))
+    return _gathered(files, lambda case_id: read_points(files[case_id], affine_of(case_id)), str(folder))
 
 
 def _of_prepared(root: Path) -> PointSet:
@@ -133,20 +129,13 @@ def _of_prepared(root: Path) -> PointSet:
     return PointSet(points, index.landmarks, str(root), {case.id: case.subject for case in index.cases})
 
 
-def _in_world(cases: Mapping[str, Points], system: str, path: Path, affine_of: AffineOf) -> PointSet:
-    def read(case_id: str, found: Points) -> Points:
-        return to_world(found, system, path, affine_of(case_id))
-
-    return _gathered({case: partial(read, case, found) for case, found in cases.items()}, path.name)
-
-
-def _gathered(readers: Mapping[str, Callable[[], Points]], source: str) -> PointSet:
+def _gathered(cases: Iterable[str], read: Callable[[str], Points], source: str) -> PointSet:
     """The points of all cases; an error of one case does not affect the others."""
     points: dict[str, Points] = {}
     faults: dict[str, CaseError] = {}
-    for case_id, read in readers.items():
+    for case_id in cases:
         try:
-            points[case_id] = read()
+            points[case_id] = read(case_id)
         except CaseError as error:  # noqa: PERF203
             faults[case_id] = error
     return PointSet(points, (), source, faults=faults)

@@ -345,15 +345,8 @@ def _plain(scores: BinaryScores | MulticlassScores) -> dict[str, Any]:
 
 
 def _as_requested(predictions: Path, references: Path, options: EvaluateOptions) -> ClassEvaluation:
-    return evaluate_probabilities(
-        predictions,
-        references,
-        level=options.level,
-        only_predicted=options.only_predicted,
-        output=options.output,
-        table=options.table,
-        paper=options.paper,
-    )
+    chosen = options.chosen("level", "only_predicted", "output", "table", "paper")
+    return evaluate_probabilities(predictions, references, **chosen)
 
 
 def _read_back(folder: Path, name: str, summary: ClassificationSummary) -> Evaluated:

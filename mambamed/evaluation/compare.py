@@ -93,7 +93,10 @@ def compare(
     """
     if len(evaluations) < 2:
         raise DatasetError("compare: expected two or more folders of evaluations. Add one.")
-    read = [read_evaluation(path, name) for path, name in zip(evaluations, _names(evaluations), strict=True)]
+    short = [folder.resolve().name for folder in evaluations]
+    # Folders of the same name are named by their paths.
+    names = [str(f) if short.count(n) > 1 else n for f, n in zip(evaluations, short, strict=True)]
+    read = [read_evaluation(path, name) for path, name in zip(evaluations, names, strict=True)]
     _check_alike(read)
     units = _shared_units(read, common)
     questions = [
@@ -122,12 +125,6 @@ def compare(
     if output is not None:
         _write(comparison, output)
     return comparison
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    """A short name for each: that of the folder, or its path if two folders have the same name."""
-    short = [folder.resolve().name for folder in folders]
-    return [str(f) if short.count(name) > 1 else name for f, name in zip(folders, short, strict=True)]
 
 
 def _check_alike(read: Sequence[Evaluated]) -> None:

@@ -88,8 +88,10 @@ def evaluate(
     whole = pair_up(predictions, references, labels, regions)
     pairing = restricted(whole, cases)
     scores = _score_all(pairing, asked, rules, resample, subjects, workers, progress)
-    scored = pairing.answers.regions or _occurring_regions(scores)
-    scored = {name: tuple(members) for name, members in scored.items()}
+    wanted = pairing.answers.regions or {
+        str(label): (label,) for label in sorted({int(name) for case in scores for name in case.regions})
+    }
+    scored = {name: tuple(members) for name, members in wanted.items()}
     summaries = summarize(scores, list(scored), asked, rules, level)
     notes = [f"protocol {rules.name}: {', '.join(metric.name for metric in asked)}", rules.describe()]
     notes.append(f"labels: {pairing.answers.source}")
@@ -151,11 +153,6 @@ def _score_all(
     return cases
 
 
-def _occurring_regions(cases: Sequence[CaseScores]) -> dict[str, tuple[int, ...]]:
-    labels = sorted({int(name) for case in cases for name in case.regions})
-    return {str(label): (label,) for label in labels}
-
-
 def _faults(cases: Sequence[CaseScores], pairing: Pairing) -> tuple[CaseError, ...]:
     lines = [case.fault for case in cases if case.fault is not None]
     lines += [f"{path}: has no reference of this name. Remove it or add one." for path in pairing.extra]
@@ -200,19 +197,11 @@ def _as_requested(predictions: Path, references: Path, options: EvaluateOptions)
         metrics=metrics or (None if options.protocol else rules.metrics),
         hd95=options.hd95 or rules.hd95,
         empty=options.empty or rules.empty,
-        protocol=options.protocol,
         penalty_mm=options.penalty,
-        level=options.level,
         cases="predicted" if options.only_predicted else None,
-        resample=options.resample,
-        output=options.output,
-        report=options.report,
-        worst=options.worst,
-        images=options.images,
         table="brats" if options.table else None,
-        paper=options.paper,
-        workers=options.workers,
-        progress=options.progress,
+        **options.chosen("protocol", "level", "resample", "output", "report", "worst", "images", "paper"),
+        **options.chosen("workers", "progress"),
     )
 
 

@@ -40,6 +40,10 @@ class EvaluateOptions:
     workers: int = 0
     progress: Progress | None = None
 
+    def chosen(self, *names: str) -> dict[str, Any]:
+        """Some of the options, by name."""
+        return {name: getattr(self, name) for name in names}
+
     @property
     def section(self) -> EvaluationSection:
         """The recipe's `evaluation` section, or its defaults."""

@@ -345,13 +345,7 @@ def _as_requested(predictions: Path, references: Path, options: EvaluateOptions)
         references,
         landmarks=options.recipe.dataset.landmarks if options.recipe else None,
         distances_mm=options.section.sdr_mm,
-        level=options.level,
-        only_predicted=options.only_predicted,
-        output=options.output,
-        report=options.report,
-        worst=options.worst,
-        table=options.table,
-        paper=options.paper,
+        **options.chosen("level", "only_predicted", "output", "report", "worst", "table", "paper"),
     )
 
 

@@ -70,15 +70,11 @@ def class_column(
     Raises:
         DatasetError: none, or several.
     """
-    known = set(classes)
-
-    def names_classes(header: str) -> bool:
-        return known <= {unescaped(row[header]) for row in rows}
-
+    cells = {header: {unescaped(row[header]) for row in rows} for header in headers if header != ids}
     for name in _CLASS_COLUMNS:
-        if name in headers and any(unescaped(row[name]) in known for row in rows):
+        if name in cells and cells[name] & set(classes):
             return name
-    found = [header for header in headers if header != ids and names_classes(header)]
+    found = [header for header, texts in cells.items() if set(classes) <= texts]
     if len(found) != 1:
         which = f"several columns hold them ({', '.join(found)})" if found else "no column holds them"
         raise DatasetError(

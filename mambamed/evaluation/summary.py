@@ -133,7 +133,7 @@ def nnunet_keys(
     Labels are keyed by number and regions by their tuple; Dice and IoU are NaN if a region is in neither
     mask, and means skip NaN. Our metrics have their own names. Cases that could not be scored are not listed.
     """
-    keys = {name: _nnunet_key(members) for name, members in regions.items()}
+    keys = {n: str(m[0]) if len(m) == 1 else str(tuple(m)) for n, m in regions.items()}
     per_case = tuple(
         NnunetCase(
             metrics={keys[n]: _nnunet_metrics(case, n, metrics) for n in regions if n in case.regions},
@@ -150,10 +150,6 @@ def nnunet_keys(
     names = next(iter(mean.values()), {})
     foreground = {name: _mean([row[name] for row in mean.values()]) for name in names}
     return {"foreground_mean": foreground, "mean": mean, "metric_per_case": per_case}
-
-
-def _nnunet_key(members: Sequence[int]) -> str:
-    return str(members[0]) if len(members) == 1 else str(tuple(members))
 
 
 def _nnunet_metrics(case: CaseScores, region: str, metrics: Sequence[Metric]) -> dict[str, float]:

@@ -80,10 +80,11 @@ def render_page(page: Page) -> str:
         "default-src 'none'; img-src data:; "
         f"style-src 'sha256-{_digest(style)}'; script-src 'sha256-{_digest(script)}'"
     )
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in page.summary.notes)
     body = [
         f"<header><h1>{escape(page.title)}</h1><p>{escape(page.lead)}</p></header>",
         _faults(page.faults),
-        _section("Summary", _plain_table(page.summary) + _notes(page.summary.notes)),
+        _section("Summary", _plain_table(page.summary) + notes),
         _section("Distributions", "".join(_distribution(d) for d in page.distributions)),
         _section("Worst cases", "".join(_worst(case) for case in page.worst)) if page.worst else "",
         _section("Cases", _case_table(page.case_headers, page.case_rows)),
@@ -130,10 +131,6 @@ def _plain_table(table: Table) -> str:
         f'<div class="scroll"><table class="summary"><caption>{escape(table.title)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
-
-
-def _notes(notes: Sequence[str]) -> str:
-    return "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
 
 
 def _distribution(d: Distribution) -> str:
