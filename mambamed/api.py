@@ -81,6 +81,7 @@ def prepare(
     max_ram: str | None = None,
     check_only: bool = False,
     skip_faulty: bool = False,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> PreparedSummary:
     """Prepare a dataset for training: check, crop, resample, normalize, plan and split.
@@ -109,6 +110,7 @@ def prepare(
         max_ram: Maximum memory of all processes together, e.g. 8G.
         check_only: Only check the dataset and report its faults; write nothing.
         skip_faulty: Skip faulty cases instead of stopping.
+        overwrite: Replace a prepared dataset that was made from another source.
     """
     from mambamed import converters
     from mambamed.preparation.prepare import prepare
@@ -147,6 +149,7 @@ def prepare(
         max_ram=max_ram,
         check_only=check_only,
         skip_faulty=skip_faulty,
+        overwrite=overwrite,
         progress=progress,
     )
 
@@ -280,6 +283,7 @@ def export(
     folds: str = "all",
     checkpoint: Checkpoint = "best",
     dataset_name: str | None = None,
+    overwrite: bool = False,
 ) -> ExportSummary:
     """Export a run as one file for sharing: weights, recipe, plan and model card with checksums; no code.
 
@@ -288,10 +292,13 @@ def export(
         output: Output file, *.mambamed (default: in the run folder).
         folds: Folds to include: all trained folds, or a list, e.g. 0,2.
         dataset_name: Name of the training data in the file (default: only the recipe's name is kept).
+        overwrite: Replace an output file that has other content.
     """
     from mambamed.runs.export import export_model
 
-    return export_model(run, output, folds=folds, checkpoint=checkpoint, dataset_name=dataset_name)
+    return export_model(
+        run, output, folds=folds, checkpoint=checkpoint, dataset_name=dataset_name, overwrite=overwrite
+    )
 
 
 def predict(
@@ -441,6 +448,7 @@ def convert_points(
     output: Path,
     to: Literal["mrk.json", "fcsv", "csv", "json"] | None = None,
     images: Path | None = None,
+    overwrite: bool = False,
 ) -> ConvertSummary:
     """Convert point files between formats: 3D Slicer Markups and fcsv, CSV tables, JSON.
 
@@ -449,10 +457,11 @@ def convert_points(
         output: Output file, whose suffix selects the format, or output folder.
         to: Format of the files in the output folder (one per case).
         images: Image or folder of images; needed if SOURCE holds voxel coordinates.
+        overwrite: Replace an output file that has other content.
     """
     from mambamed.converters.convert_points import convert_points
 
-    return convert_points(source, output, to=to, images=images)
+    return convert_points(source, output, to=to, images=images, overwrite=overwrite)
 
 
 def evaluate(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TEMPORARY = (".lock", ".tmp")  # names that begin or end so are no result
+TEMPORARY = (".lock", ".tmp", ".mambamed-files")  # names that begin or end so are no result
 _PATIENCE = 120.0
 
 

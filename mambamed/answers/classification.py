@@ -18,6 +18,7 @@ from mambamed.cases import Case
 from mambamed.documents.run import Calibration
 from mambamed.errors import CaseError, RecipeError
 from mambamed.io.images import Image, write_image
+from mambamed.io.ownership import Output
 from mambamed.io.probabilities import Probabilities, names_probabilities, write_probabilities
 from mambamed.jobs.job import JobOptions, run_job
 from mambamed.jobs.output import OutputFolder
@@ -89,7 +90,14 @@ def classify(
     def answer_of(ensemble: Ensemble) -> ClassificationAnswer:
         return ClassificationAnswer.of(ensemble, output, options)
 
-    done = run_job(answer_of, models, inputs, serving, job, progress)
+    if output.suffix.lower() != ".csv" or output.is_dir():
+        raise RecipeError(f"-o {output}: expected the name of a table, e.g. preds.csv. Give another -o.")
+    if output.exists() and not names_probabilities(output):
+        raise RecipeError(f"{output}: already exists and is not a table of probabilities. Give another -o.")
+    if options.saliency:
+        _maps_folder(output).check()
+    place = OutputFolder(output.parent, "", (), (output.name,), f"{output.stem}.run")
+    done = run_job(answer_of, place, models, inputs, serving, job, progress)
     maps, following = _maps(output) if options.saliency else None, f"mambamed evaluate {output} CLASSES.csv"
     return ClassifySummary(output, done.gathered, maps, done.kept, done.faults, done.seconds, following)
 
@@ -114,7 +122,6 @@ class ClassificationAnswer(BaseAnswer):
     task: Classification
     recipe: Recipe
     output: Path
-    place: OutputFolder
     calibrations: tuple[Calibration, ...]
     seeds: tuple[int, ...]
     threshold: float | None
@@ -126,7 +133,7 @@ class ClassificationAnswer(BaseAnswer):
 
         Raises:
             ModelError: models of another task.
-            RecipeError: an option that cannot be used, or an output that is not a table of probabilities.
+            RecipeError: an option that cannot be used.
         """
         check_task(ensemble, "classification")
         task, threshold = ensemble.task, options.threshold
@@ -137,12 +144,6 @@ class ClassificationAnswer(BaseAnswer):
             )
         if threshold is not None and not 0 <= threshold <= 1:
             raise RecipeError(f"--threshold {threshold}: a probability is from 0 to 1")
-        if output.suffix.lower() != ".csv" or output.is_dir():
-            raise RecipeError(f"-o {output}: expected the name of a table, e.g. preds.csv. Give another -o.")
-        if output.exists() and not names_probabilities(output):
-            raise RecipeError(
-                f"{output}: already exists and is not a table of probabilities. Give another -o."
-            )
         calibrations = tuple(
             read_calibration(member.run, fold) or Calibration()
             for member in ensemble.members
@@ -155,7 +156,6 @@ class ClassificationAnswer(BaseAnswer):
             task,
             ensemble.run.recipe,
             output,
-            OutputFolder(output.parent, (), (output.name,), f"{output.stem}.run"),
             calibrations,
             tuple(member.run.recipe.training.seed for member in ensemble.members),
             threshold,
@@ -266,10 +266,15 @@ class ClassificationAnswer(BaseAnswer):
             total += on_native_grid(cam, ready.geometry, size)
         total /= len(maps)
         folder.mkdir(exist_ok=True)
+        _maps_folder(self.output).begin()
         write_image(folder / f"{case.id}.nii.gz", total, like=ready.like)
         if isinstance(ready.like, Image):
             title = f"{case.id}: {label} {values[self.task.classes.index(label)]:.2f}"
             draw_saliency(folder / f"{case.id}.png", title, ready.like.array, ready.like.affine, total)
+
+
+def _maps_folder(output: Path) -> Output:
+    return Output(_maps(output), "folder of saliency maps")
 
 
 def _maps(output: Path) -> Path:

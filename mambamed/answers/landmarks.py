@@ -86,9 +86,11 @@ def landmarks(
     """
 
     def answer_of(ensemble: Ensemble) -> LandmarksAnswer:
-        return LandmarksAnswer.of(ensemble, output, options)
+        return LandmarksAnswer.of(ensemble, options)
 
-    done = run_job(answer_of, models, inputs, serving, job, progress)
+    suffixes = (".json", *(f".{kind}" for kind in options.export))
+    place = OutputFolder(output, "folder of landmarks", suffixes, (TABLE, MEASURES))
+    done = run_job(answer_of, place, models, inputs, serving, job, progress)
     following = f"mambamed evaluate {output} REFERENCES"
     return LandmarksSummary(
         output, done.cases, done.kept, done.gathered, done.faults, done.seconds, following
@@ -107,12 +109,11 @@ class LandmarksAnswer(BaseAnswer):
 
     task: Landmarks
     recipe: Recipe
-    place: OutputFolder
     thresholds: Mapping[str, float]
     options: PointOptions = PointOptions()
 
     @classmethod
-    def of(cls, ensemble: Ensemble, output: Path, options: PointOptions) -> LandmarksAnswer:
+    def of(cls, ensemble: Ensemble, options: PointOptions) -> LandmarksAnswer:
         """The answer for loaded models.
 
         Raises:
@@ -127,9 +128,7 @@ class LandmarksAnswer(BaseAnswer):
                     f"{member.run.root}: its heatmaps differ from those of {first.root} (recipe: landmarks); "
                     "they cannot be averaged. Use one of the models."
                 )
-        suffixes = (".json", *(f".{kind}" for kind in options.export))
-        place = OutputFolder(output, suffixes, (TABLE, MEASURES))
-        return cls(task, first.recipe, place, _thresholds(ensemble, options.threshold), options)
+        return cls(task, first.recipe, _thresholds(ensemble, options.threshold), options)
 
     @property
     def settings(self) -> dict[str, Any]:

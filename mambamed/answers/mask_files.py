@@ -18,8 +18,9 @@ from mambamed.cases import Case
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import RecipeError
 from mambamed.geometry import Affine
-from mambamed.io.atomic import cannot_write, open_atomic
+from mambamed.io.atomic import open_atomic
 from mambamed.io.images import Image
+from mambamed.io.write_errors import cannot_write
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.tasks.segmentation import Segmentation
 

@@ -63,9 +63,10 @@ def predict(
     """
 
     def answer_of(ensemble: Ensemble) -> SegmentationAnswer:
-        return SegmentationAnswer.of(ensemble, output, options)
+        return SegmentationAnswer.of(ensemble, options)
 
-    done = run_job(answer_of, models, inputs, serving, job, progress)
+    place = OutputFolder(output, "folder of masks", (options.suffix,))
+    done = run_job(answer_of, place, models, inputs, serving, job, progress)
     following = f"mambamed evaluate {output} REFERENCES"
     return PredictSummary(output, done.cases, done.kept, done.faults, done.seconds, following)
 
@@ -78,12 +79,11 @@ class SegmentationAnswer(BaseAnswer):
 
     task: Segmentation
     manifest: DatasetManifest
-    place: OutputFolder
     postprocessing: Postprocess = field(default_factory=Postprocess)
     options: MaskOptions = field(default_factory=MaskOptions)
 
     @classmethod
-    def of(cls, ensemble: Ensemble, output: Path, options: MaskOptions) -> SegmentationAnswer:
+    def of(cls, ensemble: Ensemble, options: MaskOptions) -> SegmentationAnswer:
         """The answer for loaded models.
 
         Raises:
@@ -94,8 +94,7 @@ class SegmentationAnswer(BaseAnswer):
         task, run = ensemble.task, ensemble.run
         assert isinstance(task, Segmentation)
         check_names(run.recipe.inference.postprocess, run.manifest)
-        place = OutputFolder(output, (options.suffix,))
-        return cls(task, run.manifest, place, run.recipe.inference.postprocess, options)
+        return cls(task, run.manifest, run.recipe.inference.postprocess, options)
 
     @property
     def settings(self) -> dict[str, Any]:

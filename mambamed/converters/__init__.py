@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,7 @@ def convert(
         if format != "auto" or module.recognizes(source):
             dataset: RawDataset = module.convert(source, options)
             _check(dataset, source)
-            return dataset
+            return replace(dataset, source=source)
     raise DatasetError(
         f"{source}: no images in a known layout ({', '.join(CONVERTERS)}). See docs/datasets.md, or choose "
         "a layout with --format."

@@ -12,6 +12,7 @@ from mambamed.converters.point_sets import read_point_set
 from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import Affine
 from mambamed.io.images import SUFFIXES, case_id_of, read_header
+from mambamed.io.ownership import Output, own_file
 from mambamed.io.points import Points, point_suffix, write_point_table, write_points
 
 Kind = Literal["mrk.json", "fcsv", "csv", "json"]
@@ -28,7 +29,12 @@ class ConvertSummary:
 
 
 def convert_points(
-    source: Path, output: Path, *, to: Kind | None = None, images: Path | None = None
+    source: Path,
+    output: Path,
+    *,
+    to: Kind | None = None,
+    images: Path | None = None,
+    overwrite: bool = False,
 ) -> ConvertSummary:
     """Write landmarks in another format; world positions are unchanged.
 
@@ -38,8 +44,10 @@ def convert_points(
             `to`, a folder for one file per case.
         to: format of the files in the folder.
         images: the image, or a folder with one per case, if the source is in voxels.
+        overwrite: replace an output file with other content.
 
     Raises:
+        RecipeError: the output is not this command's own.
         DatasetError: nothing to convert, or several cases in a format for one.
         CaseError: the only case cannot be read.
     """
@@ -49,12 +57,15 @@ def convert_points(
             f"-o {output}: expected a .mrk.json, .fcsv, .csv or .json file. Change the suffix, "
             "or use --to for a folder."
         )
+    if to is None:
+        own_file(output, inputs=[source], replace=overwrite)
     found = read_point_set(source, partial(_affine_of, images))
     if not found.points and len(found.faults) == 1:
         raise next(iter(found.faults.values()))
     if to is not None:
-        for case_id, points in found.points.items():
-            write_points(output / f"{case_id}.{to}", _ordered(points, found.landmarks))
+        with Output(output, "folder of converted points", [source]).locked():
+            for case_id, points in found.points.items():
+                write_points(output / f"{case_id}.{to}", _ordered(points, found.landmarks))
     elif len(found.points) == 1 and not (suffix == ".csv" and source.is_dir()):
         write_points(output, _ordered(next(iter(found.points.values())), found.landmarks))
     elif suffix == ".csv":

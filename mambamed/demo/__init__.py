@@ -11,6 +11,7 @@ from mambamed.demo.phantom import LABELS, write_phantoms
 from mambamed.evaluation.masks import evaluate
 from mambamed.evaluation.result import Evaluation
 from mambamed.io.images import read_image
+from mambamed.io.ownership import Output
 from mambamed.preparation.prepare import prepare
 from mambamed.progress import Progress, Silence
 from mambamed.recipe import load_recipe
@@ -48,7 +49,11 @@ def demo(output: Path, *, minutes: float = 3.5, progress: Progress | None = None
         minutes: wall time for training, including its validation.
         progress: optional callback that receives progress updates.
     """
-    progress = progress or Silence()
+    with Output(output, "demo").locked():
+        return _demo(output, minutes, progress or Silence())
+
+
+def _demo(output: Path, minutes: float, progress: Progress) -> DemoSummary:
     data, prepared, run = output / "data", output / "prepared", output / "run"
     predictions, tables = output / "predictions", output / "evaluation"
     recipe = load_recipe("phantom_nnmamba")

@@ -97,6 +97,8 @@ class RawDataset:
 
     manifest: DatasetManifest
     cases: Sequence[Case]
+    source: Path | None = None
+    """Folder or list that was read."""
 
 
 def agreed_manifest(manifest: DatasetManifest, recipe: Recipe | None, *, choose: bool) -> DatasetManifest:

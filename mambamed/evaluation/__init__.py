@@ -7,10 +7,14 @@ and `tables` and `output` present them. `compare` tests whether models differ.
 from __future__ import annotations
 
 import importlib
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mambamed.documents.evaluation import read_summary
+from mambamed.errors import MambamedError
+from mambamed.io.lock import reading
+from mambamed.io.ownership import Output
 
 if TYPE_CHECKING:
     from mambamed.evaluation.options import EvaluateOptions
@@ -36,7 +40,24 @@ def evaluate(predictions: Path, references: Path, options: EvaluateOptions) -> E
     scorers = (scorer_of(task) for task in SCORERS)
     scorer = next(scorer for scorer in scorers if scorer.recognizes(predictions))
     scorer.check(options, predictions)
-    return scorer.evaluate(predictions, references, options)
+    with ExitStack() as held:
+        for place in (predictions, references):
+            held.enter_context(reading(place))
+        if options.output is not None:
+            inputs = [place for place in (predictions, references, options.images) if place is not None]
+            output = Output(options.output, "evaluation", inputs, older=_files_of_version_0_1)
+            held.enter_context(output.locked())
+        return scorer.evaluate(predictions, references, options)
+
+
+def _files_of_version_0_1(folder: Path) -> list[str]:
+    """What mambamed 0.1.0, which kept no list of its files, wrote into the folder of an evaluation."""
+    try:
+        read_summary(folder / "summary.json")
+    except MambamedError:
+        return []
+    tables = [path.name for path in folder.glob("table_*.*")]
+    return ["cases.csv", "summary.csv", "summary.json", "report.html", *tables]
 
 
 def read_evaluation(folder: Path, name: str) -> Evaluated:

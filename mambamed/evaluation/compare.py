@@ -16,6 +16,7 @@ from mambamed.evaluation import read_evaluation
 from mambamed.evaluation.read_back import ALL, Evaluated, Question
 from mambamed.io.atomic import write_text
 from mambamed.io.json_files import write_json
+from mambamed.io.ownership import Output
 from mambamed.io.tables import write_csv
 from mambamed.metrics.classification import auc_difference
 from mambamed.metrics.statistics import PairedTest, holm, mean_ranks, paired_test
@@ -91,6 +92,9 @@ def compare(
     Raises:
         DatasetError: fewer than two, not such folders, different tasks, cases or rules, no metric in common.
     """
+    place = None if output is None else Output(output, "comparison", evaluations)
+    if place is not None:
+        place.check()
     if len(evaluations) < 2:
         raise DatasetError("compare: expected two or more folders of evaluations. Add one.")
     short = [folder.resolve().name for folder in evaluations]
@@ -122,8 +126,9 @@ def compare(
     headers = ["region", "metric", read[0].units, *(evaluated.name for evaluated in read)]
     ranks = Table("mean rank, 1 = best", headers, rank_rows)
     comparison = Comparison(_table(corrected, level, read[0].rules), ranks, tuple(corrected), output)
-    if output is not None:
-        _write(comparison, output)
+    if place is not None:
+        with place.locked():
+            _write(comparison, place.folder)
     return comparison
 
 

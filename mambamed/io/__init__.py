@@ -10,5 +10,8 @@
 `points`       landmarks: 3D Slicer's Markups and fcsv, CSV, JSON
 `atomic`       write to a temporary file, flush, rename
 `lock`         one writer per folder
+`ledger`       the list of files that mambamed wrote into a folder
+`ownership`    which folder or file a command may write
+`write_errors` one line for a file that cannot be written
 =============  ==========================================================================
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,8 +16,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mambamed.errors import RunError
+from mambamed.io.ledger import NO_LINK, enter, may_replace
+from mambamed.io.write_errors import cannot_write
 
 TEMPORARY_PREFIX = ".tmp-"
+TEMPORARY = re.compile(r"\.tmp-\d+-[0-9a-f]{8}")
 _each_flushed: ContextVar[bool] = ContextVar("each_flushed", default=True)
 
 
@@ -28,9 +32,11 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
 
     Raises:
         RunError: the disk is full, or the folder cannot be written.
+        RecipeError: the file belongs to somebody else (`io.ledger`).
     """
     path = Path(path)
     try:
+        enter(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Without the target's name, which could make it longer than 255 bytes.
         temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
@@ -48,7 +54,10 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink()
             raise RunError(f"{path}: only part of {size} bytes was written. Free disk space and run again.")
         try:
-            temporary.replace(path)
+            if may_replace(path, temporary):
+                temporary.replace(path)
+            else:
+                temporary.unlink()
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -80,11 +89,6 @@ def check_writable(path: Path) -> None:
             trial.unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from error
-
-
-def cannot_write(path: Path, error: OSError) -> RunError:
-    """The error for a file or folder that cannot be written."""
-    return RunError(f"{path}: cannot be written: {_reason(error)}")
 
 
 @contextmanager
@@ -124,7 +128,9 @@ def write_text(path: Path, text: str) -> None:
 def append_text(path: Path, text: str) -> None:
     """Append UTF-8 text to a log file; errors are those of `open_atomic`."""
     try:
-        with path.open("a", encoding="utf-8", newline="\n") as file:
+        enter(path)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | NO_LINK, 0o666)
+        with os.fdopen(descriptor, "a", encoding="utf-8", newline="\n") as file:
             file.write(text)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -133,15 +139,8 @@ def append_text(path: Path, text: str) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Delete temporary files of killed processes. Call it only while holding the folder's lock."""
     for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        leftover.unlink(missing_ok=True)
-
-
-def _reason(error: OSError) -> str:
-    if error.errno == errno.ENOSPC:
-        return "the disk is full. Free disk space and run the command again."
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return "no permission. Choose another folder."
-    return f"{error.strerror or error}. Choose another folder."
+        if TEMPORARY.fullmatch(leftover.name):
+            leftover.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from mambamed.cases import Case
-from mambamed.jobs.output import OutputFolder
 from mambamed.jobs.read_case import Ready
 from mambamed.progress import Progress
 from mambamed.volumes.ensemble import Ensemble
@@ -19,7 +18,6 @@ class Answer(Protocol):
     It holds no network, so that `write` can run in another process.
 
     Attributes:
-        place: where results are written.
         stage: what the progress bar shows, e.g. "predicting".
         settings: what determines the results in addition to input and models, for the record; JSON-ready.
         covariates: names of the covariates that the networks read.
@@ -27,9 +25,6 @@ class Answer(Protocol):
     """
 
     stage: ClassVar[str]
-
-    @property
-    def place(self) -> OutputFolder: ...
 
     @property
     def settings(self) -> dict[str, Any]: ...

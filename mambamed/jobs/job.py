@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mambamed.converters.inputs import find_inputs
+from mambamed.io.lock import reading
 from mambamed.jobs.answer import Answer
 from mambamed.jobs.engine import run_cases
+from mambamed.jobs.output import OutputFolder
 from mambamed.jobs.record import Record
 from mambamed.jobs.shard import chosen_shard
 from mambamed.progress import Progress, Silence
@@ -55,6 +58,7 @@ class JobResult:
 
 def run_job(
     answer_of: Callable[[Ensemble], Answer],
+    place: OutputFolder,
     models: Sequence[Path],
     inputs: Path,
     serving: Serving,
@@ -65,6 +69,7 @@ def run_job(
 
     Args:
         answer_of: makes the answer of loaded models, or rejects them.
+        place: where results are written; checked before models are loaded.
         models: run folders or model files; several are averaged.
         inputs: an image, a folder of images or of case folders, or a list of cases.
         serving: how models are loaded and run.
@@ -77,16 +82,20 @@ def run_job(
     """
     began = time.monotonic()
     progress = progress or Silence()
+    place.check([Path(inputs), *models], options.overwrite)
     keep_freed_memory()
-    ensemble = load_ensemble(models, serving)
+    with ExitStack() as held:
+        for model in models:
+            held.enter_context(reading(Path(model)))
+        ensemble = load_ensemble(models, serving)
     answer = answer_of(ensemble)
     for reason in ensemble.reasons:
         progress.say(reason)
-    shard, place = chosen_shard(options.shard), answer.place
+    shard = chosen_shard(options.shard)
     whole = answer.accept(find_inputs(Path(inputs), list(ensemble.run.manifest.channels)), progress)
     cases = shard.cases(whole)
-    place.check(whole)
-    with place.locked(shard):
+    place.check_cases(whole)
+    with place.locked(shard, cases):
         settings = {**ensemble.described(), **answer.settings}
         record = Record(place, settings, ensemble.reasons, cases, options.overwrite, shard, answer.covariates)
         missing = [c for c in cases if not (record.holds(c) and answer.is_complete(c, place.path))]

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mambamed.cases import Case
-from mambamed.errors import RecipeError
+from mambamed.documents.prediction import PredictionRecord
+from mambamed.errors import MambamedError, RecipeError
+from mambamed.io.ledger import foreign_file
 from mambamed.io.lock import LOCK_NAME, waiting_lock
+from mambamed.io.ownership import Output, own_file
 from mambamed.jobs.shard import Shard
 
 
@@ -20,6 +23,8 @@ class OutputFolder:
 
     Attributes:
         path: the folder.
+        kind: what the folder holds, e.g. "folder of masks"; empty if the command writes a table into somebody
+            else's folder.
         suffixes: ends of the files of a case, e.g. ".nii.gz"; the first is the one whose digest the record
             keeps. Empty: the results of the cases are in the record alone.
         tables: names of the files over all cases.
@@ -27,6 +32,7 @@ class OutputFolder:
     """
 
     path: Path
+    kind: str
     suffixes: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     record: str = "run"
@@ -50,14 +56,38 @@ class OutputFolder:
     def _lock(self) -> str:
         return LOCK_NAME if self.record == "run" else f"{LOCK_NAME}-{self.record}"
 
-    def check(self, cases: Sequence[Case]) -> None:
+    def check(self, inputs: Sequence[Path], overwrite: bool) -> None:
+        """Reject an output that is not this command's, before any work; nothing is written.
+
+        Raises:
+            RecipeError: it is an input, or somebody else's.
+            RunError: it cannot be written.
+        """
+        if self.kind:
+            self._owned(inputs).check()
+        for name in () if self.kind else self.tables:
+            own_file(self.path / name, inputs=inputs, replace=overwrite or bool(self.records()))
+        for path in () if self.kind else [*self.records(), self.record_path(Shard())]:
+            own_file(path, replace=True)
+
+    def _owned(self, inputs: Sequence[Path] = ()) -> Output:
+        return Output(self.path, self.kind, inputs, older=self._files_of_version_0_1)
+
+    def _files_of_version_0_1(self, folder: Path) -> list[str]:
+        """What mambamed 0.1.0, which kept no list of its files, wrote into the folder."""
+        try:
+            cases = [case_id for path in self.records() for case_id in PredictionRecord.read(path).cases]
+        except MambamedError:
+            return []
+        names = [path.name for path in folder.iterdir() if path.name.startswith(tuple(cases))]
+        return [*names, *self.tables, *(path.name for path in self.records())]
+
+    def check_cases(self, cases: Sequence[Case]) -> None:
         """Reject an output in which a result would replace an input image or a file of the folder itself.
 
         Raises:
             RecipeError: it would.
         """
-        if self.path.is_file():
-            raise RecipeError(f"-o {self.path}: expected a folder, got a file. Give another -o.")
         images = {channel.path.resolve(): channel.path for case in cases for channel in case.channels}
         own = re.compile(rf"{re.escape(self.record)}(_\d+_of_\d+)?\.json")
         for name in self.tables:
@@ -75,9 +105,19 @@ class OutputFolder:
                     raise RecipeError(f"{images[image]}: its result would overwrite it. Give another -o.")
 
     @contextmanager
-    def locked(self, shard: Shard) -> Iterator[None]:
-        """Hold the folder, or a part of it, for writing; see `Shard.lock`."""
+    def locked(self, shard: Shard, cases: Sequence[Case]) -> Iterator[None]:
+        """Hold the folder, or a part of it, for writing; see `Shard.lock`.
+
+        Raises:
+            RecipeError: a file of one of the cases exists and is somebody else's.
+        """
         with shard.lock(self.path, self._lock):
+            if self.kind:
+                names = [f"{case.id}{suffix}" for case in cases for suffix in self.suffixes]
+                if path := self._owned().begin().foreign([*names, *self.tables]):
+                    raise foreign_file(path)
+            else:
+                own_file(self.record_path(shard), replace=True)
             yield
 
     @contextmanager

@@ -104,11 +104,19 @@ class Record:
         return known
 
     def holds(self, case: Case) -> bool:
-        """Whether this case is finished: its input is the recorded one and its file is intact."""
+        """Whether this case is finished: its input is the recorded one and its file exists.
+
+        Raises:
+            RecipeError: somebody has changed the file since.
+        """
         known, path = self._document["cases"][case.id], self.place.file(case)
         if known.get("status") != "done" or not self._same_input(known, case):
             return False
-        return path is None or (path.is_file() and known.get("sha256") == sha256_of(path))
+        if path is not None and path.is_file() and known.get("sha256") != sha256_of(path):
+            raise RecipeError(
+                f"{path}: was changed after mambamed wrote it. Give --overwrite to replace it, or another -o."
+            )
+        return path is None or path.is_file()
 
     def finished(self, cases: Sequence[Case]) -> dict[str, Mapping[str, Any]]:
         """The entries of the finished cases, including those that other parts have finished meanwhile."""

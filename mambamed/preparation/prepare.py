@@ -7,7 +7,8 @@ run in processes of one thread each. dataset.json is written last: a folder with
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from mambamed.documents.manifest import DatasetManifest, RawDataset, agreed_mani
 from mambamed.documents.plan import Plan
 from mambamed.documents.prepared import CaseEntry, Fingerprint, PreparedIndex
 from mambamed.documents.splits import Splits
-from mambamed.errors import CaseError, DatasetError, RecipeError
-from mambamed.io.atomic import flush_all
-from mambamed.io.lock import folder_lock
+from mambamed.errors import CaseError, DatasetError, MambamedError, RecipeError
+from mambamed.io.atomic import flush_all, remove_leftovers
+from mambamed.io.ledger import foreign_file
+from mambamed.io.ownership import Output
 from mambamed.memory import memory_bytes
 from mambamed.preparation.contact_sheet import write_index
 from mambamed.preparation.examine import Examined, bytes_needed, examine, summary_of
@@ -34,7 +36,13 @@ from mambamed.progress import Progress, Silence
 from mambamed.recipe import Recipe, Split, shipped_recipes
 
 _WORTH_PROCESSES = 64 * 2**20  # a second of work; a process takes about that to start
-_ENDS = (".b2nd", ".label.b2nd", ".foreground.npy", ".json", ".nii.gz", ".png")
+_ENDS = {
+    "cases": (".b2nd", ".label.b2nd", ".foreground.npy", ".json"),
+    "references": (".nii.gz",),
+    "qc": (".png",),
+}
+_ALL_CASES = {"qc": ("index.html",)}
+_DOCUMENTS = ("dataset.json", "plan.json", "splits.json", "fingerprint.json")
 
 
 @dataclass(frozen=True)
@@ -96,13 +104,14 @@ def prepare(
     max_ram: str | None = None,
     check_only: bool = False,
     skip_faulty: bool = False,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> PreparedSummary:
     """Verify, crop, normalize, resample, plan, split and store a dataset.
 
     Args:
         raw: what a converter found.
-        output: the prepared dataset; a former, interrupted preparation of the same is gone on with.
+        output: the prepared dataset; an earlier preparation of the same source is continued or updated.
         recipe: gives the preprocess section, the split, and regions.
         spacing: "median", "keep" or "x,y,z" in mm; overrides the recipe.
         split: how to split the cases; overrides the recipe.
@@ -114,6 +123,7 @@ def prepare(
         max_ram: memory for all processes together, e.g. "8G" (default: half of the machine's).
         check_only: verify, write nothing.
         skip_faulty: leave faulty cases out and go on, instead of stopping before any work.
+        overwrite: replace the prepared dataset of another source.
         progress: optional callback that receives progress updates.
 
     Raises:
@@ -132,13 +142,16 @@ def prepare(
     if max_ram or count > 1:
         count = _within(memory, count, raw.cases, progress)
 
-    examined = _examine_all(raw.cases, manifest, fix_geometry, count, progress)
-    good = [case for case in raw.cases if not examined[case.id].faults]
-    alike = faults_of_classes(manifest, [case.class_name for case in good]) if good else []
-    findings = [*_findings(examined), *(Finding(manifest.name, "fault", line) for line in alike)]
-    faults = [found.line for found in findings if found.kind == "fault"]
+    place = Output(
+        output,
+        "prepared dataset",
+        inputs=[raw.source] if raw.source else [],
+        source=str(raw.source.resolve()) if raw.source else "",
+        overwrite=overwrite,
+        older=_files_of_version_0_1,
+    )
 
-    def summary(plan: Plan | None, cases: int) -> PreparedSummary:
+    def summary(plan: Plan | None, cases: int, findings: list[Finding], faults: list[str]) -> PreparedSummary:
         known = recipe is not None and recipe.name in shipped_recipes()
         following = f"mambamed train {recipe.name if recipe and known else 'RECIPE'} -d {output}"
         seconds = time.monotonic() - began
@@ -146,27 +159,35 @@ def prepare(
             output, manifest, plan, cases, tuple(findings), tuple(faults), seconds, following
         )
 
-    if check_only:
-        return summary(None, len(good))
-    if faults and (alike or not (skip_faulty and good)):
-        _tell(findings, progress)
-        raise DatasetError("\n".join(faults))
+    with nullcontext() if check_only else place.locked() as ledger:
+        examined = _examine_all(raw.cases, manifest, fix_geometry, count, progress)
+        good = [case for case in raw.cases if not examined[case.id].faults]
+        alike = faults_of_classes(manifest, [case.class_name for case in good]) if good else []
+        findings = [*_findings(examined), *(Finding(manifest.name, "fault", line) for line in alike)]
+        faults = [found.line for found in findings if found.kind == "fault"]
+        if ledger is None:
+            return summary(None, len(good), findings, faults)
+        if faults and (alike or not (skip_faulty and good)):
+            _tell(findings, progress)
+            raise DatasetError("\n".join(faults))
 
-    plan = make_plan(manifest, [examined[case.id] for case in good], settings)
-    members = {case.id: _member(case, examined[case.id]) for case in good}
-    folds = (
-        Splits.read_for(splits, groups_of(members, split.group_by), split.group_by)
-        if splits
-        else make_splits(members, split)
-    )
-    if not splits and (line := _less_than_asked(folds, split)):
-        findings.append(Finding(manifest.name, "warning", f"{manifest.name}: {line}"))
-    _tell(findings, progress)
-    with folder_lock(output):
-        (output / "dataset.json").unlink(missing_ok=True)
-        folders = [output / name for name in ("cases", "references", *(["qc"] if qc else []))]
-        for folder in folders:
-            folder.mkdir(exist_ok=True)
+        plan = make_plan(manifest, [examined[case.id] for case in good], settings)
+        members = {case.id: _member(case, examined[case.id]) for case in good}
+        folds = (
+            Splits.read_for(splits, groups_of(members, split.group_by), split.group_by)
+            if splits
+            else make_splits(members, split)
+        )
+        if not splits and (line := _less_than_asked(folds, split)):
+            findings.append(Finding(manifest.name, "warning", f"{manifest.name}: {line}"))
+        _tell(findings, progress)
+        folders = ("cases", "references", *(["qc"] if qc else []))
+        if path := ledger.foreign(_files_of(folders, examined)):
+            raise foreign_file(path)
+        ledger.remove("dataset.json")
+        for name in folders:
+            (output / name).mkdir(exist_ok=True)
+            remove_leftovers(output / name)
         progress.start("preparing", len(good), "cases")
         entries: dict[str, CaseEntry] = {}
         work = [(case, plan, output, fix_geometry, qc) for case in good]
@@ -178,8 +199,10 @@ def prepare(
                 entries[case.id] = entry
         if not entries:
             raise DatasetError("\n".join(faults))
-        for folder in folders:
-            _remove_others(folder, set(entries))
+        wanted = _files_of(folders, entries)
+        for name in sorted(ledger.refresh().names - wanted):
+            if name.partition("/")[0] in folders:  # of a case that is no longer part of the dataset
+                ledger.remove(name)
         if qc:
             _write_index(output / "qc" / "index.html", manifest, entries, examined)
         kept = [{part: [i for i in ids if i in entries] for part, ids in fold.items()} for fold in folds]
@@ -193,7 +216,7 @@ def prepare(
         fields = {name: getattr(manifest, name) for name in DatasetManifest.model_fields}
         index = PreparedIndex(**fields, prepared_format=FORMAT, group_by=split.group_by, cases=cases)
         index.write(output / "dataset.json")
-    return summary(plan, len(entries))
+    return summary(plan, len(entries), findings, faults)
 
 
 def _within(memory: int, workers: int, cases: Sequence[Case], progress: Progress) -> int:
@@ -272,9 +295,23 @@ def _bytes_of(cases: Sequence[Case]) -> int:
     return sum(path.stat().st_size for path in paths if path.is_file())
 
 
-def _remove_others(folder: Path, case_ids: set[str]) -> None:
-    """Delete files of cases that are no longer part of the dataset."""
-    wanted = {f"{i}{end}" for i in case_ids for end in _ENDS} | {"index.html"}
-    for path in folder.iterdir():
-        if path.name not in wanted:
-            path.unlink()
+def _files_of(folders: Sequence[str], case_ids: Iterable[str]) -> set[str]:
+    """Names of all files that the cases may have in these folders."""
+    return {
+        f"{folder}/{name}"
+        for folder, ends in _ENDS.items()
+        if folder in folders
+        for name in [
+            *(f"{case_id}{end}" for case_id in case_ids for end in ends),
+            *_ALL_CASES.get(folder, ()),
+        ]
+    }
+
+
+def _files_of_version_0_1(folder: Path) -> list[str]:
+    """What mambamed 0.1.0, which kept no list of its files, wrote into a prepared dataset."""
+    try:
+        index = PreparedIndex.read(folder / "dataset.json")
+    except MambamedError:
+        return []
+    return [*_DOCUMENTS, *_files_of(tuple(_ENDS), [case.id for case in index.cases])]

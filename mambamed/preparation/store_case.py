@@ -18,6 +18,7 @@ from mambamed.geometry import from_ras, orientation_of, to_ras, world_to_voxel
 from mambamed.io.atomic import flushed_together, write_bytes
 from mambamed.io.images import Image, case_id_of, smallest_integer, write_image
 from mambamed.io.json_files import json_line
+from mambamed.io.ledger import remove
 from mambamed.preparation.contact_sheet import sheet_of
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.label_kernels import count_labels, foreground_places
@@ -89,7 +90,7 @@ def _store(case: Case, plan: Plan, files: CaseFiles, settings: str, fix: FixGeom
     digests: dict[CaseFile, str] = {name: hashlib.sha256(data).hexdigest() for name, data in written.items()}
     if case.label is not None:
         digests["reference"] = hashlib.sha256(files.reference.read_bytes()).hexdigest()
-    files.picture.unlink(missing_ok=True)
+    remove(files.picture)
     if qc:
         _draw(case, files, array, label, geometry)
     CaseRecord(

@@ -27,7 +27,9 @@ from mambamed.documents.run import Calibration, ModelIndex, ModelMember, Thresho
 from mambamed.errors import ModelError
 from mambamed.io.atomic import open_atomic
 from mambamed.io.json_files import json_text
+from mambamed.io.ledger import Ledger, foreign_file
 from mambamed.io.members import Member, members_of
+from mambamed.io.ownership import own_file
 from mambamed.recipe import Recipe, Split, dump_recipe
 from mambamed.runs import calibration, thresholds
 from mambamed.runs.checkpoint import Checkpoint, encode_checkpoint, read_checkpoint
@@ -78,6 +80,7 @@ def export_model(
     folds: str = "all",
     checkpoint: str = "best",
     dataset_name: str | None = None,
+    overwrite: bool = False,
 ) -> ExportSummary:
     """Write a run as one file that predicts as the run does, bit for bit.
 
@@ -91,13 +94,20 @@ def export_model(
         checkpoint: "best" or "last"; the file contains one per fold. Of a run with a moving average of the
             weights, the average is written.
         dataset_name: what the file says of the training data (default: only the recipe's name).
+        overwrite: replace an output file with other content.
 
     Raises:
+        RecipeError: the output is somebody else's.
         ModelError: no such run, fold or checkpoint, or another suffix.
         RunError: the file cannot be written.
     """
     run = Run.open(run_folder)
-    output = output or run_folder / f"model{SUFFIX}"
+    by_default = run_folder / f"model{SUFFIX}"
+    ledger, output = Ledger(run_folder).refresh(), output or by_default
+    if output != by_default or not ledger.kind:
+        own_file(output, inputs=[run_folder], replace=overwrite)
+    elif foreign := ledger.foreign([by_default.name]):
+        raise foreign_file(foreign)
     if output.suffix != SUFFIX:
         raise ModelError(f"{output}: the name of a model file ends in {SUFFIX}. Use -o model{SUFFIX}.")
     numbers = run.chosen_folds(folds)

@@ -11,7 +11,8 @@ RUN/ recipe.yaml     the recipe, every default filled in     plan.json   the pla
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -22,9 +23,11 @@ from mambamed.documents.manifest import DatasetManifest, agreed_manifest
 from mambamed.documents.plan import Plan
 from mambamed.documents.prepared import check_channels
 from mambamed.documents.run import FoldRecord, RunRecord
-from mambamed.errors import DatasetError, ModelError, RecipeError
+from mambamed.errors import DatasetError, MambamedError, ModelError, RecipeError
 from mambamed.io.atomic import write_text
+from mambamed.io.lock import folder_lock, waiting_lock
 from mambamed.io.members import Member, Source
+from mambamed.io.ownership import Output
 from mambamed.io.text_files import read_text
 from mambamed.recipe import Recipe, dump_recipe, parse_recipe_of_run
 from mambamed.schema_errors import shortened
@@ -34,6 +37,11 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = ("best", "last")
 _CHECKPOINT = re.compile(rf"fold_(0|[1-9][0-9]*)/checkpoint_({'|'.join(CHECKPOINTS)})\.safetensors")
+_DOCUMENTS = ("recipe.yaml", "plan.json", "dataset.json", "run.json")
+_FOLD_FILES = (
+    *(f"checkpoint_{name}.safetensors" for name in CHECKPOINTS),
+    *("log.csv", "train.log", "progress.png", "cases.csv", "summary.csv", "summary.json"),
+)
 _AFTER_TRAINING = {"evaluation", "inference", "paper"}  # sections that do not change what is learned
 
 
@@ -159,8 +167,9 @@ class Run:
     def record(self, fold: int, facts: Mapping[str, Any]) -> None:
         """Write the facts of one fold's training into run.json, and keep those of the other folds."""
         path = self.root / "run.json"
-        folds = {**self._known().folds, str(fold): FoldRecord.checked(dict(facts), path)}
-        RunRecord(recipe=self.recipe.name, folds=dict(sorted(folds.items()))).write(path)
+        with waiting_lock(self.root):  # other processes may train other folds
+            folds = {**self._known().folds, str(fold): FoldRecord.checked(dict(facts), path)}
+            RunRecord(recipe=self.recipe.name, folds=dict(sorted(folds.items()))).write(path)
 
     def recorded(self, fold: int) -> dict[str, Any]:
         """What `record` wrote of this fold; empty if nothing was.
@@ -196,23 +205,64 @@ def planned_run(recipe: Recipe, plan: Plan, manifest: DatasetManifest, root: Pat
     return Run(root, recipe, plan, agreed_manifest(manifest, recipe, choose=True))
 
 
-def create_run(run: Run, say: Callable[[str], None] | None = None) -> Run:
-    """Write a planned run's folder, or find that it exists.
+def check_writing(root: Path, folds: Sequence[int], inputs: Sequence[Path] = ()) -> Output:
+    """Check that folds of a run, which may be new, can be written; errors are those of `writing`."""
+    place = Output(root, "run", inputs, older=_files_of_version_0_1, signals=("STOP",))
+    place.check([*_DOCUMENTS, *(f"fold_{fold}/{name}" for fold in folds for name in _FOLD_FILES)])
+    return place
+
+
+@contextmanager
+def writing(root: Path, folds: Sequence[int], inputs: Sequence[Path] = ()) -> Iterator[None]:
+    """Hold folds of a run, which may be new, for writing; other processes may train its other folds.
+
+    Raises:
+        RecipeError: the folder is not a run, or a file in the way is somebody else's.
+        RunError: another process writes one of the folds, or the folder cannot be written.
+    """
+    place = check_writing(root, folds, inputs)
+    with ExitStack() as locks:
+        with waiting_lock(root):
+            place.begin()
+        for fold in folds:
+            locks.enter_context(folder_lock(root / f"fold_{fold}"))
+        yield
+
+
+def _files_of_version_0_1(root: Path) -> list[str]:
+    """What mambamed 0.1.0, which kept no list of its files, wrote into a run."""
+    try:
+        Run.open(root)
+    except MambamedError:
+        return []
+    of_folds = (path for path in root.glob("fold_*/**/*") if path.is_file())
+    return [*_DOCUMENTS, "model.mambamed", *(path.relative_to(root).as_posix() for path in of_folds)]
+
+
+def create_run(run: Run, say: Callable[[str], None] | None = None, extend: bool = False) -> Run:
+    """Write a planned run's documents, or find that they exist; see `writing`.
 
     The sections of the recipe that training does not read may have changed; recipe.yaml is then updated.
 
     Args:
         run: from `planned_run`.
         say: optional callback that receives a line about such a change.
+        extend: whether the number of epochs may have changed.
 
     Raises:
         RecipeError: the folder holds another run.
     """
+    with waiting_lock(run.root):
+        return _written(run, say, extend)
+
+
+def _written(run: Run, say: Callable[[str], None] | None, extend: bool) -> Run:
     root, recipe, plan, manifest = run.root, run.recipe, run.plan, run.manifest
     if (root / "recipe.yaml").is_file():
         other = Run.open(root)
         changed = _changed_keys(other.recipe.model_dump(), recipe.model_dump())
-        trained = [key for key in changed if key.partition(".")[0] not in _AFTER_TRAINING]
+        free = {*_AFTER_TRAINING, *(["training.epochs"] if extend else [])}
+        trained = [key for key in changed if not {key, key.partition(".")[0]} & free]
         if other.plan != plan:
             trained.append("the plan")
         if other.manifest != manifest:

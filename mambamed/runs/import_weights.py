@@ -16,7 +16,7 @@ from mambamed.preparation.store import PreparedDataset
 from mambamed.recipe import Recipe
 from mambamed.runs.checkpoint import load_weights, write_checkpoint
 from mambamed.runs.cost import manifest_of
-from mambamed.runs.folder import create_run, planned_run
+from mambamed.runs.folder import check_writing, create_run, planned_run, writing
 from mambamed.runs.model import make_network
 from mambamed.runs.tensors import read_tensors
 from mambamed.runs.torch_files import read_torch_file
@@ -68,6 +68,7 @@ def import_weights(
         raise RecipeError(
             f"recipe {recipe.name}: published weights can be read for {', '.join(FAMILIES)}, not for {name}."
         )
+    check_writing(output, [fold], [weights])
     public = read_state_dict(weights)
     if axis_order == "zyx" and "axis_order" in options_of(name):
         options = {"name": name, **recipe.network.options, "axis_order": "zyx"}
@@ -87,11 +88,12 @@ def import_weights(
             "set the recipe's network options (--set network.…) as the weights were trained"
         )
     load_weights(network, translation.weights, weights)
-    create_run(run)
-    facts = {"step": 0, "epoch": 0, "imported_from": weights.name, "axis_order": axis_order}
-    tensors = {f"network.{key}": tensor for key, tensor in network.state_dict().items()}
-    for checkpoint in ("best", "last"):
-        write_checkpoint(run.checkpoint(fold, checkpoint), tensors, facts)
+    with writing(output, [fold], [weights]):
+        create_run(run)
+        facts = {"step": 0, "epoch": 0, "imported_from": weights.name, "axis_order": axis_order}
+        tensors = {f"network.{key}": tensor for key, tensor in network.state_dict().items()}
+        for checkpoint in ("best", "last"):
+            write_checkpoint(run.checkpoint(fold, checkpoint), tensors, facts)
     parameters = sum(p.numel() for p in network.parameters())
     return ImportSummary(output, name, len(translation.weights), parameters, axis_order)
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from mambamed.errors import RecipeError
-from mambamed.io.atomic import write_text
 from mambamed.progress import Progress
-from mambamed.recipe import dump_recipe
 from mambamed.runs.folder import Run
 from mambamed.training.training import TrainSummary, train
 
@@ -49,25 +46,15 @@ def extend(
     folds = run.folds if fold == "all" else [int(fold)]
     data = prepared or Path(run.recorded(folds[0]).get("prepared", run.recipe.dataset.prepared or ""))
     recipe = run.recipe.model_copy(update={"training": settings.model_copy(update={"epochs": epochs})})
-    write_text(run_folder / "recipe.yaml", dump_recipe(recipe))
-    summaries: list[TrainSummary] = []
-    for index in folds:
-        done = train(
-            recipe,
-            prepared=data,
-            output=run_folder,
-            fold=index,
-            resume=True,
-            device=device,
-            precision=precision,
-            max_hours=max_hours,
-            progress=progress,
-        )
-        summaries.append(done)
-        if done.folds[-1].stopped:
-            break
-    return replace(
-        summaries[-1],
-        folds=tuple(line for each in summaries for line in each.folds),
-        faults=tuple(fault for each in summaries for fault in each.faults),
+    return train(
+        recipe,
+        prepared=data,
+        output=run_folder,
+        fold=folds,
+        resume=True,
+        extend=True,
+        device=device,
+        precision=precision,
+        max_hours=max_hours,
+        progress=progress,
     )

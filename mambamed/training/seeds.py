@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mambamed.errors import RecipeError
+from mambamed.io.lock import waiting_lock
+from mambamed.io.ownership import Output
 from mambamed.io.tables import write_csv
 from mambamed.recipe import Recipe
 from mambamed.training.commands import predict_command, resume_command
@@ -85,6 +87,12 @@ def train_seeds(
     numbers, root = chosen_seeds(seeds), output or Path("runs") / recipe.name
     if (root / "recipe.yaml").is_file():
         raise RecipeError(f"{root}: is a run, but --seeds writes a folder of runs. Use another -o.")
+    leads = join_ranks(options.get("device", "auto"))[0].leads
+    if leads:
+        place = Output(root, "folder of runs, one per seed", older=_files_of_version_0_1)
+        place.check([TABLE])
+        with waiting_lock(root):
+            place.begin()
     deadline = None if max_hours is None else time.monotonic() + max_hours * 3600
     runs: list[TrainSummary] = []
     for seed in numbers:
@@ -97,7 +105,7 @@ def train_seeds(
         if runs[-1].folds[-1].stopped:
             break
     scores = score_seeds(runs)
-    if scores and join_ranks(options.get("device", "auto"))[0].leads:
+    if scores and leads:
         headers = ["name", "mean", "sd", *(f"seed_{seed}" for seed in numbers[: len(runs)])]
         write_csv(root / TABLE, headers, [[s.name, s.mean, s.sd, *s.each] for s in scores])
     following = predict_command(recipe.task, [run.run for run in runs], root.name)
@@ -114,6 +122,11 @@ def train_seeds(
         faults=tuple(fault for run in runs for fault in run.faults),
         next_command=following,
     )
+
+
+def _files_of_version_0_1(root: Path) -> list[str]:
+    """What mambamed 0.1.0, which kept no list of its files, wrote for several seeds."""
+    return [TABLE, *(f"{path.parent.name}/{path.name}" for path in root.glob("seed_*/recipe.yaml"))]
 
 
 def chosen_seeds(seeds: str) -> list[int]:

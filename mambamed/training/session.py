@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from torch import nn
 from mambamed.batches.loader import PatchReader
 from mambamed.batches.sampler import PatchSource, Sampler
 from mambamed.errors import RecipeError
-from mambamed.io.lock import folder_lock
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Progress
 from mambamed.runs.folder import Run
@@ -143,39 +142,37 @@ class Session:
             reasons: what was chosen, and why, a line each.
         """
         folder, last = self.run.fold_folder(self.fold), self.run.checkpoint(self.fold, "last")
-        folder.mkdir(parents=True, exist_ok=True)
-        with folder_lock(folder) if self._ranks.leads else nullcontext():
-            begun = self._ranks.agree(last.is_file())
-            if begun and not options.resume:
-                raise already_trained(folder)
-            journal = Journal(folder, self._progress) if self._ranks.leads else SilentJournal()
-            threads = keep_threads(self.run.recorded(self.fold)) if begun and options.deterministic else None
-            for line in (*reasons.values(), *([threads] if threads else []), *self._counts()):
-                journal.say(line)
-            state = self.fresh_state()
-            state.counters.budget_seconds = budget
-            if begun:
-                state.restore(last)
-                self._ranks.wait()
-                journal.say(f"resumed at step {state.counters.step} of {state.counters.steps}")
-            elif options.init_from is not None:
-                journal.say(load_initial_weights(state, options.init_from, self.fold, options.init_strict))
-            self.place, line = self._compiled(state.network, options.deterministic)
+        begun = self._ranks.agree(last.is_file())
+        if begun and not options.resume:
+            raise already_trained(folder)
+        journal = Journal(folder, self._progress) if self._ranks.leads else SilentJournal()
+        threads = keep_threads(self.run.recorded(self.fold)) if begun and options.deterministic else None
+        for line in (*reasons.values(), *([threads] if threads else []), *self._counts()):
             journal.say(line)
-            if self._ranks.leads:
-                self._record({**reasons, "compile": line}, state, options)
-                done = len(state.counters.history)
-                journal.follow(open_trackers(options.log, self.run, self.fold, done, journal.say))
-            with closing(journal), StopRequests(self.run.root, reads_file=self._ranks.leads) as stop:
-                stopped = self._loop(state, journal).go(stop)
+        state = self.fresh_state()
+        state.counters.budget_seconds = budget
+        if begun:
+            state.restore(last)
             self._ranks.wait()
-            if stopped:
-                journal.say(f"{stopped}: stopped at step {state.counters.step}; use --resume to continue")
-                if stop.interrupted:
-                    raise KeyboardInterrupt
-                return self._summary(state, {}, stopped), []
-            scores = self._validate(journal)
-            return self._summary(state, scores.scores, None), list(scores.faults)
+            journal.say(f"resumed at step {state.counters.step} of {state.counters.steps}")
+        elif options.init_from is not None:
+            journal.say(load_initial_weights(state, options.init_from, self.fold, options.init_strict))
+        self.place, line = self._compiled(state.network, options.deterministic)
+        journal.say(line)
+        if self._ranks.leads:
+            self._record({**reasons, "compile": line}, state, options)
+            done = len(state.counters.history)
+            journal.follow(open_trackers(options.log, self.run, self.fold, done, journal.say))
+        with closing(journal), StopRequests(self.run.root, reads_file=self._ranks.leads) as stop:
+            stopped = self._loop(state, journal).go(stop)
+        self._ranks.wait()
+        if stopped:
+            journal.say(f"{stopped}: stopped at step {state.counters.step}; use --resume to continue")
+            if stop.interrupted:
+                raise KeyboardInterrupt
+            return self._summary(state, {}, stopped), []
+        scores = self._validate(journal)
+        return self._summary(state, scores.scores, None), list(scores.faults)
 
     def fresh_state(self) -> TrainingState:
         """Network, optimizer and average at step 0; the seed and the fold decide the weights."""

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from mambamed.errors import RecipeError
 from mambamed.io.atomic import write_text
+from mambamed.io.ledger import refuse_links
 from mambamed.recipe import dump_recipe
 from mambamed.runs.folder import Run
 
@@ -113,6 +114,7 @@ class _TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self._folder = run.fold_folder(fold) / "tensorboard"
+        refuse_links(self._folder)
         # What a killed session wrote after its last checkpoint is written anew.
         self._writer = SummaryWriter(str(self._folder), purge_step=epochs_done + 1 if epochs_done else None)
         if not epochs_done:
@@ -137,6 +139,7 @@ class _WeightsAndBiases:
         self._wandb: Any = importlib.import_module("wandb")
         folder = run.fold_folder(fold)
         known = folder / "wandb_id.txt"
+        refuse_links(folder / "wandb")
         if not known.is_file():
             write_text(known, uuid.uuid4().hex[:12] + "\n")
         wishes = {

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from mambamed.errors import RecipeError
+from mambamed.io.lock import reading
 from mambamed.preparation.options import parse_bytes
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Progress, Silence
 from mambamed.recipe import Recipe
 from mambamed.runs.device import keep_freed_memory
-from mambamed.runs.folder import Run, create_run, planned_run
+from mambamed.runs.folder import Run, create_run, planned_run, writing
 from mambamed.runs.workplace import Workplace, choose_workplace
 from mambamed.training.commands import predict_command, resume_command
 from mambamed.training.deterministic import deterministic as made_deterministic
@@ -50,8 +52,9 @@ def train(
     *,
     prepared: Path | None = None,
     output: Path | None = None,
-    fold: int | str = 0,
+    fold: int | str | Sequence[int] = 0,
     resume: bool = False,
+    extend: bool = False,
     init_from: Path | None = None,
     init_strict: bool = False,
     device: str = "auto",
@@ -69,8 +72,9 @@ def train(
         recipe: what to learn and how.
         prepared: the prepared dataset; the recipe's `dataset.prepared` where not given.
         output: the run folder; `runs/<recipe>` where not given.
-        fold: index of the fold, or "all".
+        fold: index of the fold, several of them, or "all".
         resume: go on where a former training of this run stopped; start where there is none.
+        extend: the recipe may have another number of epochs than the run.
         init_from: run folder whose weights to start from, as far as names and shapes agree.
         init_strict: refuse them where not all agree.
         device: "auto", "cpu", "cuda", "mps".
@@ -123,26 +127,29 @@ def train(
             progress.say(line)
         cost = _one_step(run, dataset, folds[0], place, progress)
         return TrainSummary(root, (), cost, (), f"mambamed train {recipe.name} -o {root}")
-    if ranks.leads:
-        if begun := [k for k in folds if run.checkpoint(k, "last").is_file() and not resume]:
-            raise already_trained(run.fold_folder(begun[0]))  # before anything is written
-        run = create_run(run, lambda line: reasons.update(recipe=line))
-    ranks.wait()
-    progress.say(f"run: {root}")
-    deadline = None if max_hours is None else time.monotonic() + max_hours * 3600
-    options = TrainOptions(resume, init_from, init_strict, deterministic, tuple(log))
-    summaries, faults = [], []
-    for place_in_line, index in enumerate(folds):
-        budget = None
-        if deadline is not None:
-            budget = (deadline - time.monotonic()) / (len(folds) - place_in_line)
-        with made_deterministic(deterministic), shortage_named(run):
-            session = Session(run, dataset, index, place, progress, ranks)
-            summary, fold_faults = session.train(options, budget, reasons)
-        summaries.append(summary)
-        faults += fold_faults
-        if summary.stopped:
-            break
+    with ExitStack() as held:
+        held.enter_context(reading(dataset.root))
+        if ranks.leads:
+            if begun := [k for k in folds if run.checkpoint(k, "last").is_file() and not resume]:
+                raise already_trained(run.fold_folder(begun[0]))  # before anything is written
+            held.enter_context(writing(root, folds, [dataset.root]))
+            run = create_run(run, lambda line: reasons.update(recipe=line), extend)
+        ranks.wait()
+        progress.say(f"run: {root}")
+        deadline = None if max_hours is None else time.monotonic() + max_hours * 3600
+        options = TrainOptions(resume, init_from, init_strict, deterministic, tuple(log))
+        summaries, faults = [], []
+        for place_in_line, index in enumerate(folds):
+            budget = None
+            if deadline is not None:
+                budget = (deadline - time.monotonic()) / (len(folds) - place_in_line)
+            with made_deterministic(deterministic), shortage_named(run):
+                session = Session(run, dataset, index, place, progress, ranks)
+                summary, fold_faults = session.train(options, budget, reasons)
+            summaries.append(summary)
+            faults += fold_faults
+            if summary.stopped:
+                break
     following = predict_command(recipe.task, [root], root.name)
     if summaries[-1].stopped:
         following = resume_command(root, dataset.root, fold)
@@ -191,7 +198,7 @@ def _one_step(run: Run, dataset: PreparedDataset, fold: int, place: Workplace, p
         return take_one_step(state, session.task, batch, place, run)
 
 
-def chosen_folds(fold: int | str, count: int, dataset: Path) -> list[int]:
+def chosen_folds(fold: int | str | Sequence[int], count: int, dataset: Path) -> list[int]:
     """The folds that "all", "2" or 2 means.
 
     Raises:
@@ -199,6 +206,8 @@ def chosen_folds(fold: int | str, count: int, dataset: Path) -> list[int]:
     """
     if fold == "all":
         return list(range(count))
+    if isinstance(fold, list):
+        return [index for each in fold for index in chosen_folds(each, count, dataset)]
     if not str(fold).isdigit() or int(fold) >= count:
         raise RecipeError(f"--fold {fold}: {dataset} has folds 0 to {count - 1}; choose one of them or all")
     return [int(fold)]

@@ -158,7 +158,7 @@ def test_finished_cases_are_kept_and_changed_ones_are_not(run, images, tmp_path)
     go(run, images, output)
     before = masks_of(output)
     assert go(run, images, output, resume=True).kept == 3
-    (output / "case_0.nii.gz").write_bytes(before["case_0.nii.gz"][:50])  # a file that merely exists
+    (output / "case_0.nii.gz").unlink()
     write_nifti(images / "case_1.nii.gz", blob((21, 22, 18), 77))  # another input
     assert go(run, images, output).kept == 1
     after = masks_of(output)
@@ -166,6 +166,19 @@ def test_finished_cases_are_kept_and_changed_ones_are_not(run, images, tmp_path)
     assert after["case_1.nii.gz"] != before["case_1.nii.gz"]
     assert go(run, images, output, overwrite=True).kept == 0
     assert masks_of(output) == after
+
+
+def test_a_mask_that_somebody_corrected_is_not_replaced(run, images, tmp_path) -> None:
+    output = tmp_path / "out"
+    go(run, images, output)
+    corrected = output / "case_1.nii.gz"
+    write_nifti(corrected, blob())
+    before = masks_of(output)
+    with pytest.raises(RecipeError, match=r"case_1\.nii\.gz: was changed after mambamed wrote it"):
+        go(run, images, output)
+    assert masks_of(output) == before
+    go(run, images, output, overwrite=True)
+    assert masks_of(output) != before
 
 
 def test_other_settings_are_refused_in_the_same_folder(run, images, tmp_path) -> None:
@@ -176,16 +189,16 @@ def test_other_settings_are_refused_in_the_same_folder(run, images, tmp_path) ->
 
 
 def test_files_of_somebody_else_are_never_written_over(run, images, tmp_path) -> None:
-    with pytest.raises(RecipeError, match="would overwrite it"):
+    with pytest.raises(RecipeError, match="is the input"):
         go(run, images, images)
     write_nifti(tmp_path / "labels" / "case_1.nii.gz", blob())
     before = masks_of(tmp_path / "labels")
-    with pytest.raises(RecipeError, match="already exists"):
-        go(run, images, tmp_path / "labels")
+    with pytest.raises(RecipeError, match=r"files that mambamed did not write \(case_1\.nii\.gz\)"):
+        go(run, images, tmp_path / "labels", overwrite=True)
     assert masks_of(tmp_path / "labels") == before
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "run.json").write_text("{}")
-    with pytest.raises(RecipeError, match="something else"):
+    with pytest.raises(RecipeError, match=r"did not write \(run\.json\)"):
         go(run, images, tmp_path / "other", overwrite=True)
 
 

@@ -33,7 +33,7 @@ def test_a_folder_becomes_a_table_and_a_table_a_folder(tmp_path) -> None:
         write_points(tmp_path / "slicer" / f"{case}.mrk.json", points)
     convert_points(tmp_path / "slicer", tmp_path / "all.csv")
     convert_points(tmp_path / "all.csv", tmp_path / "back", to="fcsv")
-    assert {path.name for path in (tmp_path / "back").iterdir()} == {"p1.fcsv", "p2.fcsv"}
+    assert {path.name for path in (tmp_path / "back").glob("[!.]*")} == {"p1.fcsv", "p2.fcsv"}
     for case, points in cases.items():
         found = read_points(tmp_path / "back" / f"{case}.fcsv")
         assert {name: pytest.approx(place) for name, place in points.items()} == found

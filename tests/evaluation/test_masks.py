@@ -296,7 +296,7 @@ def test_comparison_is_paired_counts_misses_and_is_written(tmp_path) -> None:
     assert distance.means == (pytest.approx(np.linalg.norm(SHAPE) / 8), pytest.approx(1.0))
     assert dice.wilcoxon_holm >= dice.test.wilcoxon_p
     assert found.ranks.rows[0][-2:] == ["1.12", "1.88"]  # first is best in 7 of 8 cases: 9/8 and 15/8
-    names = {path.name for path in (tmp_path / "comparison").iterdir()}
+    names = {path.name for path in (tmp_path / "comparison").glob("[!.]*")}
     assert names == {"comparison.csv", "comparison.md", "comparison.tex", "comparison.json", "ranks.csv"}
 
 

@@ -80,7 +80,7 @@ def test_no_file_of_the_package_writes_past_io(tmp_path) -> None:
     past = re.compile(
         r"\.open\(\"[wax]|open\([^)]*\"[wax]b?\"|\.write_text\(|\.write_bytes\(|np\.save\w*\(\w*path"
     )
-    known = {"atomic.py", "lock.py", "export.py"}
+    known = {"atomic.py", "ledger.py", "export.py"}
     package = Path(atomic.__file__).resolve().parents[1]
     caught = {file.name for file in package.rglob("*.py") if past.search(file.read_text())}
     assert caught == known

@@ -90,7 +90,7 @@ import sys, time
 from pathlib import Path
 from mambamed.io.lock import folder_lock
 with folder_lock(Path(sys.argv[1])):
-    (Path(sys.argv[1]) / ".tmp-left").write_text("half")
+    (Path(sys.argv[1]) / ".tmp-1-0123abcd").write_text("half")
     print("held", flush=True)
     time.sleep(60)
 """
@@ -106,11 +106,13 @@ def test_a_second_writer_is_told_the_first_ones_process_id(tmp_path) -> None:
             pass
         holder.kill()
     with folder_lock(tmp_path):  # a killed process holds nothing, and what it left is removed
-        assert not (tmp_path / ".tmp-left").exists()
+        assert not (tmp_path / ".tmp-1-0123abcd").exists()
 
 
 def test_leftovers_are_removed_and_results_are_not(tmp_path) -> None:
     write_bytes(tmp_path / "a.bin", b"1")
-    (tmp_path / ".tmp-1-abc").write_text("half")
+    (tmp_path / ".tmp-1-abcdef01").write_text("half")
     remove_leftovers(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+    (tmp_path / ".tmp-notes").write_text("not a name that open_atomic gives")
+    remove_leftovers(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".tmp-notes", "a.bin"]

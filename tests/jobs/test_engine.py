@@ -13,6 +13,7 @@ from mambamed.answers.mask_files import MaskOptions
 from mambamed.answers.segmentation import SegmentationAnswer
 from mambamed.converters.inputs import find_inputs
 from mambamed.jobs.engine import run_cases
+from mambamed.jobs.output import OutputFolder
 from mambamed.jobs.record import Record
 from mambamed.progress import Silence
 from mambamed.volumes.ensemble import Ensemble, Serving, load_ensemble
@@ -38,10 +39,11 @@ def ensemble(tmp_path_factory) -> Ensemble:
 
 
 def masks(ensemble: Ensemble, images: Path, output: Path, executor: Executor | None) -> dict[str, bytes]:
-    answer = SegmentationAnswer.of(ensemble, output, MaskOptions(statistics=True))
+    answer = SegmentationAnswer.of(ensemble, MaskOptions(statistics=True))
+    place = OutputFolder(output, "folder of masks", (".nii.gz",))
     cases = find_inputs(images, ["a"])
     output.mkdir()
-    record = Record(answer.place, answer.settings, (), cases, overwrite=False)
+    record = Record(place, answer.settings, (), cases, overwrite=False)
     run_cases(answer, ensemble, cases, record, Silence(), executor)
     assert set(record.faults) == {"broken"}
     assert [record.holds(case) for case in cases] == [False, True, True, True]

@@ -126,7 +126,7 @@ def test_changed_covariates_are_changed_input(tmp_path) -> None:
     write_blobs(tmp_path / "images", 1)
     channel = ChannelFile(tmp_path / "images" / "case_0.nii.gz")
     young, old = (Case("case_0", (channel,), covariates={"age": age}) for age in ("40", "80"))
-    place = OutputFolder(tmp_path, (), ("preds.csv",), "preds.run")
+    place = OutputFolder(tmp_path, "", (), ("preds.csv",), "preds.run")
     first = Record(place, {}, (), [young], False, covariates=("age",))
     first.done(young, 1.0, (), {"probabilities": [0.25, 0.75]})
     again = Record(place, {}, (), [young], False, covariates=("age",))

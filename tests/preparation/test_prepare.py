@@ -59,7 +59,9 @@ class Heard(Silence):
 
 
 def contents(folder: Path) -> dict[str, str]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != ".lock")
+    files = sorted(
+        p for p in folder.rglob("*") if p.is_file() and not p.name.startswith((".lock", ".mambamed"))
+    )
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 

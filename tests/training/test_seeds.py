@@ -11,6 +11,7 @@ import torch
 
 from mambamed.cli import show
 from mambamed.errors import RecipeError
+from mambamed.io.ownership import Output
 from mambamed.runs.checkpoint import read_checkpoint
 from mambamed.runs.folder import Run
 from mambamed.runs.listing import list_runs
@@ -79,7 +80,8 @@ def test_each_seed_has_a_run_of_its_own_and_the_table_says_how_they_differ(prepa
 
 def test_a_stop_file_ends_the_seeds_that_follow_too_and_resume_goes_on(prepared, tmp_path):
     recipe = small_recipe(CONVOLUTIONS, epochs=1)
-    (tmp_path / "seed_0").mkdir()
+    with Output(tmp_path, "folder of runs, one per seed").locked():
+        (tmp_path / "seed_0").mkdir()
     (tmp_path / "seed_0" / "STOP").touch()
     options = {"prepared": prepared, "output": tmp_path, "device": "cpu"}
     stopped = train_seeds(recipe, "2", **options)

@@ -1,0 +1,250 @@
+"""The list of files that mambamed wrote into an output folder.
+
+A file `.mambamed-files` in the folder holds JSON lines: first the kind of the output, then the name of each
+file before it is written (`"fold_0/log.csv"`), and of each file that is removed again (`{"removed": NAME}`).
+Every file outside this list belongs to somebody else and is neither replaced nor removed.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from mambamed.errors import RecipeError, RunError
+from mambamed.io.write_errors import cannot_write
+
+LEDGER_NAME = ".mambamed-files"
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # no such flag on Windows
+_FORMAT = 1
+
+
+@dataclass
+class Ledger:
+    """The list of one output folder; `names` and `kind` are as of the last `refresh`.
+
+    Attributes:
+        root: the folder.
+        kind: what the folder holds, e.g. "prepared dataset"; empty if there is no list yet.
+        source: what it was made from, if that distinguishes outputs of the same kind.
+        names: files of the list, relative to the folder, with "/".
+    """
+
+    root: Path
+    kind: str = ""
+    source: str = ""
+    names: set[str] = field(default_factory=set)
+    _read: int = 0  # bytes of the list that are in `names`
+    _inode: int = 0
+    _guard: threading.RLock = field(default_factory=threading.RLock)  # a second thread writes results
+
+    @property
+    def path(self) -> Path:
+        return self.root / LEDGER_NAME
+
+    def refresh(self) -> Ledger:
+        """Read what other processes have added.
+
+        Raises:
+            RunError: the list is damaged, or was written by a newer version.
+        """
+        with self._guard:
+            try:
+                state = self.path.lstat()
+                size, inode = state.st_size, state.st_ino
+            except OSError:
+                size = inode = 0
+            if size < self._read or inode != self._inode:
+                self.kind, self.source, self.names, self._read, self._inode = "", "", set(), 0, inode
+            if size > self._read:
+                with _locked(self.path, os.O_RDONLY) as file:
+                    file.seek(self._read)
+                    self._take(file.read())
+            return self
+
+    def _take(self, data: bytes) -> None:
+        whole = data[: data.rfind(b"\n") + 1]  # a power failure may leave part of a line
+        try:
+            for line in whole.splitlines():
+                self._take_entry(json.loads(line))
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+            raise RunError(f"{self.path}: is damaged. Give another -o.") from error
+        self._read += len(whole)
+
+    def _take_entry(self, entry: Any) -> None:
+        if not self.kind:
+            if entry["format"] > _FORMAT:
+                raise RunError(f"{self.path}: a newer version of mambamed wrote this file. Update mambamed.")
+            self.kind, self.source = str(entry["kind"]), str(entry.get("source", ""))
+        elif isinstance(entry, str):
+            self.names.add(_safe(entry))
+        elif "source" in entry:
+            self.source = str(entry["source"])
+        else:
+            self.names.discard(_safe(entry["removed"]))
+
+    def begin(self, kind: str, source: str, names: Iterable[str]) -> None:
+        """Write the first line, and `names` of files that exist already; if there is a list, its source."""
+        if not self.refresh().kind:
+            head = {"format": _FORMAT, "kind": kind, **({"source": source} if source else {})}
+            self._append([head, *sorted(names)], first=True)
+        if source != self.source:
+            self._append([{"source": source}])
+
+    def remove(self, name: str) -> None:
+        """Delete a file, if it is on the list."""
+        if name in self.refresh().names and self.foreign([name]) is None:
+            (self.root / name).unlink(missing_ok=True)
+            self._append([{"removed": name}])
+
+    def foreign(self, names: Iterable[str]) -> Path | None:
+        """The first of these files that exists and is not on the list, or a link to its folder."""
+        self.refresh()
+        names = list(names)
+        parents = dict.fromkeys(parent for name in names for parent in PurePosixPath(name).parents)
+        links = (self.root / parent for parent in parents if parent.name)
+        paths = (self.root / name for name in names if name not in self.names)
+        return next((p for p in (*filter(Path.is_symlink, links), *filter(os.path.lexists, paths))), None)
+
+    def _append(self, entries: Iterable[Any], first: bool = False) -> None:
+        text = _text(entries)
+        with _locked(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            if file.read(1) not in (b"", b"\n"):  # part of a line, after a power failure
+                file.seek(0)
+                size = file.truncate(file.read().rfind(b"\n") + 1)
+            if not (first and size):
+                file.write(text.encode())
+        self.refresh()
+
+    def compact(self) -> None:
+        """Write the list anew, sorted and without files that are gone, while no other process writes."""
+        self.refresh()
+        head = {"format": _FORMAT, "kind": self.kind, **({"source": self.source} if self.source else {})}
+        lines = [head, *(name for name in sorted(self.names) if os.path.lexists(self.root / name))]
+        temporary = self.path.with_name(f".tmp-{os.getpid()}-{os.urandom(4).hex()}")
+        try:
+            temporary.write_text(_text(lines), encoding="utf-8")
+            temporary.replace(self.path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise cannot_write(self.path, error) from error
+
+    def may_write(self, name: str) -> None:
+        """Put a file on the list before it is written.
+
+        Raises:
+            RecipeError: it exists and is not on the list, or a link would lead out of the folder.
+        """
+        with self._guard:
+            if (path := self.foreign([name])) is not None:
+                raise foreign_file(path)
+            if name not in self.names:
+                self._append([name])
+
+
+def _text(entries: Iterable[Any]) -> str:
+    return "".join(f"{json.dumps(entry)}\n" for entry in entries)
+
+
+def foreign_file(path: Path) -> RecipeError:
+    """The error for a file of somebody else, or a link, that is in the way."""
+    if path.is_symlink():
+        return RecipeError(f"{path}: is a link, which is not followed. Replace it, or give another -o.")
+    return RecipeError(f"{path}: mambamed did not write this file. Move it, or give another -o.")
+
+
+def ledger_above(path: Path) -> tuple[Ledger, str] | None:
+    """The nearest list above a file, and the file's name in it; None if no folder above has one."""
+    path = _absolute(path)
+    for root in path.parents:
+        if (root / LEDGER_NAME).is_file():
+            return _known.setdefault(root, Ledger(root)).refresh(), path.relative_to(root).as_posix()
+    return None
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` would follow links
+
+
+_known: dict[Path, Ledger] = {}
+_single: dict[Path, bool] = {}  # files that are no part of the folder they lie in -> may they be replaced?
+
+
+def declare_single(path: Path, replace: bool) -> None:
+    """Declare that a file is an output of its own, whatever folder it lies in.
+
+    Args:
+        path: the file.
+        replace: whether a file with other content may be replaced.
+    """
+    _single[_absolute(path)] = replace
+
+
+def may_replace(path: Path, new: Path) -> bool:
+    """Whether a complete new file takes the place of `path`; not needed if both are equal.
+
+    Raises:
+        RecipeError: `path` is a single output with other content, which is to be kept.
+    """
+    if _single.get(_absolute(path), True) or not os.path.lexists(path):
+        return True
+    if path.is_file() and not path.is_symlink() and filecmp.cmp(path, new, shallow=False):
+        return False
+    raise RecipeError(f"{path}: already exists with other content. Give another -o, or --overwrite.")
+
+
+def enter(path: Path) -> None:
+    """Put a file on the list of the output folder it lies in, if there is one; call it before each write.
+
+    Raises:
+        RecipeError: the file belongs to somebody else.
+    """
+    if _absolute(path) not in _single and (found := ledger_above(path)):
+        found[0].may_write(found[1])
+
+
+def refuse_links(folder: Path) -> None:
+    """Check a folder in an output folder into which another package writes.
+
+    Raises:
+        RecipeError: it, or a folder above it in the output folder, is a link.
+    """
+    if (found := ledger_above(folder)) and (link := found[0].foreign([f"{found[1]}/any"])):
+        raise foreign_file(link)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, if it is on the list of the output folder it lies in."""
+    if found := ledger_above(path):
+        found[0].remove(found[1])
+
+
+def _safe(name: str) -> str:
+    parts = PurePosixPath(name).parts
+    if not parts or ".." in parts or name.startswith(("/", "\\")) or ":" in parts[0] or "\0" in name:
+        raise ValueError(name)
+    return name
+
+
+@contextmanager
+def _locked(path: Path, flags: int) -> Iterator[BinaryIO]:
+    """The list, opened while no other process writes it."""
+    try:
+        descriptor = os.open(path, flags | NO_LINK, 0o666)
+        mode = "rb" if flags == os.O_RDONLY else "r+b"
+        with os.fdopen(descriptor, mode, buffering=0) as file:
+            with suppress(ImportError, OSError):
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_SH if flags == os.O_RDONLY else fcntl.LOCK_EX)
+            yield file
+    except OSError as error:
+        raise cannot_write(path, error) from error

@@ -1,0 +1,128 @@
+"""Which folders and files a command may write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mambamed.errors import RecipeError, RunError
+from mambamed.io.atomic import write_text
+from mambamed.io.lock import LOCK_NAME, folder_lock, reading
+from mambamed.io.ownership import Output, own_file
+from tests.kills import contents
+
+
+def written(folder: Path, kind: str = "test", source: str = "", name: str = "a") -> Output:
+    output = Output(folder, kind, source=source)
+    with output.locked():
+        write_text(folder / name, name)
+    return output
+
+
+def test_a_new_an_empty_and_the_own_folder_are_written(tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "new", tmp_path / "empty", tmp_path / "empty"):
+        written(folder)
+    assert (tmp_path / "empty" / "a").read_text() == "a"
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "cases/a.b2nd", "qc/", ".lock/x", ".hidden", ".tmp-notes"])
+def test_a_folder_of_somebody_else_is_refused_and_not_touched(name, tmp_path) -> None:
+    place = tmp_path / "study" / name
+    place.mkdir(parents=True) if name.endswith("/") else place.parent.mkdir(parents=True, exist_ok=True)
+    if not name.endswith("/"):
+        place.write_text("mine")
+    before = contents(tmp_path / "study")
+    with pytest.raises(RecipeError, match=f"did not write \\({name.split('/')[0]}"):
+        written(tmp_path / "study")
+    assert contents(tmp_path / "study") == before
+    assert [path.name for path in (tmp_path / "study").iterdir()] == [name.split("/")[0]]
+
+
+def test_a_folder_of_another_kind_or_source_is_refused(tmp_path) -> None:
+    written(tmp_path / "out", "prepared dataset", "/data/a")
+    with pytest.raises(RecipeError, match="holds a prepared dataset, not a run"):
+        written(tmp_path / "out", "run")
+    with pytest.raises(
+        RecipeError, match=r"prepared dataset made from /data/a\. Give another -o, or --overwrite"
+    ):
+        written(tmp_path / "out", "prepared dataset", "/data/b")
+    with Output(tmp_path / "out", "prepared dataset", source="/data/b", overwrite=True).locked():
+        pass
+    written(tmp_path / "out", "prepared dataset", "/data/b")
+
+
+def test_the_input_is_not_an_output(tmp_path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "same").symlink_to(tmp_path / "in")
+    for place in (tmp_path / "in", tmp_path / "same", tmp_path / "in" / ".." / "in"):
+        with pytest.raises(RecipeError, match="is the input"):
+            Output(place, "test", [tmp_path / "in"]).check()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RecipeError, match="is the input"):
+        own_file(tmp_path / "file", inputs=[tmp_path / "file"], replace=True)
+
+
+def test_a_foreign_file_among_the_own_ones_is_told_before_the_work(tmp_path) -> None:
+    output = written(tmp_path / "out")
+    (tmp_path / "out" / "b").write_text("mine")
+    with pytest.raises(RecipeError, match="b: mambamed did not write this file"):
+        output.check(["a", "b"])
+    output.check(["a", "c"])
+
+
+def test_a_failed_command_leaves_no_new_folder(tmp_path) -> None:
+    with pytest.raises(ValueError), Output(tmp_path / "out", "test").locked():
+        raise ValueError
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError), Output(tmp_path / "out", "test").locked():
+        write_text(tmp_path / "out" / "a", "a")
+        raise ValueError
+    assert (tmp_path / "out" / "a").exists()
+    written(tmp_path / "out")
+
+
+def test_a_file_in_the_place_of_a_folder_and_the_reverse_are_refused(tmp_path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RecipeError, match="expected a folder, got a file"):
+        Output(tmp_path / "file", "test").check()
+    with pytest.raises(RecipeError, match="expected a file, got a folder"):
+        own_file(tmp_path)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(RecipeError, match="expected a folder"):
+        Output(tmp_path / "dangling", "test").check()
+
+
+def test_two_commands_on_one_folder_exclude_each_other(tmp_path) -> None:
+    output = Output(tmp_path / "out", "test")
+    with output.locked(), pytest.raises(RunError, match="is writing there"), output.locked():
+        pass
+
+
+def test_a_reader_excludes_writers_and_a_writer_readers(tmp_path) -> None:
+    output = written(tmp_path / "out")
+    with reading(tmp_path / "out"), reading(tmp_path / "out"), pytest.raises(RunError), output.locked():
+        pass
+    with output.locked(), pytest.raises(RunError, match="is writing there"), reading(tmp_path / "out"):
+        pass
+
+
+def test_reading_creates_nothing(tmp_path) -> None:
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path, tmp_path / "file", tmp_path / "absent"):
+        with reading(place):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_lock_file_of_somebody_else_is_left_alone(link, tmp_path) -> None:
+    (tmp_path / "out").mkdir()
+    own = tmp_path / ("precious" if link else "out/.lock")
+    own.write_text("precious")
+    if link:
+        (tmp_path / "out" / LOCK_NAME).symlink_to(own)
+    with pytest.raises(RecipeError, match="not a lock file of mambamed"), folder_lock(tmp_path / "out"):
+        pass
+    assert own.read_text() == "precious"
