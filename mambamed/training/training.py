@@ -151,8 +151,10 @@ def train(
             if summary.stopped:
                 break
     following = predict_command(recipe.task, [root], root.name)
-    if summaries[-1].stopped:
-        following = resume_command(root, dataset.root, fold)
+    if summaries[-1].stopped and extend:
+        following = f"mambamed extend {root} --epochs {recipe.training.epochs}"
+    elif summaries[-1].stopped:
+        following = resume_command(root, dataset.root, "all" if fold == "all" else folds[0])
     return TrainSummary(root, tuple(summaries), None, tuple(faults), following)
 
 
@@ -206,7 +208,7 @@ def chosen_folds(fold: int | str | Sequence[int], count: int, dataset: Path) -> 
     """
     if fold == "all":
         return list(range(count))
-    if isinstance(fold, list):
+    if not isinstance(fold, (int, str)):
         return [index for each in fold for index in chosen_folds(each, count, dataset)]
     if not str(fold).isdigit() or int(fold) >= count:
         raise RecipeError(f"--fold {fold}: {dataset} has folds 0 to {count - 1}; choose one of them or all")
