@@ -114,7 +114,7 @@ def prepare(
     """
     from mambamed import converters
     from mambamed.preparation.prepare import prepare
-    from mambamed.preparation.split_options import with_options
+    from mambamed.preparation.options import with_options
     from mambamed.recipe import Split, load_recipe
 
     asked = load_recipe(recipe) if recipe else None

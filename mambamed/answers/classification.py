@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from mambamed.answers.base import BaseAnswer, check_task
-from mambamed.answers.covariate_table import read_covariates
 from mambamed.answers.saliency import Cam, grad_cam, on_native_grid
 from mambamed.cases import Case
 from mambamed.documents.run import Calibration
-from mambamed.errors import CaseError, RecipeError
+from mambamed.errors import CaseError, DatasetError, RecipeError
 from mambamed.io.images import Image, write_image
 from mambamed.io.ownership import Output
 from mambamed.io.probabilities import Probabilities, names_probabilities, write_probabilities
+from mambamed.io.tables import column_of, read_csv, unescaped
 from mambamed.jobs.job import JobOptions, run_job
 from mambamed.jobs.output import OutputFolder
 from mambamed.jobs.read_case import Ready
@@ -188,7 +188,7 @@ class ClassificationAnswer(BaseAnswer):
         if table is not None and not names:
             raise RecipeError(f"--covariates {table}: the model has no covariates. Remove the option.")
         if table is not None:
-            known = read_covariates(table, names)
+            known = _read_covariates(table, names)
             cases = [replace(c, covariates={**c.covariates, **known.get(c.id, {})}) for c in cases]
         for name in names:
             without = [case.id for case in cases if not is_known(case.covariates.get(name))]
@@ -279,6 +279,27 @@ def _maps_folder(output: Path) -> Output:
 
 def _maps(output: Path) -> Path:
     return output.with_name(f"{output.stem}_saliency")
+
+
+def _read_covariates(path: Path, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Case id -> covariate -> text, from a CSV or TSV with a column `case` or `participant_id`.
+
+    Raises:
+        DatasetError: no such column, no column of any covariate, or a duplicate case.
+    """
+    headers, rows = read_csv(path)
+    ids = column_of(headers)
+    there = [name for name in names if name in headers]
+    if ids is None or not there:
+        lacking = "case" if ids is None else " or ".join(names)
+        raise DatasetError(f"{path}: no column {lacking}; its columns are {', '.join(headers)}")
+    known: dict[str, dict[str, str]] = {}
+    for row in rows:
+        case = unescaped(row[ids])
+        if case in known:
+            raise DatasetError(f"{path}: duplicate case {case}; keep one row of it")
+        known[case] = {name: row[name] for name in there}
+    return known
 
 
 def calibrated(logits: NDArray[np.float64], truth: NDArray[np.integer], settings: Evaluation) -> Calibration:

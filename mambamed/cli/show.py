@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mambamed.evaluation.result import Evaluation
     from mambamed.preparation.prepare import PreparedSummary
     from mambamed.recipe import RecipeLine
+    from mambamed.report.tables import Table as ReportTable
     from mambamed.runs.cost import RecipeCost
     from mambamed.runs.doctor import Examination
     from mambamed.runs.export import ExportSummary
@@ -86,8 +87,7 @@ def train(summary: TrainSummary | SeedsSummary) -> None:
             f"one step: batch {cost.batch_size} of {_number(cost.patch_size)}, {cost.gflops:.0f} GFLOPs, "
             f"{cost.seconds:.1f} s, {cost.peak_gib:.1f} GiB, loss {cost.loss:.4f}"
         )
-    names = [name for fold in summary.folds for name in fold.scores]
-    names = list(dict.fromkeys(names))
+    names = list(dict.fromkeys(name for fold in summary.folds for name in fold.scores))
     shown = names if len(names) <= _COLUMNS_SHOWN else []  # more are in summary.csv
     rows = []
     for fold in summary.folds:
@@ -187,25 +187,17 @@ def classify(summary: ClassifySummary) -> None:
 
 def evaluate(evaluation: Evaluation) -> None:
     """Print the scores, their conventions and the paths of the tables."""
-    table = evaluation.table
-    _table(table.title, table.headers, table.rows)
-    for note in table.notes:
-        print(note)
+    _with_notes(evaluation.table)
     if evaluation.paper_table is not None:
-        paper = evaluation.paper_table
-        _table(paper.title, paper.headers, paper.rows)
-        for note in paper.notes:
-            print(note)
+        _with_notes(evaluation.paper_table)
     if evaluation.output is not None:
         print(f"written to {evaluation.output}: {', '.join(path.name for path in evaluation.written)}")
 
 
 def compare(comparison: Comparison) -> None:
     """Print the differences, the tests used and the ranks."""
-    _table(comparison.table.title, comparison.table.headers, comparison.table.rows)
-    for note in comparison.table.notes:
-        print(note)
-    _table(comparison.ranks.title, comparison.ranks.headers, comparison.ranks.rows)
+    _with_notes(comparison.table)
+    _with_notes(comparison.ranks)
     if comparison.output is not None:
         print(f"tables: {comparison.output}")
 
@@ -241,20 +233,13 @@ def demo(summary: DemoSummary) -> None:
 
 def doctor(examination: Examination) -> None:
     """Print one line per check, then what to do."""
-    checks = examination.checks
-    _table(
-        f"mambamed {examination.version}",
-        ["check", "state", "finding"],
-        [[c.name, c.state, c.fact] for c in checks],
-    )
-    for check in checks:
+    rows = [[check.name, check.state, check.fact] for check in examination.checks]
+    _table(f"mambamed {examination.version}", ["check", "state", "finding"], rows)
+    for check in examination.checks:
         if check.advice:
             print(f"{check.name}: {check.advice}")
-    print(
-        "This machine is ready."
-        if examination.usable
-        else 'Fix the checks marked "bad" before using mambamed.'
-    )
+    bad = 'Fix the checks marked "bad" before using mambamed.'
+    print("This machine is ready." if examination.usable else bad)
 
 
 def recipes_list(lines: Sequence[RecipeLine]) -> None:
@@ -275,11 +260,8 @@ def recipes_show(cost: RecipeCost) -> None:
     ]
     _table(f"{cost.recipe}: {cost.network}", ["cost", "value"], rows)
     if cost.paper:
-        _table(
-            "results in the paper",
-            ["measure", "value"],
-            [[name, str(value)] for name, value in cost.paper.items()],
-        )
+        rows = [[name, str(value)] for name, value in cost.paper.items()]
+        _table("results in the paper", ["measure", "value"], rows)
     _next(f"mambamed train {cost.recipe} -d PREPARED")
 
 
@@ -316,6 +298,13 @@ def _table(title: str | None, headers: Sequence[str], rows: Sequence[Sequence[st
 def _cell(text: str, style: str = "") -> Text:
     """One line shown as it is: names of cases and labels may hold markup or control characters."""
     return Text(printable(text).replace("\n", "\\n"), style=style)
+
+
+def _with_notes(table: ReportTable) -> None:
+    """Print a table and its notes."""
+    _table(table.title, table.headers, table.rows)
+    for note in table.notes:
+        print(note)
 
 
 def _next(command: str) -> None:

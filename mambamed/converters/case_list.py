@@ -31,7 +31,7 @@ from typing import Any
 
 from mambamed.cases import Case, ChannelFile
 from mambamed.converters.found_labels import labels_in
-from mambamed.converters.nnunet import numbered_channels
+from mambamed.converters.nnunet import channel_files
 from mambamed.converters.options import ConvertOptions, kind_of_channel
 from mambamed.documents.foreign.case_list import POINT_COLUMNS, CaseList
 from mambamed.documents.foreign.nnlandmark import places
@@ -39,7 +39,7 @@ from mambamed.documents.foreign.values import labels_and_regions
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.documents.point_files import read_point_table, read_points
 from mambamed.errors import CaseError, DatasetError
-from mambamed.io.images import case_id_of, images_by_id, read_header
+from mambamed.io.images import case_id_of, read_header
 from mambamed.io.json_files import read_json
 from mambamed.io.points import POINT_CASE_COLUMNS, Points, collected, point_suffix, to_world
 from mambamed.io.tables import CASE_COLUMNS, column_of, read_csv, unescaped
@@ -197,15 +197,12 @@ def _images_of(listed: _List) -> dict[str, dict[int, Path]]:
     """Case id -> channel number -> file, for a list without a column of images."""
     parent = listed.file.parent
     folder = next((parent / name for name in ("images", "imagesTr") if (parent / name).is_dir()), parent)
-    numbered = numbered_channels(folder)
-    if any(0 in files for files in numbered.values()):
-        return numbered
-    found = images_by_id(folder.glob("*"), folder)
+    found = channel_files(folder)
     if not found:
         raise DatasetError(
             f"{listed.file}: no column of images, and no images in {folder}. Add a column of images."
         )
-    return {case_id: {0: path} for case_id, path in found.items()}
+    return found
 
 
 def _width(images: Mapping[str, Mapping[int, Path]]) -> int:

@@ -16,14 +16,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile
-from mambamed.converters.nnunet import numbered_channels
+from mambamed.converters.nnunet import channel_files
 from mambamed.converters.options import ConvertOptions, kind_of_channel
 from mambamed.documents.base import validated
 from mambamed.documents.foreign.nnlandmark import NameToLabel, NnlandmarkDataset
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.documents.point_files import read_point_table, read_points
 from mambamed.errors import CaseError, DatasetError
-from mambamed.io.images import images_by_id, read_header
+from mambamed.io.images import read_header
 from mambamed.io.json_files import read_json
 from mambamed.io.points import point_suffix, to_world
 from mambamed.io.tables import read_csv
@@ -77,13 +77,11 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
             except (CaseError, DatasetError) as error:
                 fault = f"{case_id}: {error}"
         cases.append(Case.found(case_id, tuple(map(ChannelFile, files)), points=points, fault=fault))
-    return RawDataset(_manifest(source, options, cases, width), _without_tests(source, cases))
-
-
-def _without_tests(source: Path, cases: list[Case]) -> list[Case]:
-    """Remove the test cases in nnLandmark's document, whose images are in `imagesTs`."""
-    tests = set(_files_in(source / "imagesTs")) if (source / _ALL_VOXELS).is_file() else set()
-    return [case for case in cases if case.channels or case.id not in tests]
+    manifest = _manifest(source, options, cases, width)
+    if (source / _ALL_VOXELS).is_file():  # this document also lists the test cases
+        tests = channel_files(source / "imagesTs")
+        cases = [case for case in cases if case.channels or case.id not in tests]
+    return RawDataset(manifest, cases)
 
 
 def _manifest(source: Path, options: ConvertOptions, cases: list[Case], width: int) -> DatasetManifest:
@@ -117,19 +115,7 @@ def _table_of(source: Path) -> Path | None:
 
 def _images(source: Path) -> dict[str, dict[int, Path]]:
     folder = next((source / name for name in _IMAGE_FOLDERS if (source / name).is_dir()), source)
-    return _files_in(folder)
-
-
-def _files_in(folder: Path) -> dict[str, dict[int, Path]]:
-    """Case id -> channel number -> image.
-
-    Raises:
-        DatasetError: two images of one case.
-    """
-    numbered = numbered_channels(folder)
-    if any(0 in files for files in numbered.values()):
-        return numbered
-    return {case_id: {0: path} for case_id, path in images_by_id(folder.glob("*"), folder).items()}
+    return channel_files(folder)
 
 
 def _point_files(source: Path, surely: bool) -> dict[str, Path]:

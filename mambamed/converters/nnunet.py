@@ -116,3 +116,15 @@ def numbered_channels(folder: Path) -> dict[str, dict[int, Path]]:
                 )
             files[int(match[2])] = path
     return found
+
+
+def channel_files(folder: Path) -> dict[str, dict[int, Path]]:
+    """`numbered_channels` if there is a channel 0, else each image as channel 0 of its own case.
+
+    Raises:
+        DatasetError: two images of one case or channel.
+    """
+    numbered = numbered_channels(folder)
+    if any(0 in files for files in numbered.values()):
+        return numbered
+    return {case_id: {0: path} for case_id, path in images_by_id(folder.glob("*"), folder).items()}

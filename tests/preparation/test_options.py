@@ -1,7 +1,7 @@
 import pytest
 
 from mambamed.errors import RecipeError
-from mambamed.preparation.split_options import with_options
+from mambamed.preparation.options import with_options
 from mambamed.recipe import Split
 
 
