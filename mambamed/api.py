@@ -113,8 +113,8 @@ def prepare(
         overwrite: Replace a prepared dataset that was made from another source.
     """
     from mambamed import converters
-    from mambamed.preparation.prepare import prepare
     from mambamed.preparation.options import with_options
+    from mambamed.preparation.prepare import prepare
     from mambamed.recipe import Split, load_recipe
 
     asked = load_recipe(recipe) if recipe else None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile
 from mambamed.converters.options import ConvertOptions
-from mambamed.documents.foreign.msd import AmosDataset
+from mambamed.documents.foreign.dataset_json import AmosDataset
 from mambamed.documents.foreign.values import labels_and_regions
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile
 from mambamed.converters.options import ConvertOptions, kind_of_channel
-from mambamed.documents.foreign.msd import MsdDataset
+from mambamed.documents.foreign.dataset_json import MsdDataset
 from mambamed.documents.foreign.values import labels_and_regions
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile, check_case_id
 from mambamed.converters.options import ConvertOptions, kind_of_channel
-from mambamed.documents.foreign.nnunet import NnunetDataset, NnunetFiles, lists_existing_images
+from mambamed.documents.foreign.dataset_json import NnunetDataset, NnunetFiles, lists_existing_images
 from mambamed.documents.foreign.values import labels_and_regions
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError

@@ -1,0 +1,77 @@
+"""`dataset.json` of the Medical Segmentation Decathlon (also used by AMOS) and of nnU-Net's raw datasets.
+
+Source: nnU-Net's documentation/dataset_format.md, for its versions 1 and 2.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AliasChoices, BeforeValidator, Field
+
+from mambamed.documents.base import ForeignDocument
+from mambamed.documents.foreign.values import Channels, InnerPath, Labels, Text
+
+_REMEDY = "Correct the file, or choose another --format."
+
+
+class MsdPair(ForeignDocument):
+    """A training case."""
+
+    image: InnerPath
+    label: InnerPath
+
+
+class MsdDataset(ForeignDocument):
+    """A task of the Decathlon."""
+
+    REMEDY: ClassVar[str] = _REMEDY
+
+    name: Text = ""
+    modality: Channels = Field(validation_alias=AliasChoices("modality", "channel_names"))
+    labels: Labels
+    training: tuple[MsdPair, ...]
+
+    @staticmethod
+    def describes(content: Any) -> bool:
+        """Whether a document lists its training cases, as those of the Decathlon do."""
+        return isinstance(content, dict) and isinstance(content.get("training"), list)
+
+
+class AmosDataset(ForeignDocument):
+    """The labels of AMOS; None if the file has none. Its cases are those in the folders."""
+
+    labels: Annotated[Labels | None, BeforeValidator(lambda v: v or None)] = None
+
+
+class NnunetFiles(ForeignDocument):
+    """The files of a case."""
+
+    images: list[InnerPath]
+    label: InnerPath
+
+
+class NnunetDataset(ForeignDocument):
+    """A raw dataset of nnU-Net; `dataset` has the files of each case if they are in other folders."""
+
+    REMEDY: ClassVar[str] = _REMEDY
+
+    name: Text = ""
+    channel_names: Channels = Field(validation_alias=AliasChoices("channel_names", "modality"))
+    labels: Labels
+    dataset: Annotated[
+        dict[str, NnunetFiles] | None, BeforeValidator(lambda v: v if isinstance(v, dict) else None)
+    ] = None
+
+    @staticmethod
+    def describes(content: Any) -> bool:
+        """Whether a document names channels."""
+        return isinstance(content, dict) and bool({"channel_names", "modality"} & set(content))
+
+
+def lists_existing_images(content: dict[str, Any], source: Path) -> bool:
+    """Whether the first image of the list `training` exists, as in a task of the Decathlon."""
+    pairs = content.get("training")
+    first = pairs[0] if isinstance(pairs, list) and pairs else None
+    return isinstance(first, dict) and (source / str(first.get("image"))).is_file()
