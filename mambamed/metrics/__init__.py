@@ -1,4 +1,4 @@
-"""Answers -> numbers. NumPy and SciPy; numba where it is there.
+"""Metric definitions, on arrays: NumPy and SciPy, with numba if it is installed.
 
 ==================  ==============================================================================
 `overlap`           voxel counts: Dice, IoU, precision, recall, volumes
@@ -7,13 +7,13 @@
 `segmentation`      all of these for all labels and regions of a case, from one pass
 `rules`             what an empty mask counts for; the conventions of papers and challenges
 `points`            landmarks: radial error, success detection rate
-`classification`    accuracy, AUC with its confidence interval, calibration
+`classification`    accuracy, AUC with its confidence interval, calibration error
 `statistics`        confidence intervals, paired tests
 `surfels`           area of a surface; `kernels`, `compiled`, `plain`: the inner loops
 ==================  ==============================================================================
 
-No two libraries agree on "HD95", so a metric's name holds its convention: `hd95:max-directed`. What a
-user may leave out is filled in by `parse_metric`.
+Libraries define "HD95" differently, so the name of a metric holds its convention: `hd95:max-directed`.
+`parse_metric` fills in the defaults.
 """
 
 from __future__ import annotations
@@ -30,21 +30,13 @@ Source = Literal["counts", "voxels", "areas", "lesions"]
 
 @dataclass(frozen=True)
 class MetricKind:
-    """A line of `METRICS`.
+    """A row of `METRICS`."""
 
-    Attributes:
-        target: the function that computes it, `module:function`.
-        source: what that function reads.
-        unit: of the value; "" for a fraction.
-        better: which way is good; "" where neither is.
-        title: for tables.
-    """
-
-    target: str
-    source: Source
-    unit: str
-    better: Literal["higher", "lower", ""]
-    title: str
+    target: str  # the function that computes it, `module:function`
+    source: Source  # what that function reads
+    unit: str  # "" for a fraction
+    better: Literal["higher", "lower", ""]  # "" if neither is
+    title: str  # heading in tables
 
     def function(self) -> Callable[..., float]:
         """The function, imported."""
@@ -52,11 +44,7 @@ class MetricKind:
         return getattr(importlib.import_module(module), name)
 
 
-_OVERLAP, _SURFACE, _LESION = (
-    "mambamed.metrics.overlap",
-    "mambamed.metrics.surface",
-    "mambamed.metrics.lesion",
-)
+_OVERLAP, _SURFACE, _LESION = (f"mambamed.metrics.{name}" for name in ("overlap", "surface", "lesion"))
 
 METRICS = {
     "dice": MetricKind(f"{_OVERLAP}:dice", "counts", "", "higher", "Dice"),
@@ -92,19 +80,14 @@ _DEFAULT_CONVENTION = {"hd95": "max-directed", "assd": "pooled", "nsd": "surface
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric with everything said: convention and tolerance.
+    """A metric with its convention and tolerance."""
 
-    Attributes:
-        kind: its key in `METRICS`.
-        tolerance_mm: of NSD.
-    """
-
-    kind: str
-    tolerance_mm: float | None = None
+    kind: str  # its key in `METRICS`
+    tolerance_mm: float | None = None  # of NSD
 
     @property
     def name(self) -> str:
-        """As in tables and file headers: `dice`, `hd95:pooled`, `nsd@1:surface-area`."""
+        """In tables and file headers, e.g. `dice`, `hd95:pooled`, `nsd@1:surface-area`."""
         if self.tolerance_mm is None:
             return self.kind
         base, _, convention = self.kind.partition(":")
@@ -112,27 +95,21 @@ class Metric:
 
     @property
     def title(self) -> str:
-        """For people: `HD95`, `NSD at 1 mm`."""
+        """In reports, e.g. `HD95`, `NSD at 1 mm`."""
         title = METRICS[self.kind].title
         return title if self.tolerance_mm is None else f"{title} at {self.tolerance_mm:g} mm"
 
     @property
     def convention(self) -> str:
-        """The part of the name after the colon, "" where there is but one."""
+        """The part of the name after the colon; "" if there is only one convention."""
         return self.kind.partition(":")[2]
 
 
 def parse_metric(text: str, hd95: str = _DEFAULT_CONVENTION["hd95"]) -> Metric:
     """Parse a metric's name and fill in the default convention if it has none.
 
-    Light enough for the schema of recipes: imports neither NumPy nor torch.
-
-    Args:
-        text: `dice`, `hd95`, `hd95:pooled`, `nsd@1`, `nsd@2.5:voxel`, ...
-        hd95: the convention of a bare `hd95`.
-
-    Raises:
-        ValueError: unknown metric; the message suggests the closest name and lists all.
+    `hd95` is the convention of a bare "hd95". Light enough for the recipe schema: imports neither NumPy nor
+    torch. Raises ValueError for an unknown metric; the message suggests the closest name and lists all.
 
     >>> parse_metric("hd95").name, parse_metric("HD95", hd95="pooled").name, parse_metric("nsd@1").name
     ('hd95:max-directed', 'hd95:pooled', 'nsd@1:surface-area')
@@ -158,8 +135,7 @@ def parse_metric(text: str, hd95: str = _DEFAULT_CONVENTION["hd95"]) -> Metric:
 def parse_metrics(texts: Sequence[str], hd95: str = _DEFAULT_CONVENTION["hd95"]) -> tuple[Metric, ...]:
     """Parse several metrics; duplicates are dropped and the order is kept.
 
-    Raises:
-        ValueError: unknown metric, or none at all.
+    Raises ValueError for an unknown metric, or if there is none.
     """
     if not texts:
         raise ValueError("no metric given. Name at least one, e.g. dice.")

@@ -1,4 +1,4 @@
-"""Temperature scaling: how sure a classifier may honestly be, learned on validation cases."""
+"""Temperature scaling: calibrates the probabilities of a classifier on validation cases."""
 
 from __future__ import annotations
 
@@ -12,21 +12,18 @@ LARGEST = 20.0
 
 
 def fit_temperature(logits: ArrayLike, reference: ArrayLike) -> float | None:
-    """The number by which logits are divided so that their softmax is as likely as can be.
+    """The number by which logits are divided to maximize the likelihood of their softmax (Guo et al. 2017).
 
-    It changes no ranking and no most probable class. Where every case is answered rightly the likelihood
-    would make the answers ever surer; no error having been seen, they are left as sure as they are.
+    Ranking and most probable class do not change. If every case is classified correctly, the likelihood would
+    only increase the confidence, so the temperature is at least 1.
 
     Args:
         logits: `(n, K)` of validation cases.
         reference: `(n,)` class index.
 
     Returns:
-        The temperature, 1 = as they are; None for fewer than ten cases or a single class among them: then
-        nothing can be calibrated.
-
-    Raises:
-        ValueError: other shapes, or logits that are not finite.
+        The temperature; None for fewer than ten cases or cases of a single class. ValueError for other shapes
+        or logits that are not finite.
 
     Source:
         Guo et al. 2017, arXiv:1706.04599, section 4.2.

@@ -1,7 +1,7 @@
 """Class probabilities against the true classes: accuracy, ranking, calibration.
 
-A metric is a function of this file and a line of `BINARY_METRICS` or `MULTICLASS_METRICS`. Undefined ratios
-are NaN (precision if nothing was called positive), never 0. A threshold is given or chosen on validation
+A metric is a function of this file and a row of `BINARY_METRICS` or `MULTICLASS_METRICS`. Undefined ratios
+are NaN (e.g. precision without positive predictions), never 0. A threshold is given or chosen on validation
 cases (`choose_threshold`), never on those that are scored.
 """
 
@@ -20,40 +20,27 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class BinaryScores:
-    """Scores of two classes; the second one is "positive".
-
-    Attributes:
-        cases, positives: counts.
-        threshold: a probability at or above it is called positive.
-        values: every metric of `BINARY_METRICS`.
-        auc_interval: confidence interval of the AUC (DeLong).
-    """
+    """Scores of two classes; the second one is "positive"."""
 
     cases: int
     positives: int
-    threshold: float
-    values: Mapping[str, float]
-    auc_interval: tuple[float, float]
+    threshold: float  # a probability at or above it is predicted positive
+    values: Mapping[str, float]  # every metric of `BINARY_METRICS`
+    auc_interval: tuple[float, float]  # confidence interval of the AUC (DeLong)
 
 
 @dataclass(frozen=True)
 class MulticlassScores:
-    """Scores of three or more classes; "macro" means that each class counts the same.
-
-    Attributes:
-        cases: count.
-        values: every metric of `MULTICLASS_METRICS`.
-        confusion: `(K, K)` cases of reference class i predicted as j.
-    """
+    """Scores of three or more classes; "macro" means that each class has the same weight."""
 
     cases: int
-    values: Mapping[str, float]
-    confusion: NDArray[np.int64]
+    values: Mapping[str, float]  # every metric of `MULTICLASS_METRICS`
+    confusion: NDArray[np.int64]  # `(K, K)` cases of reference class i predicted as j
 
 
 @dataclass(frozen=True)
 class BinaryAnswers:
-    """What a binary metric reads: `(n,)` truth and probability of class 1, and counts at the threshold."""
+    """Input of a binary metric: `(n,)` truth and probability of class 1, and counts at the threshold."""
 
     truth: NDArray[np.bool_]
     p: NDArray[np.float64]
@@ -65,21 +52,18 @@ class BinaryAnswers:
 
 @dataclass(frozen=True)
 class MulticlassAnswers:
-    """What a multiclass metric reads: `(n,)` truth, `(n, K)` probabilities, `(n,)` most probable class, and
-    `(K, K)` cases of class i predicted as j."""
+    """Input of a multiclass metric."""
 
-    truth: NDArray[np.intp]
-    p: NDArray[np.float64]
-    predicted: NDArray[np.intp]
-    confusion: NDArray[np.int64]
+    truth: NDArray[np.intp]  # `(n,)` class index
+    p: NDArray[np.float64]  # `(n, K)`
+    predicted: NDArray[np.intp]  # `(n,)` most probable class
+    confusion: NDArray[np.int64]  # `(K, K)` cases of class i predicted as j
 
     @property
     def per_class(self) -> list[tuple[int, int, int]]:
-        """Hits, cases of the class and cases predicted as it, of the classes that occur in either."""
-        counts = zip(
-            np.diag(self.confusion), self.confusion.sum(axis=1), self.confusion.sum(axis=0), strict=True
-        )
-        return [(h, actual, called) for h, actual, called in counts if actual + called > 0]
+        """(correct, actual, predicted) cases of each class that occurs in either."""
+        columns = (np.diag(self.confusion), self.confusion.sum(axis=1), self.confusion.sum(axis=0))
+        return [(h, actual, called) for h, actual, called in zip(*columns, strict=True) if actual + called]
 
 
 def sensitivity(a: BinaryAnswers) -> float:
@@ -109,7 +93,7 @@ def balanced_accuracy(a: MulticlassAnswers) -> float:
 
 
 def precision_macro(a: MulticlassAnswers) -> float:
-    # A class that has cases and was never predicted has no precision; it counts as 0, as it does in F1.
+    # A class that has cases but is never predicted counts as 0, as in F1.
     return _mean([_ratio(h, called) if called else 0.0 for h, _, called in a.per_class])
 
 
@@ -135,16 +119,10 @@ def multiclass_brier(a: MulticlassAnswers) -> float:
 def score_binary(
     reference: ArrayLike, probability: ArrayLike, threshold: float = 0.5, level: float = 0.95
 ) -> BinaryScores:
-    """Score probabilities of the positive class.
+    """Score the `(n,)` probabilities of class 1 for a `(n,)` reference of 0 and 1.
 
-    Args:
-        reference: `(n,)` 0 or 1.
-        probability: `(n,)` of class 1.
-        threshold: given, or chosen on validation cases.
-        level: confidence of the AUC's interval.
-
-    Raises:
-        ValueError: different lengths, or other values.
+    `threshold` is given, or chosen on validation cases; `level` is the confidence of the AUC's interval.
+    Raises ValueError for different lengths, or other values.
     """
     truth, p = _checked(reference, probability)
     called = p >= threshold
@@ -156,14 +134,9 @@ def score_binary(
 
 
 def score_multiclass(reference: ArrayLike, probabilities: ArrayLike) -> MulticlassScores:
-    """Score class probabilities.
+    """Score `(n, K)` class probabilities, rows of which sum to 1, for `(n,)` class indices.
 
-    Args:
-        reference: `(n,)` class index.
-        probabilities: `(n, K)`, rows that sum to 1.
-
-    Raises:
-        ValueError: other shapes, or a class index that is not among the K.
+    Raises ValueError for other shapes, or a class index that is not among the K.
     """
     truth, p = np.asarray(reference, np.intp), np.asarray(probabilities, float)
     if p.ndim != 2 or truth.shape != (len(p),):
@@ -179,7 +152,7 @@ def score_multiclass(reference: ArrayLike, probabilities: ArrayLike) -> Multicla
 
 
 def auc(reference: ArrayLike, score: ArrayLike) -> float:
-    """Chance that a positive case has a higher score than a negative one, ties counted half.
+    """Probability that a positive case has a higher score than a negative one; ties count half.
 
     >>> auc([0, 0, 1, 1], [0.1, 0.4, 0.4, 0.8])
     0.875
@@ -190,10 +163,9 @@ def auc(reference: ArrayLike, score: ArrayLike) -> float:
 def auc_interval(
     reference: ArrayLike, score: ArrayLike, level: float = 0.95
 ) -> tuple[float, tuple[float, float]]:
-    """AUC and its confidence interval, cut to 0..1; NaN where only one class is there.
+    """AUC and its confidence interval, clipped to 0..1 (DeLong et al. 1988, Biometrics 44:837).
 
-    Source:
-        DeLong et al. 1988, Biometrics 44:837.
+    NaN if there is only one class.
     """
     above, below = _auc_parts(reference, score)
     if not len(above):
@@ -209,33 +181,27 @@ def auc_interval(
 
 @dataclass(frozen=True)
 class AucDifference:
-    """Two models on the same cases.
+    """AUC of two models on the same cases."""
 
-    Attributes:
-        first, second: their AUC, means over their runs.
-        interval: of second minus first.
-        p: two-sided, of no difference; NaN where a class has fewer than two cases.
-    """
-
-    first: float
+    first: float  # mean over its runs
     second: float
-    interval: tuple[float, float]
-    p: float
+    interval: tuple[float, float]  # of second minus first
+    p: float  # two-sided, of no difference; NaN if a class has fewer than two cases
 
 
 def auc_difference(
     reference: ArrayLike, first: Sequence[ArrayLike], second: Sequence[ArrayLike], level: float = 0.95
 ) -> AucDifference:
-    """Whether two models differ in AUC, by the correlated areas on the same cases.
+    """Compare the AUC of two models on the same cases, whose areas are correlated.
 
     Args:
         reference: `(n,)` 0 or 1.
-        first, second: `(n,)` scores of every run of a model, one at least.
+        first, second: `(n,)` scores of every run of a model, at least one.
         level: confidence of the interval.
 
     Source:
-        DeLong et al. 1988, Biometrics 44:837, eq. 7. Of several runs the structural components are averaged,
-        so that the area is the mean of theirs.
+        DeLong et al. 1988, Biometrics 44:837, eq. 7. The structural components are averaged over runs, so
+        that the area is the mean of theirs.
     """
     parts = [[_auc_parts(reference, run) for run in runs] for runs in (first, second)]
     above, below = ([np.mean([run[k] for run in runs], axis=0) for runs in parts] for k in (0, 1))
@@ -248,15 +214,15 @@ def auc_difference(
     from scipy.special import ndtr, ndtri
 
     half = float(ndtri((1 + level) / 2)) * sd
-    # Without any spread the two rank all cases alike.
+    # A spread of 0 means that both rank all cases in the same order.
     p = 2 * float(ndtr(-abs(two - one) / sd)) if sd > 0 else float(two == one)
     return AucDifference(one, two, (two - one - half, two - one + half), p)
 
 
 def _auc_parts(reference: ArrayLike, score: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of each positive the part of the negatives below it, of each negative that of the positives above it.
+    """For each positive the fraction of negatives below it, for each negative that of positives above it.
 
-    Both empty where only one class is there. By ranks, as in Sun & Xu 2014, IEEE SPL 21:1389.
+    Both are empty if there is only one class. Computed by ranks (Sun & Xu 2014, IEEE SPL 21:1389).
     """
     truth, values = _checked(reference, score)
     positive, negative = values[truth], values[~truth]
@@ -275,22 +241,21 @@ def _auc_sd(above: NDArray, below: NDArray) -> float:
 
 
 def average_precision(reference: ArrayLike, score: ArrayLike) -> float:
-    """Sum of precision times the step in recall, over falling thresholds; NaN without positives."""
+    """Sum of precision times the step in recall, over decreasing thresholds; NaN without positives."""
     truth, values = _checked(reference, score)
     if not truth.any():
         return math.nan
     order = np.argsort(-values, kind="stable")
     hits, sorted_values = np.cumsum(truth[order]), values[order]
-    ends = np.flatnonzero(np.append(np.diff(sorted_values) != 0, True))  # equal scores fall together
+    ends = np.flatnonzero(np.append(np.diff(sorted_values) != 0, True))  # the last of equal scores
     precision = hits[ends] / (ends + 1)
     return float(np.sum(np.diff(hits[ends], prepend=0) / hits[-1] * precision))
 
 
 def calibration_error(confidence: ArrayLike, right: ArrayLike, bins: int = CALIBRATION_BINS) -> float:
-    """Expected gap between confidence and accuracy, over bins of equal width.
+    """Mean gap between confidence and accuracy over bins of equal width, open on the left.
 
-    Source:
-        Guo et al. 2017, arXiv:1706.04599, eq. 3: bins open on the left, 15 of them.
+    Source: Guo et al. 2017, arXiv:1706.04599, eq. 3, with 15 bins.
     """
     sure, hit = np.asarray(confidence, float), np.asarray(right, float)
     if not sure.size:
@@ -303,10 +268,10 @@ def calibration_error(confidence: ArrayLike, right: ArrayLike, bins: int = CALIB
 def choose_threshold(
     reference: ArrayLike, probability: ArrayLike, criterion: Literal["youden", "f1"] = "youden"
 ) -> float:
-    """The threshold that is best on validation cases: by sensitivity + specificity, or by F1.
+    """The threshold that maximizes sensitivity + specificity, or F1, on validation cases.
 
-    Between equally good ones the middle one; half way to the next lower probability, so that a
-    validation case does not sit on the edge.
+    The middle one of equally good thresholds, half way to the next lower probability, so that no validation
+    case lies on it.
     """
     truth, p = _checked(reference, probability)
     candidates = np.unique(p)
@@ -353,22 +318,17 @@ def _ratio(part: float, whole: float) -> float:
 
 @dataclass(frozen=True)
 class ClassMetric:
-    """A line of `BINARY_METRICS` or `MULTICLASS_METRICS`.
+    """A row of `BINARY_METRICS` or `MULTICLASS_METRICS`.
 
-    Attributes:
-        title: heading in tables.
-        function: `BinaryAnswers` or `MulticlassAnswers` -> value.
-        paper: heading in the tables of papers, in percent; "" if it is not among them.
-        per_case: probabilities of a case, its class index, 1 if predicted correctly, else 0 -> value, by
-            which models are compared case by case; None if it is defined over all cases only.
-        higher_is_better: of `per_case`.
+    `per_case` maps (probabilities of a case, its class index, 1 if predicted correctly, else 0) to a value by
+    which models are compared case by case; None if the metric is defined over all cases only.
     """
 
-    title: str
-    function: Callable[[Any], float]
-    paper: str = ""
+    title: str  # heading in tables
+    function: Callable[[Any], float]  # `BinaryAnswers` or `MulticlassAnswers` -> value
+    paper: str = ""  # heading in the tables of papers, in percent; "" if it is not among them
     per_case: Callable[[Sequence[float], int, float], float] | None = None
-    higher_is_better: bool = True
+    higher_is_better: bool = True  # of `per_case`
 
 
 def _correct(p: Sequence[float], truth: int, correct: float) -> float:

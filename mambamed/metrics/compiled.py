@@ -1,7 +1,6 @@
 """The metrics' inner loops, compiled by numba: without parallel=True, which aborts after a fork.
 
-They hold no Python lock, so that threads help. `plain` holds the same functions for numpy and scipy alone;
-`kernels.loops` chooses, and there stand the contracts.
+They release the GIL. `plain` has the same functions in numpy and scipy; `kernels` describes and calls them.
 """
 
 from __future__ import annotations
@@ -30,23 +29,27 @@ def _widen(box, x, y, low, high):
 
 
 @_compile
-def _tally_span(reference, prediction, x, y, low, high, joint, reference_boxes, prediction_boxes):
-    """Count one stretch `low:high` of the row (x, y), a run of equal pairs at a time."""
-    z = low
-    while z < high:
-        r, p, start = reference[x, y, z], prediction[x, y, z], z
-        while z < high and reference[x, y, z] == r and prediction[x, y, z] == p:
-            z += 1
-        joint[r, p] += z - start
-        if r:
-            _widen(reference_boxes[r], x, y, start, z)
-        if p:
-            _widen(prediction_boxes[p], x, y, start, z)
+def _tally_stretch(reference, prediction, first, end, joint, reference_boxes, prediction_boxes):
+    """Count the voxels `first:end` in the order of memory, one run of equal pairs at a time."""
+    rows, width = reference.shape[1], reference.shape[2]
+    while first < end:  # a stretch may cross the end of a row
+        row = first // width
+        x, y, z = row // rows, row % rows, first - row * width
+        high = min(width, z + end - first)
+        first += high - z
+        while z < high:
+            r, p, start = reference[x, y, z], prediction[x, y, z], z
+            while z < high and reference[x, y, z] == r and prediction[x, y, z] == p:
+                z += 1
+            joint[r, p] += z - start
+            if r:
+                _widen(reference_boxes[r], x, y, start, z)
+            if p:
+                _widen(prediction_boxes[p], x, y, start, z)
 
 
 @_compile
 def tally(reference, prediction, reference_words, prediction_words, joint, reference_boxes, prediction_boxes):
-    rows, width = reference.shape[1], reference.shape[2]
     background, word, n_words = 0, 0, reference_words.size
     while word < n_words:
         if (reference_words[word] | prediction_words[word]) == 0:
@@ -56,47 +59,15 @@ def tally(reference, prediction, reference_words, prediction_words, joint, refer
         first = word * 8
         while word < n_words and (reference_words[word] | prediction_words[word]) != 0:
             word += 1
-        end = word * 8
-        while first < end:  # a stretch may go over the end of a row
-            row = first // width
-            stop = min(end, (row + 1) * width)
-            low = first - row * width
-            high = low + stop - first
-            _tally_span(
-                reference,
-                prediction,
-                row // rows,
-                row % rows,
-                low,
-                high,
-                joint,
-                reference_boxes,
-                prediction_boxes,
-            )
-            first = stop
-    first = n_words * 8
-    while first < reference.size:  # the last few voxels, less than a word
-        row = first // width
-        low = first - row * width
-        high = min(width, low + reference.size - first)
-        _tally_span(
-            reference,
-            prediction,
-            row // rows,
-            row % rows,
-            low,
-            high,
-            joint,
-            reference_boxes,
-            prediction_boxes,
-        )
-        first += high - low
+        _tally_stretch(reference, prediction, first, word * 8, joint, reference_boxes, prediction_boxes)
+    first, end = n_words * 8, reference.size  # the last voxels, less than a word
+    _tally_stretch(reference, prediction, first, end, joint, reference_boxes, prediction_boxes)
     joint[0, 0] += background
 
 
 @_compile
 def _fill_plane(labels, member, box, x, plane):
-    """Write the membership of plane x (box coordinates) into `plane`, which has a margin of one."""
+    """Write the membership of plane x (box coordinates) into `plane`, which has a margin of one voxel."""
     if x < 0 or x >= box[0, 1] - box[0, 0]:
         plane[:] = 0
         return
@@ -161,16 +132,12 @@ def surface_corners(labels, member, box):
             a, b, c, d = before[y], before[y + 1], after[y], after[y + 1]
             some, all_inside = 0, 255
             for z in range(nz + 1):
+                # fmt: off
                 code[z] = (
-                    a[z]
-                    + a[z + 1] * 2
-                    + b[z] * 4
-                    + b[z + 1] * 8
-                    + c[z] * 16
-                    + c[z + 1] * 32
-                    + d[z] * 64
-                    + d[z + 1] * 128
+                    a[z] + a[z + 1] * 2 + b[z] * 4 + b[z + 1] * 8
+                    + c[z] * 16 + c[z + 1] * 32 + d[z] * 64 + d[z + 1] * 128
                 )
+                # fmt: on
                 some |= code[z]
                 all_inside &= code[z]
             if some and all_inside != 255:
@@ -200,7 +167,7 @@ def _nearest_in_column(depths, start, stop, z):
 
 @_compile
 def _row_extents(starts, depths, nx, ny):
-    """Of every row x of the targets: first and last column that holds a point, lowest and highest depth."""
+    """For every row x: first and last column that holds a point, lowest and highest depth."""
     extents = np.empty((nx, 4), np.int64)
     for x in range(nx):
         first, last, low, high = ny, -1, np.int64(2**62), np.int64(-1)
@@ -224,12 +191,9 @@ def nearest(query_starts, query_depths, starts, depths, nx, ny, weights, out, bu
             for k in range(query_starts[x * ny + y], query_starts[x * ny + y + 1]):
                 z = query_depths[k]
                 best = np.inf
-                if seeded:  # the last point's neighbor is seldom far from this one's
-                    best = (
-                        wx * (x - seed_x) * (x - seed_x)
-                        + wy * (y - seed_y) * (y - seed_y)
-                        + wz * (z - seed_z) * (z - seed_z)
-                    )
+                if seeded:  # the nearest point of the previous query is usually close to that of this one
+                    dx, dy, dz = x - seed_x, y - seed_y, z - seed_z
+                    best = wx * dx * dx + wy * dy * dy + wz * dz * dz
                 for step in range(nx):
                     along_x = wx * step * step
                     if along_x >= best:

@@ -1,8 +1,8 @@
-"""Which inner loops compute the metrics: `compiled` (numba) or `plain` (numpy and scipy), one interface.
+"""The inner loops of the metrics: `compiled` (numba) or `plain` (numpy and scipy), with one interface.
 
-Masks are never made whole: a region is a table `member` of 256 flags over a label map of bytes, and a
-`box` `(3, 2)` of first and past-the-last indices. Points of a surface are stored column by column, a
-column being all voxels of one (x, y): `depths[starts[c]:starts[c + 1]]` are the rising z of column
+Masks are not materialized: a region is a table `member` of 256 flags over a label map of bytes, and a
+`box` `(3, 2)` of first and past-the-last indices. Points of a surface are stored column by column, where a
+column is all voxels of one (x, y): `depths[starts[c]:starts[c + 1]]` are the increasing z of column
 `c = x * ny + y`.
 """
 
@@ -17,24 +17,18 @@ from numpy.typing import NDArray
 
 from mambamed.metrics import plain
 
-# Columns that the search may look at, on average a point, before the rest goes to a k-d tree: far from
-# the other surface the columns within reach grow with the square of the distance.
+# Columns that the search may visit, on average per point, before the rest is searched with a k-d tree: far
+# from the other surface the columns within reach grow with the square of the distance.
 _COLUMNS_PER_POINT = 600
 
 
 @dataclass(frozen=True)
 class Points:
-    """Points of a grid, column by column.
+    """Points of a grid, column by column."""
 
-    Attributes:
-        shape: `(nx, ny)` of the grid's first two axes.
-        starts: `(nx * ny + 1,)` where each column begins in `depths`.
-        depths: `(n,)` index along the third axis.
-    """
-
-    shape: tuple[int, int]
-    starts: NDArray
-    depths: NDArray
+    shape: tuple[int, int]  # `(nx, ny)` of the grid's first two axes
+    starts: NDArray  # `(nx * ny + 1,)` where each column begins in `depths`
+    depths: NDArray  # `(n,)` index along the third axis
 
     def __len__(self) -> int:
         return len(self.depths)
@@ -45,30 +39,26 @@ class Points:
 
 
 class Loops:
-    """The inner loops.
-
-    Args:
-        compiled: the module `mambamed.metrics.compiled`, or None for numpy and scipy alone.
-    """
+    """The inner loops, by the module `mambamed.metrics.compiled` or, for None, by numpy and scipy."""
 
     def __init__(self, compiled) -> None:
         self._compiled = compiled
 
     @property
     def name(self) -> str:
-        """What computes: "numba" or "numpy"."""
+        """Implementation: "numba" or "numpy"."""
         return "numba" if self._compiled else "numpy"
 
     def tally(self, reference: NDArray, prediction: NDArray, count: int) -> tuple[NDArray, NDArray, NDArray]:
-        """Count every pair of labels, and find the box of each label, in one pass.
+        """Count every pair of labels, and find the bounding box of each label, in one pass.
 
         Args:
             reference, prediction: `(X, Y, Z)` uint8, C-contiguous, values below `count`.
-            count: number of labels, background included.
+            count: number of labels, including background.
 
         Returns:
             `(count, count)` voxels with reference label i and prediction label j; boxes `(count, 3, 2)` of
-            the reference's and of the prediction's labels (background: unset; absent: empty).
+            the labels in reference and prediction (background: unset; absent: empty).
         """
         joint = np.zeros((count, count), np.int64)
         boxes = np.zeros((2, count, 3, 2), np.int64)
@@ -84,17 +74,15 @@ class Loops:
         return joint, boxes[0], boxes[1]
 
     def surface_voxels(self, labels: NDArray, member: NDArray, box: NDArray) -> Points:
-        """Voxels of the region with a 6-neighbor outside of it; what lies outside the box is outside."""
+        """Voxels of the region that have a 6-neighbor outside of it; outside the box is background."""
         nx, ny, _ = (int(high - low) for low, high in box)
         starts, depths = (self._compiled or plain).surface_voxels(labels, member, box)
         return Points((nx, ny), starts, depths)
 
     def surface_corners(self, labels: NDArray, member: NDArray, box: NDArray) -> tuple[Points, NDArray]:
-        """Corners of voxels that the surface passes by, and which of their 8 voxels belong to the region.
+        """Corners of voxels on the surface, on a grid one larger than the box, and their codes (1..254).
 
-        Returns:
-            Points of the grid of corners, one larger than the box, and their codes (1..254): bit
-            `4 * x + 2 * y + z` stands for the voxel at offset (x, y, z).
+        Bit `4 * x + 2 * y + z` of a code: whether the voxel at offset (x, y, z) belongs to the region.
         """
         nx, ny, _ = (int(high - low) for low, high in box)
         starts, depths, codes = (self._compiled or plain).surface_corners(labels, member, box)
@@ -106,15 +94,9 @@ class Loops:
         done, ny = 0, queries.shape[1]
         if self._compiled:
             done = self._compiled.nearest(
-                queries.starts,
-                queries.depths,
-                targets.starts,
-                targets.depths,
-                *queries.shape,
-                spacing**2,
-                squared,
-                _COLUMNS_PER_POINT * len(queries),
-            )
+                queries.starts, queries.depths, targets.starts, targets.depths, *queries.shape, spacing**2,
+                squared, _COLUMNS_PER_POINT * len(queries),
+            )  # fmt: skip
         if done < len(queries):
             plain.nearest(
                 queries.starts, queries.depths, targets.starts, targets.depths, ny, spacing, squared, done
@@ -124,11 +106,7 @@ class Loops:
 
 @functools.cache
 def loops(prefer: str | None = None) -> Loops:
-    """The loops to compute with.
-
-    Args:
-        prefer: "numba", "numpy", or None for numba where it can be imported.
-    """
+    """The loops: "numba", "numpy", or None for numba if it can be imported."""
     if prefer == "numpy":
         return Loops(None)
     try:

@@ -1,10 +1,10 @@
-"""Lesion by lesion: every lesion counts the same, and every false one costs, however small it is.
+"""Lesion-wise scores: every lesion has the same weight, and every false positive one is penalized.
 
-Source: the official script of BraTS 2023 (github.com/rachitsaluja/BraTS-2023-Metrics), whose numbers these
-are: 26-connected components; parts of the reference whose dilations touch are one lesion; a predicted
-component belongs to every lesion whose dilation it touches; lesions of the reference up to 50 mm³ are left
-out, false ones of any size are not; HD95 by surface area; a miss or a false lesion has Dice 0 and HD95
-374 mm; nothing to find and nothing found is Dice 1, HD95 0.
+Source: the official script of BraTS 2023 (github.com/rachitsaluja/BraTS-2023-Metrics), with equal results:
+26-connected components; parts of the reference whose dilations touch are one lesion; a predicted component
+belongs to every lesion whose dilation it touches; lesions of the reference up to 50 mm³ are ignored, false
+positive ones of any size are not; HD95 by surface area; a missed or false positive lesion has Dice 0 and
+HD95 374 mm; if there are none, Dice is 1 and HD95 0.
 """
 
 from __future__ import annotations
@@ -24,52 +24,38 @@ _WITH_CORNERS = ndimage.generate_binary_structure(3, 3)
 
 @dataclass(frozen=True)
 class LesionRules:
-    """How lesions are told apart and scored; the defaults are BraTS 2023's for glioma.
+    """How lesions are separated and scored; the defaults are those of BraTS 2023 for glioma."""
 
-    Attributes:
-        dilations: steps by which the reference is dilated (18-neighborhood) before its parts are told apart.
-        smallest_mm3: lesions of the reference up to this volume are left out.
-        penalty_mm: HD95 of a missed or a false lesion.
-    """
-
-    dilations: int = 3
-    smallest_mm3: float = 50.0
-    penalty_mm: float = 374.0
+    dilations: int = 3  # of the reference by the 18-neighborhood, before its parts are separated
+    smallest_mm3: float = 50.0  # lesions of the reference up to this volume are ignored
+    penalty_mm: float = 374.0  # HD95 of a missed or false positive lesion
 
 
 @dataclass(frozen=True)
 class LesionScores:
-    """Lesions of one region of one case.
+    """Lesions of one region of one case."""
 
-    Attributes:
-        dice: of each lesion of the reference that counts; 0 where it was missed.
-        hd95: of each, mm; the penalty where it was missed.
-        found: whether each was touched by the prediction.
-        false: predicted components that touch no lesion, not even one that is too small to count.
-        penalty_mm: HD95 of a false lesion.
-    """
-
-    dice: tuple[float, ...]
-    hd95: tuple[float, ...]
-    found: tuple[bool, ...]
-    false: int
-    penalty_mm: float
+    dice: tuple[float, ...]  # of each lesion of the reference that counts; 0 if missed
+    hd95: tuple[float, ...]  # of each, mm; the penalty if missed
+    found: tuple[bool, ...]  # whether each was touched by the prediction
+    false: int  # predicted components that touch no lesion, not even one that is too small to count
+    penalty_mm: float  # HD95 of a false positive lesion
 
 
 def lesion_dice(scores: LesionScores) -> float:
-    """Sum of the lesions' Dice over the count of lesions, false ones included; 1 where there are none."""
+    """Sum of Dice over the number of lesions, including false positive ones; 1 if there are none."""
     count = len(scores.dice) + scores.false
     return sum(scores.dice) / count if count else 1.0
 
 
 def lesion_hd95(scores: LesionScores) -> float:
-    """Mean HD95 of the lesions, mm, the penalty for each false one; 0 where there are none."""
+    """Mean HD95 of the lesions, mm, with the penalty for each false positive one; 0 if there are none."""
     count = len(scores.hd95) + scores.false
     return (sum(scores.hd95) + scores.false * scores.penalty_mm) / count if count else 0.0
 
 
 def lesion_f1(scores: LesionScores) -> float:
-    """2 TP / (2 TP + FP + FN), counted in lesions; 1 where there are none."""
+    """2 TP / (2 TP + FP + FN), counted in lesions; 1 if there are none."""
     hits = sum(scores.found)
     count = hits + len(scores.found) + scores.false  # 2 TP + FN + FP
     return 2 * hits / count if count else 1.0
@@ -78,20 +64,16 @@ def lesion_f1(scores: LesionScores) -> float:
 def score_lesions(
     reference: NDArray, prediction: NDArray, spacing: NDArray, rules: LesionRules, loops: Loops
 ) -> LesionScores:
-    """Match and score the lesions of two masks.
+    """Match and score the lesions of two `(X, Y, Z)` bool masks; `spacing` `(3,)` in mm.
 
-    Args:
-        reference, prediction: `(X, Y, Z)` bool; the whole image, or a crop with `rules.dilations` voxels
-            of margin around both masks (as far as the image goes).
-        spacing: `(3,)` mm.
-        rules: see there.
-        loops: what to compute distances with.
+    The masks are the whole image, or a crop with `rules.dilations` voxels of margin around both, as far as
+    the image extends.
     """
     grown = reference
     for _ in range(rules.dilations):
         grown = _dilated(grown)
-    # The dilation of a lesion's parts is the connected part of the dilated mask in which they lie, so
-    # that one labeling serves to tell lesions apart and to match them.
+    # The dilation of a lesion's parts is the connected component of the dilated mask that contains them, so
+    # one labeling serves both to separate lesions and to match them.
     zones, lesion_count = _components(grown)
     parts, part_count = _components(prediction)
     touching = np.zeros((lesion_count + 1, part_count + 1), bool)
@@ -122,21 +104,16 @@ def score_lesions(
 
 
 def area_distances(
-    reference: NDArray,
-    prediction: NDArray,
-    spacing: NDArray,
-    loops: Loops,
-    member: NDArray | None = None,
-    box: NDArray | None = None,
-) -> AreaDistances:
-    """Distances between the surface elements of two masks or of a region of two label maps.
+    reference: NDArray, prediction: NDArray, spacing: NDArray, loops: Loops,
+    member: NDArray | None = None, box: NDArray | None = None,
+) -> AreaDistances:  # fmt: skip
+    """Distances between the surface elements of two masks, or of a region of two label maps.
 
     Args:
-        reference, prediction: `(X, Y, Z)` uint8, C-contiguous or cropped from such.
+        reference, prediction: `(X, Y, Z)` uint8.
         spacing: `(3,)` mm.
-        loops: what to compute with.
         member: `(256,)` whether a label belongs to the region; None for masks of 0 and 1.
-        box: `(3, 2)` where both lie; None for everywhere.
+        box: `(3, 2)` that contains both; None for the whole array.
     """
     if member is None:
         member = np.zeros(256, np.uint8)
@@ -147,12 +124,8 @@ def area_distances(
     ours, our_codes = loops.surface_corners(reference, member, box)
     theirs, their_codes = loops.surface_corners(prediction, member, box)
     areas = area_of_codes(spacing)
-    return AreaDistances(
-        loops.distances(ours, theirs, spacing),
-        loops.distances(theirs, ours, spacing),
-        areas[our_codes],
-        areas[their_codes],
-    )
+    there, back = loops.distances(ours, theirs, spacing), loops.distances(theirs, ours, spacing)
+    return AreaDistances(there, back, areas[our_codes], areas[their_codes])
 
 
 def _components(mask: NDArray) -> tuple[NDArray, int]:
@@ -169,7 +142,7 @@ def _dilated(mask: NDArray) -> NDArray:
 
 
 def _spread(mask: NDArray, axis: int) -> NDArray:
-    """Dilation by one voxel both ways along an axis."""
+    """Dilation by one voxel in both directions of an axis."""
     out = mask.copy()
     ahead, behind = [slice(None)] * 3, [slice(None)] * 3
     ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
@@ -179,7 +152,7 @@ def _spread(mask: NDArray, axis: int) -> NDArray:
 
 
 def _around(boxes: list[tuple[slice, ...]]) -> tuple[slice, ...]:
-    """The smallest box that holds all of them."""
+    """The smallest box that contains all of them."""
     return tuple(
         slice(min(part.start for part in parts), max(part.stop for part in parts))
         for parts in zip(*boxes, strict=True)

@@ -11,27 +11,19 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Measure:
-    """A number between landmarks.
-
-    Attributes:
-        value: NaN where a landmark is absent, or two are in one place.
-        unit: "mm" or "degrees".
-    """
+    """A distance in mm or an angle in degrees; NaN if a landmark is absent, or two coincide."""
 
     value: float
-    unit: str
+    unit: str  # "mm" or "degrees"
 
 
 def measure(points: Mapping[str, Sequence[float]], names: Sequence[str]) -> Measure:
-    """A distance or an angle.
+    """A distance or an angle between landmarks.
 
     Args:
-        points: landmark -> world position, mm; absent or NaN: not there.
+        points: landmark -> world position, mm; may be absent or NaN.
         names: two: their distance. Three: the angle at the second. Four: the angle between the lines from
-            the first to the second and from the third to the fourth, 0 to 180.
-
-    Raises:
-        ValueError: another number of names.
+            the first to the second and from the third to the fourth, 0 to 180. Other numbers: ValueError.
 
     >>> square = {"a": (0, 0, 0), "b": (3, 0, 0), "c": (3, 4, 0)}
     >>> measure(square, ("a", "c")), measure(square, ("a", "b", "c"))

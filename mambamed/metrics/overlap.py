@@ -1,6 +1,6 @@
-"""Counts of voxels and what follows from them: Dice, IoU, precision, recall, specificity, volumes.
+"""Voxel counts and metrics of them: Dice, IoU, precision, recall, specificity, volumes.
 
-A ratio whose denominator is empty is NaN here; what an empty mask counts for is decided by `rules`.
+A ratio with denominator 0 is NaN here; `rules` defines the scores of empty masks.
 """
 
 from __future__ import annotations
@@ -13,15 +13,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Counts:
-    """How two masks overlap, in voxels.
-
-    Attributes:
-        tp: in both.
-        fp: in the prediction only.
-        fn: in the reference only.
-        tn: in neither.
-        voxel_ml: volume of a voxel, ml.
-    """
+    """Overlap of two masks, in voxels."""
 
     tp: int
     fp: int
@@ -41,12 +33,9 @@ class Counts:
 
 
 def counts_of(joint: NDArray, members: Sequence[int], voxel_ml: float) -> Counts:
-    """Counts of a region from the counts of every pair of labels.
+    """Counts of the region of the labels `members`.
 
-    Args:
-        joint: `(n, n)` voxels with reference label i and prediction label j.
-        members: rows of `joint` that belong to the region.
-        voxel_ml: volume of a voxel, ml.
+    `joint` is `(n, n)`: voxels with reference label i and prediction label j.
     """
     rows = list(members)
     tp = int(joint[rows][:, rows].sum())
@@ -70,17 +59,17 @@ def iou(counts: Counts) -> float:
 
 
 def precision(counts: Counts) -> float:
-    """Part of the prediction that is right; undefined where nothing was predicted."""
+    """Fraction of the prediction that is correct; undefined if nothing was predicted."""
     return _ratio(counts.tp, counts.prediction)
 
 
 def recall(counts: Counts) -> float:
-    """Part of the reference that was found (sensitivity); undefined where there was nothing to find."""
+    """Fraction of the reference that was found (sensitivity); undefined if the reference is empty."""
     return _ratio(counts.tp, counts.reference)
 
 
 def specificity(counts: Counts) -> float:
-    """Part of what is outside the reference that was left alone; near 1 for any small structure."""
+    """Fraction of the background of the reference that was not predicted; near 1 for small structures."""
     return _ratio(counts.tn, counts.tn + counts.fp)
 
 
@@ -95,12 +84,12 @@ def volume_prediction_ml(counts: Counts) -> float:
 
 
 def volume_difference_ml(counts: Counts) -> float:
-    """Prediction minus reference, ml: positive where too much was predicted."""
+    """Prediction minus reference, ml: positive if too much was predicted."""
     return (counts.prediction - counts.reference) * counts.voxel_ml
 
 
 def volume_difference_relative(counts: Counts) -> float:
-    """The same as a fraction of the reference's volume."""
+    """Prediction minus reference, as a fraction of the reference's volume."""
     return _ratio(counts.prediction - counts.reference, counts.reference)
 
 

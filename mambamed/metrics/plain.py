@@ -1,4 +1,4 @@
-"""The metrics' inner loops in numpy and scipy, for where numba is not; the reference of `compiled`."""
+"""The metrics' inner loops in numpy and scipy, used without numba; the reference for `compiled`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ _SLAB_VOXELS = 4_000_000
 
 
 def tally(
-    reference: NDArray,
-    prediction: NDArray,
-    joint: NDArray,
-    reference_boxes: NDArray,
+    reference: NDArray, prediction: NDArray, joint: NDArray, reference_boxes: NDArray,
     prediction_boxes: NDArray,
-) -> None:
+) -> None:  # fmt: skip
     count, size = len(joint), reference.size
     occupied = _occupied(reference, prediction)
     reference, prediction = reference[occupied], prediction[occupied]
@@ -37,7 +34,7 @@ def tally(
 
 
 def _occupied(reference: NDArray, prediction: NDArray) -> tuple[slice, slice, slice]:
-    """A box that holds every label, found eight voxels at a time; along the last axis after the others."""
+    """A box that contains every label, found eight voxels at a time; along the last axis after the others."""
     _, ny, nz = reference.shape
     flat, other = reference.reshape(-1), prediction.reshape(-1)
     whole = flat.size // 8 * 8
@@ -46,7 +43,7 @@ def _occupied(reference: NDArray, prediction: NDArray) -> tuple[slice, slice, sl
         some = np.append(some, whole)
     if not some.size:
         return slice(0, 0), slice(0, 0), slice(0, 0)
-    last = np.minimum(some + 7, flat.size - 1)  # eight voxels may go over the end of a row or a plane
+    last = np.minimum(some + 7, flat.size - 1)  # eight voxels may cross the end of a row or a plane
     x = slice(int(some[0] // (ny * nz)), int(last[-1] // (ny * nz)) + 1)
     first_row, last_row = some // nz % ny, last // nz % ny
     goes_over = (some // (ny * nz) != last // (ny * nz)).any()
@@ -100,20 +97,14 @@ def positions(starts: NDArray, depths: NDArray, ny: int) -> NDArray:
 
 
 def nearest(
-    query_starts: NDArray,
-    query_depths: NDArray,
-    starts: NDArray,
-    depths: NDArray,
-    ny: int,
-    spacing: NDArray,
-    out: NDArray,
-    first: int = 0,
-) -> None:
+    query_starts: NDArray, query_depths: NDArray, starts: NDArray, depths: NDArray, ny: int, spacing: NDArray,
+    out: NDArray, first: int = 0,
+) -> None:  # fmt: skip
     from scipy.spatial import KDTree
 
     queries = positions(query_starts, query_depths, ny)[first:]
     targets = positions(starts, depths, ny)
-    # Most points of two similar surfaces coincide; only the others need a search.
+    # Most points of two similar surfaces coincide; only the others are searched.
     depth = int(max(query_depths.max(), depths.max())) + 1
     scale = np.array([ny * depth, depth, 1])
     there = np.isin(queries @ scale, targets @ scale, assume_unique=True)

@@ -1,8 +1,7 @@
 """Landmarks: the distance of each to its reference, and how often it is small enough.
 
-A metric is a function and a line of `POINT_METRICS`. A landmark that was missed is a failure at every
-distance; one that was placed although the reference has none is counted as spurious. Neither is dropped:
-every mean states over how many points it is.
+A metric is a function and a row of `POINT_METRICS`. A missed landmark is a failure at every distance; a
+predicted one that the reference lacks is counted as spurious.
 """
 
 from __future__ import annotations
@@ -21,15 +20,10 @@ SDR_DISTANCES_MM = (2.0, 2.5, 3.0, 4.0)
 
 @dataclass(frozen=True)
 class PointMetric:
-    """A line of `POINT_METRICS`.
+    """A row of `POINT_METRICS`."""
 
-    Attributes:
-        function: radial errors in mm of the points that were found, one at least -> value.
-        title: heading in tables; "": no column of its own.
-    """
-
-    function: Callable[[NDArray[np.float64]], float]
-    title: str = ""
+    function: Callable[[NDArray[np.float64]], float]  # radial errors, mm, of the points found, at least one
+    title: str = ""  # heading in tables; "": no column of its own
 
 
 # Column of summary.csv -> metric. The first two are shown as mean ± SD, with the interval of the mean.
@@ -43,46 +37,27 @@ POINT_METRICS = {
 
 @dataclass(frozen=True)
 class PointScores:
-    """The landmarks of one case.
+    """The landmarks of one case."""
 
-    Attributes:
-        errors_mm: landmark -> radial error of those that both have.
-        missed: landmarks of the reference that were not found.
-        spurious: landmarks that were placed and are not in the reference.
-    """
-
-    errors_mm: Mapping[str, float]
-    missed: tuple[str, ...]
-    spurious: tuple[str, ...]
+    errors_mm: Mapping[str, float]  # landmark -> radial error, if reference and prediction have it
+    missed: tuple[str, ...]  # in the reference, but not found
+    spurious: tuple[str, ...]  # predicted, but not in the reference
 
 
 @dataclass(frozen=True)
 class LandmarkSummary:
-    """One landmark, or all of them, over the cases.
-
-    Attributes:
-        name: of the landmark.
-        expected: points of the references.
-        found: how many of them were found.
-        spurious: points placed although the reference has none.
-        values: every metric of `POINT_METRICS`, over the points found; NaN if there are none.
-        sdr: distance in mm -> fraction of the expected points found within it.
-    """
+    """One landmark, or all of them, over the cases."""
 
     name: str
-    expected: int
+    expected: int  # points of the references
     found: int
-    spurious: int
-    values: Mapping[str, float]
-    sdr: Mapping[float, float]
+    spurious: int  # predicted points that the reference lacks
+    values: Mapping[str, float]  # every metric of `POINT_METRICS` over the points found; NaN if none
+    sdr: Mapping[float, float]  # distance in mm -> fraction of the expected points found within it
 
 
 def score_points(reference: Mapping[str, Point], prediction: Mapping[str, Point]) -> PointScores:
-    """Match landmarks by name.
-
-    Args:
-        reference, prediction: landmark -> world position, mm, RAS+; absent or NaN: not there.
-
+    """Match landmarks by name; world positions in mm, RAS+, may be absent or NaN.
     >>> scores = score_points({"a": (0, 0, 0), "b": (1, 1, 1)}, {"a": (3, 0, 4), "c": (0, 0, 0)})
     >>> scores.errors_mm, scores.missed, scores.spurious
     ({'a': 5.0}, ('b',), ('c',))
@@ -95,16 +70,11 @@ def score_points(reference: Mapping[str, Point], prediction: Mapping[str, Point]
 
 
 def summarize_points(
-    cases: Sequence[PointScores],
-    names: Sequence[str],
-    distances_mm: Sequence[float] = SDR_DISTANCES_MM,
+    cases: Sequence[PointScores], names: Sequence[str], distances_mm: Sequence[float] = SDR_DISTANCES_MM
 ) -> list[LandmarkSummary]:
-    """Every landmark over the cases, and "all" of them last.
+    """One summary per name, in this order, and "all" of them last.
 
-    Args:
-        cases: from `score_points`.
-        names: the landmarks, in the order of the table.
-        distances_mm: of the success detection rate; a point at just the distance is a success.
+    A point at exactly one of `distances_mm` counts as a success in the success detection rate.
     """
     return [_summary(name, cases, (name,), distances_mm) for name in names] + [
         _summary("all", cases, names, distances_mm)

@@ -1,9 +1,9 @@
-"""What an empty mask counts for, and the conventions of papers and challenges, by name.
+"""Scores of empty masks, and the conventions of papers and challenges, by name.
 
 A region can be absent from reference and prediction (`empty/empty`), from the prediction (`missed`) or from
-the reference (`invented`). For each a rule gives the value of the fractions (Dice, NSD, ...) and of the
-distances. NaN: undefined, left out of the mean, and counted by name in the tables; infinity: undefined too,
-and the mean is also given with a penalty in its place.
+the reference (`invented`). For each, a rule gives the value of the fractions (Dice, NSD, ...) and of the
+distances. NaN: undefined, excluded from the mean, and counted in the tables; infinity: undefined too, and the
+mean is also given with a penalty in its place.
 """
 
 from __future__ import annotations
@@ -20,39 +20,28 @@ _NAN, _INF = math.nan, math.inf
 
 @dataclass(frozen=True)
 class Rules:
-    """Conventions of a segmentation's scores.
+    """Conventions for the scores of a segmentation."""
 
-    Attributes:
-        name: of the protocol, printed with the result.
-        hd95: convention of a bare `hd95`.
-        fractions: value of a fraction for empty/empty, missed, invented.
-        distances: value of a distance for the same, mm.
-        penalty_mm: stands for an infinite distance in the penalized mean; None = the image's diagonal.
-        ignore_spacing: take every voxel for 1 x 1 x 1 mm.
-        lesions: how lesions are told apart and matched.
-        metrics: asked for where the user names none.
-        source: where the conventions come from.
-    """
-
-    name: str
-    hd95: str = "max-directed"
+    name: str  # of the protocol, printed with the result
+    hd95: str = "max-directed"  # convention of a bare `hd95`
+    # values of a fraction, and of a distance in mm, for empty/empty, missed, invented
     fractions: tuple[float, float, float] = (_NAN, 0.0, 0.0)
     distances: tuple[float, float, float] = (_NAN, _INF, _INF)
-    penalty_mm: float | None = None
-    ignore_spacing: bool = False
+    penalty_mm: float | None = None  # replaces infinity in the penalized mean; None: the image's diagonal
+    ignore_spacing: bool = False  # treat every voxel as 1 x 1 x 1 mm
     lesions: LesionRules = field(default_factory=LesionRules)
-    metrics: tuple[str, ...] = ("dice", "hd95")
-    source: str = ""
+    metrics: tuple[str, ...] = ("dice", "hd95")  # computed if the user names none
+    source: str = ""  # of the conventions
 
     def of_empty(self, presence: Presence, better: str) -> float | None:
-        """The value where a mask is empty; None where the rule leaves it to the metric."""
+        """The value if a mask is empty; None if it is computed like that of other masks."""
         if presence == "present" or not better:
             return None
         values = self.fractions if better == "higher" else self.distances
         return values[("empty/empty", "missed", "invented").index(presence)]
 
     def describe(self) -> str:
-        """One line for people: which conventions the numbers follow."""
+        """One line that describes the conventions of the scores."""
 
         def shown(value: float, unit: str = "") -> str:
             return "left out" if math.isnan(value) else f"{value:g}{unit}"
@@ -138,16 +127,10 @@ def rules_for(
     hd95: str | None = None,
     penalty_mm: float | None = None,
 ) -> Rules:
-    """The rules of a protocol, with single choices changed.
+    """The rules of a protocol of `PROTOCOLS`, or our own, with single choices changed.
 
-    Args:
-        protocol: a name of `PROTOCOLS`; None for our own.
-        empty: "exclude" or "brats": what empty/empty counts for.
-        hd95: convention of a bare `hd95`.
-        penalty_mm: for an infinite distance; None: the protocol's.
-
-    Raises:
-        ValueError: an unknown name.
+    `empty` ("exclude" or "brats") and `hd95` apply to our own rules only; `penalty_mm` overrides that of any
+    protocol. Raises ValueError for an unknown name.
     """
     if protocol is not None and protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}. Known protocols: {', '.join(PROTOCOLS)}.")

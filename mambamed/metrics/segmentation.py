@@ -1,4 +1,4 @@
-"""All labels and regions of one case, in every metric, from one pass over the two label maps."""
+"""All metrics of all labels and regions of one case, from one pass over the two label maps."""
 
 from __future__ import annotations
 
@@ -20,17 +20,11 @@ MAX_LABELS = 255
 
 @dataclass(frozen=True)
 class RegionScores:
-    """The scores of one label or region of one case.
-
-    Attributes:
-        counts: voxels in both masks, in one, in none.
-        presence: whether a mask was empty: "present", "empty/empty", "missed", "invented".
-        values: metric name -> value; NaN or infinite where undefined under the rules.
-    """
+    """The scores of one label or region of one case."""
 
     counts: Counts
     presence: Presence
-    values: Mapping[str, float]
+    values: Mapping[str, float]  # metric name -> value; NaN or infinite if undefined under the rules
 
 
 def score_case(
@@ -49,14 +43,12 @@ def score_case(
         spacing: edge lengths of a voxel, mm, in array order.
         regions: name -> the labels it unites; they may overlap.
         metrics: what to compute.
-        rules: what empty masks count for, and whether spacing counts.
-        compute: the inner loops; numba's where it is there.
+        rules: scores of empty masks, and whether spacing is ignored.
+        compute: the inner loops; None: numba's if it is installed.
 
     Returns:
-        The scores by region name.
-
-    Raises:
-        ValueError: shapes differ, are not 3-D, the type is not integer, or there are too many labels.
+        The scores by region name. ValueError if shapes differ or are not 3-D, the type is not integer, or
+        there are too many labels.
     """
     if reference.shape != prediction.shape or reference.ndim != 3:
         raise ValueError(
@@ -75,7 +67,7 @@ class _LabelPair:
         self.loops = compute or loops()
         self.spacing = np.asarray(spacing, float)
         if reference.flags.f_contiguous and not reference.flags.c_contiguous:
-            # Surfaces do not care how axes are called, and reading along memory is several times faster.
+            # Surfaces do not depend on the order of axes, and reading along memory is several times faster.
             reference, prediction, self.spacing = reference.T, prediction.T, self.spacing[::-1].copy()
         self.labels, self.reference, self.prediction = _packed(reference, prediction)
         self.joint, *self.boxes = self.loops.tally(self.reference, self.prediction, len(self.labels))
@@ -83,23 +75,20 @@ class _LabelPair:
     def score(self, members: Sequence[int], metrics: Sequence[Metric], rules: Rules) -> RegionScores:
         rows = [self.labels.index(label) for label in members if label in self.labels]
         counts = counts_of(self.joint, rows, float(self.spacing.prod()) / 1000)
-        presence: Presence = (
-            ("present" if counts.prediction else "missed")
-            if counts.reference
-            else ("invented" if counts.prediction else "empty/empty")
-        )
+        names: tuple[tuple[Presence, ...], ...] = (("empty/empty", "invented"), ("missed", "present"))
+        presence = names[counts.reference > 0][counts.prediction > 0]
         reader = _Reader(self, rows, counts, rules)
         values = {}
         for metric in metrics:
             kind = METRICS[metric.kind]
-            # A small missed lesion may not count at all: lesion-wise scores know the empty mask themselves.
+            # A small missed lesion may be ignored: lesion-wise metrics handle empty predictions themselves.
             ruled = presence if kind.source != "lesions" or presence == "empty/empty" else "present"
             value = rules.of_empty(ruled, kind.better)
             values[metric.name] = reader.read(metric) if value is None else value
         return RegionScores(counts, presence, values)
 
     def box_of(self, rows: Sequence[int], margin: int = 0) -> NDArray:
-        """Where the region lies in either map, `(3, 2)`, with a margin as far as the image goes."""
+        """Bounding box `(3, 2)` of the region in both maps, with a margin as far as the image extends."""
         boxes = np.concatenate([boxes[list(rows)] for boxes in self.boxes])
         boxes = boxes[boxes[:, 0, 1] > boxes[:, 0, 0]]
         low = np.maximum(boxes[..., 0].min(axis=0) - margin, 0)
@@ -108,7 +97,7 @@ class _LabelPair:
 
 
 class _Reader:
-    """Reads metrics of one region; what several of them need is computed once."""
+    """Computes metrics of one region; what several of them need is computed once."""
 
     def __init__(self, pair: _LabelPair, rows: Sequence[int], counts: Counts, rules: Rules) -> None:
         self._pair, self._rows, self._rules = pair, rows, rules
@@ -128,9 +117,8 @@ class _Reader:
         pair, box = self._pair, self._pair.box_of(self._rows)
         ours = pair.loops.surface_voxels(pair.reference, self._member, box)
         theirs = pair.loops.surface_voxels(pair.prediction, self._member, box)
-        return VoxelDistances(
-            pair.loops.distances(ours, theirs, pair.spacing), pair.loops.distances(theirs, ours, pair.spacing)
-        )
+        there = pair.loops.distances(ours, theirs, pair.spacing)
+        return VoxelDistances(there, pair.loops.distances(theirs, ours, pair.spacing))
 
     def _areas(self) -> AreaDistances:
         pair, box = self._pair, self._pair.box_of(self._rows)
@@ -144,7 +132,7 @@ class _Reader:
 
 
 def _packed(reference: NDArray, prediction: NDArray) -> tuple[range | list[int], NDArray, NDArray]:
-    """Both maps as bytes: the labels, by their byte, and the maps."""
+    """The label of each byte, and both maps as bytes."""
     for array in (reference, prediction):
         if array.dtype.kind not in "biu":
             raise ValueError(f"label maps hold integers, not {array.dtype}")

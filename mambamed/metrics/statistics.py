@@ -1,7 +1,4 @@
-"""How sure a mean is, and whether two models really differ: by subject, paired, corrected.
-
-Resampling is by subject: two visits of one person are no two independent witnesses.
-"""
+"""Confidence intervals and paired tests, by subject: repeated scans of a person are not independent."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# Fewer subjects say next to nothing about their spread, and the bootstrap would hide that.
+# With fewer subjects the spread is hardly known, and the bootstrap would hide that.
 _FEWEST_SUBJECTS = 5
 _EXACT_PAIRS = 14
 _BLOCK = 4_000_000
@@ -29,18 +26,17 @@ def bootstrap_interval(
     """Confidence interval of the mean by the bias-corrected and accelerated bootstrap over subjects.
 
     Args:
-        values: one a case, finite.
-        subjects: whose case it is; None: every case its own subject.
+        values: one per case, finite.
+        subjects: subject of each case; None: every case is its own subject.
         level: confidence.
         resamples: draws of as many subjects as there are, with replacement.
-        seed: of the draws; the same seed gives the same interval.
+        seed: of the draws.
 
     Returns:
         Low and high end; NaN for fewer than five subjects.
 
     Source:
         Efron 1987, J. Am. Stat. Assoc. 82:171 (BCa); the acceleration is the subjects' jackknife.
-
     >>> low, high = bootstrap_interval([0.8, 0.9, 0.85, 0.7, 0.95])
     >>> low < 0.84 < high
     True
@@ -73,21 +69,13 @@ def bootstrap_interval(
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two models on the same cases.
+    """Comparison of two models on the same cases."""
 
-    Attributes:
-        pairs: how many cases (subjects) both have.
-        mean_difference: second minus first.
-        interval: bootstrap confidence interval of that.
-        wilcoxon_p: signed-rank test, two-sided; exact for few pairs.
-        permutation_p: sign-flip test of the mean difference, two-sided; exact for up to 14 pairs.
-    """
-
-    pairs: int
-    mean_difference: float
-    interval: tuple[float, float]
-    wilcoxon_p: float
-    permutation_p: float
+    pairs: int  # number of cases (subjects) that both have
+    mean_difference: float  # second minus first
+    interval: tuple[float, float]  # bootstrap confidence interval of that
+    wilcoxon_p: float  # signed-rank test, two-sided; exact for few pairs
+    permutation_p: float  # sign-flip test of the mean difference, two-sided; exact for up to 14 pairs
 
 
 def paired_test(
@@ -97,16 +85,10 @@ def paired_test(
     level: float = 0.95,
     seed: int = 0,
 ) -> PairedTest:
-    """Compare two models case by case; the tests see each subject once, by the mean of its differences.
+    """Compare two models by one finite value per case; the tests use each subject's mean difference.
 
-    Args:
-        first, second: a value a case, finite, in one order of cases.
-        subjects: whose case it is; None: every case its own subject.
-        level: confidence of the interval.
-        seed: of the bootstrap and of the sign flips.
-
-    Raises:
-        ValueError: the two have not as many values.
+    `subjects` as in `bootstrap_interval`; the seed is that of the bootstrap and of the sign flips. Raises
+    ValueError if the two differ in length.
     """
     a, b = np.asarray(first, float), np.asarray(second, float)
     if a.shape != b.shape or a.ndim != 1:
@@ -126,12 +108,9 @@ def paired_test(
 
 
 def permutation_p(differences: ArrayLike, flips: int = 20_000, seed: int = 0) -> float:
-    """Two-sided p of the mean difference when the sign of each is as likely plus as minus.
+    """Two-sided p of the mean of one difference per subject, if plus and minus are equally likely.
 
-    Args:
-        differences: one a subject.
-        flips: random sign patterns where there are too many to try all (more than 14 subjects).
-        seed: of these.
+    All sign patterns are tried for up to 14 subjects, else `flips` random ones.
 
     >>> permutation_p([1.0, 2.0, 3.0])  # 2 of the 8 sign patterns are as extreme
     0.25
@@ -153,7 +132,7 @@ def permutation_p(differences: ArrayLike, flips: int = 20_000, seed: int = 0) ->
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for having asked many questions (Holm 1979); NaN stays NaN and asks none.
+    """p-values corrected for multiple testing (Holm 1979); NaN stays NaN and does not count.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -167,11 +146,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mean_ranks(values: ArrayLike, higher_is_better: bool) -> NDArray[np.float64]:
-    """Mean rank of each model over the cases, 1 = best; equal values share their ranks.
-
-    Args:
-        values: `(models, cases)`.
-        higher_is_better: else the smallest value has rank 1.
+    """Mean rank of each model over the cases of `(models, cases)` values, 1 = best; ties share their ranks.
 
     >>> mean_ranks([[0.9, 0.8], [0.9, 0.7]], higher_is_better=True).tolist()
     [1.25, 1.75]
@@ -184,7 +159,7 @@ def mean_ranks(values: ArrayLike, higher_is_better: bool) -> NDArray[np.float64]
 
 def _wilcoxon(differences: NDArray) -> float:
     if not np.any(differences):
-        return 1.0  # the same everywhere: nothing speaks for a difference
+        return 1.0
     from scipy.stats import wilcoxon
 
     return float(wilcoxon(differences)[1])  # type: ignore[arg-type]

@@ -1,10 +1,10 @@
-"""Distances between two surfaces, mm: computed once, read in every convention.
+"""Distances between two surfaces, mm: computed once, evaluated in every convention.
 
-Two surfaces of a mask are known. *Voxels*: the foreground voxels with a 6-neighbor outside (MedPy, MONAI,
-Metrics Reloaded). *Areas*: the corners between voxels where a mask begins or ends, each weighted with the
-area of the surface there (DeepMind's surface-distance; see `surfels`). Outside the image is background.
+A mask has two surfaces. *Voxels*: the foreground voxels with a 6-neighbor outside (MedPy, MONAI, Metrics
+Reloaded). *Areas*: the corners between voxels where a mask begins or ends, each weighted with the area of
+the surface there (DeepMind's surface-distance; see `surfels`). Outside the image is background.
 
-Both surfaces have at least one point here; what an empty mask counts for is decided by `rules`.
+Both surfaces have at least one point here; `rules` defines the scores of empty masks.
 """
 
 from __future__ import annotations
@@ -14,31 +14,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Spacings are stored as float32: 0.8 mm must count as within a tolerance of 0.8 mm.
+# Spacings are stored as float32: 0.8 mm must be within a tolerance of 0.8 mm.
 _TOLERANCE_SLACK = 1 + 1e-6
 
 
 @dataclass(frozen=True)
 class VoxelDistances:
-    """Directed distances between surface voxels.
+    """Directed distances between surface voxels, mm."""
 
-    Attributes:
-        from_reference: from each surface voxel of the reference to the prediction's surface, mm.
-        from_prediction: the other way.
-    """
-
-    from_reference: NDArray
-    from_prediction: NDArray
+    from_reference: NDArray  # from each surface voxel of the reference to the prediction's surface
+    from_prediction: NDArray  # the reverse
 
 
 @dataclass(frozen=True)
 class AreaDistances:
-    """Directed distances between surface elements, and the elements' areas.
-
-    Attributes:
-        from_reference, from_prediction: as in `VoxelDistances`, mm.
-        reference_areas, prediction_areas: area of each element, mm².
-    """
+    """Directed distances between surface elements, mm, and the areas of the elements, mm²."""
 
     from_reference: NDArray
     from_prediction: NDArray
@@ -51,49 +41,42 @@ def hausdorff(distances: VoxelDistances) -> float:
     return float(max(distances.from_reference.max(), distances.from_prediction.max()))
 
 
-def hd_pooled(distances: VoxelDistances, percent: float = 95) -> float:
-    """Percentile of both directions' distances thrown together, mm: MedPy's and panoptica's `hd95`.
+def hd_pooled(distances: VoxelDistances) -> float:
+    """95th percentile of both directions' distances pooled, mm: `hd95` of MedPy and panoptica.
 
-    A miss on one side can hide among the many points of the other.
+    A miss on one side can be hidden by the many points of the other.
     """
-    return float(
-        np.percentile(np.concatenate([distances.from_reference, distances.from_prediction]), percent)
-    )
+    return float(np.percentile(np.concatenate([distances.from_reference, distances.from_prediction]), 95))
 
 
-def hd_max_directed(distances: VoxelDistances, percent: float = 95) -> float:
-    """The larger of the two directions' percentiles, mm: MONAI's, Metrics Reloaded's `hd95`."""
-    return float(
-        max(
-            np.percentile(distances.from_reference, percent),
-            np.percentile(distances.from_prediction, percent),
-        )
-    )
+def hd_max_directed(distances: VoxelDistances) -> float:
+    """The larger of the two directions' 95th percentiles, mm: `hd95` of MONAI and Metrics Reloaded."""
+    return float(max(np.percentile(d, 95) for d in (distances.from_reference, distances.from_prediction)))
 
 
-def hd_surface_area(distances: AreaDistances, percent: float = 95) -> float:
-    """The larger of the two directions' percentiles by area, mm: surface-distance's robust Hausdorff."""
+def hd_surface_area(distances: AreaDistances) -> float:
+    """The larger of the two directions' 95th percentiles by area, mm: surface-distance's robust Hausdorff."""
     return max(
-        _percentile_by_area(distances.from_reference, distances.reference_areas, percent),
-        _percentile_by_area(distances.from_prediction, distances.prediction_areas, percent),
+        _percentile_by_area(distances.from_reference, distances.reference_areas, 95),
+        _percentile_by_area(distances.from_prediction, distances.prediction_areas, 95),
     )
 
 
 def assd_pooled(distances: VoxelDistances) -> float:
-    """Mean of both directions' distances thrown together, mm: MedPy's `assd`, MONAI's symmetric ASD."""
+    """Mean of both directions' distances pooled, mm: MedPy's `assd`, MONAI's symmetric ASD."""
     count = distances.from_reference.size + distances.from_prediction.size
     return float((distances.from_reference.sum() + distances.from_prediction.sum()) / count)
 
 
 def assd_mean_directed(distances: VoxelDistances) -> float:
-    """Mean of the two directions' means, mm: each surface counts the same however many points it has."""
+    """Mean of the two directions' means, mm: both surfaces have the same weight, whatever their size."""
     return float((distances.from_reference.mean() + distances.from_prediction.mean()) / 2)
 
 
 def nsd_voxel(distances: VoxelDistances, tolerance_mm: float) -> float:
-    """Part of both surfaces' voxels within a tolerance of the other surface: MONAI's surface Dice.
+    """Fraction of both surfaces' voxels within a tolerance of the other surface: MONAI's surface Dice.
 
-    Departs from it in the tolerance, widened by 1e-6 of itself: a voxel of 0.8 mm stored as float32 is
+    Departure: the tolerance is widened by 1e-6 of itself, so that a voxel of 0.8 mm stored as float32 is
     within 0.8 mm.
     """
     limit = tolerance_mm * _TOLERANCE_SLACK
@@ -103,9 +86,9 @@ def nsd_voxel(distances: VoxelDistances, tolerance_mm: float) -> float:
 
 
 def nsd_surface_area(distances: AreaDistances, tolerance_mm: float) -> float:
-    """Part of both surfaces' area within a tolerance of the other surface.
+    """Fraction of both surfaces' area within a tolerance of the other surface (Nikolov et al. 2018).
 
-    Source: Nikolov et al. 2018, arXiv:1809.04430; the tolerance is widened as in `nsd_voxel`.
+    Source: arXiv:1809.04430; the tolerance is widened as in `nsd_voxel`.
     """
     limit = tolerance_mm * _TOLERANCE_SLACK
     within = distances.reference_areas[distances.from_reference <= limit].sum()
@@ -114,7 +97,7 @@ def nsd_surface_area(distances: AreaDistances, tolerance_mm: float) -> float:
 
 
 def _percentile_by_area(distances: NDArray, areas: NDArray, percent: float) -> float:
-    # Sorted by area within a distance, as the reference implementation does; the value does not depend on it.
+    # Sorted by area among equal distances, as in the reference implementation; the value does not change.
     order = np.lexsort((areas, distances))
     cumulative = np.cumsum(areas[order]) / np.sum(areas)
     index = np.searchsorted(cumulative, percent / 100)

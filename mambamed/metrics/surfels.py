@@ -1,9 +1,8 @@
 """Area of a mask's surface at every corner between voxels, from the eight voxels that meet there.
 
 The surface is that of marching cubes: one polygon around each edge-connected group of the eight voxels,
-through the midpoints of the edges that leave the group. This gives the areas of DeepMind's surface-distance
-(https://github.com/google-deepmind/surface-distance), whose table of 256 normals was made by hand; here
-the table is derived.
+through the midpoints of the edges that leave the group. The areas equal those of DeepMind's surface-distance
+(https://github.com/google-deepmind/surface-distance), whose table of 256 normals was made by hand.
 """
 
 from __future__ import annotations
@@ -22,13 +21,10 @@ VOXELS: tuple[Voxel, ...] = tuple(itertools.product((0, 1), repeat=3))  # type: 
 
 
 def area_of_codes(spacing: NDArray) -> NDArray:
-    """Surface area for each of the 256 ways in which a mask can hold the eight voxels at a corner.
+    """Surface area, mm², for each of the 256 ways in which a mask can contain the eight voxels at a corner.
 
-    Args:
-        spacing: `(3,)` mm.
-
-    Returns:
-        `(256,)` mm²; bit `4 * x + 2 * y + z` of the index: whether the voxel at offset (x, y, z) is inside.
+    `spacing` is `(3,)` in mm. Bit `4 * x + 2 * y + z` of the index: whether the voxel at offset (x, y, z) is
+    inside.
 
     >>> areas = area_of_codes(np.array([1.0, 1.0, 1.0]))
     >>> [round(float(areas[code]), 3) for code in (0b00000000, 0b00000001, 0b00001111, 0b11111111)]
@@ -46,7 +42,7 @@ def _triangles() -> tuple[NDArray, NDArray]:
     triangles, owners = [], []
     for code in range(1, 255):
         group = {voxel for k, voxel in enumerate(VOXELS) if code >> k & 1}
-        # Inside and outside are seen alike: the fewer of the two are wrapped, each connected part alone.
+        # Inside and outside are equivalent: the fewer of the two are wrapped, each connected part alone.
         fewer = group if len(group) <= 4 else set(VOXELS) - group
         for part in _connected_parts(fewer):
             mesh = _mesh(_polygon(part))
@@ -90,9 +86,9 @@ def _share_a_face(a: Edge, b: Edge) -> bool:
 
 
 def _mesh(polygon: NDArray) -> list[NDArray]:
-    """The polygon in triangles: of all ways the one of the largest area on a grid of spacing 1.
+    """The polygon in triangles: the triangulation of the largest area on a grid of spacing 1.
 
-    This is what the table of surface-distance amounts to; for a plane polygon all ways are equal.
+    This reproduces the table of surface-distance; for a plane polygon all triangulations are equal.
     """
 
     def area(triangles: list[NDArray]) -> float:
