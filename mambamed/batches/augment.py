@@ -1,11 +1,11 @@
-"""How a training patch varies: one fused affine for image and label, then intensities.
+"""Augmentation of training patches: one fused affine for image and label, then intensities.
 
 The geometric part (mirror, rotation, scale) is one matrix, applied to image and label in one pass, so that
-each is interpolated once and they move together. Distributions and order follow nnU-Net; where we depart is
-said below.
+each is interpolated once and they move together. Distributions and order are those of nnU-Net, except for the
+departures stated below.
 
 Source:
-    Isensee et al. 2021, supplement "Data augmentation", and batchgeneratorsv2 as nnU-Net 2 sets it up.
+    Isensee et al. 2021, supplement "Data augmentation", and batchgeneratorsv2 as nnU-Net 2 configures it.
 """
 
 from __future__ import annotations
@@ -23,23 +23,17 @@ from mambamed.preparation.image_kernels import moments
 from mambamed.recipe import Augment
 
 Triple = tuple[int, int, int]
-_BLUR_RADIUS = 3  # in sigmas: what lies beyond weighs 0.3 %
-_INVERTED_GAMMA = 0.25  # share of gamma changes made on the negative: nnU-Net's 0.1 beside 0.3
+_BLUR_RADIUS = 3  # in sigmas: what lies beyond has a weight of 0.3 %
+_INVERTED_GAMMA = 0.25  # fraction of gamma changes made on the negative: nnU-Net's 0.1 of 0.1 + 0.3
 
 
 @dataclass(frozen=True)
 class Spatial:
-    """Where a patch's voxels come from.
+    """Mapping from a patch's voxels to those of the prepared grid."""
 
-    Attributes:
-        matrix: `(3, 3)`, patch voxel -> prepared voxel, about the patch's center.
-        mirrored: the axes that only run backwards, where nothing else is done; None where something is.
-        displacement: added to it, in prepared voxels.
-    """
-
-    matrix: NDArray[np.float64]
-    mirrored: tuple[int, ...] | None
-    displacement: Displacement | None = None
+    matrix: NDArray[np.float64]  # `(3, 3)`, patch voxel -> prepared voxel, about the patch's center
+    mirrored: tuple[int, ...] | None  # axes to mirror if nothing else is done, else None
+    displacement: Displacement | None = None  # added to it, in prepared voxels
 
     def place_of(self, points: NDArray, offset: NDArray) -> NDArray:
         """`(n, 3)` prepared voxels -> patch voxels; `offset` as from `source_box`."""
@@ -56,8 +50,8 @@ def random_spatial(
 ) -> Spatial:
     """Draw mirror, rotation, scale and elastic deformation.
 
-    Rotation is one of space, in mm, also where voxels are not cubes; nnU-Net rotates in voxels. A scale s
-    above 1 shows structures s times larger; both sides of 1 are equally likely.
+    Departure: rotations are in mm, even if voxels are anisotropic; nnU-Net rotates in voxels. A scale s above
+    1 shows structures s times larger; scales above and below 1 are equally likely.
     """
     mirror = np.ones(3)
     for axis in augment.mirror:
@@ -90,14 +84,14 @@ def rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
         a, b = [i for i in range(3) if i != axis]
         turn = np.eye(3)
         turn[a, a] = turn[b, b] = np.cos(angle)
-        sign = -1.0 if axis == 1 else 1.0  # (z, x) is the positive sense about y
+        sign = -1.0 if axis == 1 else 1.0  # about y the positive direction is from z to x
         turn[a, b], turn[b, a] = -sign * np.sin(angle), sign * np.sin(angle)
         matrix = turn @ matrix
     return matrix
 
 
 def two_sided(bounds: tuple[float, float], random: np.random.Generator) -> float:
-    """A factor below or above 1 with equal chance, uniform on either side; uniform where 1 is not between."""
+    """A factor below or above 1 with equal probability, uniform on each side; uniform if 1 is not inside."""
     low, high = bounds
     if low < 1 < high:
         low, high = (low, 1.0) if random.random() < 0.5 else (1.0, high)
@@ -105,11 +99,10 @@ def two_sided(bounds: tuple[float, float], random: np.random.Generator) -> float
 
 
 def source_box(spatial: Spatial, start: Triple, patch_size: Triple) -> tuple[NDArray, NDArray, NDArray]:
-    """Which prepared voxels a patch touches.
+    """The prepared voxels that a patch touches.
 
-    Returns:
-        first and last + 1 voxel of the box, which may reach beyond the case; and the prepared voxel at which
-        the patch's voxel (0, 0, 0) lies.
+    Returns the first and last + 1 voxel of the box, which may extend beyond the case, and the prepared voxel
+    of the patch's voxel (0, 0, 0).
     """
     half = (np.asarray(patch_size) - 1) / 2
     center = np.asarray(start) + half
@@ -135,36 +128,21 @@ def apply_spatial(
         image: `(C, X, Y, Z)` float32, the part of `source_box` inside the case.
         label: `(X, Y, Z)` of the same box, uint8 or int16.
         box_start: prepared voxel of the box's first voxel.
-        spatial, offset: as from `source_box`.
-        patch_size: voxels.
+        spatial, offset: see `source_box`.
 
     Returns:
-        `(C, *patch_size)` float32 and `(*patch_size)`; zeros outside of the case.
+        `(C, *patch_size)` float32 and `(*patch_size)`; zeros outside the case.
     """
     overwritten = spatial.mirrored is None or label.shape == tuple(patch_size)
     make = np.empty if overwritten else np.zeros
     patch = make((image.shape[0], *patch_size), np.float32)
     target = make(patch_size, label.dtype)
-    if spatial.displacement is not None:
-        warp_by_field(
-            np.ascontiguousarray(image),
-            np.ascontiguousarray(label),
-            np.ascontiguousarray(spatial.matrix),
-            offset - box_start,
-            spatial.displacement.dense(patch_size),
-            patch,
-            target,
-        )
-        return patch, target
     if spatial.mirrored is None:
-        warp(
-            np.ascontiguousarray(image),
-            np.ascontiguousarray(label),
-            np.ascontiguousarray(spatial.matrix),
-            offset - box_start,
-            patch,
-            target,
-        )
+        arrays = (np.ascontiguousarray(each) for each in (image, label, spatial.matrix))
+        if spatial.displacement is None:
+            warp(*arrays, offset - box_start, patch, target)
+        else:
+            warp_by_field(*arrays, offset - box_start, spatial.displacement.dense(patch_size), patch, target)
         return patch, target
     # Only mirrored: copy, each axis forwards or backwards.
     into, backwards = [], []
@@ -179,7 +157,7 @@ def apply_spatial(
 
 
 def as_float32(image: NDArray) -> NDArray[np.float32]:
-    """The image in float32, C-contiguous and writable; float16, as prepared images are, is fast."""
+    """The image in float32, C-contiguous and writable; fast for float16, the type of prepared images."""
     if image.dtype != np.float16:
         return np.require(image, np.float32, ["C", "W"])
     wide = np.empty(image.shape, np.float32)
@@ -191,12 +169,10 @@ def change_intensities(
     patch: NDArray[np.float32], augment: Augment, random: np.random.Generator
 ) -> NDArray[np.float32]:
     """Noise, blur, brightness, contrast, low resolution, gamma, in nnU-Net's order, each by its probability;
-    then channels are dropped, one stays.
+    then channels are set to zero, except for at least one.
 
-    Factors are drawn for each channel; blur and low resolution spare each channel with chance one half.
-
-    Args:
-        patch: `(C, X, Y, Z)` float32, C-contiguous; changed in place.
+    Factors are drawn per channel; blur and low resolution skip each channel with probability one half. The
+    `(C, X, Y, Z)` patch, C-contiguous, is changed in place.
     """
     channels = range(len(patch))
     if random.random() < augment.noise:
@@ -234,8 +210,8 @@ def _some(channels: range, random: np.random.Generator) -> list[int]:
 def add_noise(volume: NDArray[np.float32], std: float, random: np.random.Generator) -> None:
     """Add normally distributed noise, in place.
 
-    Each voxel's is one of 2^16 equally likely values, the normal distribution's quantiles, picked by 16
-    random bits: a seventh of the time that drawing exact normal numbers takes. None exceeds 4.4 std.
+    Each voxel's is one of 2^16 equally likely values, the normal distribution's quantiles, chosen by 16
+    random bits, which takes a seventh of the time of exact normal numbers. None exceeds 4.4 std.
     """
     drawn = random.integers(2**64, size=-(-volume.size // 4), dtype=np.uint64).view(np.uint16)
     add_drawn(volume.reshape(-1), drawn, _normal_quantiles(), std)
@@ -244,14 +220,14 @@ def add_noise(volume: NDArray[np.float32], std: float, random: np.random.Generat
 @cache
 def _normal_quantiles() -> NDArray[np.float32]:
     """`(2**16,)`: the middle of each of as many equally likely parts of the standard normal distribution."""
-    from scipy.special import ndtri  # scipy.special takes a while to import
+    from scipy.special import ndtri  # slow to import
 
     values = ndtri((np.arange(2**16) + 0.5) / 2**16)
     return (values / values.std()).astype(np.float32)
 
 
 def change_contrast(volume: NDArray[np.float32], factor: float) -> None:
-    """Stretch about the mean, in place, and clip to the range that was there."""
+    """Scale about the mean, in place, and clip to the previous range."""
     low, high, (mean, _, _) = volume.min(), volume.max(), moments(volume)
     volume *= np.float32(factor)
     volume += np.float32(mean * (1 - factor))
@@ -259,10 +235,9 @@ def change_contrast(volume: NDArray[np.float32], factor: float) -> None:
 
 
 def change_gamma(volume: NDArray[np.float32], gamma: float, negative: bool) -> None:
-    """Raise intensities, scaled to 0..1, to the power gamma, in place; mean and standard deviation stay.
+    """Raise intensities, scaled to 0..1, to the power gamma, in place; mean and standard deviation remain.
 
-    Args:
-        negative: whether the image is turned into its negative before, and back after.
+    With `negative`, the image is inverted before and after.
     """
     mean, std, _ = moments(volume)
     low, high = float(volume.min()), float(volume.max())
@@ -271,7 +246,7 @@ def change_gamma(volume: NDArray[np.float32], gamma: float, negative: bool) -> N
     sign = -1 if negative else 1
     volume -= np.float32(high if negative else low)
     volume *= np.float32(sign / (high - low))
-    # The power, by way of the logarithm: twice as fast as np.power. 0 stays 0.
+    # The power through the logarithm is twice as fast as np.power. 0 stays 0.
     with np.errstate(divide="ignore"):
         np.log(volume, out=volume)
     volume *= np.float32(gamma)
@@ -297,7 +272,7 @@ def blur(volume: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
 
 
 def lower_resolution(volume: NDArray[np.float32], zoom: float) -> NDArray[np.float32]:
-    """Sample every axis at `zoom` times its voxels by the nearest, and back by linear interpolation."""
+    """Downsample every axis by `zoom` with nearest neighbors, and upsample by linear interpolation."""
     for axis, size in enumerate(volume.shape):
         coarse = max(1, round(size * zoom))
         nearest = ((np.arange(coarse) + 0.5) * size / coarse).astype(int).clip(0, size - 1)

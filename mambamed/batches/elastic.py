@@ -9,25 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 Triple = tuple[int, int, int]
-_FOLD_FREE = 0.4  # of the distance of control points; below 0.48 no two places meet (Choi & Lee 2000)
+_FOLD_FREE = 0.4  # of the distance of control points; below 0.48 space cannot fold (Choi & Lee 2000)
 _ROUNDS = 50
 _CLOSE = 1e-4  # voxels
 
 
 @dataclass(frozen=True)
 class Displacement:
-    """How far each patch voxel is moved, in prepared voxels: a cubic B-spline.
+    """Displacement of each patch voxel, in prepared voxels: a cubic B-spline.
 
-    Attributes:
-        control: `(3, A, B, C)` displacements at the control points.
-        step: patch voxels between two control points, one an axis; the second point lies at voxel 0.
-
-    Source:
-        Rueckert et al. 1999 (free-form deformations), eq. 3.
+    Source: Rueckert et al. 1999 (free-form deformations), eq. 3.
     """
 
-    control: NDArray[np.float64]
-    step: tuple[float, float, float]
+    control: NDArray[np.float64]  # `(3, A, B, C)` displacements at the control points
+    step: tuple[float, float, float]  # patch voxels between control points; the second one lies at voxel 0
 
     @property
     def largest(self) -> NDArray[np.float64]:
@@ -43,12 +38,12 @@ class Displacement:
         return np.ascontiguousarray(moved, np.float32)
 
     def at(self, points: NDArray) -> NDArray[np.float64]:
-        """`(n, 3)` patch voxels -> `(n, 3)` displacements; beyond the patch as at its rim."""
+        """`(n, 3)` patch voxels -> `(n, 3)` displacements; outside the patch those of its border."""
         x, y, z = (self._weights(points[:, axis], axis) for axis in range(3))
         return np.einsum("dabc,na,nb,nc->nd", self.control, x, y, z)
 
     def _weights(self, positions: NDArray, axis: int) -> NDArray[np.float64]:
-        """`(n, points)`: how much each control point counts at each position."""
+        """`(n, points)`: weight of each control point at each position."""
         count = self.control.shape[axis + 1]
         t = np.clip(np.asarray(positions, float) / self.step[axis], 0, count - 3)
         distance = np.abs(t[:, None] + 1 - np.arange(count))
@@ -63,13 +58,9 @@ def random_displacement(
     patch_size: Triple,
     random: np.random.Generator,
 ) -> Displacement:
-    """Draw a displacement.
+    """Draw displacements of standard deviation `std_mm` at control points that are `smoothness_mm` apart.
 
-    Args:
-        std_mm: standard deviation at the control points; cut where space would fold.
-        smoothness_mm: distance of the control points.
-        spacing_mm: of the prepared grid.
-        patch_size: voxels.
+    They are clipped where space would fold. `spacing_mm` is that of the prepared grid.
     """
     spacing = np.asarray(spacing_mm, float)
     step = np.maximum(smoothness_mm / spacing, 2.0)
@@ -80,10 +71,9 @@ def random_displacement(
 
 
 def place_of(points: NDArray, matrix: NDArray, offset: NDArray, displacement: Displacement) -> NDArray:
-    """Patch voxels o of prepared voxels p: where `matrix @ o + offset + displacement(o) = p`.
+    """Patch voxels o of `(n, 3)` prepared voxels p: `matrix @ o + offset + displacement(o) = p`.
 
-    Args:
-        points: `(n, 3)`; NaN stays NaN.
+    NaN stays NaN.
     """
     inverse = np.linalg.inv(matrix)
     place = (points - offset) @ inverse.T

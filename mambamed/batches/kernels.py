@@ -1,7 +1,7 @@
-"""The inner loops of augmentation, compiled: they run on one thread each and hold no lock (nogil), so that
-threads work side by side.
+"""The compiled inner loops of augmentation: each runs on one thread without the GIL, so that threads work in
+parallel.
 
-Signatures are pinned and the machine code is cached, because compiling takes seconds. Images are float32
+Signatures are given and the machine code is cached, because compiling takes seconds. Images are float32
 `(C, X, Y, Z)`, label maps uint8 or int16 `(X, Y, Z)`, all C-contiguous.
 """
 
@@ -13,17 +13,17 @@ import numpy as np
 
 from mambamed.numba_cache import compiled
 
-_LINES = 16  # of an output plane that are worked on together
-_TURNED = 64  # rows that are turned into columns together
+_LINES = 16  # of an output plane that are processed together
+_TURNED = 64  # rows that are transposed together
 
 
 @compiled()
 def _label_at(label, x, y, z, fx, fy, fz):
-    """The label with the largest trilinear weight among the eight corners; outside lies background."""
+    """The label with the largest trilinear weight among the eight corners; outside is background."""
     nx, ny, nz = label.shape
     best, best_weight = 0, -1.0
     for a in range(8):
-        # The nearest corner first: most often it decides.
+        # The nearest corner first, as it usually has the largest weight.
         sx, sy, sz = (a >> 2) ^ (fx > 0.5), ((a >> 1) & 1) ^ (fy > 0.5), (a & 1) ^ (fz > 0.5)
         candidate = 0
         if 0 <= x + sx < nx and 0 <= y + sy < ny and 0 <= z + sz < nz:
@@ -81,13 +81,10 @@ def _at_the_rim(image, label, xf, yf, zf, image_out, label_out, i, j, k):
 
 @compiled(fastmath=True)
 def _line(image, corner, fraction, plane, row, first, last, out):
-    """Trilinear values of the voxels `first <= k < last` of a line, whose eight corners all lie inside.
+    """Trilinear values of the voxels `first <= k < last` of a line whose eight corners are all inside.
 
-    Args:
-        image: one channel, flat.
-        corner: where each voxel's first corner lies in it.
-        fraction: `(3, n)`, how far beyond that corner the voxel lies.
-        plane, row: steps to the corners along x and y.
+    `corner` is the position of each voxel's first corner in `image`, one channel, flat; `fraction` `(3, n)`
+    the distance from it; `plane` and `row` the steps to the corners along x and y.
     """
     one = np.uint32(1)
     for k in range(first, last):
@@ -106,7 +103,7 @@ def _line(image, corner, fraction, plane, row, first, last, out):
 
 @compiled()
 def _label_line(label, flat, corner, fraction, plane, row, first, last, out):
-    """Labels of the voxels of a line, as `_line`."""
+    """Labels of the voxels of a line, with the arguments of `_line`."""
     one = np.uint32(1)
     for k in range(first, last):
         at = corner[k]
@@ -135,17 +132,15 @@ def _label_line(label, flat, corner, fraction, plane, row, first, last, out):
 def warp(image, label, matrix, offset, image_out, label_out):
     """Sample image (trilinear) and label (vote of the eight corners) at `matrix @ output_voxel + offset`.
 
-    Outside of the input lie zeros. Image and label share every coordinate: they cannot part. Each line of the
-    output is cut into what lies wholly outside, what touches the rim, and what lies inside, so that the
-    loops over the inside ask nothing: they go through the input as flat memory, one channel after the other.
+    Zeros lie outside the input. Image and label share all coordinates. Each line of the output is cut into
+    the parts outside, at the border and inside the input, so that the loops over the inside have no
+    conditions: they read the input as flat memory, one channel after the other.
 
     Args:
-        image: `(C, X, Y, Z)` float32; fewer than 2^32 voxels a channel.
+        image: `(C, X, Y, Z)` float32; fewer than 2^32 voxels per channel.
         label: `(X, Y, Z)`.
-        matrix: `(3, 3)` float64, output voxel -> input voxel.
-        offset: `(3,)` float64.
-        image_out: `(C, P, Q, R)` float32, overwritten.
-        label_out: `(P, Q, R)`, overwritten.
+        matrix, offset: `(3, 3)` and `(3,)` float64, output voxel -> input voxel.
+        image_out, label_out: `(C, P, Q, R)` float32 and `(P, Q, R)`, overwritten.
     """
     channels, nx, ny, nz = image.shape
     px, py, pz = label_out.shape
@@ -153,9 +148,9 @@ def warp(image, label, matrix, offset, image_out, label_out):
     dx, dy, dz = matrix[0, 2], matrix[1, 2], matrix[2, 2]
     rim = 1e-9
     corner, fraction = np.empty(pz, np.uint32), np.empty((3, pz), np.float32)
-    # Unsigned: numba would ask of signed ones whether they count from the end.
+    # Unsigned: for signed ones numba would check whether they count from the end.
     plane, row = np.uint32(ny * nz), np.uint32(nz)
-    # A few lines side by side, then the next plane: what was read for one is still in the cache for the next.
+    # A few adjacent lines, then the next plane: what was read for one is still in the cache for the next.
     for j_first in range(0, py, _LINES):
         for i in range(px):
             for j in range(j_first, min(py, j_first + _LINES)):
@@ -190,37 +185,23 @@ def warp(image, label, matrix, offset, image_out, label_out):
     "void(f4[:,:,:,::1], i2[:,:,::1], f8[:,::1], f8[::1], f4[:,:,:,::1], f4[:,:,:,::1], i2[:,:,::1])",
 )
 def warp_by_field(image, label, matrix, offset, displacement, image_out, label_out):
-    """As `warp`, at `matrix @ output_voxel + offset + displacement[:, output_voxel]`.
+    """Same as `warp`, at `matrix @ output_voxel + offset + displacement[:, output_voxel]`.
 
-    Args:
-        displacement: `(3, P, Q, R)` float32, input voxels.
+    `displacement` is `(3, P, Q, R)` float32, in input voxels.
     """
     nx, ny, nz = label.shape
     px, py, pz = label_out.shape
     for i in range(px):
         for j in range(py):
             for k in range(pz):
-                x = (
-                    matrix[0, 0] * i
-                    + matrix[0, 1] * j
-                    + matrix[0, 2] * k
-                    + offset[0]
-                    + displacement[0, i, j, k]
-                )
-                y = (
-                    matrix[1, 0] * i
-                    + matrix[1, 1] * j
-                    + matrix[1, 2] * k
-                    + offset[1]
-                    + displacement[1, i, j, k]
-                )
-                z = (
-                    matrix[2, 0] * i
-                    + matrix[2, 1] * j
-                    + matrix[2, 2] * k
-                    + offset[2]
-                    + displacement[2, i, j, k]
-                )
+                # fmt: off
+                x = (matrix[0, 0] * i + matrix[0, 1] * j + matrix[0, 2] * k + offset[0]
+                     + displacement[0, i, j, k])
+                y = (matrix[1, 0] * i + matrix[1, 1] * j + matrix[1, 2] * k + offset[1]
+                     + displacement[1, i, j, k])
+                z = (matrix[2, 0] * i + matrix[2, 1] * j + matrix[2, 2] * k + offset[2]
+                     + displacement[2, i, j, k])
+                # fmt: on
                 if -1 < x < nx and -1 < y < ny and -1 < z < nz:
                     _at_the_rim(image, label, x, y, z, image_out, label_out, i, j, k)
                 else:
@@ -243,22 +224,17 @@ def _mix_rows(array, index, weight, out):
 
 @compiled("void(f4[:,:,::1], i4[:,::1], f4[:,::1], f4[:,:,::1])", fastmath=True)
 def along_axis(array, index, weight, out):
-    """A sparse linear operator along the middle axis.
+    """A sparse linear operator along the middle axis, such as blurring and resampling.
 
-    `out[o, i, r] = sum_t weight[i, t] array[o, index[i, t], r]`. Blurring and resampling are such operators.
-
-    Args:
-        array: `(O, N, R)`.
-        index: `(M, T)` rows that enter each output row.
-        weight: `(M, T)`.
-        out: `(O, M, R)`, overwritten.
+    `out[o, i, r] = sum_t weight[i, t] array[o, index[i, t], r]`, with `array` `(O, N, R)`, `index` and
+    `weight` `(M, T)`, and `out` `(O, M, R)`, overwritten.
     """
     outer, count, rest = array.shape
     if rest > 1:
         for o in range(outer):
             _mix_rows(array[o], index, weight, out[o])
         return
-    # The last axis: rows are turned into columns, some at a time, so that it works on whole rows too.
+    # The last axis: blocks of rows are transposed, so that whole rows are processed here too.
     turned, mixed = np.empty((count, _TURNED), np.float32), np.empty((len(index), _TURNED), np.float32)
     for begin in range(0, outer, _TURNED):
         together = min(_TURNED, outer - begin)
@@ -273,12 +249,9 @@ def along_axis(array, index, weight, out):
 
 @compiled("void(f4[::1], Array(uint16, 1, 'C', True), f4[::1], f4)")
 def add_drawn(array, drawn, values, factor):
-    """Add `factor * values[drawn]` to an array: noise of the values' distribution.
+    """Add `factor * values[drawn]` to an array in place: noise of the values' distribution.
 
-    Args:
-        array: `(n,)`, changed in place.
-        drawn: `(m,)` uniform 16 bit numbers, m >= n.
-        values: `(2**16,)` equally likely values.
+    `array` is `(n,)`; `drawn` `(m,)` uniform 16 bit numbers, m >= n; `values` `(2**16,)` equally likely.
     """
     for n in range(array.size):
         array[n] += factor * values[drawn[n]]
@@ -286,12 +259,11 @@ def add_drawn(array, drawn, values, factor):
 
 @compiled("void(Array(uint16, 1, 'C', True), f4[::1])")
 def from_half(bits, out):
-    """Numbers of 16 bits (IEEE 754 binary16, given as their bits) in float32, exactly; numpy takes 20 times
-    as long."""
+    """Convert the bits of IEEE 754 binary16 numbers to float32, exactly; 20 times as fast as numpy."""
     for n in range(bits.size):
         magnitude = np.uint32((bits[n] & 0x7FFF) << 13)
         if magnitude >= 0x7C00 << 13:  # infinite, or not a number
             value = np.uint32(magnitude | 0x7F800000).view(np.float32)
-        else:  # exponents count from -15 there and from -127 here; this holds for subnormal numbers too
+        else:  # the bias of the exponent is 15 there and 127 here; valid for subnormal numbers too
             value = magnitude.view(np.float32) * np.float32(2.0**112)
         out[n] = -value if bits[n] >> 15 else value

@@ -1,6 +1,6 @@
-"""Patches read, varied and stacked by threads, a bounded number of batches ahead.
+"""Patches read, augmented and stacked by threads, a limited number of batches ahead.
 
-Threads, not processes: the heavy parts hold no lock, nothing is copied between processes, no worker can die.
+Threads, not processes: the expensive parts release the GIL, and nothing is copied between processes.
 """
 
 from __future__ import annotations
@@ -30,28 +30,19 @@ from mambamed.tasks.covariates import with_covariates
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step learns from.
+    """Input of one training step."""
 
-    Attributes:
-        image: `(B, C, X, Y, Z)` float32; covariates of classes are constant channels behind the image's.
-        reference: `(B, X, Y, Z)` label values; or `(B, K, 3)` float32, where the landmarks lie in the patch,
-            in voxels, NaN for those that the case does not have; or `(B,)` int64 class indices.
-        case_ids: of each patch, for messages.
-    """
-
-    image: Tensor
+    image: Tensor  # `(B, C, X, Y, Z)` float32; covariates of classes are constant channels after the image's
+    # `(B, X, Y, Z)` label values; or `(B, K, 3)` float32 positions of the landmarks in the patch, in voxels,
+    # NaN for those that the case lacks; or `(B,)` int64 class indices
     reference: Tensor
-    case_ids: tuple[str, ...]
+    case_ids: tuple[str, ...]  # of each patch, for messages
 
 
 class PatchReader:
-    """Reads one patch: the box that it needs, no more, moved and varied.
+    """Reads one patch, and no more than the box that it needs, and augments it.
 
-    Args:
-        cases: id -> case.
-        patch_size: voxels (x, y, z).
-        augment: how patches vary; None: as they are.
-        spacing_mm: of the prepared grid, for rotations.
+    `augment` None: no augmentation. `spacing_mm` is that of the prepared grid, for rotations.
     """
 
     def __init__(
@@ -65,14 +56,14 @@ class PatchReader:
         self._augment, self._spacing = augment, spacing_mm
 
     def read(self, request: PatchRequest) -> tuple[np.ndarray, np.ndarray]:
-        """`(C, *patch_size)` float32, and what `Batch.reference` holds of one patch."""
+        """`(C, *patch_size)` float32, and the `Batch.reference` of one patch."""
         case = self._cases[request.case_id]
         random = random_stream(*request.key)
         spatial = Spatial(np.eye(3), ())
         if self._augment is not None:
             spatial = random_spatial(self._augment, self._spacing, random, self._patch_size)
         low, high, offset = source_box(spatial, request.start, self._patch_size)
-        if spatial.mirrored is not None:  # no interpolation: not a voxel more than the patch
+        if spatial.mirrored is not None:  # no interpolation: exactly the patch
             low = np.asarray(request.start)
             high = low + self._patch_size
         shape = np.asarray(case.shape)
@@ -84,7 +75,7 @@ class PatchReader:
             label = np.zeros(image.shape[1:], np.uint8)
         else:
             kind = label.dtype if label.dtype in (np.uint8, np.int16) else np.int16
-            label = np.require(label, kind, ["C", "W"])  # the kernels take no read-only arrays
+            label = np.require(label, kind, ["C", "W"])  # the kernels accept no read-only arrays
         patch, label = apply_spatial(image, label, low, spatial, offset, self._patch_size)
         mirrored = bool(np.linalg.det(spatial.matrix) < 0)
         reference = case.reference(label, lambda points: spatial.place_of(points, offset), mirrored)
@@ -107,13 +98,8 @@ def batches_ahead(
 ) -> Generator[Batch, None, None]:
     """The batches of steps `first_step <= k < last_step` in order, read ahead by threads.
 
-    At most `threads + 2` batches are in memory. A fault in a thread is raised at its batch's turn. Closing
+    At most `threads + 2` batches are in memory. An error in a thread is raised when its batch is due. Closing
     the iterator ends the threads.
-
-    Args:
-        sampler: names the patches of a step.
-        reader: reads them.
-        threads: how many read at a time.
     """
     steps = iter(range(first_step, last_step))
     pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")

@@ -1,4 +1,4 @@
-"""Which patch comes next: a pure function of (seed, fold, step); a resumed run needs no sampler state."""
+"""Choice of patches: a pure function of (seed, fold, step), so that a resumed run needs no sampler state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 Triple = tuple[int, int, int]
 
-# One number a use of randomness, so that streams never meet.
+# One number per use of randomness, so that streams are independent.
 _ORDER, _PLACE, _AUGMENT = 1, 2, 3
 
 
@@ -24,7 +24,7 @@ def random_stream(*key: int) -> np.random.Generator:
 
 
 class SampledCase(Protocol):
-    """What the sampler needs to know of a case."""
+    """The attributes of a case that the sampler uses."""
 
     @property
     def shape(self) -> Triple: ...
@@ -35,17 +35,11 @@ class SampledCase(Protocol):
 
 @dataclass(frozen=True)
 class PatchRequest:
-    """One patch to be read.
-
-    Attributes:
-        case_id: of which case.
-        start: first voxel on the prepared grid; negative where the case is smaller than the patch.
-        key: seeds the patch's augmentation.
-    """
+    """One patch to be read."""
 
     case_id: str
-    start: Triple
-    key: tuple[int, ...]
+    start: Triple  # first voxel on the prepared grid; negative if the case is smaller than the patch
+    key: tuple[int, ...]  # seeds the patch's augmentation
 
 
 class PatchSource(Protocol):
@@ -55,23 +49,22 @@ class PatchSource(Protocol):
 
 
 class Sampler:
-    """Draws patches: every case equally often, a fixed share of them centered on foreground.
+    """Draws patches: every case equally often, a fixed fraction of them centered on foreground.
 
-    Patch n = step * batch_size + i takes the case at place n of a chain of shuffled passes over the cases.
-    It is a foreground patch when `floor((n + 1) f) > floor(n f)`: exactly the share f, evenly spread. Such a
-    patch is centered on a random voxel of a random label of its case, as far as it may not leave the case.
-    A case smaller than the patch lies in its middle, as it will in prediction.
+    Patch n = step * batch_size + i takes the case at position n of a chain of shuffled passes over the cases.
+    It is a foreground patch if `floor((n + 1) f) > floor(n f)`: exactly the fraction f, evenly spread. Such a
+    patch is centered on a random voxel of a random label of its case, but does not extend beyond the case. A
+    case smaller than the patch lies in its middle, as in prediction.
 
     Args:
         cases: id -> case; the ids' order does not matter.
-        patch_size: voxels (x, y, z).
-        batch_size: patches a step.
-        foreground: share f of foreground patches.
+        foreground: fraction f of foreground patches.
         key: (seed, fold, ...).
         centered: every patch in the middle of its case, and no foreground patches.
 
     Source:
-        nnU-Net draws cases with replacement and forces foreground in the last third of each batch.
+        Departs from nnU-Net, which draws cases with replacement and forces foreground in the last third of
+        each batch.
     """
 
     def __init__(

@@ -31,64 +31,41 @@ _AXIS = {"x": 0, "y": 1, "z": 2}
 
 @dataclass(frozen=True)
 class Serving:
-    """How models are loaded and run; the options that all commands with models share.
+    """How models are loaded and run; the options that all commands with models share."""
 
-    Attributes:
-        folds: "all" trained ones, or e.g. "0,2".
-        checkpoint: "best" or "last".
-        overlap, tta, precision: override the recipe's.
-        device: see `runs.device.choose_device`.
-        max_ram: memory that this process may take, e.g. "6G": a case that does not fit is rejected.
-        max_vram: GPU memory that it may take; what does not fit is done in smaller batches, then on the CPU.
-    """
-
-    folds: str = "all"
-    checkpoint: str = "best"
-    overlap: float | None = None
+    folds: str = "all"  # all trained ones, or e.g. "0,2"
+    checkpoint: str = "best"  # or "last"
+    overlap: float | None = None  # overrides the recipe's, like `tta` and `precision`
     tta: str | None = None
-    device: str = "auto"
+    device: str = "auto"  # see `runs.device.choose_device`
     precision: str | None = None
-    max_ram: str | None = None
-    max_vram: str | None = None
+    max_ram: str | None = None  # memory limit of this process, e.g. "6G": a larger case is rejected
+    max_vram: str | None = None  # GPU memory limit; beyond it batches shrink, then the CPU is used
 
 
 @dataclass(frozen=True)
 class Member:
-    """One run of an ensemble: its networks, one per fold, and their windows.
-
-    Attributes:
-        layout: memory format of the networks and their input.
-        model: name of the run folder or model file.
-        checkpoint: "best" or "last".
-    """
+    """One run of an ensemble: its networks, one per fold, and their windows."""
 
     run: Run
     folds: tuple[int, ...]
     networks: tuple[nn.Module, ...]
     windows: Windows
-    layout: torch.memory_format = torch.contiguous_format
-    model: str = ""
-    checkpoint: str = "best"
+    layout: torch.memory_format = torch.contiguous_format  # of the networks and their input
+    model: str = ""  # name of the run folder or model file
+    checkpoint: str = "best"  # or "last"
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Networks whose logits are averaged.
+    """Networks whose logits are averaged."""
 
-    Attributes:
-        members: one per run; all have the same channels, preparation and outputs.
-        task: what the logits mean.
-        device, precision: where and how precisely to compute.
-        reasons: one line each about device, precision and scan backend, with the reason.
-        max_ram: bytes that this process may take; None: no limit.
-    """
-
-    members: tuple[Member, ...]
+    members: tuple[Member, ...]  # one per run; all have the same channels, preparation and outputs
     task: Task
     device: torch.device
     precision: str
-    reasons: tuple[str, ...]
-    max_ram: int | None = None
+    reasons: tuple[str, ...]  # one line each about device, precision and scan backend, with the reason
+    max_ram: int | None = None  # bytes that this process may use; None: no limit
 
     @property
     def run(self) -> Run:
@@ -119,16 +96,15 @@ class Ensemble:
         on_progress: Callable[[int, int], None] = lambda done, total: None,
         on_message: Callable[[str], None] = lambda line: None,
     ) -> Iterator[Slab]:
-        """`(C, X, Y, Z)` image on the prepared grid -> its logits, slab after slab.
+        """Logits of a normalized `(C, X, Y, Z)` image on the prepared grid, slab after slab.
 
         Args:
-            image: normalized.
             on_progress: callback that receives (windows done, all windows) of each member in turn.
-            on_message: callback that receives what was changed for lack of memory.
+            on_message: callback that receives what was changed because memory ran out.
 
         Raises:
-            CaseError: a network answers NaN or Inf, or the case does not fit into `max_ram`.
-            RunError: the device has not the memory for a single window.
+            CaseError: a network outputs NaN or Inf, or the case does not fit into `max_ram`.
+            RunError: the device has too little memory for a single window.
         """
         tensor = torch.from_numpy(np.ascontiguousarray(image, np.float32))
         axis = slab_axis(
@@ -163,9 +139,7 @@ class Ensemble:
 def mean_of_slabs(streams: Sequence[Iterator[Slab]], weights: Sequence[float]) -> Iterator[Slab]:
     """Weighted mean of the slabs of one volume from several sources, whose slabs end at different planes.
 
-    Args:
-        streams: each gives the whole volume along the same axis.
-        weights: one a stream; need not sum to 1.
+    Each stream gives the whole volume along the same axis. The weights need not sum to 1.
     """
     if len(streams) == 1:
         yield from streams[0]
@@ -189,14 +163,10 @@ def mean_of_slabs(streams: Sequence[Iterator[Slab]], weights: Sequence[float]) -
 
 
 def load_ensemble(models: Sequence[Path], serving: Serving = Serving()) -> Ensemble:
-    """Load all networks of some models.
-
-    Args:
-        models: run folders, or one-file models.
-        serving: which folds and checkpoint, and how to run them.
+    """Load all networks of run folders or one-file models.
 
     Raises:
-        ModelError: a run, fold or checkpoint is missing or damaged, or runs do not fit together.
+        ModelError: a run, fold or checkpoint is missing or damaged, or runs cannot be averaged.
         RecipeError: an option cannot be used.
     """
     max_ram = parse_bytes(serving.max_ram, "--max-ram") if serving.max_ram else None
@@ -228,11 +198,7 @@ def load_ensemble(models: Sequence[Path], serving: Serving = Serving()) -> Ensem
 
 
 def _limit_gpu(device: torch.device, limit: int) -> None:
-    """Let torch report that memory is exhausted at this limit.
-
-    Raises:
-        RecipeError: this device has no such limit.
-    """
+    """Set the limit at which torch reports that memory is exhausted; RecipeError if the device has none."""
     if device.type != "cuda":
         raise RecipeError(f"--max-vram: the device is {device}, only CUDA has a limit. Use --max-ram.")
     whole = torch.cuda.get_device_properties(device).total_memory
@@ -240,12 +206,12 @@ def _limit_gpu(device: torch.device, limit: int) -> None:
 
 
 def layout_of(network: str, device: torch.device, precision: str) -> torch.memory_format:
-    """How a network's tensors lie in memory where it is fastest.
+    """The memory format in which a network is fastest.
 
     Source:
-        Measured on an AVX-512 CPU in float32, a thread: nnMamba, whose scans read channels last anyway, takes
-        3.2 s for 4 x 128^3 with channels last and 4.1 s without; all others, the convolutions of which make
-        up more of their time, take 10 to 25 % longer with them (SegMamba, U-Mamba, nnU-Net at 4 x 64^3).
+        Measured on an AVX-512 CPU in float32 on one thread: nnMamba, whose scans read channels last, needs
+        3.2 s for 4 x 128^3 with channels last and 4.1 s without; all others, which spend more of their time
+        in convolutions, need 10 to 25 % more with it (SegMamba, U-Mamba, nnU-Net at 4 x 64^3).
 
     >>> layout_of("nnmamba", torch.device("cpu"), "fp32"), layout_of("umamba", torch.device("cpu"), "fp32")
     (torch.channels_last_3d, torch.contiguous_format)
@@ -256,10 +222,9 @@ def layout_of(network: str, device: torch.device, precision: str) -> torch.memor
 
 
 def windows_of(run: Run, overlap: float | None, tta: str | None, device: torch.device) -> Windows:
-    """How a run's network is led over a volume: its recipe's way, where nothing else is asked for.
+    """The windows of a run's network, from its recipe if nothing else is given.
 
-    Raises:
-        RecipeError: an overlap that no windows can have.
+    Raises RecipeError for an overlap outside 0 <= overlap < 1.
     """
     settings: Inference = run.recipe.inference
     overlap = settings.overlap if overlap is None else overlap
@@ -279,7 +244,7 @@ def windows_of(run: Run, overlap: float | None, tta: str | None, device: torch.d
 
 
 def _check_same_question(first: Run, other: Run) -> None:
-    """Refuse to average runs that read or answer different things."""
+    """Raise ModelError for runs that differ in input or output and so cannot be averaged."""
     same_manifest = first.manifest.changed(name="") == other.manifest.changed(name="")
     sizes = {"patch_size": (1, 1, 1), "batch_size": 1, "shape_median": (1, 1, 1)}
     same_plan = first.plan.changed(**sizes) == other.plan.changed(**sizes)

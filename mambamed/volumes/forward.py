@@ -21,18 +21,13 @@ class ForwardPass:
     Args:
         networks: each maps `(B, C, *patch)` to `(B, K, *patch)`, or to `(B, K)` if it pools; in evaluation
             mode, on `device`.
-        mirror_axes: spatial axes (0, 1, 2) whose mirrored copies are averaged in.
-        batch_size: patches per pass, to begin with.
-        device: where the networks are.
+        mirror_axes: spatial axes (0, 1, 2) whose mirrored copies are included in the average.
+        batch_size: initial number of patches per pass; halved whenever the device's memory is too small.
         precision: of the networks' products, see `runs.device`.
         layout: memory format of the networks' input.
-        on_message: callback that receives what was changed for lack of memory.
+        on_message: callback that receives what was changed because memory ran out.
         free_memory: frees some memory of the device when not even one patch fits; returns whether it could.
-        mirror_order: which channel each one becomes in a mirror image, where left and right have channels of
-            their own.
-
-    Attributes:
-        batch_size: patches per pass; halved whenever the device's memory does not suffice.
+        mirror_order: channel that each one becomes in a mirror image, if left and right have separate ones.
     """
 
     def __init__(
@@ -60,11 +55,10 @@ class ForwardPass:
         self._cached: tuple[tuple[float, ...], Tensor] | None = None
 
     def __call__(self, patches: Sequence[Tensor]) -> list[Tensor]:
-        """Patches `(C, *patch)` -> their logits `(K, *patch)` or `(K,)` on the device: float32, or, of a
-        single pass on a CPU, bfloat16 if that is the network's output.
+        """Logits `(K, *patch)` or `(K,)` of each patch `(C, *patch)`, on the device.
 
-        Raises:
-            RunError: the device has not the memory for a single patch.
+        float32; bfloat16 for a single pass on a CPU if that is the network's output. Raises RunError if the
+        device has too little memory for a single patch.
         """
         logits: list[Tensor | None] = [None] * len(patches)
         values = [_only_value(patch) for patch in patches]
@@ -78,7 +72,7 @@ class ForwardPass:
             logits[number] = result
             value = values[number]
             if value is not None and result.numel() * result.element_size() <= _CACHED_BYTES:
-                self._cached = (value, result.clone())  # not a part of a batch, which would be kept
+                self._cached = (value, result.clone())  # not a view, which would keep the whole batch
         return [each for each in logits if each is not None]
 
     def _in_batches(self, patches: Sequence[Tensor]) -> list[Tensor]:
@@ -94,18 +88,18 @@ class ForwardPass:
                 if not is_out_of_memory(error, after=reduced):
                     raise
                 lack, reduced = shortage(error), True
-            # Outside the handler, for the error holds the activations that are to be freed.
+            # Outside the handler, because the error references the activations that are to be freed.
             self._reduce_memory(lack)
         return results
 
     def _stacked(self, batch: Sequence[Tensor]) -> Tensor:
-        """The patches as the networks read them, on the device."""
+        """The patches in the networks' memory format, on the device."""
         if self._device.type != "cpu":
             stack = torch.stack(list(batch)) if len(batch) > 1 else batch[0][None]  # copied once
             return stack.to(self._device).contiguous(memory_format=self._layout)
         shape = (len(batch), *batch[0].shape)
         if self._buffer is None or self._buffer.shape != shape:
-            # kept from pass to pass: glibc hands out other pages for each, which the kernel clears first
+            # reused: glibc would allocate new pages for each pass, which the kernel clears first
             self._buffer = torch.empty(shape, dtype=batch[0].dtype, memory_format=self._layout)
         for place, patch in zip(self._buffer, batch, strict=True):
             place.copy_(patch)
@@ -126,7 +120,7 @@ class ForwardPass:
                     if not (passes == 1 and logits.dtype == torch.bfloat16 and logits.device.type == "cpu"):
                         logits = logits.float()
                     logits = torch.flip(logits, flips) if flips else logits
-                    if self._mirror_order is not None and len(flips) % 2:  # two mirrors make a turn
+                    if self._mirror_order is not None and len(flips) % 2:  # two mirrors make a rotation
                         logits = logits[:, self._mirror_order]
                     total = logits if total is None else total + logits
         if total is None:
@@ -155,20 +149,12 @@ def class_logits(
     precision: str,
     layout: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
-    """Mean logits of a pooled network over mirrored copies.
+    """Mean logits of a pooled network over mirrored copies: `(B, K)` float32 on the CPU.
 
     Args:
-        network: maps `(B, C, X, Y, Z)` to `(B, K)`; in evaluation mode, on `device`.
-        patches: `(B, C, X, Y, Z)`.
-        mirror_axes: spatial axes (0, 1, 2) along which training mirrored; along the others a mirror image may
-            be of another class.
-        device, precision, layout: see `ForwardPass`.
-
-    Returns:
-        `(B, K)` float32 on the CPU.
-
-    Raises:
-        RunError: the device has not the memory for a single patch.
+        network: maps `(B, C, X, Y, Z)` patches to `(B, K)`; in evaluation mode, on `device`.
+        mirror_axes: those along which training mirrored; along others a mirror image may be of another class.
+        device, precision, layout: see `ForwardPass`, as for the RunError if a single patch does not fit.
     """
     forward = ForwardPass([network], mirror_axes, len(patches), device, precision, layout)
     return torch.stack(forward(list(patches))).cpu()
@@ -178,8 +164,6 @@ def _only_value(patch: Tensor) -> tuple[float, ...] | None:
     """The value of all voxels, one per channel; None if voxels differ."""
     corner = patch[:, 0, 0, 0]
     # Most windows differ along their first line already.
-    if bool((patch[:, 0, 0] != corner[:, None]).any()):
-        return None
-    if bool((patch != corner[:, None, None, None]).any()):
+    if bool((patch[:, 0, 0] != corner[:, None]).any() or (patch != corner[:, None, None, None]).any()):
         return None
     return tuple(corner.tolist())

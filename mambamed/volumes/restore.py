@@ -1,4 +1,4 @@
-"""The way back in one named step: logits on the prepared grid -> a label map on the native grid."""
+"""From logits on the prepared grid to a label map on the native grid."""
 
 from __future__ import annotations
 
@@ -24,24 +24,20 @@ def labels_of_slabs(
     task: Segmentation,
     probabilities: NDArray[np.float16] | None = None,
 ) -> NDArray:
-    """Undo resampling, crop and orientation, and decide, while the logits come in.
+    """Undo resampling, crop and orientation, and choose the label of each voxel, while the logits arrive.
 
-    Each slab is brought to native voxels, linearly, both grids covering the same box, and decided at once:
-    never do the logits exist as a whole, neither on the prepared nor on the native grid.
+    Each slab is interpolated linearly to native voxels, both grids covering the same box, and converted to
+    labels at once: the logits never exist as a whole, neither on the prepared nor on the native grid.
 
     Args:
-        slabs: the prepared volume's logits, in order, without gaps.
+        slabs: the prepared volume's logits, in order, without gaps; else ValueError.
         geometry: where the prepared grid lies in the file.
-        task: what the channels mean.
-        probabilities: `(K, *geometry.shape_native)`, receives those of the outputs where it is given: softmax
-            over the labels, or a sigmoid a region; outside the crop box background for sure.
+        probabilities: `(K, *geometry.shape_native)`, filled if given: softmax over the labels, or a sigmoid
+            per region; outside the crop box background with probability 1.
 
     Returns:
         Label map of `geometry.shape_native`, in the smallest integer type; 0 outside the crop box. Labels:
         the largest logit, the first of equals. Regions: those with a positive logit, in the task's order.
-
-    Raises:
-        ValueError: the slabs are not the prepared volume.
 
     Source:
         Isensee et al. 2021 (nnU-Net) resamples in the same way before the decision; it takes the nearest
@@ -56,12 +52,12 @@ def labels_of_slabs(
         if not task.by_regions:
             probabilities[task.values.index(0)] = 1
         values = [to_ras(each, geometry.orientation)[box] for each in probabilities]
-    way: _WayBack | None = None
+    filler: _Filler | None = None
     for slab in slabs:
-        if way is None:
-            way = _WayBack(cropped, slab.axis, geometry.shape_prepared, task, values)
-        way.take(slab)
-    if way is None or not way.is_complete:
+        if filler is None:
+            filler = _Filler(cropped, slab.axis, geometry.shape_prepared, task, values)
+        filler.take(slab)
+    if filler is None or not filler.is_complete:
         raise ValueError(f"the slabs do not fill the prepared volume {geometry.shape_prepared}")
     return native
 
@@ -75,14 +71,13 @@ def native_labels(logits: Tensor, geometry: CaseGeometry, task: Segmentation) ->
     return labels_of_slabs(slabs, geometry, task)
 
 
-class _WayBack:
+class _Filler:
     """Fills a cropped native label map from slabs.
 
     Args:
         labels: `(X, Y, Z)` view to be filled, axes as in the prepared grid.
         axis: of the slabs.
         shape: of the prepared volume.
-        task: what the channels mean.
         probabilities: a view like `labels` for each output, or None.
     """
 
@@ -114,7 +109,7 @@ class _WayBack:
         return self._done == len(self._planes) and self._arrived == self._size
 
     def take(self, slab: Slab) -> None:
-        """Decide the native planes that the next slab makes known."""
+        """Label the native planes that the next slab determines."""
         planes = slab.planes.numpy()
         if slab.start != self._arrived or planes.shape[2:] != self._plane_shape:
             raise ValueError(
@@ -157,7 +152,7 @@ class _WayBack:
                 target[plane] = each
 
     def _wide(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The last plane of the slab before and these, `(n, K, A, B')`: native along the inner axis."""
+        """The last plane of the previous slab and these, `(n, K, A, B')`: native along the inner axis."""
         kept = 0 if self._last is None else 1
         count, outputs, rows, _ = planes.shape
         wide = np.empty((kept + count, outputs, rows, len(self._inner[0])), np.float32)

@@ -1,7 +1,7 @@
-"""Loops over slabs of logits, compiled: linear interpolation and the decision in one pass.
+"""Compiled loops over slabs of logits: linear interpolation and the choice of labels in one pass.
 
 Signatures are given, so that nothing else is ever compiled, and the machine code is kept on disk. The loops
-run in one thread and leave the interpreter to others, so that the network goes on meanwhile.
+run in one thread and release the GIL, so that the network can run meanwhile.
 """
 
 from __future__ import annotations
@@ -12,17 +12,13 @@ from numpy.typing import NDArray
 from mambamed.numba_cache import compiled
 
 Neighbors = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
-"""Of each new voxel along an axis: the two old ones around it, and the weight of the second."""
+"""For each new voxel along an axis: the two old ones around it, and the weight of the second."""
 
 _PLANES = "float32[:,:,:,::1]"
 _NEIGHBORS = "int64[::1],int64[::1],float32[::1]"
 
 
-@compiled(
-    f"void({_PLANES},{_NEIGHBORS},{_PLANES})",
-    error_model="numpy",
-    fastmath={"contract"},
-)
+@compiled(f"void({_PLANES},{_NEIGHBORS},{_PLANES})", error_model="numpy", fastmath={"contract"})
 def _widen(planes, low, high, weight, out):
     for n in range(planes.shape[0]):
         for k in range(planes.shape[1]):
@@ -84,13 +80,12 @@ def decide_planes(
     values: NDArray[np.int32],
     by_regions: bool,
 ) -> NDArray[np.int32]:
-    """Interpolate between planes and between rows, and decide.
+    """Interpolate between planes and between rows, and choose labels.
 
     Args:
         planes: `(n, K, A, B)` logits, C-ordered.
-        along: of each new plane, the planes around it.
-        across: of each new row, the rows around it.
-        order: in which channels are looked at.
+        along, across: the planes around each new plane, and the rows around each new row.
+        order: in which channels are evaluated.
         values: label value of each channel.
         by_regions: a later positive channel overwrites an earlier one; else the largest logit wins, the
             first of equals.

@@ -1,7 +1,7 @@
-"""A network over a volume larger than its patch: overlapping windows, weighted and averaged.
+"""Sliding-window inference: overlapping windows, weighted and averaged.
 
-The windows go along one axis, row after row; planes that no further window reaches leave as a `Slab`. So
-the sum that is kept is one window thick, however long the volume is.
+The windows move along one axis, row after row; planes that no later window reaches are returned as a `Slab`.
+So the stored sum is only one window thick, however long the volume is.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,23 +24,14 @@ Triple = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Windows:
-    """How windows cover a volume.
+    """How windows cover a volume."""
 
-    Attributes:
-        patch_size: voxels of a window.
-        overlap: fraction of a window that its neighbor along an axis covers too.
-        gaussian: weight the center of a window more than its rim.
-        mirror_axes: spatial axes (0, 1, 2) whose mirrored copies are averaged in; 2^n passes.
-        batch_size: windows per pass; on a CPU one is as fast as many.
-        mirror_order: see `forward.ForwardPass`.
-    """
-
-    patch_size: Triple
-    overlap: float = 0.5
-    gaussian: bool = True
-    mirror_axes: tuple[int, ...] = ()
-    batch_size: int = 1
-    mirror_order: tuple[int, ...] | None = None
+    patch_size: Triple  # voxels of a window
+    overlap: float = 0.5  # fraction of a window that its neighbor along an axis covers too
+    gaussian: bool = True  # weight the center of a window more than its border
+    mirror_axes: tuple[int, ...] = ()  # spatial axes whose mirrored copies are included; 2^n passes
+    batch_size: int = 1  # windows per pass; on a CPU one is as fast as many
+    mirror_order: tuple[int, ...] | None = None  # see `forward.ForwardPass`
 
 
 def window_slabs(
@@ -59,28 +51,26 @@ def window_slabs(
 
     Args:
         networks: each maps `(B, C, *patch_size)` to `(B, K, *patch_size)`; in evaluation mode, on `device`.
-        image: `(C, X, Y, Z)` float32 on the CPU, of any shape: smaller than a window is padded with zeros
-            around.
-        windows: see `Windows`.
-        device: where the networks are. The sum is kept there while it fits, else on the CPU.
+        image: `(C, X, Y, Z)` float32 on the CPU; padded with zeros on both sides if smaller than a window.
+        device: of the networks. The sum is kept there if it fits, else on the CPU.
         precision: of the networks' products, as in `runs.device`.
         layout: memory format of the networks' input.
         axis: the slabs' axis; None: see `slab_axis`.
-        max_ram: bytes that this process may take; None: no limit.
+        max_ram: bytes that this process may use; None: no limit.
         on_progress: callback that receives (windows done, all windows).
-        on_message: callback that receives what was changed for lack of memory.
+        on_message: callback that receives what was changed because memory ran out.
 
     Yields:
         Slabs without gaps, in order; together they are the volume.
 
     Raises:
-        CaseError: a network answers NaN or Inf, or the sum of the windows does not fit into `max_ram`.
-        RunError: the device has not the memory for a single window.
+        CaseError: a network outputs NaN or Inf, or the sum of the windows does not fit into `max_ram`.
+        RunError: the device has too little memory for a single window.
 
     Source:
         Isensee et al. 2021 (nnU-Net): overlap one half, Gaussian of sigma = patch / 8. Departures: the sum of
-        weights is a product of three vectors; nothing is rounded to half precision; a window whose voxels
-        are all alike, as outside the body, is not computed again.
+        weights is a product of three vectors; nothing is rounded to half precision; the result of a window
+        whose voxels are all equal, e.g. outside the body, is reused.
     """
     padded, begin = pad_around(image, windows.patch_size)
     axis = slab_axis(padded.shape[1:], windows.patch_size) if axis is None else axis
@@ -89,25 +79,13 @@ def window_slabs(
         for size, patch in zip(padded.shape[1:], windows.patch_size, strict=True)
     ]
     total = WindowSum(
-        windows.patch_size,
-        windows.gaussian,
-        padded.shape[1:],
-        starts,
-        axis,
-        on_message=on_message,
+        windows.patch_size, windows.gaussian, padded.shape[1:], starts, axis, on_message=on_message,
         max_ram=max_ram,
-    )
+    )  # fmt: skip
     forward = ForwardPass(
-        networks,
-        windows.mirror_axes,
-        windows.batch_size,
-        device,
-        precision,
-        layout,
-        on_message,
-        free_memory=total.move_to_cpu,
-        mirror_order=windows.mirror_order,
-    )
+        networks, windows.mirror_axes, windows.batch_size, device, precision, layout, on_message,
+        free_memory=total.move_to_cpu, mirror_order=windows.mirror_order,
+    )  # fmt: skip
     done, count = 0, math.prod(map(len, starts))
     for first_plane in starts[axis]:
         for slab in total.planes_before(first_plane):
@@ -129,27 +107,9 @@ def window_slabs(
         yield from _without_padding(slab, begin, image.shape[1:])
 
 
-def window_logits(
-    networks: Sequence[nn.Module],
-    image: Tensor,
-    windows: Windows,
-    *,
-    device: torch.device,
-    precision: str = "fp32",
-    layout: torch.memory_format = torch.contiguous_format,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Tensor:
-    """`window_slabs` put together: `(K, X, Y, Z)` float32 on the CPU. Takes K volumes of memory."""
-    slabs = window_slabs(
-        networks,
-        image,
-        windows,
-        device=device,
-        precision=precision,
-        layout=layout,
-        axis=0,
-        on_progress=on_progress,
-    )
+def window_logits(networks: Sequence[nn.Module], image: Tensor, windows: Windows, **options: Any) -> Tensor:
+    """`window_slabs` concatenated: `(K, X, Y, Z)` float32 on the CPU. Needs the memory of K volumes."""
+    slabs = window_slabs(networks, image, windows, axis=0, **options)
     return torch.cat([slab.planes for slab in slabs]).movedim(0, 1)
 
 
@@ -165,8 +125,9 @@ def _without_padding(slab: Slab, begin: Triple, shape: Sequence[int]) -> Iterato
 
 
 def slab_axis(shape: Sequence[int], patch_size: Sequence[int], thrifty: bool = False) -> int:
-    """The axis along which the sum takes least memory; the first, which is quickest, if it takes little more
-    and memory is not bounded (`thrifty`).
+    """The axis along which the sum needs least memory.
+
+    The first axis, which is fastest, if it needs little more and memory is not limited (`thrifty`).
 
     >>> slab_axis((140, 170, 150), (128, 128, 128)), slab_axis((270, 270, 600), (96, 96, 96))
     (0, 2)
@@ -177,7 +138,7 @@ def slab_axis(shape: Sequence[int], patch_size: Sequence[int], thrifty: bool = F
 
 
 def window_positions(size: int, patch: int, overlap: float) -> list[int]:
-    """First voxels of the windows along one axis: evenly spread, neighbors share `overlap` or more.
+    """First voxels of the windows along one axis: evenly spaced, neighbors share at least `overlap`.
 
     >>> window_positions(155, 128, 0.5), window_positions(64, 64, 0.5), window_positions(10, 4, 0.5)
     ([0, 27], [0], [0, 2, 4, 6])
@@ -191,7 +152,7 @@ def window_positions(size: int, patch: int, overlap: float) -> list[int]:
 
 
 def pad_around(image: Tensor, patch_size: Sequence[int]) -> tuple[Tensor, Triple]:
-    """Zeros on both sides of `(C, X, Y, Z)` up to the patch size; also says where the image then begins."""
+    """Pad `(C, X, Y, Z)` with zeros on both sides to the patch size; also return where the image begins."""
     missing = [max(patch - size, 0) for size, patch in zip(image.shape[1:], patch_size, strict=True)]
     start = (missing[0] // 2, missing[1] // 2, missing[2] // 2)
     if not any(missing):

@@ -1,6 +1,6 @@
-"""Loops over the weighted sum of windows on the CPU, compiled: one thread, the interpreter left to others.
+"""Compiled loops over the weighted sum of windows on the CPU: one thread, without the GIL.
 
-The weight of a voxel is a product of three numbers, one an axis, so that no volume of weights is read.
+The weight of a voxel is a product of three numbers, one per axis, so that no volume of weights is read.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mambamed.numba_cache import compiled
 
 Profiles = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
-"""A factor a voxel along the slabs' axis and along the two others."""
+"""One factor per voxel along the slabs' axis and along the two others."""
 
 _PLANES = "float32[:,:,:,::1]"
 _PROFILES = "float32[::1],float32[::1],float32[::1]"
@@ -29,7 +29,7 @@ def _add_rows(total, first, left, logits, strides, along, across, inner):
                 weight = along[d] * across[a]
                 start = d * step + k * channel + a * line
                 new, row = logits[start : start + size], total[d, k, first + a, left : left + size]
-                for b in range(size):  # views, so that no index can be negative: then it is vectorized
+                for b in range(size):  # on views, so that no index can be negative and the loop is vectorized
                     row[b] += weight * inner[b] * new[b]
 
 
@@ -61,9 +61,8 @@ def add_window(
     Args:
         total: `(depth, K, A, B)`, C-ordered; the window fills its depth.
         corner: where the window begins along A and B.
-        logits: the window's, as they lie in memory: in any order, channels last or the depth.
+        logits: the window's, flat, in any order of axes.
         strides: in numbers, from a voxel of the window to the next one along depth, K, A and B.
-        weights: of the window.
     """
     add = _add_rows if strides[3] == 1 else _add_any
     add(total, *corner, logits, strides, *weights)
@@ -89,6 +88,6 @@ def _take(total, along, across, inner, planes):
 def take_planes(total: NDArray[np.float32], scales: Profiles, planes: NDArray[np.float32]) -> float:
     """`planes = total * scale`, `total = 0`, all `(n, K, A, B)` and C-ordered; returns the sum of the planes.
 
-    It is finite only if every number is; where numbers near 1e38 cancel it may not be although they are.
+    It is finite only if every number is; if numbers near 1e38 cancel, it may be infinite or NaN nevertheless.
     """
     return float(_take(total, *scales, planes))

@@ -1,4 +1,4 @@
-"""The weighted sum of windows along one axis of a volume, one window thick, and the slabs that leave it."""
+"""The weighted sum of windows along one axis of a volume, one window thick, and its finished slabs."""
 
 from __future__ import annotations
 
@@ -16,44 +16,39 @@ from mambamed.errors import CaseError
 from mambamed.memory import check_ram, is_out_of_memory
 from mambamed.volumes.sum_kernels import Profiles, add_window, take_planes
 
-SLAB_BYTES = 2**24  # what one slab holds at most, unless a single plane is larger
-_PLANES = 32  # of a window that are brought to float32 at once
-_SLABS_AT_ONCE = 6  # being made, waiting, being brought to native voxels
+SLAB_BYTES = 2**24  # largest size of a slab, unless a single plane is larger
+_PLANES = 32  # of a window that are converted to float32 at once
+_SLABS_AT_ONCE = 6  # being made, waiting, being interpolated to native voxels
 
 
 @dataclass(frozen=True)
 class Slab:
-    """Finished logits of consecutive planes of a volume.
+    """Finished logits of consecutive planes of a volume."""
 
-    Attributes:
-        axis: the volume's axis that the planes are counted along.
-        start: number of the first plane.
-        planes: `(n, K, A, B)` float32 on the CPU, C-ordered; A and B are the two other axes, in their order.
-    """
-
-    axis: int
-    start: int
-    planes: Tensor
+    axis: int  # the volume's axis along which the planes are counted
+    start: int  # number of the first plane
+    planes: (
+        Tensor  # `(n, K, A, B)` float32 on the CPU, C-ordered; A and B: the two other axes, in their order
+    )
 
     @property
     def stop(self) -> int:
-        """Number of the plane behind the last one."""
+        """Number of the plane after the last one."""
         return self.start + len(self.planes)
 
 
 class WindowSum:
-    """The weighted sum of the windows over one row of them, `(depth, K, A, B)`, one window thick.
+    """The weighted sum of one row of windows, `(depth, K, A, B)`, one window thick.
 
-    It is kept on the device that the logits come from while it fits there, else on the CPU.
+    It is kept on the device of the logits if it fits there, else on the CPU.
 
     Args:
-        patch_size: of the windows.
-        gaussian: weight a window's center more than its rim.
+        gaussian: weight a window's center more than its border.
         shape: `(X, Y, Z)` of the padded volume.
         starts: first voxels of the windows along each axis.
         axis: of the slabs.
-        on_message: callback that receives a line if the device has no memory for it.
-        max_ram: bytes that this process may take, or None.
+        on_message: callback that receives a line if the device has too little memory.
+        max_ram: bytes that this process may use, or None.
     """
 
     def __init__(
@@ -80,8 +75,9 @@ class WindowSum:
         self._weight: Tensor | None = None  # of every voxel of a window, where a GPU adds
 
     def add(self, corner: Sequence[int], logits: Tensor) -> None:
-        """Add a window's `(K, *patch_size)` float32 or, on a CPU, bfloat16 logits; its planes begin where the
-        sum does.
+        """Add a window's `(K, *patch_size)` float32 or, on a CPU, bfloat16 logits.
+
+        Its planes begin where the sum does.
         """
         if self._total is None:
             self._total = self._zeros(len(logits), logits.device)
@@ -102,7 +98,7 @@ class WindowSum:
             box.addcmul_(planes[part], self._weight[part])
 
     def move_to_cpu(self) -> bool:
-        """Give the device's memory back; whether there was any to give."""
+        """Free the device's memory; returns whether any was used."""
         if self._total is None or self._total.device.type == "cpu":
             return False
         self._check_ram(4 * self._total.numel(), len(self._total[0]))
@@ -110,10 +106,9 @@ class WindowSum:
         return True
 
     def planes_before(self, stop: int) -> Iterator[Slab]:
-        """Give the planes before `stop`, which are finished, and clear them for the next row of windows.
+        """Return the finished planes before `stop`, and clear them for the next row of windows.
 
-        Raises:
-            CaseError: they hold NaN or Inf.
+        Raises CaseError if they contain NaN or Inf.
         """
         if self._total is None:
             return
@@ -126,7 +121,7 @@ class WindowSum:
         self._first = stop
 
     def _where(self, start: int, stop: int) -> Iterator[tuple[slice, slice]]:
-        """Where planes of the volume lie in the sum, a ring: in one or two parts, each with its share."""
+        """Location of planes of the volume in the sum, a ring: one or two parts, each with its share."""
         begin, count = start % self._depth, stop - start
         cut = min(count, self._depth - begin)
         yield slice(begin, begin + cut), slice(0, cut)
@@ -136,7 +131,7 @@ class WindowSum:
     def _taken(self, start: int, stop: int) -> tuple[Tensor, float]:
         """Planes divided by their weights, on the CPU, and a number that is finite if they are.
 
-        In the sum they are zero from here on, for later planes.
+        They are set to zero in the sum, for later planes.
         """
         assert self._total is not None
         along, across, inner = self._scales
@@ -162,12 +157,12 @@ class WindowSum:
         needed = 4 * math.prod(shape)
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
-            # The networks' activations of the first window are in torch's own cache already, which
-            # `mem_get_info` counts as taken.
+            # torch's cache already holds the networks' activations of the first window, which
+            # `mem_get_info` counts as used.
             if needed <= free // 2:
                 try:
                     return torch.zeros(shape, device=device)
-                except torch.OutOfMemoryError:  # because of --max-vram's bound, or others took it meanwhile
+                except torch.OutOfMemoryError:  # because of --max-vram, or other processes used it meanwhile
                     torch.cuda.empty_cache()
             self._on_message(
                 f"{device}: the sum of the windows ({needed >> 20} MB) does not fit; it is kept on the CPU"
@@ -186,20 +181,16 @@ class WindowSum:
             ) from error
 
     def _check_ram(self, needed: int, outputs: int) -> None:
-        """Reject a sum that does not fit in addition to what the process holds and the slabs in use.
-
-        Raises:
-            CaseError: it does not.
-        """
+        """Raise CaseError if the sum does not fit in addition to the slabs and the memory in use."""
         window = 4 * outputs * math.prod(self._patch)
         further = needed + window + _SLABS_AT_ONCE * max(SLAB_BYTES, needed // self._depth)
         check_ram(further, self._max_ram, f"{outputs} outputs of this volume need")
 
 
 def _mapped_zeros(shape: tuple[int, ...]) -> Tensor:
-    """Float32 zeros on the CPU in pages of their own, where the system has them.
+    """Float32 zeros on the CPU in separate pages, if the system has them.
 
-    Amid what malloc keeps for the network they would part its free memory, and more would be taken.
+    Allocated by malloc they would fragment the memory that it keeps for the network.
     """
     if not hasattr(mmap, "MAP_PRIVATE"):  # Windows
         return torch.zeros(shape)
@@ -211,7 +202,7 @@ def _mapped_zeros(shape: tuple[int, ...]) -> Tensor:
 def gaussian_profile(size: int) -> Tensor:
     """Weights along one axis: a Gaussian of sigma = size / 8 around the center.
 
-    The rim lies at four sigma: the product of three is 4e-11 in a corner, which float32 holds.
+    The border lies at four sigma: the product of three is 4e-11 in a corner, which float32 can represent.
     """
     offset = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     return torch.exp(-0.5 * (offset / (size / 8)) ** 2).float()
@@ -226,13 +217,13 @@ def _coverage(size: int, profile: Tensor, starts: Sequence[int]) -> Tensor:
 
 
 def _product(factors: Sequence[Tensor]) -> Tensor:
-    """Of a factor along the slabs' axis and the two others: `(n, 1, A, B)`."""
+    """Product of the factors along the slabs' axis and the two others: `(n, 1, A, B)`."""
     along, across, inner = factors
     return along[:, None, None, None] * across[:, None] * inner
 
 
 def _flat(planes: Tensor) -> tuple[NDArray[np.float32], tuple[int, int, int, int]]:
-    """Numbers of a 4-D CPU tensor as they lie in memory, and its strides."""
+    """The numbers of a 4-D CPU tensor in their order in memory, and its strides."""
     step, channel, line, apart = planes.stride()
     length = 1 + sum((n - 1) * stride for n, stride in zip(planes.shape, planes.stride(), strict=True))
     return planes.as_strided((length,), (1,)).numpy(), (step, channel, line, apart)
