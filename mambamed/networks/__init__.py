@@ -1,7 +1,7 @@
-"""Batches -> logits: one file per architecture, found through `NETWORKS`.
+"""Architectures, one per file, found through `NETWORKS`.
 
 Every network is `Class(in_channels, out_channels, **options)`. Dense ones map `(B, in_channels, X, Y, Z)`
-of any shape to logits `(B, out_channels, X, Y, Z)`: they pad to `divisor` inside and crop outside, and have
+of any shape to logits `(B, out_channels, X, Y, Z)`: they pad to `divisor` inside, crop the output, and have
 `deep_supervision_strides`. Those of classification return `(B, out_channels)`, and their `divisor` is 1.
 
 Options with the same meaning in all networks that have them, so that the classes describe only the others:
@@ -57,7 +57,7 @@ NETWORKS = {
 _LARGEST = 2**20  # of any number in an option
 _LARGEST_DIVISOR = 2**12
 
-# Options that every network accepts; one without a scan or depths has nothing to turn off.
+# Options that every network accepts with the value that turns them off.
 _LACKED: dict[str, object] = {"mixer": "none", "deep_supervision": False}
 
 
@@ -65,13 +65,11 @@ def build_network(name: str, in_channels: int, out_channels: int, **options: Any
     """A network by its name in a recipe, freshly initialized.
 
     Args:
-        name: a key of `NETWORKS`.
-        in_channels: channels of the input.
         out_channels: K, channels of the logits, or classes.
         options: those above, and those in the docstring of the network.
 
     Raises:
-        RecipeError: no such network, or an option that it does not have or cannot use.
+        RecipeError: the network does not exist, or an option is unknown or invalid.
     """
     network, known = network_class(name), options_of(name)
     for option in list(options):
@@ -103,16 +101,17 @@ def build_network(name: str, in_channels: int, out_channels: int, **options: Any
 
 
 def options_of(name: str) -> list[str]:
-    """The options that a network has, by its name in `NETWORKS`."""
-    return list(inspect.signature(network_class(name)).parameters)[2:]
+    """The options of a network, by its name in `NETWORKS`; `**plan` stands for those of `make_topology`."""
+    parameters = dict(inspect.signature(network_class(name)).parameters)
+    if "plan" in parameters:
+        del parameters["plan"]
+        topology = importlib.import_module("mambamed.networks.parts.topology")
+        parameters |= inspect.signature(topology.make_topology).parameters
+    return list(parameters)[2:]
 
 
 def network_class(name: str) -> Any:
-    """The class of a network, imported.
-
-    Raises:
-        RecipeError: no such network.
-    """
+    """The class of a network; RecipeError if it does not exist."""
     if name not in NETWORKS:
         hint = _hint(name, NETWORKS) or "."
         raise RecipeError(f"network.name: unknown network {name!r}{hint} See docs/networks.md.")

@@ -1,8 +1,8 @@
 """The papers' other comparison networks, from MONAI: UNETR, SwinUNETR, SegResNet, MedNeXt, VNet, ViT.
 
-MONAI is an extra, `pip install 'mambamed[baselines]'`. What is added here is what every network of ours
-promises: any shape, one tensor for an answer, `norm`, `gradient_checkpointing`. Defaults are those of the
-networks' papers; parameters and numbers are MONAI's.
+MONAI is an extra, `pip install 'mambamed[baselines]'`. Added here are the properties of all our networks: any
+input shape, a single output tensor, `norm`, `gradient_checkpointing`. Defaults are those of the networks'
+papers; parameters and numbers are those of MONAI.
 """
 
 from __future__ import annotations
@@ -31,12 +31,10 @@ from mambamed.networks.parts.blocks import (
 
 
 class _Baseline(nn.Module):
-    """A network of MONAI, with our norms and checkpointing where they are asked for.
+    """A network of MONAI, optionally with our norms and checkpointing.
 
-    Args:
-        network: MONAI's.
-        norm: replaces its batch, instance and group norms; None keeps them.
-        gradient_checkpointing: compute each of its parts again in the backward pass.
+    `norm` replaces its batch, instance and group norms; None keeps them. `gradient_checkpointing` recomputes
+    each of its parts in the backward pass.
     """
 
     def __init__(self, network: nn.Module, norm: Norm | None, gradient_checkpointing: bool) -> None:
@@ -69,12 +67,10 @@ class UNETR(_DenseBaseline):
     """UNETR (Hatamizadeh et al. 2022): a ViT over patches of 16^3 as the encoder.
 
     Args:
-        patch_size: of the training; the positions are learned for it. A smaller input is padded to it.
+        patch_size: of the training, for which positions are learned. A smaller input is padded to it, a
+            larger one is a RecipeError.
         channels: width at full resolution.
         hidden, mlp, heads: width of the transformer, of its MLPs, and its attention heads.
-
-    Raises:
-        RecipeError: MONAI is not installed; in the forward pass: an input larger than `patch_size`.
     """
 
     examples = ("patch_size: [128, 128, 128]",)
@@ -138,7 +134,7 @@ class SwinUNETR(_DenseBaseline):
         gradient_checkpointing: bool = False,
     ) -> None:
         wanted = torch.get_default_device()
-        with torch.device("cpu"):  # its constructor reads numbers from tensors, which the meta device has not
+        with torch.device("cpu"):  # its constructor reads numbers, which the meta device lacks
             network = _monai(
                 "SwinUNETR",
                 in_channels=in_channels,
@@ -148,7 +144,7 @@ class SwinUNETR(_DenseBaseline):
                 num_heads=tuple(heads),
                 use_v2=v2,
             )
-        # MONAI asks in NumPy whether the shape is a multiple of 32, which cannot be compiled; we padded it.
+        # MONAI checks by NumPy that the shape is a multiple of 32, which cannot be compiled; we padded it.
         vars(network)["_check_input_size"] = _any_size
         super().__init__(network.to(wanted), norm, gradient_checkpointing)
 
@@ -158,7 +154,7 @@ class SegResNet(_DenseBaseline):
 
     Args:
         channels: width at full resolution; 32 in the paper, a multiple of 8.
-        blocks, up_blocks: residual blocks of each stage, and of each step back.
+        blocks, up_blocks: residual blocks of each stage, and of each decoder step.
         norm: "instance" or "batch" for the group norms of the paper.
     """
 
@@ -204,8 +200,8 @@ class MedNeXt(_DenseBaseline):
         size: "S", "B", "M" or "L".
         kernel: taps along each axis of the depthwise convolutions; 3 or 5 in the paper.
         channels: width at full resolution.
-        norm: "instance" or "batch" for the norms of the paper (group norm, a channel a group).
-        deep_supervision: in training, also give logits at strides 2, 4, 8, 16.
+        norm: "instance" or "batch" for the norms of the paper (group norm, one channel per group).
+        deep_supervision: in training, also return logits at strides 2, 4, 8, 16.
     """
 
     examples = ("", "size: L, kernel: 5")
@@ -252,7 +248,7 @@ class VNet(_DenseBaseline):
 
     Args:
         in_channels: channels of the input; 1, 2, 4, 8 or 16, because they are repeated to 16.
-        dropout: probability, of whole channels, in the deeper half.
+        dropout: probability, for whole channels, in the deeper half.
     """
 
     divisor = (16, 16, 16)
@@ -280,13 +276,10 @@ class ViT(_Baseline):
     """Vision transformer for classification (Dosovitskiy et al. 2021), over patches of 16^3.
 
     Args:
-        patch_size: of the training; the positions are learned for it. A smaller input is padded to it.
-        hidden, mlp, layers, heads: width of the transformer, of its MLPs, its blocks, its attention heads;
-            those of ViT-B.
-        dropout: probability.
-
-    Raises:
-        RecipeError: MONAI is not installed; in the forward pass: an input larger than `patch_size`.
+        patch_size: of the training, for which positions are learned. A smaller input is padded to it, a
+            larger one is a RecipeError.
+        hidden, mlp, layers, heads: width of the transformer, of its MLPs, its blocks, its attention heads
+            (default: those of ViT-B).
     """
 
     examples = ("patch_size: [128, 128, 128]",)
@@ -331,11 +324,7 @@ class ViT(_Baseline):
 
 
 def _monai(name: str, **options: Any) -> nn.Module:
-    """A network of MONAI.
-
-    Raises:
-        RecipeError: MONAI, or einops, which its transformers need, is not installed.
-    """
+    """A network of MONAI; RecipeError if it, or einops for its transformers, is not installed."""
     try:
         from monai.networks import nets
 
@@ -353,7 +342,7 @@ def _multiple_of_16(patch_size: Sequence[int]) -> Triple:
 
 
 def _pad_to(x: Tensor, grid: Triple) -> Tensor:
-    """Zeros behind the end of each axis, up to the grid that the positions were learned for."""
+    """Pad the end of each axis with zeros to the grid for which positions were learned."""
     missing = [size - given for size, given in zip(grid, x.shape[2:], strict=True)]
     if min(missing) < 0:
         shape = " x ".join(map(str, x.shape[2:]))
@@ -374,7 +363,7 @@ def _replace_norms(network: nn.Module, norm: Norm) -> None:
 
 
 def _recomputed(part: nn.Module, *inputs: Any) -> Any:
-    """The forward pass of a part whose activations are computed again in the backward pass."""
+    """The forward pass of a part whose activations are recomputed in the backward pass."""
     plain = functools.partial(type(part).forward, part)
     if not torch.is_grad_enabled():
         return plain(*inputs)

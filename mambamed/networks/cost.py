@@ -1,4 +1,4 @@
-"""What a network costs, counted without computing: parameters, operations, sequence lengths, memory."""
+"""The cost of a network, counted without computing: parameters, operations, sequence lengths, memory."""
 
 from __future__ import annotations
 
@@ -14,61 +14,48 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 _SCAN = "mambamed::selective_scan"
-_MOMENTS = 8  # bytes a parameter of Adam's two moments in float32
+_MOMENTS = 8  # bytes per parameter of Adam's two moments in float32
 _GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a network at one patch.
+    """The cost of a network at one patch; operations are those of a forward pass of one patch.
 
-    Attributes:
-        parameters: a parameter used twice counts once.
-        conv_gmacs: multiply-accumulates of the convolutions in a forward pass of one patch, 10^9: the 3D
-            ones, transposed ones, and the causal ones in front of the scans.
-        product_gmacs: of the matrix products, 10^9.
-        scan_g: state updates of the selective scans, sum of D * L * N, 10^9; each is one exponential and
-            about four multiply-adds, not in `gmacs`.
-        scans: how many selective scans.
-        longest_sequence: L of the longest scan; 0 without one.
-        activations_gib: what a training step holds when its forward pass is done, without the weights,
-            GiB, in float32, for the whole batch; less with gradient checkpointing.
-        training_gib: estimate of a training step's peak: activations, what the backward pass adds, weights,
-            gradients, and Adam's moments, in float32. bf16 and fp16 take about half of the activations;
-            workspaces and what the allocator wastes come on top: on a CPU 0.1 to 0.2 GiB were measured, but
-            as much again for a Mamba U-Net of 128^3 voxels with gradient checkpointing.
+    `training_gib` consists of activations, what the backward pass adds, weights, gradients, and Adam's
+    moments, in float32. bf16 and fp16 need about half of the activations. Workspaces and fragmentation are
+    not included: on a CPU 0.1 to 0.2 GiB were measured, but as much again for a Mamba U-Net of 128^3 voxels
+    with gradient checkpointing.
     """
 
-    parameters: int
-    conv_gmacs: float
-    product_gmacs: float
+    parameters: int  # a parameter that is used twice counts once
+    conv_gmacs: float  # multiply-accumulates of all convolutions, with those before scans, 10^9
+    product_gmacs: float  # of the matrix products, 10^9
+    # state updates of the scans, sum of D * L * N, 10^9; each is one exponential and about four
+    # multiply-adds, which are not in `gmacs`
     scan_g: float
     scans: int
-    longest_sequence: int
-    activations_gib: float
-    training_gib: float
+    longest_sequence: int  # L of the longest scan; 0 without one
+    activations_gib: float  # held after the forward pass of a training step of the whole batch, float32, GiB
+    training_gib: float  # estimate of a training step's peak
 
     @property
     def gmacs(self) -> float:
-        """Multiply-accumulates of a forward pass of one patch, 10^9."""
+        """Multiply-accumulates, 10^9."""
         return self.conv_gmacs + self.product_gmacs
 
     @property
     def gflops(self) -> float:
-        """Floating point operations of a forward pass, 10^9: two a multiply-accumulate."""
+        """Floating point operations, 10^9: two per multiply-accumulate."""
         return 2 * self.gmacs
 
 
 def network_cost(
     network: nn.Module, in_channels: int, patch_size: Sequence[int], batch_size: int = 2
 ) -> Cost:
-    """Count what a network costs at a patch.
+    """Count the cost of a network on the meta device, where nothing is computed; its gradients are cleared.
 
-    Args:
-        network: on the meta device, where nothing is computed; its gradients are dropped.
-        in_channels: channels of its input.
-        patch_size: `(X, Y, Z)`.
-        batch_size: patches of a training step.
+    `patch_size` is `(X, Y, Z)`; `batch_size` the patches of a training step.
     """
     scans = _ScanCounter()
     with torch.no_grad(), FlopCounterMode(display=False) as counter, scans:
@@ -97,13 +84,10 @@ def network_cost(
 
 
 def step_gflops(network: nn.Module, in_channels: int, patch_size: Sequence[int], batch_size: int) -> float:
-    """Floating point operations of a training step's forward and backward pass, 10^9, without those of scans.
+    """Floating point operations of forward and backward pass of a training step, 10^9, without the scans.
 
-    Counted apart from any step that computes: torch's counter keeps tensors that the step lets go.
-
-    Args:
-        network: on the meta device; its gradients are dropped.
-        in_channels, patch_size, batch_size: as in `network_cost`.
+    Counted on the meta device, as in `network_cost`, because torch's counter keeps tensors that a real step
+    would free.
     """
     with FlopCounterMode(display=False) as counter:
         _backward(_training_outputs(network, in_channels, patch_size, batch_size))
@@ -112,7 +96,7 @@ def step_gflops(network: nn.Module, in_channels: int, patch_size: Sequence[int],
 
 
 class _ScanCounter(TorchDispatchMode):
-    """Notes every selective scan that passes by."""
+    """Counts the selective scans."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,16 +110,16 @@ class _ScanCounter(TorchDispatchMode):
 
 
 def _taps_by_width(network: nn.Module) -> dict[int, int]:
-    """D -> taps of the causal convolution in front of a scan of D channels.
+    """D -> taps of the causal convolution before a scan of D channels.
 
-    On the meta device that convolution is a sum of shifted products, which no counter takes for one.
+    On the meta device it is a sum of shifted products, which torch's counter does not recognize.
     """
     modules = [m for m in network.modules() if hasattr(m, "d_inner") and hasattr(m, "d_conv")]
     return {int(m.d_inner): int(m.d_conv) for m in modules}  # type: ignore[arg-type]
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Follows the memory of tensors that operators make, until they die."""
+    """Tracks the memory of the tensors that operators create, until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,7 +127,7 @@ class _LiveBytes(TorchDispatchMode):
         self.now = self.peak = 0
 
     def leave_out(self, tensors: Sequence[Tensor]) -> None:
-        """Memory that was there before, and is not counted where an operator returns a view of it."""
+        """Exclude existing memory, e.g. if an operator returns a view of it."""
         self._live.update((t.untyped_storage()._cdata, 0) for t in tensors)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -165,7 +149,7 @@ class _LiveBytes(TorchDispatchMode):
 def _training_bytes(
     network: nn.Module, in_channels: int, patch_size: Sequence[int], batch_size: int
 ) -> tuple[int, int]:
-    """Bytes held after a forward pass, and at most during forward and backward; weights left out."""
+    """Bytes held after a forward pass, and peak during forward and backward, without the weights."""
     live = _LiveBytes()
     live.leave_out([*network.parameters(), *network.buffers()])
     with live:

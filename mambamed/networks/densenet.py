@@ -8,7 +8,7 @@ with every 2D operation made 3D. With `channels` = C = 2 g, at an input of `(X, 
     blocks       four rows of dense layers; between them norm - ReLU - conv1 to half - mean of 2, stride 2
     head         norm, ReLU, mean over the grid, dropout, linear
 
-We depart at odd grids: the means between the blocks round up, where the usual form drops the last voxels and
+Departure at odd grids: the means between the blocks round up, while the usual form drops the last voxels and
 fails below 64 of them.
 """
 
@@ -24,15 +24,11 @@ from torch.nn import functional
 from mambamed.networks.parts.blocks import Norm, check_choice, make_norm, pad_to_two_voxels, run_checkpointed
 
 _LAYERS = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32), 264: (6, 12, 64, 48)}
-_BOTTLENECK = 4  # the pointwise convolution gives 4 g channels
+_BOTTLENECK = 4  # the pointwise convolution has 4 g output channels
 
 
 class DenseLayer(nn.Module):
-    """norm - ReLU - conv1 -> 4 g - norm - ReLU - conv3 -> g, concatenated behind the input.
-
-    Args:
-        growth: g, channels that are added.
-    """
+    """norm - ReLU - conv1 -> 4 g - norm - ReLU - conv3 -> g (`growth`), concatenated to the input."""
 
     def __init__(self, in_channels: int, growth: int, norm: Norm) -> None:
         super().__init__()
@@ -52,10 +48,10 @@ class DenseLayer(nn.Module):
 
 
 class _HalvedMean(nn.Module):
-    """Mean of 2 voxels along each axis, of those that are left at its end."""
+    """Mean of 2 voxels along each axis, or of 1 at its end."""
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = [min(size, 2) for size in x.shape[2:]]  # a longer one than the grid cannot be exported
+        kernel = [min(size, 2) for size in x.shape[2:]]  # a kernel larger than the grid cannot be exported
         return functional.avg_pool3d(x, kernel, kernel, ceil_mode=True)
 
 
@@ -65,8 +61,8 @@ class DenseNet(nn.Module):
     Args:
         depth: 121, 169, 201 or 264.
         channels: C, width of the stem; 64 in the paper.
-        growth: g, channels that each dense layer adds; half of `channels` where not given.
-        blocks: dense layers of each block; those of the depth where not given.
+        growth: g, channels that each dense layer adds (default: half of `channels`).
+        blocks: dense layers of each block (default: those of the depth).
         dropout: probability, before the linear layer; the paper has none there.
     """
 

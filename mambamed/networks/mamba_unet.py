@@ -1,18 +1,18 @@
 """Uni-, bi- and multidirectional Mamba U-Nets.
 
 Source: Lumetti et al., "Accurate 3D Medical Image Segmentation with Mambas", section 2; layers and state
-sizes as their public code (TamingMambas), which the text leaves open.
+sizes, which the text does not give, as in their public code (TamingMambas).
 
-nnU-Net's residual U-Net with two residual units a stage on both sides, and after every stage of the encoder
+nnU-Net's residual U-Net with two residual units per stage on both sides, and after every stage of the encoder
 a Mamba layer, whose output both the next stage and the skip receive:
 
     MambaTrans   x + Mamba(LN(x)), then x + Linear(LN(x)): one linear layer, no activation
     uni          MambaTrans(LN(tokens))
-    bi           LN(f(t) + flip(g(flip t))), t = LN(tokens), f and g MambaTrans of their own
+    bi           LN(f(t) + flip(g(flip t))), t = LN(tokens), f and g separate MambaTrans
     multi        mean over axis orders of bi without its first LN, each order with its own weights
 
 The paper names the orders (H,W,D), (H,D,W), (W,H,D), (D,W,H); the code's fourth is (D,H,W), which is the
-default here. `orders="all"` takes all six (twelve sequences).
+default here. `orders="all"` uses all six (twelve sequences).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from mambamed.networks.nnunet_resenc import residual_encoder
 from mambamed.networks.parts.blocks import AxisOrder, Norm, check_choice, run_checkpointed, scan_axes
-from mambamed.networks.parts.topology import PerStage, make_topology
+from mambamed.networks.parts.topology import make_topology
 from mambamed.networks.parts.unet import ResidualUnit, UNet, he_initialize, transposed_steps
 from mambamed.ssm import Mamba
 from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
@@ -75,11 +75,9 @@ class MambaLayer(nn.Module):
     """The layer after a stage: `(B, C, X, Y, Z)` -> the same shape.
 
     Args:
-        channels: width.
-        directions: "uni", "bi" or "multi".
-        orders: axis orders: order (i, j, k) reads with axis k fastest; only the first but for "multi".
-        d_state_cap: states are the width, but at most this.
-        recomputed: keep the activations of no sequence, but compute each again in the backward pass.
+        orders: axis orders: order (i, j, k) reads with axis k fastest; all but "multi" use only the first.
+        d_state_cap: the number of states is the width, but at most this.
+        recomputed: recompute the activations of each sequence in the backward pass instead of storing them.
     """
 
     def __init__(
@@ -116,11 +114,11 @@ class MambaUNet(UNet):
     Args:
         directions: "uni", "bi" or "multi".
         orders: axis orders of "multi": "code", "paper", or "all" six.
-        d_state_cap: states are the stage's width, but at most this; 256 (uni, bi) or 64 (multi) where not
-            given.
-        channels, max_channels, ..., patch_size, spacing_mm: see `topology.make_topology`.
-        gradient_checkpointing: compute each stage again in the backward pass instead of keeping it, and in
-            it each sequence, so that the memory is that of one sequence, however many directions there are.
+        d_state_cap: the number of states is the stage's width, but at most this (default: 256 for uni and bi,
+            64 for multi).
+        gradient_checkpointing: recompute each stage in the backward pass, and in it each sequence, so that
+            the memory is that of one sequence, whatever the number of directions.
+        plan: see `topology.make_topology`.
     """
 
     examples = ("directions: uni", "directions: bi", "directions: multi")
@@ -133,24 +131,18 @@ class MambaUNet(UNet):
         directions: Directions = "bi",
         orders: Literal["code", "paper", "all"] = "code",
         d_state_cap: int | None = None,
-        channels: int = 32,
-        max_channels: int = 320,
-        stages: int | None = None,
-        strides: PerStage | None = None,
-        kernels: PerStage | None = None,
-        patch_size: Sequence[int] | None = None,
-        spacing_mm: Sequence[float] | None = None,
         mixer: Literal["mamba", "none"] = "mamba",
         norm: Norm = "instance",
         deep_supervision: bool = True,
         gradient_checkpointing: bool = False,
         axis_order: AxisOrder = "xyz",
+        **plan: Any,
     ) -> None:
         known = {"code": CODE_ORDERS, "paper": PAPER_ORDERS, "all": tuple(itertools.permutations(range(3)))}
         check_choice("directions", directions, _STATE_CAP)
         check_choice("orders", orders, known)
         check_choice("mixer", mixer, ("mamba", "none"))
-        topology = make_topology(channels, max_channels, stages, strides, kernels, patch_size, spacing_mm)
+        topology = make_topology(**plan)
         encoder = residual_encoder(in_channels, topology, [2] * len(topology.widths), norm)
         if mixer == "mamba":
             cap, axes = d_state_cap or _STATE_CAP[directions], scan_axes(axis_order)

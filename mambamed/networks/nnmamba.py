@@ -2,7 +2,7 @@
 
 Source: Gong et al., "nnMamba: 3D Biomedical Image Segmentation, Classification and Landmark Detection with
 State Space Model", arXiv 2402.03526v2: section 2.3 and Algorithm 1 (MICCSS), section 2.4 (skip scaling).
-Where text and the authors' code differ, the code of the net they name as theirs counts (`nnMamba.py`).
+Where text and authors' code differ, the code of the network they name as theirs (`nnMamba.py`) is followed.
 
 With `channels` = C, at an input of `(X, Y, Z)`:
 
@@ -13,8 +13,8 @@ With `channels` = C, at an input of `(X, Y, Z)`:
     c5, c6, c7  x2 trilinear, concat [up, skip], DoubleConv -> 4C, 2C, C
     out x2 trilinear, conv3 - norm - ReLU - conv3 -> K logits
 
-We depart in one place: the public net ends in norm and ReLU, so that its logits cannot be negative;
-`head="paper"` gives that form, with otherwise the same parameter names.
+Departure: the public network ends in norm and ReLU, so that its logits cannot be negative; `head="paper"`
+gives that form, with otherwise the same parameter names.
 """
 
 from __future__ import annotations
@@ -52,18 +52,11 @@ class MambaInConvolution(nn.Module):
 
         a = ReLU(norm(conv(x)));  y = mean over F of F(Mamba(F(tokens of a)));  out = ReLU(norm(conv(y + a)))
 
-    with F in {identity, flip of the length, flip of the channels, both} for "miccss", the identity alone
-    for "mic". For "none" y = 0: the matched control, which differs by the state space alone. "plain" is
-    the form of the authors' released trainers, without the second convolution and the residual: out = y for
-    one F.
+    with F in {identity, flip of the length, flip of the channels, both} for "miccss", only the identity for
+    "mic". For "none" y = 0: the matched control without the state space. "plain" is the form of the authors'
+    released trainers, without the second convolution and the residual: out = y with the identity.
 
-    Args:
-        mixer: see above.
-        d_state: states of the Mamba.
-        axes: in which the tokens run through the grid, the last one fastest.
-
-    Source:
-        Algorithm 1.
+    `axes` is the order in which the grid is read, the last one fastest. Source: Algorithm 1.
     """
 
     def __init__(
@@ -80,7 +73,7 @@ class MambaInConvolution(nn.Module):
         """`(B, C, X, Y, Z)` -> the same shape."""
         a = y = self.conv_in(x)
         if self.mamba is not None:
-            tokens = tokens_from_grid(a, self.axes)  # (B, L, C), a view where channels are last in memory
+            tokens = tokens_from_grid(a, self.axes)  # (B, L, C), a view if channels are last in memory
             y = self.mamba.readings(tokens) if self.mixer == "miccss" else self.mamba(tokens)
             y = grid_from_tokens(y, a.shape[2:], self.axes)
         if self.conv_out is None:
@@ -110,16 +103,13 @@ class SkipScaling(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Three steps up, each [doubled, skip] through a DoubleConv, and the heads; of both versions of nnMamba.
+    """The decoder of both versions of nnMamba: three steps, each [upsampled, skip] - DoubleConv, and heads.
 
     Args:
         channels: C, width of the finest skip.
         head: "linear"; "paper" with norm and ReLU on the logits; or "wide": conv3 to C/2 - norm - ReLU -
-            conv1. The first two pass through only K channels, which can hold one structure back for long.
+            conv1. The first two have a bottleneck of K channels, which can delay learning of a structure.
         deep_supervision: whether there are 1x1x1 heads on the three coarser levels.
-
-    Attributes:
-        strides: of the logits at each depth, the finest first.
     """
 
     def __init__(
@@ -127,6 +117,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("head", head, ("linear", "wide", "paper"))
+        # strides of the logits at each depth, the finest first
         self.strides: list[Triple] = [(s, s, s) for s in ((1, 2, 4, 8) if deep_supervision else (1,))]
         widths = (4 * channels, 2 * channels, channels)
         self.steps = nn.ModuleList(_DoubledConv(DoubleConv(3 * width, width, 1, norm)) for width in widths)
@@ -142,13 +133,13 @@ class Decoder(nn.Module):
         )
 
     def forward(self, x: Tensor, skips: Sequence[Tensor], shape: Sequence[int], again: bool) -> Answer:
-        """Logits from the coarsest features and the skips, the finest first.
+        """Logits, the finest first.
 
         Args:
             x: `(B, 8C, X/16, Y/16, Z/16)`.
             skips: widths C, 2C, 4C at strides 2, 4, 8.
-            shape: `(X, Y, Z)` of the input before it was padded.
-            again: whether the steps are computed again in the backward pass.
+            shape: `(X, Y, Z)` of the input before padding.
+            again: whether the steps are recomputed in the backward pass.
         """
         levels = []
         for step, skip in zip(self.steps, reversed(skips), strict=True):  # type: ignore[arg-type]
@@ -161,7 +152,7 @@ class Decoder(nn.Module):
 
 
 class _DoubledConv(nn.Module):
-    """Trilinear upsampling by 2, then the convolutions on it and on the skip, where there is one."""
+    """Trilinear upsampling by 2, then the convolutions on it and on the skip, if there is one."""
 
     def __init__(self, convs: nn.Module) -> None:
         super().__init__()
@@ -179,11 +170,11 @@ class NnMamba(nn.Module):
         channels: C, width at half resolution; 32 in the paper.
         mixer: "miccss" (the paper), "mic" (its ablation without the flips), "plain" (the authors' released
             trainers), "none" (matched control).
-        d_state: states of each Mamba.
+        d_state: states per channel of each Mamba.
         share_mamba: blocks 2 and 3 of a stage share one MICCSS, weights and norm statistics, as in the
             public code.
         skip_scaling: whether SE scales the skips (section 2.2, Eq. 3).
-        deep_supervision: in training, also give logits at strides 2, 4, 8 from 1x1x1 heads on c7, c6, c5
+        deep_supervision: in training, also return logits at strides 2, 4, 8 from 1x1x1 heads on c7, c6, c5
             (the form of the authors' released trainers).
         head: see `Decoder`.
     """
@@ -237,6 +228,6 @@ class NnMamba(nn.Module):
 def _mixers(
     channels: int, mixer: Mixer, norm: Norm, d_state: int, axes: Triple, shared: bool
 ) -> list[nn.Module | None]:
-    """The MICCSS of blocks 2 and 3 of a stage: one and the same if shared."""
+    """The MICCSS of blocks 2 and 3 of a stage: the same module if shared."""
     first = MambaInConvolution(channels, mixer, norm, d_state, axes)
     return [first, first if shared else MambaInConvolution(channels, mixer, norm, d_state, axes)]

@@ -11,10 +11,10 @@ With `channels` = C, at an input of `(X, Y, Z)`:
     q   p + Mamba(p), the columns being the tokens
     MLP 14C -> C -> classes, ReLU and dropout between
 
-Text and code differ, and the code counts: the text has MICCSS at the stem (`mixer="miccss"`), maxima for
-the means, and 1+2+3 columns, which cannot hold the channels of the stages. The ISBI form of the code
-(`hierarchy="concat"`) hands p to the MLP as it is. The matched control (`mixer="none"`) has no scan at
-either place: the stem keeps the 1x1x1 convolutions of MIC, and q = p.
+Departures of the text from the code, which is followed here: MICCSS at the stem (`mixer="miccss"`), maxima
+instead of means, and 1+2+3 columns, which cannot contain the channels of the stages. The ISBI form of the
+code (`hierarchy="concat"`) passes p to the MLP directly. The matched control (`mixer="none"`) has no scan:
+the stem keeps the 1x1x1 convolutions of MIC, and q = p.
 """
 
 from __future__ import annotations
@@ -42,12 +42,11 @@ class NnMambaClassifier(nn.Module):
     """nnMamba v2 for classification.
 
     Args:
-        out_channels: classes; 1 in the public code, for a binary question.
+        out_channels: classes; 1 in the public code, for two classes.
         channels: C, width at half resolution; 32 in the paper.
         mixer: of the stem, "mic" (the public code), "miccss" (the text: four readings of X*Y*Z/8 tokens), or
-            "none": no scan anywhere.
+            "none": no scan at all.
         hierarchy: "sequence" (a Mamba over the seven columns) or "concat" (none).
-        d_state: states of the Mambas.
         dropout: probability, before the last linear layer.
     """
 
@@ -97,7 +96,7 @@ class NnMambaClassifier(nn.Module):
         return self.mlp(self.read_hierarchy(means).flatten(1))
 
     def read_hierarchy(self, means: list[Tensor]) -> Tensor:
-        """Means of the stages, `(B, 2C)`, `(B, 4C)`, `(B, 8C)` -> `(B, 2C, 7)`.
+        """Stage means `(B, 2C)`, `(B, 4C)`, `(B, 8C)` -> `(B, 2C, 7)`.
 
         Channel c of stage k (0, 1, 2) goes to row `c div 2^k`, and there to column `c mod 2^k` of its 2^k.
         """
@@ -105,5 +104,5 @@ class NnMambaClassifier(nn.Module):
         columns = torch.cat([mean.unflatten(1, (rows, -1)) for mean in means], dim=2)
         if self.sequence is None:
             return columns
-        # no ReLU in front, as in the public code: means of what a ReLU gave are not negative
+        # no ReLU before it, as in the public code: means of ReLU outputs are not negative
         return columns + self.sequence(columns.transpose(1, 2)).transpose(1, 2)

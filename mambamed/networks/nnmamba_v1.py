@@ -12,10 +12,10 @@ With `channels` = C, at an input of `(X, Y, Z)`:
     decoder as in version 2; its skips are c3, c2, c1 *before* their Mamba, and are not scaled
 
 For landmarks (`mamba_at="stem"`) only c1 has a Mamba, c1' = c1 + Mamba(LN(c1)). The classifier has the same
-stem and stages, then the mean of c4 and two linear layers; the public classifier cannot run, because it
-calls a layer that it never makes: ours is what it was meant to be.
+stem and stages, then the mean of c4 and two linear layers. The public classifier cannot run, because it calls
+a layer that it never creates; this is its evident intention.
 
-We depart in the head, as in version 2. The matched control (`mixer="none"`) leaves out LN and Mamba: c' = c.
+The head departs as in version 2. The matched control (`mixer="none"`) omits LN and Mamba: c' = c.
 """
 
 from __future__ import annotations
@@ -45,12 +45,7 @@ Mixer = Literal["mamba", "none"]
 
 
 class ResidualMamba(nn.Module):
-    """x + Mamba(LN(tokens of x)).
-
-    Args:
-        d_state: states of the Mamba.
-        axes: in which the tokens run through the grid, the last one fastest.
-    """
+    """x + Mamba(LN(tokens of x)); `axes` is the order in which the grid is read, the last one fastest."""
 
     def __init__(self, channels: int, d_state: int = 16, axes: Triple = (0, 1, 2)) -> None:
         super().__init__()
@@ -76,7 +71,7 @@ class NnMambaV1(nn.Module):
     Args:
         channels: C, width at half resolution; 32 in the public code.
         mamba_at: "stages" (segmentation: after c2, c3, c4) or "stem" (landmarks: after c1).
-        d_state: states of each Mamba.
+        d_state: states per channel of each Mamba.
         head: "linear", "wide", or "paper" with norm and ReLU on the logits; see `nnmamba.Decoder`.
     """
 
@@ -129,9 +124,8 @@ class NnMambaV1Classifier(nn.Module):
     """nnMamba v1 for classification: one Mamba at the stem, the mean of c4, two linear layers.
 
     Args:
-        out_channels: classes; 1 in the public code, for a binary question.
+        out_channels: classes; 1 in the public code, for two classes.
         channels: C, width at half resolution; 32 in the public code.
-        d_state: states of the Mamba.
     """
 
     def __init__(

@@ -1,11 +1,11 @@
-"""Names of the authors' public code for our networks' parameters, so that published weights can be loaded.
+"""Names of the authors' public code for the parameters of our networks, for loading published weights.
 
-A family is a table of rows (pattern of the public name, ours), tried from top to bottom; numbers caught by
-the pattern are handed to the right side as integers. What follows the pattern (`weight`, `running_mean`,
+A family is a table of rows (pattern of the public name, ours), tried from top to bottom; numbers matched by
+the pattern are passed to the right side as integers. What follows the pattern (`weight`, `running_mean`,
 `mamba.A_log`, ...) is the same in both. Rows whose right side is None name copies of other tensors.
 
 Source: nnMamba (`nnMamba.py` of both versions, `nnMamba4cls.py`), SegMamba (`model_segmamba/segmamba.py`),
-U-Mamba and TamingMambas (their `nets`), dynamic-network-architectures, MONAI's blocks: names alone.
+U-Mamba and TamingMambas (their `nets`), dynamic-network-architectures, MONAI's blocks: only the names.
 """
 
 from __future__ import annotations
@@ -27,15 +27,10 @@ _COUNTER = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class Translation:
-    """Public weights under our names.
+    """Public weights under our names."""
 
-    Attributes:
-        weights: ours -> tensor.
-        faults: every key that does not fit, said in words; empty when all do.
-    """
-
-    weights: dict[str, Tensor]
-    faults: list[str]
+    weights: dict[str, Tensor]  # our name -> tensor
+    faults: list[str]  # one description per key that does not fit
 
 
 def translate(
@@ -44,14 +39,11 @@ def translate(
     """Rename a public state dict for one of our networks, and compare the two key by key.
 
     Args:
-        name: of the network, in `NETWORKS`.
-        network: built as the weights were trained; its own weights are not touched.
+        name: of the network, in `NETWORKS`; KeyError if it has no table.
+        network: built like that of the weights; its own weights are not changed.
         public: the authors' state dict.
-        axis_order: of the arrays that they were trained on. For "zyx" the kernels are turned to our axes; the
-            scans are turned by the network's option of this name.
-
-    Raises:
-        KeyError: no table for this network.
+        axis_order: of the arrays used for training. For "zyx" the kernels are transposed to our axes; the
+            network's option of this name does the same for the scans.
     """
     rows, own = FAMILIES[name](network), network.state_dict()
     weights: dict[str, Tensor] = {}
@@ -74,7 +66,7 @@ def translate(
 
 
 def _renamed(key: str, rows: list[Row]) -> tuple[str | None, bool]:
-    """Our name, and whether a row knows the key; no name for a copy of another tensor."""
+    """Our name, or None for a copy of another tensor, and whether a row matches the key."""
     for pattern, ours in rows:
         found = re.match(pattern, key)
         if found:
@@ -86,7 +78,7 @@ def _renamed(key: str, rows: list[Row]) -> tuple[str | None, bool]:
 
 
 def _names_of_one(own: Mapping[str, Tensor]) -> list[list[str]]:
-    """Our names, those of one tensor together: a module that is used twice has two."""
+    """Our names, grouped by tensor: a module that is used twice has two names."""
     groups: dict[Any, list[str]] = {}
     for name, tensor in own.items():
         place = (tensor.data_ptr(), tensor.shape) if tensor.numel() and not tensor.is_meta else name
@@ -103,13 +95,23 @@ def _missing(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[s
 
 
 def _torn(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
-    """Tensors that are one in our network and several in the file."""
+    """Tensors that are shared in our network, but differ in the file."""
     faults = []
     for names in _names_of_one(own):
         given = [weights[name] for name in names if name in weights and not name.endswith(_COUNTER)]
         if any(not torch.equal(given[0], other) for other in given[1:]):
             faults.append(f"differing {' and '.join(names)}: one tensor in this network")
     return faults
+
+
+_MIC = {
+    "nin": "conv_in.0",
+    "norm": "conv_in.1",
+    "nin2": "conv_out.0",
+    "norm2": "conv_out.1",
+    "mamba": "mamba",
+}
+_MIC_PARTS = "|".join(_MIC)
 
 
 def _nnmamba(_: nn.Module) -> list[Row]:
@@ -120,13 +122,11 @@ def _nnmamba(_: nn.Module) -> list[Row]:
         (r"layer(\d)\.(\d+)\.conv(\d)", lambda i, j, k: f"{block(i, j)}.conv{k}"),
         (r"layer(\d)\.(\d+)\.bn(\d)", lambda i, j, k: f"{block(i, j)}.norm{k}"),
         (r"layer(\d)\.(\d+)\.downsample", lambda i, j: f"{block(i, j)}.shortcut"),
-        (r"layer(\d)\.(\d+)\.mamba_layer\.nin\.", lambda i, j: f"{block(i, j)}.mixer.conv_in.0."),
-        (r"layer(\d)\.(\d+)\.mamba_layer\.norm\.", lambda i, j: f"{block(i, j)}.mixer.conv_in.1."),
-        (r"layer(\d)\.(\d+)\.mamba_layer\.nin2\.", lambda i, j: f"{block(i, j)}.mixer.conv_out.0."),
-        (r"layer(\d)\.(\d+)\.mamba_layer\.norm2\.", lambda i, j: f"{block(i, j)}.mixer.conv_out.1."),
-        (r"layer(\d)\.(\d+)\.mamba_layer\.mamba\.", lambda i, j: f"{block(i, j)}.mixer.mamba."),
-        (r"att(\d)\.layer1\.", lambda i: f"skips.{i - 1}.weigh.0."),
-        (r"att(\d)\.layer2\.", lambda i: f"skips.{i - 1}.weigh.2."),
+        (
+            rf"layer(\d)\.(\d+)\.mamba_layer\.({_MIC_PARTS})\.",
+            lambda i, j, m: f"{block(i, j)}.mixer.{_MIC[m]}.",
+        ),
+        (r"att(\d)\.layer([12])\.", lambda i, k: f"skips.{i - 1}.weigh.{2 * k - 2}."),
         (r"conv([567])\.conv\.", lambda i: f"decoder.steps.{i - 5}.convs."),
         (r"conv8\.conv\.", lambda: "decoder.head.convs."),
         (r"ds(\d)_cls_conv\.", lambda i: f"decoder.deep_heads.{i - 1}."),
@@ -135,30 +135,18 @@ def _nnmamba(_: nn.Module) -> list[Row]:
     ]
 
 
-def _nnmamba_v1(network: nn.Module) -> list[Row]:
-    return [(r"mamba_layer_stem\.", lambda: "readers.0."), *_nnmamba(network)]
-
-
-def _nnmamba_v1_classifier(network: nn.Module) -> list[Row]:
-    return [(r"mamba_layer_stem\.", lambda: "reader."), *_nnmamba(network)]
-
-
 def _nnmamba_classifier(network: nn.Module) -> list[Row]:
     return [
-        (r"mamba_layer_stem\.nin\.", lambda: "reader.conv_in.0."),
-        (r"mamba_layer_stem\.norm\.", lambda: "reader.conv_in.1."),
-        (r"mamba_layer_stem\.nin2\.", lambda: "reader.conv_out.0."),
-        (r"mamba_layer_stem\.norm2\.", lambda: "reader.conv_out.1."),
-        (r"mamba_layer_stem\.mamba\.", lambda: "reader.mamba."),
+        (rf"mamba_layer_stem\.({_MIC_PARTS})\.", lambda part: f"reader.{_MIC[part]}."),
         (r"mamba_seq\.mamba\.", lambda: "sequence."),
         *_nnmamba(network),
     ]
 
 
 def _segmamba(network: nn.Module) -> list[Row]:
-    """All three versions; layer norms of the first one stand where the others have none."""
+    """All three versions; the first has layer norms where the others have none."""
     version = getattr(network, "version", "gsc")
-    before = 2 if version == "gsc" else 1  # parts of a stage in front of its Mamba layers
+    before = 2 if version == "gsc" else 1  # parts of a stage before its Mamba layers
     norms: list[Row] = []
     if version == "first":
         norms = [
@@ -166,21 +154,20 @@ def _segmamba(network: nn.Module) -> list[Row]:
             (r"vit\.downsample_layers\.(\d)\.0\.", lambda i: f"stages.{i}.0.0." + ("norm." if i else "")),
         ]
     conv = lambda k: "shortcut.0" if k == 3 else f"conv{k}"  # noqa: E731
+    gsc = {"proj": "spatial.0", "proj2": "spatial.3", "proj3": "gate.0", "proj4": "fuse.0"}
     return [
         *norms,
         (r"vit\.downsample_layers\.(\d)\.(\d)\.", lambda i, j: f"stages.{i}.0.{j}."),
-        (r"vit\.gscs\.(\d)\.proj\.", lambda i: f"stages.{i}.1.spatial.0."),
-        (r"vit\.gscs\.(\d)\.proj2\.", lambda i: f"stages.{i}.1.spatial.3."),
-        (r"vit\.gscs\.(\d)\.proj3\.", lambda i: f"stages.{i}.1.gate.0."),
-        (r"vit\.gscs\.(\d)\.proj4\.", lambda i: f"stages.{i}.1.fuse.0."),
+        (r"vit\.gscs\.(\d)\.(proj[234]?)\.", lambda i, part: f"stages.{i}.1.{gsc[part]}."),
         (r"vit\.stages\.(\d)\.(\d+)\.norm1?\.", lambda i, j: f"stages.{i}.{j + before}.norm."),
         (r"vit\.stages\.(\d)\.(\d+)\.mamba\.", lambda i, j: f"stages.{i}.{j + before}.mamba."),
         (r"vit\.stages\.(\d)\.(\d+)\.norm2\.", lambda i, j: f"stages.{i}.{j + before}.mlp.0."),
-        (r"vit\.stages\.(\d)\.(\d+)\.mlp\.fc1\.", lambda i, j: f"stages.{i}.{j + before}.mlp.1."),
-        (r"vit\.stages\.(\d)\.(\d+)\.mlp\.fc2\.", lambda i, j: f"stages.{i}.{j + before}.mlp.3."),
+        (
+            r"vit\.stages\.(\d)\.(\d+)\.mlp\.fc(\d)\.",
+            lambda i, j, k: f"stages.{i}.{j + before}.mlp.{2 * k - 1}.",
+        ),
         (r"vit\.norm(\d)\.", lambda i: f"outputs.{i}.0.norm."),
-        (r"vit\.mlps\.(\d)\.fc1\.", lambda i: f"outputs.{i}.1."),
-        (r"vit\.mlps\.(\d)\.fc2\.", lambda i: f"outputs.{i}.3."),
+        (r"vit\.mlps\.(\d)\.fc(\d)\.", lambda i, k: f"outputs.{i}.{2 * k - 1}."),
         (r"encoder(\d)\.layer\.conv(\d)\.conv\.", lambda i, k: f"encoders.{i - 1}.{conv(k)}."),
         (r"decoder1\.layer\.conv(\d)\.conv\.", lambda k: f"last.{conv(k)}."),
         (r"decoder(\d)\.transp_conv\.conv\.", lambda i: f"decoders.{5 - i}.up."),
@@ -189,9 +176,9 @@ def _segmamba(network: nn.Module) -> list[Row]:
     ]
 
 
-# Copies that its networks hold: units list their layers twice, the decoder holds the encoder.
+# Copies in the public networks: units list their layers twice, the decoder contains the encoder.
 _COPIES: list[Row] = [(r"decoder\.encoder\.", None), (r".*\.all_modules\.", None)]
-_UNIT = r"(conv|norm)\."  # of a conv unit, which ours numbers
+_UNIT = r"(conv|norm)\."  # of a conv unit, whose parts are numbered in ours
 
 
 def _unit(part: str) -> str:
@@ -199,7 +186,7 @@ def _unit(part: str) -> str:
 
 
 def _residual_units(public: str, ours: Callable[..., str]) -> list[Row]:
-    """BasicBlockD below a place, and the same place of ours."""
+    """BasicBlockD at a place of the public network, and at the same place of ours."""
     return [
         (rf"{public}\.conv1\.{_UNIT}", lambda *at: f"{ours(*at[:-1])}.first.{_unit(at[-1])}"),
         (rf"{public}\.conv2\.{_UNIT}", lambda *at: f"{ours(*at[:-1])}.{at[-1]}."),
@@ -241,7 +228,7 @@ def _nnunet_resenc(_: nn.Module) -> list[Row]:
 
 def _mamba_unet(network: nn.Module) -> list[Row]:
     """TamingMambas: unidirectional `SegMamba`, bidirectional `PanSegMamba`, `MultiSegMamba`."""
-    inner = "" if getattr(network, "mixer", "mamba") == "none" else ".0"  # beside the Mamba layer
+    inner = "" if getattr(network, "mixer", "mamba") == "none" else ".0"  # next to the Mamba layer
     place = lambda i, j: f"stages.{i}{inner}.{j}" if i else f"stages.0{inner}.1.{j}"  # noqa: E731
     ways = {"fwd": "forth", "bwd": "back"}
     part = lambda name: "linear." if name == "head" else f"{name}."  # noqa: E731
@@ -293,7 +280,7 @@ def _umamba(network: nn.Module) -> list[Row]:
 
 
 def _biased_units(public: str, ours: Callable[..., str]) -> list[Row]:
-    """U-Mamba's BasicResBlock below a place; its third convolution is the shortcut."""
+    """U-Mamba's BasicResBlock at a place; its third convolution is the shortcut."""
     return [
         (rf"{public}\.conv3\.", lambda *at: f"{ours(*at)}.shortcut."),
         (rf"{public}\.((?:conv|norm)[12])\.", lambda *at: f"{ours(*at[:-1])}.{at[-1]}."),
@@ -303,8 +290,8 @@ def _biased_units(public: str, ours: Callable[..., str]) -> list[Row]:
 FAMILIES: dict[str, Callable[[nn.Module], list[Row]]] = {
     "nnmamba": _nnmamba,
     "nnmamba_classifier": _nnmamba_classifier,
-    "nnmamba_v1": _nnmamba_v1,
-    "nnmamba_v1_classifier": _nnmamba_v1_classifier,
+    "nnmamba_v1": lambda network: [(r"mamba_layer_stem\.", lambda: "readers.0."), *_nnmamba(network)],
+    "nnmamba_v1_classifier": lambda network: [(r"mamba_layer_stem\.", lambda: "reader."), *_nnmamba(network)],
     "resunet": _nnmamba,
     "segmamba": _segmamba,
     "mamba_unet": _mamba_unet,

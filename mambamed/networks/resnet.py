@@ -34,10 +34,8 @@ _EXPANSION = 4
 class Bottleneck(nn.Module):
     """conv1 - norm - ReLU - conv3 (strided) - norm - ReLU - conv1 to 4 W - norm, + shortcut, ReLU.
 
-    Args:
-        inner: W, width inside; 4 W come out.
-        stride: of the 3x3x3 convolution; where it or the width changes, the input passes a strided 1x1x1
-            convolution with norm before it is added.
+    W is the inner width. If the grid or the width changes, the input passes a strided 1x1x1 convolution with
+    norm before it is added.
     """
 
     def __init__(self, in_channels: int, inner: int, stride: int, norm: Norm) -> None:
@@ -68,7 +66,7 @@ class ResNet(nn.Module):
     Args:
         depth: 18, 34, 50, 101 or 152.
         channels: C; 64 in the paper.
-        blocks: residual blocks of each stage; those of the depth where not given.
+        blocks: residual blocks of each stage (default: those of the depth).
         dropout: probability, before the linear layer; the paper has none.
     """
 

@@ -8,7 +8,7 @@ text gives no layers; the authors' landmark pipeline (LFC) has this network:
     c5, c6, c7  x2 trilinear, concat [up, skip], DoubleConv -> 4C, 2C, C
     out x2 trilinear, conv3 - norm - ReLU - conv3 -> K logits
 
-which is nnMamba v1 without its Mambas, layer by layer. We depart in the head, as there.
+which is nnMamba v1 without its Mambas, layer by layer. The head departs from it as in nnMamba.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ResUNet(nn.Module):
 
     Args:
         channels: C, width at half resolution.
-        blocks: residual blocks a stage.
+        blocks: residual blocks per stage.
         head: "linear", "wide", or "paper" with norm and ReLU on the logits; see `nnmamba.Decoder`.
     """
 

@@ -3,29 +3,29 @@
 Source: Xing et al., "SegMamba: Long-range Sequential Modeling Mamba For 3D Medical Image Segmentation",
 arXiv 2401.13560, and the authors' code. With `channels` = C, at an input of `(X, Y, Z)`:
 
-    stage i = 0..3, width C 2^i, stride 2^(i+1): down, then what the version says
+    stage i = 0..3, width C 2^i, stride 2^(i+1): down, then the layers of the version
     skips   residual block of the input to C, and of the output of stage i to C 2^(i+1)
     decoder four times: transposed conv2, concat [up, skip], residual block; then residual block, conv1 -> K
 
-`version="gsc"`, the default (June 2024, that of MICCAI):
+`version="gsc"`, the default (June 2024, MICCAI):
 
     down    stem: conv7 stride 2; else instance norm, conv2 stride 2
     GSC     x + ReLU(IN(conv1(a + b))), a = two conv3 with IN and ReLU, b = conv1 with IN and ReLU
     Mamba   twice x + Mamba(LN(x)), in three orders: forward, backward, inter-slice
-    output  IN, then 1x1x1 conv -> 2W, GELU, 1x1x1 conv -> W; to the decoder only
+    output  IN, then 1x1x1 conv -> 2W, GELU, 1x1x1 conv -> W; only for the decoder
 
-`version="first"` (January 2024): layer norms for the instance norms of the encoder, no GSC, two orders
+`version="first"` (January 2024): layer norms instead of the encoder's instance norms, no GSC, two orders
 (forward, backward), x = Mamba(LN(x)) without residual, 4W instead of 2W.
 
 `version="paper"` (Eq. 1 of the text, early 2024): stem and down without norms; twice x + Mamba(LN(x)), two
-orders, then x + MLP(LN(x)), W -> 4W -> W; the output is handed to the decoder as it is.
+orders, then x + MLP(LN(x)), W -> 4W -> W; the decoder receives the output unchanged.
 
-We depart in two places. The text calls the stem depth-wise; the code's is dense, and so is ours. In the
-public code the inter-slice order cuts a sequence into a fixed number of runs, which are slices for a patch of
-128^3 alone; `nslices="auto"` takes the stage's own depth along X.
+Departures: the text calls the stem depth-wise, but in the code, and here, it is dense. In the public code the
+inter-slice order splits a sequence into a fixed number of runs, which are slices only for a patch of 128^3;
+`nslices="auto"` uses the stage's own depth along X.
 
-The matched control (`mixer="none"`) leaves out the residual branches LN - Mamba; in "first", where there is
-no residual, it leaves out the Mamba and keeps the LN.
+The matched control (`mixer="none"`) omits the residual branches LN - Mamba; in "first", which has no
+residual, it omits the Mamba and keeps the LN.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class ChannelNorm(nn.Module):
 
 
 class GatedSpatialConv(nn.Module):
-    """x + ReLU(norm(conv1(a + b))): two convolutions beside a pointwise one (GSC)."""
+    """x + ReLU(norm(conv1(a + b))): two convolutions in parallel to a pointwise one (GSC)."""
 
     def __init__(self, channels: int, norm: Norm) -> None:
         super().__init__()
@@ -92,11 +92,8 @@ class MambaLayer(nn.Module):
     """LN - Mamba on the tokens of a grid, with or without a residual, and with an MLP in the paper's form.
 
     Args:
-        channels: width W.
-        version: see the module.
-        nslices: runs of the inter-slice order; None = the size of the axis that is read slowest.
-        mixer: "none" for the matched control.
-        axes: in which the tokens run through the grid, the last one fastest.
+        nslices: runs of the inter-slice order; None: the size of the axis that is read slowest.
+        axes: order in which the grid is read, the last one fastest.
     """
 
     def __init__(
@@ -174,12 +171,11 @@ class SegMamba(nn.Module):
     """SegMamba for segmentation.
 
     Args:
-        channels: C, width of the first stage; 48 in the paper, doubled with each of the four.
-        hidden: width at the bottom of the decoder; 16 C where not given.
+        channels: C, width of the first stage, doubled with each of the four; 48 in the paper.
+        hidden: width at the bottom of the decoder (default: 16 C).
         depths: Mamba layers of each stage.
         version: "gsc", "first" or "paper", see the module.
         nslices: "auto", or the four fixed numbers of the public code, (64, 32, 16, 8).
-        mixer: "mamba", or "none" (matched control), see the module.
     """
 
     examples = ("", "version: first", "version: paper")
@@ -266,7 +262,7 @@ def _check(version: str, nslices: object, mixer: str, depths: Sequence[int]) -> 
 
 
 def _down(in_channels: int, out_channels: int, version: Version, norm: Norm, first: bool) -> nn.Sequential:
-    """To half the grid; norms as the version has them."""
+    """Downsampling by 2, with the norms of the version."""
     if first:
         stem = nn.Conv3d(in_channels, out_channels, 7, 2, 3)
         return nn.Sequential(stem, ChannelNorm(out_channels)) if version == "first" else nn.Sequential(stem)
@@ -278,7 +274,7 @@ def _down(in_channels: int, out_channels: int, version: Version, norm: Norm, fir
 
 
 def _output(channels: int, version: Version, norm: Norm) -> nn.Module:
-    """Norm and pointwise MLP on the way to the decoder."""
+    """Norm and pointwise MLP before the decoder."""
     if version == "paper":
         return nn.Identity()
     before = ChannelNorm(channels) if version == "first" else make_norm(norm, channels, affine=False)

@@ -1,25 +1,25 @@
 """U-Mamba: nnU-Net's residual U-Net with one Mamba at the bottom (Bot), or one after every stage (Enc).
 
 Source: Ma et al., "U-Mamba: Enhancing Long-range Dependency for Biomedical Image Segmentation",
-arXiv 2401.04722; layers as the public code: its own residual block (a biased 1x1x1 shortcut without norm),
-nearest upsampling, and one block instead of two in the deeper half of both sides.
+arXiv 2401.04722; layers as in the public code: its own residual block (a 1x1x1 shortcut with bias and without
+norm), nearest upsampling, and one block instead of two in the deeper half of both sides.
 
-In Enc, where a stage has no more voxels than channels, the channels are the tokens and the voxels their
-width: such weights fit one patch size alone, so that `patch_size` must be given and no other grid passes.
+In Enc, if a stage has no more voxels than channels, the channels are the tokens and the voxels their width:
+such weights fit only one patch size, so that `patch_size` is required and other grids are rejected.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mambamed.errors import RecipeError
 from mambamed.networks.parts.blocks import AxisOrder, Norm, check_choice, make_norm, scan_axes
-from mambamed.networks.parts.topology import PerStage, Triple, make_topology
+from mambamed.networks.parts.topology import Triple, make_topology
 from mambamed.networks.parts.unet import (
     SLOPE,
     DecoderStep,
@@ -59,13 +59,13 @@ class BiasedResidual(nn.Module):
 
 
 class VoxelMamba(nn.Module):
-    """Mamba(LN(tokens)), a token a voxel; no residual around it."""
+    """Mamba(LN(tokens)) with one token per voxel; no residual connection."""
 
-    def __init__(self, channels: int, axes: Triple = (0, 1, 2)) -> None:
+    def __init__(self, width: int, axes: Triple = (0, 1, 2)) -> None:
         super().__init__()
         self.axes = axes
-        self.norm = nn.LayerNorm(channels)
-        self.mamba = Mamba(channels, d_state=16, d_conv=4, expand=2)
+        self.norm = nn.LayerNorm(width)
+        self.mamba = Mamba(width, d_state=16, d_conv=4, expand=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, X, Y, Z)` -> the same shape."""
@@ -73,14 +73,8 @@ class VoxelMamba(nn.Module):
         return grid_from_tokens(tokens, x.shape[2:], self.axes)
 
 
-class ChannelMamba(nn.Module):
-    """Mamba(LN(tokens)), a token a channel, as wide as the grid has voxels."""
-
-    def __init__(self, voxels: int, axes: Triple = (0, 1, 2)) -> None:
-        super().__init__()
-        self.axes = axes
-        self.norm = nn.LayerNorm(voxels)
-        self.mamba = Mamba(voxels, d_state=16, d_conv=4, expand=2)
+class ChannelMamba(VoxelMamba):
+    """Mamba(LN(tokens)) with one token per channel, whose width is the number of voxels."""
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, X, Y, Z)` -> the same shape."""
@@ -106,8 +100,8 @@ class UMamba(UNet):
 
     Args:
         variant: "bot" or "enc".
-        patch_size: of the training; needed by "enc", whose layers and fixed grid depend on it.
-        channels, max_channels, ..., spacing_mm: see `topology.make_topology`.
+        patch_size: of the training; required by "enc", whose layers and fixed grid depend on it.
+        plan: see `topology.make_topology`.
     """
 
     examples = ("", "variant: enc, patch_size: [128, 128, 128]")
@@ -119,42 +113,30 @@ class UMamba(UNet):
         *,
         variant: Literal["bot", "enc"] = "bot",
         patch_size: Sequence[int] | None = None,
-        channels: int = 32,
-        max_channels: int = 320,
-        stages: int | None = None,
-        strides: PerStage | None = None,
-        kernels: PerStage | None = None,
-        spacing_mm: Sequence[float] | None = None,
         mixer: Literal["mamba", "none"] = "mamba",
         norm: Norm = "instance",
         deep_supervision: bool = True,
         gradient_checkpointing: bool = False,
         axis_order: AxisOrder = "xyz",
+        **plan: Any,
     ) -> None:
         check_choice("variant", variant, ("bot", "enc"))
         check_choice("mixer", mixer, ("mamba", "none"))
-        topology = make_topology(channels, max_channels, stages, strides, kernels, patch_size, spacing_mm)
-        count = len(topology.widths)
-        stem = _blocks(in_channels, topology.widths[0], topology.kernels[0], (1, 1, 1), 2, norm)
-        encoder: list[nn.Module] = []
-        before = topology.widths[0]
-        for level, (width, kernel, stride) in enumerate(
-            zip(topology.widths, topology.kernels, topology.strides, strict=True)
-        ):
-            units = 2 if level < math.ceil(count / 2) else 1
-            blocks = _blocks(before, width, kernel, stride, units, norm)
-            encoder.append(blocks if encoder else nn.Sequential(stem, blocks))
-            before = width
+        topology = make_topology(patch_size=patch_size, **plan)
+        widths, count = topology.widths, len(topology.widths)
+        stem = _blocks(in_channels, widths[0], topology.kernels[0], (1, 1, 1), 2, norm)
+        counts = [2 if level < math.ceil(count / 2) else 1 for level in range(count)]
+        stages = zip((widths[0], *widths), widths, topology.kernels, topology.strides, counts, strict=False)
+        first, *others = (_blocks(*stage, norm) for stage in stages)
+        encoder: list[nn.Module] = [nn.Sequential(stem, first), *others]
         if mixer == "mamba":
-            layers = _mamba_layers(
-                variant, topology.widths, topology.strides, patch_size, scan_axes(axis_order)
-            )
+            layers = _mamba_layers(variant, widths, topology.strides, patch_size, scan_axes(axis_order))
             encoder = [nn.Sequential(*pair) for pair in zip(encoder, layers, strict=True)]
         steps = []
         for level in range(count - 1, 0, -1):
             units = 2 if len(steps) < math.ceil((count - 1) / 2 + 0.5) else 1
-            width, kernel = topology.widths[level - 1], topology.kernels[level - 1]
-            up = NearestUp(topology.widths[level], width, topology.strides[level])
+            width, kernel = widths[level - 1], topology.kernels[level - 1]
+            up = NearestUp(widths[level], width, topology.strides[level])
             steps.append(DecoderStep(up, _blocks(2 * width, width, kernel, (1, 1, 1), units, norm)))
         super().__init__(topology, encoder, steps, out_channels, deep_supervision, gradient_checkpointing)
         self.mixer = mixer
@@ -175,7 +157,7 @@ def _mamba_layers(
     patch_size: Sequence[int] | None,
     axes: Triple,
 ) -> list[nn.Module]:
-    """One layer a stage; nothing but the last for "bot"."""
+    """One layer per stage; for "bot" only the last is a Mamba."""
     if variant == "bot":
         return [*(nn.Identity() for _ in widths[:-1]), VoxelMamba(widths[-1], axes)]
     if patch_size is None:

@@ -1,4 +1,4 @@
-"""What several architectures are made of: norms, residual blocks, padding to a divisor, checkpointing."""
+"""Building blocks of several architectures: norms, residual blocks, padding to a divisor, checkpointing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Answer = Tensor | list[Tensor]
 
 
 def check_choice(option: str, value: object, choices: Iterable[object]) -> None:
-    """Raise `RecipeError` if an option of a network has none of the values that it can have."""
+    """Raise `RecipeError` if an option of a network has none of its possible values."""
     if value not in (known := tuple(choices)):
         raise RecipeError(
             f"network.{option}: expected {', '.join(map(str, known))}, got {value!r}. Choose one of them."
@@ -30,18 +30,10 @@ def check_choice(option: str, value: object, choices: Iterable[object]) -> None:
 
 
 def make_norm(norm: Norm, channels: int, affine: bool = True) -> nn.Module:
-    """The normalization of a recipe's `network.norm`, over `(B, C, X, Y, Z)`.
+    """The normalization of a recipe's `network.norm`, over `(B, C, X, Y, Z)`; RecipeError for other names.
 
-    Batch norm is the papers' choice for nnMamba; its statistics are fragile at batch 1 or 2, where
-    instance norm is the safer one.
-
-    Args:
-        norm: its name.
-        channels: C.
-        affine: whether a weight and a bias a channel are learned; batch norm always has them.
-
-    Raises:
-        RecipeError: no such norm.
+    Batch norm is the papers' choice for nnMamba. Its statistics are unreliable at batch size 1 or 2, where
+    instance norm is safer. `affine`: learn a weight and a bias per channel; batch norm always has them.
     """
     check_choice("norm", norm, ("batch", "instance", "none"))
     if norm == "batch":
@@ -50,12 +42,9 @@ def make_norm(norm: Norm, channels: int, affine: bool = True) -> nn.Module:
 
 
 def scan_axes(axis_order: AxisOrder) -> Triple:
-    """The axes in which a scan reads the grid, the last one fastest: a recipe's `network.axis_order`.
+    """Order of the grid's axes in a scan, the last one fastest: a recipe's `network.axis_order`.
 
-    "zyx" reads as networks do that were trained on `(z, y, x)` arrays, for their weights.
-
-    Raises:
-        RecipeError: neither of the two.
+    "zyx" is for weights of networks that were trained on `(z, y, x)` arrays. RecipeError for other names.
     """
     check_choice("axis_order", axis_order, ("xyz", "zyx"))
     return (0, 1, 2) if axis_order == "xyz" else (2, 1, 0)
@@ -78,10 +67,8 @@ class DoubleConv(nn.Sequential):
 class ResidualBlock(nn.Module):
     """conv3 - norm - ReLU - conv3 - norm, + mixer(input), + input, ReLU.
 
-    Args:
-        stride: of the first convolution; where it or the width changes, the input passes a strided
-            1x1x1 convolution with norm before it is added.
-        mixer: adds its reading of the block's input; None for a plain block.
+    The first convolution has the stride. If the grid or the width changes, the input passes a strided 1x1x1
+    convolution with norm before it is added. `mixer` is an additional branch, e.g. MICCSS.
     """
 
     def __init__(
@@ -110,7 +97,7 @@ class ResidualBlock(nn.Module):
 def residual_stage(
     in_channels: int, out_channels: int, norm: Norm, mixers: Sequence[nn.Module | None] = (None, None)
 ) -> nn.Sequential:
-    """Residual blocks: the first halves the grid and changes the width, one more follows for each mixer."""
+    """Residual blocks: the first halves the grid and changes the width, then one follows per mixer."""
     return nn.Sequential(
         ResidualBlock(in_channels, out_channels, 2, norm),
         *(ResidualBlock(out_channels, out_channels, 1, norm, mixer) for mixer in mixers),
@@ -118,10 +105,10 @@ def residual_stage(
 
 
 def pad_to_divisor(x: Tensor, divisor: Sequence[int]) -> Tensor:
-    """Zeros behind the end of each spatial axis of `(B, C, X, Y, Z)`, up to a multiple of the divisor.
+    """Pad the end of each spatial axis of `(B, C, X, Y, Z)` with zeros to a multiple of the divisor.
 
-    Where a single voxel would remain at the bottom of the network, the first axis gets one more divisor:
-    neither instance norm nor batch norm of one patch can normalize one number.
+    If a single voxel would remain at the bottom of the network, the first axis gets one more divisor:
+    instance norm, and batch norm of one patch, cannot normalize a single number.
 
     >>> import torch
     >>> pad_to_divisor(torch.zeros(1, 1, 5, 16, 1), (4, 4, 4)).shape
@@ -138,10 +125,9 @@ def pad_to_divisor(x: Tensor, divisor: Sequence[int]) -> Tensor:
 
 
 def pad_to_two_voxels(x: Tensor, stride: int) -> Tensor:
-    """Zeros behind the first axis of `(B, C, X, Y, Z)` where a single voxel would remain after the stride.
+    """Pad the end of the first axis of `(B, C, X, Y, Z)` with zeros if the stride would leave one voxel.
 
-    For classifiers, which take any other shape as it is: one number can be normalized by neither instance
-    norm nor batch norm of one patch.
+    For classifiers, which accept every other shape; see `pad_to_divisor` for the reason.
 
     >>> import torch
     >>> pad_to_two_voxels(torch.zeros(1, 1, 20, 32, 1), 32).shape
@@ -155,12 +141,12 @@ def pad_to_two_voxels(x: Tensor, stride: int) -> Tensor:
 
 
 def crop_to(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """The first `shape` voxels of `(B, C, X, Y, Z)`: undoes `pad_to_divisor`."""
+    """The first `shape` voxels of `(B, C, X, Y, Z)`: the inverse of `pad_to_divisor`."""
     return x[:, :, : shape[0], : shape[1], : shape[2]]
 
 
 def strided_shape(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:
-    """Shape of a grid of this shape after strides, rounded up.
+    """Shape of a grid after strides, rounded up.
 
     >>> strided_shape((5, 8, 9), (2, 2, 4))
     (3, 4, 3)
@@ -169,12 +155,10 @@ def strided_shape(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...
 
 
 def crop_logits(outputs: Sequence[Tensor], shape: Sequence[int], strides: Sequence[Triple]) -> Answer:
-    """Logits on the grid of the input: one tensor alone, or the list of those at several depths.
+    """Crop `(B, K, X, Y, Z)` logits of a padded grid, the finest first, to the grid of the input.
 
-    Args:
-        outputs: `(B, K, X, Y, Z)` logits of a padded grid, the finest first.
-        shape: `(X, Y, Z)` of the input before padding.
-        strides: of each depth; what lies at depth d has shape `strided_shape(shape, strides[d])`.
+    `shape` is `(X, Y, Z)` of the input; logits of depth d get `strided_shape(shape, strides[d])`. A single
+    tensor is returned alone, else the list.
     """
     cropped = [
         crop_to(logits, strided_shape(shape, stride))
@@ -184,10 +168,10 @@ def crop_logits(outputs: Sequence[Tensor], shape: Sequence[int], strides: Sequen
 
 
 def run_checkpointed(part: nn.Module, *inputs: Tensor | bool, wanted: bool) -> Tensor:
-    """`part(*inputs)`; where wanted, its activations are computed again in the backward pass, not kept.
+    """`part(*inputs)`; if wanted, its activations are recomputed in the backward pass instead of stored.
 
-    The second computation leaves the running statistics of batch norms alone, so that a network trains to
-    the same numbers with and without.
+    The recomputation leaves the running statistics of batch norms alone, so that training gives the same
+    numbers with and without.
     """
     if not wanted or not torch.is_grad_enabled():
         return part(*inputs)
@@ -198,12 +182,12 @@ def run_checkpointed(part: nn.Module, *inputs: Tensor | bool, wanted: bool) -> T
 
 
 def checkpoint_contexts(part: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """Contexts of the first computation of a checkpointed part, and of its second."""
+    """Contexts of the first computation of a checkpointed part, and of the recomputation."""
     return nullcontext(), _StatisticsHeld(part)
 
 
 class _StatisticsHeld(AbstractContextManager):
-    """Batch norms normalize by their batch as in training, without adding it to their running statistics."""
+    """Batch norms use their batch's statistics as in training, but do not update the running statistics."""
 
     def __init__(self, part: nn.Module) -> None:
         self._norms = [m for m in part.modules() if isinstance(m, nn.BatchNorm3d) and m.training]

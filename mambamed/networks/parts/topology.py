@@ -1,4 +1,4 @@
-"""Widths, strides and kernels of a U-Net: as a recipe lists them, or as nnU-Net plans them for a patch.
+"""Widths, strides and kernels of a U-Net: as listed in a recipe, or as nnU-Net plans them for a patch.
 
 Source: Isensee et al. 2021 (nnU-Net), Supplement, "Network topology".
 """
@@ -11,23 +11,17 @@ from dataclasses import dataclass
 from mambamed.errors import RecipeError
 
 Triple = tuple[int, int, int]
-PerStage = Sequence[int | Sequence[int]]  # one number or three, for each stage
+PerStage = Sequence[int | Sequence[int]]  # one number or three per stage
 _LEAST_EDGE = 4  # voxels that an axis must keep at the bottom
 _ALIKE = 2.0  # spacings that differ by less than this factor are treated as equal
 
 
 @dataclass(frozen=True)
 class Topology:
-    """Widths, strides and kernels of the stages, full resolution first.
-
-    Attributes:
-        widths: channels of each stage.
-        strides: with which each stage begins; the first is usually 1.
-        kernels: of each stage's convolutions.
-    """
+    """Widths, strides and kernels of the stages, full resolution first."""
 
     widths: tuple[int, ...]
-    strides: tuple[Triple, ...]
+    strides: tuple[Triple, ...]  # of the first convolution of each stage; the first is usually 1
     kernels: tuple[Triple, ...]
 
     @property
@@ -42,25 +36,19 @@ class Topology:
 def unet_topology(
     patch_size: Sequence[int], spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)
 ) -> tuple[tuple[Triple, ...], tuple[Triple, ...]]:
-    """Strides and kernels of the stages that nnU-Net plans for a patch.
+    """Strides and kernels of the stages that nnU-Net plans for a patch, full resolution first.
 
-    Stage by stage, those axes are halved that are long enough (8 voxels, so that 4 remain) and whose spacing
-    is within a factor of two of the finest among them; the last one alone only from 12 voxels on. An axis is
-    convolved with 3 taps from the stage on where its spacing is within a factor of two of the finest of all,
-    before that with 1; the bottom has 3 along every axis.
+    In each stage those axes are halved that are long enough (8 voxels, so that 4 remain) and whose spacing is
+    within a factor of two of the finest among them; a single axis only from 12 voxels on. The kernel has 3
+    taps along an axis from the stage on where its spacing is within a factor of two of the finest of all, and
+    1 before; the bottom has 3 along every axis.
 
     Args:
         patch_size: voxels (x, y, z).
-        spacing_mm: of the prepared grid; its ratios alone matter.
-
-    Returns:
-        Strides and kernels, one triple a stage, full resolution first.
-
-    Raises:
-        ValueError: not three positive numbers each.
+        spacing_mm: of the prepared grid; only its ratios matter. ValueError unless all six are positive.
 
     Source:
-        Isensee et al. 2021, as above; planned as by its public version 2.
+        Isensee et al. 2021, as above, and the public version 2.
 
     >>> unet_topology((16, 16, 16))
     (((1, 1, 1), (2, 2, 2), (2, 2, 2)), ((3, 3, 3), (3, 3, 3), (3, 3, 3)))
@@ -91,28 +79,24 @@ def _axes_to_halve(sizes: Sequence[int], spacings: Sequence[float]) -> list[int]
 
 
 def make_topology(
-    channels: int,
-    max_channels: int,
+    channels: int = 32,
+    max_channels: int = 320,
     stages: int | None = None,
     strides: PerStage | None = None,
     kernels: PerStage | None = None,
     patch_size: Sequence[int] | None = None,
     spacing_mm: Sequence[float] | None = None,
 ) -> Topology:
-    """The topology that a recipe's options describe.
+    """The topology of a recipe's options; RecipeError if they contradict each other.
 
     Args:
         channels: width of the first stage; doubled with each, up to `max_channels`.
-        max_channels: largest width.
-        stages: number of stages; that of `strides` where not given, else 6.
-        strides: one number or three a stage; 1, 2, 2, ... where not given.
-        kernels: one number or three a stage; 3 where not given.
+        stages: number of stages (default: that of `strides`, else 6).
+        strides: one number or three per stage (default: 1, 2, 2, ...).
+        kernels: one number or three per stage (default: 3).
         patch_size: voxels (x, y, z); without `stages` and `strides`, nnU-Net's rule plans strides and kernels
             for it, see `unet_topology`.
-        spacing_mm: of the prepared grid, for that rule; isotropic where not given.
-
-    Raises:
-        RecipeError: lengths that do not agree, or numbers that no network can have.
+        spacing_mm: of the prepared grid, for that rule (default: isotropic).
 
     >>> make_topology(32, 320).widths
     (32, 64, 128, 256, 320, 320)
@@ -144,8 +128,7 @@ def make_topology(
 def per_stage(option: str, value: int | Sequence[int], count: int) -> list[int]:
     """One number for each of `count` stages: repeated, or as listed.
 
-    Raises:
-        RecipeError: a list of another length, or a number below 1.
+    Raises RecipeError for a list of another length, or a number below 1.
     """
     numbers = [value] * count if isinstance(value, int) else list(value)
     if len(numbers) != count or min(numbers) < 1:

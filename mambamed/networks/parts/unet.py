@@ -1,8 +1,8 @@
 """The U-Net of nnU-Net's plans: what its plain, residual and Mamba forms have in common.
 
-A plan gives, for each of n stages, a width, a stride and a kernel; the network's file says what a stage is
-made of. The decoder goes back stage by stage: up to the skip's grid and width, concatenate [up, skip],
-convolve; every step has a 1x1x1 head, for deep supervision.
+A topology gives width, stride and kernel of each stage; each network defines the layers of its stages. A
+decoder step upsamples to the skip's grid and width, concatenates [up, skip] and convolves; every step has a
+1x1x1 head, for deep supervision.
 
 Source: Isensee et al. 2021 (nnU-Net), "Blueprint parameters"; the layers are those of its public v2 networks.
 """
@@ -52,10 +52,10 @@ def same_padding(kernel: Triple) -> Triple:
 class ResidualUnit(nn.Module):
     """BasicBlockD: conv unit (strided) - conv - norm, + shortcut, LeakyReLU.
 
-    The shortcut is the input, averaged over the stride where there is one, then through a 1x1x1 convolution
-    without bias and a norm where the width changes (ResNet-D).
+    The shortcut is the input, averaged over the stride if there is one, then through a 1x1x1 convolution
+    without bias and a norm if the width changes (ResNet-D).
 
-    Source: He et al. 2019 (Bag of tricks), as nnU-Net's residual encoder has it.
+    Source: He et al. 2019 (Bag of tricks), as in nnU-Net's residual encoder.
     """
 
     def __init__(
@@ -82,12 +82,7 @@ class ResidualUnit(nn.Module):
 
 
 class DecoderStep(nn.Module):
-    """Up to the skip's grid and width, concatenate [up, skip], convolve.
-
-    Args:
-        up: brings `(B, C_below, ...)` to the skip's grid and width.
-        convolve: maps twice the skip's width to it.
-    """
+    """Upsample to the skip's grid and width, concatenate [up, skip], convolve from twice its width to it."""
 
     def __init__(self, up: nn.Module, convolve: nn.Module) -> None:
         super().__init__()
@@ -99,15 +94,11 @@ class DecoderStep(nn.Module):
 
 
 class UNet(nn.Module):
-    """Stages, steps back, heads.
+    """Encoder stages, decoder steps and heads; inputs of other shapes than multiples of `divisor` are padded.
 
     Args:
-        topology: of the encoder.
-        stages: what each stage does, its stride included; the outputs are the skips.
+        stages: each with its stride; their outputs are the skips.
         steps: decoder steps, the coarsest first.
-
-    Attributes:
-        divisor: product of the strides; other shapes are padded inside.
     """
 
     def __init__(
@@ -152,26 +143,29 @@ class UNet(nn.Module):
         return [crop_to(head(f), strided_shape(shape, s)) for head, f, s in depths][::-1]
 
 
-def chain(
-    block: Block, count: int, in_channels: int, out_channels: int, kernel: Triple, stride: Triple
-) -> nn.Sequential:
-    """`count` blocks in a row; the first has the stride and changes the width."""
-    first = block(in_channels, out_channels, kernel, stride)
-    return nn.Sequential(
-        first, *(block(out_channels, out_channels, kernel, (1, 1, 1)) for _ in range(1, count))
-    )
+def chain(block: Block, count: int, before: int, width: int, kernel: Triple, stride: Triple) -> nn.Sequential:
+    """`count` blocks in sequence; the first has the stride and changes the width."""
+    first = block(before, width, kernel, stride)
+    return nn.Sequential(first, *(block(width, width, kernel, (1, 1, 1)) for _ in range(1, count)))
+
+
+def encoder_stages(
+    in_channels: int, topology: Topology, block: Block, counts: Sequence[int]
+) -> list[nn.Module]:
+    """One chain of blocks per stage."""
+    inputs = (in_channels, *topology.widths[:-1])
+    plan = zip(counts, inputs, topology.widths, topology.kernels, topology.strides, strict=True)
+    return [chain(block, *stage) for stage in plan]
 
 
 def transposed_steps(topology: Topology, block: Block, counts: Sequence[int]) -> list[DecoderStep]:
-    """Decoder steps that go up by a transposed convolution of the stage's stride; the coarsest first."""
+    """Decoder steps that upsample by a transposed convolution of the stage's stride; the coarsest first."""
     steps = []
     for level in range(len(topology.widths) - 1, 0, -1):
         below, width, stride = topology.widths[level], topology.widths[level - 1], topology.strides[level]
         up = nn.ConvTranspose3d(below, width, stride, stride)
-        count = counts[len(steps)]
-        steps.append(
-            DecoderStep(up, chain(block, count, 2 * width, width, topology.kernels[level - 1], (1, 1, 1)))
-        )
+        blocks = chain(block, counts[len(steps)], 2 * width, width, topology.kernels[level - 1], (1, 1, 1))
+        steps.append(DecoderStep(up, blocks))
     return steps
 
 
