@@ -4,8 +4,7 @@ The geometric part (mirror, rotation, scale) is one matrix, applied to image and
 each is interpolated once and they move together. Distributions and order are those of nnU-Net, except for the
 departures stated below.
 
-Source:
-    Isensee et al. 2021, supplement "Data augmentation", and batchgeneratorsv2 as nnU-Net 2 configures it.
+Source: Isensee et al. 2021, supplement "Data augmentation", and batchgeneratorsv2 as nnU-Net 2 configures it.
 """
 
 from __future__ import annotations
@@ -130,8 +129,7 @@ def apply_spatial(
         box_start: prepared voxel of the box's first voxel.
         spatial, offset: see `source_box`.
 
-    Returns:
-        `(C, *patch_size)` float32 and `(*patch_size)`; zeros outside the case.
+    Returns: `(C, *patch_size)` float32 and `(*patch_size)`; zeros outside the case.
     """
     overwritten = spatial.mirrored is None or label.shape == tuple(patch_size)
     make = np.empty if overwritten else np.zeros

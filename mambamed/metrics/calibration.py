@@ -25,8 +25,7 @@ def fit_temperature(logits: ArrayLike, reference: ArrayLike) -> float | None:
         The temperature; None for fewer than ten cases or cases of a single class. ValueError for other shapes
         or logits that are not finite.
 
-    Source:
-        Guo et al. 2017, arXiv:1706.04599, section 4.2.
+    Source: Guo et al. 2017, arXiv:1706.04599, section 4.2.
 
     >>> logits = np.array([[4.0, 0.0]] * 10 + [[0.0, 4.0]] * 10)
     >>> round(fit_temperature(logits, [0] * 7 + [1] * 3 + [1] * 7 + [0] * 3), 3)  # 4 / ln(7/3)

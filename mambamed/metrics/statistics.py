@@ -32,11 +32,9 @@ def bootstrap_interval(
         resamples: draws of as many subjects as there are, with replacement.
         seed: of the draws.
 
-    Returns:
-        Low and high end; NaN for fewer than five subjects.
+    Returns: Low and high end; NaN for fewer than five subjects.
 
-    Source:
-        Efron 1987, J. Am. Stat. Assoc. 82:171 (BCa); the acceleration is the subjects' jackknife.
+    Source: Efron 1987, J. Am. Stat. Assoc. 82:171 (BCa); the acceleration is the subjects' jackknife.
     >>> low, high = bootstrap_interval([0.8, 0.9, 0.85, 0.7, 0.95])
     >>> low < 0.84 < high
     True

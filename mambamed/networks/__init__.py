@@ -68,8 +68,7 @@ def build_network(name: str, in_channels: int, out_channels: int, **options: Any
         out_channels: K, channels of the logits, or classes.
         options: those above, and those in the docstring of the network.
 
-    Raises:
-        RecipeError: the network does not exist, or an option is unknown or invalid.
+    Raises RecipeError: the network does not exist, or an option is unknown or invalid.
     """
     network, known = network_class(name), options_of(name)
     for option in list(options):

@@ -1,4 +1,4 @@
-"""The selective scan, alone in its wing: one definition, several ways to compute it, and the Mamba blocks.
+"""The selective scan: one definition, several ways to compute it, and the Mamba blocks.
 
 =============  ==========================================================================
 `scan`         `selective_scan`: the public function; chooses among `BACKENDS`
@@ -8,11 +8,11 @@
 `triton`       Triton kernels for NVIDIA and AMD GPUs, compiled at the first scan
 `cuda`         the functions of `mamba_ssm`, where that package is installed
 `conv`         the causal depthwise convolution
-`orders`       the ways in which a 3D grid is read as a sequence
+`orders`       the orders in which a 3D grid is read as a sequence
 `mamba`        `Mamba` and `BidirectionalMamba`
 =============  ==========================================================================
 
-Importing this package imports nothing; the names below are found at first use (PEP 562).
+Importing this package imports nothing; the names below are loaded at first use (PEP 562).
 """
 
 from __future__ import annotations

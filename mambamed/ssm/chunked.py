@@ -1,16 +1,16 @@
-"""The scan in plain torch, for any device: one exponential a state and token, in tensors that stay in cache.
+"""The scan in plain torch, for any device: one exponential per state and token, in tensors that fit a cache.
 
-The sequence is cut into **segments**, worked through one after the other, so that memory stays bounded and
-a segment's tensors in the cache. Decays exp(dt A) and pushes dt u B of all its tokens are made at once; then
-h_t = decay_t h_{t-1} + push_t runs through the tokens, one fused operation each, and the outputs <C, h> are
-one batch of products. Where a token's D x N states are too few to be worth an operation, the segment is cut
-into K **chunks** of T tokens that advance together from zero, with the products of their decays beside
-them; a loop over the chunks' ends then gives each its initial state, which those products carry to its
-tokens. The backward pass does the same with the adjoint state, last token first, computing the states of
-one segment at a time again from the state kept at its start.
+The sequence is divided into **segments**, processed one after the other, so that memory is bounded and a
+segment's tensors stay in the cache. Decays exp(dt A) and inputs dt u B of all its tokens are computed at
+once; then h_t = decay_t h_{t-1} + push_t runs through the tokens, one fused operation each, and the outputs
+<C, h> are one batch of products. If the D x N states of a token are too few for an operation, the segment is
+divided into K **chunks** of T tokens that advance together from zero, as do the products of their decays; a
+loop over the chunks' ends then gives each its initial state, which those products carry to its tokens. The
+backward pass does the same with the adjoint state, last token first, recomputing the states of one segment at
+a time from the state stored at its start.
 
-Nothing is ever divided by a product of decays, so strong decay underflows to 0 and does no harm.
-Memory beside inputs and outputs: L/segment states kept, and 2 (backward: 4) tensors of a segment's states.
+Nothing is divided by a product of decays, so strong decay underflows to 0 without harm.
+Memory in addition to inputs and outputs: L/segment states, and 2 (backward: 4) tensors of a segment's states.
 A `reverse` scan reads each segment's tokens flipped: small copies, as they have no states.
 """
 
@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.nn import functional
 
 SEGMENT_NUMBERS = 1 << 19  # states of one segment: 2 MiB in float32
-STEP_NUMBERS = 1 << 12  # states that are worth an operation of their own; fewer are joined by chunks ...
-JOINED_NUMBERS = 1 << 14  # ... to about so many
+STEP_NUMBERS = 1 << 12  # states that justify a separate operation; fewer are joined by chunks ...
+JOINED_NUMBERS = 1 << 14  # ... to about this many
 LOG2E = 1.4426950408889634
 
 
@@ -36,14 +36,14 @@ def segment_tokens(length: int, d_inner: int, d_state: int) -> int:
 
 
 def saved_shape(batch: int, length: int, d_inner: int, d_state: int) -> tuple[int, ...]:
-    """`(S, B, N, D)`: the state with which each of the S segments begins."""
-    # ceil by floor division: also right for the symbolic lengths of torch.compile
+    """`(S, B, N, D)`: the state at the start of each of the S segments."""
+    # ceil by floor division: also correct for the symbolic lengths of torch.compile
     segments = -(-length // segment_tokens(length, d_inner, d_state))
     return (segments, batch, d_state, d_inner)
 
 
 def chunk_count(tokens: int, states: int) -> int:
-    """Chunks into which so many tokens of so many states each (of all batch entries) are cut."""
+    """Number of chunks for this many tokens with this many states each (of all batch entries)."""
     if states >= STEP_NUMBERS:
         return 1
     return max(1, min(JOINED_NUMBERS // states, math.isqrt(tokens)))
@@ -58,8 +58,8 @@ class _Steps:
 
 
 class _Space:
-    """Memory of a segment's states, used again by the next segment; a view of a token costs as much as work
-    on it, so the views are kept too.
+    """Memory of a segment's states, reused by the next segment, with the views of its tokens, each of which
+    costs as much as an operation on it.
     """
 
     def __init__(self, like: Tensor):
@@ -76,9 +76,7 @@ class _Space:
 
 @dataclass
 class _Segment:
-    """One segment of the inputs in the order of reading, padded to K T tokens: `(T, B, K, .)`; padding has
-    dt = 0 and changes nothing.
-    """
+    """One segment of the inputs in reading order, padded to K T tokens with dt = 0: `(T, B, K, .)`."""
 
     u: Tensor
     raw: Tensor  # delta + bias
@@ -102,7 +100,7 @@ class _Segment:
 
 
 class _Inputs:
-    """The arguments of a scan as `(B, L, .)` working-precision tensors, and their cut into segments."""
+    """The arguments of a scan as `(B, L, .)` working-precision tensors, and their division into segments."""
 
     def __init__(self, u, delta, A, B, C, delta_bias, delta_softplus, reverse):
         self.work = torch.promote_types(torch.float32, u.dtype)
@@ -146,7 +144,7 @@ class _Inputs:
 
 
 def _run(decays: _Steps, states: _Steps, products: _Steps, h: Tensor) -> tuple[Tensor, Tensor]:
-    """The recurrence, from `h` `(B, N, D)` on; `states`, the pushes, become the states after each token.
+    """The recurrence from `h` `(B, N, D)`; `states`, initially the pushes, become those after each token.
 
     `products` is memory for the products of decays since the chunk's start, and may be that of the decays.
     Returns the states before each chunk, `(B, K, N, D)`, and the one after the last.
@@ -172,10 +170,9 @@ def _run(decays: _Steps, states: _Steps, products: _Steps, h: Tensor) -> tuple[T
 
 
 def _run_back(decays: _Steps, adjoint: _Steps, products: _Steps, after: Tensor) -> Tensor:
-    """The adjoint recurrence g_t = read_t + decay_{t+1} g_{t+1}; `adjoint`, what is read, becomes g.
+    """The adjoint recurrence g_t = read_t + decay_{t+1} g_{t+1}; `adjoint`, initially the reads, becomes g.
 
-    `after` `(B, N, D)` is what the next segment sends back to this one's last state; returns what this one
-    sends back.
+    `after` `(B, N, D)` is the adjoint state from the next segment; returns that for the previous one.
     """
     g, *earlier = reversed(adjoint.tokens)
     chunks = g.shape[1]
@@ -204,7 +201,7 @@ def _read(states: Tensor, C: Tensor) -> Tensor:
 
 
 def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save):
-    """See `mambamed.ssm.scan` for the seam."""
+    """See `mambamed.ssm.scan` for the interface."""
     inputs = _Inputs(u, delta, A, B, C, delta_bias, delta_softplus, reverse)
     batch, channels, length = u.shape
     y = torch.empty(batch, length, channels, dtype=inputs.work, device=u.device)
@@ -226,7 +223,7 @@ def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, s
 
 
 def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse):
-    """See `mambamed.ssm.scan` for the seam; the chain rule is spelled out in `mambamed.ssm.reference`."""
+    """See `mambamed.ssm.scan` for the interface, and `mambamed.ssm.reference` for the chain rule."""
     inputs = _Inputs(u, delta, A, B, C, delta_bias, delta_softplus, reverse)
     work = inputs.work
     batch, channels, length = u.shape
@@ -281,9 +278,9 @@ def _adjoint(
     segment: _Segment, decays: _Steps, trajectory: Tensor, dy: Tensor, after: Tensor, dA: Tensor,
     space: _Space,
 ) -> tuple[tuple[Tensor, ...], Tensor]:  # fmt: skip
-    """Gradients of one segment, given `after` = what the next segment sends back to the state.
+    """Gradients of one segment, given the adjoint state `after` from the next segment.
 
-    Returns `(du, ddt, dB, dC)`, each `(T, B, K, .)`, and what is sent to the segment before; adds to dA.
+    Returns `(du, ddt, dB, dC)`, each `(T, B, K, .)`, and the state for the previous segment; adds to dA.
     """
     products, adjoint = space.take("products", segment.shape), space.take("adjoint", segment.shape)
     g = torch.mul(dy.unsqueeze(3), segment.C.unsqueeze(4), out=adjoint.whole)

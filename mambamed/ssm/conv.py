@@ -1,4 +1,4 @@
-"""The causal depthwise convolution in front of the scan, on channel-last sequences."""
+"""The causal depthwise convolution before the scan, on channel-last sequences."""
 
 from __future__ import annotations
 
@@ -6,27 +6,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mambamed.ssm.scan import resolve_backend
+from mambamed.ssm.scan import channel_last, empty_channel_last, resolve_backend
 
 
 def causal_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, silu: bool = False, reverse: bool = False
 ) -> Tensor:
-    """Depthwise convolution that looks only backwards (forwards with `reverse`), then optionally SiLU.
+    """Causal depthwise convolution (anticausal with `reverse`), then optionally SiLU.
 
     Args:
-        x: `(B, D, L)`, channel-last strides welcome.
-        weight: `(D, W)`; `weight[:, W-1]` meets the token itself, `weight[:, 0]` the one W-1 before it.
+        x: `(B, D, L)`; channel-last strides are fastest.
+        weight: `(D, W)`; `weight[:, W-1]` applies to the token itself, `weight[:, 0]` to the one W-1 before.
         bias: `(D,)` or None.
-        silu: whether silu is applied to the result.
         reverse: the convolution of the flipped sequence, flipped back.
 
-    Returns:
-        `(B, D, L)`, channel-last in memory; float32 for float16 and bfloat16 inputs, else x's type.
+    Returns: `(B, D, L)`, channel-last in memory; float32 for float16 and bfloat16 inputs, else x's dtype.
 
     Source:
-        `conv1d` of `mamba_ssm.Mamba`: nn.Conv1d(D, D, W, groups=D, padding=W-1), its first L outputs kept.
-
+        `conv1d` of `mamba_ssm.Mamba`: nn.Conv1d(D, D, W, groups=D, padding=W-1), of which the first L outputs
+        are kept.
     >>> causal_conv(torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[10.0, 1.0]])).tolist()
     [[[1.0, 12.0, 23.0]]]
     """
@@ -58,16 +56,15 @@ def _shifted_sums(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, re
 def _forward(x, weight, bias, silu, reverse):
     from mambamed.ssm.cpu_conv import conv_forward
 
-    # a copy only where channels were padded: an operator's output must have the strides that its fake has
-    return conv_forward(x, weight, bias, silu, reverse).transpose(1, 2).contiguous().transpose(1, 2)
+    # copies only if channels were padded: an operator's output must have the strides of its fake version
+    return channel_last(conv_forward(x, weight, bias, silu, reverse), torch.float32)
 
 
 def _backward(grad_out, x, weight, bias, silu, reverse):
     from mambamed.ssm.cpu_conv import conv_backward
 
     dx, dweight, dbias = conv_backward(grad_out, x, weight, bias, silu, reverse)
-    dx = dx.to(x.dtype).transpose(1, 2).contiguous().transpose(1, 2)
-    return dx, dweight.to(weight.dtype).contiguous(), dbias.to(weight.dtype)
+    return channel_last(dx, x.dtype), dweight.to(weight.dtype).contiguous(), dbias.to(weight.dtype)
 
 
 conv_op = torch.library.custom_op(
@@ -87,19 +84,14 @@ conv_backward_op = torch.library.custom_op(
 )
 
 
-def _like(x: Tensor, dtype: torch.dtype) -> Tensor:
-    batch, channels, length = x.shape
-    return x.new_empty(batch, length, channels, dtype=dtype).transpose(1, 2)
-
-
 @conv_op.register_fake
 def _(x, weight, bias, silu, reverse):
-    return _like(x, torch.float32)
+    return empty_channel_last(x, torch.float32)
 
 
 @conv_backward_op.register_fake
 def _(grad_out, x, weight, bias, silu, reverse):
-    return _like(x, x.dtype), torch.empty_like(weight), weight.new_empty(weight.shape[0])
+    return empty_channel_last(x, x.dtype), torch.empty_like(weight), weight.new_empty(weight.shape[0])
 
 
 def _setup_context(ctx, inputs, output):

@@ -1,10 +1,9 @@
 """The scan on CPUs: numba with explicit SIMD, channel-last, on several threads; see
 `mambamed.ssm.cpu_forward`.
 
-Tensors whose channels are neighbors in memory (`stride(1) == 1`, the transposed view of a `(B, L, D)`
-tensor or a slice of one) and whose type is float32 are read where they are; others are copied first. A
-`reverse` scan gets the address of the last token and negative strides. Work is divided over batch entries
-and blocks of channels.
+float32 tensors whose channels are adjacent in memory (`stride(1) == 1`, the transposed view of a `(B, L, D)`
+tensor or a slice of one) are read in place; others are copied first. A `reverse` scan gets the address of the
+last token and negative strides. Work is divided over batch entries and blocks of channels.
 """
 
 from __future__ import annotations
@@ -20,24 +19,22 @@ from mambamed.ssm import kept_memory
 from mambamed.ssm.cpu_threads import run_kernel, shares, workers
 from mambamed.ssm.rows import Rows, address, round_up, vector_width
 
-FLOAT64 = False  # the kernels know float32 only
+FLOAT64 = False  # the kernels support only float32
 log = logging.getLogger(__name__)
 
 
 def unavailable() -> str | None:
-    """Why this backend cannot serve: numba missing, or the kernels do not agree with the definition here.
+    """The reason why this backend cannot be used: numba is missing, or its self-test fails.
 
-    Asked in a thread of its own: the caller may be in the middle of a trace, under autocast, or under another
-    default device, and the answer holds for the whole process.
+    Tested in a separate thread: the caller may be tracing, under autocast, or under another default device,
+    and the result holds for the whole process.
     """
     answer: list[str | None] = []
 
     def ask() -> None:
         try:
             answer.append(_self_test())
-        except (
-            Exception
-        ) as error:  # whatever numba or LLVM dislike about this machine: torch alone can do without
+        except Exception as error:  # anything that numba or LLVM reject on this machine; torch works without
             answer.append(f"the kernels do not compile here: {type(error).__name__}: {error}")
 
     thread = threading.Thread(target=ask, name="mambamed-self-test")
@@ -47,9 +44,7 @@ def unavailable() -> str | None:
 
 
 def saved_shape(batch: int, length: int, d_inner: int, d_state: int) -> tuple[int, ...]:
-    """`(B, K, N', D')`: the states before each of K tiles, channels and states rounded up to what kernels
-    take.
-    """
+    """`(B, K, N', D')`: the states before each of K tiles, channels and states rounded up for the kernels."""
     from mambamed.ssm.cpu_forward import TILE
 
     width = vector_width()
@@ -58,7 +53,7 @@ def saved_shape(batch: int, length: int, d_inner: int, d_state: int) -> tuple[in
 
 
 class _Scan:
-    """One scan's inputs, brought into the kernels' form."""
+    """The inputs of one scan in the form required by the kernels."""
 
     def __init__(self, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse):
         from mambamed.ssm.simd import LOG2E
@@ -90,7 +85,7 @@ class _Scan:
         return (functional.pad(tensor.float(), (0, missing)) if missing else tensor.float()).contiguous()
 
     def inputs(self, b: int, column: int) -> tuple[int, ...]:
-        """What every kernel is told first, for the channels from `column` on of batch entry b."""
+        """The first arguments of every kernel, for the channels from `column` on of batch entry b."""
         rows = (self.u.at(b, 0, column), self.u.stride, self.delta.at(b, 0, column), self.delta.stride)
         gate = (self.z.at(b, 0, column), self.z.stride)
         projections = (self.B.at(b), self.B.stride, self.C.at(b), self.C.stride)
@@ -105,7 +100,7 @@ class _Scan:
 
 
 def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save):
-    """See `mambamed.ssm.scan` for the seam."""
+    """See `mambamed.ssm.scan` for the interface."""
     from mambamed.ssm.cpu_backward import scratch_floats
     from mambamed.ssm.cpu_forward import TILE, forward_kernel
 
@@ -130,7 +125,7 @@ def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, s
 
 
 def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, into=None):
-    """See `mambamed.ssm.scan` for the seam; `into`: where to write dB, dC and dz, if not to new tensors."""
+    """See `mambamed.ssm.scan` for the interface; `into`: tensors for dB, dC and dz, instead of new ones."""
     from mambamed.ssm.cpu_backward import backward_kernel, scratch_floats
 
     scan = _Scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
@@ -145,10 +140,10 @@ def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_so
     tasks = scan.tasks()
     pieces = len(tasks) // scan.batch
     adjoint = kept_memory.zeros(scan.batch, scan.states, scan.columns)
-    # sums over tokens (dA; dD and ddelta), and the digits that their roundings lost
+    # sums over tokens (dA; dD and ddelta), and the compensation of their rounding errors
     dA, lost_dA = kept_memory.zeros(2, scan.batch, scan.states, scan.columns)
     sums, lost = kept_memory.zeros(2, 2, scan.batch, scan.columns)
-    # every task adds up over its own channels: tasks of one batch entry never write to the same place
+    # every task sums over its own channels: tasks of one batch entry never write to the same place
     spare = (pieces - 1, *targets[0].transpose(1, 2).shape)
     dB, dC = ([target, *kept_memory.empty(*spare).transpose(2, 3)] for target in targets)
     for part in (*dB, *dC):

@@ -1,9 +1,9 @@
 """The backward kernel of the `cpu` backend; read `mambamed.ssm.cpu_forward` first.
 
-Tiles are taken last to first. The state before each tile was kept; the states of the tile and the decays
-between them are computed again into the scratch area (they fit the first-level cache), then the adjoint
-state runs backwards through them. dB and dC are sums over channels, that is over the lanes of vectors: a
-butterfly of shuffles adds up W of them at once.
+Tiles are processed last to first. The state before each tile was stored; the states within the tile and the
+decays between them are recomputed into the scratch area (they fit the first-level cache), then the adjoint
+state runs backwards through them. dB and dC are sums over channels, i.e. over the lanes of vectors: a
+butterfly of shuffles sums W of them at once.
 """
 
 from __future__ import annotations
@@ -28,14 +28,12 @@ from mambamed.ssm.lanes import (
 from mambamed.ssm.simd import LOG2E, STAMP, LaneSums, Value, emitter, exp2, fma, sigmoid, softplus
 
 
-@emitter(
-    lambda raw, bias, is_softplus, u, g, z, gated, dt, dtu, slope, dy, gate, width: types.void,
-)
+@emitter(lambda *arguments: types.void)
 def prepare_adjoint(
     raw: Value, bias: Value, is_softplus: int, u: Value, g: Value, z: Value, gated: int,
     dt: Value, dtu: Value, slope: Value, dy: Value, gate: Value, width: int,
 ) -> None:  # fmt: skip
-    """As `prepare_token`; also the softplus' slope, the gradient dy of y, and d out / d y's gate."""
+    """Same as `prepare_tokens`; also the softplus' slope, the gradient dy of y, and that of z over y."""
     step = raw.load(width) + bias.load(width)
     if is_softplus:
         slope.store(sigmoid([step])[0])
@@ -57,7 +55,7 @@ def advance_keeping(
     states, rates, dt: Value, dtu: Value, y: Value, B: Value, C: Value, decays: Value, trajectory: Value,
     width: int
 ) -> list[Value]:  # fmt: skip
-    """As `advance`, writing down the decays and the new states."""
+    """Same as `advance`, and stores the decays and the new states."""
     step, push, result = dt.load(width), dtu.load(width), y.load(width)
     vector = width * FLOAT
     new = []
@@ -139,9 +137,9 @@ def cleared(rows: list[Value]) -> list[Value]:
 
 @emitter(lambda address, lost, stride, rows: types.void)
 def add_rows(address: Value, lost: Value, stride: Value, rows: list[Value]) -> None:
-    """Add vectors to sums `stride` bytes apart; `lost` bytes behind each stands what its roundings took away.
+    """Add vectors to sums `stride` bytes apart by Kahan summation.
 
-    Kahan's summation: the error does not grow with the number of tiles.
+    The compensation is stored `lost` bytes after each sum; the error does not grow with the number of tiles.
     """
     for n, row in enumerate(rows):
         place = address.at(stride, n)
@@ -158,8 +156,8 @@ def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Calla
 
     @compile_kernel
     def backward(table):
-        """`adjoint` is read and left as what this stretch of tokens sends back; dA, dD, dbias, dB, dC are
-        added to; the first three have their lost digits beside them (`add_rows`).
+        """`adjoint` is updated to the adjoint state before these tokens; dA, dD, dbias, dB, dC are added to,
+        the first three with compensation (`add_rows`).
         """
         arguments = next_task(table, stamp)
         while arguments != 0:
@@ -170,12 +168,8 @@ def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Calla
             ) = load_arguments(arguments, 38)  # fmt: skip
             area = TILE * vector
             dts, dtus, slopes, dys = scratch, scratch + area, scratch + 2 * area, scratch + 3 * area
-            gates, ys, by_B, by_A = (
-                scratch + 4 * area,
-                scratch + 5 * area,
-                scratch + 6 * area,
-                scratch + 7 * area,
-            )
+            gates, ys = scratch + 4 * area, scratch + 5 * area
+            by_B, by_A = scratch + 6 * area, scratch + 7 * area
             decays = scratch + 8 * area
             states = decays + group * area
             for tile_and_block in range((length + TILE - 1) // TILE * blocks - 1, -1, -1):
@@ -200,7 +194,7 @@ def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Calla
                     store_rows(states, vector, h)
                     for i in range(count):
                         t, o, e = first + i, i * vector, i * group * vector
-                        # the tile before, line by line: all at once would wait for one another
+                        # the previous tile, line by line: all at once would wait for each other
                         before = t - TILE
                         prefetch(u + before * rows_u + x, 0)
                         prefetch(delta + before * rows_delta + x, 0)
@@ -240,7 +234,7 @@ def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Calla
 
 
 def scratch_floats(width: int) -> int:
-    """Size of the scratch area that either kernel needs."""
+    """Size of the scratch area that each kernel needs."""
     return 8 * TILE * width + (width // 2) * width * (2 * TILE + 1)
 
 

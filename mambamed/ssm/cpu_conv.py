@@ -1,4 +1,4 @@
-"""The causal depthwise convolution of the `cpu` backend: one pass over the tensor, SiLU included.
+"""The causal depthwise convolution of the `cpu` backend: one pass over the tensor, including SiLU.
 
 torch's conv1d needs 18 to 33 times as long for such shapes, as it has no depthwise path for long sequences.
 """
@@ -27,7 +27,7 @@ from mambamed.ssm.rows import Rows, address, round_up, vector_width
 from mambamed.ssm.simd import STAMP, Value, emitter, fma, sigmoid
 
 AHEAD = 32  # tokens between a prefetch and its use
-SMALL = 1 << 15  # numbers below which a second thread does not pay
+SMALL = 1 << 15  # numbers below which a second thread does not pay off
 
 
 @emitter(lambda total, row, tap, width: total)
@@ -38,7 +38,7 @@ def add_tap(total: list[Value], row: Value, tap: Value, width: int) -> list[Valu
 
 @emitter(lambda out, total, is_silu: total)
 def finish(out: Value, total: list[Value], is_silu: int) -> list[Value]:
-    """Write the convolved token, through silu if asked."""
+    """Write the convolved token, optionally through silu."""
     result = total[0]
     out.store(result * sigmoid([result])[0] if is_silu else result)
     return total
@@ -46,7 +46,7 @@ def finish(out: Value, total: list[Value], is_silu: int) -> list[Value]:
 
 @emitter(lambda out, g, total, sums, is_silu, width: sums)
 def finish_adjoint(out: Value, g: Value, total, sums, is_silu: int, width: int) -> list[Value]:
-    """Write the gradient that arrives at the convolved token; add it to the bias' gradient."""
+    """Write the gradient of the convolved token; add it to the bias' gradient."""
     gradient, x = g.load(width), total[0]
     if is_silu:
         s = sigmoid([x])[0]
@@ -61,7 +61,7 @@ def make_conv(width: int, is_silu: int, stamp: int) -> Callable:
 
     @compile_kernel
     def conv(table):
-        """Of the rows before the first, `history` are there; the zeros at `zeros` stand for others."""
+        """Of the rows before the first, `history` exist; others are read from `zeros`."""
         arguments = next_task(table, stamp)
         while arguments != 0:
             (
@@ -83,12 +83,12 @@ def make_conv(width: int, is_silu: int, stamp: int) -> Callable:
 
 
 def make_conv_adjoint(width: int, is_silu: int, stamp: int) -> Callable:
-    """Gradient at the convolved tokens, before silu, and what it adds up to for taps and bias."""
+    """Gradient of the convolved tokens, before silu, and its sums for taps and bias."""
     vector = width * FLOAT
 
     @compile_kernel
     def adjoint(table):
-        """As `conv`; `sums` are (taps + 1) rows, the last for the bias, and are added to."""
+        """Same as `conv`; `sums` are (taps + 1) rows, the last for the bias, to which is added."""
         arguments = next_task(table, stamp)
         while arguments != 0:
             (
@@ -192,7 +192,7 @@ def conv_backward(
         for i, (b, first, end) in enumerate(pieces)
     ]  # fmt: skip
     run_kernel(conv_kernel(make_conv_adjoint, width, silu), table)
-    # what a token gave to later ones comes back from them: the same convolution, read the other way
+    # the gradient of a token comes from later ones: the same convolution in the opposite direction
     arrived = before_silu.tensor[..., :channels].transpose(1, 2)
     total = sums.sum(0)[:, :channels]
     return (

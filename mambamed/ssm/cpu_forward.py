@@ -1,10 +1,10 @@
 """The forward kernel of the `cpu` backend.
 
-Vectors run over channels (tensors are channel-last: W neighboring channels are W neighboring numbers), the
-states of these channels live in registers, B and C are broadcast. The sequence is worked through in tiles
-of `TILE` tokens; within a tile, what all states share (step size, input, gate) is computed once into a
-scratch area, then the states follow in groups that fit into the registers. All arguments are addresses and
-strides in bytes; `rows_x` leads from one token of x to the next and is negative when the sequence is read
+Vectors run over channels (tensors are channel-last: W adjacent channels are W adjacent numbers), the states
+of these channels are kept in registers, B and C are broadcast. The sequence is processed in tiles of `TILE`
+tokens; within a tile, values shared by all states (step size, input, gate) are computed once into a scratch
+area, then the states are processed in groups that fit into the registers. All arguments are addresses and
+strides in bytes; `rows_x` is the stride from one token of x to the next, negative if the sequence is read
 backwards. Channel blocks are the inner loop, so that whole rows of the tensors are read.
 """
 
@@ -27,20 +27,16 @@ from mambamed.ssm.lanes import (
 )
 from mambamed.ssm.simd import STAMP, Value, emitter, exp2, fma, sigmoid, softplus
 
-TILE = 16  # tokens between two kept states
+TILE = 16  # tokens between two stored states
 ABREAST = 4  # states, and tokens, whose exponentials are computed together
 
 
-@emitter(
-    lambda raw, rows_raw, bias, is_softplus, u, rows_u, skip, z, rows_z, gated, scratch, area, count, width: (
-        types.void
-    )
-)
+@emitter(lambda *arguments: types.void)
 def prepare_tokens(
     raw: Value, rows_raw: Value, bias: Value, is_softplus: int, u: Value, rows_u: Value, skip: Value,
     z: Value, rows_z: Value, gated: int, scratch: Value, area: int, count: int, width: int,
 ) -> None:  # fmt: skip
-    """Of `count` tokens, into four areas of the scratch: dt = softplus(delta + bias), dt u, D u, silu(z)."""
+    """For `count` tokens, into four scratch areas: dt = softplus(delta + bias), dt u, D u, silu(z)."""
     shift, passed = bias.load(width), skip.load(width)
     steps = [raw.at(rows_raw, i).load(width) + shift for i in range(count)]
     values = [u.at(rows_u, i).load(width) for i in range(count)]
@@ -58,7 +54,7 @@ def prepare_tokens(
 
 @emitter(lambda out, y, gate, gated, width: types.void)
 def finish_token(out: Value, y: Value, gate: Value, gated: int, width: int) -> None:
-    """out = y silu(z), y holding D u already."""
+    """out = y silu(z), where y includes D u."""
     result = y.load(width)
     out.store(result * gate.load(width) if gated else result)
 
@@ -86,13 +82,13 @@ def advance(states, rates, dt: Value, dtu: Value, y: Value, B: Value, C: Value, 
 
 
 def make_forward(width: int, group: int, is_softplus: int, gated: int, stamp: int) -> Callable:
-    """The forward kernel: `group` states at a time, with or without softplus and gate."""
+    """The forward kernel for `group` states at a time, with or without softplus and gate."""
     vector = width * FLOAT
     area = TILE * vector
 
     @compile_kernel
     def forward(table):
-        """`state` is read and left as the state after the last token; `kept` 0 keeps nothing."""
+        """`state` is updated to the state after the last token; `kept` 0 stores nothing."""
         arguments = next_task(table, stamp)
         while arguments != 0:
             (
@@ -127,7 +123,7 @@ def make_forward(width: int, group: int, is_softplus: int, gated: int, stamp: in
                     A = load_rows(rates + at, row_state, width, group)
                     for i in range(count):
                         t, o = first + i, i * vector
-                        # the next tile, line by line: all at once would wait for one another
+                        # the next tile, line by line: all at once would wait for each other
                         later = t + TILE
                         prefetch(u + later * rows_u + x, 0)
                         prefetch(delta + later * rows_delta + x, 0)
@@ -147,5 +143,5 @@ def make_forward(width: int, group: int, is_softplus: int, gated: int, stamp: in
 
 @functools.cache
 def forward_kernel(width: int, group: int, is_softplus: bool, gated: bool) -> int:
-    """Address of the forward kernel for these choices, compiled once (or read from numba's cache on disk)."""
+    """Address of the forward kernel for these choices, compiled once or loaded from numba's cache."""
     return keep_kernel(make_forward(width, group, int(is_softplus), int(gated), STAMP))

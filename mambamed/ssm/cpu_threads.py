@@ -1,16 +1,15 @@
-"""Runs a compiled kernel on several threads: on those of torch where possible.
+"""Runs a compiled kernel on several threads, those of torch if possible.
 
-torch's OpenMP workers stay awake and spin for some milliseconds after each parallel operation. Threads of
-our own would compete with them for the cores (measured: a backward pass twice as slow), so a kernel is
-handed to the same OpenMP runtime through its C entry point `GOMP_parallel`, found in the library that torch
-has loaded. Where there is none (macOS, Windows), Python threads call the kernel, which runs without the
-GIL.
+torch's OpenMP workers spin for some milliseconds after each parallel operation. Separate threads would
+compete with them for the cores (measured: a backward pass takes twice as long), so a kernel is passed to the
+same OpenMP runtime through its C entry point `GOMP_parallel`, found in the library that torch has loaded.
+Without it (macOS, Windows), Python threads call the kernel, which runs without the GIL.
 
 A kernel is a C function of one address, that of a **table** of int64:
 
-    next task, number of tasks, bytes a task, stamp, then for each task its arguments
+    next task, number of tasks, bytes per task, stamp, then for each task its arguments
 
-Every thread that enters takes the next task until none is left. Kernels never raise.
+Every thread takes the next task until none is left. Kernels never raise.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _pool_size = 0
 
 
 def _forget_pool() -> None:
-    """Threads do not follow into a forked child."""
+    """Threads do not exist in a forked child."""
     global _pool, _pool_size
     _pool, _pool_size = None, 0
 
@@ -47,7 +46,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def workers() -> int:
-    """How many tasks may run at once: as many as torch's; one in the worker of a data loader."""
+    """Maximum number of parallel tasks: torch's number of threads; one in the worker of a data loader."""
     return max(1, torch.get_num_threads())
 
 
@@ -61,7 +60,7 @@ def _gomp_parallel():
     paths = {
         line.split(maxsplit=5)[5] for line in lines if "gomp" in line or "libomp" in line or "libiomp" in line
     }
-    # other packages bring their own copies, with threads of their own
+    # other packages have copies of the library with separate threads
     ours = [p for p in paths if home in Path(p).parents or f"{home}.libs" in p] or list(paths)
     if len(ours) != 1:
         log.debug("no OpenMP runtime to share with torch among %s", sorted(paths))
@@ -82,7 +81,7 @@ def run_kernel(kernel: int, tasks: Sequence[Sequence[int]]) -> None:
 
 
 def make_table(tasks: Sequence[Sequence[int]]) -> np.ndarray:
-    """The table of these tasks; it may be run any number of times."""
+    """The table of these tasks; it can be run repeatedly."""
     table = np.empty(HEADER + len(tasks) * len(tasks[0]), np.int64)
     table[:HEADER] = 0, len(tasks), 8 * len(tasks[0]), 0
     table[HEADER:] = np.asarray(tasks, np.int64).reshape(-1)
@@ -90,7 +89,7 @@ def make_table(tasks: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 def task_arguments(table: np.ndarray) -> np.ndarray:
-    """The tasks of a table, a row each, to be changed in place."""
+    """The tasks of a table, one row each, as a writable view."""
     return table[HEADER:].reshape(int(table[1]), -1)
 
 
@@ -115,7 +114,7 @@ def run_table(kernel: int, table: np.ndarray) -> None:
 
 
 def shares(count: int, parts: int) -> list[tuple[int, int]]:
-    """Cut `range(count)` into at most `parts` runs of nearly equal length.
+    """Split `range(count)` into at most `parts` ranges of nearly equal length.
 
     >>> shares(5, 2)
     [(0, 3), (3, 5)]

@@ -1,7 +1,7 @@
-"""The compiled CUDA kernels of `mamba_ssm`, where a user has that package.
+"""The compiled CUDA kernels of `mamba_ssm`, if that package is installed.
 
-It has no CPU path and is built from source against one torch; nothing here needs it. Its kernels want
-sequences that are contiguous in L and run forwards only: other layouts and `reverse` cost copies.
+It has no CPU path and is built from source against one torch version. Its kernels require sequences that are
+contiguous in L and run forwards only: other layouts and `reverse` need copies.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _kernels() -> ModuleType:
 
 
 def unavailable() -> str | None:
-    """Why this backend cannot serve: no CUDA device, or no built `mamba_ssm`."""
+    """The reason why this backend cannot be used: no CUDA device, or no built `mamba_ssm`."""
     if not torch.cuda.is_available():
         return "torch sees no CUDA device"
     try:
@@ -36,7 +36,7 @@ def saved_shape(batch: int, length: int, d_inner: int, d_state: int) -> tuple[in
 
 
 def _arguments(u, delta, A, B, C, D, z, delta_bias, reverse):
-    """In the kernels' form: one type, contiguous in L, B and C with a group axis."""
+    """In the kernels' form: one dtype, contiguous in L, B and C with a group axis."""
 
     def sequence(t: Tensor) -> Tensor:
         t = t.to(u.dtype)
@@ -52,7 +52,7 @@ def _arguments(u, delta, A, B, C, D, z, delta_bias, reverse):
 
 
 def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save):
-    """See `mambamed.ssm.scan` for the seam."""
+    """See `mambamed.ssm.scan` for the interface."""
     arguments = _arguments(u, delta, A, B, C, D, z, delta_bias, reverse)
     out, _, *gated = _kernels().fwd(*arguments, delta_softplus)
     out = gated[0] if z is not None else out
@@ -60,7 +60,7 @@ def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, s
 
 
 def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse):
-    """See `mambamed.ssm.scan` for the seam."""
+    """See `mambamed.ssm.scan` for the interface."""
     kernels = _kernels()
     arguments = _arguments(u, delta, A, B, C, D, z, delta_bias, reverse)
     grad = grad_out.to(u.dtype)

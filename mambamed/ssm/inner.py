@@ -1,9 +1,9 @@
-"""Convolution, projections, scan and gate of the Mamba block as one step of training on CPUs.
+"""Convolution, projections, scan and gate of the Mamba block as one training operation on CPUs.
 
-Done one by one, each operation's gradient is a fresh tensor of the length of the sequence, and halves and
-columns of them are copied together again. Here the gradients of u and z are written where the gradient of
-their common projection lies, those of the step size, B and C likewise, and what is cheap to compute is not
-kept: the convolution and the step sizes are computed again in the backward pass.
+As separate operations, each would allocate a gradient of the length of the sequence, and halves and columns
+of them would be copied together. Here the gradients of u and z are written into that of their common
+projection, those of the step size, B and C likewise, and what is cheap to compute is not stored: the
+convolution and the step sizes are recomputed in the backward pass.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mambamed.ssm import kept_memory
 
 
 def _product(a: Tensor, b: Tensor, kind: torch.dtype) -> Tensor:
-    """a b `(n, m)` in float32, from kept memory; multiplied in type `kind`."""
+    """a b `(n, m)` in float32, from kept memory; multiplied in dtype `kind`."""
     out = kept_memory.empty(a.shape[0], b.shape[1])
     if kind == torch.float32:
         return torch.mm(a, b, out=out)
@@ -28,10 +28,10 @@ def _columns(tokens: Tensor, batch: int, first: int, end: int | None) -> Tensor:
 
 
 class InnerScan(torch.autograd.Function):
-    """`(B, L, 2 D)` -> `(B, L, D)` float32; the arithmetic is that of `mambamed.ssm.mamba`, step by step.
+    """`(B, L, 2 D)` -> `(B, L, D)` float32; the same arithmetic as `mambamed.ssm.mamba`.
 
     Arguments: xz, taps `(D, W)`, tap_bias or None, x_proj `(r + 2 N, D)`, dt_proj `(D, r)`, dt_bias `(D,)`,
-    A `(D, N)`, D `(D,)`, reverse, and the type of the two products.
+    A `(D, N)`, D `(D,)`, reverse, and the dtype of the two products.
     """
 
     @staticmethod
@@ -88,7 +88,7 @@ class InnerScan(torch.autograd.Function):
 
 
 def _convolved(whole: Tensor, taps: Tensor, tap_bias: Tensor | None, reverse: bool) -> tuple[Tensor, Tensor]:
-    """u after convolution and silu, as `(B, D, L)` and, the same memory, as `(B L, D)`."""
+    """u after convolution and silu, as `(B, D, L)` and, sharing memory, as `(B L, D)`."""
     from mambamed.ssm.cpu_conv import conv_forward
 
     u = conv_forward(whole.transpose(1, 2).chunk(2, 1)[0], taps, tap_bias, True, reverse)

@@ -1,9 +1,9 @@
-"""Large CPU tensors whose memory is used again.
+"""Reuse of the memory of large CPU tensors.
 
-The system hands out memory page by page and clears each at its first touch: for a tensor of some megabytes
-that takes as long as the scan that fills it (twice as long on two threads, which wait for each other).
-Blocks made here come back when the last tensor that looks at them is gone, and serve the next request of
-about their size.
+The system provides memory page by page and clears each at its first use: for a tensor of some megabytes that
+takes as long as the scan that fills it (twice as long on two threads, which wait for each other). Blocks
+allocated here return when the last tensor that uses them is deleted, and serve the next request of similar
+size.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 SMALLEST = 1 << 18  # numbers (1 MiB); the C library itself keeps smaller blocks
-LIMIT = 1 << 27  # numbers (512 MiB) kept without a user; more than that go back to the system, oldest first
+LIMIT = 1 << 27  # numbers (512 MiB) of unused blocks; beyond it the oldest are freed
 
 _lock = threading.RLock()  # a finalizer may run inside `empty` itself
 _free: list[np.ndarray] = []
@@ -35,7 +35,7 @@ def empty(*shape: int) -> Tensor:
 
 
 def zeros(*shape: int) -> Tensor:
-    """As `empty`, cleared. Neither depends on torch's default type or device, which belong to the user."""
+    """Like `empty`, but zero. Neither depends on torch's default dtype or device."""
     return empty(*shape).zero_()
 
 
@@ -55,6 +55,6 @@ def _give_back(block: np.ndarray) -> None:
 
 
 def release() -> None:
-    """Give all memory that is kept without a user back to the system."""
+    """Free all unused memory."""
     with _lock:
         _free.clear()

@@ -1,4 +1,4 @@
-"""What every kernel of the `cpu` backend needs: rows of vectors, its share of the tasks, prefetches."""
+"""Building blocks of all kernels of the `cpu` backend: rows of vectors, the task queue, prefetches."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def store_zero(address: Value, width: int) -> None:
 
 @emitter(lambda address, write: types.void)
 def prefetch(address: Value, write: int) -> None:
-    """Ask for a cache line that will be needed soon; harmless where there is none."""
+    """Prefetch a cache line; an invalid address does no harm."""
     address.prefetch(bool(write))
 
 
 @emitter(lambda table, stamp: types.int64)
 def next_task(table: Value, stamp: int) -> Value:
-    """Address of the arguments of a task that no other thread has taken, 0 when none is left.
+    """Address of the arguments of a task that no other thread has taken, 0 if none is left.
 
-    The table is described in `mambamed.ssm.cpu_threads`. The stamp is written into it: a kernel says with
-    which instructions it was made.
+    The table is described in `mambamed.ssm.cpu_threads`. The stamp, a hash of the kernels' sources, is
+    written into it, so that it becomes part of the compiled code.
     """
     builder, kind = table.builder, table.value.type
 
@@ -72,7 +72,7 @@ def load_arguments(address: Value, count: int) -> list[Value]:
 
 
 def compile_kernel(function: Callable) -> Any:
-    """Compile a kernel (a function of the table's address), or read it from numba's cache on disk."""
+    """Compile a kernel (a function of the table's address), or load it from numba's cache on disk."""
 
     def make(cache: bool) -> Any:
         return cfunc("void(int64)", cache=cache, error_model="numpy")(function)
@@ -84,6 +84,6 @@ _kernels: list[Any] = []
 
 
 def keep_kernel(kernel: Any) -> int:
-    """The address of a compiled kernel, whose machine code then lives as long as the process."""
+    """The address of a compiled kernel, whose machine code is kept until the process ends."""
     _kernels.append(kernel)
     return kernel.address

@@ -1,15 +1,15 @@
-"""The Mamba block and its bidirectional sibling, with the parameter names and shapes of the public code.
+"""The Mamba block and its bidirectional form, with the parameter names and shapes of the public code.
 
-State dicts of `mamba_ssm.Mamba` load into `Mamba`; those of Vim's and SegMamba's fork ("bimamba v2, v3")
-load into `BidirectionalMamba`. Parameters are drawn in the order of the public code: the same seed gives
-the same weights.
+State dicts of `mamba_ssm.Mamba` load into `Mamba`; those of Vim's and SegMamba's fork ("bimamba v2, v3") load
+into `BidirectionalMamba`. Parameters are drawn in the order of the public code: the same seed gives the same
+weights.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,21 +23,47 @@ from mambamed.ssm.streamed import Faces, Inner, can_stream, kernels_serve, produ
 
 Direction = Literal["forward", "backward", "slice"]
 _SUFFIX: dict[str, str] = {"forward": "", "backward": "_b", "slice": "_s"}
+_DT_MIN, _DT_MAX, _DT_FLOOR = 0.001, 0.1, 1e-4  # initial step sizes, as in the public code
 
 
 class _MambaBase(nn.Module):
-    """What both blocks share: the sizes, and one direction's conv -> x_proj -> dt_proj -> scan -> gate."""
+    """The parameters of both blocks, and one direction's conv -> x_proj -> dt_proj -> scan -> gate.
 
-    def __init__(self, d_model: int, d_state: int, d_conv: int, expand: int, dt_rank: int | Literal["auto"]):
+    Args:
+        d_model: width of the tokens.
+        d_state: N, states per channel.
+        d_conv: taps of the causal convolution.
+        expand: `d_inner = expand * d_model` channels are scanned.
+        dt_rank: rank of the step-size projection; "auto" is ceil(d_model / 16).
+        conv_bias, bias: whether the convolution, and the in and out projections, have a bias.
+        suffixes: of the parameters of each direction.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | Literal["auto"] = "auto",
+        conv_bias: bool = True,
+        bias: bool = False,
+        *,
+        suffixes: Sequence[str] = ("",),
+    ):
         super().__init__()
         self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
         self.d_inner = int(expand * d_model)
         self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else int(dt_rank)
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
+        for suffix in suffixes:
+            self._add_direction(suffix, conv_bias)
+            if suffix == "":  # the others keep nn.Linear's default step sizes, as in the public code
+                self._init_steps()
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
 
     def _add_direction(self, suffix: str, conv_bias: bool) -> None:
-        """Parameters of one direction; `A{suffix}_log`, `D{suffix}`, `conv1d{suffix}`, ... as in the public
-        code.
-        """
+        """Parameters of one direction: `A{suffix}_log`, `D{suffix}`, `conv1d{suffix}`, ..."""
         D, N = self.d_inner, self.d_state
         conv = nn.Conv1d(D, D, self.d_conv, groups=D, padding=self.d_conv - 1, bias=conv_bias)
         self.add_module(f"conv1d{suffix}", conv)
@@ -49,20 +75,13 @@ class _MambaBase(nn.Module):
         for name in (f"A{suffix}_log", f"D{suffix}"):
             getattr(self, name)._no_weight_decay = True
 
-    def _init_steps(
-        self, dt_min: float, dt_max: float, dt_init: str, dt_scale: float, dt_init_floor: float
-    ) -> None:
-        """Step sizes log-uniform in [dt_min, dt_max] at the start (Gu & Dao 2023, section 3.6)."""
+    def _init_steps(self) -> None:
+        """Log-uniform initial step sizes (Gu & Dao 2023, section 3.6)."""
         proj = cast(nn.Linear, self.dt_proj)
-        bound = self.dt_rank**-0.5 * dt_scale
-        if dt_init == "random":
-            nn.init.uniform_(proj.weight, -bound, bound)
-        elif dt_init == "constant":
-            nn.init.constant_(proj.weight, bound)
-        else:
-            raise ValueError(f"dt_init must be 'random' or 'constant', got {dt_init!r}")
-        low, high = math.log(dt_min), math.log(dt_max)
-        dt = torch.exp(torch.rand(self.d_inner) * (high - low) + low).clamp(min=dt_init_floor)
+        bound = self.dt_rank**-0.5
+        nn.init.uniform_(proj.weight, -bound, bound)
+        low, high = math.log(_DT_MIN), math.log(_DT_MAX)
+        dt = torch.exp(torch.rand(self.d_inner) * (high - low) + low).clamp(min=_DT_FLOOR)
         with torch.no_grad():
             proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
         proj.bias._no_reinit = True  # type: ignore[attr-defined]
@@ -81,9 +100,7 @@ class _MambaBase(nn.Module):
         )
 
     def _scan_direction(self, xz: Tensor, suffix: str, reverse: bool) -> Tensor:
-        """`(B, L, 2 D)` -> `(B, L, D)`: convolution, selective scan and gate with one direction's
-        parameters.
-        """
+        """`(B, L, 2 D)` -> `(B, L, D)`: convolution, selective scan and gate of one direction."""
         if kernels_serve(xz, self.d_inner, self.d_state):
             inner = self._inner(suffix)
             return InnerScan.apply(
@@ -115,53 +132,20 @@ class _MambaBase(nn.Module):
 class Mamba(_MambaBase):
     """in_proj -> causal conv -> x_proj -> dt_proj -> selective scan -> gate -> out_proj.
 
-    No norm and no residual inside. Under autocast the projections run in the autocast type; the convolution
-    and the scan are float32.
+    No norm and no residual inside. Under autocast the projections run in the autocast dtype; the convolution
+    and the scan are float32. The arguments are those of `_MambaBase`.
 
-    Args:
-        d_model: width of the tokens.
-        d_state: N, states a channel.
-        d_conv: taps of the causal convolution.
-        expand: `d_inner = expand * d_model` channels are scanned.
-        dt_rank: rank of the step-size projection; "auto" is ceil(d_model / 16).
-        dt_min, dt_max, dt_init, dt_scale, dt_init_floor: distribution of the step sizes at initialization.
-        conv_bias, bias: whether the convolution, and the in and out projections, have a bias.
-
-    Source:
-        Gu & Dao 2023; names, shapes and random draws as `mamba_ssm.Mamba` 2.3.2.
+    Source: Gu & Dao 2023; names, shapes and random draws as in `mamba_ssm.Mamba` 2.3.2.
 
     >>> Mamba(8)(torch.zeros(2, 5, 8)).shape
     torch.Size([2, 5, 8])
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        d_state: int = 16,
-        d_conv: int = 4,
-        expand: int = 2,
-        dt_rank: int | Literal["auto"] = "auto",
-        dt_min: float = 0.001,
-        dt_max: float = 0.1,
-        dt_init: str = "random",
-        dt_scale: float = 1.0,
-        dt_init_floor: float = 1e-4,
-        conv_bias: bool = True,
-        bias: bool = False,
-    ):
-        super().__init__(d_model, d_state, d_conv, expand, dt_rank)
-        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
-        self._add_direction("", conv_bias)
-        self._init_steps(dt_min, dt_max, dt_init, dt_scale, dt_init_floor)
-        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
-
     def forward(self, x: Tensor, reverse: bool = False, flip_channels: bool = False) -> Tensor:
         """`(B, L, d_model)` -> `(B, L, d_model)`.
 
-        Args:
-            x: tokens.
-            reverse: read from the last token to the first: equals `flip(Mamba(flip(x, 1)), 1)`.
-            flip_channels: equals `flip(Mamba(flip(x, 2)), 2)`; the weights are flipped instead of the tokens.
+        `reverse` equals `flip(Mamba(flip(x, 1)), 1)`, `flip_channels` equals `flip(Mamba(flip(x, 2)), 2)`;
+        the weights are flipped instead of the tokens.
         """
         if can_stream(x, self.d_inner, self.d_state):
             return self._stream(x, (reverse,), (flip_channels,))
@@ -172,17 +156,11 @@ class Mamba(_MambaBase):
         return out if bias is None else out + bias.flip(0)
 
     def readings(self, x: Tensor) -> Tensor:
-        """Mean of the four readings of MICCSS: as it is, length flipped, channels flipped, both.
+        """Mean of the four readings of MICCSS: both directions, channels flipped or not.
 
         Equals `mean(self(x, reverse, flip) for reverse in (False, True) for flip in (False, True))`. The two
-        directions share the input projection of their face, and their outputs are added before one output
-        projection; no flip is ever carried out on the tokens.
-
-        Args:
-            x: `(B, L, d_model)` tokens.
-
-        Returns:
-            `(B, L, d_model)`.
+        directions share the input projection, and their outputs are added before one output projection;
+        tokens are never flipped.
 
         Source:
             nnMamba (Gong et al. 2024), Mamba-In-Convolution with Channel-Spatial Siamese learning (MICCSS).
@@ -209,7 +187,7 @@ class Mamba(_MambaBase):
         return functional.linear(y, weight.flip(0) if flip_channels else weight)
 
     def _stream(self, x: Tensor, readings: Sequence[bool], flips: Sequence[bool]) -> Tensor:
-        """Mean of the readings (reverse?) through the faces (channels flipped?), in tiles."""
+        """Mean over the readings (reverse?) and faces (channels flipped?), in tiles."""
         kind = product_type(x)
         share = 1 / (len(readings) * len(flips))
         w_in, w_out, b_in = self.in_proj.weight, self.out_proj.weight, self.in_proj.bias
@@ -229,63 +207,37 @@ class Mamba(_MambaBase):
 class BidirectionalMamba(_MambaBase):
     """Several directions over one input projection, summed before one output projection (Vim, SegMamba).
 
-    Every direction has its own convolution, projections, A and D, suffix none, `_b`, `_s`, and is
-    multiplied by silu of its own z. The step sizes of the extra directions keep nn.Linear's default
-    initialization, as in the public code.
+    Every direction has its own convolution, projections, A and D, suffix none, `_b`, `_s`, and is multiplied
+    by silu of z.
 
     Args:
-        d_model, d_state, d_conv, expand, dt_rank, dt_*, conv_bias, bias: as in `Mamba`.
         directions: "forward" always, then "backward" (read from the end) and "slice" (SegMamba's inter-slice
-            order); the fork's v2 is `("forward", "backward")`, its v3 has all three.
-        nslices: runs of equal length into which L is cut for the "slice" direction; `forward` may override
-        it.
+            order); the fork's v2 is `("forward", "backward")`, its v3 has all three. Else ValueError.
+        nslices: runs of equal length into which L is split for "slice"; `forward` may override it.
+        options: those of `Mamba`.
 
-    Raises:
-        ValueError: for a list of directions that is not such a one.
-
-    Source:
-        Zhu et al. 2024 (Vision Mamba); Xing et al. 2024 (SegMamba).
+    Source: Zhu et al. 2024 (Vision Mamba); Xing et al. 2024 (SegMamba).
     """
 
     def __init__(
         self,
         d_model: int,
-        d_state: int = 16,
-        d_conv: int = 4,
-        expand: int = 2,
-        dt_rank: int | Literal["auto"] = "auto",
-        dt_min: float = 0.001,
-        dt_max: float = 0.1,
-        dt_init: str = "random",
-        dt_scale: float = 1.0,
-        dt_init_floor: float = 1e-4,
-        conv_bias: bool = True,
-        bias: bool = False,
+        *,
         directions: Sequence[Direction] = ("forward", "backward"),
         nslices: int | None = None,
+        **options: Any,
     ):
-        super().__init__(d_model, d_state, d_conv, expand, dt_rank)
         if tuple(directions[:1]) != ("forward",) or len(set(directions)) != len(directions):
             raise ValueError(f"directions must begin with 'forward' and not repeat, got {directions!r}")
         if unknown := set(directions) - set(_SUFFIX):
             raise ValueError(f"unknown directions {sorted(unknown)}; choose from {', '.join(_SUFFIX)}")
+        super().__init__(d_model, suffixes=[_SUFFIX[direction] for direction in directions], **options)
         self.directions, self.nslices = tuple(directions), nslices
-        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
-        self._add_direction("", conv_bias)
-        self._init_steps(dt_min, dt_max, dt_init, dt_scale, dt_init_floor)
-        for direction in self.directions[1:]:
-            self._add_direction(_SUFFIX[direction], conv_bias)
-        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
 
     def forward(self, x: Tensor, nslices: int | None = None) -> Tensor:
         """`(B, L, d_model)` -> `(B, L, d_model)`.
 
-        Args:
-            x: tokens.
-            nslices: overrides the constructor's; must divide L. Only the "slice" direction reads it.
-
-        Raises:
-            ValueError: if the "slice" direction has no `nslices`, or one that does not divide L.
+        `nslices` overrides the constructor's; ValueError if "slice" has none, or one that does not divide L.
         """
         if can_stream(x, self.d_inner, self.d_state):
             return self._stream(x, nslices or self.nslices)

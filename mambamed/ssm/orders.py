@@ -1,8 +1,8 @@
-"""Orders: the ways in which a 3D grid is read as a sequence, as permutations of `(B, L, d)` tokens.
+"""Orders in which a 3D grid is read as a sequence, as permutations of `(B, L, d)` tokens.
 
 The last spatial axis runs fastest in a token sequence (`x.flatten(2).transpose(1, 2)` of a `(B, C, X, Y, Z)`
-grid). Forward and backward need no permutation: the scan runs in reverse by a flag. The channel flip of
-MICCSS needs none either: `mambamed.ssm.Mamba` flips its weights. What remains is here.
+grid). Forward and backward need no permutation: the scan runs in reverse by a flag. Nor does the channel flip
+of MICCSS: `mambamed.ssm.Mamba` flips its weights.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from torch import Tensor
 def tokens_from_grid(grid: Tensor, axes: Sequence[int] = (0, 1, 2)) -> Tensor:
     """`(B, C, X, Y, Z)` -> `(B, L, C)`, the spatial axes read in the order `axes` (the last runs fastest).
 
-    No copy is made if the grid is `channels_last_3d` in memory and the axes are in their own order.
-
+    Nothing is copied if the grid is `channels_last_3d` in memory and the axes are in ascending order.
     >>> import torch
     >>> tokens_from_grid(torch.arange(4.0).reshape(1, 1, 2, 1, 2), (2, 1, 0)).flatten().tolist()
     [0.0, 2.0, 1.0, 3.0]
@@ -36,18 +35,10 @@ def grid_from_tokens(tokens: Tensor, shape: Sequence[int], axes: Sequence[int] =
 def interleave_slices(tokens: Tensor, nslices: int) -> Tensor:
     """SegMamba's inter-slice order: the first token of every slice, then the second of every slice, ...
 
-    Args:
-        tokens: `(B, L, d)`; L is cut into `nslices` equal runs.
-        nslices: how many; must divide L.
+    `(B, L, d)` tokens are split into `nslices` equal runs; ValueError if L is not divisible. Position p of
+    the result holds token `(p mod n) (L / n) + p div n`.
 
-    Returns:
-        `(B, L, d)`; position p holds token `(p mod n) (L / n) + p div n`.
-
-    Raises:
-        ValueError: if `nslices` does not divide L.
-
-    Source:
-        SegMamba (Xing et al. 2024), tri-oriented Mamba, third direction.
+    Source: SegMamba (Xing et al. 2024), tri-oriented Mamba, third direction.
 
     >>> import torch
     >>> interleave_slices(torch.arange(6.0).reshape(1, 6, 1), 2).flatten().tolist()

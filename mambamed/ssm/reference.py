@@ -1,4 +1,4 @@
-"""The selective scan as the paper writes it: a loop over the sequence. This file is the definition.
+"""The selective scan of the paper as a loop over the sequence. This file is the definition.
 
 With `u, delta, z` of shape `(B, D, L)`, `A` of `(D, N)` and `B, C` of `(B, N, L)`, for every batch entry and
 channel d, and l = 0 ... L-1 (L-1 ... 0 with `reverse`):
@@ -8,9 +8,8 @@ channel d, and l = 0 ... L-1 (L-1 ... 0 with `reverse`):
     y_l  = <C_l, h_l> + D_d u_l
     out_l = y_l silu(z_l)                              (y_l without `z`)
 
-Source: Gu & Dao 2023 (Mamba), Algorithm 2, with the zero-order hold of A and its Euler step for B, as the
-authors' code has it.
-Everything is computed in float32, or in float64 when `u` is float64.
+Source: Gu & Dao 2023 (Mamba), Algorithm 2, with the zero-order hold of A and its Euler step for B, as in the
+authors' code. Everything is computed in float32, or in float64 if `u` is float64.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ def selective_scan_loop(
     delta_softplus: bool = False,
     reverse: bool = False,
 ) -> Tensor:
-    """The definition above, step by step, differentiable by torch's own rules.
+    """The definition above, step by step, with torch's autograd.
 
-    Slow and hungry: torch keeps O(L D N) numbers for the backward pass. Use it to check, not to work.
+    For verification only: it is slow, and torch stores O(L D N) numbers for the backward pass.
     """
     work = torch.promote_types(torch.float32, u.dtype)
     uf, dt, Af, Bf, Cf = (t.to(work) for t in (u, delta, A, B, C))
@@ -58,18 +57,18 @@ def selective_scan_loop(
 
 
 def saved_shape(batch: int, length: int, d_inner: int, d_state: int) -> tuple[int, ...]:
-    """Nothing is kept for the backward pass but the inputs."""
+    """Only the inputs are kept for the backward pass."""
     return (0,)
 
 
 def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save):
-    """`selective_scan_loop` on the seam that `mambamed.ssm.scan` describes."""
+    """`selective_scan_loop` with the backend interface of `mambamed.ssm.scan`."""
     out = selective_scan_loop(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
     return out, u.new_empty(0)
 
 
 def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse):
-    """The chain rule, written out and run backwards through the loop; keeps all L states.
+    """The chain rule, run backwards through the loop; stores all L states.
 
     With g_l the gradient of h_l: g_l = dy_l C_l + exp(dt_{l+1} A) g_{l+1}.
     """

@@ -1,4 +1,4 @@
-"""Sequence tensors as the kernels of the `cpu` backend see them: addresses and strides in bytes."""
+"""Sequence tensors for the kernels of the `cpu` backend: addresses and strides in bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def vector_width() -> int:
 
 
 def round_up(count: int, multiple: int) -> int:
-    """The least multiple that is no less."""
+    """The smallest multiple that is not less."""
     return -(-count // multiple) * multiple
 
 
@@ -33,7 +33,7 @@ def address(tensor: Tensor, *index: int) -> int:
 class Rows:
     """A `(B, X, L)` tensor, read token by token: row t of a batch entry is its X numbers at token t.
 
-    Read in place if the tensor is float32, its X are neighbors in memory and `columns` many; else copied, and
+    Read in place if the tensor is float32, its X are adjacent in memory and `columns` many; else copied, and
     padded with zeros to `columns`. `reverse`: the first row is the last token, and strides are negative.
     """
 
@@ -50,6 +50,6 @@ class Rows:
         self.stride = rows.stride(1) * (-4 if reverse else 4)
 
     def at(self, batch: int, token: int = 0, column: int = 0) -> int:
-        """Address of a column of the `token`-th row to be read of a batch entry."""
+        """Address of a column of the `token`-th row of a batch entry in reading order."""
         row = self.tensor.shape[1] - 1 - token if self.reverse else token
         return address(self.tensor, batch, row, column)

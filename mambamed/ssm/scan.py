@@ -1,21 +1,21 @@
 """`selective_scan`: one function, several backends, one node in a compiled graph.
 
-A **backend** is a module with three functions (the seam):
+A **backend** is a module with three functions:
 
     saved_shape(batch, length, d_inner, d_state) -> tuple[int, ...]
-        shape of the float32 tensor (float64 for float64 inputs) that its forward keeps for its backward;
+        shape of the float32 tensor (float64 for float64 inputs) that its forward stores for its backward;
     scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save) -> (out, saved)
-        `saved` has `saved_shape(...)` if `save`, else it is ignored (give `u.new_empty(0)`);
+        `saved` has `saved_shape(...)` if `save`, else it is ignored (return `u.new_empty(0)`);
     scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
-        -> (du, ddelta, dA, dB, dC, dD, dz, ddelta_bias), None for what was not given.
+        -> (du, ddelta, dA, dB, dC, dD, dz, ddelta_bias), None for missing inputs.
 
-They see the tensors as the caller gave them: `(B, D, L)`, any strides (channel-last, i.e. the transposed view
-of a `(B, L, D)` tensor, is the native one), any float type, batch and length at least 1. They run below
-autograd: nothing they do is recorded. What they return may have any float type and strides; it is brought
-into shape here. The meaning of the arguments is defined in `mambamed.ssm.reference`.
+They receive the caller's tensors: `(B, D, L)`, any strides (channel-last, i.e. the transposed view of a
+`(B, L, D)` tensor, is the native one), any float dtype, batch and length at least 1. They run below autograd:
+nothing they do is recorded. Their results may have any float dtype and strides. The arguments are defined in
+`mambamed.ssm.reference`.
 
-A backend that cannot serve here says so from `unavailable() -> str | None` (a reason, or None when it works).
-One whose kernels know no float64 has `FLOAT64 = False`; "auto" then leaves such scans to `chunked`.
+A backend that cannot be used returns a reason from `unavailable() -> str | None`. One whose kernels do not
+support float64 has `FLOAT64 = False`; "auto" then uses `chunked` for such scans.
 To add one: write the module, add a line to `BACKENDS`; `tests/ssm/test_scan.py` runs over the table.
 """
 
@@ -39,7 +39,7 @@ BACKENDS = {
     "cuda": "mambamed.ssm.cuda",
 }
 
-# first that works, by device type; `chunked` works everywhere
+# the first that works is used, by device type; `chunked` works everywhere
 _PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 
 _forced: str | None = None
@@ -53,7 +53,7 @@ def _backend(name: str) -> ModuleType:
 
 @cache
 def why_unavailable(name: str) -> str | None:
-    """The reason for which backend `name` cannot serve on this machine, or None when it can."""
+    """The reason why backend `name` cannot be used on this machine, or None if it can."""
     try:
         module = _backend(name)
     except ImportError as error:
@@ -71,7 +71,7 @@ def set_backend(name: str) -> None:
 
 
 def chosen_backend(device: str | torch.device = "cpu") -> tuple[str, str]:
-    """What `backend="auto"` means on `device`: the backend's name, and why.
+    """The backend of `backend="auto"` on `device`, and the reason.
 
     >>> chosen_backend("meta")
     ('chunked', "plain torch, as there is no kernel for device type 'meta'")
@@ -112,30 +112,26 @@ def selective_scan(
     reverse: bool = False,
     backend: str = "auto",
 ) -> Tensor:
-    """Selective scan of `mamba_ssm.selective_scan_fn`, by whichever backend serves the device best.
+    """Selective scan of `mamba_ssm.selective_scan_fn`, by the best backend for the device.
 
     Args:
-        u: `(B, D, L)` input sequence, any float type.
+        u: `(B, D, L)` input sequence, any float dtype.
         delta: `(B, D, L)` step sizes, before `delta_bias` and softplus.
         A: `(D, N)` real, negative: decay rates of the N states of each channel.
-        B: `(B, N, L)` how the input enters the states.
-        C: `(B, N, L)` how the states are read out.
+        B: `(B, N, L)` input weights of the states.
+        C: `(B, N, L)` output weights of the states.
         D: `(D,)` skip connection, or None.
         z: `(B, D, L)` gate; the output is multiplied by silu(z). None: no gate.
         delta_bias: `(D,)` added to delta, or None.
         delta_softplus: whether softplus is applied to delta (+ bias).
         reverse: run from the last token to the first: the scan of the flipped sequence, flipped back.
-        backend: a name of `BACKENDS`, or "auto".
+        backend: a name of `BACKENDS`, or "auto"; ValueError if it does not exist or cannot be used.
 
     Returns:
-        `(B, D, L)` in u's type, channel-last in memory (`out.transpose(1, 2)` is contiguous). States are
-        float32 (float64 for float64 inputs) whatever the types of the inputs, also under autocast.
+        `(B, D, L)` in u's dtype, channel-last in memory (`out.transpose(1, 2)` is contiguous). States are
+        float32 (float64 for float64 inputs) whatever the dtypes of the inputs, also under autocast.
 
-    Raises:
-        ValueError: shapes that do not fit together, or a backend that does not exist or cannot serve.
-
-    Source:
-        Gu & Dao 2023, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces".
+    Source: Gu & Dao 2023, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces".
 
     >>> one = torch.ones(1, 1, 3)
     >>> selective_scan(one, one, torch.tensor([[-0.6931472]]), one, one).flatten().tolist()
@@ -154,9 +150,9 @@ def selective_scan(
 
 
 def resolve_backend(backend: str, device_type: str, float64: bool = False) -> str:
-    """The backend's name, "auto" resolved; ValueError if it cannot serve."""
+    """The backend's name, with "auto" resolved; ValueError if it cannot be used."""
     if backend == "auto" and _forced is None and device_type not in _decided and _exporting():
-        # torch.export replaces functions that numba's compiler needs: no time to try kernels
+        # torch.export replaces functions that numba's compiler needs, so kernels cannot be tested now
         log.warning("exported with plain torch: run a scan before the export to have its kernels chosen")
         return "chunked"
     name = chosen_backend(device_type)[0] if backend == "auto" else backend
@@ -169,8 +165,8 @@ def resolve_backend(backend: str, device_type: str, float64: bool = False) -> st
     return name
 
 
-# torch.compile shall take the answer, not trace its way (torch.compiler.assume_constant_result sets the same
-# mark, but imports the whole compiler to do so)
+# torch.compile treats the result as a constant (torch.compiler.assume_constant_result sets the same mark, but
+# imports the whole compiler)
 resolve_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -200,7 +196,6 @@ def _check_shapes(u, delta, A, B, C, D, z, delta_bias) -> None:
 
 
 # --- the custom operators
-# -------------------------------------------------------------------------------------
 
 _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
@@ -208,13 +203,15 @@ _INPUTS = (
 )
 
 
-def _channel_last(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def channel_last(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`(B, D, L)` in a dtype, the channels adjacent in memory."""
     return tensor.to(dtype).transpose(1, 2).contiguous().transpose(1, 2)
 
 
-def _empty_channel_last(like: Tensor) -> Tensor:
+def empty_channel_last(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """An uninitialized tensor of the same shape, the channels adjacent in memory."""
     batch, channels, length = like.shape
-    return like.new_empty(batch, length, channels).transpose(1, 2)
+    return like.new_empty(batch, length, channels, dtype=dtype).transpose(1, 2)
 
 
 def _saved_like(u: Tensor, A: Tensor, save: bool, backend: str) -> Tensor:
@@ -228,7 +225,7 @@ def _forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save,
     )
     if not save:
         saved = u.new_empty(0, dtype=torch.promote_types(torch.float32, u.dtype))
-    return _channel_last(out, u.dtype), saved
+    return channel_last(out, u.dtype), saved
 
 
 def _backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, backend):
@@ -241,7 +238,7 @@ def _backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softpl
         if of is None:
             shaped.append(u.new_empty(0))
         elif of.ndim == 3:
-            shaped.append(_channel_last(grad, of.dtype))
+            shaped.append(channel_last(grad, of.dtype))
         else:
             shaped.append(grad.to(of.dtype).contiguous())
     return tuple(shaped)
@@ -263,7 +260,7 @@ backward_op = torch.library.custom_op(
 
 @forward_op.register_fake
 def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, backend):
-    return _empty_channel_last(u), _saved_like(u, A, save, backend)
+    return empty_channel_last(u), _saved_like(u, A, save, backend)
 
 
 @backward_op.register_fake
@@ -273,7 +270,7 @@ def _(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reve
         if of is None:
             shaped.append(u.new_empty(0))
         else:
-            shaped.append(_empty_channel_last(of) if of.ndim == 3 else of.new_empty(of.shape))
+            shaped.append(empty_channel_last(of) if of.ndim == 3 else of.new_empty(of.shape))
     return tuple(shaped)
 
 

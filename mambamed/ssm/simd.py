@@ -1,12 +1,12 @@
 """Explicit SIMD for numba: a vector type, and functions on it that emit LLVM instructions.
 
-numba vectorizes simple loops only; the scan is not one. Here a kernel says itself what is one vector:
-`Lanes(w)` is w float32 numbers in a register (w = 16 with AVX-512, 8 with AVX2 or NEON), passed through
-numba as an opaque value. An **emitter** is a Python function that runs while numba compiles: it receives
-`Value`s, computes with them by `+ - *` and the functions below, and thereby writes instructions. Its loops
-over states are unrolled by being Python loops. `@emitter(returns)` makes it callable from compiled code.
+numba vectorizes only simple loops, unlike the scan. Here a kernel defines its vectors explicitly: `Lanes(w)`
+is w float32 numbers in a register (w = 16 with AVX-512, 8 with AVX2 or NEON), passed through numba as an
+opaque value. An **emitter** is a Python function that runs while numba compiles: it receives `Value`s,
+computes with them by `+ - *` and the functions below, and thereby emits instructions. Its loops over states
+are Python loops, and so are unrolled. `@emitter(returns)` makes it callable from compiled code.
 
-Addresses are plain int64 in bytes; the caller answers for their being valid.
+Addresses are plain int64 in bytes; the caller ensures that they are valid.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
-# numba's disk cache looks at the file of a kernel only; kernels hold this number so that they are compiled
-# anew when the instructions emitted here change
+# numba's disk cache checks only the file of a kernel; kernels contain this number so that they are recompiled
+# when the instructions emitted here change
 STAMP = int.from_bytes(hashlib.sha256(Path(__file__).read_bytes()).digest()[:6], "little")
 
 
@@ -92,7 +92,7 @@ class Value:
         return Value(self.builder, self.builder.shuffle_vector(self.value, other.value, mask))
 
     def pick(self, table: list[float]) -> Value:
-        """In each lane the number of the table at the place that the lane's lowest bits say; AVX-512 only."""
+        """In each lane the number of the table at the index in the lane's lowest bits; AVX-512 only."""
         builder, floats = self.builder, self.value.type
         whole = ir.VectorType(ir.IntType(32), self.width)
         kind = ir.FunctionType(floats, [floats, whole])
@@ -124,7 +124,7 @@ class Value:
         self.builder.store(vector.value, pointer, align=4)
 
     def prefetch(self, write: bool = False) -> None:
-        """Ask for the cache line at this address; harmless where there is none."""
+        """Prefetch the cache line at this address; an invalid address does no harm."""
         byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
         function = self.builder.module.declare_intrinsic("llvm.prefetch.p0", (), kind)
@@ -138,7 +138,7 @@ def fma(a: Value, b: Value | float, c: Value | float) -> Value:
 
 
 # 2^f on [-1/2, 1/2] as 1 + f q(f). The constant is exactly 1 and q has a small *relative* error, so that a
-# slow decay (f near 0) keeps its rate to 1e-7: a rounded constant would drift over a long memory. Error
+# slow decay (f near 0) keeps its rate to 1e-7: a rounded constant would drift over long sequences. Error
 # 1.7e-7.
 _EXP2 = (
     0.6931471228599548,
@@ -165,10 +165,10 @@ def _horner(xs: list[Value], coefficients: tuple[float, ...]) -> list[Value]:
 
 
 def exp2(xs: list[Value]) -> list[Value]:
-    """2^x; underflows to (nearly) 0 and overflows to (nearly) infinity, without a slow path for either.
+    """2^x of several vectors; underflows to nearly 0 and overflows to nearly infinity without a slow path.
 
-    Of several vectors at once, written instruction by instruction over all of them: each one's chain of
-    dependent instructions takes some 40 cycles, more than a processor looks ahead to find other work.
+    Emitted instruction by instruction over all of them: the chain of dependent instructions of one vector
+    takes some 40 cycles, more than a processor looks ahead to find other work.
     """
     builder = xs[0].builder
     if xs[0].width == 16:
@@ -188,10 +188,11 @@ def exp2(xs: list[Value]) -> list[Value]:
 
 
 def _exp2_by_table(xs: list[Value]) -> list[Value]:
-    """2^x = 2^(i/16) 2^f 2^k with AVX-512, where a register is a table of 16 and 2^k one instruction: a
-    polynomial of 2^f shorter by two terms, the multiplications being what there is least of.
+    """2^x = 2^(i/16) 2^f 2^k with AVX-512, where a register is a table of 16 and 2^k one instruction.
+
+    The polynomial of 2^f is shorter by two terms; multiplications are the bottleneck.
     """
-    sixteenths = 1.5 * 2**19  # added to x, leaves round(16 x) in the low bits
+    sixteenths = 1.5 * 2**19  # adding it to x leaves round(16 x) in the low bits
     shifted = [x + sixteenths for x in xs]
     rounded = [s - sixteenths for s in shifted]
     rests = [x - r for x, r in zip(xs, rounded, strict=True)]
@@ -212,7 +213,7 @@ def _exp2_fraction(xs: list[Value]) -> list[Value]:
 
 
 def softplus(xs: list[Value]) -> list[Value]:
-    """log(1 + e^x) = max(x, 0) + log(1 + e^-|x|): exact to rounding for very negative x too."""
+    """log(1 + e^x) = max(x, 0) + log(1 + e^-|x|): accurate to rounding for very negative x too."""
     small = exp2([x.call("fabs") * -LOG2E for x in xs])
     logs = _horner(small, _LOG1P)
     return [fma(r, s, x.call("maxnum", 0.0)) for r, s, x in zip(logs, small, xs, strict=True)]
@@ -228,9 +229,8 @@ class LaneSums:
     """Sums over lanes of two kinds of vectors, w/2 of each: lane i is that of the i-th of the first kind,
     lane w/2 + i of the i-th of the second.
 
-    A butterfly of 2 shuffles and 1 addition a pair, first within the 128-bit quarters of a register (where
-    shuffles are cheap), then among them; pairs are merged as soon as they meet, so that few are alive at
-    once.
+    A butterfly of 2 shuffles and 1 addition per pair, first within the 128-bit quarters of a register (where
+    shuffles are cheap), then among them; pairs are merged immediately, so that few are live at once.
     """
 
     def __init__(self, width: int):
@@ -298,7 +298,7 @@ def emitter(returns: Callable[..., types.Type]) -> Callable[[Callable], Callable
 
             return signature, generate
 
-        # numba goes by the parameters' names, which it would not find behind *arguments
+        # numba uses the parameters' names, which it would not find in *arguments
         parameters = ["context", *inspect.signature(function).parameters]
         build.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in parameters]

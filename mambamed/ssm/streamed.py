@@ -1,11 +1,11 @@
 """The Mamba block for inference on CPUs, a tile of tokens at a time.
 
 in_proj -> convolution -> x_proj -> dt_proj -> scan -> gate -> out_proj of some thousand tokens fit into the
-cache of a core; of a whole volume they are hundreds of megabytes that the system has to clear and the
-memory to carry. Only the state and the last few tokens of the convolution pass from tile to tile.
+cache of a core; of a whole volume they need hundreds of megabytes of memory. Only the state and the last
+tokens of the convolution pass from tile to tile.
 
 A block may read its input through several **faces** at once: the same tokens through different input and
-output projections, everything between them shared. A channel flip is a face with flipped weights.
+output projections, sharing everything between them. A channel flip is a face with flipped weights.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from mambamed.ssm.cpu_threads import make_table, run_table, shares, task_argumen
 from mambamed.ssm.rows import address, vector_width
 from mambamed.ssm.scan import resolve_backend
 
-# numbers of a tile's widest tensor: 1 MiB stays in a core's cache; several threads meet six times a tile,
-# which on a machine with other work to do may cost milliseconds each: 16 MiB, so that they meet seldom
+# numbers of a tile's widest tensor: 1 MiB stays in a core's cache; several threads synchronize six times per
+# tile, which on a busy machine may cost milliseconds each time: 16 MiB, so that they synchronize rarely
 TILE_NUMBERS, TILE_NUMBERS_THREADED = 1 << 18, 1 << 22
-SHARED_NUMBERS = 1 << 26  # numbers of a whole input projection that several directions share: 256 MiB
+SHARED_NUMBERS = 1 << 26  # numbers of an input projection that several directions share: 256 MiB
 FLOAT = 4  # bytes
 
 
 @dataclass
 class Faces:
-    """E pairs of input and output projections, in the type of the products."""
+    """E pairs of input and output projections, in the dtype of the products."""
 
     w_in: Tensor  # (d_model, E 2 D)
     b_in: Tensor | None  # (E 2 D,)
@@ -44,7 +44,7 @@ class Faces:
 
 @dataclass
 class Inner:
-    """What lies between the projections: one direction's parameters."""
+    """One direction's parameters between the projections."""
 
     taps: Tensor  # (D, W)
     tap_bias: Tensor | None  # (D,)
@@ -56,9 +56,7 @@ class Inner:
 
 
 def kernels_serve(x: Tensor, d_inner: int, d_state: int) -> bool:
-    """Whether a block may call the compiled kernels directly: eager, on a CPU, sizes that fit their
-    vectors.
-    """
+    """Whether a block can call the compiled kernels: eager, on a CPU, with sizes that fit their vectors."""
     if x.device.type != "cpu" or x.dtype == torch.float64 or not x.numel():
         return False
     if torch.compiler.is_compiling() or resolve_backend("auto", "cpu") != "cpu":
@@ -68,20 +66,20 @@ def kernels_serve(x: Tensor, d_inner: int, d_state: int) -> bool:
 
 
 def can_stream(x: Tensor, d_inner: int, d_state: int) -> bool:
-    """Whether the block can be streamed: as above, and nothing is to be recorded for gradients."""
+    """Whether the block can be streamed: as above, and without gradients."""
     return not torch.is_grad_enabled() and kernels_serve(x, d_inner, d_state)
 
 
 def product_type(x: Tensor) -> torch.dtype:
-    """The type in which linear layers compute here: autocast's, or that of x."""
+    """The dtype in which linear layers compute: autocast's, or that of x."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
 def stream(x: Tensor, out: Tensor, faces: Faces, directions: Sequence[tuple[Inner, bool]]) -> None:
-    """Add the sum over directions (parameters, reverse?) of the block's answers to `out`.
+    """Add the sum of the block's outputs over directions (parameters, reverse?) to `out`.
 
-    x and out are `(B, L, d_model)`, out float32. Several directions share the products with the outer
-    projections if what lies between them fits into `SHARED_NUMBERS`; else each makes its own.
+    x and out are `(B, L, d_model)`, out float32. Several directions share the outer projections if what lies
+    between them fits into `SHARED_NUMBERS`; else each computes its own.
     """
     for tokens, answer in zip(x, out, strict=True):
         shared = len(directions) > 1 and x.shape[1] * faces.w_in.shape[1] <= SHARED_NUMBERS
@@ -92,16 +90,14 @@ def stream(x: Tensor, out: Tensor, faces: Faces, directions: Sequence[tuple[Inne
 def _stream_entry(
     tokens: Tensor, answer: Tensor, faces: Faces, directions: Sequence[tuple[Inner, bool]]
 ) -> None:
-    """All directions of one batch entry, over one projection of its tokens, kept whole if there are
-    several.
-    """
+    """All directions of one batch entry, over one projection of its tokens, stored whole for several."""
     length, (count, D, _) = tokens.shape[0], faces.w_out.shape
     wide = 2 * D * count
     numbers = TILE_NUMBERS if workers() == 1 else TILE_NUMBERS_THREADED
     tile = min(length, max(64, numbers // wide))
     sides = [_Side(faces, inner, reverse, tile) for inner, reverse in directions]
     keep = len(sides) > 1
-    # one direction: the tile, with room before and after it for what the convolution still looks at
+    # one direction: the tile, with room before and after it for the history of the convolution
     xz = kept_memory.empty(length if keep else tile + 2 * sides[0].most, wide)
     sums = kept_memory.empty(length if keep else 0, count * D)
     w_out = faces.w_out.reshape(count * D, -1)
@@ -124,7 +120,7 @@ def _stream_entry(
                 answer[start:stop] += torch.mm(y.to(w_out.dtype), w_out)
             kept = min(side.most, n + history)
             if not keep and kept:
-                # the next tile is a whole one, or the last
+                # the next tile is a complete one, or the last
                 if side.reverse:
                     xz[first + tile : first + tile + kept] = xz[first : first + kept].clone()
                 else:
@@ -140,7 +136,7 @@ def _project(tokens: Tensor, faces: Faces, xz: Tensor) -> None:
 
 
 def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
-    """out = a b, in b's type; out is float32."""
+    """out = a b, in b's dtype; out is float32."""
     if b.dtype == torch.float32:
         torch.mm(a, b, out=out)
     else:
@@ -148,7 +144,7 @@ def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
 
 
 class _Side:
-    """One direction: buffers of a tile, the kernels' tables that point into them, the state."""
+    """One direction: buffers of a tile, the kernels' tables that reference them, the state."""
 
     def __init__(self, faces: Faces, inner: Inner, reverse: bool, tile: int):
         from mambamed.ssm.cpu_backward import scratch_floats
@@ -160,7 +156,7 @@ class _Side:
         self.E, self.D, self.width = faces.count, inner.A.shape[0], vector_width()
         self.N, self.rank, self.reverse = inner.A.shape[1], inner.dt_proj.shape[1], reverse
         self.x_proj, self.dt_proj = inner.x_proj.to(kind).T, inner.dt_proj.to(kind).T
-        self.most = inner.taps.shape[1] - 1  # tokens of history that the convolution looks at
+        self.most = inner.taps.shape[1] - 1  # tokens of history that the convolution reads
         self.u, self.delta, self.y = (kept_memory.empty(tile, self.E, self.D) for _ in range(3))
         self.projected = kept_memory.empty(tile, self.E, self.rank + 2 * self.N)
         self.state = kept_memory.zeros(self.E, self.N, self.D)
@@ -177,7 +173,7 @@ class _Side:
         self.tables: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def advance(self, xz: Tensor, first: int, n: int, history: int) -> Tensor:
-        """One tile, rows `first` ... `first + n - 1` of xz; `history` rows read before it lie beside it.
+        """One tile, rows `first` ... `first + n - 1` of xz, next to `history` rows that were read before it.
 
         Returns `(n, E D)`: the gated outputs of all faces; overwritten by the next call.
         """
@@ -197,9 +193,7 @@ class _Side:
         return self.y[:n].flatten(1)
 
     def _make_tables(self, n: int, wide: int) -> tuple[np.ndarray, np.ndarray]:
-        """Arguments of both kernels for n tokens; last, and not read by them, the columns of u and z in
-        bytes.
-        """
+        """Arguments of both kernels for n tokens; they ignore the last, the column of u or z in bytes."""
         sign = -1 if self.reverse else 1
         row = n - 1 if self.reverse else 0  # the first token to be read
         rows, wide = self.E * self.D * FLOAT * sign, wide * sign

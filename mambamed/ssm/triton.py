@@ -1,10 +1,11 @@
-"""The scan on a GPU by Triton kernels: nothing to build, any CUDA or ROCm device of torch.
+"""The scan on a GPU by Triton kernels: no build step, for any CUDA or ROCm device of torch.
 
-Parallel over chunks of the sequence as well as over batch and channels (`triton_forward` says how), because
-medical volumes are long and narrow: L to millions, D 64 to 512. `mamba_ssm` knows batch and channels alone.
+Parallel over chunks of the sequence as well as over batch and channels (see `triton_forward`), because
+medical volumes give long and narrow sequences: L up to millions, D 64 to 512. `mamba_ssm` uses only batch and
+channels.
 
 With TRITON_INTERPRET=1 in the environment before the first scan, the kernels run on the CPU in Triton's
-interpreter: right but very slow, for tests.
+interpreter: correct but very slow, for tests.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ FLOAT64 = False
 LOG2E = 1.4426950408889634
 SHORTEST_CHUNK = 32
 PROGRAMS = 8192  # about two rounds of warps on a large GPU; more chunks than needed cost states and carrying
-MOST_CHUNKS = 1024  # walked through one after the other
+MOST_CHUNKS = 1024  # processed one after the other by `carry`
 FEWEST_CHUNKS = 64
-STRETCH = 32  # tokens between two states that the forward pass keeps for the backward one
-CHANNELS = 32  # of a program: one a lane, 128 bytes a load
+STRETCH = 32  # tokens between two states that the forward pass stores for the backward pass
+CHANNELS = 32  # per program: one per lane, 128 bytes per load
 
 
 def interpreted() -> bool:
-    """Whether Triton was told to interpret kernels on the CPU."""
+    """Whether Triton interprets kernels on the CPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def unavailable() -> str | None:
-    """Why this backend cannot serve: no Triton, or no GPU to run its kernels."""
+    """The reason why this backend cannot be used: no Triton, or no GPU."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed (pip install 'mambamed[triton]')"
     if not torch.cuda.is_available() and not interpreted():
@@ -56,13 +57,13 @@ def chunk_tokens(batch: int, length: int, d_inner: int) -> int:
 
 
 def saved_shape(batch: int, length: int, d_inner: int, d_state: int) -> tuple[int, ...]:
-    """`(B, S, N, D)`: the state before each of S stretches, into which the chunks are cut."""
+    """`(B, S, N, D)`: the state before each of S stretches, into which the chunks are divided."""
     tokens = min(STRETCH, chunk_tokens(batch, length, d_inner))
     return (batch, -(-length // tokens), d_state, d_inner)
 
 
 class _Cut(NamedTuple):
-    """How a scan is divided among programs; the last six arguments of most kernels."""
+    """Division of a scan among programs; the last six arguments of most kernels."""
 
     L: int
     D: int
@@ -78,20 +79,14 @@ def _cut(u: Tensor, A: Tensor, block: int) -> _Cut:
     return _Cut(length, channels, states, -(-length // tokens), tokens, -(-channels // block))
 
 
-def _power_of_two(number: int) -> int:
-    return 1 << (number - 1).bit_length()
-
-
 def _tiles(states: int, backward: bool) -> dict[str, int]:
-    """Tile and warps of a kernel: 16 numbers of the state a lane.
+    """Tile and warps of a kernel: 16 numbers of the state per lane.
 
-    Forwards the states of a channel are summed in one thread where possible, so that many states mean fewer
-    channels; backwards there are partial sums a channel block, so that many states mean more warps.
+    Forwards the states of a channel are summed in one thread if possible, so that many states mean fewer
+    channels; backwards there are partial sums per channel block, so that many states mean more warps.
     """
-    padded = _power_of_two(states)
-    if backward:
-        return {"STATES": padded, "BLOCK": CHANNELS, "num_warps": max(1, min(16, padded * CHANNELS // 512))}
-    block = max(4, min(CHANNELS, 512 // padded))
+    padded = 1 << (states - 1).bit_length()  # to a power of two
+    block = CHANNELS if backward else max(4, min(CHANNELS, 512 // padded))
     return {"STATES": padded, "BLOCK": block, "num_warps": max(1, min(16, padded * block // 512))}
 
 
@@ -112,7 +107,7 @@ def _refuse_cpu(u: Tensor) -> None:
 
 
 def _launch(kernel: Any, programs: int, *arguments, **options) -> None:
-    """Run a kernel in so many programs; what Triton's decorator makes of a function has no type to check."""
+    """Run a kernel in this many programs; Triton's decorated functions have no type to check."""
     kernel[(programs,)](*arguments, **options)
 
 
@@ -128,7 +123,7 @@ def _carry(states: Tensor, sums: Tensor, A2: Tensor, backward: bool) -> None:
 
 
 def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save):
-    """See `mambamed.ssm.scan` for the seam."""
+    """See `mambamed.ssm.scan` for the interface."""
     from mambamed.ssm import triton_forward as kernels
 
     _refuse_cpu(u)
@@ -156,7 +151,7 @@ def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, s
 
 
 def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse):
-    """See `mambamed.ssm.scan` for the seam."""
+    """See `mambamed.ssm.scan` for the interface."""
     from mambamed.ssm import triton_backward as kernels
 
     _refuse_cpu(u)

@@ -1,18 +1,18 @@
 """Triton kernels of the backward scan; see `triton_forward` for chunks, tiles and the order of tokens.
 
-The chain rule is the one that `mambamed.ssm.reference` spells out. Three launches, the second being `carry`:
+The chain rule is that of `mambamed.ssm.reference`. Three launches, the second being `carry`:
 
-    chunk_adjoints    what each chunk sends back to the state before it; dt and the gated output gradient are
-                      written down here once, as the last kernel reads them with every lane
-    gradients         every chunk, given what arrives from the chunk after it, stretch by stretch, last first:
-                      from the state before it (kept by the forward pass) forwards, noting the state before
-                      each block of UNROLL tokens where those of the stretch before stood; then block by block
-                      backwards, the states of one block held in registers
+    chunk_adjoints    the adjoint state that each chunk passes to the one before it; dt and the gated output
+                      gradient are stored here once, as the last kernel reads them with every lane
+    gradients         every chunk, given the adjoint state from the chunk after it, stretch by stretch, last
+                      first: from the stored state forwards, storing the state before each block of UNROLL
+                      tokens in place of those of the previous stretch; then block by block backwards, with
+                      the states of one block in registers
 
-Sums over tokens and channels are partial sums a program, added by torch: no atomics, the same bits each time.
+Sums over tokens and channels are partial sums per program, added by torch: no atomics, reproducible bits.
 """
 
-# Triton's language knows no unpacking inside a tuple
+# Triton's language has no unpacking inside a tuple
 # ruff: noqa: RUF005
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from mambamed.ssm.triton_forward import (
     tile_of,
 )
 
-UNROLL = 4  # as many states of a block as registers hold beside the rest
+UNROLL = 4  # as many states of a block as fit into registers with the rest
 
 
 @triton.jit
@@ -42,9 +42,9 @@ def chunk_adjoints(
     SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr,
     UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """Into `states (B, K, N, D)` what each chunk sends back, into `sums (B, K, D)` its sum of dt.
+    """Adjoint state of each chunk into `states (B, K, N, D)`, its sum of dt into `sums (B, K, D)`.
 
-    Also `dt (B, L, D)` and, where there is a gate, `dy (B, L, D)`, the gradient of the ungated output.
+    Also `dt (B, L, D)` and, if there is a gate, `dy (B, L, D)`, the gradient of the ungated output.
     """
     block, chunk, entry = program(blocks, K)
     d, d_there, d_until = numbered(block * BLOCK, D, L, BLOCK)
@@ -69,9 +69,8 @@ def chunk_adjoints(
             z_base, z_step = sequence(z, z_b, z_d, z_l, entry, d, L, REVERSE)
             dys = gated(dys, rows(z_base, z_step, first, d_until, UNROLL), UNROLL)
         for i in tl.static_range(UNROLL - 1, -1, -1):
-            reading = tl.load(C_base + (first + i) * C_step, mask=first + i < n_until, other=0.0).to(
-                tl.float32
-            )
+            at = first + i
+            reading = tl.load(C_base + at * C_step, mask=at < n_until, other=0.0).to(tl.float32)
             sent = (sent + reading[:, None] * dys[i][None, :]) * tl.exp2(dts[i][None, :] * decay_rate)
             total += dts[i]
         for i in tl.static_range(UNROLL):
@@ -88,16 +87,15 @@ def note_states(
     h, noted, tile, tile_there, dt_base, dt_step, u_base, u_step, B_base, B_step, decay_rate, start, turns,
     states_size, d_until, n_until, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """Runs forwards from state `h`; that before each of `turns` blocks of UNROLL tokens goes to `noted`."""
+    """Run from state `h`, storing the state before each of `turns` blocks of UNROLL tokens in `noted`."""
     for turn in range(0, turns - 1):
         tl.store(noted + turn * states_size + tile, h, mask=tile_there)
         first = start + turn * UNROLL
         us = rows(u_base, u_step, first, d_until, UNROLL)
         dts = rows(dt_base, dt_step, first, d_until, UNROLL)
         for i in tl.static_range(UNROLL):
-            entering = tl.load(B_base + (first + i) * B_step, mask=first + i < n_until, other=0.0).to(
-                tl.float32
-            )
+            at = first + i
+            entering = tl.load(B_base + at * B_step, mask=at < n_until, other=0.0).to(tl.float32)
             h = tl.exp2(dts[i][None, :] * decay_rate) * h + entering[:, None] * (dts[i] * us[i])[None, :]
     tl.store(noted + (turns - 1) * states_size + tile, h, mask=tile_there)
 
@@ -112,9 +110,9 @@ def gradients(
 ):  # fmt: skip
     """All gradients of a chunk, given the states before its stretches and `arriving (B, K, N, D)` after it.
 
-    `states (B, L / STRETCH, N, D)`, STRETCH a number of tokens that divides T.
-    `du, ddelta, dz (B, L, D)`. Partial sums: `dA (B, K, N, D)`, `dD, dbias (B, K, D)`,
-    `dB, dC (blocks, B, L, N)`. Scratch: `noted (B, K, STRETCH / UNROLL, N, D)`.
+    `states (B, L / STRETCH, N, D)`, where STRETCH is a number of tokens that divides T. `du, ddelta, dz
+    (B, L, D)`. Partial sums: `dA (B, K, N, D)`, `dD, dbias (B, K, D)`, `dB, dC (blocks, B, L, N)`. Scratch:
+    `noted (B, K, STRETCH / UNROLL, N, D)`.
     """
     block, chunk, entry = program(blocks, K)
     d, d_there, d_until = numbered(block * BLOCK, D, L, BLOCK)
@@ -145,12 +143,12 @@ def gradients(
         begin = start + (stretches - 1 - done) * STRETCH
         turns = tl.cdiv(tl.minimum(STRETCH, L - begin), UNROLL)
         h = tl.load(states + begin // STRETCH * states_size + tile, mask=tile_there, other=0.0)
-        tl.debug_barrier()  # what one thread noted, another may read: all have
+        tl.debug_barrier()  # until all threads have read what others stored in `noted`
         note_states(
             h, noted, tile, tile_there, dt + own, own_step, u_base, u_step, B_base, B_step, decay_rate,
             begin, turns, states_size, d_until, n_until, UNROLL,
         )  # fmt: skip
-        tl.debug_barrier()  # now they may
+        tl.debug_barrier()  # until all threads have stored
         for turn in range(0, turns):
             first = begin + (turns - 1 - turn) * UNROLL
             us = rows(u_base, u_step, first, d_until, UNROLL)
@@ -159,16 +157,15 @@ def gradients(
             before = ()
             for i in tl.static_range(UNROLL):
                 before = before + (h,)
-                entering = tl.load(B_base + (first + i) * B_step, mask=first + i < n_until, other=0.0).to(
-                    tl.float32
-                )
+                at = first + i
+                entering = tl.load(B_base + at * B_step, mask=at < n_until, other=0.0).to(tl.float32)
                 h = tl.exp2(dts[i][None, :] * decay_rate) * h + entering[:, None] * (dts[i] * us[i])[None, :]
             for i in tl.static_range(UNROLL - 1, -1, -1):
                 at = first + i
                 here, n_here = at < d_until, at < n_until
                 entering = tl.load(B_base + at * B_step, mask=n_here, other=0.0).to(tl.float32)
                 reading = tl.load(C_base + at * C_step, mask=n_here, other=0.0).to(tl.float32)
-                # loaded again, from the cache, rather than kept: registers are what is scarce here
+                # loaded again, from the cache, instead of kept: registers are scarce here
                 u_row = tl.load(u_base + at * u_step, mask=here, other=0.0).to(tl.float32)
                 dt_row = tl.load(dt + own + at * own_step, mask=here, other=0.0)
                 dy_row = tl.load(dy_base + at * dy_step, mask=here, other=0.0).to(tl.float32)

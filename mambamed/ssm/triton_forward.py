@@ -1,22 +1,22 @@
 """Triton kernels of the forward scan, and the pieces that the backward kernels share.
 
-The sequence is cut into K chunks of T tokens, numbered in the order of the scan. Three launches:
+The sequence is divided into K chunks of T tokens, numbered in the order of the scan. Three launches:
 
-    chunk_states    what each chunk adds to the state (started from zero), and the sum of its steps dt
-    carry           the state before each chunk: a walk over the K chunks, exp(A sum dt) being a chunk's decay
-    outputs         every chunk again, from its true state, now with the outputs
+    chunk_states    the contribution of each chunk to the state (starting from zero), and its sum of dt
+    carry           the state before each chunk: a loop over the K chunks, exp(A sum dt) being a chunk's decay
+    outputs         every chunk again, from its true initial state, with the outputs
 
-A program takes one chunk and BLOCK channels of one batch entry; its state is a tile `(STATES, BLOCK)`, lanes
-along the channels, in registers from the first token to the last. Tokens are worked through in blocks of
+A program processes one chunk and BLOCK channels of one batch entry; its state is a tile `(STATES, BLOCK)`,
+lanes along the channels, in registers from the first token to the last. Tokens are processed in blocks of
 UNROLL whose loads are issued together. Beyond the end of the sequence dt is 0: nothing decays or enters.
 
-Everything is float32. A comes multiplied by log2(e), so that exp(dt A) is one exp2. Tokens are counted in 32
-bits, addresses in 64. `until` is the number of tokens for a channel or state that exists, 0 for one that pads
-its block: one comparison masks both (`block & scalar` masks fail in Triton's interpreter). Calls of other jit
-functions cost milliseconds in the interpreter: the innermost loops have few.
+Everything is float32. A is multiplied by log2(e), so that exp(dt A) is one exp2. Token numbers have 32 bits,
+addresses 64. `until` is the number of tokens for an existing channel or state, 0 for one that pads its block:
+one comparison masks both (`block & scalar` masks fail in Triton's interpreter). Calls of other jit functions
+cost milliseconds in the interpreter: the innermost loops have few.
 """
 
-# Triton's language knows no unpacking inside a tuple
+# Triton's language has no unpacking inside a tuple
 # ruff: noqa: RUF005
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ UNROLL = 8
 
 @triton.jit
 def program(blocks, K):
-    """(channel block, chunk, batch entry) of this program; 64 bits where they are multiplied by strides."""
+    """(channel block, chunk, batch entry) of this program; 64 bits if they are multiplied by strides."""
     index = tl.program_id(0)
     return index % blocks, (index // blocks) % K, (index // (blocks * K)).to(tl.int64)
 
@@ -49,7 +49,7 @@ def tile_of(n, d, n_there, d_there, D):
 
 @triton.jit
 def sequence(pointer, x_b, x_x, x_l, entry, x, L, REVERSE: tl.constexpr):
-    """Where the scan's first token lies for channels or states `x`, and how far apart the next ones are."""
+    """Address of the scan's first token for channels or states `x`, and stride to the next ones."""
     base = pointer + entry * x_b + x.to(tl.int64) * x_x
     stride = tl.cast(x_l, tl.int64)
     if REVERSE:
@@ -70,7 +70,7 @@ def own_rows(entry, x, X, L, REVERSE: tl.constexpr):
 
 @triton.jit
 def rows(base, stride, first, until, UNROLL: tl.constexpr):
-    """UNROLL tokens' numbers as float32, 0 for what does not exist: loads that wait for nothing between."""
+    """The numbers of UNROLL tokens as float32, 0 if none exist: loads without mutual dependencies."""
     loaded = ()
     for i in tl.static_range(UNROLL):
         row = tl.load(base + (first + i) * stride, mask=first + i < until, other=0.0)
@@ -85,7 +85,7 @@ def step_sizes(raw, bias, first, until, SOFTPLUS: tl.constexpr, UNROLL: tl.const
     for i in tl.static_range(UNROLL):
         dt = raw[i] + bias
         if SOFTPLUS:
-            # log(1 + e), e = exp(-|x|), by Goldberg: what is lost in 1 + e is given back by the quotient
+            # log(1 + e), e = exp(-|x|), by Goldberg: the quotient compensates the rounding of 1 + e
             small = tl.exp(-tl.abs(dt))
             lost = 1.0 + small == 1.0
             quotient = small / tl.where(lost, 1.0, (1.0 + small) - 1.0)
@@ -105,7 +105,7 @@ def gated(values, gates, UNROLL: tl.constexpr):
 
 @triton.jit
 def channel_numbers(pointer, d, d_there, BLOCK: tl.constexpr):
-    """One number a channel as float32, zeros where there is no such vector."""
+    """One number per channel as float32; zeros without such a vector."""
     numbers = tl.zeros([BLOCK], tl.float32)
     if pointer is not None:
         numbers = tl.load(pointer + d, mask=d_there, other=0.0).to(tl.float32)
@@ -137,9 +137,8 @@ def chunk_states(
         raw = rows(delta_base, delta_step, first, d_until, UNROLL)
         dts = step_sizes(raw, shift, first, d_until, SOFTPLUS, UNROLL)
         for i in tl.static_range(UNROLL):
-            entering = tl.load(B_base + (first + i) * B_step, mask=first + i < n_until, other=0.0).to(
-                tl.float32
-            )
+            at = first + i
+            entering = tl.load(B_base + at * B_step, mask=at < n_until, other=0.0).to(tl.float32)
             h = tl.exp2(dts[i][None, :] * decay_rate) * h + entering[:, None] * (dts[i] * us[i])[None, :]
             total += dts[i]
     cell = entry * K + chunk
@@ -152,9 +151,9 @@ def carry(
     states, sums, A2, D, N, K, columns,
     BACKWARD: tl.constexpr, COLUMNS: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """In place: what each chunk adds, `states (B, K, N, D)`, becomes what arrives at it.
+    """In place: the contribution of each chunk, `states (B, K, N, D)`, becomes the state that arrives at it.
 
-    From the first chunk to the last; with BACKWARD from the last to the first, as the adjoint state travels.
+    From the first chunk to the last; with BACKWARD from the last to the first, for the adjoint state.
     """
     index = tl.program_id(0).to(tl.int64)
     entry = index // columns
@@ -188,7 +187,7 @@ def outputs(
 ):  # fmt: skip
     """`out (B, L, D)` of every chunk, from the state before it in `states (B, K, N, D)`.
 
-    Into `kept (B, L / STRETCH, N, D)`, if there is one, the states before each stretch of STRETCH tokens.
+    Into `kept (B, L / STRETCH, N, D)`, if not None, the states before each stretch of STRETCH tokens.
     """
     block, chunk, entry = program(blocks, K)
     d, d_there, d_until = numbered(block * BLOCK, D, L, BLOCK)
@@ -205,7 +204,7 @@ def outputs(
     h = tl.load(states + (entry * K + chunk) * N * D + tile, mask=tile_there, other=0.0)
     start = chunk * T
     for first in range(start, tl.minimum(start + T, L), UNROLL):
-        if kept is not None:  # noqa: SIM102  this one is decided when the kernel is compiled
+        if kept is not None:  # noqa: SIM102  decided when the kernel is compiled
             if first % STRETCH == 0:
                 stretch = entry * tl.cdiv(L, STRETCH) + first // STRETCH
                 tl.store(kept + stretch * N * D + tile, h, mask=tile_there)
@@ -214,12 +213,9 @@ def outputs(
         dts = step_sizes(raw, shift, first, d_until, SOFTPLUS, UNROLL)
         ys = ()
         for i in tl.static_range(UNROLL):
-            entering = tl.load(B_base + (first + i) * B_step, mask=first + i < n_until, other=0.0).to(
-                tl.float32
-            )
-            reading = tl.load(C_base + (first + i) * C_step, mask=first + i < n_until, other=0.0).to(
-                tl.float32
-            )
+            at = first + i
+            entering = tl.load(B_base + at * B_step, mask=at < n_until, other=0.0).to(tl.float32)
+            reading = tl.load(C_base + at * C_step, mask=at < n_until, other=0.0).to(tl.float32)
             h = tl.exp2(dts[i][None, :] * decay_rate) * h + entering[:, None] * (dts[i] * us[i])[None, :]
             ys = ys + (tl.sum(h * reading[:, None], axis=0) + through * us[i],)
         if z is not None:

@@ -47,8 +47,7 @@ def unet_topology(
         patch_size: voxels (x, y, z).
         spacing_mm: of the prepared grid; only its ratios matter. ValueError unless all six are positive.
 
-    Source:
-        Isensee et al. 2021, as above, and the public version 2.
+    Source: Isensee et al. 2021, as above, and the public version 2.
 
     >>> unet_topology((16, 16, 16))
     (((1, 1, 1), (2, 2, 2), (2, 2, 2)), ((3, 3, 3), (3, 3, 3), (3, 3, 3)))
