@@ -9,13 +9,7 @@ from mambamed.tasks.base import task_class
 
 
 def predict_command(task: str, models: Sequence[Path], name: str) -> str:
-    """Run the models of a task on images.
-
-    Args:
-        task: the recipe's.
-        models: run folders; several are averaged.
-        name: of the output.
-
+    """The command that applies the models of a task to images; several run folders are averaged.
     >>> predict_command("landmarks", [Path("runs/heads")], "heads")
     'mambamed landmarks runs/heads IMAGES -o landmarks/heads'
     """
@@ -24,14 +18,12 @@ def predict_command(task: str, models: Sequence[Path], name: str) -> str:
 
 
 def resume_command(run: Path, prepared: Path, fold: int | str, seeds: str | None = None) -> str:
-    """Resume a stopped training.
+    """The command that resumes a stopped training.
 
     Args:
         run: the run that was stopped; with seeds, in the folder of the runs.
-        prepared: the prepared dataset.
         fold: index of a fold, or "all".
         seeds: `--seeds`, if several seeds are trained.
-
     >>> resume_command(Path("a"), Path("data"), 0)
     'mambamed train a/recipe.yaml -d data -o a -f 0 --resume'
     """

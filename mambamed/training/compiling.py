@@ -1,7 +1,7 @@
-"""`training.compile`: torch.compile where it wins, measured once a device, remembered, said.
+"""`training.compile`: torch.compile if it is faster, measured once per device and remembered.
 
-Only the forward and backward pass of a training step are compiled: weights, checkpoints and validation are
-those of the network itself.
+Only the forward and backward pass of a training step are compiled: weights, checkpoints and validation use
+the uncompiled network.
 """
 
 from __future__ import annotations
@@ -23,20 +23,19 @@ from mambamed.runs.device import autocast
 from mambamed.runs.workplace import Workplace
 
 _STEPS = 5
-_GAIN = 1.05  # below it the minutes of compiling are not worth it
+_GAIN = 1.05  # a smaller gain does not repay the minutes of compiling
 
 
 def choose_compile(
     wanted: str, network: nn.Module, shape: tuple[int, ...], place: Workplace, known: bool | None = None
 ) -> tuple[bool, str]:
-    """Whether the training step is compiled, and why.
+    """Whether the training step is compiled, and the reason.
 
     Args:
-        wanted: "always", "never" or "auto", as the recipe says.
+        wanted: the recipe's "always", "never" or "auto".
         network: on its device; a copy of it is measured.
         shape: `(B, C, X, Y, Z)` of a step's patches.
-        place: where to compute.
-        known: what the fold's first session chose; it stays so.
+        known: choice of the fold's first session, which is kept.
     """
     if wanted != "auto":
         return wanted == "always", f"compile {wanted}: the recipe says so"
@@ -50,7 +49,7 @@ def choose_compile(
         plain = step_seconds(network, shape, place, compiled=False)
         try:
             fused = step_seconds(network, shape, place, compiled=True)
-        except Exception as error:  # no compiler on the machine, or an operation that it cannot take
+        except Exception as error:  # no compiler on the machine, or an unsupported operation
             return False, f"compile off: it fails here ({type(error).__name__}: {str(error).splitlines()[0]})"
         kept[key] = (plain, fused)
         _write(path, kept)
@@ -61,7 +60,7 @@ def choose_compile(
 
 
 def step_seconds(network: nn.Module, shape: tuple[int, ...], place: Workplace, compiled: bool) -> float:
-    """Median time of forward and backward on random patches, after a first one that compiles."""
+    """Median time of forward and backward pass on random patches, after a first one that compiles."""
     network = copy.deepcopy(network).train()
     forward = torch.compile(network, dynamic=False) if compiled else network
     image = torch.randn(shape).to(place.device, memory_format=place.layout)
@@ -80,7 +79,7 @@ def step_seconds(network: nn.Module, shape: tuple[int, ...], place: Workplace, c
 
 
 def cache_file() -> Path:
-    """Where measurements are kept: `mambamed/compile.json` in the user's cache folder."""
+    """File of the measurements: `mambamed/compile.json` in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mambamed" / "compile.json"
 
 
@@ -103,5 +102,5 @@ def _write(path: Path, kept: dict[str, tuple[float, float]]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         CompileTimes(seconds=kept).write(path)
-    except (MambamedError, OSError):  # a home that cannot be written: measured again next time
+    except (MambamedError, OSError):  # a read-only home: measured again next time
         return

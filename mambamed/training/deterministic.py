@@ -1,4 +1,4 @@
-"""`--deterministic`: the same bits every time, on the same machine and the same versions."""
+"""`--deterministic`: bitwise equal results on the same machine with the same versions."""
 
 from __future__ import annotations
 
@@ -14,22 +14,18 @@ from mambamed.errors import RecipeError
 
 @contextmanager
 def deterministic(asked: bool) -> Iterator[None]:
-    """Let torch choose only operations that give the same bits each time, while the block lasts.
+    """If `asked`, let torch choose only bitwise reproducible operations while the block lasts.
 
-    Args:
-        asked: nothing is done where it was not asked for.
-
-    Raises:
-        RecipeError: the device has no such form of an operation that the network needs.
+    Raises RecipeError if the device has no such form of an operation that the network needs.
     """
     if not asked:
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses to be exact without it
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS
     before = torch.are_deterministic_algorithms_enabled()
     search = torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False  # the fastest of several ways is not always the same one
+    torch.backends.cudnn.benchmark = False  # the fastest algorithm is not always the same one
     try:
         yield
     except RuntimeError as error:
@@ -45,13 +41,9 @@ def deterministic(asked: bool) -> Iterator[None]:
 
 
 def keep_threads(recorded: Mapping[str, Any]) -> str | None:
-    """Compute on as many threads as the fold's first session: another number adds up in another order.
+    """Use as many threads as the fold's first session, because the number determines the order of sums.
 
-    Args:
-        recorded: what run.json says of the fold.
-
-    Returns:
-        A line that says so where the number was changed, else None.
+    `recorded` is the fold's entry in run.json. Returns a line if the number was changed, else None.
     """
     sessions = recorded.get("sessions", [])
     threads = sessions[0].get("torch_threads") if sessions else None

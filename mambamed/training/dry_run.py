@@ -1,4 +1,4 @@
-"""One training step at full size: what a recipe costs, before it is let loose."""
+"""One training step at full size, to measure what a recipe costs."""
 
 from __future__ import annotations
 
@@ -24,41 +24,22 @@ from mambamed.training.state import TrainingState
 
 @dataclasses.dataclass(frozen=True)
 class DryRun:
-    """What one step took.
+    """Cost of one step."""
 
-    Attributes:
-        network: the recipe's name of it.
-        parts: name of a direct part of the network -> its parameters; a part used twice counts once.
-        parameters: of the whole network.
-        patch_size, batch_size: of the step.
-        gflops: floating point operations of forward and backward, 10^9; convolutions and products (a
-            multiply-add counts two), not the scans.
-        seconds: of the step, the first of the process: later ones are faster.
-        peak_gib: largest memory of the device (of the whole process on the CPU), GiB; NaN where unknown.
-        loss: of the untrained network.
-    """
-
-    network: str
-    parts: dict[str, int]
-    parameters: int
+    network: str  # its name in the recipe
+    parts: dict[str, int]  # direct part of the network -> parameters; a part used twice counts once
+    parameters: int  # of the whole network
     patch_size: tuple[int, ...]
     batch_size: int
+    # floating point operations of forward and backward, 10^9: convolutions and products, without the scans
     gflops: float
-    seconds: float
-    peak_gib: float
-    loss: float
+    seconds: float  # of the step, the first of the process: later ones are faster
+    peak_gib: float  # largest memory of the device (of the whole process on the CPU), GiB; NaN if unknown
+    loss: float  # of the untrained network
 
 
 def take_one_step(state: TrainingState, task: Task, batch: Batch, place: Workplace, run: Run) -> DryRun:
-    """Forward, loss, backward and update on one batch, measured.
-
-    Args:
-        state: freshly made; changed by the step.
-        task: gives the loss.
-        batch: at full patch and batch size.
-        place: where to compute.
-        run: that the step is of.
-    """
+    """Forward, loss, backward and update on one batch of full size, measured; changes the state."""
     patch_size = tuple(batch.image.shape[2:])
     gflops = step_gflops(_without_numbers(run), batch.image.shape[1], patch_size, len(batch.image))
     network = state.network.train()
@@ -85,15 +66,13 @@ def take_one_step(state: TrainingState, task: Task, batch: Batch, place: Workpla
 
 
 def within_memory(run: Run, place: Workplace) -> tuple[Run, str | None]:
-    """The run with as much of a step as this machine has the memory for, and a line if that is not all of it.
+    """The run with as much of a step as fits into this machine's memory, and a line if that is not all of it.
 
-    First fewer patches, then gradient checkpointing: the step tries the same network on the same patch. A
-    CUDA device says itself what it lacks. The estimate is that of float32; steps in bf16 were measured to
-    take as much on a CPU.
+    First fewer patches, then gradient checkpointing, with the same network and patch. A CUDA device reports
+    itself when memory is exhausted. The estimate is that of float32; steps in bf16 were measured to need as
+    much on a CPU.
 
-    Raises:
-        RecipeError: not even one patch with checkpointing fits, and the process would be killed without a
-            word; says what it needs, what is free now, and what to change.
+    Raises RecipeError: not even one patch with checkpointing fits, so that the system would kill the process.
     """
     free = free_memory_bytes()
     if place.device.type != "cpu" or free is None:
@@ -137,9 +116,8 @@ def shortage_named(run: Run) -> Iterator[None]:
 
 def _step_gib(run: Run) -> float:
     channels = input_channels(run.recipe, run.manifest)
-    return network_cost(
-        _without_numbers(run), channels, run.plan.patch_size, run.plan.batch_size
-    ).training_gib
+    cost = network_cost(_without_numbers(run), channels, run.plan.patch_size, run.plan.batch_size)
+    return cost.training_gib
 
 
 def _without_numbers(run: Run) -> nn.Module:
@@ -148,7 +126,7 @@ def _without_numbers(run: Run) -> nn.Module:
 
 
 def parameters_by_part(network: nn.Module) -> dict[str, int]:
-    """Direct part -> number of parameters that no part before it has.
+    """Direct part -> number of its parameters, without those of earlier parts.
 
     >>> parameters_by_part(nn.Sequential(nn.Linear(3, 2), nn.ReLU()))
     {'0': 8}

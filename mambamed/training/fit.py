@@ -1,14 +1,13 @@
-"""Patch and batch for a memory budget: measured by probe steps of the recipe's own network.
+"""Patch and batch size for a memory budget: measured by probe steps of the recipe's own network.
 
-A convolution network's memory follows from a formula; that of a network with scans does not. So a step is
-taken on the meta device, where every tensor of forward and backward exists but its numbers, and what is
-alive is followed; on a CUDA device the choice is then tried in earnest.
+The memory of a convolution network follows from a formula, that of a network with scans does not. So a step
+is taken on the meta device, where tensors have no content, and the memory of all live tensors is counted; on
+a CUDA device the choice is then tried in a real step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,36 +21,19 @@ from mambamed.networks import options_of
 from mambamed.networks.cost import network_cost
 from mambamed.progress import Progress
 from mambamed.recipe import Recipe
+from mambamed.runs.device import autocast
 from mambamed.runs.model import input_channels, make_network
 from mambamed.runs.workplace import Workplace
 
-_USABLE = 0.9  # of the budget; the rest is for workspaces and what an allocator wastes
+_USABLE = 0.9  # of the budget; the rest is for workspaces and fragmentation
 _HALF = 0.6  # of float32's memory that bf16 and fp16 need: weights, norms and scans stay in float32
-_STEP = 16  # voxels that an axis is cut by
+_STEP = 16  # voxels by which an axis is shortened
 _LEAST = 32
 _LEAST_BATCH = 2
 _MOST_BATCH = 16
 _GIB = 2**30
 
 Probe = Callable[[Recipe, Triple, int], float]
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What fits.
-
-    Attributes:
-        recipe: with `training.patch_size` and `training.batch_size` in it, and, for a network that is planned
-            by patch and spacing where the recipe lists no stages, `network.patch_size` and
-            `network.spacing_mm`: strides and kernels then follow nnU-Net's rule for anisotropic grids.
-        patch_size, batch_size: of a training step.
-        gib: what the probe step took, GiB.
-    """
-
-    recipe: Recipe
-    patch_size: Triple
-    batch_size: int
-    gib: float
 
 
 def fit_recipe(
@@ -62,24 +44,20 @@ def fit_recipe(
     place: Workplace,
     progress: Progress,
     probe: Probe | None = None,
-) -> Fit:
-    """Choose the largest patch, then the largest batch, whose training step fits.
+) -> Recipe:
+    """Choose the largest patch, then the largest batch, whose training step fits; RecipeError if none does.
 
-    The patch begins as the median prepared case, each axis rounded up to a multiple of 16, and loses 16
-    voxels at a time of the axis that is longest against the median (Isensee et al. 2021) until two patches
-    fit. Only a patch that holds the whole median case leaves room for more than two.
+    The patch begins as the median prepared case, each axis rounded up to a multiple of 16, and is shortened
+    by 16 voxels at a time along the axis that is longest relative to the median (Isensee et al. 2021) until
+    two patches fit. Batches larger than two are only tried with a patch that covers the whole median case.
 
     Args:
-        recipe: its patch and batch size, where given, are kept; only the other one is chosen.
-        plan: the prepared dataset's.
-        manifest: agreed with the recipe.
+        recipe: its patch and batch size are kept if given.
+        plan: of the prepared dataset.
+        manifest: reconciled with the recipe.
         budget: bytes.
-        place: where will be trained.
-        progress: hears what was chosen.
-        probe: `(recipe, patch, batch) -> GiB`; a step on the meta device where not given.
-
-    Raises:
-        RecipeError: nothing fits.
+        progress: receives a line about the choice.
+        probe: `(recipe, patch, batch) -> GiB`; default: a step on the meta device.
     """
     measure = probe or (lambda asked, patch, batch: probe_step(asked, manifest, patch, batch, place))
     gib = budget / _GIB * _USABLE
@@ -101,7 +79,7 @@ def fit_recipe(
             )
         patch = smaller
     if recipe.training.batch_size is None and patch == whole:
-        # Memory grows with the batch in proportion, but for the weights: the probe decides.
+        # Memory is proportional to the batch, except for the weights: the probe decides.
         while batch < _MOST_BATCH:
             larger = with_patch(recipe, plan, patch, batch + 1)
             more = measure(larger, patch, batch + 1)
@@ -109,7 +87,7 @@ def fit_recipe(
                 break
             planned, used, batch = larger, more, batch + 1
     progress.say(f"fit: {batch} patches of {_shown(patch)} take {used:.1f} of {budget / _GIB:.1f} GiB")
-    return Fit(planned, patch, batch, used)
+    return planned
 
 
 def device_memory(device: torch.device) -> int:
@@ -118,7 +96,12 @@ def device_memory(device: torch.device) -> int:
 
 
 def with_patch(recipe: Recipe, plan: Plan, patch: Triple, batch: int) -> Recipe:
-    """The recipe for this patch and batch; see `Fit.recipe`."""
+    """The recipe with this patch and batch in `training.patch_size` and `training.batch_size`.
+
+    For a network that is planned by patch and spacing, if the recipe lists no stages, they are also in
+    `network.patch_size` and `network.spacing_mm`: strides and kernels then follow nnU-Net's rule for
+    anisotropic grids.
+    """
     training = recipe.training.model_copy(update={"patch_size": patch, "batch_size": batch})
     changes: dict[str, Any] = {"training": training}
     own = recipe.network.options
@@ -133,10 +116,9 @@ def with_patch(recipe: Recipe, plan: Plan, patch: Triple, batch: int) -> Recipe:
 def probe_step(
     recipe: Recipe, manifest: DatasetManifest, patch: Triple, batch: int, place: Workplace
 ) -> float:
-    """GiB at most during a training step: on the meta device, and then on a CUDA device in earnest.
+    """Peak memory of a training step, GiB: on the meta device, and on a CUDA device also in a real step.
 
-    Returns:
-        The larger of the two; infinite where the CUDA device had not enough.
+    Infinite if the CUDA device has too little memory.
     """
     with torch.device("meta"):
         network = make_network(recipe, manifest)
@@ -149,9 +131,7 @@ def probe_step(
 
 
 def _on_cuda(recipe: Recipe, manifest: DatasetManifest, patch: Triple, batch: int, place: Workplace) -> float:
-    """GiB that the allocator held at most during forward and backward; Adam's moments counted on top."""
-    from mambamed.runs.device import autocast
-
+    """Peak memory of the allocator during forward and backward, GiB, plus Adam's moments."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(place.device)
     before = torch.cuda.memory_reserved(place.device)
@@ -174,7 +154,7 @@ def _on_cuda(recipe: Recipe, manifest: DatasetManifest, patch: Triple, batch: in
 
 
 def _smaller(patch: Triple, median: Sequence[int], used: float, gib: float) -> Triple | None:
-    """The next patch to try: as many cuts as the probe's memory, taken in proportion, asks for."""
+    """The next patch to try: shortened as often as the probe's memory, assumed proportional, requires."""
     sizes = list(patch)
     goal = np.prod(patch) * max(0.1, min(0.97, gib / used if np.isfinite(used) else 0.6))
     while np.prod(sizes) > goal:

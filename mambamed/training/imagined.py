@@ -1,4 +1,4 @@
-"""A dataset of random numbers, made from a recipe's own words: for a dry run where nothing is prepared."""
+"""A dataset of random numbers with the shapes that a recipe implies: for a dry run without prepared data."""
 
 from __future__ import annotations
 
@@ -20,14 +20,10 @@ Box = tuple[Sequence[int], Sequence[int]]
 
 
 class ImaginedCase:
-    """A case as large as a patch, its numbers drawn once; read like a `PreparedCase`.
+    """A case of the size of a patch with random content; read like a `PreparedCase`.
 
-    Attributes:
-        shape: `(X, Y, Z)`, the patch.
-        class_name: one of the classes, or None.
-        covariates: name -> a number, or one of its words.
-        points_voxel: landmark name -> place in voxels.
-        foreground: a row [label, x, y, z] for each label.
+    `covariates` are name -> a number, or one of its words; `points_voxel` landmark name -> voxels;
+    `foreground` has one row [label, x, y, z] per label.
     """
 
     def __init__(self, recipe: Recipe, manifest: DatasetManifest, plan: Plan, number: int) -> None:
@@ -48,19 +44,18 @@ class ImaginedCase:
         self.foreground: NDArray = np.column_stack([values, places]).astype(np.int32)[1:]
 
     def image(self, box: Box | None = None) -> NDArray:
-        """`(C, X, Y, Z)` of a box, None: all of it."""
+        """`(C, X, Y, Z)` of a box; None: of the whole case."""
         return self._image if box is None else self._image[(..., *_slices(box))]
 
     def label(self, box: Box | None = None) -> NDArray:
-        """`(X, Y, Z)` of a box, None: all of it."""
+        """`(X, Y, Z)` of a box; None: of the whole case."""
         return self._label if box is None else self._label[_slices(box)]
 
 
 class ImaginedDataset:
-    """What `PreparedDataset` is to a training session: as many cases as a batch, or as there are classes.
+    """Replaces `PreparedDataset` in a training session: as many cases as a batch, or as classes.
 
-    Raises:
-        RecipeError: the recipe leaves channels, what is to be found, or the patch to the dataset.
+    Raises RecipeError if the recipe takes channels, targets or the patch from the dataset.
     """
 
     def __init__(self, recipe: Recipe) -> None:

@@ -1,4 +1,4 @@
-"""What a training tells: to whoever listens, to train.log, to log.csv and to progress.png."""
+"""Records of a training: the progress callback, train.log, log.csv and progress.png."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ from mambamed.training.trackers import Tracker, scalars
 
 
 class Journal:
-    """Says each line twice: to `progress`, and with the time of day to the fold's train.log.
-
-    Args:
-        folder: the fold's; it exists.
-        progress: who listens.
-    """
+    """Sends each line to `progress` and, with a time stamp, to the train.log of the existing fold folder."""
 
     def __init__(self, folder: Path, progress: Progress) -> None:
         self.progress = progress
@@ -28,22 +23,22 @@ class Journal:
         self._trackers: list[Tracker] = []
 
     def follow(self, trackers: Sequence[Tracker]) -> None:
-        """Tell these too what an epoch brought."""
+        """Send the rows of log.csv to these, too."""
         self._trackers = list(trackers)
 
     def close(self) -> None:
-        """The training ends."""
+        """Close the trackers."""
         for tracker in self._trackers:
             tracker.close()
 
     def say(self, line: str) -> None:
-        """A line worth keeping."""
+        """Report and log one line."""
         self.progress.say(line)
         stamp = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         append_text(self._folder / "train.log", f"{stamp}  {line}\n")
 
     def tabulate(self, history: Sequence[Mapping[str, Any]], score_name: str, higher_is_better: bool) -> None:
-        """Write log.csv and progress.png anew."""
+        """Rewrite log.csv and progress.png."""
         if history:
             headers = list(history[0])
             rows = [[row[header] for header in headers] for row in history]
@@ -54,13 +49,13 @@ class Journal:
 
 
 class SilentJournal(Journal):
-    """Of a process that follows another one: it writes nothing."""
+    """Of all processes but the first: it writes nothing."""
 
     def __init__(self) -> None:
         super().__init__(Path(), Silence())
 
     def say(self, line: str) -> None:
-        """Nothing."""
+        """Ignore the line."""
 
     def tabulate(self, history: Sequence[Mapping[str, Any]], score_name: str, higher_is_better: bool) -> None:
-        """Nothing."""
+        """Ignore the rows."""

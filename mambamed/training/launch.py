@@ -1,4 +1,4 @@
-"""`--gpus N`: the same command again, once a GPU, under torchrun."""
+"""`--gpus N`: runs the same command once per GPU under torchrun."""
 
 from __future__ import annotations
 
@@ -13,22 +13,14 @@ from mambamed.training.stopping import STOP_SIGNALS
 
 
 def launched(gpus: int) -> bool:
-    """Whether this process still has to start those that do the work."""
+    """Whether this process still has to start the processes that train."""
     return gpus > 1 and "WORLD_SIZE" not in os.environ
 
 
 def launch(gpus: int, arguments: Sequence[str]) -> int:
-    """Start `mambamed` once a GPU and wait.
+    """Start `mambamed` with these arguments once per GPU, wait, and return the exit code.
 
-    Args:
-        gpus: processes; the GPUs must be there.
-        arguments: of the command line, from the verb on.
-
-    Returns:
-        The exit code of the processes.
-
-    Raises:
-        RecipeError: fewer GPUs than asked for.
+    Raises RecipeError if there are fewer GPUs.
     """
     import torch
 

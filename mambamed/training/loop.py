@@ -1,4 +1,4 @@
-"""The loop over steps and epochs of one fold: it reads top to bottom as a training goes."""
+"""The loop over steps and epochs of one fold, in the order of execution."""
 
 from __future__ import annotations
 
@@ -29,40 +29,29 @@ from mambamed.training.validation_patches import ValidationPatches
 
 BAD_STEPS_IN_ROW = 10
 ROLLBACKS = 3
-_WARM_STEPS = 3  # the first ones compile kernels and fill the memory
+_WARM_STEPS = 3  # the first ones compile kernels and allocate memory
 _MEASURED_STEPS = 8
 _FORWARD_SHARE = 0.4  # of a training step, before it is measured
-_DRIFT = 0.05  # share of the budget by which a plan may be off before it is made anew
+_DRIFT = 0.05  # fraction of the budget by which a plan may be off before it is revised
 _NAMES_SHOWN = 8  # in the line of an epoch; log.csv has all
 _NAMES_IN_BAR = 4
-_MODEL_STREAM = 4  # beside those of `batches.sampler`
+_MODEL_STREAM = 4  # next to those of `batches.sampler`
 
 
 @dataclass(frozen=True)
 class Patches:
-    """The patches of one fold.
+    """The patches of one fold."""
 
-    Attributes:
-        sampler: maps the number of roll-backs to a sampler; each draws other patches, so that a bad patch is
-            not met again and again.
-        reader: reads training patches, with augmentation.
-        validation: the patches scored after each epoch; empty without validation cases.
-    """
-
+    # number of roll-backs -> sampler; each draws other patches, so that a bad patch is not repeated
     sampler: Callable[[int], PatchSource]
-    reader: PatchReader
-    validation: ValidationPatches
+    reader: PatchReader  # of training patches, with augmentation
+    validation: ValidationPatches  # scored after each epoch; empty without validation cases
 
 
 class Loop:
     """Training of one fold, from the current state to the end of the schedule.
 
     Args:
-        run: recipe, plan, task and folders.
-        fold: index of the fold.
-        state: what training changes: network, optimizer, counters.
-        patches: what the network is trained and scored on.
-        place: where to compute.
         journal: receives log lines and the rows of log.csv.
         final_passes: number of patches in the validation of whole volumes, for `--max-hours`.
         ranks: this process among those that train together.
@@ -91,13 +80,10 @@ class Loop:
         self._last_lap = clock()
 
     def go(self, stop: StopRequests) -> str | None:
-        """Train to the end of the schedule, or until someone wants it to stop.
+        """Train to the end of the schedule, or until a request to stop.
 
-        Returns:
-            None at the end, else why it stopped; the state is saved in both cases.
-
-        Raises:
-            RunError: the loss stays non-finite, or the disk is full.
+        Returns None at the end, else the reason for stopping; the state is saved in both cases. Raises
+        RunError if the loss stays non-finite, or the disk is full.
         """
         if self.state.counters.step == 0:
             self._save()
@@ -109,7 +95,7 @@ class Loop:
         return reason
 
     def _go_on(self, stop: StopRequests) -> str | None:
-        """Steps until the end, a request to stop, or a roll-back."""
+        """Take steps until the end, a request to stop, or a roll-back."""
         counters = self.state.counters
         sampler = self.patches.sampler(counters.rollbacks)
         with closing(batches_ahead(sampler, self.patches.reader, counters.step, sys.maxsize)) as batches:
@@ -134,10 +120,10 @@ class Loop:
         return None
 
     def _take_step(self, batch: Batch) -> None:
-        """One optimizer update; none where loss or gradient are not finite."""
+        """One optimizer update, skipped if loss or gradient are not finite."""
         state, counters, place = self.state, self.state.counters, self._place
         key = (self._settings.seed, self._fold, counters.rollbacks, _MODEL_STREAM, counters.step)
-        key += () if self._ranks.leads else (self._ranks.rank,)  # dropout differs from process to process
+        key += () if self._ranks.leads else (self._ranks.rank,)  # dropout differs between processes
         torch.manual_seed(int(random_stream(*key).integers(2**63)))
         rate = counters.rate_factor * learning_rate(
             self._settings.schedule, self._settings.optimizer.lr, counters.step, counters.steps
@@ -177,7 +163,7 @@ class Loop:
         state.scaler.update()
 
     def _roll_back(self) -> None:
-        """Back to the last checkpoint, with half the learning rate and other patches."""
+        """Restore the last checkpoint, with half the learning rate and other patches."""
         old = self.state.counters
         if old.rollbacks >= ROLLBACKS:
             raise RunError(
@@ -198,7 +184,7 @@ class Loop:
         self._show_stage()
 
     def _end_epoch(self) -> None:
-        """Score the validation patches, keep checkpoints, write a row; see whether the time still fits."""
+        """Score the validation patches, write checkpoints and a row of log.csv, and revise the schedule."""
         state, counters, place, task = self.state, self.state.counters, self._place, self._task
         validation, epoch = self.patches.validation, math.ceil(counters.step / self._settings.steps_per_epoch)
         began = self._clock()
@@ -245,10 +231,10 @@ class Loop:
         self._plan_again(epoch_seconds=self._lap(), pass_seconds=pass_seconds)
         counters.steps, counters.planned = self._agreed(counters.steps, counters.planned)
         if counters.steps != planned:
-            self._save()  # a plan may end the training here: taken up again, it is to be over
+            self._save()  # a plan may end the training here; it must have ended after resuming, too
 
     def _agreed(self, steps: int, planned: bool) -> tuple[int, bool]:
-        """Rank 0's plan, where time decides on it: clocks differ."""
+        """Rank 0's plan under `--max-hours`, because clocks differ."""
         if self.state.counters.budget_seconds is None:
             return steps, planned
         return self._ranks.agree((steps, planned))
@@ -258,7 +244,7 @@ class Loop:
             self.state.save(self.run.checkpoint(self._fold, "last"))
 
     def _epochs_without_gain(self) -> int:
-        """Epochs since the score first was as good as it ever was."""
+        """Epochs since the best score was first reached."""
         scores = [row[self._task.score_name] for row in self.state.counters.history]
         known = [score for score in scores if not math.isnan(score)]
         if not known:
@@ -266,7 +252,7 @@ class Loop:
         return len(scores) - 1 - scores.index(max(known) if self._task.higher_is_better else min(known))
 
     def _is_better(self, score: float) -> bool:
-        """Of equal epochs the later: where validation cases are few, many epochs rank them all rightly."""
+        """Prefers the later of equal epochs: with few validation cases many have the same score."""
         best = self.state.counters.best_score
         if best is None or math.isnan(best):
             return not math.isnan(score)
@@ -275,14 +261,14 @@ class Loop:
     # --- time ---------------------------------------------------------------------------------------------
 
     def _lap(self) -> float:
-        """Seconds since the last call, added to the counters'."""
+        """Seconds since the last call, which are added to the counters."""
         now = self._clock()
         seconds, self._last_lap = now - self._last_lap, now
         self.state.counters.seconds += seconds
         return seconds
 
     def _plan_once(self) -> None:
-        """With `--max-hours`: fit the schedule into it, once some steps have been measured."""
+        """With `--max-hours`: adapt the schedule to it, once some steps have been measured."""
         counters = self.state.counters
         if (
             counters.budget_seconds is None
@@ -297,7 +283,7 @@ class Loop:
         counters.planned = True
 
     def _plan_again(self, epoch_seconds: float, pass_seconds: float) -> None:
-        """With `--max-hours`: shorten or lengthen what is left where the plan no longer fits."""
+        """With `--max-hours`: change the number of remaining steps if the plan no longer fits."""
         counters = self.state.counters
         steps, self._step_seconds = self._step_seconds[-self._settings.steps_per_epoch :], []
         if counters.budget_seconds is None or counters.step >= counters.steps or not steps:
@@ -312,20 +298,15 @@ class Loop:
             self._set_steps(pace, f"now {per_step:.2f} s a step, epochs' ends included")
 
     def _set_steps(self, pace: Pace, reason: str) -> None:
-        counters = self.state.counters
+        counters, settings = self.state.counters, self._settings
         assert counters.budget_seconds is not None
-        counters.steps = steps_that_fit(
-            pace,
-            counters.step,
-            self._settings.steps_per_epoch,
-            counters.budget_seconds - counters.seconds,
-            self._settings.steps,
-        )
+        left = counters.budget_seconds - counters.seconds
+        counters.steps = steps_that_fit(pace, counters.step, settings.steps_per_epoch, left, settings.steps)
         if self._ranks.leads:
             recorded = self.run.recorded(self._fold)
             self.run.record(self._fold, {**recorded, "steps": counters.steps})
         self.journal.say(
-            f"schedule: {counters.steps} of {self._settings.steps} steps fit into "
+            f"schedule: {counters.steps} of {settings.steps} steps fit into "
             f"{counters.budget_seconds / 3600:.2f} h ({reason}; about {pace.validation_seconds:.0f} s "
             f"kept for the validation of whole volumes)"
         )

@@ -23,14 +23,10 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], Optimizer, bool], torch.op
 
 
 def make_optimizer(network: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """The recipe's optimizer over a network's parameters.
+    """The recipe's optimizer over a network's parameters; the network is on its device, in its memory format.
 
-    Weight decay spares vectors (biases, scales of normalizations) and what the network marks with
-    `_no_weight_decay` (A and D of a Mamba block); the peers decay everything.
-
-    Args:
-        network: on its device, in its memory format.
-        settings: the recipe's.
+    Weight decay is not applied to vectors (biases, scales of normalizations) and parameters marked with
+    `_no_weight_decay` (A and D of a Mamba block); other implementations decay everything.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
     spared = [p for p in parameters if p.ndim <= 1 or getattr(p, "_no_weight_decay", False)]
@@ -40,13 +36,13 @@ def make_optimizer(network: nn.Module, settings: Optimizer) -> torch.optim.Optim
         {"params": spared, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    # One pass over the memory instead of ten; where torch has it.
+    # One pass over the memory instead of ten, if torch supports it.
     fused = parameters[0].device.type in {"cpu", "cuda"}
     return OPTIMIZERS[settings.name](groups, settings, fused)
 
 
 def optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state by the parameters' names: `exp_avg.stem.weight` and so on."""
+    """The optimizer's state by the parameters' names, e.g. `exp_avg.stem.weight`."""
     tensors = {}
     for name, parameter in network.named_parameters():
         for field, value in optimizer.state.get(parameter, {}).items():
@@ -60,7 +56,7 @@ def optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> d
 def restore_optimizer(
     network: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
 ) -> None:
-    """Put `optimizer_tensors` back. Each lies in memory as its parameter does: fused kernels count on it."""
+    """Restore `optimizer_tensors`, in the memory format of each parameter, which fused kernels require."""
     parameters = dict(network.named_parameters())
     optimizer.state.clear()
     for key, tensor in tensors.items():
@@ -78,13 +74,10 @@ class WeightAverage:
     """Exponential moving average of a network's weights, and of its running statistics.
 
     After step t (from 0): `average += (1 - d) (weights - average)`, d = min(decay, (1 + t) / (10 + t)), so
-    that the random start is soon forgotten. Integer buffers are copied.
+    that the random initialization is soon forgotten. Integer buffers are copied. `network` is a copy of the
+    network, in evaluation mode, that holds the average.
 
-    Attributes:
-        network: a copy of the network, in evaluation mode, that holds the average.
-
-    Source:
-        Polyak & Juditsky 1992; the warm-up of the decay as in TensorFlow's ExponentialMovingAverage.
+    Source: Polyak & Juditsky 1992; the warm-up of the decay as in TensorFlow's ExponentialMovingAverage.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -93,11 +86,11 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Take in the weights after `step`."""
+        """Include the weights after `step`."""
         own, new = _unique_tensors(self.network), _unique_tensors(network)
         share = 1 - min(self._decay, (1 + step) / (10 + step))
         floats = [(a, b) for a, b in zip(own, new, strict=True) if a.is_floating_point()]
-        # The form that torch's own swa_utils use: all tensors in one call.
+        # As in torch's own swa_utils: all tensors in one call.
         torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
             [a for a, _ in floats], [b for _, b in floats], share
         )
@@ -107,12 +100,12 @@ class WeightAverage:
 
 
 def _unique_tensors(network: nn.Module) -> list[Tensor]:
-    """Parameters and buffers, each once also where a module is used twice."""
+    """Parameters and buffers, each once even if a module is used twice."""
     return [p.detach() for p in network.parameters()] + list(network.buffers())
 
 
 class RunningStatistics:
-    """The buffers of a network, kept so that a step which is not finite leaves no trace in them."""
+    """A copy of the buffers of a network, to undo the changes of a step that is not finite."""
 
     def __init__(self, network: nn.Module) -> None:
         self._live = list(network.buffers())
@@ -124,6 +117,6 @@ class RunningStatistics:
             kept.copy_(live)
 
     def put_back(self) -> None:
-        """Undo what happened to them since."""
+        """Restore the remembered buffers."""
         for kept, live in zip(self._kept, self._live, strict=True):
             live.copy_(kept)

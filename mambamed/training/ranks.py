@@ -1,8 +1,8 @@
-"""Several processes that train one network: each takes its share of a batch, all take the same step.
+"""Several processes that train one network: each reads its share of a batch, all take the same step.
 
-Gradients are averaged in one exchange after the backward pass; the first process (rank 0) alone scores the
-epochs, writes checkpoints and talks; the whole volumes at the end are shared. Started by `torchrun`, SLURM
-with torchrun, or `mambamed train --gpus N`.
+Gradients are averaged in one exchange after the backward pass. Only the first process (rank 0) scores the
+epochs, writes checkpoints and reports progress; the final validation of whole volumes is shared. Started by
+`torchrun`, SLURM with torchrun, or `mambamed train --gpus N`.
 """
 
 from __future__ import annotations
@@ -27,23 +27,18 @@ _PATIENCE = datetime.timedelta(hours=24)  # rank 0 may score large volumes for h
 
 @dataclass(frozen=True)
 class Ranks:
-    """Who this process is among those that train together.
-
-    Attributes:
-        rank: its number, from 0.
-        world: how many there are.
-    """
+    """The position of this process among those that train together."""
 
     rank: int = 0
-    world: int = 1
+    world: int = 1  # number of processes
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes and talks."""
+        """Whether this process writes and reports."""
         return self.rank == 0
 
     def mean(self, value: float, device: torch.device) -> float:
-        """Mean of a number over all processes; NaN where one is NaN."""
+        """Mean of a number over all processes; NaN if one is NaN."""
         if self.world == 1:
             return value
         tensor = torch.tensor([value], dtype=torch.float64, device=_float64_device(device))
@@ -72,11 +67,11 @@ class Ranks:
         return box[0]
 
     def share(self, items: Sequence[Item]) -> list[Item]:
-        """Those of the items that this process does; together the processes do each one once."""
+        """The items of this process; each item belongs to exactly one process."""
         return list(items[self.rank :: self.world])
 
     def gather(self, done: Sequence[Answer]) -> list[Answer]:
-        """What all processes made of their shares, in the order of the items, in every process."""
+        """The results of all processes for their shares, in the order of the items, in every process."""
         if self.world == 1:
             return list(done)
         boxes: list[Any] = [None] * self.world
@@ -84,18 +79,14 @@ class Ranks:
         return interleaved(boxes)
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait for all processes."""
         if self.world > 1:
             dist.barrier()
 
 
 @dataclass(frozen=True)
 class ShareOfSampler:
-    """A process's share of the patches of a step.
-
-    Attributes:
-        sampler: of the whole batch, that of all processes together.
-    """
+    """A process's share of the patches that the sampler draws for the whole batch."""
 
     sampler: Sampler
     ranks: Ranks
@@ -108,8 +99,7 @@ class ShareOfSampler:
 
 
 def interleaved(shares: Sequence[Sequence[Answer]]) -> list[Answer]:
-    """The whole of which `Ranks.share` made these.
-
+    """The inverse of `Ranks.share`, from the shares of all processes.
     >>> interleaved([["a", "c", "e"], ["b", "d"]])
     ['a', 'b', 'c', 'd', 'e']
     """
@@ -118,13 +108,10 @@ def interleaved(shares: Sequence[Sequence[Answer]]) -> list[Answer]:
 
 
 def join_ranks(device: str) -> tuple[Ranks, str]:
-    """Meet the other processes where this one was started as one of several.
+    """Join the process group, if this process is one of several.
 
-    Args:
-        device: as asked for: "auto", "cpu", "cuda".
-
-    Returns:
-        Who this process is, and its device: its own GPU where there are GPUs.
+    Returns its rank, and its device: a GPU of its own if `device` ("auto", "cpu", "cuda") allows and there
+    are GPUs.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
@@ -134,17 +121,17 @@ def join_ranks(device: str) -> tuple[Ranks, str]:
         device = f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}"
         torch.cuda.set_device(torch.device(device))
     if not dist.is_initialized():
-        # Imported later, its functions' default arguments would hold the group beyond `leave_ranks`.
+        # If imported later, its functions' default arguments would keep the group alive after `leave_ranks`.
         importlib.import_module("torch.distributed.nn.functional")
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
     return Ranks(dist.get_rank(), dist.get_world_size()), device
 
 
 def leave_ranks() -> None:
-    """Part from the other processes, where there are any, once all is done.
+    """Leave the process group, if there is one, when all is done.
 
-    A process that ends without may die on SIGABRT instead: gloo's threads, which end with the group, then let
-    go of tensors of an interpreter that is gone.
+    Otherwise a process may end with SIGABRT: gloo's threads, which end with the group, would then release
+    tensors after the interpreter has ended.
     """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""`train --seeds`: the same training several times over, and how much chance there is in its scores."""
+"""`train --seeds`: the same training with several seeds, and the spread of its scores."""
 
 from __future__ import annotations
 
@@ -23,42 +23,25 @@ TABLE = "seeds.csv"
 
 @dataclass(frozen=True)
 class SeedScore:
-    """A structure's score over the seeds.
+    """A structure's score over the seeds."""
 
-    Attributes:
-        name: of the structure; "mean" of all of them.
-        each: of every seed, the mean over its folds; NaN where it was not scored.
-        mean, sd: over the seeds; the standard deviation with n - 1, NaN for a single seed.
-    """
-
-    name: str
-    each: tuple[float, ...]
+    name: str  # of the structure, or "mean" of all of them
+    each: tuple[float, ...]  # one per seed, the mean over its folds; NaN if it was not scored
     mean: float
-    sd: float
+    sd: float  # with n - 1; NaN for a single seed
 
 
 @dataclass(frozen=True)
 class SeedsSummary:
-    """What `train_seeds` did.
+    """Result of `train_seeds`."""
 
-    Attributes:
-        root: folder of the run folders `seed_0`, ...
-        seeds: those that were trained.
-        runs: one entry a seed.
-        score_name: name of the scores, e.g. "dice".
-        score_title: the same for people, e.g. "Dice".
-        scores: over the seeds; empty where nothing was scored.
-        faults: validation cases that could not be scored.
-        next_command: what to do next.
-    """
-
-    root: Path
+    root: Path  # folder of the run folders `seed_0`, ...
     seeds: tuple[int, ...]
-    runs: tuple[TrainSummary, ...]
-    score_name: str
-    score_title: str
-    scores: tuple[SeedScore, ...]
-    faults: tuple[str, ...]
+    runs: tuple[TrainSummary, ...]  # one per seed
+    score_name: str  # e.g. "dice"
+    score_title: str  # the same in reports, e.g. "Dice"
+    scores: tuple[SeedScore, ...]  # empty if nothing was scored
+    faults: tuple[str, ...]  # validation cases that could not be scored
     next_command: str
 
 
@@ -70,19 +53,17 @@ def train_seeds(
     max_hours: float | None = None,
     **options: Any,
 ) -> SeedsSummary:
-    """Train a recipe once a seed, each in a run folder of its own, and compare.
+    """Train a recipe once per seed, each in a separate run folder, and compare.
 
-    Weights, patches and their changes differ from seed to seed; the folds do not.
+    Weights, patches and augmentation differ between seeds; the folds do not.
 
     Args:
         recipe: its `training.seed` is replaced.
-        seeds: how many, as in "3" for 0, 1, 2; or which, as in "4,7".
-        output: folder of the run folders; `runs/<recipe>` where not given.
+        seeds: how many, e.g. "3" for 0, 1, 2; or which, e.g. "4,7". Else RecipeError, also if the output
+            folder is a run.
+        output: folder of the run folders (default: `runs/<recipe>`).
         max_hours: for all of them.
-        options: as for `train`.
-
-    Raises:
-        RecipeError: `seeds` is neither, or the folder is a run.
+        options: those of `train`.
     """
     numbers, root = chosen_seeds(seeds), output or Path("runs") / recipe.name
     if (root / "recipe.yaml").is_file():
@@ -144,7 +125,7 @@ def chosen_seeds(seeds: str) -> list[int]:
 
 
 def score_seeds(runs: list[TrainSummary]) -> tuple[SeedScore, ...]:
-    """Scores over the seeds, a structure each and their mean; none where no fold was scored."""
+    """Scores over the seeds, one per structure, and their mean; empty if no fold was scored."""
     tables = [[fold.scores for fold in run.folds if fold.scores] for run in runs]
     names = list(dict.fromkeys(name for folds in tables for scores in folds for name in scores))
     if not names:
@@ -161,6 +142,6 @@ def _over_seeds(name: str, each: tuple[float, ...]) -> SeedScore:
 
 
 def _mean(values: list[float] | tuple[float, ...]) -> float:
-    """Of those that are known."""
+    """Mean of the values that are not NaN."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan

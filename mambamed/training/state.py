@@ -17,57 +17,38 @@ from mambamed.training.optimize import WeightAverage, optimizer_tensors, restore
 
 @dataclass
 class Counters:
-    """What a training counts. JSON-ready; random states are absent because each step derives its own.
+    """Counters of a training; JSON-ready. Random states are absent because each step derives its own."""
 
-    Attributes:
-        step: optimizer updates done (or skipped) so far.
-        steps: length of the run; `--max-hours` or the recipe's patience may have shortened it.
-        asked: what the recipe asked for; another number when the run is extended.
-        seconds: spent so far, in all sessions.
-        budget_seconds: what `--max-hours` gave to the fold, None without it.
-        planned: whether `steps` was fitted into it.
-        loss_sum, loss_count: of the epoch that is not finished.
-        skipped: steps whose loss or gradient was not finite; `skipped_in_row`: without a good one between.
-        rate_factor: learning rate relative to the schedule's; halved by each roll-back.
-        rollbacks: how often that happened.
-        best_score, best_epoch: of the checkpoint `best`; None before there is one.
-        history: a row of log.csv an epoch.
-    """
-
-    step: int = 0
-    steps: int = 0
-    asked: int = 0
-    seconds: float = 0.0
-    budget_seconds: float | None = None
-    planned: bool = False
-    loss_sum: float = 0.0
+    step: int = 0  # optimizer updates done (or skipped) so far
+    steps: int = 0  # length of the run; `--max-hours` or the recipe's patience may have shortened it
+    asked: int = 0  # steps requested by the recipe; differs when the run is extended
+    seconds: float = 0.0  # spent so far, in all sessions
+    budget_seconds: float | None = None  # time of the fold under `--max-hours`
+    planned: bool = False  # whether `steps` was adapted to it
+    loss_sum: float = 0.0  # of the unfinished epoch
     loss_count: int = 0
-    skipped: int = 0
-    skipped_in_row: int = 0
-    rate_factor: float = 1.0
+    skipped: int = 0  # steps whose loss or gradient was not finite
+    skipped_in_row: int = 0  # those since the last good one
+    rate_factor: float = 1.0  # learning rate relative to the schedule's; halved by each roll-back
     rollbacks: int = 0
-    best_score: float | None = None
+    best_score: float | None = None  # of the checkpoint `best`; None before there is one
     best_epoch: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)  # rows of log.csv, one per epoch
 
 
 @dataclass
 class TrainingState:
-    """Network, optimizer, moving average and counters of one fold.
-
-    Attributes:
-        scaler: scales the loss under fp16; switched off otherwise.
-    """
+    """Network, optimizer, moving average and counters of one fold."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
     average: WeightAverage | None
-    scaler: torch.amp.GradScaler
+    scaler: torch.amp.GradScaler  # scales the loss under fp16; disabled otherwise
     counters: Counters
 
     @property
     def validated(self) -> nn.Module:
-        """The network whose weights are validated and predict: the moving average where there is one."""
+        """The network that is validated and predicts: the moving average if there is one."""
         return self.average.network if self.average else self.network
 
     def save(self, path: Path) -> None:
@@ -81,18 +62,14 @@ class TrainingState:
         write_checkpoint(path, tensors, facts)
 
     def save_validated(self, path: Path) -> None:
-        """Write the weights that predict, and nothing else."""
+        """Write only the weights that predict."""
         counters = self.counters
         facts = {"step": counters.step, "epoch": counters.best_epoch, "score": counters.best_score}
         weights = {f"network.{n}": t for n, t in self.validated.state_dict().items()}
         write_checkpoint(path, weights, facts)
 
     def restore(self, path: Path) -> None:
-        """Become what `save` wrote, bit by bit.
-
-        Raises:
-            ModelError: the file is damaged or of another network.
-        """
+        """Restore what `save` wrote, bit by bit; ModelError if the file is damaged or of another network."""
         content = read_checkpoint(path)
         if "counters" not in content.facts or "scaler" not in content.facts:
             raise ModelError(
@@ -113,7 +90,7 @@ class TrainingState:
             self.counters.budget_seconds = None if budget is None else budget + self.counters.seconds
 
     def is_finite(self) -> bool:
-        """Whether no weight that predicts is NaN or Inf."""
+        """Whether all weights that predict are finite."""
         return all(
             bool(torch.isfinite(t).all())
             for t in self.validated.state_dict().values()

@@ -1,6 +1,6 @@
-"""`--log tensorboard` and `--log wandb`: the rows of log.csv to those who watch trainings there.
+"""`--log tensorboard` and `--log wandb`: send the rows of log.csv to these services.
 
-Both packages are optional, and neither may end a training: one that fails is left alone, and says so.
+Both packages are optional, and neither may stop a training: after an error tracking ends with a message.
 """
 
 from __future__ import annotations
@@ -21,25 +21,21 @@ from mambamed.io.ledger import refuse_links
 from mambamed.recipe import dump_recipe
 from mambamed.runs.folder import Run
 
-_WANDB_SECONDS = 30.0  # that a connection may take before the run is logged offline
+_WANDB_SECONDS = 30.0  # timeout of the connection, after which the run is logged offline
 
 
 class Tracker(Protocol):
     """Shows the curves of a training elsewhere."""
 
     def row(self, epoch: int, numbers: Mapping[str, float]) -> None:
-        """The numbers of an epoch, by names as `loss/training`; none is NaN."""
+        """Log the finite numbers of an epoch, by names such as `loss/training`."""
 
     def close(self) -> None:
-        """The training ends."""
+        """End tracking."""
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Refuse, before anything is computed, what is not known or not installed.
-
-    Raises:
-        RecipeError: says which package, and how to get it.
-    """
+    """Raise RecipeError for a tracker that is unknown or not installed, before anything is computed."""
     for name in names:
         if name not in TRACKERS:
             raise RecipeError(f"--log {name}: choose from {', '.join(TRACKERS)}")
@@ -52,19 +48,15 @@ def check_trackers(names: Sequence[str]) -> None:
 def open_trackers(
     names: Sequence[str], run: Run, fold: int, epochs_done: int, say: Callable[[str], None]
 ) -> list[Tracker]:
-    """The trackers asked for, each behind a guard.
+    """The requested trackers, each protected against errors; they write into the fold's folder.
 
-    Args:
-        names: of `TRACKERS`.
-        run, fold: what is trained; they write into the fold's folder.
-        epochs_done: where a resumed training goes on.
-        say: hears where the curves are, and what failed.
+    `epochs_done` is where a resumed training continues. `say` receives where the curves are, and errors.
     """
     return [_Guarded(name, run, fold, epochs_done, say) for name in names]
 
 
 def scalars(row: Mapping[str, Any], score_name: str) -> dict[str, float]:
-    """A row of log.csv by the names under which trackers show it; what is NaN is left out.
+    """The finite numbers of a row of log.csv, by the names under which trackers show them.
 
     >>> scalars({"epoch": 2, "step": 8, "loss": 0.5, "dice": 0.8, "dice_liver": 0.9}, "dice")
     {'step': 8.0, 'loss/training': 0.5, 'dice/mean': 0.8, 'dice/liver': 0.9}
@@ -80,7 +72,7 @@ def scalars(row: Mapping[str, Any], score_name: str) -> dict[str, float]:
 
 
 class _Guarded:
-    """A tracker whose faults end the tracking, not the training: networks and servers come and go."""
+    """A tracker whose errors end the tracking, not the training: networks and servers fail at times."""
 
     def __init__(self, name: str, run: Run, fold: int, epochs_done: int, say: Callable[[str], None]) -> None:
         self._name, self._say = name, say
@@ -92,12 +84,10 @@ class _Guarded:
         self._say(f"log {self._name}: {self._tracker}")
 
     def row(self, epoch: int, numbers: Mapping[str, float]) -> None:
-        if self._tracker is not None:
-            self._attempt(lambda: self._tracker and self._tracker.row(epoch, numbers))
+        self._attempt(lambda: self._tracker and self._tracker.row(epoch, numbers))
 
     def close(self) -> None:
-        if self._tracker is not None:
-            self._attempt(lambda: self._tracker and self._tracker.close())
+        self._attempt(lambda: self._tracker and self._tracker.close())
 
     def _attempt(self, action: Callable[[], Any]) -> None:
         try:
@@ -115,7 +105,7 @@ class _TensorBoard:
 
         self._folder = run.fold_folder(fold) / "tensorboard"
         refuse_links(self._folder)
-        # What a killed session wrote after its last checkpoint is written anew.
+        # Purges what a killed session wrote after its last checkpoint.
         self._writer = SummaryWriter(str(self._folder), purge_step=epochs_done + 1 if epochs_done else None)
         if not epochs_done:
             self._writer.add_text("recipe", f"```\n{dump_recipe(run.recipe)}```")
@@ -174,7 +164,7 @@ class _WeightsAndBiases:
 
 
 def _wandb_key_is_known() -> bool:
-    """Whether W&B could log in without asking: it would wait at a prompt that nobody sees."""
+    """Whether W&B can log in without a prompt, at which it would wait forever."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:

@@ -1,4 +1,4 @@
-"""`train`: a recipe and a prepared dataset become a run folder."""
+"""`train`: from a recipe and a prepared dataset to a run folder."""
 
 from __future__ import annotations
 
@@ -30,20 +30,12 @@ from mambamed.training.trackers import check_trackers
 
 @dataclass(frozen=True)
 class TrainSummary:
-    """What `train` did.
+    """Result of `train`."""
 
-    Attributes:
-        run: the run folder.
-        folds: one entry a fold.
-        dry_run: the cost of one step, where only that was asked for.
-        faults: validation cases that could not be scored.
-        next_command: what to do next.
-    """
-
-    run: Path
+    run: Path  # the run folder
     folds: tuple[FoldSummary, ...]
-    dry_run: DryRun | None
-    faults: tuple[str, ...]
+    dry_run: DryRun | None  # the cost of one step, if only that was requested
+    faults: tuple[str, ...]  # validation cases that could not be scored
     next_command: str
 
 
@@ -66,38 +58,17 @@ def train(
     log: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> TrainSummary:
-    """Train a network as a recipe says, and validate it on whole volumes.
+    """Train the network of a recipe, and validate it on whole volumes; the arguments are as in `api.train`.
 
-    Args:
-        recipe: what to learn and how.
-        prepared: the prepared dataset; the recipe's `dataset.prepared` where not given.
-        output: the run folder; `runs/<recipe>` where not given.
-        fold: index of the fold, several of them, or "all".
-        resume: go on where a former training of this run stopped; start where there is none.
-        extend: the recipe may have another number of epochs than the run.
-        init_from: run folder whose weights to start from, as far as names and shapes agree.
-        init_strict: refuse them where not all agree.
-        device: "auto", "cpu", "cuda", "mps".
-        precision: "auto", "bf16", "fp16", "fp32"; the recipe's where not given.
-        deterministic: only operations that give the same bits each time, on as many threads as the first
-            session had; what the device cannot do so is a fault.
-        max_hours: wall time for all that is asked for, the final validation included; the schedule is
-            shortened to fit.
-        fit: memory of the device that patch and batch are chosen for, as in "24GB", or "auto" for all of it.
-        dry_run: take one step, write nothing; where none is given and the recipe's dataset is not there,
-            on random numbers of the shapes that the recipe says.
-        log: "tensorboard", "wandb": hear of every epoch too.
-        progress: hears how far the work is.
-
-    Returns:
-        Scores and places. On another machine, or with another number of threads, results differ in rounding;
-        with `deterministic`, a resumed run equals an undisturbed one on the same machine bit by bit.
+    `fold` may also be several folds; with `extend`, the epochs of the recipe and the run may differ.
+    On another machine, or with another number of threads, results differ by rounding; with `deterministic`, a
+    resumed run equals an uninterrupted one on the same machine bit by bit.
 
     Raises:
         RecipeError: recipe, options and dataset do not fit together.
         ModelError: a checkpoint cannot be used.
         RunError: the folder is in use, the disk or memory full, or the loss stays non-finite.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, the state saved.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, with the state saved.
     """
     progress = progress or Silence()
     if deterministic and max_hours is not None:
@@ -161,20 +132,20 @@ def train(
 def _fitted(
     recipe: Recipe, dataset: PreparedDataset, run: Run, fit: str, place: Workplace, progress: Progress
 ) -> Recipe:
-    """The recipe with patch and batch for this memory; those of the run where it has begun already."""
+    """The recipe with patch and batch size for this memory; those of the run if it exists already."""
     if (run.root / "recipe.yaml").is_file():
         known = Run.open(run.root).recipe
         sizes = {"patch_size": known.training.patch_size, "batch_size": known.training.batch_size}
         training = recipe.training.model_copy(update=sizes)
         return recipe.model_copy(update={"training": training, "network": known.network})
     budget = device_memory(place.device) if fit == "auto" else parse_bytes(fit, "--fit")
-    return fit_recipe(recipe, dataset.plan, run.manifest, budget, place, progress).recipe
+    return fit_recipe(recipe, dataset.plan, run.manifest, budget, place, progress)
 
 
 def _dry_run_without_data(
     recipe: Recipe, output: Path | None, device: str, precision: str | None, progress: Progress
 ) -> TrainSummary:
-    """The cost of one step of a recipe whose dataset is not there."""
+    """The cost of one step of a recipe without its dataset."""
     dataset = ImaginedDataset(recipe)
     root = output or Path("runs") / recipe.name
     run = planned_run(recipe, dataset.plan, dataset.manifest, root)
@@ -201,11 +172,7 @@ def _one_step(run: Run, dataset: PreparedDataset, fold: int, place: Workplace, p
 
 
 def chosen_folds(fold: int | str | Sequence[int], count: int, dataset: Path) -> list[int]:
-    """The folds that "all", "2" or 2 means.
-
-    Raises:
-        RecipeError: there is no such fold.
-    """
+    """The folds for "all", "2" or 2, or a list of these; RecipeError if there is no such fold."""
     if fold == "all":
         return list(range(count))
     if not isinstance(fold, (int, str)):

@@ -12,13 +12,9 @@ from mambamed.training.state import TrainingState
 
 
 def load_initial_weights(state: TrainingState, source: Path, fold: int, strict: bool = False) -> str:
-    """Copy another run's weights into a network where names and shapes match.
+    """Copy another run's weights into the network of a state at step 0, if names and shapes match.
 
-    Args:
-        state: state at step 0; its network and the average of it are changed.
-        source: run folder or model file; the weights of the same fold are used, or of its first fold.
-        fold: index of the fold.
-        strict: whether all tensors of both networks must match.
+    `source` is a run folder or a model file. The weights of the same fold are used, or else of its first fold.
 
     Returns:
         A line that reports which tensors were loaded, which keep their initial values, and which of the other
@@ -26,7 +22,7 @@ def load_initial_weights(state: TrainingState, source: Path, fold: int, strict: 
 
     Raises:
         ModelError: the run does not exist, no tensor matches, one is not finite, or, with `strict`, not all
-            match.
+            of both networks match.
     """
     other = open_model(source)
     folds = other.chosen_folds("all")
@@ -37,7 +33,7 @@ def load_initial_weights(state: TrainingState, source: Path, fold: int, strict: 
     fitting = {n: t for n, t in weights.items() if n in own and own[n].shape == t.shape}
     if not fitting:
         raise ModelError(f"{path}: no tensor matches {type(state.network).__name__}. Use another run.")
-    reached = {own[n].data_ptr() for n in fitting}  # a module used twice has two names
+    reached = {own[n].data_ptr() for n in fitting}  # a module that is used twice has two names
     new = [n for n in own if own[n].data_ptr() not in reached]
     left = [n for n in weights if n not in fitting]
     line = f"weights of {path}: {len(fitting)} of {len(own)} tensors"

@@ -21,15 +21,10 @@ SUMMARY = "summary.json"
 
 @dataclass(frozen=True)
 class VolumeScores:
-    """The result of a validation.
+    """Result of a validation."""
 
-    Attributes:
-        scores: name -> mean of the task's main metric over the validation cases, on their native grids.
-        faults: cases that could not be scored, one line each.
-    """
-
-    scores: dict[str, float]
-    faults: tuple[str, ...]
+    scores: dict[str, float]  # name -> mean of the task's main metric over the cases, on their native grids
+    faults: tuple[str, ...]  # cases that could not be scored, one line each
 
 
 def validate_volumes(
@@ -41,15 +36,10 @@ def validate_volumes(
     journal: Journal,
     ranks: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> VolumeScores | None:
-    """Predict and score the validation cases.
+    """Predict and score the validation cases with the best checkpoint of a fold.
 
     Args:
-        run: its best checkpoint of `fold` is used, with the inference settings of its recipe.
-        fold: index of the fold.
-        dataset: the prepared cases, with their references.
         case_ids: the fold's validation cases.
-        place: where to compute.
-        journal: receives progress updates and log lines.
         ranks: the processes that share the cases; the first one scores them.
 
     Returns:

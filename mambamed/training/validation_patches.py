@@ -17,11 +17,7 @@ from mambamed.tasks.base import Task
 class ValidationPatches:
     """A fixed set of patches, the same after each epoch, so that epochs can be compared.
 
-    Args:
-        requests: which patches.
-        reader: reads them, unvaried.
-        task: scores them.
-        batch_size: patches at a time.
+    The reader must not augment.
     """
 
     def __init__(
@@ -37,13 +33,9 @@ class ValidationPatches:
     def score(
         self, network: nn.Module, device: torch.device, precision: str, layout: torch.memory_format
     ) -> tuple[float, dict[str, float]]:
-        """Loss and scores of a network.
+        """Mean loss and name -> score of a network; NaN for what is in no patch.
 
-        Args:
-            network: on the device; evaluated in evaluation mode and left in the mode it had.
-
-        Returns:
-            Mean loss, and name -> score; NaN for what is in no patch.
+        The network is evaluated in evaluation mode and left in its previous mode.
         """
         was_training = network.training
         network.eval()

@@ -46,27 +46,25 @@ def by_voxels(gib_a_million):
 
 def test_the_patch_shrinks_where_it_is_longest_against_the_median_case_until_it_fits() -> None:
     """9 of 10 GiB, 1 GiB a million voxels: two patches of at most 4.5 million, but not far below."""
-    fit = fit_recipe(recipe(), PLAN, MANIFEST, 10 * GIB, PLACE, Silence(), by_voxels(1.0))
+    fit = fit_recipe(recipe(), PLAN, MANIFEST, 10 * GIB, PLACE, Silence(), by_voxels(1.0)).training
     x, y, z = fit.patch_size
     assert fit.batch_size == 2
     assert 3.8e6 < x * y * z <= 4.5e6
     assert all(n % 16 == 0 for n in fit.patch_size)
     assert abs(x / 400 - y / 380) < 0.06
     assert abs(z / 60 - x / 400) < 0.3
-    assert fit.recipe.training.patch_size == fit.patch_size
-    assert fit.recipe.training.batch_size == 2
 
 
 def test_the_batch_grows_only_where_the_whole_case_fits() -> None:
     plan = PLAN.changed(shape_median=(35, 50, 35))
-    fit = fit_recipe(recipe(), plan, MANIFEST, 1 * GIB, PLACE, Silence(), by_voxels(1.0))
+    fit = fit_recipe(recipe(), plan, MANIFEST, 1 * GIB, PLACE, Silence(), by_voxels(1.0)).training
     assert fit.patch_size == (48, 64, 48)
     assert fit.batch_size == 6  # 0.9 GiB / 0.147 million voxels
 
 
 def test_what_the_recipe_gives_is_kept() -> None:
     asked = recipe(training={"patch_size": (64, 64, 32), "batch_size": 3})
-    fit = fit_recipe(asked, PLAN, MANIFEST, 4 * GIB, PLACE, Silence(), by_voxels(1.0))
+    fit = fit_recipe(asked, PLAN, MANIFEST, 4 * GIB, PLACE, Silence(), by_voxels(1.0)).training
     assert (fit.patch_size, fit.batch_size) == ((64, 64, 32), 3)
     with pytest.raises(RecipeError, match="--fit: 3 patches of 64x64x32 take"):
         fit_recipe(asked, PLAN, MANIFEST, GIB // 10, PLACE, Silence(), by_voxels(1.0))
@@ -80,9 +78,9 @@ def test_a_budget_too_small_for_anything_is_one_line() -> None:
 def test_strides_and_kernels_are_planned_for_anisotropic_spacing() -> None:
     """nnU-Net's rule: 5 mm against 0.8 mm is neither halved nor convolved along z at first."""
     fit = fit_recipe(recipe("nnunet"), PLAN, MANIFEST, 8 * GIB, PLACE, Silence(), by_voxels(1.0))
-    options = fit.recipe.network.options
+    options = fit.network.options
     assert options["spacing_mm"] == [0.8, 0.8, 5.0]
-    assert tuple(options["patch_size"]) == fit.patch_size
+    assert tuple(options["patch_size"]) == fit.training.patch_size
     with torch.device("meta"):
         network = build_network("nnunet", 1, 2, **options)
     shapes = {tuple(m.kernel_size) for m in network.modules() if isinstance(m, torch.nn.Conv3d)}
@@ -90,7 +88,7 @@ def test_strides_and_kernels_are_planned_for_anisotropic_spacing() -> None:
     assert (3, 3, 3) in shapes
     listed = recipe("nnunet", strides=[1, 2, 2])
     kept = fit_recipe(listed, PLAN, MANIFEST, 8 * GIB, PLACE, Silence(), by_voxels(1.0))
-    assert kept.recipe.network == listed.network
+    assert kept.network == listed.network
 
 
 def test_the_probe_measures_the_scan_that_a_formula_of_convolutions_leaves_out() -> None:
@@ -107,12 +105,12 @@ def test_the_probe_measures_the_scan_that_a_formula_of_convolutions_leaves_out()
 def test_a_run_that_has_begun_keeps_its_patch(tmp_path) -> None:
     """Whatever memory is asked for when it is resumed: its weights were learned with that patch."""
     fit = fit_recipe(recipe("nnunet"), PLAN, MANIFEST, 8 * GIB, PLACE, Silence(), by_voxels(1.0))
-    create_run(planned_run(fit.recipe, PLAN, MANIFEST, tmp_path / "run"))
+    create_run(planned_run(fit, PLAN, MANIFEST, tmp_path / "run"))
     again = planned_run(recipe("nnunet"), PLAN, MANIFEST, tmp_path / "run")
     dataset = cast(PreparedDataset, SimpleNamespace(plan=PLAN))
     kept = _fitted(again.recipe, dataset, again, "1G", PLACE, Silence())
-    assert kept.training.patch_size == fit.patch_size
-    assert kept.network == fit.recipe.network
+    assert kept.training.patch_size == fit.training.patch_size
+    assert kept.network == fit.network
     assert create_run(planned_run(kept, PLAN, MANIFEST, tmp_path / "run")).plan.batch_size == 2
 
 
