@@ -114,12 +114,7 @@ def source_box(spatial: Spatial, start: Triple, patch_size: Triple) -> tuple[NDA
 
 
 def apply_spatial(
-    image: NDArray[np.float32],
-    label: NDArray,
-    box_start: NDArray,
-    spatial: Spatial,
-    offset: NDArray,
-    patch_size: Triple,
+    image: NDArray, label: NDArray, box_start: NDArray, spatial: Spatial, offset: NDArray, patch_size: Triple
 ) -> tuple[NDArray[np.float32], NDArray]:
     """Fill a patch from the box that was read.
 

@@ -14,18 +14,9 @@ _compile = compiled(boundscheck=False, error_model="numpy")
 
 @_compile
 def _widen(box, x, y, low, high):
-    if x < box[0, 0]:
-        box[0, 0] = x
-    if x >= box[0, 1]:
-        box[0, 1] = x + 1
-    if y < box[1, 0]:
-        box[1, 0] = y
-    if y >= box[1, 1]:
-        box[1, 1] = y + 1
-    if low < box[2, 0]:
-        box[2, 0] = low
-    if high > box[2, 1]:
-        box[2, 1] = high
+    box[0, 0], box[0, 1] = min(box[0, 0], x), max(box[0, 1], x + 1)
+    box[1, 0], box[1, 1] = min(box[1, 0], y), max(box[1, 1], y + 1)
+    box[2, 0], box[2, 1] = min(box[2, 0], low), max(box[2, 1], high)
 
 
 @_compile

@@ -91,8 +91,8 @@ class UNETR(_DenseBaseline):
     ) -> None:
         network = _monai(
             "UNETR",
-            in_channels=in_channels,
-            out_channels=out_channels,
+            in_channels,
+            out_channels,
             img_size=_multiple_of_16(patch_size),
             feature_size=channels,
             hidden_size=hidden,
@@ -137,8 +137,8 @@ class SwinUNETR(_DenseBaseline):
         with torch.device("cpu"):  # its constructor reads numbers, which the meta device lacks
             network = _monai(
                 "SwinUNETR",
-                in_channels=in_channels,
-                out_channels=out_channels,
+                in_channels,
+                out_channels,
                 feature_size=channels,
                 depths=tuple(depths),
                 num_heads=tuple(heads),
@@ -173,8 +173,8 @@ class SegResNet(_DenseBaseline):
     ) -> None:
         network = _monai(
             "SegResNet",
-            in_channels=in_channels,
-            out_channels=out_channels,
+            in_channels,
+            out_channels,
             init_filters=channels,
             blocks_down=tuple(blocks),
             blocks_up=tuple(up_blocks),
@@ -225,8 +225,8 @@ class MedNeXt(_DenseBaseline):
         down, bottom, up, blocks_down, blocks_bottom, blocks_up = _MEDNEXT[size]
         network = _monai(
             "MedNeXt",
-            in_channels=in_channels,
-            out_channels=out_channels,
+            in_channels,
+            out_channels,
             init_filters=channels,
             kernel_size=kernel,
             encoder_expansion_ratio=down,
@@ -263,11 +263,7 @@ class VNet(_DenseBaseline):
         gradient_checkpointing: bool = False,
     ) -> None:
         network = _monai(
-            "VNet",
-            in_channels=in_channels,
-            out_channels=out_channels,
-            dropout_prob_down=dropout,
-            dropout_prob_up=(dropout, dropout),
+            "VNet", in_channels, out_channels, dropout_prob_down=dropout, dropout_prob_up=(dropout, dropout)
         )
         super().__init__(network, norm, gradient_checkpointing)
 
@@ -302,7 +298,7 @@ class ViT(_Baseline):
         grid = _multiple_of_16(patch_size)
         network = _monai(
             "ViT",
-            in_channels=in_channels,
+            in_channels,
             img_size=grid,
             patch_size=(16, 16, 16),
             hidden_size=hidden,
@@ -323,12 +319,13 @@ class ViT(_Baseline):
         return self.network(_pad_to(x, self.grid))[0]
 
 
-def _monai(name: str, **options: Any) -> nn.Module:
+def _monai(name: str, *channels: int, **options: Any) -> nn.Module:
     """A network of MONAI; RecipeError if it, or einops for its transformers, is not installed."""
     try:
         from monai.networks import nets
 
-        return getattr(nets, name)(**options)
+        named = dict(zip(("in_channels", "out_channels"), channels, strict=False))
+        return getattr(nets, name)(**named, **options)
     except ImportError as error:
         raise RecipeError(
             f"network.name: {name} is MONAI's, which is not installed ({error}); "

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from mambamed.networks.nnunet_resenc import residual_encoder
 from mambamed.networks.parts.blocks import AxisOrder, Norm, check_choice, run_checkpointed, scan_axes
 from mambamed.networks.parts.topology import make_topology
-from mambamed.networks.parts.unet import ResidualUnit, UNet, he_initialize, transposed_steps
+from mambamed.networks.parts.unet import ResidualUnit, UNet, transposed_steps
 from mambamed.ssm import Mamba
 from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
 
@@ -76,7 +76,7 @@ class MambaLayer(nn.Module):
 
     Args:
         orders: axis orders: order (i, j, k) reads with axis k fastest; all but "multi" use only the first.
-        d_state_cap: the number of states is the width, but at most this.
+        cap: the number of states is the width, but at most this.
         recomputed: recompute the activations of each sequence in the backward pass instead of storing them.
     """
 
@@ -85,11 +85,11 @@ class MambaLayer(nn.Module):
         channels: int,
         directions: Directions,
         orders: Sequence[Order],
-        d_state_cap: int,
+        cap: int,
         recomputed: bool = False,
     ) -> None:
         super().__init__()
-        d_state = min(channels, d_state_cap)
+        d_state = min(channels, cap)
         self.orders = tuple(orders) if directions == "multi" else tuple(orders[:1])
         self.norm = nn.Identity() if directions == "multi" else nn.LayerNorm(channels)
         if directions == "uni":
@@ -155,4 +155,3 @@ class MambaUNet(UNet):
         steps = transposed_steps(topology, unit, [2] * (len(encoder) - 1))
         super().__init__(topology, encoder, steps, out_channels, deep_supervision, gradient_checkpointing)
         self.mixer = mixer
-        he_initialize(self)

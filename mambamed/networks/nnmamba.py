@@ -90,9 +90,9 @@ def _pointwise(channels: int, norm: Norm) -> nn.Sequential:
 class SkipScaling(nn.Module):
     """Squeeze-and-excitation on a skip: c * sigmoid(W2 relu(W1 mean(c))), reduction 16 (section 2.4)."""
 
-    def __init__(self, channels: int, reduction: int = 16) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        squeezed = max(channels // reduction, 1)
+        squeezed = max(channels // 16, 1)
         self.weigh = nn.Sequential(
             nn.Linear(channels, squeezed), nn.ReLU(inplace=True), nn.Linear(squeezed, channels), nn.Sigmoid()
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from mambamed.networks.parts.blocks import Norm
 from mambamed.networks.parts.topology import make_topology, per_stage
-from mambamed.networks.parts.unet import ConvUnit, UNet, encoder_stages, he_initialize, transposed_steps
+from mambamed.networks.parts.unet import ConvUnit, UNet, encoder_stages, transposed_steps
 
 
 class NnUNet(UNet):
@@ -39,4 +39,3 @@ class NnUNet(UNet):
         encoder = encoder_stages(in_channels, topology, unit, counts)
         steps = transposed_steps(topology, unit, counts[-2::-1])
         super().__init__(topology, encoder, steps, out_channels, deep_supervision, gradient_checkpointing)
-        he_initialize(self)

@@ -14,14 +14,7 @@ from torch import nn
 
 from mambamed.networks.parts.blocks import Norm
 from mambamed.networks.parts.topology import Topology, make_topology, per_stage
-from mambamed.networks.parts.unet import (
-    ConvUnit,
-    ResidualUnit,
-    UNet,
-    encoder_stages,
-    he_initialize,
-    transposed_steps,
-)
+from mambamed.networks.parts.unet import ONE, ConvUnit, ResidualUnit, UNet, encoder_stages, transposed_steps
 
 _BLOCKS = (1, 3, 4, 6, 6, 6, 6, 6)
 
@@ -52,14 +45,13 @@ class NnUNetResEnc(UNet):
         unit = functools.partial(ConvUnit, norm=norm)
         steps = transposed_steps(topology, unit, [1] * (len(encoder) - 1))
         super().__init__(topology, encoder, steps, out_channels, deep_supervision, gradient_checkpointing)
-        he_initialize(self)
 
 
 def residual_encoder(
     in_channels: int, topology: Topology, counts: Sequence[int], norm: Norm
 ) -> list[nn.Module]:
     """Stem (one conv unit) and residual units of every stage; the stem belongs to the first."""
-    stem = ConvUnit(in_channels, topology.widths[0], topology.kernels[0], norm=norm)
+    stem = ConvUnit(in_channels, topology.widths[0], topology.kernels[0], ONE, norm)
     unit = functools.partial(ResidualUnit, norm=norm)
     first, *others = encoder_stages(topology.widths[0], topology, unit, counts)
     return [nn.Sequential(stem, first), *others]

@@ -198,20 +198,14 @@ def _residual_units(public: str, ours: Callable[..., str]) -> list[Row]:
 _DECODER: list[Row] = [
     (r"decoder\.transpconvs\.(\d)\.", lambda i: f"steps.{i}.up."),
     (r"decoder\.seg_layers\.(\d)\.", lambda i: f"heads.{i}."),
-    (
-        rf"decoder\.stages\.(\d)\.convs\.(\d+)\.{_UNIT}",
-        lambda i, j, part: f"steps.{i}.convolve.{j}.{_unit(part)}",
-    ),
+    (rf"decoder\.stages\.(\d)\.convs\.(\d+)\.{_UNIT}", lambda i, j, p: f"steps.{i}.convolve.{j}.{_unit(p)}"),
 ]
 
 
 def _nnunet(_: nn.Module) -> list[Row]:
     return [
         *_COPIES,
-        (
-            rf"encoder\.stages\.(\d)\.0\.convs\.(\d+)\.{_UNIT}",
-            lambda i, j, part: f"stages.{i}.{j}.{_unit(part)}",
-        ),
+        (rf"encoder\.stages\.(\d)\.0\.convs\.(\d+)\.{_UNIT}", lambda i, j, p: f"stages.{i}.{j}.{_unit(p)}"),
         *_DECODER,
     ]
 
@@ -230,6 +224,7 @@ def _mamba_unet(network: nn.Module) -> list[Row]:
     """TamingMambas: unidirectional `SegMamba`, bidirectional `PanSegMamba`, `MultiSegMamba`."""
     inner = "" if getattr(network, "mixer", "mamba") == "none" else ".0"  # next to the Mamba layer
     place = lambda i, j: f"stages.{i}{inner}.{j}" if i else f"stages.0{inner}.1.{j}"  # noqa: E731
+    block = lambda i, k=0: f"stages.{i}.1.blocks.{k}"  # noqa: E731
     ways = {"fwd": "forth", "bwd": "back"}
     part = lambda name: "linear." if name == "head" else f"{name}."  # noqa: E731
     layer, trans = r"encoder\.mamba_layers\.(\d)", r"(mamba|norm1|norm2|head)\."
@@ -237,17 +232,14 @@ def _mamba_unet(network: nn.Module) -> list[Row]:
         *_COPIES,
         (rf"encoder\.stem\.convs\.0\.{_UNIT}", lambda of: f"stages.0{inner}.0.{_unit(of)}"),
         *_residual_units(r"encoder\.stages\.(\d)\.blocks\.(\d+)", place),
-        (
-            rf"{layer}\.mamba\.(fwd|bwd)_mamba\.{trans}",
-            lambda i, way, name: f"stages.{i}.1.blocks.0.{ways[way]}.{part(name)}",
-        ),
+        (rf"{layer}\.mamba\.(fwd|bwd)_mamba\.{trans}", lambda i, w, n: f"{block(i)}.{ways[w]}.{part(n)}"),
         (
             rf"{layer}\.mambas\.(\d)\.(fwd|bwd)_mamba\.{trans}",
-            lambda i, k, way, name: f"stages.{i}.1.blocks.{k}.{ways[way]}.{part(name)}",
+            lambda i, k, w, n: f"{block(i, k)}.{ways[w]}.{part(n)}",
         ),
-        (rf"{layer}\.mambas\.(\d)\.norm\.", lambda i, k: f"stages.{i}.1.blocks.{k}.norm."),
-        (rf"{layer}\.mamba\.norm\.", lambda i: f"stages.{i}.1.blocks.0.norm."),
-        (rf"{layer}\.mamba\.{trans}", lambda i, name: f"stages.{i}.1.blocks.0.{part(name)}"),
+        (rf"{layer}\.mambas\.(\d)\.norm\.", lambda i, k: f"{block(i, k)}.norm."),
+        (rf"{layer}\.mamba\.norm\.", lambda i: f"{block(i)}.norm."),
+        (rf"{layer}\.mamba\.{trans}", lambda i, name: f"{block(i)}.{part(name)}"),
         (rf"{layer}\.norm\.", lambda i: f"stages.{i}.1.norm."),
         *_residual_units(r"decoder\.stages\.(\d)\.blocks\.(\d+)", lambda i, j: f"steps.{i}.convolve.{j}"),
         *_DECODER,

@@ -55,6 +55,7 @@ from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
 
 Version = Literal["gsc", "first", "paper"]
 Mixer = Literal["mamba", "none"]
+XYZ: Triple = (0, 1, 2)
 
 
 class ChannelNorm(nn.Module):
@@ -97,12 +98,7 @@ class MambaLayer(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int,
-        version: Version,
-        nslices: int | None,
-        mixer: Mixer = "mamba",
-        axes: Triple = (0, 1, 2),
+        self, channels: int, version: Version, nslices: int | None, mixer: Mixer = "mamba", axes: Triple = XYZ
     ) -> None:
         super().__init__()
         self.residual, self.nslices, self.axes = version != "first", nslices, axes

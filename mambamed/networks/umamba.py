@@ -21,11 +21,11 @@ from mambamed.errors import RecipeError
 from mambamed.networks.parts.blocks import AxisOrder, Norm, check_choice, make_norm, scan_axes
 from mambamed.networks.parts.topology import Triple, make_topology
 from mambamed.networks.parts.unet import (
+    ONE,
     SLOPE,
     DecoderStep,
     ResidualUnit,
     UNet,
-    he_initialize,
     same_padding,
     strided_shape,
 )
@@ -37,12 +37,7 @@ class BiasedResidual(nn.Module):
     """conv - norm - LeakyReLU - conv - norm, + strided 1x1x1 conv with bias, LeakyReLU."""
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: Triple,
-        stride: Triple = (1, 1, 1),
-        norm: Norm = "instance",
+        self, in_channels: int, out_channels: int, kernel: Triple, stride: Triple, norm: Norm
     ) -> None:
         super().__init__()
         padding = same_padding(kernel)
@@ -124,7 +119,7 @@ class UMamba(UNet):
         check_choice("mixer", mixer, ("mamba", "none"))
         topology = make_topology(patch_size=patch_size, **plan)
         widths, count = topology.widths, len(topology.widths)
-        stem = _blocks(in_channels, widths[0], topology.kernels[0], (1, 1, 1), 2, norm)
+        stem = _blocks(in_channels, widths[0], topology.kernels[0], ONE, 2, norm)
         counts = [2 if level < math.ceil(count / 2) else 1 for level in range(count)]
         stages = zip((widths[0], *widths), widths, topology.kernels, topology.strides, counts, strict=False)
         first, *others = (_blocks(*stage, norm) for stage in stages)
@@ -137,17 +132,16 @@ class UMamba(UNet):
             units = 2 if len(steps) < math.ceil((count - 1) / 2 + 0.5) else 1
             width, kernel = widths[level - 1], topology.kernels[level - 1]
             up = NearestUp(widths[level], width, topology.strides[level])
-            steps.append(DecoderStep(up, _blocks(2 * width, width, kernel, (1, 1, 1), units, norm)))
+            steps.append(DecoderStep(up, _blocks(2 * width, width, kernel, ONE, units, norm)))
         super().__init__(topology, encoder, steps, out_channels, deep_supervision, gradient_checkpointing)
         self.mixer = mixer
-        he_initialize(self)
 
 
 def _blocks(
     in_channels: int, width: int, kernel: Triple, stride: Triple, units: int, norm: Norm
 ) -> nn.Sequential:
     first = BiasedResidual(in_channels, width, kernel, stride, norm)
-    return nn.Sequential(first, *(ResidualUnit(width, width, kernel, norm=norm) for _ in range(1, units)))
+    return nn.Sequential(first, *(ResidualUnit(width, width, kernel, ONE, norm) for _ in range(1, units)))
 
 
 def _mamba_layers(

@@ -25,16 +25,6 @@ if TYPE_CHECKING:
     from mambamed.ssm.mamba import BidirectionalMamba, Mamba
     from mambamed.ssm.scan import BACKENDS, chosen_backend, selective_scan, set_backend
 
-_HOME = {
-    "selective_scan": "scan",
-    "set_backend": "scan",
-    "chosen_backend": "scan",
-    "BACKENDS": "scan",
-    "causal_conv": "conv",
-    "Mamba": "mamba",
-    "BidirectionalMamba": "mamba",
-}
-
 __all__ = [
     "BACKENDS",
     "BidirectionalMamba",
@@ -47,8 +37,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"mambamed.ssm.{_HOME[name]}"), name)
+    if name in __all__:
+        module = {"causal_conv": "conv", "Mamba": "mamba", "BidirectionalMamba": "mamba"}.get(name, "scan")
+        return getattr(importlib.import_module(f"mambamed.ssm.{module}"), name)
     raise AttributeError(f"module 'mambamed.ssm' has no attribute {name!r}")
 
 

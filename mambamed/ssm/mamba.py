@@ -87,7 +87,7 @@ class _MambaBase(nn.Module):
         proj.bias._no_reinit = True  # type: ignore[attr-defined]
 
     def _inner(self, suffix: str) -> Inner:
-        """One direction's parameters, for streaming."""
+        """One direction's parameters."""
         conv, dt_proj = getattr(self, f"conv1d{suffix}"), getattr(self, f"dt_proj{suffix}")
         return Inner(
             taps=conv.weight[:, 0],
@@ -101,31 +101,23 @@ class _MambaBase(nn.Module):
 
     def _scan_direction(self, xz: Tensor, suffix: str, reverse: bool) -> Tensor:
         """`(B, L, 2 D)` -> `(B, L, D)`: convolution, selective scan and gate of one direction."""
+        inner = self._inner(suffix)
         if kernels_serve(xz, self.d_inner, self.d_state):
-            inner = self._inner(suffix)
             return InnerScan.apply(
                 xz, inner.taps, inner.tap_bias, inner.x_proj, inner.dt_proj, inner.dt_bias, inner.A, inner.D,
                 reverse, product_type(xz),
             )  # fmt: skip
         u, z = xz.transpose(1, 2).chunk(2, dim=1)  # (B, D, L) each, channel-last views
-        conv = getattr(self, f"conv1d{suffix}")
-        u = causal_conv(u, conv.weight[:, 0], conv.bias, silu=True, reverse=reverse)
-        projected = getattr(self, f"x_proj{suffix}")(u.transpose(1, 2))  # (B, L, r + 2 N)
+        u = causal_conv(u, inner.taps, inner.tap_bias, silu=True, reverse=reverse)
+        projected = functional.linear(u.transpose(1, 2), inner.x_proj)  # (B, L, r + 2 N)
         step, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=2)
-        dt_proj = getattr(self, f"dt_proj{suffix}")
-        delta = functional.linear(step, dt_proj.weight).transpose(1, 2)
-        out = selective_scan(
-            u,
-            delta,
-            -torch.exp(getattr(self, f"A{suffix}_log").float()),
+        delta, B, C = (
+            functional.linear(step, inner.dt_proj).transpose(1, 2),
             B.transpose(1, 2),
             C.transpose(1, 2),
-            getattr(self, f"D{suffix}").float(),
-            z,
-            dt_proj.bias.float(),
-            delta_softplus=True,
-            reverse=reverse,
         )
+        D, dt_bias = inner.D.float(), inner.dt_bias.float()
+        out = selective_scan(u, delta, inner.A, B, C, D, z, dt_bias, delta_softplus=True, reverse=reverse)
         return out.transpose(1, 2)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ def labels_of_slabs(
     native = np.zeros(geometry.shape_native, smallest_integer(max(task.values)), order="F")
     box = tuple(slice(a, b) for a, b in zip(geometry.crop_start, geometry.crop_stop, strict=True))
     cropped = to_ras(native, geometry.orientation)[box]
-    values: list[NDArray] | None = None
+    values: list[NDArray] = []
     if probabilities is not None:
         probabilities[...] = 0
         if not task.by_regions:
@@ -78,19 +78,14 @@ class _Filler:
         labels: `(X, Y, Z)` view to be filled, axes as in the prepared grid.
         axis: of the slabs.
         shape: of the prepared volume.
-        probabilities: a view like `labels` for each output, or None.
+        outputs: a view like `labels` for the probabilities of each output; empty: none.
     """
 
     def __init__(
-        self,
-        labels: NDArray,
-        axis: int,
-        shape: tuple[int, int, int],
-        task: Segmentation,
-        probabilities: list[NDArray] | None = None,
+        self, labels: NDArray, axis: int, shape: Sequence[int], task: Segmentation, outputs: Sequence[NDArray]
     ) -> None:
         self._planes = np.moveaxis(labels, axis, 0)
-        self._probabilities = [np.moveaxis(each, axis, 0) for each in probabilities or []]
+        self._probabilities = [np.moveaxis(each, axis, 0) for each in outputs]
         self._size = shape[axis]
         a, b = (k for k in range(3) if k != axis)
         self._plane_shape = (shape[a], shape[b])

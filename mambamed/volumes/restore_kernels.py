@@ -90,8 +90,7 @@ def decide_planes(
         by_regions: a later positive channel overwrites an earlier one; else the largest logit wins, the
             first of equals.
 
-    Returns:
-        `(len(along[0]), len(across[0]), B)` label values.
+    Returns: `(len(along[0]), len(across[0]), B)` label values.
     """
     labels = np.empty((len(along[0]), len(across[0]), planes.shape[3]), np.int32)
     _decide(planes, *along, *across, order, values, by_regions, labels)

@@ -27,18 +27,14 @@ from mambamed.networks.parts.topology import Topology, Triple
 
 Block = Callable[[int, int, Triple, Triple], nn.Module]  # in, out, kernel, stride
 SLOPE = 0.01
+ONE: Triple = (1, 1, 1)  # no stride
 
 
 class ConvUnit(nn.Sequential):
     """conv (bias, padding (k - 1) / 2) - norm - LeakyReLU 0.01."""
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: Triple,
-        stride: Triple = (1, 1, 1),
-        norm: Norm = "instance",
+        self, in_channels: int, out_channels: int, kernel: Triple, stride: Triple, norm: Norm
     ) -> None:
         conv = nn.Conv3d(in_channels, out_channels, kernel, stride, padding=same_padding(kernel))
         super().__init__(conv, make_norm(norm, out_channels), nn.LeakyReLU(SLOPE, inplace=True))
@@ -59,12 +55,7 @@ class ResidualUnit(nn.Module):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: Triple,
-        stride: Triple = (1, 1, 1),
-        norm: Norm = "instance",
+        self, in_channels: int, out_channels: int, kernel: Triple, stride: Triple, norm: Norm
     ) -> None:
         super().__init__()
         self.first = ConvUnit(in_channels, out_channels, kernel, stride, norm)
@@ -118,11 +109,12 @@ class UNet(nn.Module):
         self.steps = nn.ModuleList(steps)
         widths = topology.widths[-2::-1] if deep_supervision else topology.widths[:1]
         self.heads = nn.ModuleList(nn.Conv3d(width, out_channels, 1) for width in widths)
-        strides, total = [], (1, 1, 1)
+        strides, total = [], ONE
         for stride in topology.strides[:-1]:
             total = (total[0] * stride[0], total[1] * stride[1], total[2] * stride[2])
             strides.append(total)
         self.deep_supervision_strides = strides if deep_supervision else strides[:1]
+        he_initialize(self)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """`(B, in_channels, X, Y, Z)` -> `(B, K, X, Y, Z)` logits; a list in training with depths."""
@@ -146,7 +138,7 @@ class UNet(nn.Module):
 def chain(block: Block, count: int, before: int, width: int, kernel: Triple, stride: Triple) -> nn.Sequential:
     """`count` blocks in sequence; the first has the stride and changes the width."""
     first = block(before, width, kernel, stride)
-    return nn.Sequential(first, *(block(width, width, kernel, (1, 1, 1)) for _ in range(1, count)))
+    return nn.Sequential(first, *(block(width, width, kernel, ONE) for _ in range(1, count)))
 
 
 def encoder_stages(
@@ -164,7 +156,7 @@ def transposed_steps(topology: Topology, block: Block, counts: Sequence[int]) ->
     for level in range(len(topology.widths) - 1, 0, -1):
         below, width, stride = topology.widths[level], topology.widths[level - 1], topology.strides[level]
         up = nn.ConvTranspose3d(below, width, stride, stride)
-        blocks = chain(block, counts[len(steps)], 2 * width, width, topology.kernels[level - 1], (1, 1, 1))
+        blocks = chain(block, counts[len(steps)], 2 * width, width, topology.kernels[level - 1], ONE)
         steps.append(DecoderStep(up, blocks))
     return steps
 
