@@ -14,7 +14,7 @@ from mambamed.training.state import TrainingState
 def load_initial_weights(state: TrainingState, source: Path, fold: int, strict: bool = False) -> str:
     """Copy another run's weights into the network of a state at step 0, if names and shapes match.
 
-    `source` is a run folder or a model file. The weights of the same fold are used, or else of its first fold.
+    `source` is a run folder or a model file. The weights of the same fold are used, or of its first fold.
 
     Returns:
         A line that reports which tensors were loaded, which keep their initial values, and which of the other
