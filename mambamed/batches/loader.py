@@ -98,8 +98,7 @@ def batches_ahead(
 ) -> Generator[Batch, None, None]:
     """The batches of steps `first_step <= k < last_step` in order, read ahead by threads.
 
-    At most `threads + 2` batches are in memory. An error in a thread is raised when its batch is due. Closing
-    the iterator ends the threads.
+    At most `threads + 2` batches are in memory. An error is raised when its batch is due.
     """
     steps = iter(range(first_step, last_step))
     pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")

@@ -1,17 +1,5 @@
 """Metric definitions, on arrays: NumPy and SciPy, with numba if it is installed.
 
-==================  ==============================================================================
-`overlap`           voxel counts: Dice, IoU, precision, recall, volumes
-`surface`           distances between surfaces: HD, HD95 and ASSD and NSD in their conventions
-`lesion`            lesion by lesion: BraTS 2023, lesion F1
-`segmentation`      all of these for all labels and regions of a case, from one pass
-`rules`             what an empty mask counts for; the conventions of papers and challenges
-`points`            landmarks: radial error, success detection rate
-`classification`    accuracy, AUC with its confidence interval, calibration error
-`statistics`        confidence intervals, paired tests
-`surfels`           area of a surface; `kernels`, `compiled`, `plain`: the inner loops
-==================  ==============================================================================
-
 Libraries define "HD95" differently, so the name of a metric holds its convention: `hd95:max-directed`.
 `parse_metric` fills in the defaults.
 """

@@ -121,8 +121,7 @@ def score_binary(
 ) -> BinaryScores:
     """Score the `(n,)` probabilities of class 1 for a `(n,)` reference of 0 and 1.
 
-    `threshold` is given, or chosen on validation cases; `level` is the confidence of the AUC's interval.
-    Raises ValueError for different lengths, or other values.
+    `level` is the confidence of the AUC's interval. Raises ValueError for different lengths, or other values.
     """
     truth, p = _checked(reference, probability)
     called = p >= threshold
@@ -270,8 +269,7 @@ def choose_threshold(
 ) -> float:
     """The threshold that maximizes sensitivity + specificity, or F1, on validation cases.
 
-    The middle one of equally good thresholds, half way to the next lower probability, so that no validation
-    case lies on it.
+    The middle one of equally good thresholds, half way to the next lower probability of a case.
     """
     truth, p = _checked(reference, probability)
     candidates = np.unique(p)

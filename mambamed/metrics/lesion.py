@@ -66,8 +66,7 @@ def score_lesions(
 ) -> LesionScores:
     """Match and score the lesions of two `(X, Y, Z)` bool masks; `spacing` `(3,)` in mm.
 
-    The masks are the whole image, or a crop with `rules.dilations` voxels of margin around both, as far as
-    the image extends.
+    The masks may be cropped to a margin of `rules.dilations` voxels around both.
     """
     grown = reference
     for _ in range(rules.dilations):

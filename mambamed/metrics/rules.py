@@ -129,8 +129,7 @@ def rules_for(
 ) -> Rules:
     """The rules of a protocol of `PROTOCOLS`, or our own, with single choices changed.
 
-    `empty` ("exclude" or "brats") and `hd95` apply to our own rules only; `penalty_mm` overrides that of any
-    protocol. Raises ValueError for an unknown name.
+    `empty` and `hd95` apply to our own rules only. Raises ValueError for an unknown name.
     """
     if protocol is not None and protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}. Known protocols: {', '.join(PROTOCOLS)}.")

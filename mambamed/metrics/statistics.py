@@ -86,8 +86,7 @@ def paired_test(
 ) -> PairedTest:
     """Compare two models by one finite value per case; the tests use each subject's mean difference.
 
-    `subjects` as in `bootstrap_interval`; the seed is that of the bootstrap and of the sign flips. Raises
-    ValueError if the two differ in length.
+    `subjects` as in `bootstrap_interval`. Raises ValueError if the two differ in length.
     """
     a, b = np.asarray(first, float), np.asarray(second, float)
     if a.shape != b.shape or a.ndim != 1:

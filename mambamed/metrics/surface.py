@@ -76,8 +76,7 @@ def assd_mean_directed(distances: VoxelDistances) -> float:
 def nsd_voxel(distances: VoxelDistances, tolerance_mm: float) -> float:
     """Fraction of both surfaces' voxels within a tolerance of the other surface: MONAI's surface Dice.
 
-    Departure: the tolerance is widened by 1e-6 of itself, so that a voxel of 0.8 mm stored as float32 is
-    within 0.8 mm.
+    Departure: the tolerance is widened by 1e-6 of itself, see `_TOLERANCE_SLACK`.
     """
     limit = tolerance_mm * _TOLERANCE_SLACK
     within = np.count_nonzero(distances.from_reference <= limit)

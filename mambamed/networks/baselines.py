@@ -33,8 +33,7 @@ from mambamed.networks.parts.blocks import (
 class _Baseline(nn.Module):
     """A network of MONAI, optionally with our norms and checkpointing.
 
-    `norm` replaces its batch, instance and group norms; None keeps them. `gradient_checkpointing` recomputes
-    each of its parts in the backward pass.
+    `norm` replaces its batch, instance and group norms; None keeps them.
     """
 
     def __init__(self, network: nn.Module, norm: Norm | None, gradient_checkpointing: bool) -> None:

@@ -86,8 +86,7 @@ def network_cost(
 def step_gflops(network: nn.Module, in_channels: int, patch_size: Sequence[int], batch_size: int) -> float:
     """Floating point operations of forward and backward pass of a training step, 10^9, without the scans.
 
-    Counted on the meta device, as in `network_cost`, because torch's counter keeps tensors that a real step
-    would free.
+    Counted on the meta device, because torch's counter keeps tensors that a real step would free.
     """
     with FlopCounterMode(display=False) as counter:
         _backward(_training_outputs(network, in_channels, patch_size, batch_size))

@@ -61,7 +61,7 @@ def translate(
                 shapes = f"{tuple(tensor.shape)} instead of {tuple(own[ours].shape)}"
                 faults.append(f"shape {key} -> {ours}: {shapes}")
             weights[ours] = tensor
-    faults += _missing(own, weights) + _torn(own, weights)
+    faults += _unmatched(own, weights)
     return Translation(weights, faults)
 
 
@@ -77,41 +77,26 @@ def _renamed(key: str, rows: list[Row]) -> tuple[str | None, bool]:
     return None, False
 
 
-def _names_of_one(own: Mapping[str, Tensor]) -> list[list[str]]:
-    """Our names, grouped by tensor: a module that is used twice has two names."""
-    groups: dict[Any, list[str]] = {}
+def _unmatched(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+    """Our tensors without weights, and those that are shared in our network, but differ in the file."""
+    groups: dict[Any, list[str]] = {}  # names of one tensor: a module that is used twice has two
     for name, tensor in own.items():
         place = (tensor.data_ptr(), tensor.shape) if tensor.numel() and not tensor.is_meta else name
         groups.setdefault(place, []).append(name)
-    return list(groups.values())
+    missing, differing = [], []
+    for names in groups.values():
+        given = [weights[name] for name in names if name in weights]
+        if names[0].endswith(_COUNTER):
+            continue
+        if not given:
+            missing.append(f"missing {names[0]} {tuple(own[names[0]].shape)}")
+        elif any(not torch.equal(given[0], other) for other in given[1:]):
+            differing.append(f"differing {' and '.join(names)}: one tensor in this network")
+    return missing + differing
 
 
-def _missing(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
-    return [
-        f"missing {names[0]} {tuple(own[names[0]].shape)}"
-        for names in _names_of_one(own)
-        if not any(name in weights for name in names) and not names[0].endswith(_COUNTER)
-    ]
-
-
-def _torn(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
-    """Tensors that are shared in our network, but differ in the file."""
-    faults = []
-    for names in _names_of_one(own):
-        given = [weights[name] for name in names if name in weights and not name.endswith(_COUNTER)]
-        if any(not torch.equal(given[0], other) for other in given[1:]):
-            faults.append(f"differing {' and '.join(names)}: one tensor in this network")
-    return faults
-
-
-_MIC = {
-    "nin": "conv_in.0",
-    "norm": "conv_in.1",
-    "nin2": "conv_out.0",
-    "norm2": "conv_out.1",
-    "mamba": "mamba",
-}
-_MIC_PARTS = "|".join(_MIC)
+_MIC = dict(nin="conv_in.0", norm="conv_in.1", nin2="conv_out.0", norm2="conv_out.1", mamba="mamba")
+_PARTS = "|".join(_MIC)
 
 
 def _nnmamba(_: nn.Module) -> list[Row]:
@@ -122,10 +107,7 @@ def _nnmamba(_: nn.Module) -> list[Row]:
         (r"layer(\d)\.(\d+)\.conv(\d)", lambda i, j, k: f"{block(i, j)}.conv{k}"),
         (r"layer(\d)\.(\d+)\.bn(\d)", lambda i, j, k: f"{block(i, j)}.norm{k}"),
         (r"layer(\d)\.(\d+)\.downsample", lambda i, j: f"{block(i, j)}.shortcut"),
-        (
-            rf"layer(\d)\.(\d+)\.mamba_layer\.({_MIC_PARTS})\.",
-            lambda i, j, m: f"{block(i, j)}.mixer.{_MIC[m]}.",
-        ),
+        (rf"layer(\d)\.(\d+)\.mamba_layer\.({_PARTS})\.", lambda i, j, m: f"{block(i, j)}.mixer.{_MIC[m]}."),
         (r"att(\d)\.layer([12])\.", lambda i, k: f"skips.{i - 1}.weigh.{2 * k - 2}."),
         (r"conv([567])\.conv\.", lambda i: f"decoder.steps.{i - 5}.convs."),
         (r"conv8\.conv\.", lambda: "decoder.head.convs."),
@@ -137,7 +119,7 @@ def _nnmamba(_: nn.Module) -> list[Row]:
 
 def _nnmamba_classifier(network: nn.Module) -> list[Row]:
     return [
-        (rf"mamba_layer_stem\.({_MIC_PARTS})\.", lambda part: f"reader.{_MIC[part]}."),
+        (rf"mamba_layer_stem\.({_PARTS})\.", lambda part: f"reader.{_MIC[part]}."),
         (r"mamba_seq\.mamba\.", lambda: "sequence."),
         *_nnmamba(network),
     ]

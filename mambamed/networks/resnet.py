@@ -34,8 +34,7 @@ _EXPANSION = 4
 class Bottleneck(nn.Module):
     """conv1 - norm - ReLU - conv3 (strided) - norm - ReLU - conv1 to 4 W - norm, + shortcut, ReLU.
 
-    W is the inner width. If the grid or the width changes, the input passes a strided 1x1x1 convolution with
-    norm before it is added.
+    W is the inner width. The shortcut is that of `ResidualBlock`.
     """
 
     def __init__(self, in_channels: int, inner: int, stride: int, norm: Norm) -> None:

@@ -1,18 +1,7 @@
-"""The selective scan: one definition, several ways to compute it, and the Mamba blocks.
+"""The selective scan: one definition (`reference`), several ways to compute it, and the Mamba blocks.
 
-=============  ==========================================================================
-`scan`         `selective_scan`: the public function; chooses among `BACKENDS`
-`reference`    the recurrence of the paper as a loop, in any float type: the definition
-`chunked`      plain torch, any device, bounded memory
-`cpu`          numba with explicit SIMD
-`triton`       Triton kernels for NVIDIA and AMD GPUs, compiled at the first scan
-`cuda`         the functions of `mamba_ssm`, where that package is installed
-`conv`         the causal depthwise convolution
-`orders`       the orders in which a 3D grid is read as a sequence
-`mamba`        `Mamba` and `BidirectionalMamba`
-=============  ==========================================================================
-
-Importing this package imports nothing; the names below are loaded at first use (PEP 562).
+`selective_scan` in `scan` chooses among the `BACKENDS`. Importing this package imports nothing; its names
+are loaded at first use (PEP 562).
 """
 
 from __future__ import annotations

@@ -58,9 +58,7 @@ class _Steps:
 
 
 class _Space:
-    """Memory of a segment's states, reused by the next segment, with the views of its tokens, each of which
-    costs as much as an operation on it.
-    """
+    """Memory of a segment's states, reused by the next segment, with the (costly) views of its tokens."""
 
     def __init__(self, like: Tensor):
         self.like = like

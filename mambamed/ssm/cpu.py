@@ -26,8 +26,7 @@ log = logging.getLogger(__name__)
 def unavailable() -> str | None:
     """The reason why this backend cannot be used: numba is missing, or its self-test fails.
 
-    Tested in a separate thread: the caller may be tracing, under autocast, or under another default device,
-    and the result holds for the whole process.
+    Tested in a separate thread, as the caller may be tracing, under autocast or another default device.
     """
     answer: list[str | None] = []
 

@@ -156,9 +156,7 @@ def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Calla
 
     @compile_kernel
     def backward(table):
-        """`adjoint` is updated to the adjoint state before these tokens; dA, dD, dbias, dB, dC are added to,
-        the first three with compensation (`add_rows`).
-        """
+        """`adjoint` becomes that before these tokens; adds to dA, dD, dbias (as in `add_rows`), dB and dC."""
         arguments = next_task(table, stamp)
         while arguments != 0:
             (

@@ -48,8 +48,7 @@ def prefetch(address: Value, write: int) -> None:
 def next_task(table: Value, stamp: int) -> Value:
     """Address of the arguments of a task that no other thread has taken, 0 if none is left.
 
-    The table is described in `mambamed.ssm.cpu_threads`. The stamp, a hash of the kernels' sources, is
-    written into it, so that it becomes part of the compiled code.
+    The table is described in `mambamed.ssm.cpu_threads`. `stamp` is written into it to be part of the code.
     """
     builder, kind = table.builder, table.value.type
 

@@ -177,7 +177,8 @@ def exp2(xs: list[Value]) -> list[Value]:
     magic = 12582912.0
     xs = [x.call("maxnum", -126.0).call("minnum", 126.0) for x in xs]
     shifted = [x + magic for x in xs]
-    mantissas = _exp2_fraction([x - (s - magic) for x, s in zip(xs, shifted, strict=True)])
+    rests = [x - (s - magic) for x, s in zip(xs, shifted, strict=True)]
+    mantissas = [fma(q, x, 1.0) for q, x in zip(_horner(rests, _EXP2), rests, strict=True)]
     whole = ir.VectorType(ir.IntType(32), xs[0].width)
     results = []
     for s, m in zip(shifted, mantissas, strict=True):
@@ -206,10 +207,6 @@ def _exp2_by_table(xs: list[Value]) -> list[Value]:
         m._call(scale, [m.value, r.value, m.value, all_lanes, current_rounding])
         for m, r in zip(mantissas, rounded, strict=True)
     ]
-
-
-def _exp2_fraction(xs: list[Value]) -> list[Value]:
-    return [fma(q, x, 1.0) for q, x in zip(_horner(xs, _EXP2), xs, strict=True)]
 
 
 def softplus(xs: list[Value]) -> list[Value]:

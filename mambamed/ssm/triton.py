@@ -73,10 +73,14 @@ class _Cut(NamedTuple):
     blocks: int
 
 
-def _cut(u: Tensor, A: Tensor, block: int) -> _Cut:
+def _cut(u: Tensor, A: Tensor, options: dict, backward: bool) -> tuple[_Cut, int, dict]:
+    """The division, the number of programs, and the options with those of `_tiles`."""
+    if u.device.type == "cpu" and not interpreted():
+        raise ValueError("scan backend 'triton' got tensors on the CPU; move them to the GPU, or use 'cpu'")
     (batch, channels, length), states = u.shape, A.shape[1]
-    tokens = chunk_tokens(batch, length, channels)
-    return _Cut(length, channels, states, -(-length // tokens), tokens, -(-channels // block))
+    tokens, tiles = chunk_tokens(batch, length, channels), _tiles(states, backward)
+    cut = _Cut(length, channels, states, -(-length // tokens), tokens, -(-channels // tiles["BLOCK"]))
+    return cut, batch * cut.K * cut.blocks, tiles | options
 
 
 def _tiles(states: int, backward: bool) -> dict[str, int]:
@@ -101,11 +105,6 @@ def _parameters(A, D, delta_bias) -> tuple[Tensor, Tensor | None, Tensor | None]
     return (A.float() * LOG2E).T.contiguous(), skip, bias
 
 
-def _refuse_cpu(u: Tensor) -> None:
-    if u.device.type == "cpu" and not interpreted():
-        raise ValueError("scan backend 'triton' got tensors on the CPU; move them to the GPU, or use 'cpu'")
-
-
 def _launch(kernel: Any, programs: int, *arguments, **options) -> None:
     """Run a kernel in this many programs; Triton's decorated functions have no type to check."""
     kernel[(programs,)](*arguments, **options)
@@ -126,13 +125,10 @@ def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, s
     """See `mambamed.ssm.scan` for the interface."""
     from mambamed.ssm import triton_forward as kernels
 
-    _refuse_cpu(u)
     batch, channels, length = u.shape
     A2, skip, bias = _parameters(A, D, delta_bias)
-    options = _tiles(A.shape[1], backward=False)
-    options |= {"SOFTPLUS": delta_softplus, "REVERSE": reverse, "UNROLL": kernels.UNROLL}
-    cut = _cut(u, A, options["BLOCK"])
-    programs = batch * cut.K * cut.blocks
+    options = {"SOFTPLUS": delta_softplus, "REVERSE": reverse, "UNROLL": kernels.UNROLL}
+    cut, programs, options = _cut(u, A, options, backward=False)
     states = A2.new_zeros(batch, cut.K, cut.N, channels)
     out = u.new_empty(batch, length, channels)
     kept = A2.new_empty(saved_shape(batch, length, channels, cut.N)) if save else None
@@ -154,13 +150,10 @@ def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_so
     """See `mambamed.ssm.scan` for the interface."""
     from mambamed.ssm import triton_backward as kernels
 
-    _refuse_cpu(u)
     batch, channels, length = u.shape
     A2, skip, bias = _parameters(A, D, delta_bias)
-    options = _tiles(A.shape[1], backward=True)
-    options |= {"SOFTPLUS": delta_softplus, "REVERSE": reverse, "UNROLL": kernels.UNROLL}
-    cut = _cut(u, A, options["BLOCK"])
-    programs = batch * cut.K * cut.blocks
+    options = {"SOFTPLUS": delta_softplus, "REVERSE": reverse, "UNROLL": kernels.UNROLL}
+    cut, programs, options = _cut(u, A, options, backward=True)
 
     def empty(*shape: int) -> Tensor:
         return A2.new_empty(shape)

@@ -1,7 +1,6 @@
 """`training.compile`: torch.compile if it is faster, measured once per device and remembered.
 
-Only the forward and backward pass of a training step are compiled: weights, checkpoints and validation use
-the uncompiled network.
+Only the training step is compiled: weights, checkpoints and validation use the uncompiled network.
 """
 
 from __future__ import annotations

@@ -82,8 +82,7 @@ class Loop:
     def go(self, stop: StopRequests) -> str | None:
         """Train to the end of the schedule, or until a request to stop.
 
-        Returns None at the end, else the reason for stopping; the state is saved in both cases. Raises
-        RunError if the loss stays non-finite, or the disk is full.
+        Saves the state and returns the reason for stopping, or None. RunError if the loss stays non-finite.
         """
         if self.state.counters.step == 0:
             self._save()
@@ -270,11 +269,8 @@ class Loop:
     def _plan_once(self) -> None:
         """With `--max-hours`: adapt the schedule to it, once some steps have been measured."""
         counters = self.state.counters
-        if (
-            counters.budget_seconds is None
-            or counters.planned
-            or len(self._step_seconds) < _WARM_STEPS + _MEASURED_STEPS
-        ):
+        measured = len(self._step_seconds) >= _WARM_STEPS + _MEASURED_STEPS
+        if counters.budget_seconds is None or counters.planned or not measured:
             return
         step = statistics.median(self._step_seconds[_WARM_STEPS:])
         forward = _FORWARD_SHARE * step / self.run.plan.batch_size

@@ -41,7 +41,8 @@ class Ranks:
         """Mean of a number over all processes; NaN if one is NaN."""
         if self.world == 1:
             return value
-        tensor = torch.tensor([value], dtype=torch.float64, device=_float64_device(device))
+        place = device if device.type == "cuda" else "cpu"  # other devices may lack float64
+        tensor = torch.tensor([value], dtype=torch.float64, device=place)
         dist.all_reduce(tensor)
         return float(tensor) / self.world
 
@@ -110,8 +111,7 @@ def interleaved(shares: Sequence[Sequence[Answer]]) -> list[Answer]:
 def join_ranks(device: str) -> tuple[Ranks, str]:
     """Join the process group, if this process is one of several.
 
-    Returns its rank, and its device: a GPU of its own if `device` ("auto", "cpu", "cuda") allows and there
-    are GPUs.
+    Returns its rank and its device, a GPU of its own if there are GPUs and `device` is not "cpu".
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
@@ -130,12 +130,7 @@ def join_ranks(device: str) -> tuple[Ranks, str]:
 def leave_ranks() -> None:
     """Leave the process group, if there is one, when all is done.
 
-    Otherwise a process may end with SIGABRT: gloo's threads, which end with the group, would then release
-    tensors after the interpreter has ended.
+    Otherwise gloo's threads may release tensors after the interpreter has ended, which is a SIGABRT.
     """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
-
-
-def _float64_device(device: torch.device) -> torch.device:
-    return device if device.type == "cuda" else torch.device("cpu")

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from mambamed.recipe import Schedule
+from mambamed.volumes.sliding_window import window_positions
 
 
 def learning_rate(schedule: Schedule, base: float, step: int, steps: int) -> float:
@@ -59,8 +60,5 @@ def window_count(shape: tuple[int, ...], patch_size: tuple[int, ...], overlap: f
     >>> window_count((128, 128, 200), (128, 128, 128), 0.5)
     3
     """
-    count = 1
-    for size, patch in zip(shape, patch_size, strict=True):
-        step = max(1, int(patch * (1 - overlap)))
-        count *= 1 + math.ceil(max(0, size - patch) / step)
-    return count
+    sizes = zip(shape, patch_size, strict=True)
+    return math.prod(len(window_positions(size, patch, overlap)) for size, patch in sizes)

@@ -57,8 +57,7 @@ class ForwardPass:
     def __call__(self, patches: Sequence[Tensor]) -> list[Tensor]:
         """Logits `(K, *patch)` or `(K,)` of each patch `(C, *patch)`, on the device.
 
-        float32; bfloat16 for a single pass on a CPU if that is the network's output. Raises RunError if the
-        device has too little memory for a single patch.
+        float32; bfloat16 for a single pass on a CPU if the network outputs it. RunError if no patch fits.
         """
         logits: list[Tensor | None] = [None] * len(patches)
         values = [_only_value(patch) for patch in patches]

@@ -157,8 +157,7 @@ def strided_shape(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...
 def crop_logits(outputs: Sequence[Tensor], shape: Sequence[int], strides: Sequence[Triple]) -> Answer:
     """Crop `(B, K, X, Y, Z)` logits of a padded grid, the finest first, to the grid of the input.
 
-    `shape` is `(X, Y, Z)` of the input; logits of depth d get `strided_shape(shape, strides[d])`. A single
-    tensor is returned alone, else the list.
+    Logits of depth d get `strided_shape(shape, strides[d])`. A single tensor is returned without a list.
     """
     cropped = [
         crop_to(logits, strided_shape(shape, stride))
@@ -170,8 +169,7 @@ def crop_logits(outputs: Sequence[Tensor], shape: Sequence[int], strides: Sequen
 def run_checkpointed(part: nn.Module, *inputs: Tensor | bool, wanted: bool) -> Tensor:
     """`part(*inputs)`; if wanted, its activations are recomputed in the backward pass instead of stored.
 
-    The recomputation leaves the running statistics of batch norms alone, so that training gives the same
-    numbers with and without.
+    The recomputation does not change running statistics, so that training gives the same numbers.
     """
     if not wanted or not torch.is_grad_enabled():
         return part(*inputs)

@@ -5,6 +5,7 @@ Source: Isensee et al. 2021 (nnU-Net), Supplement, "Network topology".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,10 +28,8 @@ class Topology:
     @property
     def divisor(self) -> Triple:
         """Product of the strides along each axis."""
-        divisor = [1, 1, 1]
-        for stride in self.strides:
-            divisor = [d * s for d, s in zip(divisor, stride, strict=True)]
-        return divisor[0], divisor[1], divisor[2]
+        x, y, z = (math.prod(axis) for axis in zip(*self.strides, strict=True))
+        return x, y, z
 
 
 def unet_topology(
