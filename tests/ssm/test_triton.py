@@ -53,7 +53,7 @@ def test_float64_and_tensors_on_the_cpu_are_refused(monkeypatch) -> None:
     with pytest.raises(ValueError, match="float32"):
         selective_scan(*scan_inputs(1, 2, 3, 2, dtype=torch.float64), backend="triton")
     with pytest.raises(ValueError, match="on the CPU"):
-        triton._refuse_cpu(torch.zeros(1))
+        triton._cut(torch.zeros(1, 2, 3), torch.zeros(2, 2), {}, backward=False)
 
 
 @pytest.mark.parametrize("batch", [1, 8])
