@@ -12,10 +12,10 @@ LARGEST = 20.0
 
 
 def fit_temperature(logits: ArrayLike, reference: ArrayLike) -> float | None:
-    """The number by which logits are divided to maximize the likelihood of their softmax (Guo et al. 2017).
+    """The number by which logits are divided to maximize the likelihood of their softmax.
 
     Ranking and most probable class do not change. If every case is classified correctly, the likelihood would
-    only increase the confidence, so the temperature is at least 1.
+    only increase the confidence, so the temperature is at least 1. Source: Guo et al. 2017, arXiv:1706.04599.
 
     Args:
         logits: `(n, K)` of validation cases.
@@ -24,8 +24,6 @@ def fit_temperature(logits: ArrayLike, reference: ArrayLike) -> float | None:
     Returns:
         The temperature; None for fewer than ten cases or cases of a single class. ValueError for other shapes
         or logits that are not finite.
-
-    Source: Guo et al. 2017, arXiv:1706.04599, section 4.2.
 
     >>> logits = np.array([[4.0, 0.0]] * 10 + [[0.0, 4.0]] * 10)
     >>> round(fit_temperature(logits, [0] * 7 + [1] * 3 + [1] * 7 + [0] * 3), 3)  # 4 / ln(7/3)

@@ -42,7 +42,6 @@ def score_case(
         reference, prediction: `(X, Y, Z)` integer label maps on one grid.
         spacing: edge lengths of a voxel, mm, in array order.
         regions: name -> the labels it unites; they may overlap.
-        metrics: what to compute.
         rules: scores of empty masks, and whether spacing is ignored.
         compute: the inner loops; None: numba's if it is installed.
 

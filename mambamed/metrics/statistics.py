@@ -29,9 +29,7 @@ def bootstrap_interval(
     Args:
         values: one per case, finite.
         subjects: subject of each case; None: every case is its own subject.
-        level: confidence.
         resamples: draws of as many subjects as there are, with replacement.
-        seed: of the draws.
 
     Returns: Low and high end; NaN for fewer than five subjects.
 

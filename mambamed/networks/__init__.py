@@ -64,11 +64,8 @@ _LACKED: dict[str, object] = {"mixer": "none", "deep_supervision": False}
 def build_network(name: str, in_channels: int, out_channels: int, **options: Any) -> nn.Module:
     """A network by its name in a recipe, freshly initialized.
 
-    Args:
-        out_channels: K, channels of the logits, or classes.
-        options: those above, and those in the docstring of the network.
-
-    Raises RecipeError: the network does not exist, or an option is unknown or invalid.
+    The options are those above, and those in the docstring of the network. Raises RecipeError if the network
+    does not exist, or an option is unknown or invalid.
     """
     network, known = network_class(name), options_of(name)
     for option in list(options):

@@ -144,7 +144,7 @@ class SwinUNETR(_DenseBaseline):
                 use_v2=v2,
             )
         # MONAI checks by NumPy that the shape is a multiple of 32, which cannot be compiled; we padded it.
-        vars(network)["_check_input_size"] = _any_size
+        vars(network)["_check_input_size"] = lambda shape: None
         super().__init__(network.to(wanted), norm, gradient_checkpointing)
 
 
@@ -365,7 +365,3 @@ def _recomputed(part: nn.Module, *inputs: Any) -> Any:
         return plain(*inputs)
     contexts = functools.partial(checkpoint_contexts, part)
     return checkpoint(plain, *inputs, use_reentrant=False, context_fn=contexts)
-
-
-def _any_size(spatial_shape: Sequence[int]) -> None:
-    pass

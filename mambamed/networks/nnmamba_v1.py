@@ -44,19 +44,27 @@ from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
 Mixer = Literal["mamba", "none"]
 
 
-class ResidualMamba(nn.Module):
-    """x + Mamba(LN(tokens of x)); `axes` is the order in which the grid is read, the last one fastest."""
+class VoxelMamba(nn.Module):
+    """Mamba(LN(tokens)) with one token per voxel; `axes` is the reading order, the last one fastest."""
 
-    def __init__(self, channels: int, d_state: int = 16, axes: Triple = (0, 1, 2)) -> None:
+    def __init__(self, width: int, d_state: int = 16, axes: Triple = (0, 1, 2)) -> None:
         super().__init__()
         self.axes = axes
-        self.norm = nn.LayerNorm(channels)
-        self.mamba = Mamba(channels, d_state=d_state, d_conv=4, expand=2)
+        self.norm = nn.LayerNorm(width)
+        self.mamba = Mamba(width, d_state=d_state, d_conv=4, expand=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, X, Y, Z)` -> the same shape."""
         tokens = self.mamba(self.norm(tokens_from_grid(x, self.axes)))
-        return x + grid_from_tokens(tokens, x.shape[2:], self.axes)
+        return grid_from_tokens(tokens, x.shape[2:], self.axes)
+
+
+class ResidualMamba(VoxelMamba):
+    """x + Mamba(LN(tokens of x))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, X, Y, Z)` -> the same shape."""
+        return x + super().forward(x)
 
 
 def _reader(channels: int, mixer: Mixer, d_state: int, axis_order: AxisOrder) -> nn.Module:
@@ -123,9 +131,7 @@ class NnMambaV1(nn.Module):
 class NnMambaV1Classifier(nn.Module):
     """nnMamba v1 for classification: one Mamba at the stem, the mean of c4, two linear layers.
 
-    Args:
-        out_channels: classes; 1 in the public code, for two classes.
-        channels: C, width at half resolution; 32 in the public code.
+    In the public code `out_channels`, the classes, is 1 for two classes, and C, `channels`, is 32.
     """
 
     def __init__(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mambamed.errors import RecipeError
+from mambamed.networks.nnmamba_v1 import VoxelMamba
 from mambamed.networks.parts.blocks import AxisOrder, Norm, check_choice, make_norm, scan_axes
 from mambamed.networks.parts.topology import Triple, make_topology
 from mambamed.networks.parts.unet import (
@@ -29,7 +30,6 @@ from mambamed.networks.parts.unet import (
     same_padding,
     strided_shape,
 )
-from mambamed.ssm import Mamba
 from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
 
 
@@ -51,21 +51,6 @@ class BiasedResidual(nn.Module):
         """`(B, in_channels, X, Y, Z)` -> `(B, out_channels, X/stride, ...)`."""
         y = functional.leaky_relu(self.norm1(self.conv1(x)), SLOPE, inplace=True)
         return functional.leaky_relu(self.norm2(self.conv2(y)) + self.shortcut(x), SLOPE, inplace=True)
-
-
-class VoxelMamba(nn.Module):
-    """Mamba(LN(tokens)) with one token per voxel; no residual connection."""
-
-    def __init__(self, width: int, axes: Triple = (0, 1, 2)) -> None:
-        super().__init__()
-        self.axes = axes
-        self.norm = nn.LayerNorm(width)
-        self.mamba = Mamba(width, d_state=16, d_conv=4, expand=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, C, X, Y, Z)` -> the same shape."""
-        tokens = self.mamba(self.norm(tokens_from_grid(x, self.axes)))
-        return grid_from_tokens(tokens, x.shape[2:], self.axes)
 
 
 class ChannelMamba(VoxelMamba):
@@ -153,7 +138,7 @@ def _mamba_layers(
 ) -> list[nn.Module]:
     """One layer per stage; for "bot" only the last is a Mamba."""
     if variant == "bot":
-        return [*(nn.Identity() for _ in widths[:-1]), VoxelMamba(widths[-1], axes)]
+        return [*(nn.Identity() for _ in widths[:-1]), VoxelMamba(widths[-1], axes=axes)]
     if patch_size is None:
         raise RecipeError("network.patch_size: umamba enc needs it. Set it to the patch size of training.")
     layers: list[nn.Module] = []
@@ -161,5 +146,5 @@ def _mamba_layers(
     for width, stride in zip(widths, strides, strict=True):
         grid = strided_shape(grid, stride)
         voxels = math.prod(grid)
-        layers.append(ChannelMamba(voxels, axes) if voxels <= width else VoxelMamba(width, axes))
+        layers.append(ChannelMamba(voxels, axes=axes) if voxels <= width else VoxelMamba(width, axes=axes))
     return layers

@@ -12,14 +12,12 @@ import torch
 from torch import Tensor
 
 from mambamed.ssm import kept_memory
+from mambamed.ssm.streamed import multiply
 
 
 def _product(a: Tensor, b: Tensor, kind: torch.dtype) -> Tensor:
     """a b `(n, m)` in float32, from kept memory; multiplied in dtype `kind`."""
-    out = kept_memory.empty(a.shape[0], b.shape[1])
-    if kind == torch.float32:
-        return torch.mm(a, b, out=out)
-    return out.copy_(torch.mm(a.to(kind), b.to(kind)))
+    return multiply(a, b.to(kind), kept_memory.empty(a.shape[0], b.shape[1]))
 
 
 def _columns(tokens: Tensor, batch: int, first: int, end: int | None) -> Tensor:

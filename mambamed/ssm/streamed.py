@@ -130,17 +130,16 @@ def _stream_entry(
 
 def _project(tokens: Tensor, faces: Faces, xz: Tensor) -> None:
     if faces.b_in is None:
-        _multiply(tokens, faces.w_in, xz)
+        multiply(tokens, faces.w_in, xz)
     else:
         xz.copy_(torch.addmm(faces.b_in, tokens.to(faces.w_in.dtype), faces.w_in))
 
 
-def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
+def multiply(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     """out = a b, in b's dtype; out is float32."""
     if b.dtype == torch.float32:
-        torch.mm(a, b, out=out)
-    else:
-        out.copy_(torch.mm(a.to(b.dtype), b))
+        return torch.mm(a, b, out=out)
+    return out.copy_(torch.mm(a.to(b.dtype), b))
 
 
 class _Side:
@@ -186,9 +185,9 @@ class _Side:
         conv_tasks[:, 9] = history
         scan_tasks[:, 4] = row + scan_tasks[:, -1]  # z
         run_table(self.conv, conv)
-        _multiply(self.u[:n].flatten(0, 1), self.x_proj, self.projected[:n].flatten(0, 1))
+        multiply(self.u[:n].flatten(0, 1), self.x_proj, self.projected[:n].flatten(0, 1))
         steps = self.projected[:n].flatten(0, 1)[:, : self.rank]
-        _multiply(steps, self.dt_proj, self.delta[:n].flatten(0, 1))
+        multiply(steps, self.dt_proj, self.delta[:n].flatten(0, 1))
         run_table(self.scan, scan)
         return self.y[:n].flatten(1)
 

@@ -20,10 +20,7 @@ def predict_command(task: str, models: Sequence[Path], name: str) -> str:
 def resume_command(run: Path, prepared: Path, fold: int | str, seeds: str | None = None) -> str:
     """The command that resumes a stopped training.
 
-    Args:
-        run: the run that was stopped; with seeds, in the folder of the runs.
-        fold: index of a fold, or "all".
-        seeds: `--seeds`, if several seeds are trained.
+    `fold` may be "all". With `seeds`, the value of `--seeds`, the run is in the folder of the runs.
     >>> resume_command(Path("a"), Path("data"), 0)
     'mambamed train a/recipe.yaml -d data -o a -f 0 --resume'
     """

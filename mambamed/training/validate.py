@@ -38,13 +38,8 @@ def validate_volumes(
 ) -> VolumeScores | None:
     """Predict and score the validation cases with the best checkpoint of a fold.
 
-    Args:
-        case_ids: the fold's validation cases.
-        ranks: the processes that share the cases; the first one scores them.
-
-    Returns:
-        Scores; None in all processes but the first. Predictions, cases.csv, summary.csv and summary.json are
-        in the fold's folder; summary.json is written last.
+    The processes share the cases; the first one scores them, and the others return None. Predictions,
+    cases.csv, summary.csv and summary.json are written to the fold's folder, summary.json last.
     """
     validation, own = validation_of(run, fold, dataset), ranks.share(case_ids)
     module = load_network(run, fold, "best", place.device)

@@ -98,13 +98,7 @@ class Ensemble:
     ) -> Iterator[Slab]:
         """Logits of a normalized `(C, X, Y, Z)` image on the prepared grid, slab after slab.
 
-        Args:
-            on_progress: callback that receives (windows done, all windows) of each member in turn.
-            on_message: callback that receives what was changed because memory ran out.
-
-        Raises:
-            CaseError: a network outputs NaN or Inf, or the case does not fit into `max_ram`.
-            RunError: the device has too little memory for a single window.
+        The callbacks and errors are those of `window_slabs`, for each member in turn.
         """
         tensor = torch.from_numpy(np.ascontiguousarray(image, np.float32))
         axis = slab_axis(
@@ -165,9 +159,7 @@ def mean_of_slabs(streams: Sequence[Iterator[Slab]], weights: Sequence[float]) -
 def load_ensemble(models: Sequence[Path], serving: Serving = Serving()) -> Ensemble:
     """Load all networks of run folders or one-file models.
 
-    Raises:
-        ModelError: a run, fold or checkpoint is missing or damaged, or runs cannot be averaged.
-        RecipeError: an option cannot be used.
+    Raises ModelError if a run, fold or checkpoint is missing or damaged, or if runs cannot be averaged.
     """
     max_ram = parse_bytes(serving.max_ram, "--max-ram") if serving.max_ram else None
     runs = [open_model(Path(model)) for model in models]

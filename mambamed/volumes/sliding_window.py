@@ -52,9 +52,7 @@ def window_slabs(
     Args:
         networks: each maps `(B, C, *patch_size)` to `(B, K, *patch_size)`; in evaluation mode, on `device`.
         image: `(C, X, Y, Z)` float32 on the CPU; padded with zeros on both sides if smaller than a window.
-        device: of the networks. The sum is kept there if it fits, else on the CPU.
-        precision: of the networks' products, as in `runs.device`.
-        layout: memory format of the networks' input.
+        device, precision, layout: see `ForwardPass`. The sum is kept on the device if it fits, else on a CPU.
         axis: the slabs' axis; None: see `slab_axis`.
         max_ram: bytes that this process may use; None: no limit.
         on_progress: callback that receives (windows done, all windows).
