@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from mambamed import memory
 from mambamed.errors import CaseError
-from mambamed.volumes import memory, window_sum
+from mambamed.volumes import window_sum
 from mambamed.volumes.window_sum import WindowSum, gaussian_profile
 
 PATCH, SHAPE = (6, 20, 5), (6, 33, 12)
