@@ -67,7 +67,7 @@ def build_network(name: str, in_channels: int, out_channels: int, **options: Any
     The options are those above, and those in the docstring of the network. Raises RecipeError if the network
     does not exist, or an option is unknown or invalid.
     """
-    network, known = network_class(name), options_of(name)
+    network, known = network_class(name), _parameters(name)
     for option in list(options):
         if option not in known:
             if option in _LACKED and options[option] == _LACKED[option]:
@@ -77,9 +77,8 @@ def build_network(name: str, in_channels: int, out_channels: int, **options: Any
             raise RecipeError(
                 f"network.{option}: unknown option of {name}{hint} Known options: {', '.join(known)}."
             )
-    parameters = inspect.signature(network).parameters
     for option, value in options.items():
-        if fact := _fault_of(value, parameters[option].default):
+        if fact := _fault_of(value, known[option].default):
             raise RecipeError(f"network.{option}: {fact}. Correct the value.")
     try:
         built = network(in_channels, out_channels, **options)
@@ -97,13 +96,17 @@ def build_network(name: str, in_channels: int, out_channels: int, **options: Any
 
 
 def options_of(name: str) -> list[str]:
-    """The options of a network, by its name in `NETWORKS`; `**plan` stands for those of `make_topology`."""
-    parameters = dict(inspect.signature(network_class(name)).parameters)
-    if "plan" in parameters:
-        del parameters["plan"]
+    """The options of a network, by its name in `NETWORKS`."""
+    return list(_parameters(name))
+
+
+def _parameters(name: str) -> dict[str, inspect.Parameter]:
+    """Option -> parameter; `**plan` stands for those of `make_topology`."""
+    parameters = list(inspect.signature(network_class(name)).parameters.values())[2:]
+    if parameters and parameters[-1].name == "plan":
         topology = importlib.import_module("mambamed.networks.parts.topology")
-        parameters |= inspect.signature(topology.make_topology).parameters
-    return list(parameters)[2:]
+        parameters[-1:] = inspect.signature(topology.make_topology).parameters.values()
+    return {parameter.name: parameter for parameter in parameters}
 
 
 def network_class(name: str) -> Any:
