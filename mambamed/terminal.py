@@ -98,6 +98,8 @@ def guard_streams() -> None:
         if isinstance(stream, io.TextIOWrapper):  # whatever the code page of the terminal
             stream.reconfigure(encoding="utf-8", errors="replace")
         setattr(sys, name, Escaped(stream if name == "stdout" else cast(TextIO, _Unfailing(stream))))
+    if not re.fullmatch(r"[4-9]\d|[1-4]\d\d", os.environ.get("COLUMNS", "80")):
+        del os.environ["COLUMNS"]  # no table fits into 0 columns, and a line of 10^8 ends nothing
     warnings.formatwarning = lambda message, category, *_, **__: f"mambamed: {category.__name__}: {message}\n"
     if any(option.startswith("e") for option in sys.warnoptions):  # e.g. PYTHONWARNINGS=error
         sys.warnoptions.clear()

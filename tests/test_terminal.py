@@ -71,6 +71,13 @@ def test_what_a_stranger_wrote_is_shown_escaped(tmp_path) -> None:
         assert not any(sequence in shown for sequence in (TITLE, CLEAR, C1, "\u202e"))
 
 
+@pytest.mark.parametrize("columns", ["0", "1", "x", "99999999"])
+def test_a_width_that_no_terminal_has_is_not_believed(columns, monkeypatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "COLUMNS", columns)
+    shown = on_terminal("-m", "mambamed", "recipes", "list")
+    assert "description" in shown and max(map(len, shown.splitlines())) < 1000
+
+
 def test_markup_in_names_is_shown_and_has_no_effect(tmp_path) -> None:
     label = r"[bold]:heart:[/bold][link=http://x]\[red]b\\[/]"
     raw = dataset(tmp_path / "raw", label)
@@ -191,7 +198,7 @@ def test_messages_that_cannot_be_written_end_no_work(redirection, tmp_path) -> N
     [
         {"PYTHONWARNINGS": "error"},
         {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
-        {"COLUMNS": "1"},
+        {"COLUMNS": "0"},
         {"COLUMNS": "x"},
         {"HOME": "/nonexistent", "XDG_CACHE_HOME": "", "MPLCONFIGDIR": ""},
         {"TMPDIR": "/nonexistent"},
