@@ -62,9 +62,7 @@ class Sampler:
         key: (seed, fold, ...).
         centered: every patch in the middle of its case, and no foreground patches.
 
-    Source:
-        Departs from nnU-Net, which draws cases with replacement and forces foreground in the last third of
-        each batch.
+    nnU-Net instead draws cases with replacement and forces foreground in the last third of each batch.
     """
 
     def __init__(

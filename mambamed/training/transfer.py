@@ -16,9 +16,7 @@ def load_initial_weights(state: TrainingState, source: Path, fold: int, strict: 
 
     `source` is a run folder or a model file. The weights of the same fold are used, or of its first fold.
 
-    Returns:
-        A line that reports which tensors were loaded, which keep their initial values, and which of the other
-        run were ignored.
+    Returns a line that reports which tensors were loaded, which were not, and which were ignored.
 
     Raises:
         ModelError: the run does not exist, no tensor matches, one is not finite, or, with `strict`, not all
