@@ -11,7 +11,7 @@ import pytest
 from mambamed.answers.postprocess import postprocess
 from mambamed.api import predict
 from mambamed.documents.manifest import DatasetManifest
-from mambamed.errors import RecipeError, RunError
+from mambamed.errors import ModelError, RecipeError, RunError
 from mambamed.io.lock import folder_lock
 from mambamed.jobs.shard import Shard, chosen_shard
 from mambamed.recipe import dump_recipe
@@ -170,7 +170,7 @@ def test_the_recipe_says_what_is_done_to_the_mask(tmp_path) -> None:
         changed = run.recipe.model_copy(update={"inference": inference})
         (run.root / "recipe.yaml").write_text(dump_recipe(changed))
         if name == "nose":
-            with pytest.raises(RecipeError, match="nose is not among one, two"):
+            with pytest.raises(ModelError, match="'nose' is not predicted; expected one of one, two"):
                 go(run, tmp_path / "images", tmp_path / "out2")
             continue
         go(run, tmp_path / "images", tmp_path / "out")
