@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         landmarks,
         predict,
         prepare,
+        schema,
         train,
     )
 
@@ -41,6 +42,7 @@ __all__ = [
     "landmarks",
     "predict",
     "prepare",
+    "schema",
     "train",
 ]
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mambamed.answers.segmentation import PredictSummary
     from mambamed.converters.convert_points import ConvertSummary
     from mambamed.demo import DemoSummary
+    from mambamed.documents.schemas import Kind
     from mambamed.evaluation.compare import Comparison
     from mambamed.evaluation.result import Evaluation
     from mambamed.jobs.job import JobOptions
@@ -642,3 +643,14 @@ def recipes_schema() -> dict[str, Any]:
     from mambamed.recipe import recipe_schema
 
     return recipe_schema()
+
+
+def schema(kind: str | None = None) -> dict[str, Any] | list[Kind]:
+    """Print the JSON Schema of a kind of document, or list the kinds.
+
+    Args:
+        kind: Kind of document, e.g. plan; without it, the kinds are listed.
+    """
+    from mambamed.documents.schemas import kinds, schema_of
+
+    return kinds() if kind is None else schema_of(kind)

@@ -87,7 +87,7 @@ def command(function: Callable[..., Any], show: Callable[[Any], None]) -> Callab
                 return  # of several training processes, only the first one prints
             try:
                 if json_output:
-                    from mambamed.io.json_files import json_to_print
+                    from mambamed.io.json_text import json_to_print
 
                     print(json_to_print(as_json(result)))
                 else:

@@ -83,6 +83,7 @@ _COMMANDS = {
     api.import_weights: 1,
     api.demo: 0,
     api.doctor: 1,
+    api.schema: 1,
 }
 _RECIPES = {api.recipes_list: 0, api.recipes_show: 1, api.recipes_check: 1, api.recipes_schema: 0}
 for _group, _table in ((app, _COMMANDS), (recipes, _RECIPES)):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mambamed.answers.segmentation import PredictSummary
     from mambamed.converters.convert_points import ConvertSummary
     from mambamed.demo import DemoSummary
+    from mambamed.documents.schemas import Kind
     from mambamed.evaluation.compare import Comparison
     from mambamed.evaluation.result import Evaluation
     from mambamed.preparation.prepare import PreparedSummary
@@ -271,9 +272,17 @@ def recipes_check(recipes: Sequence[str]) -> None:
         print(f"{recipe}: OK")
 
 
+def schema(found: dict[str, Any] | list[Kind]) -> None:
+    """Print the kinds of documents, or the JSON Schema of one."""
+    if isinstance(found, dict):
+        return recipes_schema(found)
+    _table(None, ["kind", "file"], [[line.kind, line.file] for line in found])
+    return _next(f"mambamed schema {found[0].kind}")
+
+
 def recipes_schema(schema: dict[str, Any]) -> None:
     """Print the JSON Schema."""
-    from mambamed.io.json_files import json_to_print
+    from mambamed.io.json_text import json_to_print
 
     print(json_to_print(schema))
 

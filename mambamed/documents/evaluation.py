@@ -27,6 +27,10 @@ def _known_metric(text: str) -> str:
     return text
 
 
+def _without_default(schema: dict[str, Any]) -> None:
+    del schema["default"]  # NaN, which is no JSON
+
+
 class Row(Model):
     """One metric over all cases.
 
@@ -37,7 +41,7 @@ class Row(Model):
 
     mean: Number
     sd: Number
-    interval: Interval = (math.nan, math.nan)
+    interval: Annotated[Interval, Field(json_schema_extra=_without_default)] = (math.nan, math.nan)
 
 
 class RegionRow(Row):
@@ -224,3 +228,34 @@ def _task_in_0_1_0(content: Mapping[str, Any]) -> str | None:
     known = {"metrics": "segmentation", "sdr_mm": "landmarks", "classes": "classification"}
     keys = settings if isinstance(settings, Mapping) else {}
     return next((task for key, task in known.items() if key in keys), None)
+
+
+class PairedRecord(Model):
+    """See `metrics.statistics.PairedTest`."""
+
+    pairs: Count
+    mean_difference: Number
+    interval: Interval
+    wilcoxon_p: Number
+    permutation_p: Number
+
+
+class DifferenceRecord(Model):
+    """See `evaluation.compare.Difference`."""
+
+    region: str
+    metric: str
+    first: str
+    second: str
+    means: Interval
+    test: PairedRecord
+    delong_p: Number
+    wilcoxon_holm: Number
+    permutation_holm: Number
+    delong_holm: Number
+
+
+class ComparisonFile(Document):
+    """comparison.json of `compare`."""
+
+    differences: tuple[DifferenceRecord, ...]

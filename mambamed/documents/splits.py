@@ -30,6 +30,9 @@ class Fold(Model):
         return {part: sorted(ids) for part, ids in found.items() if ids is not None}
 
 
+SplitsFile = Annotated[tuple[Fold, ...], Field(min_length=1)] | Fold
+
+
 class Splits(Model):
     """A list of folds, or a single fold, as in nnU-Net's splits_final.json."""
 

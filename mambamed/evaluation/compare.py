@@ -11,18 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from mambamed.documents.evaluation import ComparisonFile
 from mambamed.errors import DatasetError
 from mambamed.evaluation import read_evaluation
 from mambamed.evaluation.read_back import ALL, Evaluated, Question
 from mambamed.io.atomic import write_text
-from mambamed.io.json_files import write_json
 from mambamed.io.ownership import Output
 from mambamed.io.tables import write_csv
 from mambamed.metrics.classification import auc_difference
 from mambamed.metrics.statistics import PairedTest, holm, mean_ranks, paired_test
 from mambamed.report.tables import Table, shown, to_latex, to_markdown
 
-FORMAT = 1
 AUC = "auc"
 
 
@@ -265,8 +264,8 @@ def _write(comparison: Comparison, output: Path) -> None:
     write_text(output / "comparison.md", to_markdown(comparison.table))
     write_text(output / "comparison.tex", to_latex(comparison.table))
     write_csv(output / "ranks.csv", comparison.ranks.headers, comparison.ranks.rows)
-    document = {"format": FORMAT, "differences": [asdict(d) for d in comparison.differences]}
-    write_json(output / "comparison.json", document)
+    path = output / "comparison.json"
+    ComparisonFile.checked({"differences": [asdict(d) for d in comparison.differences]}, path).write(path)
 
 
 def _p(value: float) -> str:

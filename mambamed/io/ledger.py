@@ -8,21 +8,70 @@ Every file outside this list belongs to somebody else and is neither replaced no
 from __future__ import annotations
 
 import filecmp
-import json
 import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
-from mambamed.errors import RecipeError, RunError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, WithJsonSchema
+
+from mambamed.errors import DatasetError, RecipeError, RunError
+from mambamed.io.json_text import json_line, parse_json
+from mambamed.io.text_files import MAX_BYTES
 from mambamed.io.write_errors import cannot_write
 
 LEDGER_NAME = ".mambamed-files"
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # no such flag on Windows
 _FORMAT = 1
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(value)
+    return value
+
+
+def _safe(name: Any) -> str:
+    parts = PurePosixPath(_text(name)).parts
+    if not parts or ".." in parts or name.startswith(("/", "\\")) or ":" in parts[0] or "\0" in name:
+        raise ValueError(name)
+    os.fsencode(name)  # UnicodeEncodeError, a ValueError, for what no file can be called
+    return name
+
+
+# not pydantic's text, which refuses names that are not UTF-8
+_Name = Annotated[str, PlainValidator(_safe), WithJsonSchema({"type": "string", "minLength": 1})]
+_Text = Annotated[str, PlainValidator(_text), WithJsonSchema({"type": "string"})]
+
+
+class Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class Head(Entry):
+    format: Annotated[int, Field(ge=1, le=_FORMAT)]
+    """Version of the list."""
+    kind: Annotated[str, Field(min_length=1)]
+    """What the folder holds."""
+    source: _Text = ""
+    """What it was made from."""
+
+
+class NewSource(Entry):
+    source: _Text
+    """What the folder is now made from."""
+
+
+class Removed(Entry):
+    removed: _Name
+    """File that was removed again."""
+
+
+Line = Head | NewSource | Removed | _Name
+_HEAD, _LATER = TypeAdapter[Head](Head), TypeAdapter[Any](NewSource | Removed | _Name)
 
 
 @dataclass
@@ -62,6 +111,8 @@ class Ledger:
                 size = inode = 0
             if size < self._read or inode != self._inode:
                 self.kind, self.source, self.names, self._read, self._inode = "", "", set(), 0, inode
+            if size > MAX_BYTES:
+                raise RunError(f"{self.path}: larger than {MAX_BYTES >> 20} MB. Give another -o.")
             if size > self._read:
                 with _locked(self.path, os.O_RDONLY) as file:
                     file.seek(self._read)
@@ -71,23 +122,25 @@ class Ledger:
     def _take(self, data: bytes) -> None:
         whole = data[: data.rfind(b"\n") + 1]  # a power failure may leave part of a line
         try:
-            for line in whole.splitlines():
-                self._take_entry(json.loads(line))
-        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+            for line in whole.decode().split("\n")[:-1]:
+                self._take_entry(parse_json(line, self.path))
+        except (DatasetError, TypeError, ValueError) as error:
             raise RunError(f"{self.path}: is damaged. Give another -o.") from error
         self._read += len(whole)
 
     def _take_entry(self, entry: Any) -> None:
         if not self.kind:
-            if entry["format"] > _FORMAT:
+            number = entry.get("format") if isinstance(entry, dict) else None
+            if type(number) is int and number > _FORMAT:
                 raise RunError(f"{self.path}: a newer version of mambamed wrote this file. Update mambamed.")
-            self.kind, self.source = str(entry["kind"]), str(entry.get("source", ""))
-        elif isinstance(entry, str):
-            self.names.add(_safe(entry))
-        elif "source" in entry:
-            self.source = str(entry["source"])
+            head = _HEAD.validate_python(entry)
+            self.kind, self.source = head.kind, head.source
+        elif isinstance(line := _LATER.validate_python(entry), str):
+            self.names.add(line)
+        elif isinstance(line, NewSource):
+            self.source = line.source
         else:
-            self.names.discard(_safe(entry["removed"]))
+            self.names.discard(line.removed)
 
     def begin(self, kind: str, source: str, names: Iterable[str]) -> None:
         """Write the first line, and `names` of files that exist already; if there is a list, its source."""
@@ -113,7 +166,7 @@ class Ledger:
         return next((p for p in (*filter(Path.is_symlink, links), *filter(os.path.lexists, paths))), None)
 
     def _append(self, entries: Iterable[Any], first: bool = False) -> None:
-        text = _text(entries)
+        text = _lines(entries)
         with _locked(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 1))
@@ -131,7 +184,7 @@ class Ledger:
         lines = [head, *(name for name in sorted(self.names) if os.path.lexists(self.root / name))]
         temporary = self.path.with_name(f".tmp-{os.getpid()}-{os.urandom(4).hex()}")
         try:
-            temporary.write_text(_text(lines), encoding="utf-8")
+            temporary.write_text(_lines(lines), encoding="utf-8")
             temporary.replace(self.path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
@@ -150,8 +203,8 @@ class Ledger:
                 self._append([name])
 
 
-def _text(entries: Iterable[Any]) -> str:
-    return "".join(f"{json.dumps(entry)}\n" for entry in entries)
+def _lines(entries: Iterable[Any]) -> str:
+    return "".join(f"{json_line(entry)}\n" for entry in entries)
 
 
 def foreign_file(path: Path) -> RecipeError:
@@ -225,13 +278,6 @@ def remove(path: Path) -> None:
     """Delete a file, if it is on the list of the output folder it lies in."""
     if found := ledger_above(path):
         found[0].remove(found[1])
-
-
-def _safe(name: str) -> str:
-    parts = PurePosixPath(name).parts
-    if not parts or ".." in parts or name.startswith(("/", "\\")) or ":" in parts[0] or "\0" in name:
-        raise ValueError(name)
-    return name
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import from_ras, orientation_of, to_ras, world_to_voxel
 from mambamed.io.atomic import flushed_together, write_bytes
 from mambamed.io.images import Image, case_id_of, smallest_integer, write_image
-from mambamed.io.json_files import json_line
+from mambamed.io.json_text import json_line
 from mambamed.io.ledger import remove
 from mambamed.preparation.contact_sheet import sheet_of
 from mambamed.preparation.grid import CaseGeometry

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mambamed.documents.run import CheckpointFacts
 from mambamed.errors import DatasetError, ModelError
 from mambamed.io.atomic import write_bytes
-from mambamed.io.json_files import json_line, parse_json
+from mambamed.io.json_text import json_line, parse_json
 from mambamed.io.members import Source
 from mambamed.runs.tensors import read_tensors
 

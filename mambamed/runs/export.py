@@ -26,7 +26,7 @@ import mambamed
 from mambamed.documents.run import Calibration, ModelIndex, ModelMember, Thresholds
 from mambamed.errors import ModelError
 from mambamed.io.atomic import open_atomic
-from mambamed.io.json_files import json_text
+from mambamed.io.json_text import json_text
 from mambamed.io.ledger import Ledger, foreign_file
 from mambamed.io.members import Member, members_of
 from mambamed.io.ownership import own_file

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mambamed.documents.foreign.safetensors import TensorTable
 from mambamed.errors import MambamedError, ModelError
-from mambamed.io.json_files import parse_json
+from mambamed.io.json_text import parse_json
 from mambamed.io.members import Source, opened
 
 MOST_NUMBERS = 2**40  # of a tensor, an axis of 0 counted as 1: no file holds so many

@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from mambamed.documents.base import Model
-from mambamed.documents.evaluation import ClassificationSummary, LandmarksSummary, SegmentationSummary
+from mambamed.documents.evaluation import (
+    ClassificationSummary,
+    ComparisonFile,
+    LandmarksSummary,
+    SegmentationSummary,
+)
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan
 from mambamed.documents.prediction import PointFile, PredictionRecord
@@ -64,6 +69,13 @@ def _facts() -> Any:
     return facts | {"scaler": scaler | {"_growth_tracker": 0}}
 
 
+def _comparison() -> Any:
+    test = {"pairs": 3, "mean_difference": 0.5, "interval": [0.1, 0.9], "wilcoxon_p": 0.5, "permutation_p": 1}
+    names = {"region": "liver", "metric": "dice", "first": "a", "second": "b"}
+    corrected = {"delong_p": float("nan"), "wilcoxon_holm": 1, "permutation_holm": 1, "delong_holm": 1.0}
+    return {"format": 1, "differences": [{**names, "means": [0.25, 0.75], "test": test, **corrected}]}
+
+
 EXAMPLES: list[tuple[type[Model], Any]] = [
     (DatasetManifest, _read("segmentation/run/dataset.json", landmarks=["tip"], classes=["left", "right"])),
     (Plan, _plan()),
@@ -82,4 +94,5 @@ EXAMPLES: list[tuple[type[Model], Any]] = [
     (SegmentationSummary, _read("summary_segmentation.json", task="segmentation")),
     (LandmarksSummary, _read("summary_landmarks.json", task="landmarks")),
     (ClassificationSummary, _read("summary_classification.json", task="classification")),
+    (ComparisonFile, _comparison()),
 ]

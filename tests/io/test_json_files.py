@@ -25,6 +25,21 @@ def test_a_document_that_cannot_be_read_is_one_line(tmp_path, content, words) ->
     assert "\n" not in str(caught.value)
 
 
+def test_a_huge_document_is_rejected_unread(tmp_path) -> None:
+    path = tmp_path / "dataset.json"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # without blocks on the disk
+    with pytest.raises(DatasetError, match=r"dataset.json: larger than 256 MB\. Check the path\.$"):
+        read_json(path)
+
+
+def test_a_duplicate_among_many_keys_is_found_at_once(tmp_path) -> None:
+    path = tmp_path / "dataset.json"
+    path.write_text("{" + "".join(f'"{n}": 0,' for n in range(100_000)) + '"last": 0, "last": 0}')
+    with pytest.raises(DatasetError, match="duplicate key 'last'"):  # minutes if each key were counted anew
+        read_json(path)
+
+
 def test_an_absent_document_is_one_line(tmp_path) -> None:
     with pytest.raises(DatasetError, match="cannot be read"):
         read_json(tmp_path / "dataset.json")

@@ -81,12 +81,42 @@ def test_only_listed_files_are_removed(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     "entry",
-    ['"../x"', '"/x"', '"a/../../x"', '"C:x"', "3", "null", "[]", "{}", '{"removed": "../x"}', "nonsense"],
+    [
+        *(
+            '"../x"',
+            '"/x"',
+            '"a/../../x"',
+            '"C:x"',
+            "3",
+            "null",
+            "[]",
+            "{}",
+            '{"removed": "../x"}',
+            "nonsense",
+        ),
+        *('{"removed": "a", "more": 1}', '{"removed": "a", "removed": "b"}', '{"source": 1}', "[" * 5000),
+        r'"\ud800"',  # no name of a file
+    ],
 )
 def test_a_damaged_list_is_one_line(entry, tmp_path) -> None:
     (tmp_path / LEDGER_NAME).write_text(f'{{"format": 1, "kind": "test"}}\n{entry}\n')
     with pytest.raises(RunError, match="is damaged"):
         write_text(tmp_path / "a", "x")
+
+
+@pytest.mark.parametrize(
+    "head", ['{"format": true, "kind": "a"}', '{"format": 1, "kind": 3}', '{"format": 0}']
+)
+def test_a_damaged_first_line_is_one_line(head, tmp_path) -> None:
+    (tmp_path / LEDGER_NAME).write_text(head + "\n")
+    with pytest.raises(RunError, match="is damaged"):
+        write_text(tmp_path / "a", "x")
+
+
+def test_a_source_may_have_a_name_that_is_not_utf_8(tmp_path) -> None:
+    Ledger(tmp_path).begin("test", "/old/\udce4", ["a\udce4"])
+    found = Ledger(tmp_path).refresh()
+    assert found.source == "/old/\udce4" and found.names == {"a\udce4"}
 
 
 def test_a_list_of_a_newer_version_is_rejected(tmp_path) -> None:
