@@ -16,7 +16,8 @@ def read_text(path: Source, errors: str = "strict") -> str:
     """
     try:
         with opened(path) as (file, size):
-            data = b"" if size > MAX_BYTES else file.read((size or MAX_BYTES) + 1)  # a pipe has no size
+            is_pipe = not size and isinstance(path, Path)
+            data = b"" if size > MAX_BYTES else file.read(MAX_BYTES + 1 if is_pipe else size)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
     except ValueError as error:  # a NUL character in the path

@@ -9,6 +9,7 @@ import pytest
 
 from mambamed.errors import ModelError
 from mambamed.io.members import members_of, opened
+from mambamed.io.text_files import read_text
 
 
 def zipped(path, members, compression=zipfile.ZIP_STORED):
@@ -31,6 +32,11 @@ def test_a_member_is_the_bytes_that_were_put_in_and_names_its_archive(tmp_path) 
     whole = path.read_bytes()
     start = members["folder/b"].start
     assert whole[start : start + 1280] == content["folder/b"]
+
+
+def test_the_text_of_a_member_ends_with_it(tmp_path) -> None:
+    members = listed(zipped(tmp_path / "x.zip", {"a": b"first\r\n", "empty": b"", "c": b"more"}))
+    assert [read_text(members[name]) for name in ("a", "empty")] == ["first\n", ""]
 
 
 def test_bytes_before_the_archive_do_not_move_its_members(tmp_path) -> None:
