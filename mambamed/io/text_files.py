@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mambamed.errors import DatasetError
 from mambamed.io.members import Source, opened
 
