@@ -13,7 +13,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, WithJsonSchema
@@ -35,8 +36,8 @@ def _text(value: Any) -> str:
 
 
 def _safe(name: Any) -> str:
-    parts = PurePosixPath(_text(name)).parts
-    if not parts or ".." in parts or name.startswith(("/", "\\")) or ":" in parts[0] or "\0" in name:
+    parts = _text(name).split("/")
+    if ".." in parts or "" in parts or "\\" in name or ":" in parts[0] or "\0" in name:
         raise ValueError(name)
     os.fsencode(name)  # UnicodeEncodeError, a ValueError, for what no file can be called
     return name
@@ -97,6 +98,10 @@ class Ledger:
     def path(self) -> Path:
         return self.root / LEDGER_NAME
 
+    @cached_property
+    def _path(self) -> str:
+        return str(self.path)
+
     def refresh(self) -> Ledger:
         """Read what other processes have added.
 
@@ -105,7 +110,7 @@ class Ledger:
         """
         with self._guard:
             try:
-                state = self.path.lstat()
+                state = os.lstat(self._path)
                 size, inode = state.st_size, state.st_ino
             except OSError:
                 size = inode = 0
@@ -144,11 +149,18 @@ class Ledger:
 
     def begin(self, kind: str, source: str, names: Iterable[str]) -> None:
         """Write the first line, and `names` of files that exist already; if there is a list, its source."""
+        _above.clear()
         if not self.refresh().kind:
             head = {"format": _FORMAT, "kind": kind, **({"source": source} if source else {})}
             self._append([head, *sorted(names)], first=True)
         if source != self.source:
             self._append([{"source": source}])
+
+    def add(self, names: Iterable[str]) -> None:
+        """Add the names of many files at once, which is faster than one before each write."""
+        with self._guard:
+            if missing := sorted(set(names) - self.refresh().names):
+                self._append(missing)
 
     def remove(self, name: str) -> None:
         """Delete a file, if it is on the list."""
@@ -160,10 +172,11 @@ class Ledger:
         """The first of these files that exists and is not on the list, or a link to its folder."""
         self.refresh()
         names = list(names)
-        parents = dict.fromkeys(parent for name in names for parent in PurePosixPath(name).parents)
-        links = (self.root / parent for parent in parents if parent.name)
-        paths = (self.root / name for name in names if name not in self.names)
-        return next((p for p in (*filter(Path.is_symlink, links), *filter(os.path.lexists, paths))), None)
+        parents = {name[:end] for name in names for end, letter in enumerate(name) if letter == "/"}
+        links = [f"{self.root}/{parent}" for parent in sorted(parents)]
+        paths = [f"{self.root}/{name}" for name in names if name not in self.names]
+        found = next((p for p in (*filter(os.path.islink, links), *filter(os.path.lexists, paths))), None)
+        return None if found is None else Path(found)
 
     def _append(self, entries: Iterable[Any], first: bool = False) -> None:
         text = _lines(entries)
@@ -216,19 +229,26 @@ def foreign_file(path: Path) -> RecipeError:
 
 def ledger_above(path: Path) -> tuple[Ledger, str] | None:
     """The nearest list above a file, and the file's name in it; None if no folder above has one."""
-    path = _absolute(path)
-    for root in path.parents:
-        if (root / LEDGER_NAME).is_file():
-            return _known.setdefault(root, Ledger(root)).refresh(), path.relative_to(root).as_posix()
-    return None
+    text = _absolute(path)
+    folder, _, name = text.rpartition(os.sep)
+    ledger = _above.get(folder)
+    if ledger is None or not ledger.refresh().kind:
+        roots = (root for root in Path(text).parents if (root / LEDGER_NAME).is_file())
+        if (root := next(roots, None)) is None:
+            return None
+        ledger = _above[folder] = _known.setdefault(str(root), Ledger(root))
+    inner = folder[len(str(ledger.root)) :].replace(os.sep, "/").lstrip("/")
+    return ledger, f"{inner}/{name}" if inner else name
 
 
-def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` would follow links
+def _absolute(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 - `resolve` would follow links
 
 
-_known: dict[Path, Ledger] = {}
-_single: dict[Path, bool] = {}  # files that are no part of the folder they lie in -> may they be replaced?
+# Of absolute paths as text: this code runs before each write.
+_known: dict[str, Ledger] = {}
+_above: dict[str, Ledger] = {}  # folder of a file -> the list above it
+_single: dict[str, bool] = {}  # files that are no part of the folder they lie in -> may they be replaced?
 
 
 def declare_single(path: Path, replace: bool) -> None:
@@ -247,7 +267,7 @@ def may_replace(path: Path, new: Path) -> bool:
     Raises:
         RecipeError: `path` is a single output with other content, which is to be kept.
     """
-    if _single.get(_absolute(path), True) or not os.path.lexists(path):
+    if not _single or _single.get(_absolute(path), True) or not os.path.lexists(path):
         return True
     if path.is_file() and not path.is_symlink() and filecmp.cmp(path, new, shallow=False):
         return False

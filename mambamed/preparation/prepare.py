@@ -184,6 +184,7 @@ def prepare(
         folders = ("cases", "references", *(["qc"] if qc else []))
         if path := ledger.foreign(_files_of(folders, examined)):
             raise foreign_file(path)
+        ledger.add(_files_of(folders, [case.id for case in good]))
         ledger.remove("dataset.json")
         for name in folders:
             (output / name).mkdir(exist_ok=True)
