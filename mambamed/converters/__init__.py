@@ -64,8 +64,7 @@ def convert(
         format: a key of `CONVERTERS`; "auto" uses the first that recognizes the source.
         channels, labels, class_column, progress: see `ConvertOptions`.
 
-    Raises:
-        DatasetError: unknown source, format or layout, no cases, or nothing to learn.
+    Raises DatasetError: unknown source, format or layout, no cases, or nothing to learn.
     """
     if not source.exists():
         raise DatasetError(f"{source}: no such folder. Give the folder of a dataset, or a list of cases.")

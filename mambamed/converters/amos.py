@@ -39,8 +39,7 @@ def recognizes(source: Path) -> bool:
 def convert(source: Path, options: ConvertOptions) -> RawDataset:
     """The training cases of one kind.
 
-    Raises:
-        DatasetError: CT and MRI without a choice, no case of the chosen kind, or two files of one case.
+    Raises DatasetError: CT and MRI without a choice, no case of the chosen kind, or two files of one case.
     """
     images, labels = _files(source / "imagesTr"), _files(source / "labelsTr")
     file = source / _DOCUMENT

@@ -37,8 +37,7 @@ def recognizes(source: Path) -> bool:
 def convert(source: Path, options: ConvertOptions) -> RawDataset:
     """The sessions with the channels: T1w, or those of the recipe.
 
-    Raises:
-        DatasetError: no such column, no class and no label map, or several images of one channel.
+    Raises DatasetError: no such column, no class and no label map, or several images of one channel.
     """
     channels = dict(options.channels or {"T1w": "mri"})
     known, columns = _table(source / _PARTICIPANTS, "participant_id")

@@ -58,8 +58,7 @@ def recognizes(source: Path) -> bool:
 def convert(source: Path, options: ConvertOptions) -> RawDataset:
     """The cases with any of the modalities; missing files are reported as the case's `fault`.
 
-    Raises:
-        DatasetError: file names of 2021 and 2023 are mixed, or a modality of a case has two files.
+    Raises DatasetError: file names of 2021 and 2023 are mixed, or a modality of a case has two files.
     """
     found = case_files(source)
     earlier = {is_earlier_naming(files) for files in found.values() if set(files) - {"seg", "t1c"}}
@@ -144,8 +143,7 @@ def subject_of(case_id: str) -> str:
 def case_files(source: Path) -> dict[str, dict[str, Path]]:
     """Case id -> modality in the newer names (or "seg", "gtv") -> file, up to two folders below `source`.
 
-    Raises:
-        DatasetError: a modality of a case has two files.
+    Raises DatasetError: a modality of a case has two files.
     """
     found: dict[str, dict[str, Path]] = {}
     strange: list[Path] = []

@@ -94,11 +94,7 @@ def table_of(folder: Path) -> Path | None:
 
 
 def convert(source: Path, options: ConvertOptions) -> RawDataset:
-    """The cases of a list.
-
-    Raises:
-        DatasetError: not a list, or missing or invalid columns.
-    """
+    """The cases of a list. Raises DatasetError: not a list, or missing or invalid columns."""
     listed = _read(source)
     columns = _columns(listed, options)
     tables: dict[Path, tuple[str, dict[str, Points]]] = {}
@@ -120,8 +116,7 @@ def find_cases(source: Path, channels: Sequence[str]) -> list[Case]:
         source: the list.
         channels: the model's channel names, in order; a single channel may have another name in the list.
 
-    Raises:
-        DatasetError: not a list, or no column for a channel.
+    Raises DatasetError: not a list, or no column for a channel.
     """
     listed = _read(source)
     columns = _columns(listed, ConvertOptions(channels=dict.fromkeys(channels, "mri")))

@@ -46,10 +46,8 @@ def convert_points(
         images: the image, or a folder with one per case, if the source is in voxels.
         overwrite: replace an output file with other content.
 
-    Raises:
-        RecipeError: the output is not this command's own.
-        DatasetError: nothing to convert, or several cases in a format for one.
-        CaseError: the only case cannot be read.
+    Raises RecipeError: the output is not this command's own; DatasetError: nothing to convert, or several
+    cases in a format for one; CaseError: the only case cannot be read.
     """
     suffix = point_suffix(output)
     if to is None and suffix is None:

@@ -28,11 +28,9 @@ def find_inputs(source: Path, channels: Sequence[str]) -> list[Case]:
         source: an image, a folder, or a list of cases (.csv, .tsv, .json); see `case_list`.
         channels: the model's channel names, in order.
 
-    Returns:
-        Cases without labels, sorted by id; a missing or additional channel is the case's `fault`.
+    Returns: Cases without labels, sorted by id; a missing or additional channel is the case's `fault`.
 
-    Raises:
-        DatasetError: nothing to predict, or two files of one case.
+    Raises DatasetError: nothing to predict, or two files of one case.
     """
     cases = _find(source, channels)
     for one, other in differ_in_case_alone(case.id for case in cases):

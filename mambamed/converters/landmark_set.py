@@ -48,8 +48,7 @@ def recognizes(source: Path) -> bool:
 def convert(source: Path, options: ConvertOptions) -> RawDataset:
     """The cases with images or points; if either is missing, that is the case's `fault`.
 
-    Raises:
-        DatasetError: two files of one case, or an invalid document or table.
+    Raises DatasetError: two files of one case, or an invalid document or table.
     """
     images, table = _images(source), _table_of(source)
     many = source / _ALL_VOXELS if (source / _ALL_VOXELS).is_file() else table
@@ -121,8 +120,7 @@ def _images(source: Path) -> dict[str, dict[int, Path]]:
 def _point_files(source: Path, surely: bool) -> dict[str, Path]:
     """Case id -> point file; `surely`: outside a folder of points, only formats that are always points.
 
-    Raises:
-        DatasetError: two point files of one case.
+    Raises DatasetError: two point files of one case.
     """
     folder = next((source / name for name in _POINT_FOLDERS if (source / name).is_dir()), source)
     found: dict[str, Path] = {}

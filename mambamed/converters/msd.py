@@ -28,8 +28,7 @@ def recognizes(source: Path) -> bool:
 def convert(source: Path, options: ConvertOptions) -> RawDataset:
     """The training cases.
 
-    Raises:
-        DatasetError: `dataset.json` is not from the Decathlon, or contains a path outside the folder.
+    Raises DatasetError: `dataset.json` is not from the Decathlon, or contains a path outside the folder.
     """
     file = source / _DOCUMENT
     document = MsdDataset.read(file)

@@ -41,11 +41,7 @@ def recognizes(source: Path) -> bool:
 
 
 def convert(source: Path, options: ConvertOptions) -> RawDataset:
-    """The training cases.
-
-    Raises:
-        DatasetError: `dataset.json` is not nnU-Net's.
-    """
+    """The training cases. Raises DatasetError: `dataset.json` is not nnU-Net's."""
     file = source / _DOCUMENT
     document = NnunetDataset.read(file)
     names = list(document.channel_names.values())
@@ -101,8 +97,7 @@ def _listed_cases(source: Path, listed: Mapping[str, NnunetFiles], channels: int
 def numbered_channels(folder: Path) -> dict[str, dict[int, Path]]:
     """Case id -> channel number -> file, for names like `CASE_0000.nii.gz`.
 
-    Raises:
-        DatasetError: a channel of a case has two files.
+    Raises DatasetError: a channel of a case has two files.
     """
     found: dict[str, dict[int, Path]] = {}
     for path in sorted(folder.glob("*")):
@@ -121,8 +116,7 @@ def numbered_channels(folder: Path) -> dict[str, dict[int, Path]]:
 def channel_files(folder: Path) -> dict[str, dict[int, Path]]:
     """`numbered_channels` if there is a channel 0, else each image as channel 0 of its own case.
 
-    Raises:
-        DatasetError: two images of one case or channel.
+    Raises DatasetError: two images of one case or channel.
     """
     numbered = numbered_channels(folder)
     if any(0 in files for files in numbered.values()):

@@ -10,19 +10,12 @@ from mambamed.progress import Progress
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """Options of a converter.
+    """Options of a converter."""
 
-    Attributes:
-        format: the requested format, or "auto" if the layout was recognized.
-        channels: channel name -> "ct" or "mri", from the recipe.
-        labels: label name -> value, from the recipe.
-        class_column: column of the table that contains the classes.
-    """
-
-    format: str = "auto"
-    channels: Mapping[str, str] | None = None
-    labels: Mapping[str, int] | None = None
-    class_column: str | None = None
+    format: str = "auto"  # the requested format, or "auto" if the layout was recognized
+    channels: Mapping[str, str] | None = None  # channel name -> "ct" or "mri", from the recipe
+    labels: Mapping[str, int] | None = None  # label name -> value, from the recipe
+    class_column: str | None = None  # column of the table that contains the classes
     progress: Progress | None = None
 
     def one_channel(self, name: str, kind: str) -> dict[str, str]:

@@ -21,19 +21,12 @@ _OTHER_DOCUMENTS = {f"{name}.json" for name in ("run", "summary", "dataset", "sp
 
 @dataclass(frozen=True)
 class PointSet:
-    """Landmarks by case.
+    """Landmarks by case."""
 
-    Attributes:
-        points: case id -> landmark -> world mm, RAS+; without absent landmarks.
-        landmarks: names in order; empty if only the cases name them.
-        subjects: case id -> subject, if known.
-        source: for messages.
-    """
-
-    points: Mapping[str, Points]
-    landmarks: tuple[str, ...]
-    source: str
-    subjects: Mapping[str, str] = field(default_factory=dict)
+    points: Mapping[str, Points]  # case id -> landmark -> world mm, RAS+; without absent landmarks
+    landmarks: tuple[str, ...]  # names in order; empty if only the cases name them
+    source: str  # for messages
+    subjects: Mapping[str, str] = field(default_factory=dict)  # case id -> subject, if known
     faults: Mapping[str, CaseError] = field(default_factory=dict)
 
 
@@ -48,8 +41,7 @@ def read_point_set(place: Path, affine_of: AffineOf = lambda case_id: None) -> P
             prepared dataset.
         affine_of: case id -> affine of its image, for files in voxels.
 
-    Raises:
-        DatasetError: no such file, or not a file of points.
+    Raises DatasetError: no such file, or not a file of points.
     """
     if (place / "dataset.json").is_file():
         return _of_prepared(place)

@@ -32,11 +32,7 @@ def recognizes(source: Path) -> bool:
 
 
 def convert(source: Path, options: ConvertOptions) -> RawDataset:
-    """The cases with labels, with the ids `img0001`, ...
-
-    Raises:
-        DatasetError: two files of one case.
-    """
+    """The cases with labels, with the ids `img0001`, ... Raises DatasetError: two files of one case."""
     images, labels = _files(source)
     cases = []
     for number in sorted(set(images) | set(labels)):

@@ -40,34 +40,24 @@ _NOWHERE = (math.nan, math.nan)
 
 @dataclass(frozen=True)
 class RunScores:
-    """The scores of one table of probabilities, at its own threshold.
-
-    Attributes:
-        intervals: metric -> confidence interval, by subject; for AUC by DeLong, by case.
-        unscored: number of reference cases that are not in the table.
-        class_auc: class -> AUC against the rest.
-    """
+    """The scores of one table of probabilities, at its own threshold."""
 
     name: str
     scores: BinaryScores | MulticlassScores
+    # metric -> confidence interval, by subject; for AUC by DeLong, by case
     intervals: Mapping[str, tuple[float, float]]
-    unscored: int
-    class_auc: Mapping[str, float]
+    unscored: int  # number of reference cases that are not in the table
+    class_auc: Mapping[str, float]  # class -> AUC against the rest
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassEvaluation(Evaluation):
-    """The evaluation of one or several tables of probabilities.
+    """The evaluation of one or several tables of probabilities."""
 
-    Attributes:
-        runs: one per table.
-        summaries: one row per metric; for more than two classes also the AUC of each class against the rest.
-        classes: in the order of the probabilities; of two, the second is positive.
-    """
-
-    runs: tuple[RunScores, ...]
+    runs: tuple[RunScores, ...]  # one per table
+    # one row per metric; for more than two classes also the AUC of each class against the rest
     summaries: tuple[ClassRow, ...]
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # in the order of the probabilities; of two, the second is positive
 
 
 def evaluate_probabilities(
@@ -94,8 +84,7 @@ def evaluate_probabilities(
             per cent, mean ± SD over seeds.
         paper: a recipe's `paper` section, as a row of that table.
 
-    Raises:
-        DatasetError: nothing to compare, tables of other classes, or a reference that cannot be read.
+    Raises DatasetError: nothing to compare, tables of other classes, or a reference that cannot be read.
     """
     tables = {path.stem: read_probabilities(path) for path in probability_files(predictions)}
     classes = next(iter(tables.values())).classes
@@ -126,11 +115,7 @@ def evaluate_probabilities(
 
 
 def probability_files(predictions: Path) -> list[Path]:
-    """The given .csv file, or those of a folder.
-
-    Raises:
-        DatasetError: there are none.
-    """
+    """The given .csv file, or those of a folder. Raises DatasetError: there are none."""
     if predictions.is_file():
         return [predictions]
     found = sorted(path for path in predictions.glob("*.csv") if not path.name.startswith("."))

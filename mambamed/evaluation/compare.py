@@ -27,24 +27,17 @@ AUC = "auc"
 
 @dataclass(frozen=True)
 class Difference:
-    """Two evaluations in one metric of one region.
+    """Two evaluations in one metric of one region."""
 
-    Attributes:
-        region: a region, a landmark, or "all".
-        first, second: names of the evaluations.
-        means: of both, over the compared cases, including penalties.
-        test: paired by subject; the difference is second minus first.
-        delong_p: for AUC, which is tested by DeLong's method, by case; else NaN.
-        wilcoxon_holm, permutation_holm, delong_holm: p corrected for all rows of the comparison.
-    """
-
-    region: str
+    region: str  # a region, a landmark, or "all"
     metric: str
+    # first, second: names of the evaluations
     first: str
     second: str
-    means: tuple[float, float]
-    test: PairedTest
-    delong_p: float = math.nan
+    means: tuple[float, float]  # of both, over the compared cases, including penalties
+    test: PairedTest  # paired by subject; the difference is second minus first
+    delong_p: float = math.nan  # for AUC, which is tested by DeLong's method, by case; else NaN
+    # wilcoxon_holm, permutation_holm, delong_holm: p corrected for all rows of the comparison
     wilcoxon_holm: float = math.nan
     permutation_holm: float = math.nan
     delong_holm: float = math.nan
@@ -52,18 +45,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The result of `compare`.
+    """The result of `compare`."""
 
-    Attributes:
-        table: the differences.
-        ranks: mean rank of each evaluation, per region and metric.
-        output: folder of the files; None if nothing was written.
-    """
-
-    table: Table
-    ranks: Table
+    table: Table  # the differences
+    ranks: Table  # mean rank of each evaluation, per region and metric
     differences: tuple[Difference, ...]
-    output: Path | None
+    output: Path | None  # folder of the files; None if nothing was written
 
 
 def compare(
@@ -88,8 +75,8 @@ def compare(
         seed: random seed of the bootstrap and the permutation tests.
         output: folder for `comparison.csv`, `comparison.json` and the table as Markdown and LaTeX.
 
-    Raises:
-        DatasetError: fewer than two, not such folders, different tasks, cases or rules, no metric in common.
+    Raises DatasetError: fewer than two, not such folders, different tasks, cases or rules, no metric in
+    common.
     """
     place = None if output is None else Output(output, "comparison", evaluations)
     if place is not None:

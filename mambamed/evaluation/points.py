@@ -36,19 +36,14 @@ _ERROR = "error_mm"
 
 @dataclass(frozen=True, kw_only=True)
 class PointEvaluation(Evaluation):
-    """The evaluation of landmarks.
+    """The evaluation of landmarks."""
 
-    Attributes:
-        summaries: one per landmark, "all" last.
-        intervals: landmark -> confidence interval of its mean radial error, by subject.
-        cases: case id -> errors, missed and spurious points; a case without a prediction misses all.
-        distances_mm: of the success detection rate.
-    """
-
-    summaries: tuple[LandmarkSummary, ...]
+    summaries: tuple[LandmarkSummary, ...]  # one per landmark, "all" last
+    # landmark -> confidence interval of its mean radial error, by subject
     intervals: Mapping[str, tuple[float, float]]
+    # case id -> errors, missed and spurious points; a case without a prediction misses all
     cases: Mapping[str, PointScores]
-    distances_mm: tuple[float, ...]
+    distances_mm: tuple[float, ...]  # of the success detection rate
 
 
 def evaluate_points(
@@ -84,8 +79,7 @@ def evaluate_points(
         table: "landmarks": also make a table like those of papers, with one column per landmark.
         paper: a recipe's `paper` section, as a row of that table.
 
-    Raises:
-        DatasetError: nothing to compare.
+    Raises DatasetError: nothing to compare.
     """
     found, truth = read_point_set(predictions), read_point_set(references)
     known = [*truth.points, *truth.faults]

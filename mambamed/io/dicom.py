@@ -38,21 +38,13 @@ _PARALLEL = 1e-3
 
 @dataclass(frozen=True)
 class Series:
-    """Files of one series, not yet sorted or checked.
+    """Files of one series, not yet sorted or checked."""
 
-    Attributes:
-        uid: SeriesInstanceUID.
-        folder: folder of the files.
-        files: sorted by name.
-        modality: e.g. "CT", "MR".
-        description: SeriesDescription.
-    """
-
-    uid: str
+    uid: str  # SeriesInstanceUID
     folder: Path
-    files: tuple[Path, ...]
-    modality: str
-    description: str
+    files: tuple[Path, ...]  # sorted by name
+    modality: str  # e.g. "CT", "MR"
+    description: str  # SeriesDescription
 
 
 def is_dicom(path: Path) -> bool:
@@ -111,8 +103,7 @@ def _series_in(folder: Path, paths: Sequence[Path]) -> list[Series]:
 def series_of(path: Path) -> Series:
     """The series that a file belongs to, or the only series in a folder.
 
-    Raises:
-        CaseError: not DICOM, or a folder with several series.
+    Raises CaseError: not DICOM, or a folder with several series.
     """
     if path.is_dir():
         found = _series_in(path, sorted(path.iterdir()))
@@ -137,8 +128,7 @@ def _shown(series: Sequence[Series]) -> str:
 def read_header(path: Path, max_voxels: int) -> tuple[tuple[int, int, int], Affine, np.dtype]:
     """Shape, affine and usual type of the series of a file or folder, without reading voxels.
 
-    Raises:
-        CaseError: its slices do not form a volume.
+    Raises CaseError: its slices do not form a volume.
     """
     grid = grid_of(path, max_voxels)
     return grid.shape, grid.affine, np.dtype(np.int16)
@@ -147,8 +137,7 @@ def read_header(path: Path, max_voxels: int) -> tuple[tuple[int, int, int], Affi
 def read(path: Path, max_voxels: int) -> tuple[NDArray, Affine]:
     """Voxels `(X, Y, Z)` of the series of a file or folder, and their affine, voxel -> world, mm, RAS+.
 
-    Raises:
-        CaseError: its slices do not form a volume, or one is damaged.
+    Raises CaseError: its slices do not form a volume, or one is damaged.
     """
     grid = grid_of(path, max_voxels)
     if grid.frames is not None:
@@ -174,26 +163,20 @@ def read(path: Path, max_voxels: int) -> tuple[NDArray, Affine]:
 
 @dataclass(frozen=True)
 class Grid:
-    """A series whose slices form a volume.
+    """A series whose slices form a volume."""
 
-    Attributes:
-        files: one per slice, in the order of the third axis; or a single file with several frames.
-        shape: `(X, Y, Z)`.
-        affine: `(4, 4)` voxel -> world, mm, RAS+.
-        frames: numbers of the frames in that order, from 0; None if every slice is a file.
-    """
-
+    # one per slice, in the order of the third axis; or a single file with several frames
     files: tuple[Path, ...]
-    shape: tuple[int, int, int]
-    affine: Affine
+    shape: tuple[int, int, int]  # `(X, Y, Z)`
+    affine: Affine  # `(4, 4)` voxel -> world, mm, RAS+
+    # numbers of the frames in that order, from 0; None if every slice is a file
     frames: tuple[int, ...] | None = None
 
 
 def grid_of(path: Path, max_voxels: int = 2**31) -> Grid:
     """The grid of the series of a file or folder, with the slices sorted by position.
 
-    Raises:
-        CaseError: its slices do not form a volume.
+    Raises CaseError: its slices do not form a volume.
     """
     series = series_of(path)
     where = f"{series.folder}: series {series.description or series.uid}"

@@ -38,8 +38,7 @@ _BROKEN = (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeE
 def frame_tags(file: Path) -> list[dict[str, str]]:
     """The tags of every frame as text, `"0020|0032"` -> value, in file order.
 
-    Raises:
-        CaseError: not enhanced CT, MR or PET, no functional groups, or pydicom is not installed.
+    Raises CaseError: not enhanced CT, MR or PET, no functional groups, or pydicom is not installed.
     """
     document = _read(file, pixels=False)
     from pydicom.datadict import tag_for_keyword
@@ -60,10 +59,8 @@ def frame_tags(file: Path) -> list[dict[str, str]]:
 def read_frames(file: Path) -> NDArray:
     """`(frames, rows, columns)` with RescaleSlope and RescaleIntercept of each frame applied, in file order.
 
-    Integers if all slopes are 1 and all intercepts are integers, else float32.
-
-    Raises:
-        CaseError: as `frame_tags`; truncated, or a compression that pydicom cannot decode.
+    Integers if all slopes are 1 and all intercepts are integers, else float32. Raises CaseError: as
+    `frame_tags`; truncated, or a compression that pydicom cannot decode.
     """
     document = _read(file, pixels=True)
     try:

@@ -22,8 +22,7 @@ from mambamed.io.images import case_id_of
 def check_dicom_seg(cases: Sequence[Case]) -> None:
     """Check before prediction that DICOM segmentations can be written.
 
-    Raises:
-        RecipeError: pydicom or highdicom is not installed, or a case is not a DICOM series.
+    Raises RecipeError: pydicom or highdicom is not installed, or a case is not a DICOM series.
     """
     try:
         import highdicom  # noqa: F401 - only to check that it is installed
@@ -52,9 +51,8 @@ def write_segmentation(
             the same for all cases.
         algorithm: name of the algorithm (default: mambamed).
 
-    Raises:
-        CaseError: the series lacks attributes that a segmentation requires.
-        RunError: the file cannot be written.
+    Raises CaseError: the series lacks attributes that a segmentation requires; RunError: the file cannot be
+    written.
     """
     import highdicom as hd
     import pydicom

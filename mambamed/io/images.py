@@ -28,17 +28,11 @@ SUFFIXES = (*_NIFTI, ".nrrd", ".mha")
 
 @dataclass(frozen=True)
 class Image:
-    """An image in memory.
+    """An image in memory."""
 
-    Attributes:
-        array: `(X, Y, Z)`, in the file's type, or float32 if the file has a scaling.
-        affine: `(4, 4)` voxel -> world, mm, RAS+.
-        header: the NIfTI header, for writing an image with the same geometry.
-    """
-
-    array: NDArray
-    affine: Affine
-    header: Any = None
+    array: NDArray  # `(X, Y, Z)`, in the file's type, or float32 if the file has a scaling
+    affine: Affine  # `(4, 4)` voxel -> world, mm, RAS+
+    header: Any = None  # the NIfTI header, for writing an image with the same geometry
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -49,21 +43,13 @@ class Image:
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """An image without its voxels.
+    """An image without its voxels."""
 
-    Attributes:
-        shape: `(X, Y, Z)`.
-        volumes: length of the fourth axis; 1 for a 3D file.
-        affine: `(4, 4)` voxel -> world, mm, RAS+.
-        dtype: type of the voxels as stored.
-        header: as in `Image`.
-    """
-
-    shape: tuple[int, int, int]
-    volumes: int
-    affine: Affine
-    dtype: np.dtype
-    header: Any = None
+    shape: tuple[int, int, int]  # `(X, Y, Z)`
+    volumes: int  # length of the fourth axis; 1 for a 3D file
+    affine: Affine  # `(4, 4)` voxel -> world, mm, RAS+
+    dtype: np.dtype  # type of the voxels as stored
+    header: Any = None  # as in `Image`
 
 
 def read_image(path: Path, volume: int | None = None, max_voxels: int = MAX_VOXELS) -> Image:
@@ -74,8 +60,7 @@ def read_image(path: Path, volume: int | None = None, max_voxels: int = MAX_VOXE
         volume: index along the fourth axis of a 4D file; None for a 3D file.
         max_voxels: reject larger files before allocating memory.
 
-    Raises:
-        CaseError: absent, not a regular file, damaged, not an image, invalid geometry, NaN or Inf.
+    Raises CaseError: absent, not a regular file, damaged, not an image, invalid geometry, NaN or Inf.
     """
     if not path.name.lower().endswith(_NIFTI):
         array, affine = _reader(path).read(path, max_voxels)
@@ -122,9 +107,8 @@ def write_image(path: Path, array: NDArray, like: Image | ImageHeader) -> None:
         array: `(X, Y, Z)`, on the grid of `like`.
         like: image whose affine (and qform, sform, codes and units, if it is NIfTI) are written.
 
-    Raises:
-        ValueError: the array is not on the grid of `like`, or the suffix is not one of NIfTI.
-        RunError: the file cannot be written.
+    Raises ValueError: the array is not on the grid of `like`, or the suffix is not one of NIfTI; RunError:
+    the file cannot be written.
     """
     from mambamed.io import nifti
 
@@ -178,8 +162,7 @@ def case_id_of(path: Path) -> str | None:
 def images_by_id(paths: Iterable[Path], where: Path) -> dict[str, Path]:
     """Case id -> image; other files are ignored, and `where` is named in the errors.
 
-    Raises:
-        DatasetError: two images of one case.
+    Raises DatasetError: two images of one case.
     """
     found: dict[str, Path] = {}
     for path in sorted(paths):
@@ -196,8 +179,7 @@ def images_by_id(paths: Iterable[Path], where: Path) -> dict[str, Path]:
 def check_file(path: Path) -> None:
     """Reject all but regular files, because opening a pipe or device could hang.
 
-    Raises:
-        CaseError: absent, a broken link, a folder, a pipe or a device, no permission.
+    Raises CaseError: absent, a broken link, a folder, a pipe or a device, no permission.
     """
     try:
         mode = path.stat().st_mode

@@ -27,8 +27,8 @@ _LARGEST_RATIO = 1100  # deflate compresses at most 1032 : 1
 def read(path: Path, max_voxels: int) -> tuple[NDArray, Affine]:
     """Voxels `(X, Y, Z)` in the file's type, and their affine, voxel -> world, mm, RAS+.
 
-    Raises:
-        CaseError: damaged, not 3D with one value per voxel, more voxels than the limit or the file can hold.
+    Raises CaseError: damaged, not 3D with one value per voxel, more voxels than the limit or the file can
+    hold.
     """
     reader = _opened(path, max_voxels)
     try:

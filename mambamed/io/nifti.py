@@ -78,8 +78,7 @@ class NiftiStream:
     def read_into(self, buffer: memoryview) -> int:
         """Fill a buffer and return the number of bytes; it is partly filled only at the end of the data.
 
-        Raises:
-            CaseError: the compressed stream is truncated or damaged.
+        Raises CaseError: the compressed stream is truncated or damaged.
         """
         filled = min(len(self._returned), len(buffer))
         buffer[:filled], self._returned = self._returned[:filled], self._returned[filled:]
@@ -152,8 +151,7 @@ def header_size(start: bytes) -> int | None:
 def read_header(stream: NiftiStream, path: Path) -> Header:
     """Read and check the header; the stream is then at the first voxel.
 
-    Raises:
-        CaseError: not NIfTI, or an invalid header.
+    Raises CaseError: not NIfTI, or an invalid header.
     """
     start = stream.read(540)
     size = header_size(start)
@@ -182,9 +180,8 @@ def check_shape(
 ) -> tuple[int, int, int, int]:
     """`(X, Y, Z, volumes)` of the file.
 
-    Raises:
-        CaseError: not 3D or 4D, an empty axis, an unsupported type, or more data than the file can hold or
-            `max_voxels` allows.
+    Raises CaseError: not 3D or 4D, an empty axis, an unsupported type, or more data than the file can hold or
+    `max_voxels` allows.
     """
     count = int(header["dim"][0])
     sizes = [int(n) for n in header["dim"][1 : max(count, 0) + 1]]
@@ -224,10 +221,8 @@ def check_shape(
 def affine_of(header: Header, path: Path) -> Affine:
     """The affine, voxel -> world, mm, RAS+: the sform if there is one, else the qform, else pixdim alone.
 
-    If the sform is sheared, a valid qform is used instead, because readers disagree about such sforms.
-
-    Raises:
-        CaseError: an invalid affine.
+    If the sform is sheared, a valid qform is used instead, because readers disagree about such sforms. Raises
+    CaseError: an invalid affine.
     """
     sform, qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
     zooms = np.asarray(header["pixdim"][1:4], float)

@@ -77,8 +77,7 @@ def point_suffix(path: Path) -> str | None:
 def to_world(found: Mapping[str, Point], system: str, path: Path, affine: Affine | None) -> Points:
     """Positions in "RAS", "LPS" or "voxel" -> world mm, RAS+.
 
-    Raises:
-        CaseError: a coordinate is NaN or infinite, or voxels without an affine.
+    Raises CaseError: a coordinate is NaN or infinite, or voxels without an affine.
     """
     for name, point in found.items():
         if not all(math.isfinite(value) for value in point):
@@ -104,9 +103,8 @@ def write_points(
         points: landmark name -> world mm, RAS+; NaN if absent.
         scores: landmark name -> score, 0 to 1; a column, a key, or the description in Slicer's files.
 
-    Raises:
-        ValueError: another suffix, or a position that is not three numbers.
-        RunError: the file cannot be written.
+    Raises ValueError: another suffix, or a position that is not three numbers; RunError: the file cannot be
+    written.
     """
     if wrong := [name for name, point in points.items() if len(point) != 3]:
         raise ValueError(f"landmark {wrong[0]}: expected three numbers, got {points[wrong[0]]}")
@@ -208,8 +206,7 @@ def _as_fcsv(points: Mapping[str, Sequence[float]], scores: Mapping[str, float])
 def read_fcsv(path: Path) -> tuple[str, Points]:
     """The coordinate system of an `.fcsv` file ("RAS", "LPS" or "voxel") and its landmarks.
 
-    Raises:
-        DatasetError: not a valid `.fcsv` file.
+    Raises DatasetError: not a valid `.fcsv` file.
     """
     lines = read_text(path).splitlines()
     system, columns = "RAS", _FCSV_COLUMNS
@@ -244,8 +241,7 @@ def read_fcsv(path: Path) -> tuple[str, Points]:
 def read_points_of_table(path: Path) -> tuple[str, dict[str, Points]]:
     """The coordinate system of a table and its landmarks by case ("" without a column of cases).
 
-    Raises:
-        DatasetError: the table lacks columns, or a position is invalid.
+    Raises DatasetError: the table lacks columns, or a position is invalid.
     """
     headers, rows = read_csv(path)
     lower = {header.lower(): header for header in headers}
@@ -279,8 +275,7 @@ def read_points_of_table(path: Path) -> tuple[str, dict[str, Points]]:
 def collected(places: Iterable[tuple[str, Any]], where: Path | str) -> Points:
     """Landmarks by name, from the names and positions in a file; `where` is named in the errors.
 
-    Raises:
-        DatasetError: a missing or duplicate name, or a position that is not three numbers.
+    Raises DatasetError: a missing or duplicate name, or a position that is not three numbers.
     """
     found: Points = {}
     for name, place in places:

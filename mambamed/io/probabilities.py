@@ -25,22 +25,15 @@ _SUM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Probabilities:
-    """Predicted class probabilities.
+    """Predicted class probabilities."""
 
-    Attributes:
-        classes: in the network's order; of two classes, the second is "positive".
-        cases: case ids.
-        values: `(n, K)`; each row sums to 1.
-        threshold: for two classes, predict the positive one if its probability is at least this value; None
-            for more classes, of which the most probable is predicted.
-        calibrated: whether the probabilities were calibrated on validation cases.
-    """
-
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # in the network's order; of two classes, the second is "positive"
     cases: tuple[str, ...]
-    values: NDArray[np.float64]
+    values: NDArray[np.float64]  # `(n, K)`; each row sums to 1
+    # for two classes, predict the positive one if its probability is at least this value; None for more
+    # classes, of which the most probable is predicted
     threshold: float | None
-    calibrated: bool
+    calibrated: bool  # whether the probabilities were calibrated on validation cases
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -75,9 +68,8 @@ def write_probabilities(
 def read_probabilities(path: Path) -> Probabilities:
     """Read a table of class probabilities; columns may have any order, unknown ones are ignored.
 
-    Raises:
-        DatasetError: no column `case`, fewer than two columns `probability_<class>`, duplicate cases, or a
-            cell or row that is not a probability or does not sum to 1.
+    Raises DatasetError: no column `case`, fewer than two columns `probability_<class>`, duplicate cases, or a
+    cell or row that is not a probability or does not sum to 1.
     """
     headers, rows = read_csv(path)
     names = [header for header in headers if header.startswith(PREFIX)]

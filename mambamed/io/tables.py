@@ -54,11 +54,9 @@ def unescaped(cell: str) -> str:
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Read a CSV or TSV file with a header line; the separator (comma, tab, semicolon) is the header's.
 
-    Returns:
-        The headers, and a row a line as header -> text.
+    Returns: The headers, and a row a line as header -> text.
 
-    Raises:
-        DatasetError: absent, empty, not text, a header given twice, or a row of another length.
+    Raises DatasetError: absent, empty, not text, a header given twice, or a row of another length.
     """
     text = read_text(path)
     first = text.partition("\n")[0]

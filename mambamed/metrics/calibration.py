@@ -21,9 +21,8 @@ def fit_temperature(logits: ArrayLike, reference: ArrayLike) -> float | None:
         logits: `(n, K)` of validation cases.
         reference: `(n,)` class index.
 
-    Returns:
-        The temperature; None for fewer than ten cases or cases of a single class. ValueError for other shapes
-        or logits that are not finite.
+    Returns: The temperature; None for fewer than ten cases or cases of a single class. ValueError for other
+    shapes or logits that are not finite.
 
     >>> logits = np.array([[4.0, 0.0]] * 10 + [[0.0, 4.0]] * 10)
     >>> round(fit_temperature(logits, [0] * 7 + [1] * 3 + [1] * 7 + [0] * 3), 3)  # 4 / ln(7/3)

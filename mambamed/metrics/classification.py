@@ -198,9 +198,8 @@ def auc_difference(
         first, second: `(n,)` scores of every run of a model, at least one.
         level: confidence of the interval.
 
-    Source:
-        DeLong et al. 1988, Biometrics 44:837, eq. 7. The structural components are averaged over runs, so
-        that the area is the mean of theirs.
+    Source: DeLong et al. 1988, Biometrics 44:837, eq. 7. The structural components are averaged over runs, so
+    that the area is the mean of theirs.
     """
     parts = [[_auc_parts(reference, run) for run in runs] for runs in (first, second)]
     above, below = ([np.mean([run[k] for run in runs], axis=0) for runs in parts] for k in (0, 1))

@@ -56,9 +56,8 @@ class Loops:
             reference, prediction: `(X, Y, Z)` uint8, C-contiguous, values below `count`.
             count: number of labels, including background.
 
-        Returns:
-            `(count, count)` voxels with reference label i and prediction label j; boxes `(count, 3, 2)` of
-            the labels in reference and prediction (background: unset; absent: empty).
+        Returns: `(count, count)` voxels with reference label i and prediction label j; boxes `(count, 3, 2)`
+        of the labels in reference and prediction (background: unset; absent: empty).
         """
         joint = np.zeros((count, count), np.int64)
         boxes = np.zeros((2, count, 3, 2), np.int64)

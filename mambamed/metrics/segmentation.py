@@ -45,9 +45,8 @@ def score_case(
         rules: scores of empty masks, and whether spacing is ignored.
         compute: the inner loops; None: numba's if it is installed.
 
-    Returns:
-        The scores by region name. ValueError if shapes differ or are not 3-D, the type is not integer, or
-        there are too many labels.
+    Returns: The scores by region name. ValueError if shapes differ or are not 3-D, the type is not integer,
+    or there are too many labels.
     """
     if reference.shape != prediction.shape or reference.ndim != 3:
         raise ValueError(

@@ -14,14 +14,11 @@ from mambamed.preparation.image_kernels import filled_mask, grow_box, in_kernel_
 def nonzero_box(channels: Sequence[NDArray]) -> tuple[Triple, Triple]:
     """First and last-plus-one voxel along each axis of the voxels that are not zero in some channel.
 
-    Args:
-        channels: `(X, Y, Z)` arrays of one shape.
+    `channels`: `(X, Y, Z)` arrays of one shape.
 
-    Returns:
-        `(start, stop)`; the whole grid if all voxels are zero.
+    Returns: `(start, stop)`; the whole grid if all voxels are zero.
 
-    Source:
-        nnU-Net's crop_to_nonzero; its filling of holes does not change the box.
+    Source: nnU-Net's crop_to_nonzero; its filling of holes does not change the box.
 
     >>> image = np.zeros((5, 6, 7)); image[1:3, 2, 4:6] = 1
     >>> nonzero_box([image])

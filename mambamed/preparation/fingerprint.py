@@ -18,16 +18,11 @@ _LOWEST, _HIGHEST = -32768, 65536
 
 @dataclass(frozen=True)
 class Histogram:
-    """Number of voxels per intensity; exact for integers from -32768 to 65536.
+    """Number of voxels per intensity; exact for integers from -32768 to 65536."""
 
-    Attributes:
-        first: number of the first bin; bin b stands for intensity `b / bins_a_unit`.
-        counts: voxels per bin.
-    """
-
-    first: int
+    first: int  # number of the first bin; bin b stands for intensity `b / bins_a_unit`
     bins_a_unit: int
-    counts: NDArray[np.int64]
+    counts: NDArray[np.int64]  # voxels per bin
 
     @classmethod
     def of(cls, image: NDArray, label: NDArray) -> Histogram:

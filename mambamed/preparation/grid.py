@@ -18,17 +18,12 @@ from mambamed.geometry import Orientation, affine_to_ras, spacing_of
 
 @dataclass(frozen=True)
 class CaseGeometry:
-    """Position of the prepared array of one case in its file.
-
-    Attributes:
-        affine_native: voxel of the file -> world, as rows.
-        orientation: axes and flips from native to RAS+ order.
-        crop_start, crop_stop: the crop box in oriented native voxels; stop is exclusive.
-    """
+    """Position of the prepared array of one case in its file."""
 
     shape_native: Triple
-    affine_native: tuple[tuple[float, ...], ...]
-    orientation: Orientation
+    affine_native: tuple[tuple[float, ...], ...]  # voxel of the file -> world, as rows
+    orientation: Orientation  # axes and flips from native to RAS+ order
+    # crop_start, crop_stop: the crop box in oriented native voxels; stop is exclusive
     crop_start: Triple
     crop_stop: Triple
     shape_prepared: Triple

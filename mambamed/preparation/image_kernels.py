@@ -169,11 +169,9 @@ def _spread_outside(mask):
 def filled_mask(channels: Sequence[NDArray]) -> NDArray[np.bool_]:
     """Voxels that are not zero in some channel, with enclosed holes filled (6-connected).
 
-    Args:
-        channels: `(X, Y, Z)` each, int16 or float32, of any memory layout.
+    `channels`: `(X, Y, Z)` each, int16 or float32, of any memory layout.
 
-    Returns:
-        `(X, Y, Z)`, in the memory layout of the first channel.
+    Returns: `(X, Y, Z)`, in the memory layout of the first channel.
     """
     first = channels[0]
     _, order = in_memory_order(first)
@@ -214,8 +212,7 @@ def _moments(image, center, result):
 def moments(image: NDArray, mask: NDArray[np.bool_] | None = None) -> tuple[float, float, int]:
     """Mean, standard deviation and number of voxels (of a mask), in float64.
 
-    Args:
-        image: `(X, Y, Z)`, int16 or float32, of any memory layout.
+    `image`: `(X, Y, Z)`, int16 or float32, of any memory layout.
     """
     view = turned(image, image)
     where = None if mask is None else turned(mask, image)

@@ -82,8 +82,7 @@ def foreground_places(label: NDArray, counts: NDArray[np.int64], cap: int, seed:
         counts: voxels of each label (`count_labels`).
         cap: maximum number per label.
 
-    Returns:
-        `(n, 4)` sorted rows [label, x, y, z], int16 if all values fit, else int32.
+    Returns: `(n, 4)` sorted rows [label, x, y, z], int16 if all values fit, else int32.
     """
     random = np.random.Generator(np.random.PCG64(seed))
     ranks, starts, stops, n = [], [], [], 0

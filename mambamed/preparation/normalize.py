@@ -17,18 +17,13 @@ _LEAST_STD = 1e-8
 
 @dataclass(frozen=True)
 class Scaling:
-    """A measured normalization of one channel: `(clip(x, low, high) - center) * factor`.
+    """A measured normalization of one channel: `(clip(x, low, high) - center) * factor`."""
 
-    Attributes:
-        low, high: infinite without clipping.
-        mask: `(X, Y, Z)`; the result is 0 outside of it.
-    """
-
-    low: float
+    low: float  # low and high are infinite without clipping
     high: float
     center: float
     factor: float
-    mask: NDArray[np.bool_] | None = None
+    mask: NDArray[np.bool_] | None = None  # `(X, Y, Z)`; the result is 0 outside of it
 
     @classmethod
     def of(

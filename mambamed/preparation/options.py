@@ -17,8 +17,7 @@ from mambamed.recipe import Preprocess, Recipe, Split
 def preprocess_settings(recipe: Recipe | None, spacing: str | None) -> Preprocess:
     """The recipe's preprocess section, overridden by `--spacing`.
 
-    Raises:
-        RecipeError: an invalid spacing.
+    Raises RecipeError: an invalid spacing.
 
     >>> preprocess_settings(None, "1,1,2.5").spacing
     (1.0, 1.0, 2.5)
@@ -42,8 +41,7 @@ def preprocess_settings(recipe: Recipe | None, spacing: str | None) -> Preproces
 def parse_bytes(text: str, option: str = "--max-ram") -> int:
     """Bytes of a size such as 8G, 24GB or 500 MiB; all units are powers of 1024.
 
-    Raises:
-        RecipeError: not a size; `option` is named in the message.
+    Raises RecipeError: not a size; `option` is named in the message.
 
     >>> parse_bytes("8G"), parse_bytes("500 MB"), parse_bytes("1GiB")
     (8589934592, 524288000, 1073741824)
@@ -70,8 +68,7 @@ def with_options(
         fractions: e.g. "7:1:2" (train, validation, test) or "8:2".
         test_cases: ids separated by commas, or a text file with one id per line.
 
-    Raises:
-        RecipeError: an invalid option, or two that exclude each other.
+    Raises RecipeError: an invalid option, or two that exclude each other.
     """
     if folds is not None and fractions is not None:
         raise RecipeError("--folds and --split exclude each other. Give one of them.")

@@ -26,9 +26,8 @@ def make_plan(manifest: DatasetManifest, cases: Sequence[Examined], settings: Pr
     prepared shape, each axis rounded up to a multiple of 8; while it exceeds 128^3 voxels, the longest axis
     is reduced to the next multiple of 16. Batch: 2, or up to 8 if the patch is small.
 
-    Source:
-        Isensee et al. 2021 (nnU-Net), "Inferred parameters", for spacing and normalization. In contrast to
-        nnU-Net, the patch does not depend on the memory of a network.
+    Source: Isensee et al. 2021 (nnU-Net), "Inferred parameters", for spacing and normalization. In contrast
+    to nnU-Net, the patch does not depend on the memory of a network.
     """
     spacings = np.array([case.spacing_mm for case in cases])
     shapes = np.array([case.shape_cropped for case in cases])
@@ -61,9 +60,8 @@ def target_spacing(spacings: np.ndarray, shapes: np.ndarray) -> tuple[float, flo
         spacings: `(n, 3)` mm.
         shapes: `(n, 3)` voxels.
 
-    Returns:
-        The median of each axis. If one axis is more than three times as coarse as the others and has fewer
-        than a third of their voxels: its 10th percentile, but not finer than the others.
+    Returns: The median of each axis. If one axis is more than three times as coarse as the others and has
+    fewer than a third of their voxels: its 10th percentile, but not finer than the others.
 
     >>> target_spacing(np.array([[1, 1, 5.0], [1, 1, 5.0]]), np.array([[90, 90, 20], [90, 90, 20]]))
     (1.0, 1.0, 5.0)

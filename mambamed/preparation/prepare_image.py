@@ -29,11 +29,9 @@ def prepare_image(
         images: one per channel, in the plan's order, on one grid.
         dtype: float32, or float16 as in the store; computed in float32.
 
-    Returns:
-        `(C, X, Y, Z)` on the prepared grid, axes closest to RAS+; and its geometry.
+    Returns: `(C, X, Y, Z)` on the prepared grid, axes closest to RAS+; and its geometry.
 
-    Raises:
-        CaseError: the number of channels or their grids differ.
+    Raises CaseError: the number of channels or their grids differ.
     """
     if len(images) != len(plan.normalization):
         raise CaseError(
@@ -84,8 +82,7 @@ def prepare_image(
 def prepare_label(label: Image, geometry: CaseGeometry) -> NDArray:
     """The label map of a case on the prepared grid: `(X, Y, Z)` uint8, or int16 for labels above 255.
 
-    Args:
-        label: integers, possibly stored as floats or with another axis order, on the grid of the image.
+    `label`: integers, possibly stored as floats or with another axis order, on the grid of the image.
     """
     oriented = to_ras(label.array, orientation_of(label.affine))
     box = tuple(slice(a, b) for a, b in zip(geometry.crop_start, geometry.crop_stop, strict=True))

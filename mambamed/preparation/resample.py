@@ -60,8 +60,7 @@ def resample_volume(
         coarse: axis along which slices are repeated.
         prepare: `(slice, axis, index) -> float32 slice`, applied to each slice first (normalization).
 
-    Source:
-        nnU-Net 2's `resample_data_or_seg_to_shape` (order 3, order_z 0), here in float32.
+    Source: nnU-Net 2's `resample_data_or_seg_to_shape` (order 3, order_z 0), here in float32.
     """
     axis = coarse if coarse is not None else slowest_axis(volume)
     slices = np.moveaxis(volume, axis, 0)
@@ -179,13 +178,11 @@ def resample_label(label: NDArray, shape: Sequence[int], *, coarse: int | None =
         shape: the new `(X, Y, Z)`.
         coarse: axis along which the nearest slice is taken; voting is then within the slice.
 
-    Returns:
-        `(X, Y, Z)` of the label's type, C-ordered.
+    Returns: `(X, Y, Z)` of the label's type, C-ordered.
 
-    Source:
-        nnU-Net 2's `resize_segmentation` (order 1, order_z 0): a label wins with a weight of at least 1/2,
-        the larger label in a tie. If no label has 1/2, nnU-Net writes background; here the label with the
-        largest weight wins.
+    Source: nnU-Net 2's `resize_segmentation` (order 1, order_z 0): a label wins with a weight of at least
+    1/2, the larger label in a tie. If no label has 1/2, nnU-Net writes background; here the label with the
+    largest weight wins.
     """
     if label.ndim != 3 or 0 in label.shape or min(shape) < 1:
         raise ValueError(f"a label map (X, Y, Z) with voxels is needed, got {label.shape} -> {tuple(shape)}")

@@ -50,9 +50,8 @@ def new_centers(length: int, new_length: int) -> NDArray[np.float64]:
 def spline_operator(length: int, new_length: int) -> AxisOperator:
     """Cubic B-spline interpolation from `length` to `new_length` voxels.
 
-    Source:
-        Unser 1999, IEEE Signal Process. Mag. 16(6):22. The prefilter is the inverse of the tridiagonal
-        matrix (1/6, 2/3, 1/6) over the axis with twelve repeated voxels at each end, as scipy.ndimage pads.
+    Source: Unser 1999, IEEE Signal Process. Mag. 16(6):22. The prefilter is the inverse of the tridiagonal
+    matrix (1/6, 2/3, 1/6) over the axis with twelve repeated voxels at each end, as scipy.ndimage pads.
     """
     if length == new_length:
         return AxisOperator(length, new_length, ())

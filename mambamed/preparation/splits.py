@@ -18,30 +18,23 @@ _MANY = 5
 
 @dataclass(frozen=True)
 class Member:
-    """The properties of a case that splits depend on.
-
-    Attributes:
-        labels: label values that occur.
-        covariates: column -> text.
-    """
+    """The properties of a case that splits depend on."""
 
     subject: str
     class_name: str | None = None
-    labels: Collection[int] = ()
-    covariates: Mapping[str, str] = field(default_factory=dict)
+    labels: Collection[int] = ()  # label values that occur
+    covariates: Mapping[str, str] = field(default_factory=dict)  # column -> text
 
 
 def make_splits(members: Mapping[str, Member], split: Split) -> list[Fold]:
     """Split the cases; cases of one group stay together.
 
-    Returns:
-        One dict per fold with "train" and "val" (and "test") -> sorted case ids, the format of nnU-Net's
-        splits_final.json. With one case per subject, five folds, the default seed and no stratification, the
-        splits equal nnU-Net's (scikit-learn's shuffled KFold).
+    Returns: One dict per fold with "train" and "val" (and "test") -> sorted case ids, the format of nnU-Net's
+    splits_final.json. With one case per subject, five folds, the default seed and no stratification, the
+    splits equal nnU-Net's (scikit-learn's shuffled KFold).
 
-    Raises:
-        DatasetError: fewer groups than parts, or a group that is only partly in the test set.
-        RecipeError: an unknown column or test case.
+    Raises DatasetError: fewer groups than parts, or a group that is only partly in the test set; RecipeError:
+    an unknown column or test case.
     """
     group_of = groups_of(members, split.group_by)
     test = _fixed_test(group_of, split.test_cases)
@@ -82,12 +75,8 @@ def make_splits(members: Mapping[str, Member], split: Split) -> list[Fold]:
 def groups_of(members: Mapping[str, Member], group_by: str) -> dict[str, str]:
     """Case id -> the group that it is kept together with.
 
-    Args:
-        group_by: "subject", "case", or a column (e.g. site): cases with the same value stay together, and so
-            do the cases of one subject.
-
-    Raises:
-        RecipeError: no case has that column.
+    `group_by`: "subject", "case", or a column (e.g. site): cases with the same value stay together, and so do
+    the cases of one subject. Raises RecipeError: no case has that column.
     """
     if group_by == "case":
         return {case_id: case_id for case_id in members}

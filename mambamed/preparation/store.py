@@ -98,8 +98,7 @@ class PreparedCase:
     def label(self, box: Box | None = None) -> NDArray:
         """`(X, Y, Z)` label values of a box `(start, stop)`, clipped to the case (default: all).
 
-        Raises:
-            ValueError: the case has no label.
+        Raises ValueError: the case has no label.
         """
         if not self.has_label:
             raise ValueError(f"{self.id}: has no label")
@@ -171,8 +170,7 @@ class PreparedDataset:
     def open(cls, root: Path) -> PreparedDataset:
         """Open the output of `prepare`.
 
-        Raises:
-            DatasetError: it is not a finished prepared dataset, or was written by a newer version.
+        Raises DatasetError: it is not a finished prepared dataset, or was written by a newer version.
         """
         root = Path(root)
         if not (root / "dataset.json").is_file():
@@ -193,11 +191,7 @@ class PreparedDataset:
         return list(self._cases)
 
     def case(self, case_id: str) -> PreparedCase:
-        """The case of this id.
-
-        Raises:
-            DatasetError: there is none.
-        """
+        """The case of this id. Raises DatasetError: there is none."""
         if case_id not in self._cases:
             raise DatasetError(
                 f"{self.root}: no case {case_id!r} among its {len(self._cases)}; check splits.json"
@@ -231,8 +225,7 @@ def encode_array(array: NDArray) -> bytes:
 def read_array(path: Path, box: Box | None = None) -> NDArray:
     """An array that `encode_array` made, or a box `(start, stop)` of its last three axes.
 
-    Raises:
-        DatasetError: the file is absent or damaged.
+    Raises DatasetError: the file is absent or damaged.
     """
     try:
         # A handle per call: a handle must not be used by two threads.
@@ -261,11 +254,7 @@ def encode_foreground(rows: NDArray) -> bytes:
 
 
 def read_foreground(path: Path) -> NDArray:
-    """What `encode_foreground` made.
-
-    Raises:
-        DatasetError: the file is absent or damaged.
-    """
+    """What `encode_foreground` made. Raises DatasetError: the file is absent or damaged."""
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

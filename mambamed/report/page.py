@@ -32,40 +32,27 @@ class Distribution:
 
 @dataclass(frozen=True)
 class WorstCase:
-    """A case shown as a picture.
-
-    Attributes:
-        reason: why it is shown, e.g. "ET Dice 0.31".
-        picture: .png of three planes; None if it could not be drawn.
-    """
+    """A case shown as a picture."""
 
     case: str
-    reason: str
-    picture: bytes | None
+    reason: str  # why it is shown, e.g. "ET Dice 0.31"
+    picture: bytes | None  # .png of three planes; None if it could not be drawn
 
 
 @dataclass(frozen=True)
 class Page:
-    """Contents of the report.
-
-    Attributes:
-        lead: what was compared with what.
-        distributions: one plot each.
-        worst: cases shown as pictures, the worst first.
-        case_headers, case_rows: the sortable table; numbers as numbers.
-        settings: name -> value: conventions, versions.
-        faults: cases that could not be scored, one line each.
-    """
+    """Contents of the report."""
 
     title: str
-    lead: str
+    lead: str  # what was compared with what
     summary: Table
-    distributions: Sequence[Distribution]
-    worst: Sequence[WorstCase]
+    distributions: Sequence[Distribution]  # one plot each
+    worst: Sequence[WorstCase]  # cases shown as pictures, the worst first
+    # case_headers, case_rows: the sortable table; numbers as numbers
     case_headers: Sequence[str]
     case_rows: Sequence[Sequence[str | float | int | None]]
-    settings: Mapping[str, object]
-    faults: Sequence[str] = ()
+    settings: Mapping[str, object]  # name -> value: conventions, versions
+    faults: Sequence[str] = ()  # cases that could not be scored, one line each
 
 
 def write_page(path: Path, page: Page) -> None:

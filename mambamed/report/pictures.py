@@ -23,18 +23,12 @@ _PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
 
 @dataclass(frozen=True)
 class PicturedCase:
-    """One row of the picture.
-
-    Attributes:
-        image: `(X, Y, Z)` in the axis order of the file.
-        affine: voxel -> world, mm, RAS+.
-        reference, prediction: label maps on the same grid, or None.
-    """
+    """One row of the picture."""
 
     title: str
-    image: NDArray
-    affine: Affine
-    reference: NDArray | None = None
+    image: NDArray  # `(X, Y, Z)` in the axis order of the file
+    affine: Affine  # voxel -> world, mm, RAS+
+    reference: NDArray | None = None  # a label map on the same grid; so is the prediction
     prediction: NDArray | None = None
 
 

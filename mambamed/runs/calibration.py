@@ -17,8 +17,7 @@ def write_calibration(run: Run, fold: int, calibration: Calibration) -> None:
 def read_calibration(run: Run, fold: int) -> Calibration | None:
     """What `write_calibration` wrote; None if nothing was.
 
-    Raises:
-        ModelError: the file has faults, or a threshold although there are not two classes.
+    Raises ModelError: the file has faults, or a threshold although there are not two classes.
     """
     path = run.find(f"fold_{fold}/{NAME}")
     if path is None:

@@ -15,36 +15,27 @@ from mambamed.runs.model import input_channels, make_network
 
 @dataclass(frozen=True)
 class RecipeCost:
-    """A resolved recipe and what its network costs.
-
-    Attributes:
-        recipe: its name.
-        text: YAML with every default filled in.
-        network: the network's name.
-        patch_size, batch_size: of a training step.
-        parameters, gflops, scan_g, longest_sequence, training_gib: see `networks.cost.Cost`.
-        paper: the paper's own numbers, as the recipe quotes them.
-    """
+    """A resolved recipe and what its network costs."""
 
     recipe: str
-    text: str
+    text: str  # YAML with every default filled in
     network: str
-    patch_size: tuple[int, ...]
+    patch_size: tuple[int, ...]  # this and the batch size are those of a training step
     batch_size: int
+    # parameters, gflops, scan_g, longest_sequence, training_gib: see `networks.cost.Cost`
     parameters: int
     gflops: float
     scan_g: float
     longest_sequence: int
     training_gib: float
-    paper: dict[str, float | str]
+    paper: dict[str, float | str]  # the paper's own numbers, as the recipe quotes them
 
 
 def recipe_cost(recipe: Recipe) -> RecipeCost:
     """Build a recipe's network on the meta device and count.
 
-    Raises:
-        RecipeError: the recipe leaves channels, labels or patch size to the dataset, or its network cannot
-            be built.
+    Raises RecipeError: the recipe leaves channels, labels or patch size to the dataset, or its network cannot
+    be built.
     """
     patch, batch = recipe.training.patch_size, recipe.training.batch_size or 2
     if patch is None:
@@ -80,8 +71,7 @@ def check_recipe(recipe: str) -> list[str]:
 def manifest_of(recipe: Recipe) -> DatasetManifest:
     """The manifest that a recipe describes by itself.
 
-    Raises:
-        RecipeError: it leaves channels, or what is to be found, to the dataset.
+    Raises RecipeError: it leaves channels, or what is to be found, to the dataset.
     """
     wanted = recipe.dataset
     if not wanted.channels or not (wanted.labels or wanted.landmarks or wanted.classes):

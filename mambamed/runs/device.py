@@ -25,11 +25,8 @@ _M_MMAP_THRESHOLD = -3
 def choose_device(wanted: str = "auto") -> tuple[torch.device, str]:
     """The device to compute on, and why.
 
-    Args:
-        wanted: "auto" (an accelerator where there is one), "cpu", "cuda", "cuda:1" or "mps".
-
-    Raises:
-        RecipeError: the device is not there.
+    `wanted`: "auto" (an accelerator where there is one), "cpu", "cuda", "cuda:1" or "mps". Raises
+    RecipeError: the device is not there.
 
     >>> choose_device("cpu")
     (device(type='cpu'), 'asked for')
@@ -62,8 +59,7 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
         wanted: "auto" = bf16 where the device computes it fast, else fp32; or one of the three.
         device: from `choose_device`.
 
-    Raises:
-        RecipeError: the device cannot compute in the type that is asked for.
+    Raises RecipeError: the device cannot compute in the type that is asked for.
 
     >>> choose_precision("fp32", torch.device("cpu"))
     ('fp32', 'asked for')
@@ -114,9 +110,8 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 def memory_format(device: torch.device, precision: str) -> torch.memory_format:
     """How 5-D tensors lie in memory: channels last for bf16 on the CPU, where it wins, else contiguous.
 
-    Source:
-        Measured with a 3D U-Net at 96³ on an AVX-512 CPU: bf16 convolutions are more than twice as fast
-        with channels last, float32 ones slower.
+    Source: Measured with a 3D U-Net at 96³ on an AVX-512 CPU: bf16 convolutions are more than twice as fast
+    with channels last, float32 ones slower.
     """
     wins = device.type == "cpu" and precision == "bf16"
     return torch.channels_last_3d if wins else torch.contiguous_format
@@ -156,8 +151,7 @@ def own_gpu(count: int, environment: Mapping[str, str] | None = None) -> int | N
         count: GPUs that this process sees.
         environment: (default: that of the process).
 
-    Returns:
-        None where it is one process, or sees one GPU: then there is nothing to choose.
+    Returns: None where it is one process, or sees one GPU: then there is nothing to choose.
 
     >>> own_gpu(4, {"LOCAL_RANK": "2"}), own_gpu(2, {"SLURM_LOCALID": "3"}), own_gpu(1, {"LOCAL_RANK": "1"})
     (2, 1, None)

@@ -49,19 +49,12 @@ _DISK_GIB, _SHARED_GIB, _MEMORY_GIB = 20, 1, 8
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
-
-    Attributes:
-        name: what.
-        state: "good"; "limited" works with less; "absent" is not here and need not be; "bad" stops work.
-        fact: what was found.
-        advice: what to do; empty where nothing is to be done.
-    """
+    """One thing that was looked at."""
 
     name: str
-    state: State
-    fact: str
-    advice: str = ""
+    state: State  # "good"; "limited" works with less; "absent" is not here and need not be; "bad" stops work
+    fact: str  # what was found
+    advice: str = ""  # what to do; empty where nothing is to be done
 
 
 @dataclass(frozen=True)
@@ -80,10 +73,8 @@ class Examination:
 def examine_machine(folder: Path = Path()) -> Examination:
     """Look at Python, torch, devices, scan backends, memory, disks, folders and optional packages.
 
-    Nothing is changed but a file written and removed in each folder.
-
-    Args:
-        folder: in which the work is to be done.
+    Nothing is changed but a file written and removed in each folder. `folder`: in which the work is to be
+    done.
     """
     looks: list[Callable[[], list[Check]]] = [
         _python,

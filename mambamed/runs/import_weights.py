@@ -24,21 +24,13 @@ from mambamed.runs.torch_files import read_torch_file
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What was imported.
-
-    Attributes:
-        run: the run folder.
-        network: its network's name.
-        tensors: how many tensors of the file it took.
-        parameters: of the network.
-        axis_order: of the arrays that the weights were trained on.
-    """
+    """What was imported."""
 
     run: Path
     network: str
-    tensors: int
-    parameters: int
-    axis_order: AxisOrder
+    tensors: int  # how many tensors of the file it took
+    parameters: int  # of the network
+    axis_order: AxisOrder  # of the arrays that the weights were trained on
 
 
 def import_weights(
@@ -101,8 +93,7 @@ def import_weights(
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors of a file of weights, by name; nothing of the file is ever run.
 
-    Raises:
-        ModelError: no such file, not one of weights, or one that holds more than data.
+    Raises ModelError: no such file, not one of weights, or one that holds more than data.
     """
     if not path.is_file():
         raise ModelError(f"{path}: no such file. Give the weights that the authors published.")
@@ -117,9 +108,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 def plan_of(recipe: Recipe) -> Plan:
     """The plan that a recipe describes by itself, without a dataset.
 
-    Raises:
-        RecipeError: it leaves spacing or patch size to the dataset, or has a CT channel, whose window is
-            measured on one.
+    Raises RecipeError: it leaves spacing or patch size to the dataset, or has a CT channel, whose window is
+    measured on one.
     """
     spacing, patch = recipe.preprocess.spacing, recipe.training.patch_size
     scheme = recipe.preprocess.normalize

@@ -18,28 +18,18 @@ _PLACES = ("recipe.yaml", "*/recipe.yaml", "*/*/recipe.yaml")
 
 @dataclass(frozen=True)
 class RunLine:
-    """One fold of a run.
+    """One fold of a run."""
 
-    Attributes:
-        run: its folder.
-        fold: index of the fold.
-        task, network: the recipe's.
-        state: "training", "done" (whole validation cases are scored), or "stopped".
-        epoch, epochs: finished, and asked for.
-        score_name, score: of the best epoch's validation patches; None before there is one.
-        updated: when its log was last written, local time.
-    """
-
-    run: Path
+    run: Path  # its folder
     fold: int
     task: str
     network: str
-    state: str
-    epoch: int
-    epochs: int
+    state: str  # "training", "done" (whole validation cases are scored), or "stopped"
+    epoch: int  # finished
+    epochs: int  # asked for
     score_name: str
-    score: float | None
-    updated: str
+    score: float | None  # of the best epoch's validation patches; None before there is one
+    updated: str  # when its log was last written, local time
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,7 @@ from mambamed.tasks.covariates import WithCovariates, covariate_count
 def make_network(recipe: Recipe, manifest: DatasetManifest) -> nn.Module:
     """The recipe's network for the manifest's channels and the task's outputs, freshly initialized.
 
-    Raises:
-        RecipeError: no such network, or an option that it does not have.
+    Raises RecipeError: no such network, or an option that it does not have.
     """
     outputs, channels = task_for(recipe, manifest).outputs, len(manifest.channels)
     network = build_network(recipe.network.name, channels, outputs, **recipe.network.options)
@@ -83,11 +82,10 @@ def load_network(
             in both cases.
         device: device the network is moved to.
 
-    Returns:
-        The network in evaluation mode, without gradients.
+    Returns: The network in evaluation mode, without gradients.
 
-    Raises:
-        ModelError: the fold or checkpoint does not exist, or its weights do not match the recipe's network.
+    Raises ModelError: the fold or checkpoint does not exist, or its weights do not match the recipe's
+    network.
     """
     path = run.weights(fold, checkpoint)
     content = read_checkpoint(path, parts=("network", "ema"))

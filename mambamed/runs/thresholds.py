@@ -24,8 +24,7 @@ def write_thresholds(run: Run, fold: int, thresholds: Mapping[str, float], cases
 def read_thresholds(run: Run, fold: int) -> dict[str, float] | None:
     """What `write_thresholds` wrote; None if nothing was.
 
-    Raises:
-        ModelError: the file has faults, or holds thresholds of other landmarks.
+    Raises ModelError: the file has faults, or holds thresholds of other landmarks.
     """
     path = run.find(f"fold_{fold}/{NAME}")
     if path is None:

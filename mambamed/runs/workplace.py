@@ -12,17 +12,12 @@ from mambamed.ssm import chosen_backend
 
 @dataclass(frozen=True)
 class Workplace:
-    """Device, numeric precision and memory layout of training, validation or prediction.
-
-    Attributes:
-        layout: memory format of 5-D tensors.
-        compiled: whether training steps run through torch.compile.
-    """
+    """Device, numeric precision and memory layout of training, validation or prediction."""
 
     device: torch.device
     precision: str
-    layout: torch.memory_format
-    compiled: bool = False
+    layout: torch.memory_format  # of 5-D tensors
+    compiled: bool = False  # whether training steps run through torch.compile
 
 
 def choose_workplace(
@@ -35,8 +30,7 @@ def choose_workplace(
         precision: see `choose_precision`.
         one_per_gpu: whether processes started by torchrun or SLURM on one machine use one GPU each.
 
-    Returns:
-        The workplace, and one line per choice, including the scan backend, with the reason for it.
+    Returns: The workplace, and one line per choice, including the scan backend, with the reason for it.
     """
     chosen, why_device = choose_device(device)
     if one_per_gpu and chosen.type == "cuda" and chosen.index is None:

@@ -127,9 +127,8 @@ def selective_scan(
         reverse: run from the last token to the first: the scan of the flipped sequence, flipped back.
         backend: a name of `BACKENDS`, or "auto"; ValueError if it does not exist or cannot be used.
 
-    Returns:
-        `(B, D, L)` in u's dtype, channel-last in memory (`out.transpose(1, 2)` is contiguous). States are
-        float32 (float64 for float64 inputs) whatever the dtypes of the inputs, also under autocast.
+    Returns: `(B, D, L)` in u's dtype, channel-last in memory (`out.transpose(1, 2)` is contiguous). States
+    are float32 (float64 for float64 inputs) whatever the dtypes of the inputs, also under autocast.
 
     Source: Gu & Dao 2023, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces".
 
