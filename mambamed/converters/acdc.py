@@ -83,6 +83,5 @@ def _phases(folder: Path) -> list[Case]:
 
 
 def _file(folder: Path, name: str) -> Path | None:
-    return next(
-        (folder / (name + suffix) for suffix in SUFFIXES if (folder / (name + suffix)).is_file()), None
-    )
+    paths = (folder / (name + suffix) for suffix in SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)

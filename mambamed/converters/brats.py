@@ -25,7 +25,7 @@ from mambamed.cases import Case, ChannelFile
 from mambamed.converters.options import ConvertOptions
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError
-from mambamed.io.images import case_id_of
+from mambamed.io.images import case_id_of, put_once
 
 CHANNELS = ("t1n", "t1c", "t2w", "t2f")
 _EARLIER = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}
@@ -47,12 +47,8 @@ def recognizes(source: Path) -> bool:
 
     Other files may have such names, but other labels; they require `--format`.
     """
-    found = case_files(source).items()
-    return any(
-        set(_channels_of([case_id])) <= set(files)
-        for case_id, files in found
-        if case_id.lower().startswith("brats")
-    )
+    named = {i: files for i, files in case_files(source).items() if i.lower().startswith("brats")}
+    return any(set(_channels_of([case_id])) <= set(files) for case_id, files in named.items())
 
 
 def convert(source: Path, options: ConvertOptions) -> RawDataset:
@@ -82,12 +78,8 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
         missing = [name for name in (*names, answer) if name not in files]
         fault = f"{case_id}: {', '.join(missing)} is missing in {source}. Add it or remove the case."
         channels = tuple(ChannelFile(files[name]) for name in names if name in files)
-        known = {
-            "label": files.get(answer),
-            "subject": subject_of(case_id),
-            "fault": fault if missing else None,
-        }
-        cases.append(Case.found(case_id, channels, **known))
+        known = {"label": files.get(answer), "subject": subject_of(case_id)}
+        cases.append(Case.found(case_id, channels, **known, fault=fault if missing else None))
     return RawDataset(manifest, cases)
 
 
@@ -134,9 +126,7 @@ def subject_of(case_id: str) -> str:
     >>> subject_of("BraTS-GLI-00005-001"), subject_of("BraTS19_TCIA01_131_1"), subject_of("BraTS2021_00005")
     ('BraTS-GLI-00005', 'BraTS19_TCIA01_131', 'BraTS2021_00005')
     """
-    match = next(
-        (found for kind in (_VISIT, _PLAN, _EARLIER_SCAN) if (found := kind.fullmatch(case_id))), None
-    )
+    match = _VISIT.fullmatch(case_id) or _PLAN.fullmatch(case_id) or _EARLIER_SCAN.fullmatch(case_id)
     return match[1] if match else case_id
 
 
@@ -152,21 +142,13 @@ def case_files(source: Path) -> dict[str, dict[str, Path]]:
         match = _NAME.fullmatch(name)
         if match:
             word = match[2].lower()
-            _put(found, match[1], _EARLIER.get(word, word), path, source)
+            put_once(found.setdefault(match[1], {}), _EARLIER.get(word, word), path, match[1], source)
         elif _CLINICS_NAME.fullmatch(name):
             strange.append(path)
     for path in strange:
         if path.parent.name in found and "seg" not in found[path.parent.name]:
             found[path.parent.name]["seg"] = path
     return found
-
-
-def _put(found: dict[str, dict[str, Path]], case_id: str, name: str, path: Path, source: Path) -> None:
-    files = found.setdefault(case_id, {})
-    if name in files:
-        both = f"{files[name].name} and {path.name}"
-        raise DatasetError(f"{source}: duplicate case {case_id}: {both}. Keep one of them.")
-    files[name] = path
 
 
 def is_earlier_naming(files: Mapping[str, Path]) -> bool:

@@ -218,9 +218,8 @@ def _case(
     fault: str | None = None
     if columns.channels:
         empty = [name for name, column in columns.channels.items() if not _text(row.get(column))]
-        channels = [
-            ChannelFile(parent / _text(row[c])) for c in columns.channels.values() if _text(row.get(c))
-        ]
+        cells = [_text(row.get(column)) for column in columns.channels.values()]
+        channels = [ChannelFile(parent / cell) for cell in cells if cell]
         if empty:
             fault = f"{case_id}: channel {', '.join(empty)} has no file in {listed.file}. Add it."
     else:

@@ -29,12 +29,7 @@ class ConvertSummary:
 
 
 def convert_points(
-    source: Path,
-    output: Path,
-    *,
-    to: Kind | None = None,
-    images: Path | None = None,
-    overwrite: bool = False,
+    source: Path, output: Path, *, to: Kind | None = None, images: Path | None = None, overwrite: bool = False
 ) -> ConvertSummary:
     """Write landmarks in another format; world positions are unchanged.
 

@@ -45,9 +45,8 @@ def _find(source: Path, channels: Sequence[str]) -> list[Case]:
         if case_list.recognizes(source):
             return _checked(case_list.find_cases(source, channels), source)
         if case_id_of(source) is None and is_dicom(source):
-            return _one_series_each(
-                [Case.found(source.resolve().parent.name, (ChannelFile(source),))], channels, source
-            )
+            case = Case.found(source.resolve().parent.name, (ChannelFile(source),))
+            return _one_series_each([case], channels, source)
         case_id = case_id_of(source)
         if case_id is None:
             raise DatasetError(f"{source}: is not an image. {_WHAT}")
@@ -114,9 +113,8 @@ def _by_channel(
         if missing:
             fault = f"{case_id}: channel {', '.join(missing)} is missing in {folder}. Add it."
         elif extra:
-            fault = (
-                f"{case_id}: {', '.join(extra)}: the model reads no such channel. Remove it from {folder}."
-            )
+            lines = f"{', '.join(extra)}: the model reads no such channel"
+            fault = f"{case_id}: {lines}. Remove it from {folder}."
         order = tuple(ChannelFile(files[key]) for key in keys if key in files)
         cases.append(Case.found(case_id, order, fault=fault))
     return cases

@@ -23,7 +23,7 @@ from mambamed.documents.foreign.nnlandmark import NameToLabel, NnlandmarkDataset
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.documents.point_files import read_point_table, read_points
 from mambamed.errors import CaseError, DatasetError
-from mambamed.io.images import read_header
+from mambamed.io.images import put_once, read_header
 from mambamed.io.json_files import read_json
 from mambamed.io.points import point_suffix, to_world
 from mambamed.io.tables import read_csv
@@ -131,8 +131,5 @@ def _point_files(source: Path, surely: bool) -> dict[str, Path]:
         case_id = path.name[: -len(suffix)]
         if folder == source and suffix in {".json", ".csv", ".tsv"} and case_id not in _images(source):
             continue
-        if case_id in found:
-            both = f"{found[case_id].name} and {path.name}"
-            raise DatasetError(f"{folder}: duplicate case {case_id}: {both}. Keep one of them.")
-        found[case_id] = path
+        put_once(found, case_id, path, case_id, folder)
     return found

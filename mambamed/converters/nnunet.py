@@ -18,7 +18,7 @@ from mambamed.documents.foreign.dataset_json import NnunetDataset, NnunetFiles, 
 from mambamed.documents.foreign.values import labels_and_regions
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError
-from mambamed.io.images import case_id_of, images_by_id
+from mambamed.io.images import case_id_of, images_by_id, put_once
 from mambamed.io.json_files import read_json
 
 _DOCUMENT = "dataset.json"
@@ -87,10 +87,9 @@ def _listed_cases(source: Path, listed: Mapping[str, NnunetFiles], channels: int
             raise DatasetError(f"{file}: dataset: {error}") from error
         # nnU-Net allows paths outside the folder; here they are rejected for security.
         order = tuple(ChannelFile(source / name) for name in files.images)
-        fault = f"{case_id}: {len(order)} of {channels} channels are listed in {file}. List all."
-        cases.append(
-            Case(case_id, order, source / files.label, fault=None if len(order) == channels else fault)
-        )
+        lacking = f"{case_id}: {len(order)} of {channels} channels are listed in {file}. List all."
+        fault = None if len(order) == channels else lacking
+        cases.append(Case(case_id, order, source / files.label, fault=fault))
     return cases
 
 
@@ -103,13 +102,7 @@ def numbered_channels(folder: Path) -> dict[str, dict[int, Path]]:
     for path in sorted(folder.glob("*")):
         match = _CHANNEL.fullmatch(case_id_of(path) or "")
         if match:
-            files = found.setdefault(match[1], {})
-            if int(match[2]) in files:
-                twice = files[int(match[2])].name
-                raise DatasetError(
-                    f"{folder}: duplicate case {match[1]}: {twice} and {path.name}. Keep one of them."
-                )
-            files[int(match[2])] = path
+            put_once(found.setdefault(match[1], {}), int(match[2]), path, match[1], folder)
     return found
 
 

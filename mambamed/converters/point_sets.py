@@ -53,9 +53,8 @@ def read_point_set(place: Path, affine_of: AffineOf = lambda case_id: None) -> P
     if suffix in {".csv", ".tsv"}:
         system, cases = read_point_table(place)
         if set(cases) != {""}:
-            return _gathered(
-                cases, lambda case: to_world(cases[case], system, place, affine_of(case)), place.name
-            )
+            world = lambda case: to_world(cases[case], system, place, affine_of(case))  # noqa: E731
+            return _gathered(cases, world, place.name)
     if suffix is None:
         raise DatasetError(f"{place}: not a point file. Use .json, .mrk.json, .fcsv or .csv.")
     case_id = place.name[: -len(suffix)]

@@ -166,14 +166,17 @@ def images_by_id(paths: Iterable[Path], where: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in sorted(paths):
-        case_id = case_id_of(path)
-        if case_id is None:
-            continue
-        if case_id in found:
-            both = f"{found[case_id].name} and {path.name}"
-            raise DatasetError(f"{where}: duplicate case {case_id}: {both}. Keep one of them.")
-        found[case_id] = path
+        if (case_id := case_id_of(path)) is not None:
+            put_once(found, case_id, path, case_id, where)
     return found
+
+
+def put_once(found: dict[Any, Path], key: Any, path: Path, case_id: str, where: Path) -> None:
+    """`found[key] = path`. Raises DatasetError: the case has another file under this key."""
+    if key in found:
+        both = f"{found[key].name} and {path.name}"
+        raise DatasetError(f"{where}: duplicate case {case_id}: {both}. Keep one of them.")
+    found[key] = path
 
 
 def check_file(path: Path) -> None:
