@@ -242,11 +242,8 @@ def _check_slice(file: Path, facts: Mapping[str, str], first: Mapping[str, str],
                 f"{file}: {what} {facts.get(tag, 'none')} but {first.get(tag, 'none')} in {first_file.name}. "
                 "Split the series."
             )
-    if not np.allclose(
-        _numbers(facts, _ORIENTATION, 6, str(file)),
-        _numbers(first, _ORIENTATION, 6, str(first_file)),
-        atol=1e-3,
-    ):
+    wanted = _numbers(first, _ORIENTATION, 6, str(first_file))
+    if not np.allclose(_numbers(facts, _ORIENTATION, 6, str(file)), wanted, atol=1e-3):
         raise CaseError(
             f"{file}: orientation differs from {first_file.name}, e.g. a localizer. Split the series."
         )

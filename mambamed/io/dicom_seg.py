@@ -63,23 +63,14 @@ def write_segmentation(
     values = {value: name for name, value in names.items() if name not in (BACKGROUND, IGNORE)}
     there = sorted(values)
     by = hd.AlgorithmIdentificationSequence(
-        name=algorithm or "mambamed",
-        version=mambamed.__version__,
-        family=codes.DCM.ArtificialIntelligence,
+        name=algorithm or "mambamed", version=mambamed.__version__, family=codes.DCM.ArtificialIntelligence
     )
-    segments = [
-        hd.seg.SegmentDescription(
-            segment_number=number,
-            segment_label=values[value][:64],
-            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure
-            if "tumor" in values[value].lower() or "lesion" in values[value].lower()
-            else codes.SCT.AnatomicalStructure,
-            segmented_property_type=codes.SCT.AnatomicalStructure,
-            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-            algorithm_identification=by,
-        )
-        for number, value in enumerate(there, 1)
-    ]
+    anatomy, segments = codes.SCT.AnatomicalStructure, []
+    for number, value in enumerate(there, 1):
+        name, automatic = values[value], hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC
+        abnormal = "tumor" in name.lower() or "lesion" in name.lower()
+        kind = codes.SCT.MorphologicallyAbnormalStructure if abnormal else anatomy
+        segments.append(hd.seg.SegmentDescription(number, name[:64], kind, anatomy, automatic, by))
     numbers = np.zeros(max(there) + 1, np.uint8 if len(there) < 256 else np.uint16)
     numbers[there] = np.arange(1, len(there) + 1)
     planes = numbers[labels.transpose(2, 1, 0)]  # (slices, rows, columns)
@@ -111,16 +102,9 @@ def write_segmentation(
 
 
 _MAY_BE_EMPTY = (
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-)
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+    "StudyTime", "ReferringPhysicianName",
+)  # fmt: skip
 
 
 def _with_required(document: Any) -> Any:

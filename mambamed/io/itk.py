@@ -123,9 +123,6 @@ def _unreadable(path: Path, error: RuntimeError) -> CaseError | MemoryError:
     if is_out_of_memory(error):
         return MemoryError(str(error))
     reason = str(error).strip().splitlines()[-1].strip()
-    cut = (
-        "truncated: " if any(word in reason for word in ("got only", "but received", "No such file")) else ""
-    )
-    return CaseError(
-        f"{path}: {cut}cannot be read as an image ({reason}). Copy it again or convert it to NIfTI."
-    )
+    ends_early = any(word in reason for word in ("got only", "but received", "No such file"))
+    fact = f"{'truncated: ' if ends_early else ''}cannot be read as an image ({reason})"
+    return CaseError(f"{path}: {fact}. Copy it again or convert it to NIfTI.")

@@ -41,25 +41,20 @@ class NiftiStream:
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file, self._path = file, path
         self.file_bytes = path.stat().st_size
-        magic = file.read(2)
+        start = file.read(540)
         file.seek(0)
-        self.compressed = magic == GZIP_MAGIC
+        self.compressed = start.startswith(GZIP_MAGIC)
         self._inflater = isal_zlib.decompressobj(wbits=31)
         self._returned = b""
-        self._check_name()
-
-    def _check_name(self) -> None:
-        named = self._path.name.lower().endswith(".gz")
+        named = path.name.lower().endswith(".gz")
         if self.file_bytes == 0:
-            raise CaseError(f"{self._path}: is empty (0 bytes). Copy it again.")
+            raise CaseError(f"{path}: is empty (0 bytes). Copy it again.")
         if named and not self.compressed:
-            start = self._file.read(540)
-            self._file.seek(0)
             if header_size(start) is None:
-                raise CaseError(f"{self._path}: is neither gzip nor NIfTI. Download it again.")
-            raise CaseError(f"{self._path}: is not gzip although its suffix is .gz. Rename it to .nii.")
+                raise CaseError(f"{path}: is neither gzip nor NIfTI. Download it again.")
+            raise CaseError(f"{path}: is not gzip although its suffix is .gz. Rename it to .nii.")
         if not named and self.compressed:
-            raise CaseError(f"{self._path}: is gzip although its suffix is .nii. Rename it to .nii.gz.")
+            raise CaseError(f"{path}: is gzip although its suffix is .nii. Rename it to .nii.gz.")
 
     def read(self, count: int) -> bytes:
         """The next `count` bytes, fewer only at the end of the data; errors are those of `read_into`."""
@@ -189,8 +184,7 @@ def check_shape(
         raise CaseError(f"{path}: shape {tuple(sizes)} with {count} axes is invalid. Correct the header.")
     if count >= 5 and any(n > 1 for n in sizes[4:]):
         raise CaseError(f"{path}: is 5D {tuple(sizes)}, a vector image. Use one file per channel.")
-    while len(sizes) > 4:
-        sizes.pop()
+    del sizes[4:]
     if len(sizes) < 3:
         raise CaseError(f"{path}: is {len(sizes)}D {tuple(sizes)}, not 3D. Stack its slices to a volume.")
     x, y, z, volumes = (*sizes, 1)[:4]
@@ -237,12 +231,11 @@ def affine_of(header: Header, path: Path) -> Affine:
         log.warning("%s: unit in the header is %s; the values are used as mm", path, unit)
     by_sform = _checked(header.get_sform(), path) if sform else None
     by_qform = _qform(header, path, needed=not sform) if qform else None
-    if by_sform is None and by_qform is None:
+    if by_sform is None:
+        if by_qform is not None:
+            return by_qform
         log.warning("%s: orientation is unknown (sform and qform codes are 0); using nibabel's default", path)
         return header.get_best_affine()
-    if by_sform is None:
-        assert by_qform is not None
-        return by_qform
     sheared = _shear(by_sform) > _SHEAR_TOLERANCE
     if sheared and by_qform is None:
         raise CaseError(

@@ -46,21 +46,8 @@ _SCHEMA = (
     "markups-schema-v1.0.3.json#"
 )
 _FCSV_COLUMNS = [
-    "id",
-    "x",
-    "y",
-    "z",
-    "ow",
-    "ox",
-    "oy",
-    "oz",
-    "vis",
-    "sel",
-    "lock",
-    "label",
-    "desc",
-    "associatedNodeID",
-]
+    "id", "x", "y", "z", "ow", "ox", "oy", "oz", "vis", "sel", "lock", "label", "desc", "associatedNodeID",
+]  # fmt: skip
 
 
 def point_suffix(path: Path) -> str | None:
@@ -136,12 +123,10 @@ def write_point_table(
     Positions of absent landmarks are NaN in `cases` and empty cells in the table.
     """
     headers = ["case", "landmark", "x", "y", "z", *(["score"] if scores else [])]
-    known = scores or {}
-    rows = [
-        [case, *_row(name, point, known.get(case, {}), scored=bool(scores))]
-        for case, points in cases.items()
-        for name, point in points.items()
-    ]
+    rows = []
+    for case, points in cases.items():
+        known = (scores or {}).get(case, {})
+        rows += [[case, *_row(name, point, known, bool(scores))] for name, point in points.items()]
     write_csv(path, headers, rows)
 
 
@@ -246,15 +231,8 @@ def read_points_of_table(path: Path) -> tuple[str, dict[str, Points]]:
     headers, rows = read_csv(path)
     lower = {header.lower(): header for header in headers}
     name = column_of(headers, _NAME_COLUMNS)
-    system, axes = next(
-        (
-            (system, [lower[axis] for axis in triple])
-            for system, triples in _AXES.items()
-            for triple in triples
-            if set(triple) <= set(lower)
-        ),
-        ("", []),
-    )
+    known = ((system, triple) for system, triples in _AXES.items() for triple in triples)
+    system, axes = next((each for each in known if set(each[1]) <= set(lower)), ("", ()))
     if name is None or not axes:
         raise DatasetError(
             f"{path}: expected the columns landmark,x,y,z (mm, RAS+), and case if it has several cases, got "
@@ -264,7 +242,7 @@ def read_points_of_table(path: Path) -> tuple[str, dict[str, Points]]:
     places: dict[str, list[tuple[str, list[str]]]] = {}
     for row in rows:
         of_case = places.setdefault(unescaped(row[case]) if case else "", [])
-        cells = [row[axis] for axis in axes]
+        cells = [row[lower[axis]] for axis in axes]
         if any(cells):
             of_case.append((unescaped(row[name]), cells))
     return system, {

@@ -47,22 +47,14 @@ def write_probabilities(
     path: Path, probabilities: Probabilities, reference: Sequence[str] | None = None
 ) -> None:
     """Write the table atomically, with the true classes as a further column if `reference` has them."""
-    known = [] if reference is None else ["reference"]
-    headers = ["case", "label", *(PREFIX + name for name in probabilities.classes)]
-    rows = [
-        [
-            case,
-            label,
-            *row.tolist(),
-            probabilities.threshold,
-            "yes" if probabilities.calibrated else "no",
-            *(reference[number : number + 1] if reference is not None else []),
-        ]
-        for number, (case, label, row) in enumerate(
-            zip(probabilities.cases, probabilities.labels, probabilities.values, strict=True)
-        )
-    ]
-    write_csv(path, [*headers, "threshold", "calibrated", *known], rows)
+    headers = ["case", "label", *(PREFIX + name for name in probabilities.classes), "threshold", "calibrated"]
+    answers = zip(probabilities.cases, probabilities.labels, probabilities.values.tolist(), strict=True)
+    common = [probabilities.threshold, "yes" if probabilities.calibrated else "no"]
+    rows = [[case, label, *values, *common] for case, label, values in answers]
+    if reference is not None:
+        headers.append("reference")
+        rows = [[*row, truth] for row, truth in zip(rows, reference, strict=True)]
+    write_csv(path, headers, rows)
 
 
 def read_probabilities(path: Path) -> Probabilities:
