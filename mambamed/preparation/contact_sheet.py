@@ -18,18 +18,10 @@ from numpy.typing import NDArray
 from mambamed.io.atomic import write_text
 
 # Distinguishable for color-blind readers (Okabe & Ito 2008).
-_COLORS = np.array(
-    [
-        [230, 159, 0],
-        [86, 180, 233],
-        [0, 158, 115],
-        [240, 228, 66],
-        [0, 114, 178],
-        [213, 94, 0],
-        [204, 121, 167],
-    ],
-    np.uint8,
-)
+_COLORS = np.array([
+    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178),
+    (213, 94, 0), (204, 121, 167),
+], np.uint8)  # fmt: skip
 _POINT = np.array([255, 60, 60], np.uint8)
 _SIDE = 192  # pixels of the longest edge (in mm) of a case
 _CHANNELS = 4

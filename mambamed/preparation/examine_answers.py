@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,13 +24,11 @@ def faults_of_points(case: Case, manifest: DatasetManifest, image: Image) -> lis
     unknown = [name for name in case.points if name not in manifest.landmarks]
     if unknown:
         faults.append(f"{case.id}: landmark {_shown(unknown)} is not in the manifest. Correct its name.")
-    size = np.array(image.array.shape)
     for name, point in case.points.items():
         if not np.isfinite(point).all():
             faults.append(f"{case.id}: landmark {name} has no position (NaN). Remove absent landmarks.")
             continue
-        voxel = world_to_voxel(image.affine, point)
-        if (voxel < -0.5).any() or (voxel > size - 0.5).any():
+        if _is_outside(world_to_voxel(image.affine, point), image.array.shape):
             place = ", ".join(f"{v:g}" for v in point)
             faults.append(
                 f"{case.id}: landmark {name} at ({place}) mm lies outside the image; "
@@ -66,18 +64,18 @@ def points_in_crop(case: Case, affine_to_box: np.ndarray, shape: Sequence[int]) 
         affine_to_box: voxel of the crop box -> world.
         shape: of the crop box.
     """
-    points: Mapping[str, tuple[float, float, float]] = case.points or {}
-    outside = []
-    for name, point in points.items():
-        voxel = world_to_voxel(affine_to_box, point)
-        if (voxel < -0.5).any() or (voxel > np.array(shape) - 0.5).any():
-            outside.append(name)
+    points = (case.points or {}).items()
+    outside = [name for name, point in points if _is_outside(world_to_voxel(affine_to_box, point), shape)]
     if not outside:
         return []
     return [
         f"{case.id}: landmark {_shown(outside)} lies beyond what is not zero, where cropping cuts; "
         "set preprocess.crop to none"
     ]
+
+
+def _is_outside(voxel: np.ndarray, shape: Sequence[int]) -> bool:
+    return bool((voxel < -0.5).any() or (voxel > np.array(shape) - 0.5).any())
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -44,11 +44,8 @@ def prepare_image(
             raise CaseError(f"channel {number} is not on the grid of channel 0: {fact}. Resample it.")
     orientation = orientation_of(first.affine)
     channels = [in_kernel_type(to_ras(image.array, orientation)) for image in images]
-    if plan.crop == "nonzero":
-        start, stop = nonzero_box(channels)
-    else:
-        x, y, z = channels[0].shape
-        start, stop = (0, 0, 0), (x, y, z)
+    x, y, z = channels[0].shape
+    start, stop = nonzero_box(channels) if plan.crop == "nonzero" else ((0, 0, 0), (x, y, z))
     box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     channels = [channel[box] for channel in channels]
     spacing = spacing_of(affine_to_ras(first.affine, first.array.shape, orientation)).tolist()

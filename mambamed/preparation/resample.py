@@ -132,11 +132,7 @@ def _read_as_float32(plane: NDArray) -> NDArray[np.float32]:
 
 
 def _spline_axis(
-    passed: NDArray[np.float32],
-    operator: AxisOperator,
-    axis: int,
-    out: NDArray,
-    bounds: tuple[float, float],
+    passed: NDArray[np.float32], operator: AxisOperator, axis: int, out: NDArray, bounds: tuple[float, float]
 ) -> None:
     """Resample `(S, first, second)` along its first axis into `out`, where that is axis `axis`."""
     if axis == 0:

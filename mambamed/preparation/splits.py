@@ -118,10 +118,8 @@ def _strata(members: Mapping[str, Member], stratify: str) -> dict[str, set[str]]
     known = [value for value in numbers.values() if value is not None]
     if len(set(known)) > 2 * _MANY and len(known) > len(texts) // 2:
         edges = np.quantile(known, [0.25, 0.5, 0.75])
-        return {
-            case_id: {"" if value is None else str(int(np.searchsorted(edges, value)))}
-            for case_id, value in numbers.items()
-        }
+        for case_id, value in numbers.items():
+            texts[case_id] = None if value is None else str(int(np.searchsorted(edges, value)))
     return {case_id: {text or ""} for case_id, text in texts.items()}
 
 

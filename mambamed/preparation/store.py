@@ -124,11 +124,10 @@ class PreparedCase:
     @property
     def points_voxel(self) -> dict[str, NDArray[np.float64]]:
         """Landmark name -> `(3,)` position in prepared voxels, not rounded; may be cropped off."""
-        points = self.points or {}
-        if not points:
+        if not self.points:
             return {}
         affine = self.geometry.affine_prepared
-        return {name: world_to_voxel(affine, point) for name, point in points.items()}
+        return {name: world_to_voxel(affine, point) for name, point in self.points.items()}
 
     def _read(self, path: Path, box: Box | None) -> NDArray:
         if self._in_memory:
@@ -212,12 +211,7 @@ def encode_array(array: NDArray) -> bytes:
         cast(Any, np.ascontiguousarray(array)),
         chunks=(*array.shape[:-3], *chunk),
         blocks=(*(1 for _ in array.shape[:-3]), *(_even(n, BLOCK) for n in chunk)),
-        cparams={
-            "codec": blosc2.Codec.LZ4,
-            "clevel": 1,
-            "filters": [blosc2.Filter.SHUFFLE],
-            "nthreads": 1,
-        },
+        cparams={"codec": blosc2.Codec.LZ4, "clevel": 1, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1},
     )
     return bytes(stored.to_cframe())
 
