@@ -127,20 +127,11 @@ extend = train
 
 def runs(found: RunList) -> None:
     """Print one line per fold."""
-    rows = [
-        [
-            str(line.run),
-            str(line.fold),
-            line.network,
-            line.state,
-            f"{line.epoch}/{line.epochs}",
-            "-"
-            if line.score is None
-            else f"{SCORE_WORDS.get(line.score_name, line.score_name)} {line.score:.4f}",
-            line.updated,
-        ]
-        for line in found.runs
-    ]
+    rows = []
+    for line in found.runs:
+        word = SCORE_WORDS.get(line.score_name, line.score_name)
+        best, epoch = "-" if line.score is None else f"{word} {line.score:.4f}", f"{line.epoch}/{line.epochs}"
+        rows.append([str(line.run), str(line.fold), line.network, line.state, epoch, best, line.updated])
     if rows:
         _table(None, ["run", "fold", "network", "state", "epoch", "best patches", "updated"], rows)
     else:

@@ -338,9 +338,7 @@ def _squared_error(p: Sequence[float], truth: int, correct: float) -> float:
 
 
 BINARY_METRICS = {
-    "accuracy": ClassMetric(
-        "accuracy", lambda a: _ratio(a.tp + a.tn, len(a.truth)), "ACC", per_case=_correct
-    ),
+    "accuracy": ClassMetric("accuracy", lambda a: _ratio(a.tp + a.tn, len(a.truth)), "ACC", _correct),
     "balanced_accuracy": ClassMetric("balanced accuracy", lambda a: (sensitivity(a) + specificity(a)) / 2),
     "sensitivity": ClassMetric("sensitivity", sensitivity, "SEN"),
     "specificity": ClassMetric("specificity", specificity, "SPE"),
@@ -354,7 +352,7 @@ BINARY_METRICS = {
 
 MULTICLASS_METRICS = {
     "accuracy": ClassMetric(
-        "accuracy", lambda a: _ratio(int(np.trace(a.confusion)), len(a.truth)), "ACC", per_case=_correct
+        "accuracy", lambda a: _ratio(int(np.trace(a.confusion)), len(a.truth)), "ACC", _correct
     ),
     "balanced_accuracy": ClassMetric("balanced accuracy", balanced_accuracy, "BACC"),
     "precision_macro": ClassMetric("precision (macro)", precision_macro),

@@ -15,14 +15,9 @@ if TYPE_CHECKING:
     from mambamed.ssm.scan import BACKENDS, chosen_backend, selective_scan, set_backend
 
 __all__ = [
-    "BACKENDS",
-    "BidirectionalMamba",
-    "Mamba",
-    "causal_conv",
-    "chosen_backend",
-    "selective_scan",
+    "BACKENDS", "BidirectionalMamba", "Mamba", "causal_conv", "chosen_backend", "selective_scan",
     "set_backend",
-]
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

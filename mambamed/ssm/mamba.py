@@ -111,11 +111,8 @@ class _MambaBase(nn.Module):
         u = causal_conv(u, inner.taps, inner.tap_bias, silu=True, reverse=reverse)
         projected = functional.linear(u.transpose(1, 2), inner.x_proj)  # (B, L, r + 2 N)
         step, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=2)
-        delta, B, C = (
-            functional.linear(step, inner.dt_proj).transpose(1, 2),
-            B.transpose(1, 2),
-            C.transpose(1, 2),
-        )
+        delta = functional.linear(step, inner.dt_proj).transpose(1, 2)
+        B, C = B.transpose(1, 2), C.transpose(1, 2)
         D, dt_bias = inner.D.float(), inner.dt_bias.float()
         out = selective_scan(u, delta, inner.A, B, C, D, z, dt_bias, delta_softplus=True, reverse=reverse)
         return out.transpose(1, 2)
