@@ -88,18 +88,10 @@ class UNETR(_DenseBaseline):
         norm: Norm | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
-        network = _monai(
-            "UNETR",
-            in_channels,
-            out_channels,
-            img_size=_multiple_of_16(patch_size),
-            feature_size=channels,
-            hidden_size=hidden,
-            mlp_dim=mlp,
-            num_heads=heads,
-        )
-        super().__init__(network, norm, gradient_checkpointing)
-        self.divisor = self.grid = _multiple_of_16(patch_size)
+        grid = _multiple_of_16(patch_size)
+        sizes = dict(img_size=grid, feature_size=channels, hidden_size=hidden, mlp_dim=mlp, num_heads=heads)
+        super().__init__(_monai("UNETR", in_channels, out_channels, **sizes), norm, gradient_checkpointing)
+        self.divisor = self.grid = grid
 
     def forward(self, x: Tensor) -> Answer:
         """`(B, in_channels, X, Y, Z)` -> `(B, K, X, Y, Z)` logits."""
@@ -133,16 +125,9 @@ class SwinUNETR(_DenseBaseline):
         gradient_checkpointing: bool = False,
     ) -> None:
         wanted = torch.get_default_device()
+        sizes = dict(feature_size=channels, depths=tuple(depths), num_heads=tuple(heads))
         with torch.device("cpu"):  # its constructor reads numbers, which the meta device lacks
-            network = _monai(
-                "SwinUNETR",
-                in_channels,
-                out_channels,
-                feature_size=channels,
-                depths=tuple(depths),
-                num_heads=tuple(heads),
-                use_v2=v2,
-            )
+            network = _monai("SwinUNETR", in_channels, out_channels, **sizes, use_v2=v2)
         # MONAI checks by NumPy that the shape is a multiple of 32, which cannot be compiled; we padded it.
         vars(network)["_check_input_size"] = lambda shape: None
         super().__init__(network.to(wanted), norm, gradient_checkpointing)
@@ -170,20 +155,19 @@ class SegResNet(_DenseBaseline):
         norm: Norm | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
-        network = _monai(
-            "SegResNet",
-            in_channels,
-            out_channels,
-            init_filters=channels,
-            blocks_down=tuple(blocks),
-            blocks_up=tuple(up_blocks),
+        sizes = dict(init_filters=channels, blocks_down=tuple(blocks), blocks_up=tuple(up_blocks))
+        super().__init__(
+            _monai("SegResNet", in_channels, out_channels, **sizes), norm, gradient_checkpointing
         )
-        super().__init__(network, norm, gradient_checkpointing)
         stride = 2 ** (len(blocks) - 1)
         self.divisor = (stride, stride, stride)
 
 
-# size -> expansion on the way down, at the bottom, up; blocks on the way down, at the bottom, up (Table 1)
+_MEDNEXT_OPTIONS = (
+    "encoder_expansion_ratio", "bottleneck_expansion_ratio", "decoder_expansion_ratio",
+    "blocks_down", "blocks_bottleneck", "blocks_up",
+)  # fmt: skip
+# size -> the options above (Table 1)
 _MEDNEXT = {
     "S": ((2, 2, 2, 2), 2, (2, 2, 2, 2), (2, 2, 2, 2), 2, (2, 2, 2, 2)),
     "B": ((2, 3, 4, 4), 4, (4, 4, 3, 2), (2, 2, 2, 2), 2, (2, 2, 2, 2)),
@@ -221,22 +205,11 @@ class MedNeXt(_DenseBaseline):
         gradient_checkpointing: bool = False,
     ) -> None:
         check_choice("size", size, _MEDNEXT)
-        down, bottom, up, blocks_down, blocks_bottom, blocks_up = _MEDNEXT[size]
-        network = _monai(
-            "MedNeXt",
-            in_channels,
-            out_channels,
-            init_filters=channels,
-            kernel_size=kernel,
-            encoder_expansion_ratio=down,
-            bottleneck_expansion_ratio=bottom,
-            decoder_expansion_ratio=up,
-            blocks_down=blocks_down,
-            blocks_bottleneck=blocks_bottom,
-            blocks_up=blocks_up,
-            use_residual_connection=True,
-            deep_supervision=deep_supervision,
+        sizes = dict(
+            zip(_MEDNEXT_OPTIONS, _MEDNEXT[size], strict=True), init_filters=channels, kernel_size=kernel
         )
+        extras = dict(use_residual_connection=True, deep_supervision=deep_supervision)
+        network = _monai("MedNeXt", in_channels, out_channels, **sizes, **extras)
         super().__init__(network, norm, gradient_checkpointing)
         if deep_supervision:
             self.deep_supervision_strides = [(s, s, s) for s in (1, 2, 4, 8, 16)]
@@ -261,10 +234,8 @@ class VNet(_DenseBaseline):
         norm: Norm | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
-        network = _monai(
-            "VNet", in_channels, out_channels, dropout_prob_down=dropout, dropout_prob_up=(dropout, dropout)
-        )
-        super().__init__(network, norm, gradient_checkpointing)
+        rates = dict(dropout_prob_down=dropout, dropout_prob_up=(dropout, dropout))
+        super().__init__(_monai("VNet", in_channels, out_channels, **rates), norm, gradient_checkpointing)
 
 
 class ViT(_Baseline):
@@ -295,20 +266,13 @@ class ViT(_Baseline):
         gradient_checkpointing: bool = False,
     ) -> None:
         grid = _multiple_of_16(patch_size)
-        network = _monai(
-            "ViT",
-            in_channels,
-            img_size=grid,
-            patch_size=(16, 16, 16),
-            hidden_size=hidden,
-            mlp_dim=mlp,
-            num_layers=layers,
-            num_heads=heads,
-            classification=True,
-            num_classes=out_channels,
-            post_activation="none",  # MONAI's default bounds the logits by a tanh
-            dropout_rate=dropout,
+        sizes = dict(
+            hidden_size=hidden, mlp_dim=mlp, num_layers=layers, num_heads=heads, dropout_rate=dropout
         )
+        network = _monai(
+            "ViT", in_channels, img_size=grid, patch_size=(16, 16, 16), classification=True,
+            num_classes=out_channels, **sizes, post_activation="none",  # MONAI's default is tanh
+        )  # fmt: skip
         super().__init__(network, norm, gradient_checkpointing)
         self.grid = grid
         self.divisor = (1, 1, 1)

@@ -204,12 +204,10 @@ class NnMamba(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         widths = (channels, 2 * channels, 4 * channels)
         self.stem = DoubleConv(in_channels, channels, 2, norm)
-        self.stages = nn.ModuleList(
-            residual_stage(
-                width, 2 * width, norm, _mixers(2 * width, mixer, norm, d_state, axes, share_mamba)
-            )
-            for width in widths
-        )
+        self.stages = nn.ModuleList()
+        for width in widths:
+            mixers = _mixers(2 * width, mixer, norm, d_state, axes, share_mamba)
+            self.stages.append(residual_stage(width, 2 * width, norm, mixers))
         self.skips = nn.ModuleList(SkipScaling(width) if skip_scaling else nn.Identity() for width in widths)
         self.decoder = Decoder(channels, out_channels, norm, head, deep_supervision)
         self.deep_supervision_strides = self.decoder.strides

@@ -77,12 +77,8 @@ class NnMambaClassifier(nn.Module):
         )
         reads_sequence = hierarchy == "sequence" and mixer != "none"
         self.sequence = Mamba(2 * channels, d_state, d_conv=2, expand=2) if reads_sequence else None
-        self.mlp = nn.Sequential(
-            nn.Linear(14 * channels, channels),
-            nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
-            nn.Linear(channels, out_channels),
-        )
+        first, last = nn.Linear(14 * channels, channels), nn.Linear(channels, out_channels)
+        self.mlp = nn.Sequential(first, nn.ReLU(inplace=True), nn.Dropout(dropout), last)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, in_channels, X, Y, Z)` -> `(B, out_channels)` logits."""

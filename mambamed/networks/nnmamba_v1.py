@@ -108,12 +108,10 @@ class NnMambaV1(nn.Module):
         widths = (channels, 2 * channels, 4 * channels)
         self.stem = DoubleConv(in_channels, channels, 2, norm)
         self.stages = nn.ModuleList(residual_stage(width, 2 * width, norm) for width in widths)
-        self.readers = nn.ModuleList(
-            _reader(width, mixer, d_state, axis_order)
-            if (mamba_at == "stem") == (level == 0)
-            else nn.Identity()
-            for level, width in enumerate((*widths, 8 * channels))
-        )
+        self.readers = nn.ModuleList()
+        for level, width in enumerate((*widths, 8 * channels)):
+            reads = (mamba_at == "stem") == (level == 0)
+            self.readers.append(_reader(width, mixer, d_state, axis_order) if reads else nn.Identity())
         self.decoder = Decoder(channels, out_channels, norm, head, deep_supervision)
         self.deep_supervision_strides = self.decoder.strides
 

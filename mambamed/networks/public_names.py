@@ -137,17 +137,15 @@ def _segmamba(network: nn.Module) -> list[Row]:
         ]
     conv = lambda k: "shortcut.0" if k == 3 else f"conv{k}"  # noqa: E731
     gsc = {"proj": "spatial.0", "proj2": "spatial.3", "proj3": "gate.0", "proj4": "fuse.0"}
+    stage = r"vit\.stages\.(\d)\.(\d+)"
     return [
         *norms,
         (r"vit\.downsample_layers\.(\d)\.(\d)\.", lambda i, j: f"stages.{i}.0.{j}."),
         (r"vit\.gscs\.(\d)\.(proj[234]?)\.", lambda i, part: f"stages.{i}.1.{gsc[part]}."),
-        (r"vit\.stages\.(\d)\.(\d+)\.norm1?\.", lambda i, j: f"stages.{i}.{j + before}.norm."),
-        (r"vit\.stages\.(\d)\.(\d+)\.mamba\.", lambda i, j: f"stages.{i}.{j + before}.mamba."),
-        (r"vit\.stages\.(\d)\.(\d+)\.norm2\.", lambda i, j: f"stages.{i}.{j + before}.mlp.0."),
-        (
-            r"vit\.stages\.(\d)\.(\d+)\.mlp\.fc(\d)\.",
-            lambda i, j, k: f"stages.{i}.{j + before}.mlp.{2 * k - 1}.",
-        ),
+        (rf"{stage}\.norm1?\.", lambda i, j: f"stages.{i}.{j + before}.norm."),
+        (rf"{stage}\.mamba\.", lambda i, j: f"stages.{i}.{j + before}.mamba."),
+        (rf"{stage}\.norm2\.", lambda i, j: f"stages.{i}.{j + before}.mlp.0."),
+        (rf"{stage}\.mlp\.fc(\d)\.", lambda i, j, k: f"stages.{i}.{j + before}.mlp.{2 * k - 1}."),
         (r"vit\.norm(\d)\.", lambda i: f"outputs.{i}.0.norm."),
         (r"vit\.mlps\.(\d)\.fc(\d)\.", lambda i, k: f"outputs.{i}.{2 * k - 1}."),
         (r"encoder(\d)\.layer\.conv(\d)\.conv\.", lambda i, k: f"encoders.{i - 1}.{conv(k)}."),
@@ -209,16 +207,13 @@ def _mamba_unet(network: nn.Module) -> list[Row]:
     block = lambda i, k=0: f"stages.{i}.1.blocks.{k}"  # noqa: E731
     ways = {"fwd": "forth", "bwd": "back"}
     part = lambda name: "linear." if name == "head" else f"{name}."  # noqa: E731
-    layer, trans = r"encoder\.mamba_layers\.(\d)", r"(mamba|norm1|norm2|head)\."
+    layer, way, trans = r"encoder\.mamba_layers\.(\d)", "(fwd|bwd)_mamba", r"(mamba|norm1|norm2|head)\."
     return [
         *_COPIES,
         (rf"encoder\.stem\.convs\.0\.{_UNIT}", lambda of: f"stages.0{inner}.0.{_unit(of)}"),
         *_residual_units(r"encoder\.stages\.(\d)\.blocks\.(\d+)", place),
-        (rf"{layer}\.mamba\.(fwd|bwd)_mamba\.{trans}", lambda i, w, n: f"{block(i)}.{ways[w]}.{part(n)}"),
-        (
-            rf"{layer}\.mambas\.(\d)\.(fwd|bwd)_mamba\.{trans}",
-            lambda i, k, w, n: f"{block(i, k)}.{ways[w]}.{part(n)}",
-        ),
+        (rf"{layer}\.mamba\.{way}\.{trans}", lambda i, w, n: f"{block(i)}.{ways[w]}.{part(n)}"),
+        (rf"{layer}\.mambas\.(\d)\.{way}\.{trans}", lambda i, k, w, n: f"{block(i, k)}.{ways[w]}.{part(n)}"),
         (rf"{layer}\.mambas\.(\d)\.norm\.", lambda i, k: f"{block(i, k)}.norm."),
         (rf"{layer}\.mamba\.norm\.", lambda i: f"{block(i)}.norm."),
         (rf"{layer}\.mamba\.{trans}", lambda i, name: f"{block(i)}.{part(name)}"),
@@ -232,9 +227,7 @@ def _umamba(network: nn.Module) -> list[Row]:
     """Bot has one Mamba layer, at the bottom; Enc one after every stage."""
     bottom = len(list(network.get_submodule("stages").children())) - 1
     inner = "" if getattr(network, "mixer", "mamba") == "none" else ".0"
-    stem = lambda j: f"stages.0{inner}.0.{j}"  # noqa: E731
     stage = lambda i, j: f"stages.{i}{inner}.{j}" if i else f"stages.0{inner}.1.{j}"  # noqa: E731
-    step = lambda i, j: f"steps.{i}.convolve.{j}"  # noqa: E731
     rows: list[Row] = [
         *_COPIES,
         (r"mamba_layer\.", lambda: f"stages.{bottom}.1."),
@@ -243,22 +236,17 @@ def _umamba(network: nn.Module) -> list[Row]:
         (r"decoder\.seg_layers\.(\d)\.", lambda i: f"heads.{i}."),
     ]
     places: list[tuple[str, Callable[..., str]]] = [
-        (r"encoder\.stem\.(\d+)", stem),
+        (r"encoder\.stem\.(\d+)", lambda j: f"stages.0{inner}.0.{j}"),
         (r"encoder\.stages\.(\d)\.(\d+)", stage),
-        (r"decoder\.stages\.(\d)\.(\d+)", step),
+        (r"decoder\.stages\.(\d)\.(\d+)", lambda i, j: f"steps.{i}.convolve.{j}"),
     ]
     for public, ours in places:
         rows += _residual_units(public, ours)
-        rows += _biased_units(public, ours)
+        # U-Mamba's BasicResBlock; its third convolution is the shortcut.
+        rows.append((rf"{public}\.conv3\.", lambda *at, ours=ours: f"{ours(*at)}.shortcut."))
+        part = rf"{public}\.((?:conv|norm)[12])\."
+        rows.append((part, lambda *at, ours=ours: f"{ours(*at[:-1])}.{at[-1]}."))
     return rows
-
-
-def _biased_units(public: str, ours: Callable[..., str]) -> list[Row]:
-    """U-Mamba's BasicResBlock at a place; its third convolution is the shortcut."""
-    return [
-        (rf"{public}\.conv3\.", lambda *at: f"{ours(*at)}.shortcut."),
-        (rf"{public}\.((?:conv|norm)[12])\.", lambda *at: f"{ours(*at[:-1])}.{at[-1]}."),
-    ]
 
 
 FAMILIES: dict[str, Callable[[nn.Module], list[Row]]] = {

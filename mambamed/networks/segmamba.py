@@ -109,12 +109,8 @@ class MambaLayer(nn.Module):
             directions = ("forward", "backward", "slice") if version == "gsc" else ("forward", "backward")
             self.mamba = BidirectionalMamba(channels, d_state=16, d_conv=4, expand=2, directions=directions)
         if version == "paper":
-            self.mlp = nn.Sequential(
-                nn.LayerNorm(channels),
-                nn.Linear(channels, 4 * channels),
-                nn.GELU(),
-                nn.Linear(4 * channels, channels),
-            )
+            first, last = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
+            self.mlp = nn.Sequential(nn.LayerNorm(channels), first, nn.GELU(), last)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, W, X, Y, Z)` -> the same shape."""
