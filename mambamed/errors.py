@@ -6,11 +6,24 @@ any other exception is a bug of mambamed and keeps its traceback.
 
 from __future__ import annotations
 
+_LONGEST_LINE = 1500
+
 
 class MambamedError(Exception):
-    """Base class; the message has the form `PATH: KEY: fact. What to do.`"""
+    """Base class; the message has the form `PATH: KEY: fact. What to do.`
+
+    A line that repeats long texts of a file loses its middle.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join(map(_shortened, message.split("\n"))))
+
+
+def _shortened(line: str) -> str:
+    half = _LONGEST_LINE // 2
+    return line if len(line) <= _LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
 
 
 class RecipeError(MambamedError):

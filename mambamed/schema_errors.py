@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -39,6 +40,26 @@ def shortened(value: Any, most: int = 60) -> str:
     """
     text = repr(value)
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def named(name: object) -> str:
+    """A name as a part of a message: as it is, or quoted if it would end the line or is empty.
+
+    >>> named("liver"), named("a\\nb")
+    ('liver', "'a\\\\nb'")
+    """
+    text = str(name)
+    return text if text and text.isprintable() else repr(text)
+
+
+def repeated(names: Iterable[str]) -> str | None:
+    """The most frequent of names that occur more than once.
+
+    >>> repeated("abcb"), repeated("abc")
+    ('b', None)
+    """
+    most = Counter(names).most_common(1)
+    return most[0][0] if most and most[0][1] > 1 else None
 
 
 def did_you_mean(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError
 from mambamed.io.images import case_id_of
 from mambamed.io.tables import read_csv
+from mambamed.schema_errors import repeated
 
 _PARTICIPANTS = "participants.tsv"
 _CLASS_COLUMNS = ("diagnosis", "group", "dx", "class")
@@ -69,9 +70,8 @@ def _table(path: Path, key: str) -> tuple[dict[str, dict[str, str]], list[str]]:
     headers, rows = read_csv(path)
     if key not in headers:
         raise DatasetError(f"{path}: {key}: missing column. Add it, as BIDS requires.")
-    keys = [row[key] for row in rows]
-    if twice := [k for k in keys if keys.count(k) > 1]:
-        raise DatasetError(f"{path}: duplicate {key} {twice[0]}. Keep one of its rows.")
+    if twice := repeated(row[key] for row in rows):
+        raise DatasetError(f"{path}: duplicate {key} {twice}. Keep one of its rows.")
     known = {row[key]: {k: v for k, v in row.items() if k != key} for row in rows}
     return known, [header for header in headers if header != key]
 

@@ -11,6 +11,7 @@ from mambamed.converters import brats, case_list, dicom, nnunet
 from mambamed.errors import DatasetError
 from mambamed.io.dicom import is_dicom
 from mambamed.io.images import case_id_of, images_by_id
+from mambamed.schema_errors import repeated
 
 log = logging.getLogger("mambamed")
 
@@ -79,11 +80,10 @@ def _modalities(folder: Path, channels: Sequence[str]) -> dict[str, dict[str, Pa
 
 
 def _checked(cases: list[Case], source: Path) -> list[Case]:
-    ids = [case.id for case in cases]
     if not cases:
         raise DatasetError(f"{source}: no images to predict. Write one row per case.")
-    if twice := [case_id for case_id in ids if ids.count(case_id) > 1]:
-        raise DatasetError(f"{source}: duplicate case {twice[0]}. Keep one of its rows.")
+    if twice := repeated(case.id for case in cases):
+        raise DatasetError(f"{source}: duplicate case {twice}. Keep one of its rows.")
     return cases
 
 

@@ -15,7 +15,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from mambamed.errors import DatasetError, MambamedError
 from mambamed.io.json_files import read_json, write_json
 from mambamed.io.members import Source
-from mambamed.schema_errors import fact_of, keys_at
+from mambamed.schema_errors import fact_of, keys_at, named
 
 _MOST_FAULTS = 20  # listed by one error
 
@@ -82,9 +82,14 @@ class Model(BaseModel):
 
 
 class Document(Model):
-    """A file that mambamed writes; `FORMAT` is the newest version that is read, and the one written."""
+    """A file that mambamed writes; `FORMAT` is the newest version that is read, and the one written.
+
+    Attributes:
+        NUMBERS: keys that hold such a version.
+    """
 
     FORMAT: ClassVar[int] = 1
+    NUMBERS: ClassVar[tuple[str, ...]] = ("format",)
 
     format: Size = 1
     """Version of this kind of file; files of mambamed 0.1.0 have none and count as 1."""
@@ -92,13 +97,14 @@ class Document(Model):
     @classmethod
     def checked(cls: type[Reading], content: Any, path: Source) -> Reading:
         """Check parsed JSON, after its format; see `Model.checked`."""
-        number = content.get("format") if isinstance(content, Mapping) else None
         newest = getattr(cls, "FORMAT", 1)
-        if isinstance(number, int) and not isinstance(number, bool) and number > newest:
-            raise cls.FAULT(
-                f"{path}: format: expected at most {newest}, got {number}: a newer version of mambamed wrote "
-                "this file. Update mambamed."
-            )
+        for key in getattr(cls, "NUMBERS", ()):
+            number = content.get(key) if isinstance(content, Mapping) else None
+            if type(number) is int and number > newest:
+                raise cls.FAULT(
+                    f"{path}: {key}: expected at most {newest}, got {number}: a newer version of mambamed "
+                    "wrote this file. Update mambamed."
+                )
         return super().checked(content, path)  # type: ignore[misc]
 
 
@@ -147,6 +153,6 @@ def _line(fault: Any, model: type[BaseModel], where: str, remedy: str) -> str:
     location = tuple(fault["loc"])
     if fault["type"].startswith("union_tag"):
         location = (*location, fault["ctx"]["discriminator"].strip("'"))
-    key = ".".join(str(part) for part in location) or "content"
+    key = ".".join(map(named, location)) or "content"
     fact = fact_of(fault, keys_at(model, location[:-1]))
     return f"{where}: {key}: {fact}{'' if fact.endswith('?') else '.'} {remedy}".rstrip()

@@ -18,6 +18,7 @@ from mambamed.documents.base import Document, fault_lines
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.recipe import Recipe
 from mambamed.recipe.schema import ChannelKind
+from mambamed.schema_errors import repeated
 
 
 def _printable(name: str) -> str:
@@ -27,8 +28,8 @@ def _printable(name: str) -> str:
 
 
 def _unique(names: tuple[str, ...]) -> tuple[str, ...]:
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"expected each name once, got {twice[0]!r} {names.count(twice[0])} times")
+    if twice := repeated(names):
+        raise ValueError(f"expected each name once, got {twice!r} {names.count(twice)} times")
     return names
 
 

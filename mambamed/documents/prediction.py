@@ -6,7 +6,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mambamed.documents.base import Count, Document, Finite, Fraction, Model, NotNegative, SparseDocument
+from mambamed.documents.base import (
+    Count,
+    Document,
+    Finite,
+    Fraction,
+    Model,
+    NotNegative,
+    Positive,
+    SparseDocument,
+)
 from mambamed.documents.prepared import CaseId, Sha256
 from mambamed.documents.run import Provenance
 from mambamed.errors import MambamedError, RecipeError
@@ -63,7 +72,7 @@ class PredictionRecord(Provenance, SparseDocument):
     cases: dict[CaseId, CaseResult]
     members: tuple[MemberRecord, ...] | None = None
     """Only from `classify`."""
-    temperatures: tuple[float | None, ...] | None = None
+    temperatures: tuple[Positive | None, ...] | None = None
     """Only from `classify`: of each network."""
     threshold: Fraction | None = None
     """Only from `classify`: probability from which the positive class is predicted."""

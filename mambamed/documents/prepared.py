@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import AfterValidator, AliasChoices, Field, model_validator
 
 from mambamed.cases import check_case_id
@@ -16,6 +16,7 @@ from mambamed.documents.plan import Plan
 from mambamed.errors import DatasetError, MambamedError
 from mambamed.io.json_files import write_json
 from mambamed.io.members import Source
+from mambamed.schema_errors import repeated
 
 _REMEDY = "Prepare the dataset again."
 
@@ -29,6 +30,7 @@ def _safe(case_id: str) -> str:
 
 
 CaseId = Annotated[str, AfterValidator(_safe)]
+LabelValue = Annotated[str, Field(pattern="^[0-9]{1,5}$")]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 CaseFile = Literal["image", "label", "foreground", "reference"]
 Shape = tuple[Size, Size, Size]
@@ -61,7 +63,9 @@ class PreparedIndex(DatasetManifest):
 
     REMEDY: ClassVar[str] = _REMEDY
 
-    prepared_format: Annotated[int, Field(ge=1, le=1)] = 1
+    NUMBERS: ClassVar[tuple[str, ...]] = ("format", "prepared_format")
+
+    prepared_format: Size = 1
     """Layout of the folder."""
     group_by: str | None = None
     """What the splits keep together: subject, case, or a column; not recorded by mambamed 0.1.0."""
@@ -69,9 +73,8 @@ class PreparedIndex(DatasetManifest):
 
     @model_validator(mode="after")
     def _cases_agree(self) -> PreparedIndex:
-        for case_id, count in Counter(case.id for case in self.cases).items():
-            if count > 1:
-                raise ValueError(f"cases: {case_id} is listed {count} times, expected once")
+        if twice := repeated(case.id for case in self.cases):
+            raise ValueError(f"cases: {twice} is listed twice, expected once")
         for case in self.cases:
             if case.channels != len(self.channels):
                 raise ValueError(
@@ -112,6 +115,12 @@ class GeometryRecord(Model):
         if len(set(self.axes)) != 3:
             raise ValueError(f"axes: expected 0, 1 and 2 in some order, got {list(self.axes)}")
         oriented = [self.shape_native[axis] for axis in self.axes]
+        for key in ("affine_native", "affine_prepared"):
+            affine = np.array(getattr(self, key))
+            with np.errstate(all="ignore"):
+                volume = np.linalg.det(affine[:3, :3])
+            if not np.isfinite(volume) or volume == 0 or affine[3].tolist() != [0, 0, 0, 1]:
+                raise ValueError(f"{key}: expected axes that span a volume, got {affine.tolist()}")
         for start, stop, size in zip(self.crop_start, self.crop_stop, oriented, strict=True):
             if not start < stop <= size:
                 raise ValueError(f"crop_stop: expected more than {start} and at most {size}, got {stop}")
@@ -127,10 +136,16 @@ class CaseRecord(Document):
     """Hash of all that decides the prepared files."""
     entry: CaseEntry
     geometry: GeometryRecord
-    voxels: dict[Annotated[str, Field(pattern="^[0-9]+$")], Count]
+    voxels: dict[LabelValue, Count]
     """Label value -> voxels on the prepared grid."""
     sha256: dict[CaseFile, Sha256]
     """File of the case -> digest."""
+
+    @model_validator(mode="after")
+    def _one_grid(self) -> CaseRecord:
+        if self.entry.shape != (shape := self.geometry.shape_prepared):
+            raise ValueError(f"entry: shape: expected that of the geometry, {shape}, got {self.entry.shape}")
+        return self
 
 
 class FingerprintCase(Model):
@@ -141,7 +156,7 @@ class FingerprintCase(Model):
     spacing_mm: tuple[Positive, Positive, Positive]
     kept: Fraction
     """Share of the voxels that cropping kept."""
-    voxels: dict[Annotated[str, Field(pattern="^[0-9]+$")], Count]
+    voxels: dict[LabelValue, Count]
     """Label value -> voxels on the native grid."""
 
 

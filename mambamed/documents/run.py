@@ -69,7 +69,9 @@ class RunRecord(SparseDocument):
     REMEDY: ClassVar[str] = "Restore run.json from a copy of the run, or delete it."
 
     recipe: str = ""
-    folds: dict[Annotated[str, Field(pattern="^[0-9]+$")], FoldRecord] = Field(default_factory=dict)
+    folds: dict[Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,4})$")], FoldRecord] = Field(
+        default_factory=dict
+    )
     """Number of a fold -> its training."""
 
 

@@ -12,6 +12,7 @@ from pydantic import Field
 from mambamed.documents.base import Model
 from mambamed.errors import DatasetError
 from mambamed.io.json_files import read_json, write_json
+from mambamed.schema_errors import named
 
 PARTS = ("train", "val", "test")
 _MANY = 5
@@ -103,4 +104,4 @@ def _faults(fold: Mapping[str, list[str]], group_of: Mapping[str, str], group_by
 
 def shown(names: list[str]) -> str:
     """Some of the names, for a message."""
-    return ", ".join(names[:_MANY]) + (" ..." if len(names) > _MANY else "")
+    return ", ".join(map(named, names[:_MANY])) + (" ..." if len(names) > _MANY else "")

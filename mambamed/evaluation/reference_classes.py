@@ -9,6 +9,7 @@ from pathlib import Path
 from mambamed.documents.prepared import PreparedIndex
 from mambamed.errors import DatasetError
 from mambamed.io.tables import column_of, read_csv, unescaped
+from mambamed.schema_errors import repeated
 
 _CLASS_COLUMNS = ("class", "reference")
 
@@ -51,8 +52,7 @@ def read_reference_classes(references: Path, classes: Sequence[str]) -> Referenc
         raise DatasetError(f"{references}: no column 'case' or 'participant_id'; name the cases' column so")
     column = class_column(references, headers, rows, classes, ids)
     cases = [unescaped(row[ids]) for row in rows]
-    if len(set(cases)) != len(cases):
-        twice = next(case for case in cases if cases.count(case) > 1)
+    if twice := repeated(cases):
         raise DatasetError(f"{references}: duplicate case {twice}. Keep one row of it.")
     found = {case: unescaped(row[column]) for case, row in zip(cases, rows, strict=True)}
     subjects = {

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from typing import Any
 
 from mambamed.errors import DatasetError
 from mambamed.io.members import Source
-from mambamed.schema_errors import shortened
+from mambamed.schema_errors import repeated, shortened
 
 
 def parse_json(text: str, path: Source) -> Any:
@@ -42,6 +41,6 @@ def json_line(document: Any) -> str:
 def _without_duplicates(pairs: list[tuple[str, Any]], path: Source) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):
-        ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
+        twice = repeated(key for key, _ in pairs)
         raise DatasetError(f"{path}: duplicate key {shortened(twice)}. Remove one of the two.")
     return document

@@ -22,12 +22,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import Affine, voxel_to_world
 from mambamed.io.atomic import write_text
 from mambamed.io.json_files import write_json
 from mambamed.io.tables import CASE_COLUMNS, column_of, read_csv, unescaped, write_csv
 from mambamed.io.text_files import read_text
+from mambamed.schema_errors import named
 
 Point = tuple[float, float, float]
 Points = dict[str, Point]
@@ -66,18 +69,26 @@ def to_world(found: Mapping[str, Point], system: str, path: Path, affine: Affine
 
     Raises CaseError: a coordinate is NaN or infinite, or voxels without an affine.
     """
-    for name, point in found.items():
-        if not all(math.isfinite(value) for value in point):
-            raise CaseError(
-                f"{path}: landmark {name}: {point} is not a position. Remove landmarks that are absent."
-            )
+    _check_finite(found, path)
     if system == "RAS":
         return dict(found)
     if system == "LPS":
         return {name: (0.0 - x, 0.0 - y, z) for name, (x, y, z) in found.items()}
     if affine is None:
         raise CaseError(f"{path}: coordinates are voxels, but their image is not known. Give that image.")
-    return {name: _triple(voxel_to_world(affine, point)) for name, point in found.items()}
+    with np.errstate(over="ignore", invalid="ignore"):
+        world = {name: _triple(voxel_to_world(affine, point)) for name, point in found.items()}
+    _check_finite(world, path)
+    return world
+
+
+def _check_finite(points: Mapping[str, Point], path: Path) -> None:
+    for name, point in points.items():
+        if not all(math.isfinite(value) for value in point):
+            raise CaseError(
+                f"{path}: landmark {named(name)}: {point} is not a position. "
+                "Remove landmarks that are absent."
+            )
 
 
 def write_points(
@@ -260,13 +271,13 @@ def collected(places: Iterable[tuple[str, Any]], where: Path | str) -> Points:
         if not name:
             raise DatasetError(f"{where}: a point has no name. Name it after its landmark.")
         if name in found:
-            raise DatasetError(f"{where}: duplicate landmark {name}. Keep one of the two.")
+            raise DatasetError(f"{where}: duplicate landmark {named(name)}. Keep one of the two.")
         try:
             x, y, z = (float(value) for value in place)
         except (OverflowError, TypeError, ValueError) as error:
             text = ", ".join(map(str, place)) if isinstance(place, (list, tuple)) else str(place)
             raise DatasetError(
-                f"{where}: landmark {name}: expected three numbers, got ({text[:200]}). "
+                f"{where}: landmark {named(name)}: expected three numbers, got ({named(text)}). "
                 "Use decimal points, not commas."
             ) from error
         found[name] = (x, y, z)

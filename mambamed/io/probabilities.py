@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mambamed.errors import DatasetError
 from mambamed.io.tables import read_csv, unescaped, write_csv
+from mambamed.schema_errors import repeated
 
 PREFIX = "probability_"
 _SUM_TOLERANCE = 1e-3
@@ -82,8 +83,7 @@ def read_probabilities(path: Path) -> Probabilities:
         total = float(values[number].sum())
         if abs(total - 1) > _SUM_TOLERANCE:
             raise DatasetError(f"{path}: {cases[-1]}: probabilities sum to {total:g}, not 1. Correct them.")
-    if len(set(cases)) != len(cases):
-        twice = next(case for case in cases if cases.count(case) > 1)
+    if twice := repeated(cases):
         raise DatasetError(f"{path}: duplicate case {twice}. Keep one of its rows.")
     calibrated = all(row.get("calibrated", "no") == "yes" for row in rows)
     return Probabilities(classes, tuple(cases), values, _threshold(path, rows, len(names)), calibrated)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from mambamed.errors import RecipeError
 from mambamed.recipe.document import KeyPath, Origin, parse_document, parse_value
 from mambamed.recipe.schema import Recipe
-from mambamed.schema_errors import did_you_mean, fact_of, keys_at
+from mambamed.schema_errors import did_you_mean, fact_of, keys_at, named
 
 _MAX_PARENTS = 8
 _MAX_NAME_BYTES = 200
@@ -230,7 +230,7 @@ def _fault_line(fault: Any, origins: Mapping[KeyPath, Origin], file: str) -> str
         known = known[:-1]
     at = origins.get(known, Origin(file))
     # Pydantic adds the tried alternatives of a union ("literal[...]", "tuple[...]") to the location.
-    key = ".".join(str(part) for part in location[: len(known) + 1] if "[" not in str(part))
+    key = ".".join(named(part) for part in location[: len(known) + 1] if "[" not in str(part))
     fact = fact_of(fault, keys_at(Recipe, location[:-1]))
     if fault["type"] == "missing":
         fact = "missing. Add it."

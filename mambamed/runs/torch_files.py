@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import pickletools
+import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -126,8 +127,10 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
     if order is not None and (order.size > 6 or order.read_bytes() != b"little"):
         raise ModelError(f"{order}: expected little. {_REMEDY}")
     try:
-        content = _followed(described)
-    except (_MalformedError, ValueError, TypeError, IndexError, KeyError, UnicodeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Python warns of a "\\" in a name
+            content = _followed(described)
+    except (_MalformedError, ValueError, TypeError, IndexError, KeyError, Warning) as error:
         raise ModelError(f"{described}: does not describe tensors ({error}). Copy the file again.") from error
     for key in _WEIGHTS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

@@ -10,16 +10,19 @@ import importlib.util
 import math
 import netrc
 import os
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from mambamed.errors import RecipeError
+from mambamed.errors import RecipeError, RunError
 from mambamed.io.atomic import write_text
 from mambamed.io.ledger import refuse_links
+from mambamed.io.text_files import read_text
 from mambamed.recipe import dump_recipe
 from mambamed.runs.folder import Run
+from mambamed.schema_errors import shortened
 
 _WANDB_SECONDS = 30.0  # timeout of the connection, after which the run is logged offline
 
@@ -135,7 +138,7 @@ class _WeightsAndBiases:
         wishes = {
             "project": os.environ.get("WANDB_PROJECT", "mambamed"),
             "name": f"{run.root.name} fold {fold}",
-            "id": known.read_text(encoding="utf-8").strip(),
+            "id": _known_id(known),
             "resume": "allow",
             "dir": str(folder),
             "config": {**run.recipe.model_dump(mode="json"), "fold": fold},
@@ -161,6 +164,14 @@ class _WeightsAndBiases:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _known_id(path: Path) -> str:
+    """The id in a file of a run, which may come from a stranger."""
+    found = read_text(path).strip()
+    if not re.fullmatch(r"[\w-]{1,64}", found, re.ASCII):
+        raise RunError(f"{path}: expected the id of a run of W&B, got {shortened(found)}. Delete the file.")
+    return found
 
 
 def _wandb_key_is_known() -> bool:

@@ -35,6 +35,9 @@ def test_a_document_is_read_as_it_was_written(tmp_path) -> None:
         ('{"box": [1, 2], "wdith": 2}', "wdith: unknown key - did you mean 'width'? Correct the file."),
         ('{"box": [1, 2], "parts": [{"kind": "a", "count": 0}]}', "parts.0.count: expected greater than or"),
         ("[]", "content: expected an object, got []. Correct the file."),
+        (r'{"box": [1, 2], "a\nb\u001b": 2}', r"'a\nb\x1b': unknown key. Correct the file."),
+        ('{"box": [1, 2], "": 2}', "'': unknown key. Correct the file."),
+        ('{"box": [1, 2], "width": 1e400}', "width: expected a finite number, got inf. Correct the file."),
         ('{"box": [1, 2], "format": 2}', "format: expected at most 1, got 2: a newer version of mambamed"),
         ('{"box": [1, 2], "format": "1"}', "format: expected a valid integer, got '1'."),
     ],
@@ -45,6 +48,15 @@ def test_a_fault_is_a_line(text, line, tmp_path) -> None:
     with pytest.raises(DatasetError) as caught:
         Sample.read(path)
     assert str(caught.value).startswith(f"{path}: {line}")
+
+
+def test_a_line_with_long_texts_keeps_its_start_and_its_end(tmp_path) -> None:
+    path = tmp_path / "sample.json"
+    path.write_text('{"box": [1, 2], "' + "x" * 100_000 + '": 2}')
+    with pytest.raises(DatasetError) as caught:
+        Sample.read(path)
+    line = str(caught.value)
+    assert len(line) < 2000 and line.startswith(f"{path}: xxx") and line.endswith("key. Correct the file.")
 
 
 def test_all_faults_are_reported_at_once(tmp_path) -> None:

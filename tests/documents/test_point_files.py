@@ -172,3 +172,21 @@ def test_a_file_that_is_no_point_file_is_one_line(tmp_path, name, text, words) -
 def test_nan_is_no_position_on_the_way_to_the_world(tmp_path) -> None:
     with pytest.raises(CaseError, match="landmark nose"):
         to_world({"nose": (math.nan, 0.0, 0.0)}, "RAS", tmp_path, None)
+
+
+def test_a_position_that_overflows_on_its_way_to_the_world_is_one_line(tmp_path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"nose": [1e308, 1e308, 1]}')
+    with pytest.raises(CaseError, match=r"a\.json: landmark nose: \(.*inf.*\) is not a position"):
+        read_points(path, np.diag([2.0, 2.0, 2.0, 1.0]))
+
+
+@pytest.mark.parametrize(
+    "text", [r'{"a\nb": [1, 2]}', r'{"nose": ["a\nb", 2, 3]}', r'{"a\nb": [1, 2, Infinity]}']
+)
+def test_a_name_or_text_with_a_line_break_stays_in_one_line(tmp_path, text) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises((CaseError, DatasetError)) as caught:
+        read_points(path, np.eye(4))
+    assert "\n" not in str(caught.value) and r"a\nb" in str(caught.value)

@@ -19,6 +19,10 @@ FAULTS = [
     ([{"train": ["c0"], "val": [2]}], "folds.0.val.0: expected a valid string, got 2."),
     ([{"train": ["c0"], "val": ["c9"]}], "folds.0: names cases that the dataset does not have: c9. Remove"),
     (
+        [{"train": ["c0"], "val": ["a\nb"]}],
+        "folds.0: names cases that the dataset does not have: 'a\\nb'. Remove",
+    ),
+    (
         [{"train": ["c0", "c2"], "val": ["c2"]}],
         "folds.0: has cases in two places: c2. Keep each in",
     ),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pickletools
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -109,3 +113,123 @@ def _spliced(data: bytearray, others: Sequence[bytes], random: np.random.Generat
 
 
 _CHANGES = (_bit, _byte, _number, _number, _word, _digits, _cut, _twice, _spliced)
+
+# Put in place of a value of JSON, as it is: text that is no JSON, or that no other value gives.
+_RAW = (
+    *("NaN", "-Infinity", "1e400", "-0.0", "1E-400", "0.1e1", "9" * 400, "9" * 5000, "01", "1.", "0x1", "+1"),
+    *("true", "false", "null", '""', '"\\ud800"', '"\\u0000"', '"\\u202e\\u001b[2J\\n"', '"a\\nb"', "'a'"),
+    *("[]", "{}", "[[]]", "[{}]", '{"a": 1, "a": 2}', "[" * 3000, '{"a":' * 3000, "[" * 900 + "]" * 900),
+    *('"' + "a" * 5000 + '"', '{"' + "a" * 5000 + '": 1}', '"../../x"', '"/etc/passwd"', '"1"', '"0"', "1.5"),
+    *(
+        "-1",
+        "0",
+        "1",
+        "2",
+        "65536",
+        "4294967296",
+        "1e308",
+        "1e15",
+        "[" + "0," * 3000 + "0]",
+        '{"": null}',
+        "",
+    ),
+)
+_RENAMED = ("", "format", "a\nb", "\ud800", "a" * 3000, "0", "-1", "²", "../x", "\x1b[2J", "__proto__", "\0")
+_MARK = "@raw@"
+
+
+def mutated_json(seed: bytes, others: Sequence[bytes], random: np.random.Generator) -> bytes:
+    """A JSON document with a few values or keys changed; of lines of JSON, one line; or bytes changed."""
+    try:
+        document = json.loads(seed)
+    except ValueError:
+        lines = seed.split(b"\n")
+        if len(lines) < 2 or random.random() < 0.4:
+            return mutated(seed, others, random)
+        at = int(random.integers(len(lines)))
+        lines[at] = mutated_json(lines[at], lines, random) if lines[at] else seed
+        return b"\n".join(lines)
+    if random.random() < 0.25:
+        return mutated(seed, others, random)
+    holder, raws = [document], []
+    for _ in range(min(int(random.geometric(0.5)), 6)):
+        _change_json(holder, raws, random)
+    text = json.dumps(
+        holder[0], ensure_ascii=bool(random.random() < 0.5), indent=int(random.integers(2)) or None
+    )
+    for raw in raws:
+        text = text.replace(f'"{_MARK}"', raw, 1)
+    start = b"\xef\xbb\xbf" if random.random() < 0.02 else b""
+    end = (b"", b"}", b" x", b"\0", b"\n[]")[int(random.integers(5))] if random.random() < 0.04 else b""
+    return (start + text.encode("utf-8", "surrogatepass") + end)[: 2**20]
+
+
+def _change_json(holder: list[Any], raws: list[str], random: np.random.Generator) -> None:
+    places = list(_places(holder))
+    parent, key = places[int(random.integers(len(places)))]
+    other_parent, other_key = places[int(random.integers(len(places)))]
+    kind = int(random.integers(8))
+    if kind < 3:
+        raws.append(_RAW[int(random.integers(len(_RAW)))])
+        parent[key] = _MARK
+    elif kind == 3 and parent is not holder:
+        del parent[key]
+    elif kind == 4:
+        parent[key] = copy.deepcopy(other_parent[other_key])
+    elif kind == 5 and isinstance(parent, dict):
+        known = [k for p, k in places if isinstance(p, dict)]
+        names = _RENAMED if random.random() < 0.5 else known
+        parent[names[int(random.integers(len(names)))]] = parent.pop(key)
+    elif kind == 6 and isinstance(parent, list) and parent is not holder:
+        parent.extend([copy.deepcopy(parent[key])] * int(random.integers(1, 4)))
+    else:
+        value = parent[key]
+        parent[key] = _near(value, random)
+
+
+def _near(value: Any, random: np.random.Generator) -> Any:
+    """A value of another type that means the same, or one a little beside it."""
+    choices: list[Any] = [[value], {"a": value}, str(value), bool(value)]
+    if isinstance(value, (int, float)):
+        choices += [-value, value + 1, value * 1e10, value * 10**30, float(value), value - 0.5]
+    if isinstance(value, str):
+        choices += [value + " ", value.upper(), value * 100, value[1:], value + "\n", "\u202e" + value]
+    return choices[int(random.integers(len(choices)))]
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every container and key of it."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        yield value, key
+        if isinstance(inner, (dict, list)):
+            yield from _places(inner)
+
+
+def mutated_pickle(seed: bytes, random: np.random.Generator) -> bytes:
+    """A pickle with a few instructions removed, repeated or exchanged."""
+    at = [position for _, _, position in pickletools.genops(seed)]
+    parts = [seed[first:last] for first, last in zip(at, [*at[1:], len(seed)], strict=True)]
+    for _ in range(min(int(random.geometric(0.4)), 8)):
+        one, two = (int(random.integers(len(parts))) for _ in range(2))
+        kind = int(random.integers(5))
+        if kind == 0 and len(parts) > 1:
+            del parts[one]
+        elif kind == 1:
+            parts[one] = parts[two]
+        elif kind == 2:
+            parts[one], parts[two] = parts[two], parts[one]
+        elif kind == 3:
+            parts.insert(one, parts[two])
+        else:
+            parts.insert(one, _INSTRUCTIONS[int(random.integers(len(_INSTRUCTIONS)))])
+    return b"".join(parts)
+
+
+_INSTRUCTIONS = (
+    *(b"(", b".", b"0", b"1", b"2", b"N", b"Q", b"R", b"\x81", b"a", b"b", b"e", b"s", b"t", b"u", b"}"),
+    *(b"]", b")", b"\x85", b"\x86", b"\x87", b"\x88", b"\x89", b"K\x00", b"M\xff\xff", b"J" + b"\xff" * 4),
+    *(b"h\x00", b"\x8a\xff" + b"\xff" * 255, b"\x8a\x08" + b"\x7f" * 8, b"G\x7f\xf0" + bytes(6), b"q\x01"),
+    *(b"X\0\0\0\0", b"X\x03\0\0\0\xff\xff\xff", b"X\xff\xff\xff\xff", b"I1\n", b"L" + b"9" * 5000 + b"L\n"),
+    *(b"cos\nsystem\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n", b"c\n\n"),
+    b"ctorch\nFloatStorage\n",
+)

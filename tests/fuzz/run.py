@@ -3,8 +3,9 @@
     python -m tests.fuzz.run --inputs 100000            all readers, each with so many
     python -m tests.fuzz.run --target nifti --only 4711 one input again, with its traceback
 
-An input that ends in anything but our own error classes, in a warning of Python's, or that takes more than
-ten seconds of the processor, is written to the folder of --failures; put it into tests/fuzz/seeds.
+An input that ends in anything but our own error classes, in an error that does not name the file or is
+long, in a warning of Python's, or that takes more than ten seconds of the processor, is written to the folder
+of --failures; put it into tests/fuzz/seeds.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from tests.fuzz.targets import TARGETS, Target
 
 SLOW_SECONDS = 10.0
 _TOLD_EVERY = 5000
+_MOST_LINES = 21  # one per fault of a document
+_LONGEST_LINE = 2000
 
 
 def fuzz(target: Target, numbers: range, folder: Path, seed: int = 0) -> tuple[Counter[str], dict[int, str]]:
@@ -42,6 +45,8 @@ def fuzz(target: Target, numbers: range, folder: Path, seed: int = 0) -> tuple[C
             met["read"] += 1
         except MambamedError as error:
             met[type(error).__name__] += 1
+            if fault := _fault_of_message(str(error), folder):
+                failures[number] = f"{fault}: {error!s:.3000}"
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
@@ -50,6 +55,19 @@ def fuzz(target: Target, numbers: range, folder: Path, seed: int = 0) -> tuple[C
         if time.process_time() - began > SLOW_SECONDS:
             failures[number] = f"took {time.process_time() - began:.1f} s"
     return met, failures
+
+
+def _fault_of_message(message: str, folder: Path) -> str:
+    """What is wrong with the lines of an error; empty if nothing is."""
+    lines = message.split("\n")
+    if len(lines) > _MOST_LINES:
+        return f"{len(lines)} lines"
+    for line in lines:
+        if len(line) > _LONGEST_LINE:
+            return f"a line of {len(line)} characters"
+        if str(folder) not in line:
+            return "a line that does not name the file"
+    return ""
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ answer that cannot be, is a fault of ours.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import hashlib
 import io
@@ -19,20 +20,36 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
+import torch
 
+from mambamed.converters import convert
+from mambamed.documents.evaluation import read_summary
+from mambamed.documents.foreign.acdc import AcdcInfo
 from mambamed.documents.point_files import read_point_table, read_points
+from mambamed.documents.prepared import Fingerprint
+from mambamed.documents.schemas import KINDS
+from mambamed.documents.splits import Splits
 from mambamed.errors import MambamedError
 from mambamed.io.images import read_image
+from mambamed.io.json_files import read_json
+from mambamed.io.ledger import LEDGER_NAME, Ledger
 from mambamed.io.points import write_points
 from mambamed.recipe import load_recipe
 from mambamed.runs.checkpoint import read_checkpoint
 from mambamed.runs.export import export_model, open_model
 from mambamed.runs.model import load_network
+from mambamed.runs.tensors import read_tensors
+from mambamed.runs.torch_files import read_torch_file
 from tests.answers.stubs import stub_run
+from tests.documents.examples import EXAMPLES
+from tests.documents.examples import SAMPLES as DOCUMENTS
+from tests.documents.foreign.test_mutations import SAMPLES, make_dataset
+from tests.documents.test_schemas import FILES
 from tests.faults.fault_files import ACCEPTED, AFFINE, REJECTED, WARNED, nifti, packed
-from tests.fuzz.mutations import mutated
+from tests.fuzz.mutations import mutated, mutated_json, mutated_pickle
 
 TESTS = Path(__file__).resolve().parents[1]
 _SMALL = np.arange(60, dtype=np.int16).reshape(5, 4, 3)
@@ -48,11 +65,13 @@ class Target:
         seeds: healthy files, and some that once were at fault.
         attempt: reads a file of these bytes in this folder.
         shaped: the file of mutated bytes; mutating what is packed would only show that it is checked.
+        changed: mutates a seed, with parts of the others.
     """
 
     seeds: list[bytes]
     attempt: Callable[[bytes, Path], None]
     shaped: Callable[[bytes, np.random.Generator], bytes] = lambda data, random: data
+    changed: Callable[[bytes, list[bytes], np.random.Generator], bytes] = mutated
 
     def input(self, number: int, seed: int = 0) -> bytes:
         """The bytes of an input by its number; the seeds themselves come first."""
@@ -60,7 +79,7 @@ class Target:
             return self.seeds[number]
         random = np.random.default_rng([seed, number])
         chosen = self.seeds[int(random.integers(len(self.seeds)))]
-        return self.shaped(mutated(chosen, self.seeds, random), random)
+        return self.shaped(self.changed(chosen, self.seeds, random), random)
 
 
 def _kept(name: str) -> list[bytes]:
@@ -232,10 +251,162 @@ def _zipped(parts: dict[str, bytes], changed: str, data: bytes) -> bytes:
     return stream.getvalue()
 
 
+def _torch() -> Target:
+    """Files of torch.save: the pickle changed, by instructions or bytes, and the rest in order; or any byte.
+
+    A seed is a byte and a pickle, or 255 and a whole file.
+    """
+    storage = torch.arange(24.0)
+    views = {"a": storage.reshape(4, 6), "b": storage.reshape(4, 6).t()[1:3], "c": torch.ones(2).half()}
+    contents = [views, {"state_dict": views, "epoch": 3, "more": [1.5, None, {"x": (1, 2)}]}]
+    packed_files = []
+    for content in contents:
+        stream = io.BytesIO()
+        torch.save(content, stream)
+        packed_files.append(stream.getvalue())
+    archives = [zipfile.ZipFile(io.BytesIO(data)) for data in packed_files]
+    members = [{name: archive.read(name) for name in archive.namelist()} for archive in archives]
+    pickles = [next(d for n, d in each.items() if n.endswith("data.pkl")) for each in members]
+    seeds = [bytes([number]) + each for number, each in enumerate(pickles)]
+    seeds += [b"\xff" + packed_files[0], *_kept("torch")]
+
+    def changed(seed: bytes, others: list[bytes], random: np.random.Generator) -> bytes:
+        if seed[0] != 255 and random.random() < 0.7:
+            return seed[:1] + mutated_pickle(seed[1:], random)
+        return seed[:1] + mutated(seed[1:], [other[1:] for other in others], random)
+
+    def attempt(data: bytes, folder: Path) -> None:
+        path, which = folder / "a.pth", data[0] if data else 0
+        if which == 255:
+            path.write_bytes(data[1:])
+        else:
+            with zipfile.ZipFile(path, "w") as archive:
+                for name, content in members[which % len(members)].items():
+                    archive.writestr(
+                        zipfile.ZipInfo(name), data[1:] if name.endswith("data.pkl") else content
+                    )
+        for tensor in read_torch_file(path).values():
+            tensor.contiguous().sum()
+
+    return Target(seeds, attempt, changed=changed)
+
+
+def _tensors() -> Target:
+    """Headers of safetensors files."""
+    shapes = {"a": [2, 3], "b": [4], "c": []}
+    header: dict[str, Any] = {"__metadata__": {"x": "y"}}
+    end = 0
+    for name, shape in shapes.items():
+        first, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [first, end]}
+    seeds = [json.dumps(header).encode(), *_kept("tensors")]
+
+    def attempt(data: bytes, folder: Path) -> None:
+        path = folder / "a.safetensors"
+        path.write_bytes(_framed(data, bytes(end)))
+        _, tensors = read_tensors(path)
+        for tensor in tensors.values():
+            tensor.sum()
+
+    return Target(seeds, attempt, changed=mutated_json)
+
+
+def _ledger() -> Target:
+    lines = b'{"format": 1, "kind": "run", "source": "/data/x"}\n"run.json"\n"fold_0/log.csv"\n'
+    seeds = [lines, lines + b'{"removed": "run.json"}\n{"source": "/y"}\n"a"', *_kept("ledger")]
+
+    def attempt(data: bytes, folder: Path) -> None:
+        path = folder / "ledger" / LEDGER_NAME
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        ledger = Ledger(path.parent).refresh()
+        with contextlib.suppress(OSError):  # a name that is too long
+            ledger.foreign([*ledger.names, "fold_0/checkpoint"])
+
+    return Target(seeds, attempt, changed=mutated_json)
+
+
+def _acdc() -> Target:
+    seeds = [b"ED: 1\nES: 12\nGroup: DCM\nHeight: 184.0\nNbFrame: 30\nWeight: 95.0\n", *_kept("acdc")]
+
+    def attempt(data: bytes, folder: Path) -> None:
+        path = folder / "Info.cfg"
+        path.write_bytes(data)
+        info = AcdcInfo.read(path)
+        assert info.frame("ED", path) >= 0 and info.frame("ES", path) >= 0
+
+    return Target(seeds, attempt)
+
+
+def _participants() -> Target:
+    """Tables of BIDS, of participants and of the sessions of one."""
+    table = b"participant_id\tage\tdiagnosis\nsub-01\t34\tAD\nsub-02\t40\tn/a\n"
+    seeds = [b"\0" + table, b"\x01session_id\tage\tgroup\nses-1\t3\tCN\n", *_kept("participants")]
+
+    def attempt(data: bytes, folder: Path) -> None:
+        source = folder / "bids"
+        for name in ("sub-01/ses-1", "sub-02"):
+            if not (anatomy := source / name / "anat").is_dir():
+                anatomy.mkdir(parents=True)
+                (anatomy / f"{name.replace('/', '_')}_T1w.nii.gz").write_bytes(packed(_SMALL))
+        (source / "participants.tsv").write_bytes(table)
+        sessions = source / "sub-01" / "sub-01_sessions.tsv"
+        sessions.unlink(missing_ok=True)
+        (sessions if data[:1] == b"\x01" else source / "participants.tsv").write_bytes(data[1:])
+        convert(source, "bids")
+
+    return Target(seeds, attempt)
+
+
+def _own(kind: str) -> Target:
+    """A document that mambamed writes, read as its commands read it."""
+    _, content = KINDS[kind]
+    readers: dict[str, Callable[[Path], object]] = {
+        "splits": lambda path: Splits.read_for(path, {f"c{n}": f"c{n}" for n in range(10)}, "subject"),
+        "fingerprint": lambda path: Fingerprint.checked({"cases": read_json(path)}, path),
+        "evaluation": read_summary,
+    }
+    read = readers.get(kind) or content.read
+    files = [path for pattern in FILES.get(kind, "").split() for path in sorted(DOCUMENTS.glob(pattern))]
+    examples = [example for model, example in EXAMPLES if model is content or model in get_args(content)]
+    seeds = [path.read_bytes() for path in files if path.stat().st_size < 20_000]
+    seeds += [json.dumps(example).encode() for example in examples]
+
+    def attempt(data: bytes, folder: Path) -> None:
+        path = folder / "a.json"
+        path.write_bytes(data)
+        read(path)
+
+    return Target([*seeds, *_kept(f"own_{kind}")], attempt, changed=mutated_json)
+
+
+def _foreign(name: str) -> Target:
+    """A document of another program, in a dataset that is otherwise in order."""
+    content, file_name, kind = SAMPLES[name]
+
+    def attempt(data: bytes, folder: Path) -> None:
+        root = folder / name
+        if not root.is_dir():
+            make_dataset(root)
+            if name in {"order", "channels"}:
+                (root / "points.csv").write_text("case,landmark,x,y,z\na,nose,1,2,3\n")
+        (root / file_name).write_bytes(data)
+        convert({"json": root / file_name, "csv": root / "table.csv"}.get(kind, root), kind)
+
+    return Target([json.dumps(content).encode(), *_kept(f"foreign_{name}")], attempt, changed=mutated_json)
+
+
 TARGETS: dict[str, Callable[[], Target]] = {
     "nifti": _nifti,
     "points": _points,
     "recipe": _recipe,
     "checkpoint": _checkpoint,
     "model": _model,
+    "torch": _torch,
+    "tensors": _tensors,
+    "ledger": _ledger,
+    "acdc": _acdc,
+    "participants": _participants,
+    **{f"own {kind}": functools.partial(_own, kind) for kind in KINDS if kind not in {"recipe", "files"}},
+    **{f"foreign {name}": functools.partial(_foreign, name) for name in SAMPLES},
 }

@@ -11,6 +11,7 @@ from tests.fuzz.run import fuzz
 from tests.fuzz.targets import TARGETS
 
 INPUTS = {"nifti": 400, "points": 400, "recipe": 200, "checkpoint": 300, "model": 150}
+INPUTS = dict.fromkeys(TARGETS, 150) | INPUTS
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -154,6 +154,11 @@ def test_a_call_that_would_take_memory_is_not_made(tmp_path, value) -> None:
     assert "contains no tensor" in refusal(saved(tmp_path / "w.pth", {"w": value}))
 
 
+def test_a_name_with_a_backslash_is_refused_without_a_warning(tmp_path) -> None:
+    path = pickled_as(saved(tmp_path / "w.pth", {"w": torch.ones(3)}), b"FloatStorage", b"Float\\Storage")
+    assert "does not describe tensors" in refusal(path)
+
+
 def test_files_before_torch_1_6_are_refused(tmp_path) -> None:
     torch.save({"w": torch.ones(3)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert "nor a zip of torch.save" in refusal(tmp_path / "old.pth")

@@ -125,6 +125,18 @@ def test_wandb_is_offline_without_a_key_or_a_connection_and_resumes_its_run(tmp_
     assert any("wandb: offline; 'wandb sync somewhere'" in line for line in loop.journal.progress.lines)
 
 
+def test_an_id_of_wandb_that_cannot_be_is_not_passed_on(tmp_path, nobody):
+    package = Wandb()
+    nobody.setitem(sys.modules, "wandb", package)
+    known = tmp_path / "fold_0" / "wandb_id.txt"
+    known.parent.mkdir()
+    known.write_text("../entity/\x1b[2J" + "x" * 100_000)
+    loop = trained_with("wandb", tmp_path)
+    assert package.begun == [] and loop.state.counters.step == 12
+    (said,) = [line for line in loop.journal.progress.lines if "log wandb: failed" in line]
+    assert f"{known}: expected the id of a run of W&B, got '../entity/" in said and len(said) < 500
+
+
 def test_a_tracker_that_fails_is_left_and_the_training_goes_on(tmp_path, nobody):
     nobody.setitem(sys.modules, "wandb", Wandb(breaks=True))
     loop = trained_with("wandb", tmp_path)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from mambamed.cases import BACKGROUND, IGNORE
-from mambamed.schema_errors import shortened
+from mambamed.schema_errors import repeated, shortened
 
 _LARGEST = 2**31 - 1  # of a label map's integers
 
@@ -47,8 +47,8 @@ def _by_name(section: Any) -> Any:
     names = [_text(name) for name in section.values()]
     if wrong := [name for name in names if not isinstance(name, str) or not name]:
         raise ValueError(f"expected names of labels, got {shortened(wrong[0])}")
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"expected each name once, got {twice[0]!r} {names.count(twice[0])} times")
+    if twice := repeated(names):
+        raise ValueError(f"expected each name once, got {shortened(twice)} {names.count(twice)} times")
     ordered = sorted(zip(map(int, section), names, strict=True))
     return {name: number for number, name in ordered}
 
@@ -57,9 +57,8 @@ def _in_order(named: dict[str, str]) -> dict[str, str]:
     """Channels in the order of their numbers."""
     if wrong := [key for key in named if not key.isdecimal()]:
         raise ValueError(f"expected the numbers of channels as keys, got {wrong[0]!r}")
-    names = list(named.values())
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"expected a different name for each channel, got {twice[0]!r} twice")
+    if twice := repeated(named.values()):
+        raise ValueError(f"expected a different name for each channel, got {shortened(twice)} twice")
     return {key: named[key] for key in sorted(named, key=int)}
 
 

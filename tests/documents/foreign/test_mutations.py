@@ -103,13 +103,18 @@ def mutants(content: Any) -> Iterator[tuple[str, Any]]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("set")
+    make_dataset(root)
+    return root
+
+
+def make_dataset(root: Path) -> None:
+    """Images, label maps and a table that any of the samples may belong to."""
     for name in ("a", "images/a", "imagesTr/a", "imagesTr/a_0000", "imagesTr/amos_0001"):
         write_small(root / f"{name}.nii.gz")
     for name in ("a", "amos_0001"):
         write_small(root / "labelsTr" / f"{name}.nii.gz", value=1)
     (root / "landmarks").mkdir()
     (root / "table.csv").write_text("case,T1w,class\na,a.nii.gz,x\n")
-    return root
 
 
 def attempts(file: Path, source: Path, content: Any, read: Callable[[], object]) -> Iterator[str]:
