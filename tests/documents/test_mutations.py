@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import json
 import math
 import pkgutil
 import types
@@ -280,3 +281,39 @@ def test_a_newer_format_is_named(model) -> None:
     example = next(content for each, content in EXAMPLES if each is model)
     line = reported(model, {**example, "format": model.FORMAT + 1})
     assert line is not None and f"{PATH}: format: expected at most {model.FORMAT}" in line
+
+
+TEXTS = {
+    "trailing text": lambda text: text + " x",
+    "two documents": lambda text: text + text,
+    "a comment": lambda text: "// a" + text,
+    "cut": lambda text: text[:-1],
+    "a duplicate key": lambda text: text[:-1] + ', "format": 1, "format": 1}',
+    "a number of 5000 digits": lambda text: text[:-1] + ', "zz": ' + "9" * 5000 + "}",
+    "a newer format of 4000 digits": lambda text: '{"format": ' + "9" * 4000 + "}",
+    "deep nesting": lambda text: text[:-1] + ', "zz": ' + "[" * 100_000,
+    "a lone surrogate": lambda text: text[:-1] + r', "\ud800": "\ud800"}',
+    "a number beyond float64": lambda text: text[:-1] + ', "format": 1e400}',
+}
+
+
+@pytest.mark.parametrize("damage", TEXTS)
+@pytest.mark.parametrize(
+    ("model", "example"),
+    [e for e in EXAMPLES if issubclass(e[0], Document)],
+    ids=lambda v: getattr(v, "__name__", ""),
+)
+def test_a_damaged_text_is_a_short_line(model, example, damage, tmp_path) -> None:
+    content = {key: value for key, value in example.items() if key != "format"}
+    path = tmp_path / "a.json"
+    path.write_text(TEXTS[damage](json.dumps(content)))
+    with pytest.raises(MambamedError) as caught:
+        model.read(path)
+    assert all(line.startswith(f"{path}: ") and len(line) < 2000 for line in str(caught.value).split("\n"))
+
+
+@pytest.mark.parametrize(("model", "example"), EXAMPLES, ids=lambda v: getattr(v, "__name__", ""))
+def test_a_byte_order_mark_is_no_fault(model, example, tmp_path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(example), encoding="utf-8-sig")
+    assert model.read(path).to_json() == model.checked(example, path).to_json() or "NaN" in path.read_text()
