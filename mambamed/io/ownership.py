@@ -17,6 +17,7 @@ from mambamed.errors import RecipeError
 from mambamed.io.atomic import TEMPORARY, check_writable
 from mambamed.io.ledger import LEDGER_NAME, Ledger, declare_single, foreign_file
 from mambamed.io.lock import LOCK_NAME, folder_lock
+from mambamed.schema_errors import named
 
 _LOCKS = re.compile(rf"{re.escape(LOCK_NAME)}(-.*)?")
 
@@ -69,10 +70,11 @@ class Output:
                     f"{folder}: holds a {self.kind} of mambamed 0.1.0. Give another -o, or --overwrite."
                 )
         elif ledger.kind != self.kind:
-            raise RecipeError(f"{folder}: holds a {ledger.kind}, not a {self.kind}. Give another -o.")
+            raise RecipeError(f"{folder}: holds a {named(ledger.kind)}, not a {self.kind}. Give another -o.")
         elif self.source != ledger.source and not self.overwrite:
             raise RecipeError(
-                f"{folder}: holds a {self.kind} made from {ledger.source}. Give another -o, or --overwrite."
+                f"{folder}: holds a {self.kind} made from {named(ledger.source)}. "
+                "Give another -o, or --overwrite."
             )
         elif path := ledger.foreign(names):
             raise foreign_file(path)

@@ -8,6 +8,7 @@ import pytest
 
 from mambamed.errors import RecipeError, RunError
 from mambamed.io.atomic import write_text
+from mambamed.io.ledger import LEDGER_NAME
 from mambamed.io.lock import LOCK_NAME, folder_lock, reading
 from mambamed.io.ownership import Output, own_file
 from tests.kills import contents
@@ -38,6 +39,14 @@ def test_a_folder_of_somebody_else_is_refused_and_not_touched(name, tmp_path) ->
         written(tmp_path / "study")
     assert contents(tmp_path / "study") == before
     assert [path.name for path in (tmp_path / "study").iterdir()] == [name.split("/")[0]]
+
+
+def test_a_kind_with_a_line_break_stays_in_one_line(tmp_path) -> None:
+    (tmp_path / LEDGER_NAME).write_text(r'{"format": 1, "kind": "a\nb", "source": "c\nd"}' + "\n")
+    for kind in ("run", "a\nb"):
+        with pytest.raises(RecipeError) as caught:
+            written(tmp_path, kind, "/data/a")
+        assert str(caught.value).count("\n") == kind.count("\n")  # that of the command is not checked
 
 
 def test_a_folder_of_another_kind_or_source_is_refused(tmp_path) -> None:
