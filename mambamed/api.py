@@ -320,6 +320,7 @@ def predict(
     format: Literal["nifti", "dicom-seg"] = "nifti",
     shard: str | None = None,
     max_ram: str | None = None,
+    max_windows: int = 100_000,
     max_vram: str | None = None,
     progress: Progress | None = None,
 ) -> PredictSummary:
@@ -343,6 +344,7 @@ def predict(
         format: File format of the predicted masks; dicom-seg requires DICOM input.
         shard: Process only one of N parts of the cases, e.g. 1/4 (default: the torchrun or SLURM rank).
         max_ram: Maximum memory to use, e.g. 6G.
+        max_windows: Reject images that need more sliding windows than this.
         max_vram: Maximum GPU memory to use, e.g. 6G.
     """
     from mambamed.answers.mask_files import MaskOptions
@@ -406,6 +408,7 @@ def landmarks(
     preview: bool = False,
     shard: str | None = None,
     max_ram: str | None = None,
+    max_windows: int = 100_000,
     max_vram: str | None = None,
     progress: Progress | None = None,
 ) -> LandmarksSummary:

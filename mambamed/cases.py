@@ -72,7 +72,7 @@ def check_case_id(case_id: str) -> None:
 
     Raises:
         DatasetError: the id is empty, too long, begins as a formula does, is a dot name, or has a path
-            separator or control character.
+            separator, a control character, or bytes that are not UTF-8.
 
     >>> check_case_id("BRATS_001")
     >>> check_case_id("../evil")
@@ -85,6 +85,8 @@ def check_case_id(case_id: str) -> None:
         fact = "is not a file name"
     elif "/" in case_id or "\\" in case_id:
         fact = "holds a path separator"
+    elif any("\ud800" <= letter <= "\udfff" for letter in case_id):
+        fact = "is not UTF-8"
     elif not case_id.isprintable():
         fact = "holds a control character"
     elif len(case_id.encode("utf-8", "replace")) > 200:

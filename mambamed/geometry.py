@@ -12,6 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 Affine = NDArray[np.float64]
 
+SPACINGS_MM = (1e-6, 1e6)
+"""The smallest and the largest spacing of an image, or of a plan."""
+
+_FARTHEST_MM = 1e9  # of an origin
+
 
 def spacing_of(affine: Affine) -> NDArray[np.float64]:
     """Voxel spacing in mm, in array order.
@@ -20,6 +25,25 @@ def spacing_of(affine: Affine) -> NDArray[np.float64]:
     [0.8, 0.8, 5.0]
     """
     return np.sqrt(np.sum(np.asarray(affine, float)[:3, :3] ** 2, axis=0))
+
+
+def fault_of_affine(affine: Affine) -> str | None:
+    """What makes an affine unusable, as a phrase; None if nothing does.
+
+    >>> fault_of_affine(np.diag([1e30, 1.0, 1.0, 1.0]))
+    'affine: expected a spacing of 1e-06 to 1e+06 mm, got 1e+30x1x1'
+    """
+    if not np.all(np.isfinite(affine)):
+        return "affine contains NaN or Inf"
+    spacing, far = spacing_of(affine), float(np.abs(affine[:3, 3]).max())
+    low, high = SPACINGS_MM
+    if not ((spacing >= low) & (spacing <= high)).all():
+        return f"affine: expected a spacing of {low:g} to {high:g} mm, got {_shown(spacing)}"
+    if abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-6:
+        return "affine is singular (two axes are parallel)"
+    if far > _FARTHEST_MM:
+        return f"affine: expected an origin within {_FARTHEST_MM:g} mm, got {far:g}"
+    return None
 
 
 def voxel_to_world(affine: Affine, points: ArrayLike) -> NDArray[np.float64]:

@@ -77,11 +77,11 @@ def shortage(error: BaseException) -> str:
     else:
         free = _free_on_device() if is_of_device(error) else free_memory_bytes()
     if (asked := _ASKED.search(text)) is None:
-        return f"needs more memory than {'is free' if free is None else f'the {_gib(free)} that are free'}"
+        return f"needs more memory than {'is free' if free is None else f'the {gib(free)} that are free'}"
     found = _ARRAY.search(text)
     array = f" for an array of {found[1].replace(', ', 'x').strip(',')}" if found else ""
-    least = "" if free is None else f", and {_gib(free)} are free{'' if _FREE.search(text) else ' now'}"
-    return f"needs {_gib(_bytes_of(*asked.groups()))} more memory{array}{least}"
+    least = "" if free is None else f", and {gib(free)} are free{'' if _FREE.search(text) else ' now'}"
+    return f"needs {gib(_bytes_of(*asked.groups()))} more memory{array}{least}"
 
 
 @contextmanager
@@ -189,7 +189,14 @@ def _bytes_of(number: str, unit: str | None) -> float:
     return float(number) * 1024 ** (powers.get(unit[0].upper(), 0) if unit else 0)
 
 
-def _gib(count: float) -> str:
+def gib(count: float) -> str:
+    """A number of bytes for a message.
+
+    >>> gib(3 * 2**30), gib(2**20)
+    ('3.0 GiB', '1.0 MiB')
+    """
+    if count >= 2**60:
+        return f"{count / 2**30:.2g} GiB"
     return f"{count / 2**30:.1f} GiB" if count >= 2**27 else f"{count / 2**20:.1f} MiB"
 
 

@@ -19,6 +19,7 @@ from mambamed.errors import DatasetError, RecipeError
 from mambamed.recipe import Recipe
 from mambamed.recipe.schema import ChannelKind
 from mambamed.schema_errors import repeated
+from mambamed.terminal import printable
 
 
 def _printable(name: str) -> str:
@@ -64,7 +65,7 @@ class DatasetManifest(Document):
             DatasetError: it contradicts itself.
         """
         try:
-            return cls(name=name, **fields)
+            return cls(name=printable(name), **fields)
         except ValidationError as error:
             raise DatasetError("\n".join(fault_lines(error, cls, str(source or name), cls.REMEDY))) from error
 

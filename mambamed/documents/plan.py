@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mambamed.documents.base import Document, Model, Positive, Size
-from mambamed.recipe.schema import Crop
+from mambamed.documents.base import Document, Model, Size
+from mambamed.recipe.schema import Crop, Edge
 
 _MOST_VOXELS = 2**30  # of a patch
 _LONGEST_SIDE = 2**12  # images are padded to the patch
@@ -90,7 +90,7 @@ class Plan(Document):
 
     REMEDY: ClassVar[str] = "Copy the run again, or prepare the dataset again."
 
-    spacing_mm: tuple[Positive, Positive, Positive]
+    spacing_mm: tuple[Edge, Edge, Edge]
     """Voxel spacing of the prepared grid (x, y, z), RAS+ axes."""
     shape_median: tuple[Size, Size, Size]
     """Median shape of the prepared training cases."""

@@ -121,8 +121,8 @@ def write_bytes(path: Path, data: bytes | bytearray | memoryview) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text with plain newlines, atomically."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write UTF-8 text with plain newlines, atomically; bytes of names that are not UTF-8 are escaped."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def append_text(path: Path, text: str) -> None:
@@ -130,7 +130,7 @@ def append_text(path: Path, text: str) -> None:
     try:
         enter(path)
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | NO_LINK, 0o666)
-        with os.fdopen(descriptor, "a", encoding="utf-8", newline="\n") as file:
+        with os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             file.write(text)
     except OSError as error:
         raise cannot_write(path, error) from error

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mambamed.errors import CaseError
-from mambamed.geometry import Affine
+from mambamed.geometry import Affine, fault_of_affine
 from mambamed.io import dicom_frames
+from mambamed.io.sizes import check_memory
 
 _SERIES, _DESCRIPTION, _MODALITY = "0020|000e", "0008|103e", "0008|0060"
 _POSITION, _ORIENTATION, _SPACING = "0020|0032", "0020|0037", "0028|0030"
@@ -55,8 +56,11 @@ def is_dicom(path: Path) -> bool:
         return True
     if "." in path.name and not path.suffix[1:].isdigit():
         return False  # DICOM files have a suffix of DICOM, no suffix, or part of a UID
-    with path.open("rb") as file:
-        return file.read(_MAGIC_AT + 4)[_MAGIC_AT:] == _MAGIC
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAGIC_AT + 4)[_MAGIC_AT:] == _MAGIC
+    except OSError:  # it may be a slice: reading it reports the error
+        return True
 
 
 def find_series(source: Path) -> list[Series]:
@@ -140,6 +144,7 @@ def read(path: Path, max_voxels: int) -> tuple[NDArray, Affine]:
     Raises CaseError: its slices do not form a volume, or one is damaged.
     """
     grid = grid_of(path, max_voxels)
+    check_memory(path, grid.shape, np.dtype(np.int16))
     if grid.frames is not None:
         planes = dicom_frames.read_frames(grid.files[0])
         return np.asfortranarray(planes[list(grid.frames)].transpose(2, 1, 0)), grid.affine
@@ -218,6 +223,8 @@ def grid_of(path: Path, max_voxels: int = 2**31) -> Grid:
     affine[:3, :3] = np.column_stack([along_x * between_columns, along_y * between_rows, step])
     affine[:3, 3] = positions[0]
     affine[:2] *= -1  # LPS -> RAS
+    if fault := fault_of_affine(affine):
+        raise CaseError(f"{where}: {fault}. Correct the headers.")
     shape = (columns, rows, len(tags))
     if has_frames:
         return Grid(series.files, shape, affine + 0.0, tuple(int(i) for i in order))
@@ -301,7 +308,10 @@ def _tags(path: Path) -> dict[str, str]:
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))
     try:
+        path.open("rb").close()
         reader.ReadImageInformation()
+    except OSError as error:
+        raise CaseError(f"{path}: cannot be read ({error.strerror}). Check the file.") from error
     except RuntimeError as error:
         raise CaseError(f"{path}: is truncated or not DICOM. Copy it again, or remove it.") from error
     keys = (_SERIES, _DESCRIPTION, _MODALITY, _POSITION, _ORIENTATION, _SPACING)

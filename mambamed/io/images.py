@@ -6,19 +6,24 @@ the series.
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mambamed.errors import CaseError, DatasetError
+from mambamed.errors import CaseError, DatasetError, MambamedError
 from mambamed.geometry import Affine, spacing_of
 from mambamed.io.atomic import write_bytes
+from mambamed.memory import is_out_of_memory
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 MAX_VOXELS = 2**31
 _LARGEST_SANE = 1e15  # squares of larger values overflow float32; scanners do not write them
@@ -52,6 +57,27 @@ class ImageHeader:
     header: Any = None  # as in `Image`
 
 
+def _faults_named(
+    read: Callable[Concatenate[Path, Given], Result],
+) -> Callable[Concatenate[Path, Given], Result]:
+    """A reader whose every fault, also one that a library does not expect, names the file."""
+
+    @functools.wraps(read)
+    def checked(path: Path, *given: Given.args, **named: Given.kwargs) -> Result:
+        try:
+            return read(path, *given, **named)
+        except Exception as error:
+            if isinstance(error, MambamedError) or is_out_of_memory(error):
+                raise
+            reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            raise CaseError(
+                f"{path}: cannot be read ({reason}). Check the file, or copy it again."
+            ) from error
+
+    return checked
+
+
+@_faults_named
 def read_image(path: Path, volume: int | None = None, max_voxels: int = MAX_VOXELS) -> Image:
     """Read an image.
 
@@ -84,6 +110,7 @@ def read_image(path: Path, volume: int | None = None, max_voxels: int = MAX_VOXE
     return Image(array, affine, header)
 
 
+@_faults_named
 def read_header(path: Path, max_voxels: int = MAX_VOXELS) -> ImageHeader:
     """Read shape, affine and type without the voxels; errors are those of `read_image`."""
     if not path.name.lower().endswith(_NIFTI):
@@ -177,6 +204,14 @@ def put_once(found: dict[Any, Path], key: Any, path: Path, case_id: str, where: 
         both = f"{found[key].name} and {path.name}"
         raise DatasetError(f"{where}: duplicate case {case_id}: {both}. Keep one of them.")
     found[key] = path
+
+
+def files_behind(path: Path) -> list[Path]:
+    """The file itself; of DICOM all files of its folder, whose own time a changed slice leaves as it was."""
+    folder = path.is_dir()
+    if not folder and (case_id_of(path) is not None or not path.is_file()):
+        return [path] if path.is_file() else []
+    return sorted(file for file in (path if folder else path.parent).iterdir() if file.is_file())
 
 
 def check_file(path: Path) -> None:

@@ -15,13 +15,13 @@ import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
 from mambamed.errors import CaseError
-from mambamed.geometry import Affine, spacing_of
+from mambamed.geometry import Affine, fault_of_affine
+from mambamed.io.sizes import check_claim, check_memory
 from mambamed.memory import is_out_of_memory
 
 Shape = tuple[int, int, int]
 
 _HEADER_BYTES = 2**16
-_LARGEST_RATIO = 1100  # deflate compresses at most 1032 : 1
 
 
 def read(path: Path, max_voxels: int) -> tuple[NDArray, Affine]:
@@ -31,6 +31,7 @@ def read(path: Path, max_voxels: int) -> tuple[NDArray, Affine]:
     hold.
     """
     reader = _opened(path, max_voxels)
+    check_memory(path, reader.GetSize(), _dtype_of(reader))
     try:
         image = reader.Execute()
     except RuntimeError as error:
@@ -77,15 +78,9 @@ def _opened(path: Path, max_voxels: int) -> Any:
     size = reader.GetSize()
     if len(size) != 3 or reader.GetNumberOfComponents() != 1:
         raise CaseError(f"{path}: is {len(size)}D {size}, not 3D with one value per voxel. Convert it.")
-    voxels, holds = int(np.prod(size, dtype=np.int64)), path.stat().st_size
-    claimed = voxels * _dtype_of(reader).itemsize
-    if voxels < 1 or claimed > holds * (1 if is_raw else _LARGEST_RATIO):
-        fact = f"its header claims a size of {claimed / 2**20:.0f} MB for {holds} bytes"
-        raise CaseError(f"{path}: {'truncated: ' if is_raw else ''}{fact}. Copy it again.")
-    if voxels > max_voxels:
-        raise CaseError(
-            f"{path}: {voxels} voxels, more than the limit of {max_voxels}. Resample or crop the image."
-        )
+    if min(size) < 1:
+        raise CaseError(f"{path}: shape {size} is invalid. Correct the header.")
+    check_claim(path, size, _dtype_of(reader), path.stat().st_size, not is_raw, max_voxels)
     return reader
 
 
@@ -99,8 +94,8 @@ def _affine_of(reader: Any, path: Path) -> Affine:
     affine[:3, 3] = reader.GetOrigin()
     affine[:2] *= -1  # LPS -> RAS
     affine += 0.0  # no -0
-    if not np.all(np.isfinite(affine)) or not (spacing_of(affine) > 1e-6).all():
-        raise CaseError(f"{path}: spacing, origin or axes are invalid. Correct the header.")
+    if fault := fault_of_affine(affine):
+        raise CaseError(f"{path}: {fault}. Correct the header.")
     return affine
 
 

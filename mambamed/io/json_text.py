@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from mambamed.errors import DatasetError
 from mambamed.io.members import Source
 from mambamed.schema_errors import repeated, shortened
+
+_SURROGATE = re.compile("[\ud800-\udfff]")  # a byte of a file name that is not UTF-8
 
 
 def parse_json(text: str, path: Source) -> Any:
@@ -24,8 +27,13 @@ def parse_json(text: str, path: Source) -> Any:
 
 
 def json_text(document: Any) -> str:
-    """A document as `write_json` writes it."""
-    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    r"""A document as `write_json` writes it; bytes of names that are not UTF-8 become text.
+
+    >>> json_text("caf\udce9") == '"caf\\\\udce9"\n'
+    True
+    """
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    return _SURROGATE.sub(lambda found: f"\\\\u{ord(found[0]):x}", text) + "\n"
 
 
 def json_to_print(document: Any) -> str:

@@ -18,7 +18,8 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from mambamed.errors import CaseError
-from mambamed.geometry import Affine, spacing_of
+from mambamed.geometry import Affine, fault_of_affine, spacing_of
+from mambamed.io.sizes import check_claim, check_memory
 
 log = logging.getLogger("mambamed")
 
@@ -26,7 +27,6 @@ Header = Any  # Nifti1Header or Nifti2Header of nibabel, which have no common pu
 
 GZIP_MAGIC = b"\x1f\x8b"
 _HEADER_BYTES = {348: 352, 540: 544}  # sizeof_hdr -> bytes including the extension flag
-_LARGEST_RATIO = 1100  # deflate compresses at most 1032 : 1
 _SHEAR_TOLERANCE = 5e-3  # largest cosine between two axes that counts as rounding
 _WRITE_LEVEL = 1
 _TILE = 16  # voxels
@@ -195,19 +195,7 @@ def check_shape(
         raise CaseError(f"{path}: contains complex numbers. Save their magnitude.")
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise CaseError(f"{path}: datatype {dtype} is not supported. Convert it to float32.")
-    voxels = x * y * z * volumes
-    holds = stream.file_bytes * (_LARGEST_RATIO if stream.compressed else 1)
-    if voxels * dtype.itemsize > holds:
-        size = f"{voxels * dtype.itemsize / 2**20:.0f} MB"
-        fact = "truncated: " if not stream.compressed else ""
-        raise CaseError(
-            f"{path}: {fact}its header claims a size of {size} for {stream.file_bytes} bytes. Copy it again."
-        )
-    if voxels > max_voxels:
-        raise CaseError(
-            f"{path}: {voxels} voxels ({voxels * dtype.itemsize / 2**20:.0f} MB), more than the limit of "
-            f"{max_voxels}. Resample or crop the image."
-        )
+    check_claim(path, sizes, dtype, stream.file_bytes, stream.compressed, max_voxels)
     return x, y, z, volumes
 
 
@@ -235,7 +223,7 @@ def affine_of(header: Header, path: Path) -> Affine:
         if by_qform is not None:
             return by_qform
         log.warning("%s: orientation is unknown (sform and qform codes are 0); using nibabel's default", path)
-        return header.get_best_affine()
+        return _checked(header.get_best_affine(), path)
     sheared = _shear(by_sform) > _SHEAR_TOLERANCE
     if sheared and by_qform is None:
         raise CaseError(
@@ -267,10 +255,8 @@ def _qform(header: Header, path: Path, needed: bool) -> Affine | None:
 
 def _checked(affine: Affine | None, path: Path) -> Affine:
     affine = np.asarray(affine, float)
-    if not np.all(np.isfinite(affine)):
-        raise CaseError(f"{path}: affine contains NaN or Inf. Correct the header.")
-    if not (spacing_of(affine) > 1e-6).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise CaseError(f"{path}: affine is singular (a voxel without size). Correct the header.")
+    if fault := fault_of_affine(affine):
+        raise CaseError(f"{path}: {fault}. Correct the header.")
     return affine
 
 
@@ -283,6 +269,7 @@ def _shear(affine: Affine) -> float:
 def voxels_of(header: Header, stream: NiftiStream, shape: tuple[int, int, int, int], path: Path) -> NDArray:
     """All voxels `(X, Y, Z, volumes)`, in Fortran order, in the file's own type and native byte order."""
     dtype = header.get_data_dtype()
+    check_memory(path, shape, dtype)
     needed = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     data = np.empty(needed, np.uint8)  # the system allocates memory only when it is filled
     there = stream.read_into(data.data)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from os.path import realpath  # unlike Path.resolve, it raises no error for links in a circle
 from pathlib import Path
 
 from mambamed.cases import Case
@@ -88,10 +89,10 @@ class OutputFolder:
         Raises:
             RecipeError: it would.
         """
-        images = {channel.path.resolve(): channel.path for case in cases for channel in case.channels}
+        images = {realpath(channel.path): channel.path for case in cases for channel in case.channels}
         own = re.compile(rf"{re.escape(self.record)}(_\d+_of_\d+)?\.json")
         for name in self.tables:
-            if (self.path / name).resolve() in images:
+            if realpath(self.path / name) in images:
                 raise RecipeError(f"{self.path / name}: is an input image. Give another -o.")
         for case in cases:
             names = [f"{case.id}{suffix}" for suffix in self.suffixes]
@@ -101,7 +102,7 @@ class OutputFolder:
                     "of the output folder. Rename it."
                 )
             for name in names:
-                if (image := (self.path / name).resolve()) in images:
+                if (image := realpath(self.path / name)) in images:
                     raise RecipeError(f"{images[image]}: its result would overwrite it. Give another -o.")
 
     @contextmanager

@@ -69,7 +69,10 @@ def _read_case(case: Case, plan: Plan, keep_images: bool) -> Ready:
             doubt = doubt_about(image.array)
             if doubt:
                 log.warning("%s: %s", channel.path, doubt)
-        array, geometry = prepare_image(images, plan)
+        try:
+            array, geometry = prepare_image(images, plan)
+        except CaseError as error:
+            raise CaseError(f"{case.channels[0].path}: {error}") from error
     first = images[0]
     x, y, z = first.array.shape
     like = first if keep_images else ImageHeader((x, y, z), 1, first.affine, first.array.dtype, first.header)

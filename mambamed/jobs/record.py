@@ -11,11 +11,12 @@ import mambamed
 from mambamed.cases import Case
 from mambamed.documents.prediction import PredictionRecord
 from mambamed.errors import CaseError, RecipeError
-from mambamed.io.images import case_id_of
+from mambamed.io.images import files_behind
 from mambamed.io.json_files import read_json, write_json
 from mambamed.jobs.output import OutputFolder
 from mambamed.jobs.shard import Shard
 from mambamed.runs.provenance import provenance, sha256_of
+from mambamed.terminal import printable
 
 
 class Record:
@@ -175,13 +176,11 @@ def _stamp(case: Case) -> list[list[Any]]:
     stamps: list[list[Any]] = []
     for channel in case.channels:
         path = channel.path
-        if path.is_dir() or (path.is_file() and case_id_of(path) is None):  # DICOM, one file standing for all
-            folder = path if path.is_dir() else path.parent
-            files = [file for file in folder.iterdir() if file.is_file()]
-        else:
-            files = [path] if path.is_file() else []
-        states = [file.stat() for file in files]
+        try:
+            states = [file.stat() for file in files_behind(path)]
+        except OSError:  # vanished, or not permitted: reading the case reports that
+            states = []
         size = sum(state.st_size for state in states) if states else None
         changed = max((state.st_mtime_ns for state in states), default=None)
-        stamps.append([path.name, size, changed])
+        stamps.append([printable(path.name), size, changed])
     return stamps

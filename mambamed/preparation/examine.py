@@ -157,7 +157,7 @@ def _checked_label(
     low, high = int(label.min()), int(label.max())
     known = sorted(manifest.labels.values())
     if low < 0 or high > _LARGEST_LABEL:
-        present = np.unique(label).astype(int).tolist()
+        present = [int(value) for value in np.unique(label).tolist()]
     else:
         label = label.astype(np.uint8 if high < 256 else np.int16, copy=False)
         view, _ = in_memory_order(label)

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mambamed.errors import RecipeError
+from mambamed.geometry import SPACINGS_MM
 from mambamed.io.text_files import read_text
 from mambamed.recipe import Preprocess, Recipe, Split
 
@@ -29,7 +30,7 @@ def preprocess_settings(recipe: Recipe | None, spacing: str | None) -> Preproces
         return settings.model_copy(update={"spacing": spacing})
     try:
         x, y, z = (float(part) for part in spacing.split(","))
-        if min(x, y, z) <= 0:
+        if not (SPACINGS_MM[0] <= min(x, y, z) and max(x, y, z) <= SPACINGS_MM[1]):
             raise ValueError
     except ValueError as error:
         raise RecipeError(

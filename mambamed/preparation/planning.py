@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from mambamed.documents.manifest import DatasetManifest
-from mambamed.documents.plan import Ct, Normalization, Plan, Triple, per_case
+from mambamed.documents.plan import Ct, Normalization, Plan, Spacing, Triple, per_case
 from mambamed.preparation.examine import Examined
 from mambamed.preparation.fingerprint import Histogram
 from mambamed.preparation.resample import resampled_shape
@@ -29,27 +30,31 @@ def make_plan(manifest: DatasetManifest, cases: Sequence[Examined], settings: Pr
     Source: Isensee et al. 2021 (nnU-Net), "Inferred parameters", for spacing and normalization. In contrast
     to nnU-Net, the patch does not depend on the memory of a network.
     """
-    spacings = np.array([case.spacing_mm for case in cases])
-    shapes = np.array([case.shape_cropped for case in cases])
-    if isinstance(settings.spacing, tuple):
-        x, y, z = (float(v) for v in settings.spacing)
-    else:
-        x, y, z = target_spacing(spacings, shapes)
+    spacing = planned_spacing(cases, settings)
     keep = settings.spacing == "keep"
     prepared = [
-        shape if keep else resampled_shape(shape, spacing, (x, y, z))
-        for shape, spacing in zip(shapes.tolist(), spacings.tolist(), strict=True)
+        case.shape_cropped if keep else resampled_shape(case.shape_cropped, case.spacing_mm, spacing)
+        for case in cases
     ]
     a, b, c = (round(float(v)) for v in np.median(prepared, axis=0))
     patch = patch_size_for((a, b, c))
     return Plan(
-        spacing_mm=(x, y, z),
+        spacing_mm=spacing,
         shape_median=(a, b, c),
         patch_size=patch,
         batch_size=int(np.clip(2 * _SMALL_PATCH // np.prod(patch), 2, 8)),
         crop=settings.crop,
         normalization=tuple(_normalizations(manifest, cases, settings)),
         keep_spacing=keep,
+    )
+
+
+def planned_spacing(cases: Sequence[Examined], settings: Preprocess) -> Spacing:
+    """The spacing of the recipe, else that of `target_spacing`."""
+    if isinstance(settings.spacing, tuple):
+        return settings.spacing
+    return target_spacing(
+        np.array([case.spacing_mm for case in cases]), np.array([case.shape_cropped for case in cases])
     )
 
 
@@ -81,8 +86,9 @@ def patch_size_for(shape: Triple) -> Triple:
     >>> patch_size_for((35, 50, 35)), patch_size_for((138, 172, 140)), patch_size_for((512, 512, 40))
     ((40, 56, 40), (128, 128, 128), (224, 224, 40))
     """
-    patch = [max(16, -(-n // 8) * 8) for n in shape]
-    while np.prod(patch) > VOXEL_BUDGET:
+    longest_side = VOXEL_BUDGET // 16**2  # with the shortest other axes
+    patch = [min(longest_side, max(16, -(-n // 8) * 8)) for n in shape]
+    while math.prod(patch) > VOXEL_BUDGET:
         longest = int(np.argmax(patch))
         patch[longest] = (patch[longest] - 1) // 16 * 16
     return patch[0], patch[1], patch[2]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mambamed.cases import Case, differ_in_case_alone
@@ -26,14 +26,15 @@ from mambamed.preparation.contact_sheet import write_index
 from mambamed.preparation.examine import Examined, bytes_needed, examine, summary_of
 from mambamed.preparation.examine_answers import faults_of_classes
 from mambamed.preparation.options import parse_bytes, preprocess_settings
-from mambamed.preparation.planning import make_plan
+from mambamed.preparation.planning import make_plan, planned_spacing
 from mambamed.preparation.pool import cores, over_cases
 from mambamed.preparation.reading import FixGeometry
+from mambamed.preparation.resample import fitting_shape
 from mambamed.preparation.splits import Fold, Member, groups_of, make_splits
 from mambamed.preparation.store import FORMAT
 from mambamed.preparation.store_case import store_case
 from mambamed.progress import Progress, Silence
-from mambamed.recipe import Recipe, Split, shipped_recipes
+from mambamed.recipe import Preprocess, Recipe, Split, shipped_recipes
 
 _WORTH_PROCESSES = 64 * 2**20  # a second of work; a process takes about that to start
 _ENDS = {
@@ -161,6 +162,9 @@ def prepare(
 
     with nullcontext() if check_only else place.locked() as ledger:
         examined = _examine_all(raw.cases, manifest, fix_geometry, count, progress)
+        if settings.spacing != "keep":
+            most = memory if max_ram else memory_bytes()
+            examined = _with_sizes_checked(examined, raw.cases, settings, most)
         good = [case for case in raw.cases if not examined[case.id].faults]
         alike = faults_of_classes(manifest, [case.class_name for case in good]) if good else []
         findings = [*_findings(examined), *(Finding(manifest.name, "fault", line) for line in alike)]
@@ -240,6 +244,23 @@ def _examine_all(
     return dict(sorted(examined.items()))
 
 
+def _with_sizes_checked(
+    examined: Mapping[str, Examined], cases: Sequence[Case], settings: Preprocess, memory: int
+) -> dict[str, Examined]:
+    """What was found, and a fault of each case whose resampled image the memory does not hold."""
+    good = [seen for seen in examined.values() if not seen.faults]
+    spacing = planned_spacing(good, settings) if good else (1.0, 1.0, 1.0)
+    channels = {case.id: case.channels for case in cases}
+    checked = dict(examined)
+    for seen in good:
+        files = channels[seen.case_id]
+        try:
+            fitting_shape(seen.shape_cropped, seen.spacing_mm, spacing, len(files), memory)
+        except CaseError as error:
+            checked[seen.case_id] = replace(seen, faults=(f"{files[0].path}: {error}",))
+    return checked
+
+
 def _findings(examined: Mapping[str, Examined]) -> list[Finding]:
     """Every line about every case, one image under two ids among them."""
     faults = [Finding(i, "fault", line) for i, seen in examined.items() for line in seen.faults]
@@ -293,7 +314,11 @@ def _write_index(
 def _bytes_of(cases: Sequence[Case]) -> int:
     """Size of all image files."""
     paths = {channel.path for case in cases for channel in case.channels}
-    return sum(path.stat().st_size for path in paths if path.is_file())
+    total = 0
+    for path in paths:
+        with suppress(OSError):
+            total += path.stat().st_size
+    return total
 
 
 def _files_of(folders: Sequence[str], case_ids: Iterable[str]) -> set[str]:

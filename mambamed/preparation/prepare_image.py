@@ -16,7 +16,7 @@ from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.image_kernels import in_kernel_type
 from mambamed.preparation.label_kernels import in_c_order
 from mambamed.preparation.normalize import Scaling
-from mambamed.preparation.resample import coarse_axis, resample_label, resample_volume, resampled_shape
+from mambamed.preparation.resample import coarse_axis, fitting_shape, resample_label, resample_volume
 from mambamed.preparation.scale_kernels import to_float16
 
 
@@ -50,7 +50,7 @@ def prepare_image(
     channels = [channel[box] for channel in channels]
     spacing = spacing_of(affine_to_ras(first.affine, first.array.shape, orientation)).tolist()
     target = spacing if plan.keep_spacing else plan.spacing_mm
-    shape = resampled_shape(channels[0].shape, spacing, target)
+    shape = fitting_shape(channels[0].shape, spacing, target, len(channels))
     masked = any(isinstance(each, ZScoreNonzero) for each in plan.normalization)
     mask = nonzero_mask(channels) if masked else None
     coarse = coarse_axis(spacing, target)

@@ -6,11 +6,15 @@ others, its slices are resampled in their plane and repeated along it (nnU-Net's
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mambamed.errors import CaseError
+from mambamed.io.images import MAX_VOXELS
+from mambamed.memory import free_memory_bytes, gib
 from mambamed.preparation.splines import AxisOperator, linear_neighbors, nearest_neighbors, spline_operator
 
 Triple = tuple[int, int, int]
@@ -31,6 +35,37 @@ def resampled_shape(
         max(1, round(old / new * n)) for n, old, new in zip(shape, spacing_mm, new_spacing_mm, strict=True)
     )
     return x, y, z
+
+
+def fitting_shape(
+    shape: Sequence[int],
+    spacing_mm: Sequence[float],
+    new_spacing_mm: Sequence[float],
+    channels: int,
+    memory: int | None = None,
+) -> Triple:
+    """`resampled_shape`, after a check of its size.
+
+    Args:
+        memory: bytes that may be used (default: those that are free).
+
+    Raises:
+        CaseError: the memory does not hold the resampled image, or it has more voxels than an image may have.
+    """
+    steps = zip(shape, spacing_mm, new_spacing_mm, strict=True)
+    sizes = [max(1.0, old / new * n) for n, old, new in steps]
+    voxels = math.prod(sizes)
+    needed, free = voxels * (4 * channels + 8), free_memory_bytes() if memory is None else memory
+    too_many = voxels > MAX_VOXELS
+    if not (too_many or (free is not None and needed > free)):
+        return resampled_shape(shape, spacing_mm, new_spacing_mm)
+    old, new = (" x ".join(f"{edge:g}" for edge in spacing) for spacing in (spacing_mm, new_spacing_mm))
+    size = " x ".join(f"{size:.7g}" for size in sizes)
+    limit = f"{MAX_VOXELS} voxels" if too_many or free is None else gib(free)
+    raise CaseError(
+        f"voxels of {old} mm resampled to {new} mm: {size} voxels, {gib(needed)} of memory; the limit is "
+        f"{limit}. Correct the spacing in the header, or crop the image."
+    )
 
 
 def coarse_axis(spacing_mm: Sequence[float], new_spacing_mm: Sequence[float]) -> int | None:

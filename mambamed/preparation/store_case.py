@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from mambamed.documents.prepared import CaseEntry, CaseFile, CaseRecord
 from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import from_ras, orientation_of, to_ras, world_to_voxel
 from mambamed.io.atomic import flushed_together, write_bytes
-from mambamed.io.images import Image, case_id_of, smallest_integer, write_image
+from mambamed.io.images import Image, files_behind, smallest_integer, write_image
 from mambamed.io.json_text import json_line
 from mambamed.io.ledger import remove
 from mambamed.preparation.contact_sheet import sheet_of
@@ -130,9 +131,10 @@ def settings_of(case: Case, plan: Plan, fix: FixGeometry) -> str:
     """A hash of all that decides the prepared files: the sources and the relevant part of the plan."""
     sources = [channel.path for channel in case.channels] + ([case.label] if case.label else [])
     stamps = []
-    for path in [file for source in sources for file in _files_behind(source)]:
-        status = path.stat() if path.exists() else None
-        stamps.append([path.name, status.st_size, status.st_mtime_ns] if status else [path.name])
+    for source in sources:
+        with suppress(OSError):  # reading the case reports that
+            states = [(file.name, file.stat()) for file in files_behind(source)]
+            stamps += [[name, state.st_size, state.st_mtime_ns] for name, state in states]
     decisive = {"spacing_mm", "keep_spacing", "crop", "normalization"}
     relevant = {key: value for key, value in plan.to_json().items() if key in decisive}
     volumes = [channel.volume for channel in case.channels]
@@ -143,14 +145,6 @@ def settings_of(case: Case, plan: Plan, fix: FixGeometry) -> str:
     if fix != "none":
         text += fix
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _files_behind(path: Path) -> list[Path]:
-    """The file itself; of DICOM all of its folder, whose own time a changed slice leaves as it was."""
-    if case_id_of(path) is not None or not path.exists():
-        return [path]
-    folder = path if path.is_dir() else path.parent
-    return sorted(file for file in folder.iterdir() if file.is_file())
 
 
 def foreground_rows(label: NDArray, case_id: str) -> tuple[NDArray, dict[int, int]]:

@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from mambamed.geometry import SPACINGS_MM
 from mambamed.metrics import parse_metrics
 from mambamed.recipe.applicability import without_effect
 from mambamed.recipe.tasks import TASKS
@@ -32,6 +33,7 @@ else:
     TaskName = Literal[tuple(TASKS)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Edge = Annotated[float, Field(ge=SPACINGS_MM[0], le=SPACINGS_MM[1])]  # of a voxel, mm
 Fault = tuple[tuple[str, ...], str]  # a key path, and what is wrong there
 ChannelKind = Literal["ct", "mri"]
 Crop = Literal["nonzero", "none"]
@@ -110,7 +112,7 @@ class Dataset(Section):
 class Preprocess(Section):
     """Preprocessing of images; used by `prepare --recipe`."""
 
-    spacing: Literal["median", "keep"] | tuple[Positive, Positive, Positive] = "median"
+    spacing: Literal["median", "keep"] | tuple[Edge, Edge, Edge] = "median"
     """Voxel spacing after resampling: median (of the training cases, like nnU-Net), keep (unchanged), or
     three numbers (x, y, z) in mm."""
     crop: Crop = "nonzero"

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from mambamed.recipe import Schedule
-from mambamed.volumes.sliding_window import window_positions
+from mambamed.volumes.sliding_window import windows_along
 
 
 def learning_rate(schedule: Schedule, base: float, step: int, steps: int) -> float:
@@ -61,4 +61,4 @@ def window_count(shape: tuple[int, ...], patch_size: tuple[int, ...], overlap: f
     3
     """
     sizes = zip(shape, patch_size, strict=True)
-    return math.prod(len(window_positions(size, patch, overlap)) for size, patch in sizes)
+    return math.prod(windows_along(size, patch, overlap) for size, patch in sizes)

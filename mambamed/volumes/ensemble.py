@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from mambamed.runs.workplace import choose_workplace
 from mambamed.tasks.base import Task
 from mambamed.volumes.sliding_window import Slab, Windows, slab_axis, window_slabs
 
+_LONG_SECONDS = 600  # of one image, which are announced
 _AXIS = {"x": 0, "y": 1, "z": 2}
 
 
@@ -40,6 +42,7 @@ class Serving:
     device: str = "auto"  # see `runs.device.choose_device`
     precision: str | None = None
     max_ram: str | None = None  # memory limit of this process, e.g. "6G": a larger case is rejected
+    max_windows: int = 100_000  # an image that needs more is rejected
     max_vram: str | None = None  # GPU memory limit; beyond it batches shrink, then the CPU is used
 
 
@@ -66,6 +69,7 @@ class Ensemble:
     precision: str
     reasons: tuple[str, ...]  # one line each about device, precision and scan backend, with the reason
     max_ram: int | None = None  # bytes that this process may use; None: no limit
+    max_windows: int | None = None  # per image
 
     @property
     def run(self) -> Run:
@@ -114,6 +118,7 @@ class Ensemble:
                 layout=member.layout,
                 axis=axis,
                 max_ram=self.max_ram,
+                max_windows=self.max_windows,
                 on_progress=on_progress,
                 on_message=on_message,
             )
@@ -122,10 +127,19 @@ class Ensemble:
         return mean_of_slabs(streams, [len(member.networks) for member in self.members])
 
     def slabs_of_case(self, case_id: str, image: NDArray[np.floating], progress: Progress) -> Iterator[Slab]:
-        """`slabs`, with the windows of the case reported to `progress`."""
+        """`slabs`, with the windows of the case reported to `progress`, and its time if that is long."""
+        first: list[tuple[int, float]] = []  # windows done, and when; what was compiled is done by then
 
         def on_progress(done: int, total: int) -> None:
             progress.advance(0, case=case_id, windows=f"{done}/{total}")
+            if len(first) < 2:
+                first.append((done, time.monotonic()))
+            if len(first) == 2 and first[1][0] == done:
+                (before, began), (now, ended) = first
+                seconds = (ended - began) / max(now - before, 1) * (total - now) * len(self.members)
+                if seconds > _LONG_SECONDS:
+                    hours = f"{seconds / 3600:.1f} h" if seconds > 7200 else f"{seconds / 60:.0f} min"
+                    progress.say(f"{case_id}: {total} windows, about {hours}")
 
         return self.slabs(image, on_progress, progress.say)
 
@@ -185,7 +199,13 @@ def load_ensemble(models: Sequence[Path], serving: Serving = Serving()) -> Ensem
     if serving.max_vram:
         _limit_gpu(place.device, parse_bytes(serving.max_vram, "--max-vram"))
     return Ensemble(
-        tuple(members), runs[0].task, place.device, place.precision, tuple(reasons.values()), max_ram
+        tuple(members),
+        runs[0].task,
+        place.device,
+        place.precision,
+        tuple(reasons.values()),
+        max_ram,
+        serving.max_windows,
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mambamed.errors import CaseError
 from mambamed.volumes.forward import ForwardPass
 from mambamed.volumes.window_sum import Slab, WindowSum
 
@@ -44,6 +45,7 @@ def window_slabs(
     layout: torch.memory_format = torch.contiguous_format,
     axis: int | None = None,
     max_ram: int | None = None,
+    max_windows: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_message: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Slab]:
@@ -55,6 +57,7 @@ def window_slabs(
         device, precision, layout: see `ForwardPass`. The sum is kept on the device if it fits, else on a CPU.
         axis: the slabs' axis; None: see `slab_axis`.
         max_ram: bytes that this process may use; None: no limit.
+        max_windows: the largest number of windows; None: no limit.
         on_progress: callback that receives (windows done, all windows).
         on_message: callback that receives what was changed because memory ran out.
 
@@ -72,10 +75,15 @@ def window_slabs(
     """
     padded, begin = pad_around(image, windows.patch_size)
     axis = slab_axis(padded.shape[1:], windows.patch_size) if axis is None else axis
-    starts = [
-        window_positions(size, patch, windows.overlap)
-        for size, patch in zip(padded.shape[1:], windows.patch_size, strict=True)
-    ]
+    sides = list(zip(padded.shape[1:], windows.patch_size, strict=True))
+    count = math.prod(windows_along(size, patch, windows.overlap) for size, patch in sides)
+    if max_windows is not None and count > max_windows:
+        size, patch = (" x ".join(map(str, shape)) for shape in (image.shape[1:], windows.patch_size))
+        raise CaseError(
+            f"its {size} prepared voxels need {count} windows of {patch}, and --max-windows allows "
+            f"{max_windows}. Allow more, choose a smaller --overlap, or crop the image."
+        )
+    starts = [window_positions(size, patch, windows.overlap) for size, patch in sides]
     total = WindowSum(
         windows.patch_size, windows.gaussian, padded.shape[1:], starts, axis, on_message=on_message,
         max_ram=max_ram,
@@ -84,7 +92,7 @@ def window_slabs(
         networks, windows.mirror_axes, windows.batch_size, device, precision, layout, on_message,
         free_memory=total.move_to_cpu, mirror_order=windows.mirror_order,
     )  # fmt: skip
-    done, count = 0, math.prod(map(len, starts))
+    done = 0
     for first_plane in starts[axis]:
         for slab in total.planes_before(first_plane):
             yield from _without_padding(slab, begin, image.shape[1:])
@@ -135,17 +143,25 @@ def slab_axis(shape: Sequence[int], patch_size: Sequence[int], thrifty: bool = F
     return best if thrifty or taken[best] < 0.6 * taken[0] else 0
 
 
+def windows_along(size: int, patch: int, overlap: float) -> int:
+    """Number of windows along one axis; at most one begins at each voxel.
+
+    >>> windows_along(155, 128, 0.5), windows_along(512, 128, 0.999999)
+    (2, 385)
+    """
+    if size <= patch:
+        return 1
+    return min(int(-(-(size - patch) // (patch * (1 - overlap)))) + 1, size - patch + 1)
+
+
 def window_positions(size: int, patch: int, overlap: float) -> list[int]:
     """First voxels of the windows along one axis: evenly spaced, neighbors share at least `overlap`.
 
     >>> window_positions(155, 128, 0.5), window_positions(64, 64, 0.5), window_positions(10, 4, 0.5)
     ([0, 27], [0], [0, 2, 4, 6])
     """
-    if size <= patch:
-        return [0]
-    step = patch * (1 - overlap)
-    count = int(-(-(size - patch) // step)) + 1
-    actual = (size - patch) / (count - 1)
+    count = windows_along(size, patch, overlap)
+    actual = (size - patch) / max(count - 1, 1)
     return [round(actual * i) for i in range(count)]
 
 

@@ -60,7 +60,10 @@ def test_a_plan_of_0_1_0_is_read_and_written_back_with_its_format(tmp_path) -> N
             "patch_size: expected at most 1073741824 voxels, and 4096 along an axis, g",
         ),
         ({"patch_size": [32, 0, 48]}, "patch_size.1: expected greater than or equal to 1, got 0."),
-        ({"spacing_mm": [1.0, 1.0, -1.0]}, "spacing_mm.2: expected greater than 0, got -1.0."),
+        (
+            {"spacing_mm": [1.0, 1.0, -1.0]},
+            "spacing_mm.2: expected greater than or equal to 0.000001, got -1",
+        ),
         ({"batch_size": "2"}, "batch_size: expected a valid integer, got '2'."),
     ],
 )
