@@ -26,7 +26,7 @@ def fact_of(fault: Any, known: Sequence[str] = ()) -> str:
     if fault["type"] == "too_short":
         least, count = fault["ctx"]["min_length"], fault["ctx"]["actual_length"]
         return f"expected at least {least} {'entry' if least == 1 else 'entries'}, got {count}"
-    message = fault["msg"].removeprefix("Value error, ")
+    message = " ".join(fault["msg"].removeprefix("Value error, ").splitlines())
     if not message.startswith("Input should be"):
         return message
     return f"expected {message.removeprefix('Input should be ')}, got {shortened(fault['input'])}"

@@ -85,6 +85,8 @@ def convert(
 
 
 def _check(dataset: RawDataset, source: Path) -> None:
+    from mambamed.schema_errors import named
+
     if not dataset.cases:
         raise DatasetError(f"{source}: no images found. Check the folder.")
     check_ids(dataset.cases, source)
@@ -94,12 +96,13 @@ def _check(dataset: RawDataset, source: Path) -> None:
     faults = [case.fault for case in dataset.cases if case.fault]
     if len(faults) == count:
         more = f" (and {count - 1} more cases)" if count > 1 else ""
-        raise DatasetError(f"{faults[0]}{more}")
+        where = "" if str(source) in faults[0] else f"{source}: "
+        raise DatasetError(f"{where}{faults[0]}{more}")
     columns = list(dict.fromkeys(name for case in dataset.cases for name in case.covariates))
-    named = f"Name the column of the class with --class-column ({', '.join(columns[:5])}). "
+    shown = ", ".join(map(named, columns[:5]))
     raise DatasetError(
         f"{source}: {count} case{'s' * (count > 1)}, but no label, landmark or class to learn from. "
-        + (named if columns else "")
+        + (f"Name the column of the class with --class-column ({shown}). " if columns else "")
         + "Add them in a list of cases (docs/datasets.md), or use these images for prediction."
     )
 

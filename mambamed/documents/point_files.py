@@ -27,6 +27,7 @@ from mambamed.io.points import (
     read_points_of_table,
     to_world,
 )
+from mambamed.schema_errors import named
 
 
 def _system(name: str) -> str:
@@ -97,7 +98,7 @@ def read_point_table(path: Path) -> tuple[str, dict[str, Points]]:
         return read_points_of_table(path)
     voxels = validated(VoxelsOfCases, read_json(path), path, remedy="See docs/datasets.md.")
     return "voxel", {
-        case: collected(places(entries), f"{path}: {case}") for case, entries in voxels.root.items()
+        case: collected(places(entries), f"{path}: {named(case)}") for case, entries in voxels.root.items()
     }
 
 

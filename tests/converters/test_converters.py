@@ -27,6 +27,13 @@ def test_what_a_source_without_answers_lacks_is_said(tmp_path) -> None:
         convert(tmp_path)
 
 
+def test_a_dataset_of_faulty_names_is_named(tmp_path) -> None:
+    (tmp_path / "points.csv").write_text("case,landmark,x,y,z\n../x,tip,1,2,3\n")
+    with pytest.raises(DatasetError) as caught:
+        convert(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}: case id '../x': holds a path separator.")
+
+
 def test_a_folder_without_images_is_one_line(tmp_path) -> None:
     with pytest.raises(DatasetError, match="no images"):
         convert(tmp_path)

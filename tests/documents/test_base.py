@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import model_validator
 
 from mambamed.documents.base import Document, Finite, Model, Size
 from mambamed.errors import DatasetError
@@ -11,6 +12,12 @@ from mambamed.errors import DatasetError
 class Part(Model):
     kind: str
     count: Size
+
+    @model_validator(mode="after")
+    def _not_seven(self) -> Part:
+        if self.count == 7:
+            raise ValueError(f"no {self.kind}")
+        return self
 
 
 class Sample(Document):
@@ -36,6 +43,7 @@ def test_a_document_is_read_as_it_was_written(tmp_path) -> None:
         ('{"box": [1, 2], "parts": [{"kind": "a", "count": 0}]}', "parts.0.count: expected greater than or"),
         ("[]", "content: expected an object, got []. Correct the file."),
         (r'{"box": [1, 2], "a\nb\u001b": 2}', r"'a\nb\x1b': unknown key. Correct the file."),
+        (r'{"box": [1, 2], "parts": [{"kind": "a\nb", "count": 7}]}', "parts.0: no a b. Correct the file."),
         ('{"box": [1, 2], "": 2}', "'': unknown key. Correct the file."),
         ('{"box": [1, 2], "width": 1e400}', "width: expected a finite number, got inf. Correct the file."),
         ('{"box": [1, 2], "format": 2}', "format: expected at most 1, got 2: a newer version of mambamed"),

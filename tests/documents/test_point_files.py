@@ -190,3 +190,10 @@ def test_a_name_or_text_with_a_line_break_stays_in_one_line(tmp_path, text) -> N
     with pytest.raises((CaseError, DatasetError)) as caught:
         read_points(path, np.eye(4))
     assert "\n" not in str(caught.value) and r"a\nb" in str(caught.value)
+
+
+def test_a_case_with_a_line_break_in_its_name_stays_in_one_line(tmp_path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(r'{"a\nb": {"nose": [1, 2]}}')
+    with pytest.raises(DatasetError, match=r"a\.json: 'a\\nb': landmark nose: expected three numbers"):
+        read_point_table(path)
