@@ -99,7 +99,17 @@ def evaluate_probabilities(
     wanted = {c for c in reference.class_of if not only_predicted or c in predicted}
     faults = _faults(tables, reference, wanted, predictions)
     runs = [_score(name, each, reference, wanted, level) for name, each in tables.items()]
-    settings = _settings(tables, classes, reference, level)
+    from mambamed import __version__
+
+    settings = {
+        "classes": classes,
+        "positive": classes[1] if len(classes) == 2 else None,
+        "thresholds": {name: each.threshold for name, each in tables.items()},
+        "calibrated": {name: each.calibrated for name, each in tables.items()},
+        "reference": reference.source,
+        "confidence": level,
+        "mambamed": __version__,
+    }
     notes = _notes(tables, classes, reference, faults)
     evaluation = ClassEvaluation(
         table=_table(runs, classes, notes, level),
@@ -171,22 +181,6 @@ def _faults(
     return tuple(CaseError(line) for line in dict.fromkeys(lines))
 
 
-def _settings(
-    tables: Mapping[str, Probabilities], classes: Sequence[str], reference: ReferenceClasses, level: float
-) -> dict[str, Any]:
-    from mambamed import __version__
-
-    return {
-        "classes": tuple(classes),
-        "positive": classes[1] if len(classes) == 2 else None,
-        "thresholds": {name: table.threshold for name, table in tables.items()},
-        "calibrated": {name: table.calibrated for name, table in tables.items()},
-        "reference": reference.source,
-        "confidence": level,
-        "mambamed": __version__,
-    }
-
-
 def _notes(
     tables: Mapping[str, Probabilities],
     classes: Sequence[str],
@@ -220,9 +214,8 @@ def _table(runs: Sequence[RunScores], classes: Sequence[str], notes: Sequence[st
     for metric, line in _metrics_of(classes).items():
         values = [run.scores.values[metric] for run in runs]
         if len(runs) == 1:
-            rows.append(
-                [line.title, shown(values[0]), shown_interval(runs[0].intervals.get(metric, _NOWHERE))]
-            )
+            interval = shown_interval(runs[0].intervals.get(metric, _NOWHERE))
+            rows.append([line.title, shown(values[0]), interval])
         else:
             mean, sd = _mean_and_sd(values)
             rows.append([line.title, f"{shown(mean)} ± {shown(sd)}", *map(shown, values)])
@@ -288,11 +281,9 @@ def _written(
                 truth, person = reference.class_of[case], reference.subject_of[case]
                 rows.append([case, name, truth, label, int(truth == label), *row.tolist(), person])
     write_csv(paths[0], headers, rows)
-    write_csv(
-        paths[1],
-        ["name", "metric", "mean", "sd", "ci_low", "ci_high", "runs"],
-        [[s.name, s.metric, s.mean, s.sd, *s.interval, len(evaluation.runs)] for s in evaluation.summaries],
-    )
+    headers = ["name", "metric", "mean", "sd", "ci_low", "ci_high", "runs"]
+    count, lines = len(evaluation.runs), evaluation.summaries
+    write_csv(paths[1], headers, [[s.name, s.metric, s.mean, s.sd, *s.interval, count] for s in lines])
     ClassificationSummary(
         settings=ClassificationSettings(**evaluation.settings),
         summaries=evaluation.summaries,

@@ -89,9 +89,7 @@ def compare(
     read = [read_evaluation(path, name) for path, name in zip(evaluations, names, strict=True)]
     _check_alike(read)
     units = _shared_units(read, common)
-    questions = [
-        question for question in read[0].questions if all(question in other.questions for other in read[1:])
-    ]
+    questions = [each for each in read[0].questions if all(each in other.questions for other in read[1:])]
     if not questions:
         raise DatasetError("compare: no region and metric in common. Evaluate both with the same metrics.")
     differences, rank_rows = [], []
@@ -99,9 +97,8 @@ def compare(
         kept, values = _paired(read, units, question)
         subjects = [read[0].subjects[unit] for unit in kept]
         ranks = mean_ranks(values, question.higher_is_better) if kept else [math.nan] * len(read)
-        rank_rows.append(
-            [question.region, question.metric, str(len(kept)), *(f"{rank:.2f}" for rank in ranks)]
-        )
+        shown_ranks = [f"{rank:.2f}" for rank in ranks]
+        rank_rows.append([question.region, question.metric, str(len(kept)), *shown_ranks])
         for (i, a), (j, b) in combinations(enumerate(read), 2):
             test = paired_test(values[i], values[j], subjects, level, seed)
             means = (_mean(values[i]), _mean(values[j]))
@@ -211,20 +208,11 @@ def _table(differences: Sequence[Difference], level: float, rules: str) -> Table
     rows = []
     for d in differences:
         low, high = d.test.interval
-        rows.append(
-            [
-                d.region,
-                d.metric,
-                f"{d.first} {shown(d.means[0])}",
-                f"{d.second} {shown(d.means[1])}",
-                "-" if math.isnan(d.test.mean_difference) else f"{d.test.mean_difference:+.4g}",
-                "-" if math.isnan(low) else f"{low:+.4g} to {high:+.4g}",
-                str(d.test.pairs),
-                _p(d.wilcoxon_holm),
-                _p(d.permutation_holm),
-                *([_p(d.delong_holm)] if by_delong else []),
-            ]
-        )
+        first, second = f"{d.first} {shown(d.means[0])}", f"{d.second} {shown(d.means[1])}"
+        change = "-" if math.isnan(d.test.mean_difference) else f"{d.test.mean_difference:+.4g}"
+        interval = "-" if math.isnan(low) else f"{low:+.4g} to {high:+.4g}"
+        tests = [_p(d.wilcoxon_holm), _p(d.permutation_holm), *([_p(d.delong_holm)] if by_delong else [])]
+        rows.append([d.region, d.metric, first, second, change, interval, str(d.test.pairs), *tests])
     notes = [
         "difference = second minus first; paired by subject; p-values corrected for all rows (Holm)",
         *(["AUC: paired by case, DeLong's interval and test"] if by_delong else []),

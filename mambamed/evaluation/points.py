@@ -91,8 +91,17 @@ def evaluate_points(
             f"{predictions}: no case in common with {references} (predictions {_some(found.points)}; "
             f"references {_some(known)}). Name both by case."
         )
-    names = _names(landmarks, truth, wanted)
-    scores = {case: _score(case, found, truth, names) for case in wanted if case in truth.points}
+    in_cases = dict.fromkeys(name for case in wanted for name in truth.points.get(case, {}))
+    names = list(landmarks or truth.landmarks or in_cases)
+
+    def chosen(points: Points) -> Points:
+        return {name: points[name] for name in names if name in points}
+
+    scores = {
+        case: score_points(chosen(truth.points[case]), chosen(found.points.get(case, {})))
+        for case in wanted
+        if case in truth.points
+    }
     summaries = summarize_points([*scores.values()], names, distances_mm)
     subjects = {case: truth.subjects.get(case, case) for case in scores}
     intervals = {s.name: _interval(s.name, scores, subjects, level) for s in summaries}
@@ -120,21 +129,6 @@ def evaluate_points(
     if output is None:
         return evaluation
     return _written(evaluation, found, truth, report, worst)
-
-
-def _names(landmarks: Sequence[str] | None, truth: PointSet, wanted: Sequence[str]) -> list[str]:
-    if landmarks:
-        return list(landmarks)
-    if truth.landmarks:
-        return list(truth.landmarks)
-    return list(dict.fromkeys(name for case in wanted for name in truth.points.get(case, {})))
-
-
-def _score(case: str, found: PointSet, truth: PointSet, names: Sequence[str]) -> PointScores:
-    def chosen(points: Points) -> Points:
-        return {name: points[name] for name in names if name in points}
-
-    return score_points(chosen(truth.points[case]), chosen(found.points.get(case, {})))
 
 
 def _interval(
@@ -205,9 +199,8 @@ def _paper_table(
     if paper:
         spoken = {key.replace(" ", "").lower(): value for key, value in paper.items()}
         theirs = [spoken.get(name.replace(" ", "").lower(), math.nan) for name in (*names, "Average")]
-        rows.append(
-            [f"paper ({paper.get('source', 'its own numbers')})", *(_cell(float(value)) for value in theirs)]
-        )
+        method = f"paper ({paper.get('source', 'its own numbers')})"
+        rows.append([method, *(_cell(float(value)) for value in theirs)])
     points = summaries[-1]
     note = f"mean radial error, mm, of {points.found} of {points.expected} points"
     return Table("Landmark detection", ["method", *names, "Average"], rows, [note])
@@ -297,23 +290,17 @@ def _report(
         s.name: [(c, e.errors_mm[s.name]) for c, e in evaluation.cases.items() if s.name in e.errors_mm]
         for s in evaluation.summaries[:-1]
     }
-    page = Page(
-        "Landmarks",
-        f"{evaluation.settings['predictions']} against {evaluation.settings['references']}",
-        evaluation.table,
-        [Distribution("Radial error", "mm", False, errors)],
-        [WorstCase(case, reason, None) for case, reason in _worst(evaluation.cases, worst)],
-        headers,
-        rows,
-        evaluation.settings,
-        [str(fault) for fault in evaluation.faults],
-    )
+    settings, faults = evaluation.settings, [str(fault) for fault in evaluation.faults]
+    lead = f"{settings['predictions']} against {settings['references']}"
+    plots = [Distribution("Radial error", "mm", False, errors)]
+    cases = _worst(evaluation.cases, worst)
+    page = Page("Landmarks", lead, evaluation.table, plots, cases, headers, rows, settings, faults)
     path = evaluation.output / "report.html"
     write_page(path, page)
     return path
 
 
-def _worst(cases: Mapping[str, PointScores], count: int) -> list[tuple[str, str]]:
+def _worst(cases: Mapping[str, PointScores], count: int) -> list[WorstCase]:
     """The cases with most missed or spurious landmarks first, then by the largest error."""
     ranked = []
     for case, score in cases.items():
@@ -321,11 +308,9 @@ def _worst(cases: Mapping[str, PointScores], count: int) -> list[tuple[str, str]
         name = max(score.errors_mm, key=lambda n: score.errors_mm[n], default="")
         largest = score.errors_mm.get(name, 0.0)
         reason = f"{name}: {largest:.4g} mm" if name else "nothing found"
-        ranked.append((len(wrong), largest, case, f"{len(wrong)} missed or spurious; {reason}"))
-    ranked.sort(key=lambda entry: (-entry[0], -entry[1], entry[2]))
-    return [
-        (case, reason if wrong else reason.partition("; ")[2]) for wrong, _, case, reason in ranked[:count]
-    ]
+        reason = f"{len(wrong)} missed or spurious; {reason}" if wrong else reason
+        ranked.append((-len(wrong), -largest, case, reason))
+    return [WorstCase(case, reason, None) for _, _, case, reason in sorted(ranked)[:count]]
 
 
 def _some(cases: Collection[str]) -> str:
