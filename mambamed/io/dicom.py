@@ -114,8 +114,9 @@ def series_of(path: Path) -> Series:
         if not found:
             raise CaseError(f"{path}: is a folder without DICOM images. Check the path.")
         if len(found) > 1:
+            shown = ", ".join([*(s.description or s.uid for s in found[:5]), *(["..."] if found[5:] else [])])
             raise CaseError(
-                f"{path}: contains {len(found)} DICOM series ({_shown(found)}). Give a file of one of them."
+                f"{path}: contains {len(found)} DICOM series ({shown}). Give a file of one of them."
             )
         return found[0]
     uid = _tags(path).get(_SERIES, "")
@@ -123,10 +124,6 @@ def series_of(path: Path) -> Series:
     if not found:
         raise CaseError(f"{path}: is a DICOM file without an image. Give a slice of a series.")
     return found[0]
-
-
-def _shown(series: Sequence[Series]) -> str:
-    return ", ".join(s.description or s.uid for s in series[:5]) + (", ..." if len(series) > 5 else "")
 
 
 def read_header(path: Path, max_voxels: int) -> tuple[tuple[int, int, int], Affine, np.dtype]:

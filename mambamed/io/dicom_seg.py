@@ -5,9 +5,9 @@ Requires pydicom and highdicom (extra `dicom`), imported at first use.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,12 @@ from mambamed.errors import CaseError, RecipeError
 from mambamed.io.atomic import open_atomic
 from mambamed.io.dicom import grid_of
 from mambamed.io.images import case_id_of
+
+# Attributes that the standard requires and that anonymizers may remove: they are added, as empty.
+_MAY_BE_EMPTY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+    "StudyTime", "ReferringPhysicianName",
+)  # fmt: skip
 
 
 def check_dicom_seg(cases: Sequence[Case]) -> None:
@@ -78,7 +84,10 @@ def write_segmentation(
     if grid.frames is not None:
         planes = planes[np.argsort(grid.frames)]
     try:
-        slices = [_with_required(pydicom.dcmread(file)) for file in grid.files]
+        slices = [pydicom.dcmread(file) for file in grid.files]
+        for document, name in itertools.product(slices, _MAY_BE_EMPTY):
+            if name not in document:
+                setattr(document, name, None)
         document = hd.seg.Segmentation(
             source_images=slices,
             pixel_array=planes,
@@ -99,17 +108,3 @@ def write_segmentation(
         raise CaseError(f"{series}: {fact}. Use another --format.") from error
     with open_atomic(path) as file:
         document.save_as(file)
-
-
-_MAY_BE_EMPTY = (
-    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
-    "StudyTime", "ReferringPhysicianName",
-)  # fmt: skip
-
-
-def _with_required(document: Any) -> Any:
-    """Add, as empty, attributes that the standard requires and that anonymizers may remove."""
-    for name in _MAY_BE_EMPTY:
-        if name not in document:
-            setattr(document, name, None)
-    return document

@@ -224,7 +224,8 @@ def affine_of(header: Header, path: Path) -> Affine:
             return by_qform
         log.warning("%s: orientation is unknown (sform and qform codes are 0); using nibabel's default", path)
         return _checked(header.get_best_affine(), path)
-    sheared = _shear(by_sform) > _SHEAR_TOLERANCE
+    directions = by_sform[:3, :3] / spacing_of(by_sform)
+    sheared = np.abs(directions.T @ directions - np.eye(3)).max() > _SHEAR_TOLERANCE
     if sheared and by_qform is None:
         raise CaseError(
             f"{path}: its axes are not orthonormal (gantry tilt or shear). Resample it to a straight grid."
@@ -258,12 +259,6 @@ def _checked(affine: Affine | None, path: Path) -> Affine:
     if fault := fault_of_affine(affine):
         raise CaseError(f"{path}: {fault}. Correct the header.")
     return affine
-
-
-def _shear(affine: Affine) -> float:
-    """Largest cosine between two different axes: 0 for a straight grid."""
-    directions = affine[:3, :3] / spacing_of(affine)
-    return float(np.abs(directions.T @ directions - np.eye(3)).max())
 
 
 def voxels_of(header: Header, stream: NiftiStream, shape: tuple[int, int, int, int], path: Path) -> NDArray:

@@ -157,31 +157,19 @@ def _as_markups(points: Mapping[str, Sequence[float]], scores: Mapping[str, floa
     for number, (name, point) in enumerate(points.items(), start=1):
         place = _found(point)
         x, y, z = place or (0.0, 0.0, 0.0)
-        control_points.append(
-            {
-                "id": str(number),
-                "label": name,
-                "description": f"score {scores[name]:.3f}" if name in scores else "",
-                "associatedNodeID": "",
-                "position": [0.0 - x, 0.0 - y, z],
-                "orientation": [-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0],
-                "selected": True,
-                "locked": False,
-                "visibility": True,
-                "positionStatus": "defined" if place else "undefined",
-            }
-        )
+        control_points.append({
+            "id": str(number), "label": name,
+            "description": f"score {scores[name]:.3f}" if name in scores else "", "associatedNodeID": "",
+            "position": [0.0 - x, 0.0 - y, z], "orientation": [-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0],
+            "selected": True, "locked": False, "visibility": True,
+            "positionStatus": "defined" if place else "undefined",
+        })  # fmt: skip
     markup = {
-        "type": "Fiducial",
-        "coordinateSystem": "LPS",
-        "coordinateUnits": "mm",
-        "locked": False,
-        "fixedNumberOfControlPoints": False,
-        "labelFormat": "%N-%d",
-        "lastUsedControlPointNumber": len(control_points),
-        "controlPoints": control_points,
+        "type": "Fiducial", "coordinateSystem": "LPS", "coordinateUnits": "mm", "locked": False,
+        "fixedNumberOfControlPoints": False, "labelFormat": "%N-%d",
+        "lastUsedControlPointNumber": len(control_points), "controlPoints": control_points,
         "measurements": [],
-    }
+    }  # fmt: skip
     return {"@schema": _SCHEMA, "markups": [markup]}
 
 
