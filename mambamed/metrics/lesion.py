@@ -70,7 +70,9 @@ def score_lesions(
     """
     grown = reference
     for _ in range(rules.dilations):
-        grown = _dilated(grown)
+        # By the 18-neighborhood: the union of the three flat 3 x 3 squares, each taken axis by axis.
+        along_x, along_y = _spread(grown, 0), _spread(grown, 1)
+        grown = _spread(along_x, 1) | _spread(along_x, 2) | _spread(along_y, 2)
     # The dilation of a lesion's parts is the connected component of the dilated mask that contains them, so
     # one labeling serves both to separate lesions and to match them.
     zones, lesion_count = _components(grown)
@@ -94,7 +96,8 @@ def score_lesions(
         if not matched.size:
             hd95.append(rules.penalty_mm)
             continue
-        box = _around([lesion_boxes[lesion - 1], *(part_boxes[part - 1] for part in matched)])
+        sides = zip(lesion_boxes[lesion - 1], *(part_boxes[part - 1] for part in matched), strict=True)
+        box = tuple(slice(min(s.start for s in side), max(s.stop for s in side)) for side in sides)
         one = (lesions[box] == lesion).view(np.uint8)
         other = touching[lesion][parts[box]].view(np.uint8)
         hd95.append(hd_surface_area(area_distances(one, other, spacing, loops)))
@@ -134,12 +137,6 @@ def _components(mask: NDArray) -> tuple[NDArray, int]:
     return numbers, int(count)  # type: ignore[arg-type]
 
 
-def _dilated(mask: NDArray) -> NDArray:
-    """Dilation by the 18-neighborhood: the union of the three flat 3 x 3 squares, each taken axis by axis."""
-    along_x, along_y = _spread(mask, 0), _spread(mask, 1)
-    return _spread(along_x, 1) | _spread(along_x, 2) | _spread(along_y, 2)
-
-
 def _spread(mask: NDArray, axis: int) -> NDArray:
     """Dilation by one voxel in both directions of an axis."""
     out = mask.copy()
@@ -148,11 +145,3 @@ def _spread(mask: NDArray, axis: int) -> NDArray:
     out[tuple(ahead)] |= mask[tuple(behind)]
     out[tuple(behind)] |= mask[tuple(ahead)]
     return out
-
-
-def _around(boxes: list[tuple[slice, ...]]) -> tuple[slice, ...]:
-    """The smallest box that contains all of them."""
-    return tuple(
-        slice(min(part.start for part in parts), max(part.stop for part in parts))
-        for parts in zip(*boxes, strict=True)
-    )

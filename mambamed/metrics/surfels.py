@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Voxel = tuple[int, int, int]
-Edge = tuple[Voxel, Voxel]
 
 VOXELS: tuple[Voxel, ...] = tuple(itertools.product((0, 1), repeat=3))  # type: ignore[assignment]
 """The eight voxels at a corner; voxel k stands for bit k of a code."""
@@ -74,15 +73,10 @@ def _polygon(part: set[Voxel]) -> NDArray:
     ]
     ring, left = [edges[0]], edges[1:]
     while left:
-        ring.append(next(edge for edge in left if _share_a_face(ring[-1], edge)))
+        # The next edge is one that lies with the last one on a face of the cube.
+        ring.append(next(edge for edge in left if (np.ptp([*ring[-1], *edge], axis=0) == 0).any()))
         left.remove(ring[-1])
     return np.array(ring).mean(axis=1)
-
-
-def _share_a_face(a: Edge, b: Edge) -> bool:
-    """Whether one face of the cube holds both edges."""
-    corners = np.array([*a, *b])
-    return bool(np.any(np.ptp(corners, axis=0) == 0))
 
 
 def _mesh(polygon: NDArray) -> list[NDArray]:
