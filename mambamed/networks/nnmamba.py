@@ -206,8 +206,10 @@ class NnMamba(nn.Module):
         self.stem = DoubleConv(in_channels, channels, 2, norm)
         self.stages = nn.ModuleList()
         for width in widths:
-            mixers = _mixers(2 * width, mixer, norm, d_state, axes, share_mamba)
-            self.stages.append(residual_stage(width, 2 * width, norm, mixers))
+            first = second = MambaInConvolution(2 * width, mixer, norm, d_state, axes)
+            if not share_mamba:
+                second = MambaInConvolution(2 * width, mixer, norm, d_state, axes)
+            self.stages.append(residual_stage(width, 2 * width, norm, (first, second)))
         self.skips = nn.ModuleList(SkipScaling(width) if skip_scaling else nn.Identity() for width in widths)
         self.decoder = Decoder(channels, out_channels, norm, head, deep_supervision)
         self.deep_supervision_strides = self.decoder.strides
@@ -221,11 +223,3 @@ class NnMamba(nn.Module):
             skips.append(skip(features))
             features = run_checkpointed(stage, features, wanted=again)
         return self.decoder(features, skips, x.shape[2:], again)
-
-
-def _mixers(
-    channels: int, mixer: Mixer, norm: Norm, d_state: int, axes: Triple, shared: bool
-) -> list[nn.Module | None]:
-    """The MICCSS of blocks 2 and 3 of a stage: the same module if shared."""
-    first = MambaInConvolution(channels, mixer, norm, d_state, axes)
-    return [first, first if shared else MambaInConvolution(channels, mixer, norm, d_state, axes)]

@@ -190,7 +190,14 @@ class SegMamba(nn.Module):
         axis_order: AxisOrder = "xyz",
     ) -> None:
         super().__init__()
-        _check(version, nslices, mixer, depths)
+        check_choice("version", version, ("gsc", "first", "paper"))
+        check_choice("mixer", mixer, ("mamba", "none"))
+        if len(depths) != 4:
+            raise RecipeError(
+                f"network.depths: expected four numbers, got {list(depths)}. Give one per stage."
+            )
+        if nslices != "auto" and (not isinstance(nslices, Sequence) or len(nslices) != 4):
+            raise RecipeError(f"network.nslices: expected auto or four numbers, got {nslices!r}. Use auto.")
         axes = scan_axes(axis_order)
         widths = [channels * 2**stage for stage in range(4)]
         bottom = hidden or 2 * widths[-1]
@@ -242,15 +249,6 @@ class SegMamba(nn.Module):
             coarse = reversed(levels[:-1])
             outputs += [head(level) for head, level in zip(self.deep_heads, coarse, strict=False)]
         return crop_logits(outputs, shape, self.deep_supervision_strides)
-
-
-def _check(version: str, nslices: object, mixer: str, depths: Sequence[int]) -> None:
-    check_choice("version", version, ("gsc", "first", "paper"))
-    check_choice("mixer", mixer, ("mamba", "none"))
-    if len(depths) != 4:
-        raise RecipeError(f"network.depths: expected four numbers, got {list(depths)}. Give one per stage.")
-    if nslices != "auto" and (not isinstance(nslices, Sequence) or len(nslices) != 4):
-        raise RecipeError(f"network.nslices: expected auto or four numbers, got {nslices!r}. Use auto.")
 
 
 def _down(in_channels: int, out_channels: int, version: Version, norm: Norm, first: bool) -> nn.Sequential:
