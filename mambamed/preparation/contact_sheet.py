@@ -66,7 +66,8 @@ def sheet_of(
             picture = picture[:: -1 if axis != 0 else 1, ::-1]
             planes.append(np.swapaxes(picture, 0, 1))
         height = max(len(plane) for plane in planes)
-        rows.append(np.concatenate([_framed(plane, height) for plane in planes], axis=1))
+        gaps = [((0, height + _GAP - len(plane)), (0, _GAP), (0, 0)) for plane in planes]
+        rows.append(np.concatenate(list(map(np.pad, planes, gaps)), axis=1))
     return encode_png(np.concatenate(rows, axis=0))
 
 
@@ -136,9 +137,3 @@ def _cross(picture: NDArray[np.uint8], point: NDArray, shape: NDArray) -> None:
     for dx, dy in ((0, 0), (-2, 0), (-1, 0), (1, 0), (2, 0), (0, -2), (0, -1), (0, 1), (0, 2)):
         if 0 <= x + dx < picture.shape[0] and 0 <= y + dy < picture.shape[1]:
             picture[x + dx, y + dy] = _POINT
-
-
-def _framed(plane: NDArray[np.uint8], height: int) -> NDArray[np.uint8]:
-    framed = np.zeros((height + _GAP, plane.shape[1] + _GAP, 3), np.uint8)
-    framed[: len(plane), : plane.shape[1]] = plane
-    return framed

@@ -62,7 +62,8 @@ def write_page(path: Path, page: Page) -> None:
 
 def render_page(page: Page) -> str:
     """The report as HTML."""
-    style, script = (_asset(name) for name in ("page.css", "page.js"))
+    folder = resources.files("mambamed.report")
+    style, script = (folder.joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
     policy = (
         "default-src 'none'; img-src data:; "
         f"style-src 'sha256-{_digest(style)}'; script-src 'sha256-{_digest(script)}'"
@@ -85,10 +86,6 @@ def render_page(page: Page) -> str:
         f"<title>{escape(page.title)}</title><style>{style}</style></head>\n"
         f"<body><main>{''.join(body)}</main><script>{script}</script></body></html>\n"
     )
-
-
-def _asset(name: str) -> str:
-    return resources.files("mambamed.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:

@@ -102,18 +102,8 @@ def to_latex(table: Table) -> str:
     def line(cells: Sequence[str]) -> str:
         return " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\"
 
-    return "\n".join(
-        [
-            r"\begin{table}",
-            rf"\caption{{{' '.join([table.title + '.', *table.notes]).translate(_LATEX)}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(table.headers) - 1)}}}",
-            r"\toprule",
-            line(table.headers),
-            r"\midrule",
-            *(line(row) for row in table.rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    caption = " ".join([f"{table.title}.", *table.notes]).translate(_LATEX)
+    columns = "l" + "r" * (len(table.headers) - 1)
+    begin = [r"\begin{table}", rf"\caption{{{caption}}}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
+    rows = [line(table.headers), r"\midrule", *map(line, table.rows), r"\bottomrule"]
+    return "\n".join([*begin, *rows, r"\end{tabular}", r"\end{table}", ""])

@@ -33,16 +33,8 @@ EXTRAS = {
     "wandb": (("wandb",), "curves of a training in Weights & Biases"),
 }
 _NEEDED = (
-    "numpy",
-    "scipy",
-    "SimpleITK",
-    "nibabel",
-    "pydantic",
-    "blosc2",
-    "isal",
-    "safetensors",
-    "matplotlib",
-)
+    "numpy", "scipy", "SimpleITK", "nibabel", "pydantic", "blosc2", "isal", "safetensors", "matplotlib",
+)  # fmt: skip
 _GIB = 2**30
 _DISK_GIB, _SHARED_GIB, _MEMORY_GIB = 20, 1, 8
 
@@ -77,18 +69,12 @@ def examine_machine(folder: Path = Path()) -> Examination:
     done.
     """
     looks: list[Callable[[], list[Check]]] = [
-        _python,
-        _packages,
-        _torch,
-        _devices,
-        _backends,
-        _numba,
-        _memory,
+        _python, _packages, _torch, _devices, _backends, _numba, _memory,
         lambda: [_disk("disk of the folder", folder), _disk("disk of temporary files", _temporary())],
         _shared_memory,
         lambda: [_folder("folder", folder), _folder("temporary folder", _temporary())],
         _extras,
-    ]
+    ]  # fmt: skip
     return Examination(mambamed.__version__, tuple(check for look in looks for check in _looked(look)))
 
 
@@ -164,9 +150,8 @@ def _cuda() -> Check:
     if torch.version.cuda is None:
         advice = "install a torch with CUDA (pytorch.org, Get Started)" if driver else ""
         what = ", though an NVIDIA driver is there" if driver else ""
-        return Check(
-            "CUDA", "limited" if driver else "absent", f"this torch is built without it{what}", advice
-        )
+        fact = f"this torch is built without it{what}"
+        return Check("CUDA", "limited" if driver else "absent", fact, advice)
     advice = "update the NVIDIA driver, or give the container its GPUs" if driver else ""
     return Check("CUDA", "absent", f"torch is built for CUDA {torch.version.cuda} but sees no device", advice)
 

@@ -45,20 +45,12 @@ def list_runs(folder: Path) -> RunList:
     lines, faults = [], []
     roots = sorted({path.parent for pattern in _PLACES for path in folder.glob(pattern)})
     for root in roots:
-        found = _lines(root)
-        if isinstance(found, str):
-            faults.append(found)
-        else:
-            lines += found
+        try:
+            run = Run.open(root)
+            lines += [_line(run, fold) for fold in run.folds]
+        except MambamedError as error:  # noqa: PERF203
+            faults.append(str(error))
     return RunList(tuple(lines), tuple(faults))
-
-
-def _lines(root: Path) -> list[RunLine] | str:
-    try:
-        run = Run.open(root)
-        return [_line(run, fold) for fold in run.folds]
-    except MambamedError as error:
-        return str(error)
 
 
 def _line(run: Run, fold: int) -> RunLine:
