@@ -60,12 +60,9 @@ def network_cost(
     scans = _ScanCounter()
     with torch.no_grad(), FlopCounterMode(display=False) as counter, scans:
         network.eval()(torch.zeros(1, in_channels, *patch_size, device="meta"))
-    convolutions = products = 0
-    for operator, flops in counter.get_flop_counts().get("Global", {}).items():
-        if "convolution" in str(operator):
-            convolutions += flops // 2
-        else:
-            products += flops // 2
+    counted = counter.get_flop_counts().get("Global", {}).items()
+    convolutions = sum(flops // 2 for operator, flops in counted if "convolution" in str(operator))
+    products = sum(flops // 2 for operator, flops in counted if "convolution" not in str(operator))
     taps = _taps_by_width(network)
     convolutions += sum(rows * length * taps.get(rows, 0) for rows, length, _ in scans.sizes)
     count = sum(p.numel() for p in network.parameters())

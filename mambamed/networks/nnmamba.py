@@ -128,9 +128,8 @@ class Decoder(nn.Module):
         else:
             last = DoubleConv(channels, out_channels, 1, norm)
         self.head = _DoubledConv(nn.Sequential(*list(last)[:4]) if head == "linear" else last)
-        self.deep_heads = nn.ModuleList(
-            nn.Conv3d(width, out_channels, 1) for width in (widths[::-1] if deep_supervision else ())
-        )
+        deep = widths[::-1] if deep_supervision else ()
+        self.deep_heads = nn.ModuleList(nn.Conv3d(width, out_channels, 1) for width in deep)
 
     def forward(self, x: Tensor, skips: Sequence[Tensor], shape: Sequence[int], again: bool) -> Answer:
         """Logits, the finest first.

@@ -72,9 +72,8 @@ class NnMambaClassifier(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         self.stem = DoubleConv(in_channels, channels, 2, norm)
         self.reader = MambaInConvolution(channels, mixer, norm, d_state, scan_axes(axis_order))
-        self.stages = nn.ModuleList(
-            residual_stage(width, 2 * width, norm) for width in (channels, 2 * channels, 4 * channels)
-        )
+        widths = (channels, 2 * channels, 4 * channels)
+        self.stages = nn.ModuleList(residual_stage(width, 2 * width, norm) for width in widths)
         reads_sequence = hierarchy == "sequence" and mixer != "none"
         self.sequence = Mamba(2 * channels, d_state, d_conv=2, expand=2) if reads_sequence else None
         first, last = nn.Linear(14 * channels, channels), nn.Linear(channels, out_channels)

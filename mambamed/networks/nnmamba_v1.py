@@ -149,9 +149,8 @@ class NnMambaV1Classifier(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         self.stem = DoubleConv(in_channels, channels, 2, norm)
         self.reader = _reader(channels, mixer, d_state, axis_order)
-        self.stages = nn.ModuleList(
-            residual_stage(width, 2 * width, norm) for width in (channels, 2 * channels, 4 * channels)
-        )
+        widths = (channels, 2 * channels, 4 * channels)
+        self.stages = nn.ModuleList(residual_stage(width, 2 * width, norm) for width in widths)
         self.mlp = nn.Sequential(
             nn.Linear(8 * channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, out_channels)
         )

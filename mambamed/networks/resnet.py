@@ -95,16 +95,12 @@ class ResNet(nn.Module):
         )
         self.stages = nn.ModuleList()
         before = channels
+        block, expansion = (Bottleneck, _EXPANSION) if depth >= 50 else (ResidualBlock, 1)
         for level, count in enumerate(blocks or _BLOCKS[depth]):
             width, units = channels * 2**level, []
             for i in range(count):
-                stride = 2 if i == 0 and level > 0 else 1
-                if depth >= 50:
-                    units.append(Bottleneck(before, width, stride, norm))
-                    before = _EXPANSION * width
-                else:
-                    units.append(ResidualBlock(before, width, stride, norm))
-                    before = width
+                units.append(block(before, width, 2 if i == 0 and level > 0 else 1, norm))
+                before = expansion * width
             self.stages.append(nn.Sequential(*units))
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(before, out_channels)

@@ -51,10 +51,8 @@ class ResUNet(nn.Module):
         self.divisor = (16, 16, 16)
         self.gradient_checkpointing = gradient_checkpointing
         self.stem = DoubleConv(in_channels, channels, 2, norm)
-        self.stages = nn.ModuleList(
-            residual_stage(width, 2 * width, norm, (None,) * (blocks - 1))
-            for width in (channels, 2 * channels, 4 * channels)
-        )
+        widths, mixers = (channels, 2 * channels, 4 * channels), (None,) * (blocks - 1)
+        self.stages = nn.ModuleList(residual_stage(width, 2 * width, norm, mixers) for width in widths)
         self.decoder = Decoder(channels, out_channels, norm, head, deep_supervision)
         self.deep_supervision_strides = self.decoder.strides
 

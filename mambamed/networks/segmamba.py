@@ -216,19 +216,14 @@ class SegMamba(nn.Module):
             down = _down(before, width, version, norm, first=i == 0)
             self.stages.append(nn.Sequential(down, *gsc, *layers))
             self.outputs.append(_output(width, version, norm))
-        self.encoders = nn.ModuleList(
-            ResidualConv(before, after, norm)
-            for before, after in zip((in_channels, *widths), (*widths, bottom), strict=True)
-        )
-        self.decoders = nn.ModuleList(
-            UpBlock(before, after, norm)
-            for before, after in zip((bottom, *widths[:0:-1]), widths[::-1], strict=True)
-        )
+        into = zip((in_channels, *widths), (*widths, bottom), strict=True)
+        self.encoders = nn.ModuleList(ResidualConv(before, after, norm) for before, after in into)
+        back = zip((bottom, *widths[:0:-1]), widths[::-1], strict=True)
+        self.decoders = nn.ModuleList(UpBlock(before, after, norm) for before, after in back)
         self.last = ResidualConv(channels, channels, norm)
         self.head = nn.Conv3d(channels, out_channels, 1)
-        self.deep_heads = nn.ModuleList(
-            nn.Conv3d(width, out_channels, 1) for width in (widths[1:] if deep_supervision else ())
-        )
+        deep = widths[1:] if deep_supervision else ()
+        self.deep_heads = nn.ModuleList(nn.Conv3d(width, out_channels, 1) for width in deep)
 
     def forward(self, x: Tensor) -> Answer:
         """`(B, in_channels, X, Y, Z)` -> `(B, K, X, Y, Z)` logits; a list in training with depths."""
