@@ -108,15 +108,9 @@ def _label_line(label, flat, corner, fraction, plane, row, first, last, out):
     for k in range(first, last):
         at = corner[k]
         value = flat[at]
-        differs = (
-            (value ^ flat[at + one])
-            | (value ^ flat[at + row])
-            | (value ^ flat[at + row + one])
-            | (value ^ flat[at + plane])
-            | (value ^ flat[at + plane + one])
-            | (value ^ flat[at + plane + row])
-            | (value ^ flat[at + plane + row + one])
-        )
+        differs = (value ^ flat[at + one]) | (value ^ flat[at + row]) | (value ^ flat[at + row + one])
+        differs |= (value ^ flat[at + plane]) | (value ^ flat[at + plane + one])
+        differs |= (value ^ flat[at + plane + row]) | (value ^ flat[at + plane + row + one])
         if differs:
             x, in_plane = divmod(at, plane)
             y, z = divmod(in_plane, row)

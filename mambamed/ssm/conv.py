@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -67,21 +69,11 @@ def _backward(grad_out, x, weight, bias, silu, reverse):
     return channel_last(dx, x.dtype), dweight.to(weight.dtype).contiguous(), dbias.to(weight.dtype)
 
 
-conv_op = torch.library.custom_op(
-    "mambamed::causal_conv",
-    _forward,
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor x, Tensor weight, Tensor? bias, bool silu, bool reverse) -> Tensor",
-)
-conv_backward_op = torch.library.custom_op(
-    "mambamed::causal_conv_backward",
-    _backward,
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor grad_out, Tensor x, Tensor weight, Tensor? bias, bool silu, bool reverse)"
-    " -> (Tensor, Tensor, Tensor)",
-)
+_INPUTS = "Tensor x, Tensor weight, Tensor? bias, bool silu, bool reverse"
+_operator = functools.partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
+conv_op = _operator("mambamed::causal_conv", _forward, schema=f"({_INPUTS}) -> Tensor")
+_gradients = f"(Tensor grad_out, {_INPUTS}) -> (Tensor, Tensor, Tensor)"
+conv_backward_op = _operator("mambamed::causal_conv_backward", _backward, schema=_gradients)
 
 
 @conv_op.register_fake

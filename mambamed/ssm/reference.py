@@ -82,10 +82,8 @@ def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_so
     before, y = [], torch.zeros_like(uf)
     for i in positions:
         before.append(h)
-        h = (
-            torch.exp(dt[:, :, i, None] * Af) * h
-            + (dt[:, :, i] * uf[:, :, i])[:, :, None] * Bf[:, None, :, i]
-        )
+        entering = (dt[:, :, i] * uf[:, :, i])[:, :, None] * Bf[:, None, :, i]
+        h = torch.exp(dt[:, :, i, None] * Af) * h + entering
         y[:, :, i] = (h * Cf[:, None, :, i]).sum(2)
 
     dy = grad_out.to(work)

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 
 import torch
@@ -243,18 +243,11 @@ def _backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softpl
     return tuple(shaped)
 
 
-forward_op = torch.library.custom_op(
-    "mambamed::selective_scan",
-    _forward,
-    mutates_args=(),
-    schema=f"({_INPUTS}, bool save, str backend) -> (Tensor, Tensor)",
-)
-backward_op = torch.library.custom_op(
-    "mambamed::selective_scan_backward",
-    _backward,
-    mutates_args=(),
-    schema=f"(Tensor grad_out, Tensor saved, {_INPUTS}, str backend) -> (" + ", ".join(["Tensor"] * 8) + ")",
-)
+_operator = partial(torch.library.custom_op, mutates_args=())
+_answers = f"({_INPUTS}, bool save, str backend) -> (Tensor, Tensor)"
+forward_op = _operator("mambamed::selective_scan", _forward, schema=_answers)
+_grads = f"(Tensor grad_out, Tensor saved, {_INPUTS}, str backend) -> ({', '.join(['Tensor'] * 8)})"
+backward_op = _operator("mambamed::selective_scan_backward", _backward, schema=_grads)
 
 
 @forward_op.register_fake

@@ -108,7 +108,11 @@ def _stream_entry(
             stop = min(start + tile, length)
             n, first = stop - start, start if keep else side.most
             if side is sides[0]:
-                _project(tokens[start:stop], faces, xz[first : first + n])
+                if faces.b_in is None:
+                    multiply(tokens[start:stop], faces.w_in, xz[first : first + n])
+                else:
+                    given = tokens[start:stop].to(faces.w_in.dtype)
+                    xz[first : first + n] = torch.addmm(faces.b_in, given, faces.w_in)
             y = side.advance(xz, first, n, history)
             if side is not sides[0]:
                 y += sums[start:stop]
@@ -126,13 +130,6 @@ def _stream_entry(
                 else:
                     xz[first - kept : first] = xz[first + n - kept : first + n].clone()
             history = kept
-
-
-def _project(tokens: Tensor, faces: Faces, xz: Tensor) -> None:
-    if faces.b_in is None:
-        multiply(tokens, faces.w_in, xz)
-    else:
-        xz.copy_(torch.addmm(faces.b_in, tokens.to(faces.w_in.dtype), faces.w_in))
 
 
 def multiply(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
