@@ -15,6 +15,8 @@ from mambamed.documents.plan import Spacing, Triple
 from mambamed.documents.prepared import GeometryRecord
 from mambamed.geometry import Orientation, affine_to_ras, spacing_of
 
+_RECORDED = ("shape_native", "affine_native", "crop_start", "crop_stop", "shape_prepared")
+
 
 @dataclass(frozen=True)
 class CaseGeometry:
@@ -64,28 +66,14 @@ class CaseGeometry:
 
     def record(self) -> GeometryRecord:
         """The part of cases/ID.json; the inverse of `of`."""
-        return GeometryRecord.model_validate(
-            {
-                "shape_native": self.shape_native,
-                "affine_native": self.affine_native,
-                "axes": self.orientation.axes,
-                "flips": self.orientation.flips,
-                "crop_start": self.crop_start,
-                "crop_stop": self.crop_stop,
-                "shape_prepared": self.shape_prepared,
-                "affine_prepared": self.affine_prepared.tolist(),
-            },
-            strict=False,
-        )
+        known = {name: getattr(self, name) for name in _RECORDED} | {
+            "axes": self.orientation.axes, "flips": self.orientation.flips,
+            "affine_prepared": self.affine_prepared.tolist(),
+        }  # fmt: skip
+        return GeometryRecord.model_validate(known, strict=False)
 
     @classmethod
     def of(cls, record: GeometryRecord) -> CaseGeometry:
         """The geometry of a record."""
-        return cls(
-            shape_native=record.shape_native,
-            affine_native=record.affine_native,
-            orientation=Orientation(record.axes, record.flips),
-            crop_start=record.crop_start,
-            crop_stop=record.crop_stop,
-            shape_prepared=record.shape_prepared,
-        )
+        known = {name: getattr(record, name) for name in _RECORDED}
+        return cls(**known, orientation=Orientation(record.axes, record.flips))

@@ -235,13 +235,10 @@ def moments(image: NDArray, mask: NDArray[np.bool_] | None = None) -> tuple[floa
     return float(center), float(np.sqrt(variance)), int(result[0])
 
 
-@compiled(
-    *(
-        f"void({t}[:,:,:],{u}[:,:,:],float64,float64,int64[::1])"
-        for t in IMAGES
-        for u in ("uint8", "int16", "int32")
-    )
-)
+_LABELED = [(image, label) for image in IMAGES for label in ("uint8", "int16", "int32")]
+
+
+@compiled(*(f"void({t}[:,:,:],{u}[:,:,:],float64,float64,int64[::1])" for t, u in _LABELED))
 def _histogram(image, label, low, scale, counts):
     last = counts.size - 1
     for i in range(image.shape[0]):

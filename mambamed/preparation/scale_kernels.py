@@ -9,6 +9,8 @@ from mambamed.numba_cache import compiled
 from mambamed.preparation.image_kernels import IMAGES, PLANES, pieces, turned
 
 _BITS = ("uint32", "uint16")  # float32 and float16 as integers: numba has no float16
+_PAIRS = [(image, bits) for image in IMAGES for bits in _BITS]
+_SCALING = "boolean,float32,float32,float32,float32"  # masked, low, high, center, factor
 
 
 @compiled(*(f"void(float32[::1],{t}[::1])" for t in _BITS))
@@ -47,9 +49,7 @@ def to_float16(values: NDArray[np.float32], out: NDArray[np.float16]) -> None:
     _write_bits(values.reshape(-1), _bits_of(out.reshape(-1)))
 
 
-@compiled(
-    *(f"void({t}[::1],float32[::1],boolean[::1],boolean,float32,float32,float32,float32)" for t in IMAGES)
-)
+@compiled(*(f"void({t}[::1],float32[::1],boolean[::1],{_SCALING})" for t in IMAGES))
 def _scale_row(source, row, inside, masked, low, high, center, factor):
     for k in range(row.size):
         row[k] = (min(max(np.float32(source[k]), low), high) - center) * factor
@@ -58,13 +58,7 @@ def _scale_row(source, row, inside, masked, low, high, center, factor):
             row[k] = row[k] if inside[k] else np.float32(0)
 
 
-@compiled(
-    *(
-        f"void({t}[:,:,::1],{u}[:,:,:],boolean[:,:,::1],boolean,float32,float32,float32,float32)"
-        for t in IMAGES
-        for u in _BITS
-    )
-)
+@compiled(*(f"void({t}[:,:,::1],{u}[:,:,:],boolean[:,:,::1],{_SCALING})" for t, u in _PAIRS))
 def _scale(image, out, mask, masked, low, high, center, factor):
     n0, n1, n2 = image.shape
     values, row = np.empty(n2, np.float32), np.empty(n2, out.dtype)
@@ -77,12 +71,7 @@ def _scale(image, out, mask, masked, low, high, center, factor):
 
 
 @compiled(
-    *(
-        f"void({t}[:,:,::1],int64,{u}[:,:,::1],boolean[:,:,::1],boolean,float32,float32,float32,float32,"
-        "boolean[::1])"
-        for t in IMAGES
-        for u in _BITS
-    )
+    *(f"void({t}[:,:,::1],int64,{u}[:,:,::1],boolean[:,:,::1],{_SCALING},boolean[::1])" for t, u in _PAIRS)
 )
 def _scale_across(image, before, out, mask, masked, low, high, center, factor, mirrored):
     """`out[c, b, before + a] = scaled image[a, b, c]`, with the mirrored axes reversed, in tiles."""

@@ -67,25 +67,16 @@ class CaseFiles:
 
 
 class PreparedCase:
-    """One prepared case; boxes are read on demand, also by several threads.
-
-    Attributes:
-        shape: `(X, Y, Z)` of the prepared grid.
-        channels: number of channels.
-        class_name: None without classes.
-        points: landmark name -> world position, mm, RAS+; None without landmarks.
-        covariates: name -> text.
-    """
+    """One prepared case; boxes are read on demand, also by several threads."""
 
     def __init__(self, root: Path, entry: CaseEntry, in_memory: bool) -> None:
-        self.id = entry.id
-        self.shape: Triple = entry.shape
-        self.channels = entry.channels
+        self.id, self.has_label = entry.id, entry.has_label
+        self.shape: Triple = entry.shape  # `(X, Y, Z)` of the prepared grid
+        self.channels = entry.channels  # number of channels
         self.subject = entry.subject or entry.id
-        self.class_name = entry.class_name
-        self.points = entry.points or None
-        self.covariates = entry.covariates
-        self.has_label = entry.has_label
+        self.class_name = entry.class_name  # None without classes
+        self.points = entry.points or None  # landmark name -> world position, mm, RAS+
+        self.covariates = entry.covariates  # name -> text
         self._files = CaseFiles.of(root, self.id)
         self._in_memory = in_memory
         self._kept: dict[Path, NDArray] = {}
@@ -145,12 +136,7 @@ class PreparedCase:
 
 
 class PreparedDataset:
-    """A prepared dataset, opened for reading.
-
-    Attributes:
-        splits: one dict per fold, "train" and "val" (and "test") -> case ids.
-        in_memory: whether arrays are kept once read: if the dataset takes less than a quarter of the memory.
-    """
+    """A prepared dataset, opened for reading."""
 
     def __init__(
         self,
@@ -160,9 +146,10 @@ class PreparedDataset:
         splits: list[Fold],
         cases: Sequence[CaseEntry],
     ) -> None:
-        self.root, self.manifest, self.plan, self.splits = root, manifest, plan, splits
+        self.root, self.manifest, self.plan = root, manifest, plan
+        self.splits = splits  # one dict per fold, "train" and "val" (and "test") -> case ids
         size = sum((2 * case.channels + 1) * math.prod(case.shape) for case in cases)
-        self.in_memory = size < memory_bytes() // 4
+        self.in_memory = size < memory_bytes() // 4  # whether arrays are kept once read
         self._cases = {case.id: PreparedCase(root, case, self.in_memory) for case in cases}
 
     @classmethod
