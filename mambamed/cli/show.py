@@ -48,12 +48,9 @@ def prepare(summary: PreparedSummary) -> None:
         print(f"{summary.cases} cases OK, {len(summary.faults)} faults, {len(summary.warnings)} warnings")
         return
     plan, manifest = summary.plan, summary.manifest
-    tasks = {
-        "segmentation": manifest.foreground,
-        "landmarks": manifest.landmarks,
-        "classification": manifest.classes,
-    }
-    task, names = next(((task, names) for task, names in tasks.items() if names), ("segmentation", ()))
+    found = (manifest.foreground, manifest.landmarks, manifest.classes)
+    tasks = zip(("segmentation", "landmarks", "classification"), found, strict=True)
+    task, names = next((each for each in tasks if each[1]), ("segmentation", ()))
     rows = [
         ["cases", str(summary.cases)],
         ["channels", ", ".join(summary.manifest.channels)],

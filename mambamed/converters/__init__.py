@@ -13,7 +13,7 @@ If a file of a case is missing, its `fault` says so: the case is reported and le
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,7 +89,13 @@ def _check(dataset: RawDataset, source: Path) -> None:
 
     if not dataset.cases:
         raise DatasetError(f"{source}: no images found. Check the folder.")
-    check_ids(dataset.cases, source)
+    seen: dict[str, Case] = {}
+    for case in dataset.cases:
+        if case.id in seen:
+            both = (seen[case.id], case)
+            first, second = (c.channels[0].path.name if c.channels else "one without images" for c in both)
+            raise DatasetError(f"{source}: duplicate case {case.id}: {first} and {second}. Keep one of them.")
+        seen[case.id] = case
     manifest, count = dataset.manifest, len(dataset.cases)
     if manifest.labels or manifest.landmarks or manifest.classes:
         return
@@ -105,15 +111,3 @@ def _check(dataset: RawDataset, source: Path) -> None:
         + (f"Name the column of the class with --class-column ({shown}). " if columns else "")
         + "Add them in a list of cases (docs/datasets.md), or use these images for prediction."
     )
-
-
-def check_ids(cases: Sequence[Case], source: Path) -> None:
-    """Raise `DatasetError` if two cases have the same id."""
-    seen: dict[str, Case] = {}
-    for case in cases:
-        if case.id in seen:
-            first, second = (
-                c.channels[0].path.name if c.channels else "one without images" for c in (seen[case.id], case)
-            )
-            raise DatasetError(f"{source}: duplicate case {case.id}: {first} and {second}. Keep one of them.")
-        seen[case.id] = case

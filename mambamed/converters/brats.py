@@ -100,9 +100,7 @@ def answers_of(
 
     Args:
         source: folder, whose name may contain the year 2024.
-        case_ids: ids of its cases.
         is_earlier: whether the files have the names of 2017 to 2021.
-        format: the requested format.
     """
     if _for_radiotherapy(case_ids, format):
         return {"background": 0, "GTV": 1}, {}

@@ -113,7 +113,6 @@ def find_cases(source: Path, channels: Sequence[str]) -> list[Case]:
     """The cases of a list to predict: images and covariates, without labels, landmarks and classes.
 
     Args:
-        source: the list.
         channels: the model's channel names, in order; a single channel may have another name in the list.
 
     Raises DatasetError: not a list, or no column for a channel.

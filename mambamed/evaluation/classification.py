@@ -347,18 +347,14 @@ def _read_back(folder: Path, name: str, summary: ClassificationSummary) -> Evalu
         if len(classes) == 2:
             runs.setdefault(row["run"], {})[case] = chances[1]
     subjects = {row["case"]: row["subject"] for row in rows}
+    truths = {row["case"]: row["reference"] for row in rows}
+    questions = tuple(Question(ALL, key, metric.higher_is_better) for key, metric in metrics.items())
+    values = {(case, ALL, key): sum(each) / len(each) for (case, key), each in seen.items()}
+    rules = f"classes {', '.join(classes)}, each model at its own threshold"
     return Evaluated(
-        name,
-        "classification",
-        tuple(Question(ALL, key, metric.higher_is_better) for key, metric in metrics.items()),
-        {(case, ALL, key): sum(each) / len(each) for (case, key), each in seen.items()},
-        subjects,
-        {case: case for case in subjects},
-        f"classes {', '.join(classes)}, each model at its own threshold",
-        truth={row["case"]: row["reference"] for row in rows},
-        classes=classes,
-        probabilities=tuple(runs.values()),
-    )
+        name, "classification", questions, values, subjects, {case: case for case in subjects}, rules,
+        truth=truths, classes=classes, probabilities=tuple(runs.values()),
+    )  # fmt: skip
 
 
 SCORER = Scorer(

@@ -319,13 +319,10 @@ def _some(cases: Collection[str]) -> str:
 
 
 def _as_requested(predictions: Path, references: Path, options: EvaluateOptions) -> PointEvaluation:
-    return evaluate_points(
-        predictions,
-        references,
-        landmarks=options.recipe.dataset.landmarks if options.recipe else None,
-        distances_mm=options.section.sdr_mm,
-        **options.chosen("level", "only_predicted", "output", "report", "worst", "table", "paper"),
-    )
+    landmarks = options.recipe.dataset.landmarks if options.recipe else None
+    chosen = options.chosen("level", "only_predicted", "output", "report", "worst", "table", "paper")
+    chosen |= {"landmarks": landmarks, "distances_mm": options.section.sdr_mm}
+    return evaluate_points(predictions, references, **chosen)
 
 
 def _read_back(folder: Path, name: str, summary: LandmarksSummary) -> Evaluated:

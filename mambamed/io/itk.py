@@ -36,8 +36,7 @@ def read(path: Path, max_voxels: int) -> tuple[NDArray, Affine]:
         image = reader.Execute()
     except RuntimeError as error:
         raise _unreadable(path, error) from error
-    array = sitk.GetArrayViewFromImage(image).transpose(2, 1, 0).copy(order="F")
-    return array, _affine_of(reader, path)
+    return sitk.GetArrayViewFromImage(image).transpose(2, 1, 0).copy(order="F"), _affine_of(reader, path)
 
 
 def read_header(path: Path, max_voxels: int) -> tuple[Shape, Affine, np.dtype]:

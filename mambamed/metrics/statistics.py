@@ -94,13 +94,14 @@ def paired_test(
         return PairedTest(0, math.nan, (math.nan, math.nan), math.nan, math.nan)
     sums, counts = _by_subject(differences, subjects)
     per_subject = sums / counts
-    return PairedTest(
-        len(per_subject),
-        float(differences.mean()),
-        bootstrap_interval(differences, subjects, level, seed=seed),
-        _wilcoxon(per_subject),
-        permutation_p(per_subject, seed=seed),
-    )
+    interval = bootstrap_interval(differences, subjects, level, seed=seed)
+    wilcoxon_p = 1.0
+    if np.any(per_subject):
+        from scipy.stats import wilcoxon
+
+        wilcoxon_p = float(wilcoxon(per_subject)[1])  # type: ignore[arg-type]
+    flips = permutation_p(per_subject, seed=seed)
+    return PairedTest(len(per_subject), float(differences.mean()), interval, wilcoxon_p, flips)
 
 
 def permutation_p(differences: ArrayLike, seed: int = 0) -> float:
@@ -151,14 +152,6 @@ def mean_ranks(values: ArrayLike, higher_is_better: bool) -> NDArray[np.float64]
     smaller = (table[None] < table[:, None]).sum(axis=1)
     equal = (table[None] == table[:, None]).sum(axis=1)
     return (smaller + (equal + 1) / 2).mean(axis=1)
-
-
-def _wilcoxon(differences: NDArray) -> float:
-    if not np.any(differences):
-        return 1.0
-    from scipy.stats import wilcoxon
-
-    return float(wilcoxon(differences)[1])  # type: ignore[arg-type]
 
 
 def _by_subject(values: NDArray, subjects: Sequence[Hashable] | None) -> tuple[NDArray, NDArray]:

@@ -76,8 +76,6 @@ def load_network(
     """Load a trained network for prediction.
 
     Args:
-        run: the run that trained it.
-        fold: index of the fold.
         checkpoint: "best" or "last". If training kept a moving average of the weights, the average is loaded
             in both cases.
         device: device the network is moved to.

@@ -26,8 +26,7 @@ def choose_workplace(
     """Choose device, precision and memory layout.
 
     Args:
-        device: see `choose_device`.
-        precision: see `choose_precision`.
+        device, precision: see `choose_device` and `choose_precision`.
         one_per_gpu: whether processes started by torchrun or SLURM on one machine use one GPU each.
 
     Returns: The workplace, and one line per choice, including the scan backend, with the reason for it.
