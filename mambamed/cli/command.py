@@ -22,6 +22,7 @@ from mambamed.errors import MambamedError
 from mambamed.memory import is_of_device, is_out_of_memory, shortage
 from mambamed.terminal import close_stdout
 
+_LONGEST_LINE = 2000  # characters of a message
 EXIT_FAILED = 1
 EXIT_SOME_CASES_FAILED = 3
 EXIT_INTERRUPTED = 130
@@ -146,8 +147,9 @@ def after_interruption(name: str, arguments: Mapping[str, Any]) -> str:
 
 
 def complain(lines: str) -> None:
-    """Print errors on stderr, one per line."""
+    """Print errors on stderr, one per line; what is too long to be read is left out."""
     for line in lines.split("\n"):
+        line = line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 300]} ... {line[-290:]}"
         print(f"mambamed: {line}", file=sys.stderr)
 
 

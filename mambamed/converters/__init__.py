@@ -78,6 +78,8 @@ def convert(
             dataset: RawDataset = module.convert(source, options)
             _check(dataset, source)
             return replace(dataset, source=source)
+    if (source.parent / "dataset.json").is_file():
+        raise DatasetError(f"{source}: is a folder of the dataset {source.parent}. Give that folder.")
     raise DatasetError(
         f"{source}: no images in a known layout ({', '.join(CONVERTERS)}). See docs/datasets.md, or choose "
         "a layout with --format."

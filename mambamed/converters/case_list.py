@@ -43,6 +43,7 @@ from mambamed.io.images import case_id_of, read_header
 from mambamed.io.json_files import read_json
 from mambamed.io.points import POINT_CASE_COLUMNS, Points, collected, point_suffix, to_world
 from mambamed.io.tables import CASE_COLUMNS, column_of, read_csv, unescaped
+from mambamed.schema_errors import shortened
 
 Row = Mapping[str, Any]
 
@@ -149,7 +150,8 @@ def _read(source: Path) -> _List:
 
 def _columns(listed: _List, options: ConvertOptions) -> _Columns:
     if not listed.rows:
-        raise DatasetError(f"{listed.file}: no cases. Write one row per case.")
+        remedy = "Write one row per case, or give the folder of a dataset, not its document."
+        raise DatasetError(f"{listed.file}: no cases. {remedy}")
     headers = list(dict.fromkeys(key for row in listed.rows for key in row))
     case = column_of(headers) or column_of(headers, _SUBJECT)
     if case is None:
@@ -164,6 +166,14 @@ def _columns(listed: _List, options: ConvertOptions) -> _Columns:
         )
     subject, label, points = (column_of(headers, names) for names in (_SUBJECT, _LABEL, POINT_COLUMNS))
     class_name = options.class_column or column_of(headers, _CLASS)
+    if label is not None and label == options.class_column:
+        label = None
+    cells = [cell for row in listed.rows if label and (cell := _text(row.get(label)))]
+    if cells and not _holds_images(listed, label or "") and not any("/" in cell for cell in cells):
+        raise DatasetError(
+            f"{listed.file}: {label}: expected paths of label maps, got {shortened(cells[0])}. "
+            f"If these are classes, give --class-column {label}."
+        )
     rest = [h for h in headers if h not in {case, subject, label, points, class_name}]
     named = listed.document.channels or options.channels
     by_lower = {header.lower(): header for header in rest}

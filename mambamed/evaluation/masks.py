@@ -138,7 +138,7 @@ def _score_all(
         futures = [
             pool.submit(
                 score_files, case, reference, prediction, answers.regions, answers.labels, metrics, rules,
-                resample, subject_of(case, subjects), answers.ignored,
+                resample, subject_of(case, subjects), answers.ignored, answers.source,
             )
             for case, (reference, prediction) in pairing.pairs.items()
         ]  # fmt: skip

@@ -223,7 +223,7 @@ def _answers(
         named = {name: (value,) for name, value in (labels or {}).items() if value != 0 and name != IGNORE}
         united = {name: tuple(members) for name, members in (regions or {}).items()}
         members = {value for values in united.values() for value in values} | {0, *(labels or {}).values()}
-        return Answers(tuple(sorted(members)), united or named, "as asked", dict(labels or {}))
+        return Answers(tuple(sorted(members)), united or named, "--regions or the recipe", dict(labels or {}))
     for folder in (references, references.parent, predictions, predictions.parent):
         path = folder / _DOCUMENT
         if path.is_file():

@@ -52,6 +52,7 @@ def score_files(
     resample: bool = False,
     subject: str = "",
     ignored: int | None = None,
+    source: str = "the labels asked for",
 ) -> CaseScores:
     """Score one case; errors in its files become its `fault`.
 
@@ -62,16 +63,17 @@ def score_files(
         resample: resample the prediction to the grid of the reference (nearest neighbor) if they differ.
         subject: the case itself if empty.
         ignored: label of the reference whose voxels are not scored.
+        source: where the allowed labels are from, for messages.
     """
     diagonal, fault = float("nan"), None
     try:
         truth = read_image(reference)
         diagonal = float(np.linalg.norm(np.array(truth.array.shape) * truth.spacing))
-        expected = integer_labels(truth.array, reference, allowed)
+        expected = integer_labels(truth.array, reference, allowed, source)
         if prediction is None:
             raise CaseError(f"{reference}: {case} has no prediction. Predict it, or use --only-predicted.")
         answer = read_image(prediction)
-        given = integer_labels(answer.array, prediction, allowed)
+        given = integer_labels(answer.array, prediction, allowed, source)
         given = on_grid_of(truth, given, answer.affine, prediction, resample)
         if ignored is not None:
             unknown = expected == ignored
@@ -88,7 +90,9 @@ def score_files(
     return CaseScores(case, scores, reference, prediction, diagonal, subject or case, fault)
 
 
-def integer_labels(array: NDArray, path: Path, allowed: Sequence[int] | None) -> NDArray:
+def integer_labels(
+    array: NDArray, path: Path, allowed: Sequence[int] | None, source: str = "the labels asked for"
+) -> NDArray:
     """A label map as integers.
 
     Raises:
@@ -111,7 +115,8 @@ def integer_labels(array: NDArray, path: Path, allowed: Sequence[int] | None) ->
             named = ", ".join(str(label) for label in unknown[:5])
             shown = ", ".join(str(label) for label in allowed)
             raise CaseError(
-                f'{path}: label {named} is not in the manifest ({shown}). Add it to "labels" or remap it.'
+                f"{path}: label {named} is not among those to be scored ({shown}, from {source}). "
+                "Add it there, or remap it."
             )
     return array
 

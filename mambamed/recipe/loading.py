@@ -206,6 +206,7 @@ def _merge(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any
 
 def _apply_override(values: dict[str, Any], origins: dict[KeyPath, Origin], override: str) -> None:
     key, equals, text = override.partition("=")
+    override = override if len(override) <= 100 else f"{override[:97]}..."
     path = tuple(part.strip() for part in key.split("."))
     if not equals or not all(path):
         raise RecipeError(f"--set {override}: expected key=value, e.g. training.epochs=10.")

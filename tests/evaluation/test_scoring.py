@@ -91,5 +91,5 @@ def test_labels_are_integers_that_the_dataset_has(tmp_path) -> None:
         integer_labels(np.array([0.5]), path, None)
     with pytest.raises(CaseError, match="label -1 is negative"):
         integer_labels(np.array([-1]), path, None)
-    with pytest.raises(CaseError, match=r"label 3 is not in the manifest \(0, 1\)"):
+    with pytest.raises(CaseError, match=r"label 3 is not among those to be scored \(0, 1, from the labels"):
         integer_labels(np.array([0, 3]), path, (0, 1))
