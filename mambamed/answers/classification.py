@@ -17,6 +17,7 @@ from mambamed.cases import Case
 from mambamed.documents.run import Calibration
 from mambamed.errors import CaseError, DatasetError, RecipeError
 from mambamed.io.images import Image, write_image
+from mambamed.io.ledger import foreign_file
 from mambamed.io.ownership import Output
 from mambamed.io.probabilities import Probabilities, names_probabilities, write_probabilities
 from mambamed.io.tables import column_of, read_csv, unescaped
@@ -94,6 +95,8 @@ def classify(
         raise RecipeError(f"-o {output}: expected the name of a table, e.g. preds.csv. Give another -o.")
     if output.exists() and not names_probabilities(output):
         raise RecipeError(f"{output}: already exists and is not a table of probabilities. Give another -o.")
+    if options.saliency and _maps(output).is_symlink():
+        raise foreign_file(_maps(output))
     if options.saliency:
         _maps_folder(output).check()
     place = OutputFolder(output.parent, "", (), (output.name,), f"{output.stem}.run")
@@ -184,6 +187,9 @@ class ClassificationAnswer(BaseAnswer):
         """Add the covariates of the table, if one is given."""
         if not self.calibrated:
             progress.say("not calibrated: too few validation cases, or the recipe does not ask for it")
+        if self.options.saliency:
+            _maps(self.output).mkdir(parents=True, exist_ok=True)
+            _maps_folder(self.output).begin()
         names, table = self.covariates, self.options.covariates
         if table is not None and not names:
             raise RecipeError(f"--covariates {table}: the model has no covariates. Remove the option.")
@@ -265,8 +271,6 @@ class ClassificationAnswer(BaseAnswer):
         for cam, size in maps:
             total += on_native_grid(cam, ready.geometry, size)
         total /= len(maps)
-        folder.mkdir(exist_ok=True)
-        _maps_folder(self.output).begin()
         write_image(folder / f"{case.id}.nii.gz", total, like=ready.like)
         if isinstance(ready.like, Image):
             title = f"{case.id}: {label} {values[self.task.classes.index(label)]:.2f}"

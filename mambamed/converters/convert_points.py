@@ -12,6 +12,7 @@ from mambamed.converters.point_sets import read_point_set
 from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import Affine
 from mambamed.io.images import SUFFIXES, case_id_of, read_header
+from mambamed.io.lock import reading
 from mambamed.io.ownership import Output, own_file
 from mambamed.io.points import Points, point_suffix, write_point_table, write_points
 
@@ -50,24 +51,25 @@ def convert_points(
             f"-o {output}: expected a .mrk.json, .fcsv, .csv or .json file. Change the suffix, "
             "or use --to for a folder."
         )
-    if to is None:
-        own_file(output, inputs=[source], replace=overwrite)
-    found = read_point_set(source, partial(_affine_of, images))
-    if not found.points and len(found.faults) == 1:
-        raise next(iter(found.faults.values()))
-    if to is not None:
-        with Output(output, "folder of converted points", [source]).locked():
-            for case_id, points in found.points.items():
-                write_points(output / f"{case_id}.{to}", _ordered(points, found.landmarks))
-    elif len(found.points) == 1 and not (suffix == ".csv" and source.is_dir()):
-        write_points(output, _ordered(next(iter(found.points.values())), found.landmarks))
-    elif suffix == ".csv":
-        write_point_table(output, {c: _ordered(p, found.landmarks) for c, p in found.points.items()})
-    else:
-        raise DatasetError(
-            f"-o {output}: expected one case, got {len(found.points)} in {source}. Use a .csv "
-            "file, or --to for a folder."
-        )
+    folder = Output(output, "folder of converted points", [source])
+    file = own_file(output, inputs=[source], replace=overwrite)
+    with reading(source), file if to is None else folder.locked():
+        found = read_point_set(source, partial(_affine_of, images))
+        if not found.points and len(found.faults) == 1:
+            raise next(iter(found.faults.values()))
+        ordered = {case: _ordered(points, found.landmarks) for case, points in found.points.items()}
+        if to is not None:
+            for case_id, points in ordered.items():
+                write_points(output / f"{case_id}.{to}", points)
+        elif len(ordered) == 1 and not (suffix == ".csv" and source.is_dir()):
+            write_points(output, next(iter(ordered.values())))
+        elif suffix == ".csv":
+            write_point_table(output, ordered)
+        else:
+            raise DatasetError(
+                f"-o {output}: expected one case, got {len(ordered)} in {source}. Use a .csv file, or --to "
+                "for a folder."
+            )
     count = sum(map(len, found.points.values()))
     faults = tuple(f"{case}: {error}" for case, error in found.faults.items())
     return ConvertSummary(output, tuple(found.points), count, faults)

@@ -70,6 +70,8 @@ class PredictionRecord(Provenance, SparseDocument):
     reasons: tuple[str, ...] = ()
     """What was chosen on this machine, and why."""
     cases: dict[CaseId, CaseResult]
+    tables: dict[str, Sha256] = Field(default_factory=dict)
+    """Digests of the files that are written after all cases, by name; none while they are written."""
     members: tuple[MemberRecord, ...] | None = None
     """Only from `classify`."""
     temperatures: tuple[Positive | None, ...] | None = None

@@ -41,8 +41,7 @@ def evaluate(predictions: Path, references: Path, options: EvaluateOptions) -> E
     scorer = next(scorer for scorer in scorers if scorer.recognizes(predictions))
     scorer.check(options, predictions)
     with ExitStack() as held:
-        for place in (predictions, references):
-            held.enter_context(reading(place))
+        held.enter_context(reading(predictions, references))
         if options.output is not None:
             inputs = [place for place in (predictions, references, options.images) if place is not None]
             output = Output(options.output, "evaluation", inputs, older=_files_of_version_0_1)

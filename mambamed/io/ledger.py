@@ -7,8 +7,10 @@ Every file outside this list belongs to somebody else and is neither replaced no
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import os
+import stat
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -37,7 +39,8 @@ def _text(value: Any) -> str:
 
 def _safe(name: Any) -> str:
     parts = _text(name).split("/")
-    if ".." in parts or "" in parts or "\\" in name or ":" in parts[0] or "\0" in name:
+    drive = os.name == "nt" and (":" in name or "\\" in name)
+    if ".." in parts or "" in parts or "\0" in name or drive:
         raise ValueError(name)
     os.fsencode(name)  # UnicodeEncodeError, a ValueError, for what no file can be called
     return name
@@ -148,12 +151,15 @@ class Ledger:
             self.names.discard(line.removed)
 
     def begin(self, kind: str, source: str, names: Iterable[str]) -> None:
-        """Write the first line, and `names` of files that exist already; if there is a list, its source."""
+        """Write the first line, and `names` of files that exist already, unless there is a list."""
+        _known[_absolute(self.root)] = self
         _above.clear()
         if not self.refresh().kind:
-            head = {"format": _FORMAT, "kind": kind, **({"source": source} if source else {})}
-            self._append([head, *sorted(names)], first=True)
-        if source != self.source:
+            self._append([_head(kind, source), *sorted(names)], first=True)
+
+    def made_from(self, source: str) -> None:
+        """Record that the files are from now on made from another source."""
+        if source != self.refresh().source:
             self._append([{"source": source}])
 
     def add(self, names: Iterable[str]) -> None:
@@ -165,18 +171,22 @@ class Ledger:
     def remove(self, name: str) -> None:
         """Delete a file, if it is on the list."""
         if name in self.refresh().names and self.foreign([name]) is None:
-            (self.root / name).unlink(missing_ok=True)
+            try:
+                (self.root / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise cannot_write(self.root / name, error) from error
             self._append([{"removed": name}])
 
     def foreign(self, names: Iterable[str]) -> Path | None:
-        """The first of these files that exists and is not on the list, or a link to its folder."""
+        """The first of these files that exists and is not on the list, or what is in place of its folder."""
         self.refresh()
         names = list(names)
         parents = {name[:end] for name in names for end, letter in enumerate(name) if letter == "/"}
-        links = [f"{self.root}/{parent}" for parent in sorted(parents)]
+        folders = [f"{self.root}/{parent}" for parent in sorted(parents)]
         paths = [f"{self.root}/{name}" for name in names if name not in self.names]
-        found = next((p for p in (*filter(os.path.islink, links), *filter(os.path.lexists, paths))), None)
-        return None if found is None else Path(found)
+        for found in (*filter(_is_no_folder, folders), *filter(os.path.lexists, paths)):
+            return Path(found)
+        return None
 
     def _append(self, entries: Iterable[Any], first: bool = False) -> None:
         text = _lines(entries)
@@ -186,15 +196,18 @@ class Ledger:
             if file.read(1) not in (b"", b"\n"):  # part of a line, after a power failure
                 file.seek(0)
                 size = file.truncate(file.read().rfind(b"\n") + 1)
-            if not (first and size):
-                file.write(text.encode())
+            if not (first and size) and file.write(data := text.encode()) != len(data):
+                file.truncate(size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.refresh()
 
     def compact(self) -> None:
         """Write the list anew, sorted and without files that are gone, while no other process writes."""
         self.refresh()
-        head = {"format": _FORMAT, "kind": self.kind, **({"source": self.source} if self.source else {})}
-        lines = [head, *(name for name in sorted(self.names) if os.path.lexists(self.root / name))]
+        lines = [
+            _head(self.kind, self.source),
+            *(name for name in sorted(self.names) if os.path.lexists(self.root / name)),
+        ]
         temporary = self.path.with_name(f".tmp-{os.getpid()}-{os.urandom(4).hex()}")
         try:
             temporary.write_text(_lines(lines), encoding="utf-8")
@@ -216,8 +229,19 @@ class Ledger:
                 self._append([name])
 
 
+def _head(kind: str, source: str) -> dict[str, Any]:
+    return {"format": _FORMAT, "kind": kind, **({"source": source} if source else {})}
+
+
 def _lines(entries: Iterable[Any]) -> str:
     return "".join(f"{json_line(entry)}\n" for entry in entries)
+
+
+def _is_no_folder(path: str) -> bool:
+    try:
+        return not stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def foreign_file(path: Path) -> RecipeError:
@@ -251,14 +275,19 @@ _above: dict[str, Ledger] = {}  # folder of a file -> the list above it
 _single: dict[str, bool] = {}  # files that are no part of the folder they lie in -> may they be replaced?
 
 
-def declare_single(path: Path, replace: bool) -> None:
-    """Declare that a file is an output of its own, whatever folder it lies in.
+@contextmanager
+def single(path: Path, replace: bool) -> Iterator[None]:
+    """Within the block, a file is an output of its own, whatever folder it lies in.
 
     Args:
         path: the file.
         replace: whether a file with other content may be replaced.
     """
     _single[_absolute(path)] = replace
+    try:
+        yield
+    finally:
+        del _single[_absolute(path)]
 
 
 def may_replace(path: Path, new: Path) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mambamed.errors import RecipeError
 from mambamed.io.atomic import TEMPORARY, check_writable
-from mambamed.io.ledger import LEDGER_NAME, Ledger, declare_single, foreign_file
+from mambamed.io.ledger import LEDGER_NAME, Ledger, foreign_file, single
 from mambamed.io.lock import LOCK_NAME, folder_lock
 from mambamed.schema_errors import named
 
@@ -44,8 +44,8 @@ class Output:
     older: Callable[[Path], Iterable[str]] = lambda folder: ()
     signals: tuple[str, ...] = ()
 
-    def check(self, names: Iterable[str] = ()) -> None:
-        """Reject a folder that is not ours, without writing anything.
+    def check(self, names: Sequence[str] = ()) -> Ledger:
+        """Reject a folder that is not ours, without writing anything; the list of its files.
 
         Args:
             names: files that will be written, relative to the folder.
@@ -59,16 +59,18 @@ class Output:
             raise RecipeError(f"-o {folder}: expected a folder, got a file. Give another -o.")
         _check_apart(folder, self.inputs)
         ledger = Ledger(folder).refresh()
+        adopted = [] if ledger.kind else self._adopted()
+        found = None if ledger.kind or adopted else _first_file(folder, self.signals)
+        if found and not ledger.refresh().kind:  # another process may have begun the list meanwhile
+            raise RecipeError(
+                f"{folder}: holds files that mambamed did not write ({found}). Give another -o."
+            )
         if not ledger.kind:
-            adopted = self._adopted()
-            if not adopted and (found := _first_file(folder, self.signals)):
-                raise RecipeError(
-                    f"{folder}: holds files that mambamed did not write ({found}). Give another -o."
-                )
             if adopted and self.source and not self.overwrite:
                 raise RecipeError(
                     f"{folder}: holds a {self.kind} of mambamed 0.1.0. Give another -o, or --overwrite."
                 )
+            ledger.names |= set(adopted)
         elif ledger.kind != self.kind:
             raise RecipeError(f"{folder}: holds a {named(ledger.kind)}, not a {self.kind}. Give another -o.")
         elif self.source != ledger.source and not self.overwrite:
@@ -76,25 +78,28 @@ class Output:
                 f"{folder}: holds a {self.kind} made from {named(ledger.source)}. "
                 "Give another -o, or --overwrite."
             )
-        elif path := ledger.foreign(names):
+        for inner in {self.folder / Path(name).parts[0] for name in names if "/" in name}:
+            if kind := Ledger(inner).refresh().kind:
+                raise RecipeError(f"{inner}: holds a {kind}. Give another -o.")
+        if path := ledger.foreign(names):
             raise foreign_file(path)
         check_writable(folder)
+        return ledger
 
     def begin(self) -> Ledger:
         """Begin the list of files; call it while holding the folder's lock."""
-        self.check()
-        ledger = Ledger(self.folder)
-        ledger.begin(self.kind, self.source, () if ledger.refresh().kind else self._adopted())
+        ledger = self.check()
+        ledger.begin(self.kind, self.source, ledger.names)
         return ledger
 
     @contextmanager
     def locked(self, lock: Callable[[Path], AbstractContextManager[None]] = folder_lock) -> Iterator[Ledger]:
         """Check, lock, check again what may have changed meanwhile, and begin the list.
 
-        A new folder into which the block wrote nothing before it failed is removed again.
+        If the block fails before it writes a file, what was made for it is removed again.
         """
-        self.check()
-        new = not self.folder.exists()
+        new = not self.check().kind
+        made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         with lock(self.folder):
             ledger = self.begin()
             try:
@@ -105,7 +110,8 @@ class Output:
                     with suppress(OSError):
                         for path in (ledger.path, self.folder / LOCK_NAME):
                             path.unlink(missing_ok=True)
-                        self.folder.rmdir()
+                        for path in made:
+                            path.rmdir()
                 raise
 
     def _adopted(self) -> list[str]:
@@ -119,14 +125,18 @@ def _first_file(folder: Path, signals: Sequence[str]) -> str | None:
         return None
     for path in sorted(folder.iterdir()):
         ours = _LOCKS.fullmatch(path.name) or TEMPORARY.fullmatch(path.name) or path.name == LEDGER_NAME
-        signal = path.name in signals and path.stat().st_size == 0
-        if not (ours or signal) or not path.is_file() or path.is_symlink():
+        file = not path.is_symlink() and path.is_file()
+        signal = file and path.name in signals and path.stat().st_size == 0
+        if (
+            not (file and ours) and not signal and os.path.lexists(path)
+        ):  # a temporary file of another process may be gone
             return f"{path.name}/..." if path.is_dir() else path.name
     return None
 
 
-def own_file(path: Path, *, inputs: Sequence[Path] = (), replace: bool = False) -> None:
-    """Check an output that is a single file, and declare it to be no part of the folder it lies in.
+@contextmanager
+def own_file(path: Path, *, inputs: Sequence[Path] = (), replace: bool = False) -> Iterator[None]:
+    """Check an output that is a single file; within the block it is no part of the folder it lies in.
 
     Args:
         path: the file.
@@ -142,7 +152,8 @@ def own_file(path: Path, *, inputs: Sequence[Path] = (), replace: bool = False) 
         raise RecipeError(f"-o {path}: expected a file, got a folder. Give another -o.")
     _check_apart(path, inputs)
     check_writable(path)
-    declare_single(path, replace)
+    with single(path, replace):
+        yield
 
 
 def _check_apart(output: Path, inputs: Sequence[Path]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,9 +83,7 @@ def run_job(
     progress = progress or Silence()
     place.check([Path(inputs), *models], options.overwrite)
     keep_freed_memory()
-    with ExitStack() as held:
-        for model in models:
-            held.enter_context(reading(Path(model)))
+    with reading(*map(Path, models)):
         ensemble = load_ensemble(models, serving)
     answer = answer_of(ensemble)
     for reason in ensemble.reasons:
@@ -100,8 +97,11 @@ def run_job(
         record = Record(place, settings, ensemble.reasons, cases, options.overwrite, shard, answer.covariates)
         missing = [c for c in cases if not (record.holds(c) and answer.is_complete(c, place.path))]
         progress.start(answer.stage, len(missing), "cases")
-        run_cases(answer, ensemble, missing, record, progress)
-        with place.tables_locked(shard):
+        try:
+            run_cases(answer, ensemble, missing, record, progress)
+        finally:
+            record.flush()
+        with place.tables_locked(shard), record.writing_tables():
             gathered = answer.gather(whole, record.finished(whole), place.path)
     return JobResult(
         cases=tuple(case.id for case in cases if case.id not in record.faults),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from os.path import realpath  # unlike Path.resolve, it raises no error for links in a circle
 from pathlib import Path
@@ -16,6 +16,8 @@ from mambamed.io.ledger import foreign_file
 from mambamed.io.lock import LOCK_NAME, waiting_lock
 from mambamed.io.ownership import Output, own_file
 from mambamed.jobs.shard import Shard
+
+_FURTHER = ("_preview.png", "_probabilities.npz", "_statistics.json")
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class OutputFolder:
     record: str = "run"
 
     def file(self, case: Case) -> Path | None:
-        """The file of a case."""
+        """The first file of a case."""
         return self.path / f"{case.id}{self.suffixes[0]}" if self.suffixes else None
 
     def record_path(self, shard: Shard) -> Path:
@@ -66,10 +68,9 @@ class OutputFolder:
         """
         if self.kind:
             self._owned(inputs).check()
-        for name in () if self.kind else self.tables:
-            own_file(self.path / name, inputs=inputs, replace=overwrite or bool(self.records()))
-        for path in () if self.kind else [*self.records(), self.record_path(Shard())]:
-            own_file(path, replace=True)
+        with ExitStack() as files:
+            for name in () if self.kind else self.tables:
+                files.enter_context(own_file(self.path / name, inputs=inputs, replace=overwrite))
 
     def _owned(self, inputs: Sequence[Path] = ()) -> Output:
         return Output(self.path, self.kind, inputs, older=self._files_of_version_0_1)
@@ -80,7 +81,7 @@ class OutputFolder:
             cases = [case_id for path in self.records() for case_id in PredictionRecord.read(path).cases]
         except MambamedError:
             return []
-        names = [path.name for path in folder.iterdir() if path.name.startswith(tuple(cases))]
+        names = [f"{case_id}{end}" for case_id in cases for end in (*self.suffixes, *_FURTHER)]
         return [*names, *self.tables, *(path.name for path in self.records())]
 
     def check_cases(self, cases: Sequence[Case]) -> None:
@@ -112,13 +113,15 @@ class OutputFolder:
         Raises:
             RecipeError: a file of one of the cases exists and is somebody else's.
         """
-        with shard.lock(self.path, self._lock):
+        with ExitStack() as held:
+            held.enter_context(shard.lock(self.path, self._lock))
             if self.kind:
                 names = [f"{case.id}{suffix}" for case in cases for suffix in self.suffixes]
                 if path := self._owned().begin().foreign([*names, *self.tables]):
                     raise foreign_file(path)
             else:
-                own_file(self.record_path(shard), replace=True)
+                for path in (self.record_path(shard), *(self.path / name for name in self.tables)):
+                    held.enter_context(own_file(path, replace=True))
             yield
 
     @contextmanager

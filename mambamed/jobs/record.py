@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,10 @@ class Record:
                 f"{foreign[0]}: already exists and was not written by these models. Give another -o, or "
                 "--overwrite."
             )
+        self._reject_changed(known, cases)
+        for case in cases:  # so that a file that is replaced is not held against its old digest after a kill
+            if known.get(case.id, {}).get("status") == "done" and not self._same_input(known[case.id], case):
+                del known[case.id]
         # Every case has its entry before its file is written: a file without an entry is not ours.
         waiting = {case.id: {"status": "waiting"} for case in cases}
         self._document: dict[str, Any] = {
@@ -72,7 +78,8 @@ class Record:
             **provenance(),
             "cases": {**waiting, **known},
         }
-        write_json(self._path, self._document)
+        self._seconds, self._written = 0.0, 0.0
+        self.flush()
 
     def _unrecorded(self, cases: Sequence[Case]) -> list[tuple[Path, str]]:
         """Files of cases, and tables without any record, that exist; each with its case id."""
@@ -94,7 +101,7 @@ class Record:
                 )
             if overwrite:
                 if self._whole and path != self._path:  # this process holds the folder whole
-                    path.unlink()
+                    path.unlink(missing_ok=True)
                 continue
             record = PredictionRecord.checked(document, path)
             if record.settings != settings:
@@ -105,19 +112,37 @@ class Record:
         return known
 
     def holds(self, case: Case) -> bool:
-        """Whether this case is finished: its input is the recorded one and its file exists.
-
-        Raises:
-            RecipeError: somebody has changed the file since.
-        """
+        """Whether this case is finished: its input is the recorded one and its file exists."""
         known, path = self._document["cases"][case.id], self.place.file(case)
-        if known.get("status") != "done" or not self._same_input(known, case):
-            return False
-        if path is not None and path.is_file() and known.get("sha256") != sha256_of(path):
-            raise RecipeError(
-                f"{path}: was changed after mambamed wrote it. Give --overwrite to replace it, or another -o."
-            )
-        return path is None or path.is_file()
+        done = known.get("status") == "done" and self._same_input(known, case)
+        return done and (path is None or path.is_file())
+
+    def _reject_changed(self, known: Mapping[str, Any], cases: Sequence[Case]) -> None:
+        """Reject results that somebody has changed; `known` is empty with `--overwrite`."""
+        digests: dict[str, set[str]] = {}
+        for case in cases:
+            if (entry := known.get(case.id, {})).get("status") == "done" and "sha256" in entry:
+                digests[f"{case.id}{self.place.suffixes[0]}"] = {entry["sha256"]}
+        tables = [PredictionRecord.read(path).tables for path in self.place.records()] if known else []
+        for name, digest in (pair for table in tables if all(tables) for pair in table.items()):
+            digests.setdefault(name, set()).add(digest)
+        for name, written in digests.items():
+            path = self.place.path / name
+            if path.is_file() and sha256_of(path) not in written:
+                raise RecipeError(
+                    f"{path}: was changed after mambamed wrote it. Give another -o, or --overwrite."
+                )
+
+    @contextmanager
+    def writing_tables(self) -> Iterator[None]:
+        """Within the block the tables are written; their digests show whether somebody changes them."""
+        self._document["tables"] = {}
+        self.flush()
+        yield
+        further = [f"{i}{end}" for i in self._document["cases"] for end in self.place.suffixes[1:]]
+        paths = [self.place.path / name for name in (*self.place.tables, *further)]
+        self._document["tables"] = {path.name: sha256_of(path) for path in paths if path.is_file()}
+        self.flush()
 
     def finished(self, cases: Sequence[Case]) -> dict[str, Mapping[str, Any]]:
         """The entries of the finished cases, including those that other parts have finished meanwhile."""
@@ -151,7 +176,18 @@ class Record:
     def _write(self, case: Case, facts: dict[str, Any]) -> None:
         with self._guard:
             self._document["cases"][case.id] = {**facts, **self._input(case)}
+            # A long record takes long to write: a twentieth of the time. What a kill loses is done again.
+            due = time.monotonic() >= self._written + 20 * self._seconds
+        if due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the record as it is now."""
+        with self._guard:
+            began = time.monotonic()
             write_json(self._path, self._document)
+            self._written = time.monotonic()
+            self._seconds = self._written - began
 
     def _input(self, case: Case) -> dict[str, Any]:
         covariates = {name: case.covariates.get(name) for name in self._covariates}

@@ -189,6 +189,7 @@ def prepare(
         if path := ledger.foreign(_files_of(folders, examined)):
             raise foreign_file(path)
         ledger.add(_files_of(folders, [case.id for case in good]))
+        ledger.made_from(place.source)
         ledger.remove("dataset.json")
         for name in folders:
             (output / name).mkdir(exist_ok=True)

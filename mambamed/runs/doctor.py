@@ -19,7 +19,7 @@ from typing import Literal
 
 import mambamed
 from mambamed.errors import MambamedError
-from mambamed.io.atomic import write_bytes
+from mambamed.io.atomic import check_writable
 
 State = Literal["good", "limited", "absent", "bad"]
 
@@ -250,14 +250,10 @@ def _refusal(folder: Path) -> str | None:
     """Why no file can be written there; None where one can. A folder that is not there is not made."""
     if not folder.is_dir():
         return f"{folder}: no such folder"
-    trial = folder / f".mambamed-{os.getpid()}-{os.urandom(4).hex()}"
     try:
-        write_bytes(trial, b"x")
+        check_writable(folder)
     except MambamedError as error:
-        return str(error).partition("; ")[0].replace(str(trial), str(folder))
-    finally:
-        with contextlib.suppress(OSError):
-            trial.unlink()
+        return str(error).partition("; ")[0]
     return None
 
 

@@ -18,6 +18,7 @@ import hashlib
 import re
 import zipfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from mambamed.errors import ModelError
 from mambamed.io.atomic import open_atomic
 from mambamed.io.json_text import json_text
 from mambamed.io.ledger import Ledger, foreign_file
+from mambamed.io.lock import reading
 from mambamed.io.members import Member, members_of
 from mambamed.io.ownership import own_file
 from mambamed.recipe import Recipe, Split, dump_recipe
@@ -103,36 +105,38 @@ def export_model(
     """
     run = Run.open(run_folder)
     by_default = run_folder / f"model{SUFFIX}"
-    ledger, output = Ledger(run_folder).refresh(), output or by_default
-    if output != by_default or not ledger.kind:
-        own_file(output, inputs=[run_folder], replace=overwrite)
-    elif foreign := ledger.foreign([by_default.name]):
-        raise foreign_file(foreign)
+    output, ledger = output or by_default, Ledger(run_folder).refresh()
     if output.suffix != SUFFIX:
         raise ModelError(f"{output}: the name of a model file ends in {SUFFIX}. Use -o model{SUFFIX}.")
-    numbers = run.chosen_folds(folds)
-    members: dict[str, ModelMember] = {}
-    with open_atomic(output) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with ExitStack() as held:
+        held.enter_context(reading(run_folder))
+        if output.absolute() != by_default.absolute() or not ledger.kind:
+            held.enter_context(own_file(output, replace=overwrite))
+        elif foreign := ledger.foreign([by_default.name]):
+            raise foreign_file(foreign)
+        numbers = run.chosen_folds(folds)
+        members: dict[str, ModelMember] = {}
+        with open_atomic(output) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
 
-        def put(name: str, data: bytes) -> None:
-            members[name] = ModelMember(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-            _put(archive, name, data)
+            def put(name: str, data: bytes) -> None:
+                members[name] = ModelMember(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+                _put(archive, name, data)
 
-        put("recipe.yaml", dump_recipe(_published(run.recipe)).encode())
-        put("plan.json", json_text(run.plan.to_json()).encode())
-        manifest = run.manifest.changed(name=dataset_name or run.recipe.name)
-        put("dataset.json", json_text(manifest.to_json()).encode())
-        lines = []
-        for fold in numbers:  # one at a time in memory
-            content = read_checkpoint(run.checkpoint(fold, checkpoint), parts=("network", "ema"))
-            lines.append(_card_line(fold, content))
-            put(f"fold_{fold}/{_WEIGHTS}", _weights(content, checkpoint))
-            for name, kind in _TAUGHT.items():
-                if (found := run.find(f"fold_{fold}/{name}")) is not None:
-                    put(f"fold_{fold}/{name}", json_text(kind.read(found).to_json()).encode())
-        put("card.md", _card(run, dataset_name, lines).encode())
-        index = ModelIndex(version=mambamed.__version__, run=run.recipe.name, members=members)
-        _put(archive, _INDEX, json_text(index.to_json()).encode())
+            put("recipe.yaml", dump_recipe(_published(run.recipe)).encode())
+            put("plan.json", json_text(run.plan.to_json()).encode())
+            manifest = run.manifest.changed(name=dataset_name or run.recipe.name)
+            put("dataset.json", json_text(manifest.to_json()).encode())
+            lines = []
+            for fold in numbers:  # one at a time in memory
+                content = read_checkpoint(run.checkpoint(fold, checkpoint), parts=("network", "ema"))
+                lines.append(_card_line(fold, content))
+                put(f"fold_{fold}/{_WEIGHTS}", _weights(content, checkpoint))
+                for name, kind in _TAUGHT.items():
+                    if (found := run.find(f"fold_{fold}/{name}")) is not None:
+                        put(f"fold_{fold}/{name}", json_text(kind.read(found).to_json()).encode())
+            put("card.md", _card(run, dataset_name, lines).encode())
+            index = ModelIndex(version=mambamed.__version__, run=run.recipe.name, members=members)
+            _put(archive, _INDEX, json_text(index.to_json()).encode())
     return ExportSummary(
         output=output,
         folds=tuple(numbers),

@@ -11,7 +11,7 @@ RUN/ recipe.yaml     the recipe, every default filled in     plan.json   the pla
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,9 +23,9 @@ from mambamed.documents.manifest import DatasetManifest, agreed_manifest
 from mambamed.documents.plan import Plan
 from mambamed.documents.prepared import check_channels
 from mambamed.documents.run import FoldRecord, RunRecord
-from mambamed.errors import DatasetError, MambamedError, ModelError, RecipeError
-from mambamed.io.atomic import write_text
-from mambamed.io.lock import folder_lock, waiting_lock
+from mambamed.errors import DatasetError, MambamedError, ModelError, RecipeError, RunError
+from mambamed.io.atomic import remove_leftovers, write_text
+from mambamed.io.lock import folder_lock, is_locked, waiting_lock
 from mambamed.io.members import Member, Source
 from mambamed.io.ownership import Output
 from mambamed.io.text_files import read_text
@@ -224,6 +224,7 @@ def writing(root: Path, folds: Sequence[int], inputs: Sequence[Path] = ()) -> It
     with ExitStack() as locks:
         with waiting_lock(root):
             place.begin()
+            remove_leftovers(root)
         for fold in folds:
             locks.enter_context(folder_lock(root / f"fold_{fold}"))
         yield
@@ -239,7 +240,9 @@ def _files_of_version_0_1(root: Path) -> list[str]:
     return [*_DOCUMENTS, "model.mambamed", *(path.relative_to(root).as_posix() for path in of_folds)]
 
 
-def create_run(run: Run, say: Callable[[str], None] | None = None, extend: bool = False) -> Run:
+def create_run(
+    run: Run, say: Callable[[str], None] | None = None, extend: bool = False, folds: Sequence[int] = ()
+) -> Run:
     """Write a planned run's documents, or find that they exist; see `writing`.
 
     The sections of the recipe that training does not read may have changed; recipe.yaml is then updated.
@@ -248,15 +251,17 @@ def create_run(run: Run, say: Callable[[str], None] | None = None, extend: bool 
         run: from `planned_run`.
         say: optional callback that receives a line about such a change.
         extend: whether the number of epochs may have changed.
+        folds: that this process holds.
 
     Raises:
         RecipeError: the folder holds another run.
+        RunError: the recipe changes while another process trains another fold.
     """
     with waiting_lock(run.root):
-        return _written(run, say, extend)
+        return _written(run, say, extend, {run.fold_folder(fold) for fold in folds})
 
 
-def _written(run: Run, say: Callable[[str], None] | None, extend: bool) -> Run:
+def _written(run: Run, say: Callable[[str], None] | None, extend: bool, held: Container[Path]) -> Run:
     root, recipe, plan, manifest = run.root, run.recipe, run.plan, run.manifest
     if (root / "recipe.yaml").is_file():
         other = Run.open(root)
@@ -271,6 +276,9 @@ def _written(run: Run, say: Callable[[str], None] | None, extend: bool) -> Run:
             raise RecipeError(
                 f"{root}: holds another run, which differs in {', '.join(trained[:5])}. Give another -o."
             )
+        for folder in root.glob("fold_*") if changed else ():
+            if folder not in held and is_locked(folder):
+                raise RunError(f"{folder}: is being trained. Wait for it before the recipe is changed.")
         if changed:
             write_text(root / "recipe.yaml", dump_recipe(recipe))
             if say:

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from mambamed.documents.plan import Plan, per_case
 from mambamed.errors import ModelError, RecipeError
+from mambamed.io.atomic import write_bytes
+from mambamed.io.lock import reading
 from mambamed.networks import options_of
 from mambamed.networks.parts.blocks import AxisOrder
 from mambamed.networks.public_names import FAMILIES, translate
 from mambamed.preparation.store import PreparedDataset
 from mambamed.recipe import Recipe
-from mambamed.runs.checkpoint import load_weights, write_checkpoint
+from mambamed.runs.checkpoint import encode_checkpoint, load_weights
 from mambamed.runs.cost import manifest_of
 from mambamed.runs.folder import check_writing, create_run, planned_run, writing
 from mambamed.runs.model import make_network
@@ -68,7 +70,8 @@ def import_weights(
     if prepared is None:
         plan, manifest = plan_of(recipe), manifest_of(recipe)
     else:
-        dataset = PreparedDataset.open(prepared)
+        with reading(prepared):
+            dataset = PreparedDataset.open(prepared)
         plan, manifest = dataset.plan, dataset.manifest
     run = planned_run(recipe, plan, manifest, output)
     network = make_network(run.recipe, run.manifest)
@@ -81,11 +84,17 @@ def import_weights(
         )
     load_weights(network, translation.weights, weights)
     with writing(output, [fold], [weights]):
-        create_run(run)
+        create_run(run, folds=[fold])
         facts = {"step": 0, "epoch": 0, "imported_from": weights.name, "axis_order": axis_order}
         tensors = {f"network.{key}": tensor for key, tensor in network.state_dict().items()}
-        for checkpoint in ("best", "last"):
-            write_checkpoint(run.checkpoint(fold, checkpoint), tensors, facts)
+        content = encode_checkpoint(tensors, facts)
+        files = [run.checkpoint(fold, checkpoint) for checkpoint in ("best", "last")]
+        if any(file.is_file() and file.read_bytes() != content for file in files):
+            raise RecipeError(
+                f"{run.fold_folder(fold)}: already contains a trained model. Give another -o or --fold."
+            )
+        for file in files:
+            write_bytes(file, content)
     parameters = sum(p.numel() for p in network.parameters())
     return ImportSummary(output, name, len(translation.weights), parameters, axis_order)
 

@@ -16,6 +16,7 @@ from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Progress, Silence
 from mambamed.recipe import Recipe
 from mambamed.runs.device import keep_freed_memory
+from mambamed.runs.export import open_model
 from mambamed.runs.folder import Run, create_run, planned_run, writing
 from mambamed.runs.workplace import Workplace, choose_workplace
 from mambamed.training.commands import predict_command, resume_command
@@ -80,31 +81,33 @@ def train(
         return _dry_run_without_data(recipe, output, device, precision, progress)
     if named is None:
         raise RecipeError(f"recipe {recipe.name}: dataset.prepared is missing. Add it or use -d PREPARED.")
-    dataset = PreparedDataset.open(named)
-    root = output or Path("runs") / recipe.name
-    run = planned_run(recipe, dataset.plan, dataset.manifest, root)
-    folds = chosen_folds(fold, len(dataset.splits), dataset.root)
-    ranks, device = join_ranks(device)
-    place, reasons = choose_workplace(device, precision or recipe.training.precision)
-    if ranks.world > 1:
-        share = f"{ranks.world} processes, {run.plan.batch_size} patches per step each"
-        reasons["processes"] = f"processes {share}"
-        progress = progress if ranks.leads else Silence()
-    if fit is not None:
-        recipe = _fitted(recipe, dataset, run, fit, place, progress)
-        run = planned_run(recipe, dataset.plan, dataset.manifest, root)
-    if dry_run:
-        for line in reasons.values():
-            progress.say(line)
-        cost = _one_step(run, dataset, folds[0], place, progress)
-        return TrainSummary(root, (), cost, (), f"mambamed train {recipe.name} -o {root}")
     with ExitStack() as held:
-        held.enter_context(reading(dataset.root))
+        held.enter_context(reading(named, init_from))
+        dataset = PreparedDataset.open(named)
+        root = output or Path("runs") / recipe.name
+        run = planned_run(recipe, dataset.plan, dataset.manifest, root)
+        folds = chosen_folds(fold, len(dataset.splits), dataset.root)
+        ranks, device = join_ranks(device)
+        place, reasons = choose_workplace(device, precision or recipe.training.precision)
+        if ranks.world > 1:
+            share = f"{ranks.world} processes, {run.plan.batch_size} patches per step each"
+            reasons["processes"] = f"processes {share}"
+            progress = progress if ranks.leads else Silence()
+        if fit is not None:
+            recipe = _fitted(recipe, dataset, run, fit, place, progress)
+            run = planned_run(recipe, dataset.plan, dataset.manifest, root)
+        if dry_run:
+            for line in reasons.values():
+                progress.say(line)
+            cost = _one_step(run, dataset, folds[0], place, progress)
+            return TrainSummary(root, (), cost, (), f"mambamed train {recipe.name} -o {root}")
+        if init_from is not None:
+            open_model(init_from).chosen_folds("all")
         if ranks.leads:
             if begun := [k for k in folds if run.checkpoint(k, "last").is_file() and not resume]:
                 raise already_trained(run.fold_folder(begun[0]))  # before anything is written
             held.enter_context(writing(root, folds, [dataset.root]))
-            run = create_run(run, lambda line: reasons.update(recipe=line), extend)
+            run = create_run(run, lambda line: reasons.update(recipe=line), extend, folds)
         ranks.wait()
         progress.say(f"run: {root}")
         deadline = None if max_hours is None else time.monotonic() + max_hours * 3600

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from mambamed.errors import RecipeError, RunError
 from mambamed.io.atomic import append_text, write_text
-from mambamed.io.ledger import LEDGER_NAME, Ledger, declare_single, remove
+from mambamed.io.ledger import LEDGER_NAME, Ledger, remove, single
 
 
 def begun(folder: Path, *names: str) -> Ledger:
@@ -86,7 +88,6 @@ def test_only_listed_files_are_removed(tmp_path) -> None:
             '"../x"',
             '"/x"',
             '"a/../../x"',
-            '"C:x"',
             "3",
             "null",
             "[]",
@@ -117,6 +118,31 @@ def test_a_source_may_have_a_name_that_is_not_utf_8(tmp_path) -> None:
     Ledger(tmp_path).begin("test", "/old/\udce4", ["a\udce4"])
     found = Ledger(tmp_path).refresh()
     assert found.source == "/old/\udce4" and found.names == {"a\udce4"}
+
+
+def test_any_name_of_a_file_can_be_listed(tmp_path) -> None:
+    ledger = begun(tmp_path)
+    names = {"2024-01-05T10:30.nii.gz", "a b\nc", "ä", "back\\slash", ".hidden"}
+    for name in names:
+        write_text(tmp_path / name, "x")
+    ledger.compact()
+    assert ledger.refresh().names == names == Ledger(tmp_path).refresh().names
+
+
+def test_a_list_that_cannot_grow_is_not_torn(tmp_path) -> None:
+    ledger = begun(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (tmp_path / LEDGER_NAME).stat().st_size
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, before[1]))
+        with pytest.raises(RunError, match="cannot be written"):
+            write_text(tmp_path / "long name", "x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    write_text(tmp_path / "long name", "x")
+    assert ledger.refresh().names == {"long name"}
 
 
 def test_a_list_of_a_newer_version_is_rejected(tmp_path) -> None:
@@ -153,11 +179,13 @@ def test_the_nearest_list_counts(tmp_path) -> None:
 
 def test_a_single_file_is_no_part_of_the_folder(tmp_path) -> None:
     ledger = begun(tmp_path)
-    declare_single(tmp_path / "model", replace=False)
-    write_text(tmp_path / "model", "x")
-    write_text(tmp_path / "model", "x")  # the same content is no replacement
-    with pytest.raises(RecipeError, match="exists with other content"):
+    with single(tmp_path / "model", replace=False):
+        write_text(tmp_path / "model", "x")
+        write_text(tmp_path / "model", "x")  # the same content is no replacement
+        with pytest.raises(RecipeError, match="exists with other content"):
+            write_text(tmp_path / "model", "y")
+    with single(tmp_path / "model", replace=True):
         write_text(tmp_path / "model", "y")
-    declare_single(tmp_path / "model", replace=True)
-    write_text(tmp_path / "model", "y")
     assert (tmp_path / "model").read_text() == "y" and not ledger.refresh().names
+    with pytest.raises(RecipeError, match="did not write"):
+        write_text(tmp_path / "model", "z")

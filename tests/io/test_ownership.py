@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from mambamed.errors import RecipeError, RunError
 from mambamed.io.atomic import write_text
 from mambamed.io.ledger import LEDGER_NAME
-from mambamed.io.lock import LOCK_NAME, folder_lock, reading
+from mambamed.io.lock import LOCK_NAME, folder_lock, reading, waiting_lock
 from mambamed.io.ownership import Output, own_file
+from mambamed.jobs.shard import Shard
 from tests.kills import contents
 
 
@@ -57,8 +59,8 @@ def test_a_folder_of_another_kind_or_source_is_refused(tmp_path) -> None:
         RecipeError, match=r"prepared dataset made from /data/a\. Give another -o, or --overwrite"
     ):
         written(tmp_path / "out", "prepared dataset", "/data/b")
-    with Output(tmp_path / "out", "prepared dataset", source="/data/b", overwrite=True).locked():
-        pass
+    with Output(tmp_path / "out", "prepared dataset", source="/data/b", overwrite=True).locked() as ledger:
+        ledger.made_from("/data/b")
     written(tmp_path / "out", "prepared dataset", "/data/b")
 
 
@@ -69,8 +71,9 @@ def test_the_input_is_not_an_output(tmp_path) -> None:
         with pytest.raises(RecipeError, match="is the input"):
             Output(place, "test", [tmp_path / "in"]).check()
     (tmp_path / "file").write_text("x")
-    with pytest.raises(RecipeError, match="is the input"):
-        own_file(tmp_path / "file", inputs=[tmp_path / "file"], replace=True)
+    file = own_file(tmp_path / "file", inputs=[tmp_path / "file"], replace=True)
+    with pytest.raises(RecipeError, match="is the input"), file:
+        pass
 
 
 def test_a_foreign_file_among_the_own_ones_is_told_before_the_work(tmp_path) -> None:
@@ -96,8 +99,8 @@ def test_a_file_in_the_place_of_a_folder_and_the_reverse_are_refused(tmp_path) -
     (tmp_path / "file").write_text("x")
     with pytest.raises(RecipeError, match="expected a folder, got a file"):
         Output(tmp_path / "file", "test").check()
-    with pytest.raises(RecipeError, match="expected a file, got a folder"):
-        own_file(tmp_path)
+    with pytest.raises(RecipeError, match="expected a file, got a folder"), own_file(tmp_path):
+        pass
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     with pytest.raises(RecipeError, match="expected a folder"):
         Output(tmp_path / "dangling", "test").check()
@@ -135,3 +138,63 @@ def test_a_lock_file_of_somebody_else_is_left_alone(link, tmp_path) -> None:
     with pytest.raises(RecipeError, match="not a lock file of mambamed"), folder_lock(tmp_path / "out"):
         pass
     assert own.read_text() == "precious"
+
+
+def test_a_failed_replacement_does_not_change_what_the_folder_is_made_from(tmp_path) -> None:
+    written(tmp_path / "out", "prepared dataset", "/data/a")
+    with (
+        pytest.raises(ValueError, match="faulty"),
+        Output(tmp_path / "out", "prepared dataset", source="/data/b", overwrite=True).locked(),
+    ):
+        raise ValueError("faulty")
+    written(tmp_path / "out", "prepared dataset", "/data/a")
+
+
+def test_an_empty_folder_is_empty_again_after_a_failure(tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "x" / "y" / "z"):
+        with pytest.raises(ValueError, match="faulty"), Output(folder, "test").locked():
+            raise ValueError("faulty")
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+def test_folders_inside_that_are_links_files_or_of_another_kind_are_refused(tmp_path) -> None:
+    output = written(tmp_path / "out")
+    (tmp_path / "out" / "file").write_text("x")
+    (tmp_path / "out" / "link").symlink_to(tmp_path)
+    written(tmp_path / "out" / "inner", "folder of masks")
+    for name, words in (
+        ("file", "did not write"),
+        ("link", "is a link"),
+        ("inner", "holds a folder of masks"),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            output.check([f"{name}/a"])
+
+
+def test_a_reader_waits_for_a_lock_that_is_held_briefly(tmp_path) -> None:
+    written(tmp_path / "out")
+    lock = waiting_lock(tmp_path / "out")
+    lock.__enter__()
+    threading.Timer(0.3, lock.__exit__, (None, None, None)).start()
+    with reading(tmp_path / "out"):
+        pass
+
+
+def test_parts_that_are_written_are_not_read(tmp_path) -> None:
+    with (
+        Shard(1, 2).lock(tmp_path / "out"),
+        pytest.raises(RunError, match="a part of it is being written"),
+        reading(tmp_path / "out"),
+    ):
+        pass
+
+
+def test_a_reader_is_not_called_a_writer(tmp_path) -> None:
+    output = written(tmp_path / "out")
+    with (
+        reading(tmp_path / "out"),
+        pytest.raises(RunError, match="another command is reading"),
+        output.locked(),
+    ):
+        pass

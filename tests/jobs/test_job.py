@@ -129,6 +129,7 @@ def test_changed_covariates_are_changed_input(tmp_path) -> None:
     place = OutputFolder(tmp_path, "", (), ("preds.csv",), "preds.run")
     first = Record(place, {}, (), [young], False, covariates=("age",))
     first.done(young, 1.0, (), {"probabilities": [0.25, 0.75]})
+    first.flush()
     again = Record(place, {}, (), [young], False, covariates=("age",))
     assert again.holds(young) and not again.holds(old)
     assert again.finished([young])["case_0"]["probabilities"] == [0.25, 0.75]
@@ -143,3 +144,34 @@ def test_twenty_kills_lose_nothing(job, tmp_path) -> None:
 
     trials = outlive_kills(command, tmp_path, 20, differ=DIFFER)
     assert sum(trial.hit for trial in trials) >= 10
+
+
+def test_what_somebody_changed_is_not_replaced(job, tmp_path) -> None:
+    verb, arguments, _ = job
+    out = output_of(verb, tmp_path)
+    assert call(*arguments, "-o", out).code == 0
+    files = (
+        [out] if verb == "classify" else sorted(path for path in out.glob("[!.]*") if path.name != "run.json")
+    )
+    kept = [
+        path for path in files if path.suffix in {".csv", ".gz", ".json", ".fcsv"} and "stat" not in path.name
+    ]
+    assert len(kept) >= (1 if verb == "classify" else 2)
+    for path in kept:
+        before = path.read_bytes()
+        path.write_bytes(before + b"\n")
+        refused = call(*arguments, "-o", out)
+        assert refused.code == 2 and f"{path}: was changed after mambamed wrote it" in refused.lines[0]
+        assert path.read_bytes() == before + b"\n"
+        path.write_bytes(before)
+    assert call(*arguments, "-o", out).code == 0
+
+
+def test_a_corrected_result_is_kept_when_its_image_is_touched(tmp_path) -> None:
+    arguments = JOBS["predict"](tmp_path, 1)
+    assert call(*arguments, "-o", tmp_path / "out").code == 0
+    mask, image = tmp_path / "out" / "case_0.nii.gz", tmp_path / "images" / "case_0.nii.gz"
+    mask.write_bytes(image.read_bytes())
+    image.touch()
+    assert call(*arguments, "-o", tmp_path / "out").code == 2
+    assert mask.read_bytes() == image.read_bytes()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan, ZScore
-from mambamed.errors import ModelError, RecipeError
+from mambamed.errors import ModelError, RecipeError, RunError
+from mambamed.io.lock import folder_lock
+from mambamed.io.ownership import Output
 from mambamed.recipe import Evaluation, Inference, Recipe
-from mambamed.runs.folder import Run, create_run, planned_run
+from mambamed.runs.folder import Run, create_run, planned_run, writing
+from tests.answers.stubs import stub_run
 
 MANIFEST = DatasetManifest(name="d", channels={"a": "mri"}, labels={"background": 0, "x": 1, "y": 2})
 PLAN = Plan(
@@ -235,3 +239,36 @@ def test_a_recipe_that_names_code_is_refused(tmp_path):
     (tmp_path / "recipe.yaml").write_text("network: !!python/object/apply:os.system [echo pwned]\n")
     with pytest.raises(ModelError, match=r"recipe\.yaml"):
         Run.open(tmp_path)
+
+
+def test_the_recipe_does_not_change_while_another_fold_is_trained(tmp_path) -> None:
+    run = stub_run(tmp_path / "run", folds=(0, 1))
+    longer = replace(
+        run,
+        recipe=run.recipe.model_copy(
+            update={
+                "training": run.recipe.training.model_copy(update={"epochs": run.recipe.training.epochs + 1})
+            }
+        ),
+    )
+    before = (run.root / "recipe.yaml").read_bytes()
+    with folder_lock(run.fold_folder(0)), writing(run.root, [1]):
+        with pytest.raises(RunError, match="fold_0: is being trained"):
+            create_run(longer, extend=True, folds=[1])
+        assert (run.root / "recipe.yaml").read_bytes() == before
+    with writing(run.root, [1]):
+        create_run(longer, extend=True, folds=[1])
+    assert Run.open(run.root).recipe == longer.recipe
+
+
+def test_a_fold_that_is_a_link_or_holds_something_else_is_not_written(tmp_path) -> None:
+    run = stub_run(tmp_path / "run", folds=(0,))
+    (tmp_path / "elsewhere").mkdir()
+    (run.root / "fold_1").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RecipeError, match="fold_1: is a link"), writing(run.root, [1]):
+        pass
+    assert not list((tmp_path / "elsewhere").iterdir())
+    with Output(run.root / "fold_2", "folder of masks").locked():
+        pass
+    with pytest.raises(RecipeError, match="fold_2: holds a folder of masks"), writing(run.root, [2]):
+        pass

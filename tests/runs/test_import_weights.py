@@ -122,6 +122,19 @@ def _v1_name(ours: str) -> str:
     return ".".join([f"layer{int(words[1]) + 1}", words[2], part, *words[4:]])
 
 
+def test_a_trained_fold_is_not_replaced(tmp_path) -> None:
+    weights, run = public(original()), tmp_path / "run"
+    torch.save(weights, tmp_path / "weights.pth")
+    for _ in range(2):  # the same weights again are no replacement
+        import_weights(tmp_path / "weights.pth", recipe_in(tmp_path), run)
+    before = (run / "fold_0" / "checkpoint_best.safetensors").read_bytes()
+    torch.save({name: tensor + 1 for name, tensor in weights.items()}, tmp_path / "weights.pth")
+    with pytest.raises(RecipeError, match="fold_0: already contains a trained model"):
+        import_weights(tmp_path / "weights.pth", recipe_in(tmp_path), run)
+    assert (run / "fold_0" / "checkpoint_best.safetensors").read_bytes() == before
+    import_weights(tmp_path / "weights.pth", recipe_in(tmp_path), run, fold=1)
+
+
 def test_every_key_that_does_not_fit_is_in_the_message(tmp_path) -> None:
     weights = public(original())
     del weights["decoder.seg_layers.0.bias"]
