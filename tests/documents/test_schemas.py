@@ -160,7 +160,7 @@ def test_the_lines_of_a_list_of_files_are_valid(tmp_path) -> None:
     ledger.begin("test", "here", ["a"])
     (tmp_path / "a").touch()
     ledger.remove("a")
-    ledger.begin("test", "there", [])
+    ledger.made_from("there")
     lines = [json.loads(line) for line in (tmp_path / LEDGER_NAME).read_text().splitlines()]
     assert len(lines) == 4 and not [found for line in lines if (found := invalid(line, "files"))]
 
