@@ -5,6 +5,8 @@ An affine is `(4, 4)` float64, voxel index -> world, mm, RAS+ (x to the right, y
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,13 +35,19 @@ def fault_of_affine(affine: Affine) -> str | None:
     >>> fault_of_affine(np.diag([1e30, 1.0, 1.0, 1.0]))
     'affine: expected a spacing of 1e-06 to 1e+06 mm, got 1e+30x1x1'
     """
-    if not np.all(np.isfinite(affine)):
+    rows: list[list[float]] = affine.tolist()  # plain numbers are faster here than arrays of three
+    if not all(math.isfinite(number) for row in rows for number in row):
         return "affine contains NaN or Inf"
-    spacing, far = spacing_of(affine), float(np.abs(affine[:3, 3]).max())
+    far = max(abs(row[3]) for row in rows[:3])
+    x, y, z = ([row[axis] for row in rows[:3]] for axis in range(3))
+    spacing = [math.hypot(*axis) for axis in (x, y, z)]
     low, high = SPACINGS_MM
-    if not ((spacing >= low) & (spacing <= high)).all():
+    if not all(low <= edge <= high for edge in spacing):
         return f"affine: expected a spacing of {low:g} to {high:g} mm, got {_shown(spacing)}"
-    if abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-6:
+    (a, b, c), (d, e, f), (g, h, i) = (
+        [v / edge for v in axis] for axis, edge in zip((x, y, z), spacing, strict=True)
+    )
+    if abs(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)) < 1e-6:
         return "affine is singular (two axes are parallel)"
     if far > _FARTHEST_MM:
         return f"affine: expected an origin within {_FARTHEST_MM:g} mm, got {far:g}"
@@ -155,7 +163,7 @@ def difference_of_grids(
     return None
 
 
-def _shown(numbers: NDArray) -> str:
+def _shown(numbers: Sequence[float] | NDArray) -> str:
     return "x".join(f"{number:.4g}" for number in numbers)
 
 

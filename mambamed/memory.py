@@ -119,6 +119,9 @@ def memory_bytes() -> int:
     return total
 
 
+NEGLIGIBLE_BYTES = 2**26  # below, finding out what is free takes longer than the work
+
+
 def free_memory_bytes() -> int | None:
     """Memory that a process of this machine can take now; None where the system does not tell."""
     try:

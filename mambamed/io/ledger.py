@@ -255,14 +255,14 @@ def ledger_above(path: Path) -> tuple[Ledger, str] | None:
     """The nearest list above a file, and the file's name in it; None if no folder above has one."""
     text = _absolute(path)
     folder, _, name = text.rpartition(os.sep)
-    ledger = _above.get(folder)
+    ledger, inner = _above.get(folder, (None, ""))
     if ledger is None or not ledger.refresh().kind:
         roots = (root for root in Path(text).parents if (root / LEDGER_NAME).is_file())
         if (root := next(roots, None)) is None:
             return None
-        ledger = _above[folder] = _known.setdefault(str(root), Ledger(root))
-    inner = folder[len(str(ledger.root)) :].replace(os.sep, "/").lstrip("/")
-    return ledger, f"{inner}/{name}" if inner else name
+        ledger, inner = _known.setdefault(str(root), Ledger(root)), Path(folder).relative_to(root).as_posix()
+        _above[folder] = ledger, inner
+    return ledger, name if inner == "." else f"{inner}/{name}"
 
 
 def _absolute(path: Path) -> str:
@@ -271,7 +271,7 @@ def _absolute(path: Path) -> str:
 
 # Of absolute paths as text: this code runs before each write.
 _known: dict[str, Ledger] = {}
-_above: dict[str, Ledger] = {}  # folder of a file -> the list above it
+_above: dict[str, tuple[Ledger, str]] = {}  # folder of a file -> the list above it, its name in that list
 _single: dict[str, bool] = {}  # files that are no part of the folder they lie in -> may they be replaced?
 
 
@@ -309,7 +309,7 @@ def enter(path: Path) -> None:
     Raises:
         RecipeError: the file belongs to somebody else.
     """
-    if _absolute(path) not in _single and (found := ledger_above(path)):
+    if not (_single and _absolute(path) in _single) and (found := ledger_above(path)):
         found[0].may_write(found[1])
 
 

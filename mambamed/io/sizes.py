@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mambamed.errors import CaseError
-from mambamed.memory import free_memory_bytes, gib
+from mambamed.memory import NEGLIGIBLE_BYTES, free_memory_bytes, gib
 
 _LARGEST_RATIO = 1100  # deflate compresses at most 1032 : 1
 
@@ -44,7 +44,8 @@ def check_memory(path: Path, shape: Sequence[int], dtype: np.dtype) -> None:
     Raises:
         CaseError: it does not.
     """
-    needed, free = math.prod(shape) * dtype.itemsize, free_memory_bytes()
+    needed = math.prod(shape) * dtype.itemsize
+    free = free_memory_bytes() if needed > NEGLIGIBLE_BYTES else None
     if free is not None and needed > free:
         raise CaseError(
             f"{path}: {' x '.join(map(str, shape))} voxels of {dtype} need {gib(needed)} of memory, and "

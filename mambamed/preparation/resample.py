@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mambamed.errors import CaseError
 from mambamed.io.images import MAX_VOXELS
-from mambamed.memory import free_memory_bytes, gib
+from mambamed.memory import NEGLIGIBLE_BYTES, free_memory_bytes, gib
 from mambamed.preparation.splines import AxisOperator, linear_neighbors, nearest_neighbors, spline_operator
 
 Triple = tuple[int, int, int]
@@ -55,7 +55,9 @@ def fitting_shape(
     steps = zip(shape, spacing_mm, new_spacing_mm, strict=True)
     sizes = [max(1.0, old / new * n) for n, old, new in steps]
     voxels = math.prod(sizes)
-    needed, free = voxels * (4 * channels + 8), free_memory_bytes() if memory is None else memory
+    needed, free = voxels * (4 * channels + 8), memory
+    if memory is None and needed > NEGLIGIBLE_BYTES:
+        free = free_memory_bytes()
     too_many = voxels > MAX_VOXELS
     if not (too_many or (free is not None and needed > free)):
         return resampled_shape(shape, spacing_mm, new_spacing_mm)

@@ -43,6 +43,18 @@ def test_a_file_of_somebody_else_is_not_written(write, tmp_path) -> None:
     assert (tmp_path / "notes.txt").read_text() == "mine" and not ledger.refresh().names
 
 
+def test_a_relative_folder_has_the_same_names(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ledger = begun(Path("out"))
+    write_text(Path("out/a.txt"), "a")
+    write_text(Path("out/sub/b.txt"), "b")
+    write_text(tmp_path / "out" / "c.txt", "c")
+    assert ledger.refresh().names == {"a.txt", "sub/b.txt", "c.txt"}
+    (tmp_path / "out" / "mine").write_text("mine")
+    with pytest.raises(RecipeError, match="did not write"):
+        write_text(Path("out/mine"), "x")
+
+
 def test_a_link_is_not_followed(tmp_path) -> None:
     begun(tmp_path / "out")
     (tmp_path / "elsewhere").mkdir()
