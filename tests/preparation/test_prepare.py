@@ -19,7 +19,7 @@ from mambamed.converters import convert
 from mambamed.documents.plan import Plan, ZScore
 from mambamed.errors import DatasetError, RecipeError, RunError
 from mambamed.io.images import Image, write_image
-from mambamed.io.lock import folder_lock
+from mambamed.io.lock import folder_lock, reading
 from mambamed.preparation.options import parse_bytes, preprocess_settings
 from mambamed.preparation.pool import over_cases
 from mambamed.preparation.prepare import prepare
@@ -340,3 +340,28 @@ def test_a_second_command_on_the_folder_is_refused(tmp_path) -> None:
     raw = convert(make_dataset(tmp_path / "raw", cases=2))
     with folder_lock(tmp_path / "out"), pytest.raises(RunError, match=f"process {os.getpid()}"):
         prepare(raw, tmp_path / "out", workers=1)
+
+
+def test_a_prepared_dataset_of_another_source_is_replaced_only_when_asked(tmp_path) -> None:
+    first, second = (
+        convert(make_dataset(tmp_path / name, cases=count)) for name, count in (("a", 2), ("b", 3))
+    )
+    out = tmp_path / "out"
+    prepare(first, out, workers=1)
+    before = contents(out)
+    with pytest.raises(RecipeError, match=r"made from .*a\. Give another -o, or --overwrite"):
+        prepare(second, out, workers=1)
+    assert contents(out) == before
+    with reading(out), pytest.raises(RunError, match="another command is reading it"):  # as a training does
+        prepare(second, out, workers=1, overwrite=True)
+    assert contents(out) == before
+    prepare(second, out, workers=1, overwrite=True)
+    assert PreparedDataset.open(out).case_ids == sorted(case.id for case in second.cases)
+
+
+def test_a_raw_dataset_is_not_its_own_output(tmp_path) -> None:
+    raw = convert(make_dataset(tmp_path / "raw", cases=2))
+    before = contents(tmp_path / "raw")
+    with pytest.raises(RecipeError, match="is the input"):
+        prepare(raw, tmp_path / "raw", workers=1, overwrite=True)
+    assert contents(tmp_path / "raw") == before and not (tmp_path / "raw" / ".lock").exists()

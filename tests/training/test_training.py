@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from mambamed.batches.loader import PatchReader
-from mambamed.errors import ModelError, RecipeError
+from mambamed.errors import ModelError, RecipeError, RunError
 from mambamed.evaluation.masks import evaluate
 from mambamed.io.lock import folder_lock
 from mambamed.runs.checkpoint import read_checkpoint, write_checkpoint
@@ -179,6 +180,17 @@ def test_an_extended_run_equals_one_that_was_as_long_from_the_start(prepared, tm
     assert all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
     again = extend(tmp_path / "a", 3, device="cpu")
     assert again.folds[0].scores == longer.folds[0].scores
+
+
+def test_a_run_that_is_trained_is_not_extended(prepared, tmp_path):
+    train(small_recipe(epochs=1), prepared=prepared, output=tmp_path / "run", device="cpu")
+    before = (tmp_path / "run" / "recipe.yaml").read_bytes()
+    with (
+        folder_lock(tmp_path / "run" / "fold_0"),
+        pytest.raises(RunError, match=f"process {os.getpid()} is writing there"),
+    ):
+        extend(tmp_path / "run", 2, device="cpu")
+    assert (tmp_path / "run" / "recipe.yaml").read_bytes() == before
 
 
 def test_training_ends_early_where_no_epoch_is_better(prepared, tmp_path, monkeypatch):
