@@ -64,7 +64,7 @@ def private_folder() -> Path | None:
 
 
 def cache_folder() -> Path | None:
-    """Where numba keeps compiled code of this package; None where each process compiles anew."""
+    """Where numba keeps compiled code of this package; None if every process compiles it again."""
     path = compiled()(private_folder).stats.cache_path
     return Path(path) if path else None
 

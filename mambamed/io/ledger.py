@@ -202,7 +202,7 @@ class Ledger:
         self.refresh()
 
     def compact(self) -> None:
-        """Write the list anew, sorted and without files that are gone, while no other process writes."""
+        """Rewrite the list, sorted and without deleted files; no other process may write meanwhile."""
         self.refresh()
         lines = [
             _head(self.kind, self.source),

@@ -17,7 +17,7 @@ from mambamed.errors import ModelError
 
 _LOCAL_HEADER = 30  # bytes before the name of a member, which stands before its content
 # what zipfile raises of an archive that cannot be; RuntimeError: encrypted, packed in an unknown way
-_DAMAGE = (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, NotImplementedError)
+_DAMAGE = (zipfile.BadZipFile, EOFError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True)

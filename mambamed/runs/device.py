@@ -120,7 +120,7 @@ def memory_format(device: torch.device, precision: str) -> torch.memory_format:
 def keep_freed_memory() -> bool:
     """Let malloc keep what is freed instead of handing it back to the kernel; True where that works.
 
-    A network's activations are freed and asked for again at every step. glibc maps each large one anew and
+    A network's activations are freed and asked for again at every step. glibc maps each large one again and
     the kernel clears its pages: a third of the time of a CPU training went there (nnU-Net, page faults
     3.4 million -> 4 thousand). To be called before the first large allocation; the process's peak of memory
     does not change, but it stays at its peak. Elsewhere than on glibc nothing is done.

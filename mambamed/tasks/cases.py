@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from mambamed.tasks.covariates import Wanted, covariate_numbers
 Place = Callable[[NDArray], NDArray]
 
 
-class PatchCase:
+class PatchCase(ABC):
     """A prepared case from which patches are read.
 
     Attributes:
@@ -42,6 +43,7 @@ class PatchCase:
         """Label values of a box, which augmentation moves together with the image; None without labels."""
         return None
 
+    @abstractmethod
     def reference(self, label: NDArray, place: Place, mirrored: bool) -> NDArray | np.integer:
         """The part of `Batch.reference` that belongs to one patch.
 
@@ -50,7 +52,6 @@ class PatchCase:
             place: maps `(n, 3)` prepared voxels to voxels of the patch.
             mirrored: whether the patch is a mirror image.
         """
-        raise NotImplementedError
 
 
 class LabeledCase(PatchCase):

@@ -94,16 +94,13 @@ def test_points_of_a_list_lie_in_a_file_a_case_or_in_one_of_all(folder) -> None:
         "case,image,points\np1,p1/t1.nii.gz,p1/voxels.json\np2,p2/t1.nii.gz,all.csv\n"
     )
     subjects = (folder / "all.csv").read_text().replace("case,", "subject,")
-    _three_cases(folder)
-    (folder / "all.csv").write_text(subjects)  # a table of points may call its cases so
-    _three_cases(folder)
-
-
-def _three_cases(folder: Path) -> None:
-    ghost, first, second = convert(folder / "l.csv").cases
-    assert first.points == {"nose": tuple(voxel_to_world(LPS, [1, 2, 3]).tolist())}
-    assert second.points == {"nose": (1.0, 2.0, 3.0)}
-    assert (ghost.fault or "").startswith("GHOST: has landmarks in")
+    cases = (folder / "all.csv").read_text()
+    for table in (cases, subjects):  # a table of points may call its cases subjects
+        (folder / "all.csv").write_text(table)
+        ghost, first, second = convert(folder / "l.csv").cases
+        assert first.points == {"nose": tuple(voxel_to_world(LPS, [1, 2, 3]).tolist())}
+        assert second.points == {"nose": (1.0, 2.0, 3.0)}
+        assert (ghost.fault or "").startswith("GHOST: has landmarks in")
 
 
 def test_images_of_a_table_without_paths_lie_beside_it(tmp_path) -> None:

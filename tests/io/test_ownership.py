@@ -174,11 +174,16 @@ def test_folders_inside_that_are_links_files_or_of_another_kind_are_refused(tmp_
 
 def test_a_reader_waits_for_a_lock_that_is_held_briefly(tmp_path) -> None:
     written(tmp_path / "out")
-    lock = waiting_lock(tmp_path / "out")
+    lock, released = waiting_lock(tmp_path / "out"), threading.Event()
+
+    def release() -> None:
+        released.set()
+        lock.__exit__(None, None, None)
+
     lock.__enter__()
-    threading.Timer(0.3, lock.__exit__, (None, None, None)).start()
+    threading.Timer(0.3, release).start()
     with reading(tmp_path / "out"):
-        pass
+        assert released.is_set()
 
 
 def test_parts_that_are_written_are_not_read(tmp_path) -> None:
