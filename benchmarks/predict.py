@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from mambamed.io.images import read_image
-from mambamed.runs.device import choose_precision
+from mambamed.run.device import choose_precision
 
 try:
     import monai

@@ -27,7 +27,7 @@ from mambamed.geometry import orientation_of, to_ras
 from mambamed.io.images import Image, read_image, write_image
 from mambamed.preparation.prepare_image import prepare_image, prepare_label
 from mambamed.recipe import Recipe
-from mambamed.runs.import_weights import import_weights
+from mambamed.run.import_weights import import_weights
 from mambamed.training.shallow import make_shallow_safe
 
 DATA = Path(os.environ.get("MAMBAMED_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))

@@ -34,8 +34,8 @@ from mambamed.geometry import orientation_of
 from mambamed.io.images import Image
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.prepare_image import prepare_image
-from mambamed.runs.device import keep_freed_memory
-from mambamed.runs.model import load_network
+from mambamed.run.device import keep_freed_memory
+from mambamed.run.model import load_network
 from mambamed.tasks.segmentation import Segmentation
 from mambamed.volumes.restore import native_labels
 from mambamed.volumes.sliding_window import Windows, window_slabs

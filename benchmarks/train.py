@@ -43,8 +43,8 @@ from mambamed.preparation.prepare import prepare
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Silence
 from mambamed.recipe import load_recipe
-from mambamed.runs.device import keep_freed_memory
-from mambamed.runs.folder import create_run, planned_run
+from mambamed.run.device import keep_freed_memory
+from mambamed.run.folder import create_run, planned_run
 from mambamed.training.journal import SilentJournal
 from mambamed.training.session import Session, choose_workplace
 

@@ -24,8 +24,8 @@ from mambamed.io.images import read_image
 from mambamed.preparation.store import CaseFiles, PreparedDataset
 from mambamed.progress import Silence
 from mambamed.recipe import load_recipe
-from mambamed.runs.device import keep_freed_memory
-from mambamed.runs.folder import create_run, planned_run
+from mambamed.run.device import keep_freed_memory
+from mambamed.run.folder import create_run, planned_run
 from mambamed.training.journal import SilentJournal
 from mambamed.training.loop import Loop
 from mambamed.training.session import Session, choose_workplace

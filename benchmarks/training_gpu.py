@@ -17,7 +17,7 @@ import torch
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Silence
 from mambamed.recipe import load_recipe
-from mambamed.runs.folder import create_run, planned_run
+from mambamed.run.folder import create_run, planned_run
 from mambamed.ssm import set_backend
 from mambamed.training.imagined import ImaginedDataset
 from mambamed.training.journal import SilentJournal

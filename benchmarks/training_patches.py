@@ -18,7 +18,7 @@ from mambamed.batches.loader import Box, PatchReader
 from mambamed.batches.sampler import PatchRequest, Sampler
 from mambamed.preparation.store import PreparedDataset
 from mambamed.recipe import Augment
-from mambamed.runs.device import keep_freed_memory
+from mambamed.run.device import keep_freed_memory
 
 Triple = tuple[int, int, int]
 STORED = 60  # cases of a dataset that are used

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mambamed.answers.landmarks import LandmarksSummary
     from mambamed.answers.segmentation import PredictSummary
     from mambamed.converters.convert_points import ConvertSummary
-    from mambamed.demo import DemoSummary
+    from mambamed.demonstration import DemoSummary
     from mambamed.documents.schemas import Kind
     from mambamed.evaluation.compare import Comparison
     from mambamed.evaluation.result import Evaluation
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from mambamed.preparation.prepare import PreparedSummary
     from mambamed.progress import Progress
     from mambamed.recipe import RecipeLine
-    from mambamed.runs.cost import RecipeCost
-    from mambamed.runs.doctor import Examination
-    from mambamed.runs.export import ExportSummary
-    from mambamed.runs.import_weights import ImportSummary
-    from mambamed.runs.listing import RunList
+    from mambamed.run.cost import RecipeCost
+    from mambamed.run.doctor import Examination
+    from mambamed.run.export import ExportSummary
+    from mambamed.run.import_weights import ImportSummary
+    from mambamed.run.listing import RunList
     from mambamed.training import TrainSummary
     from mambamed.training.seeds import SeedsSummary
     from mambamed.volumes.ensemble import Serving
@@ -273,7 +273,7 @@ def runs(folder: Path = Path("runs")) -> RunList:
     Args:
         folder: Folder that contains run folders, or a single run folder.
     """
-    from mambamed.runs.listing import list_runs
+    from mambamed.run.listing import list_runs
 
     return list_runs(folder)
 
@@ -295,7 +295,7 @@ def export(
         dataset_name: Name of the training data in the file (default: only the recipe's name is kept).
         overwrite: Replace an output file that has other content.
     """
-    from mambamed.runs.export import export_model
+    from mambamed.run.export import export_model
 
     return export_model(
         run, output, folds=folds, checkpoint=checkpoint, dataset_name=dataset_name, overwrite=overwrite
@@ -572,7 +572,7 @@ def import_weights(
         fold: Fold number to store the weights under.
     """
     from mambamed.recipe import load_recipe
-    from mambamed.runs.import_weights import import_weights
+    from mambamed.run.import_weights import import_weights
 
     return import_weights(
         weights, load_recipe(recipe, set or ()), output, prepared=data, axis_order=axis_order, fold=fold
@@ -588,7 +588,7 @@ def demo(output: Path = Path("demo"), minutes: float = 3.5, progress: Progress |
         output: Output folder.
         minutes: Training time in minutes, including validation.
     """
-    from mambamed.demo import demo
+    from mambamed.demonstration import demo
 
     return demo(output, minutes=minutes, progress=progress)
 
@@ -601,7 +601,7 @@ def doctor(folder: Path = Path()) -> Examination:
     Args:
         folder: Folder to check for free space and write access.
     """
-    from mambamed.runs.doctor import examine_machine
+    from mambamed.run.doctor import examine_machine
 
     return examine_machine(folder)
 
@@ -621,7 +621,7 @@ def recipes_show(recipe: str, set: list[str] | None = None) -> RecipeCost:
         set: Override a recipe key, e.g. training.epochs=100.
     """
     from mambamed.recipe import load_recipe
-    from mambamed.runs.cost import recipe_cost
+    from mambamed.run.cost import recipe_cost
 
     return recipe_cost(load_recipe(recipe, set or ()))
 
@@ -634,7 +634,7 @@ def recipes_check(
     Args:
         recipe: Recipe files, or names of shipped recipes.
     """
-    from mambamed.runs.cost import check_recipe
+    from mambamed.run.cost import check_recipe
 
     if faults := [fault for each in recipe for fault in check_recipe(each)]:
         raise RecipeError("\n".join(faults))

@@ -155,7 +155,7 @@ def resident_bytes() -> int:
 
 
 def give_back_freed_memory() -> None:
-    """Hand what is free back to the system, which `runs.device.keep_freed_memory` keeps (glibc only)."""
+    """Hand what is free back to the system, which `run.device.keep_freed_memory` keeps (glibc only)."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import mambamed
@@ -36,3 +38,10 @@ def test_every_function_is_listed_and_can_be_looked_up() -> None:
     assert set(mambamed.__all__) <= set(dir(mambamed))
     for name in mambamed.__all__:
         assert getattr(mambamed, name).__doc__
+
+
+def test_no_function_has_the_name_of_a_module() -> None:
+    """`import mambamed.NAME` would otherwise replace the function `mambamed.NAME`."""
+    package = Path(mambamed.__file__).parent
+    modules = {path.stem for path in package.iterdir()} - {"__init__"}
+    assert not modules & set(mambamed.__all__)

@@ -18,8 +18,8 @@ from mambamed.converters import convert
 from mambamed.io.tables import read_csv
 from mambamed.preparation.prepare import prepare
 from mambamed.recipe import Recipe, describe_recipes, load_recipe, shipped_recipes
-from mambamed.runs.cost import manifest_of, recipe_cost
-from mambamed.runs.model import make_network
+from mambamed.run.cost import manifest_of, recipe_cost
+from mambamed.run.model import make_network
 from mambamed.training import train
 from tests.decathlon import link_hippocampus
 

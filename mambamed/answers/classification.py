@@ -29,8 +29,8 @@ from mambamed.metrics.calibration import fit_temperature, softmax
 from mambamed.metrics.classification import choose_threshold
 from mambamed.progress import Progress
 from mambamed.recipe import Evaluation, Recipe
-from mambamed.runs.calibration import read_calibration
-from mambamed.runs.device import memory_format
+from mambamed.run.calibration import read_calibration
+from mambamed.run.device import memory_format
 from mambamed.tasks.classification import Classification, centered
 from mambamed.tasks.covariates import covariate_numbers, is_known, with_covariates
 from mambamed.volumes.ensemble import Ensemble, Serving

@@ -22,7 +22,7 @@ from mambamed.jobs.output import OutputFolder
 from mambamed.jobs.read_case import Ready
 from mambamed.progress import Progress
 from mambamed.recipe import Recipe
-from mambamed.runs.thresholds import read_thresholds
+from mambamed.run.thresholds import read_thresholds
 from mambamed.tasks.landmarks import Landmarks
 from mambamed.volumes.ensemble import Ensemble, Serving
 from mambamed.volumes.sliding_window import Slab

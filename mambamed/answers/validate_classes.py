@@ -19,8 +19,8 @@ from mambamed.io.probabilities import Probabilities, write_probabilities
 from mambamed.metrics.calibration import softmax
 from mambamed.preparation.store import PreparedCase, PreparedDataset
 from mambamed.progress import Progress
-from mambamed.runs.calibration import write_calibration
-from mambamed.runs.folder import Run
+from mambamed.run.calibration import write_calibration
+from mambamed.run.folder import Run
 from mambamed.tasks.classification import Classification, centered
 from mambamed.tasks.covariates import covariate_numbers, with_covariates
 from mambamed.volumes.forward import class_logits

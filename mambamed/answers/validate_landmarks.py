@@ -13,8 +13,8 @@ from mambamed.answers.validation import Network, Scored
 from mambamed.evaluation.points import evaluate_points
 from mambamed.preparation.store import PreparedCase, PreparedDataset
 from mambamed.progress import Progress
-from mambamed.runs.folder import Run
-from mambamed.runs.thresholds import write_thresholds
+from mambamed.run.folder import Run
+from mambamed.run.thresholds import write_thresholds
 from mambamed.tasks.landmarks import Landmarks
 from mambamed.volumes.sliding_window import slab_axis, window_slabs
 

@@ -13,7 +13,7 @@ from mambamed.evaluation.masks import evaluate
 from mambamed.io.images import read_header, write_image
 from mambamed.preparation.store import CaseFiles, PreparedCase, PreparedDataset
 from mambamed.progress import Progress
-from mambamed.runs.folder import Run
+from mambamed.run.folder import Run
 from mambamed.tasks.segmentation import Segmentation
 from mambamed.volumes.restore import native_labels
 from mambamed.volumes.sliding_window import window_logits

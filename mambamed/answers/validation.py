@@ -12,8 +12,8 @@ from torch import nn
 from mambamed.evaluation.result import Evaluation
 from mambamed.preparation.store import PreparedCase, PreparedDataset
 from mambamed.progress import Progress
-from mambamed.runs.folder import Run
-from mambamed.runs.workplace import Workplace
+from mambamed.run.folder import Run
+from mambamed.run.workplace import Workplace
 from mambamed.volumes.sliding_window import Windows
 
 # Task -> class of its validation.

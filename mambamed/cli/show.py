@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from mambamed.answers.landmarks import LandmarksSummary
     from mambamed.answers.segmentation import PredictSummary
     from mambamed.converters.convert_points import ConvertSummary
-    from mambamed.demo import DemoSummary
+    from mambamed.demonstration import DemoSummary
     from mambamed.documents.schemas import Kind
     from mambamed.evaluation.compare import Comparison
     from mambamed.evaluation.result import Evaluation
     from mambamed.preparation.prepare import PreparedSummary
     from mambamed.recipe import RecipeLine
     from mambamed.report.tables import Table as ReportTable
-    from mambamed.runs.cost import RecipeCost
-    from mambamed.runs.doctor import Examination
-    from mambamed.runs.export import ExportSummary
-    from mambamed.runs.import_weights import ImportSummary
-    from mambamed.runs.listing import RunList
+    from mambamed.run.cost import RecipeCost
+    from mambamed.run.doctor import Examination
+    from mambamed.run.export import ExportSummary
+    from mambamed.run.import_weights import ImportSummary
+    from mambamed.run.listing import RunList
     from mambamed.training import TrainSummary
     from mambamed.training.seeds import SeedsSummary
 

@@ -16,7 +16,7 @@ from mambamed.jobs.output import OutputFolder
 from mambamed.jobs.record import Record
 from mambamed.jobs.shard import chosen_shard
 from mambamed.progress import Progress, Silence
-from mambamed.runs.device import keep_freed_memory
+from mambamed.run.device import keep_freed_memory
 from mambamed.volumes.ensemble import Ensemble, Serving, load_ensemble
 
 

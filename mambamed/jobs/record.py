@@ -17,7 +17,7 @@ from mambamed.io.images import files_behind
 from mambamed.io.json_files import read_json, write_json
 from mambamed.jobs.output import OutputFolder
 from mambamed.jobs.shard import Shard
-from mambamed.runs.provenance import provenance, sha256_of
+from mambamed.run.provenance import provenance, sha256_of
 from mambamed.terminal import printable
 
 

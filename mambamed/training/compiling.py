@@ -18,8 +18,8 @@ from torch import nn
 
 from mambamed.documents.run import CompileTimes
 from mambamed.errors import MambamedError
-from mambamed.runs.device import autocast
-from mambamed.runs.workplace import Workplace
+from mambamed.run.device import autocast
+from mambamed.run.workplace import Workplace
 
 _STEPS = 5
 _GAIN = 1.05  # a smaller gain does not repay the minutes of compiling

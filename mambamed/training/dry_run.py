@@ -14,10 +14,10 @@ from mambamed.batches.loader import Batch
 from mambamed.errors import RecipeError, RunError
 from mambamed.memory import free_memory_bytes, is_out_of_memory, shortage
 from mambamed.networks.cost import network_cost, step_gflops
-from mambamed.runs.device import autocast, peak_memory
-from mambamed.runs.folder import Run
-from mambamed.runs.model import input_channels, make_network
-from mambamed.runs.workplace import Workplace
+from mambamed.run.device import autocast, peak_memory
+from mambamed.run.folder import Run
+from mambamed.run.model import input_channels, make_network
+from mambamed.run.workplace import Workplace
 from mambamed.tasks.base import Task
 from mambamed.training.state import TrainingState
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mambamed.errors import RecipeError
 from mambamed.progress import Progress
-from mambamed.runs.folder import Run
+from mambamed.run.folder import Run
 from mambamed.training.training import TrainSummary, train
 
 

@@ -21,9 +21,9 @@ from mambamed.networks import options_of
 from mambamed.networks.cost import network_cost
 from mambamed.progress import Progress
 from mambamed.recipe import Recipe
-from mambamed.runs.device import autocast
-from mambamed.runs.model import input_channels, make_network
-from mambamed.runs.workplace import Workplace
+from mambamed.run.device import autocast
+from mambamed.run.model import input_channels, make_network
+from mambamed.run.workplace import Workplace
 
 _USABLE = 0.9  # of the budget; the rest is for workspaces and fragmentation
 _HALF = 0.6  # of float32's memory that bf16 and fp16 need: weights, norms and scans stay in float32

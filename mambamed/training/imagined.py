@@ -13,7 +13,7 @@ from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan, per_case
 from mambamed.errors import RecipeError
 from mambamed.recipe import Recipe
-from mambamed.runs.cost import manifest_of
+from mambamed.run.cost import manifest_of
 
 _BATCH = 2
 Box = tuple[Sequence[int], Sequence[int]]

@@ -16,9 +16,9 @@ from torch.nn.utils import clip_grad_norm_
 from mambamed.batches.loader import Batch, PatchReader, batches_ahead
 from mambamed.batches.sampler import PatchSource, random_stream
 from mambamed.errors import RunError
-from mambamed.runs.device import autocast, peak_memory
-from mambamed.runs.folder import Run
-from mambamed.runs.workplace import Workplace
+from mambamed.run.device import autocast, peak_memory
+from mambamed.run.folder import Run
+from mambamed.run.workplace import Workplace
 from mambamed.training.journal import Journal
 from mambamed.training.optimize import RunningStatistics
 from mambamed.training.ranks import Ranks

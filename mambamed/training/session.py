@@ -19,10 +19,10 @@ from mambamed.batches.sampler import PatchSource, Sampler
 from mambamed.errors import RecipeError
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Progress
-from mambamed.runs.folder import Run
-from mambamed.runs.model import input_channels, make_network
-from mambamed.runs.provenance import provenance
-from mambamed.runs.workplace import Workplace
+from mambamed.run.folder import Run
+from mambamed.run.model import input_channels, make_network
+from mambamed.run.provenance import provenance
+from mambamed.run.workplace import Workplace
 from mambamed.tasks.cases import PatchCase
 from mambamed.tasks.covariates import WithCovariates
 from mambamed.training.compiling import choose_compile

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mambamed.errors import ModelError
-from mambamed.runs.checkpoint import load_weights, read_checkpoint, write_checkpoint
+from mambamed.run.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from mambamed.training.optimize import WeightAverage, optimizer_tensors, restore_optimizer
 
 

@@ -21,7 +21,7 @@ from mambamed.io.atomic import write_text
 from mambamed.io.ledger import refuse_links
 from mambamed.io.text_files import read_text
 from mambamed.recipe import dump_recipe
-from mambamed.runs.folder import Run
+from mambamed.run.folder import Run
 from mambamed.schema_errors import shortened
 
 _WANDB_SECONDS = 30.0  # timeout of the connection, after which the run is logged offline

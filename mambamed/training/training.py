@@ -15,10 +15,10 @@ from mambamed.preparation.options import parse_bytes
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Progress, Silence
 from mambamed.recipe import Recipe
-from mambamed.runs.device import keep_freed_memory
-from mambamed.runs.export import open_model
-from mambamed.runs.folder import Run, create_run, planned_run, writing
-from mambamed.runs.workplace import Workplace, choose_workplace
+from mambamed.run.device import keep_freed_memory
+from mambamed.run.export import open_model
+from mambamed.run.folder import Run, create_run, planned_run, writing
+from mambamed.run.workplace import Workplace, choose_workplace
 from mambamed.training.commands import predict_command, resume_command
 from mambamed.training.deterministic import deterministic as made_deterministic
 from mambamed.training.dry_run import DryRun, shortage_named, take_one_step, within_memory

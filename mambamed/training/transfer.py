@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mambamed.errors import ModelError
-from mambamed.runs.checkpoint import check_finite, read_checkpoint
-from mambamed.runs.export import open_model
+from mambamed.run.checkpoint import check_finite, read_checkpoint
+from mambamed.run.export import open_model
 from mambamed.training.state import TrainingState
 
 

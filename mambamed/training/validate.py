@@ -9,9 +9,9 @@ from mambamed.answers.validation import Network, validation_of
 from mambamed.documents.evaluation import read_summary
 from mambamed.errors import DatasetError
 from mambamed.preparation.store import PreparedDataset
-from mambamed.runs.folder import Run
-from mambamed.runs.model import load_network
-from mambamed.runs.workplace import Workplace
+from mambamed.run.folder import Run
+from mambamed.run.model import load_network
+from mambamed.run.workplace import Workplace
 from mambamed.training.journal import Journal
 from mambamed.training.ranks import Ranks
 from mambamed.volumes.ensemble import windows_of

@@ -10,7 +10,7 @@ from torch import nn
 
 from mambamed.batches.loader import PatchReader
 from mambamed.batches.sampler import PatchRequest
-from mambamed.runs.device import autocast
+from mambamed.run.device import autocast
 from mambamed.tasks.base import Task
 
 

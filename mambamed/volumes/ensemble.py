@@ -18,12 +18,12 @@ from mambamed.networks import network_class
 from mambamed.preparation.options import parse_bytes
 from mambamed.progress import Progress
 from mambamed.recipe import Inference
-from mambamed.runs.device import memory_format
-from mambamed.runs.export import open_model
-from mambamed.runs.folder import Run
-from mambamed.runs.model import load_network
-from mambamed.runs.provenance import sha256_of
-from mambamed.runs.workplace import choose_workplace
+from mambamed.run.device import memory_format
+from mambamed.run.export import open_model
+from mambamed.run.folder import Run
+from mambamed.run.model import load_network
+from mambamed.run.provenance import sha256_of
+from mambamed.run.workplace import choose_workplace
 from mambamed.tasks.base import Task
 from mambamed.volumes.sliding_window import Slab, Windows, slab_axis, window_slabs
 
@@ -39,7 +39,7 @@ class Serving:
     checkpoint: str = "best"  # or "last"
     overlap: float | None = None  # overrides the recipe's, like `tta` and `precision`
     tta: str | None = None
-    device: str = "auto"  # see `runs.device.choose_device`
+    device: str = "auto"  # see `run.device.choose_device`
     precision: str | None = None
     max_ram: str | None = None  # memory limit of this process, e.g. "6G": a larger case is rejected
     max_windows: int = 100_000  # an image that needs more is rejected

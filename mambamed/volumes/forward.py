@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mambamed.errors import RunError
 from mambamed.memory import is_out_of_memory, shortage
-from mambamed.runs.device import autocast
+from mambamed.run.device import autocast
 
 _CACHED_BYTES = 2**28  # the largest result that is kept for windows whose voxels are all equal
 
@@ -23,7 +23,7 @@ class ForwardPass:
             mode, on `device`.
         mirror_axes: spatial axes (0, 1, 2) whose mirrored copies are included in the average.
         batch_size: initial number of patches per pass; halved whenever the device's memory is too small.
-        precision: of the networks' products, see `runs.device`.
+        precision: of the networks' products, see `run.device`.
         layout: memory format of the networks' input.
         on_message: callback that receives what was changed because memory ran out.
         free_memory: frees some memory of the device when not even one patch fits; returns whether it could.

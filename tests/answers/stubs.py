@@ -14,8 +14,8 @@ from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan, ZScore
 from mambamed.networks import build_network
 from mambamed.recipe import Recipe
-from mambamed.runs.checkpoint import write_checkpoint
-from mambamed.runs.folder import Run, create_run, planned_run
+from mambamed.run.checkpoint import write_checkpoint
+from mambamed.run.folder import Run, create_run, planned_run
 
 OPTIONS = {"channels": 4, "mixer": "none"}
 MANIFEST = DatasetManifest(name="blobs", channels={"a": "mri"}, labels={"background": 0, "one": 1, "two": 5})

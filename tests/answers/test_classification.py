@@ -18,8 +18,8 @@ from mambamed.io.json_files import read_json, write_json
 from mambamed.io.probabilities import read_probabilities
 from mambamed.preparation.prepare import prepare
 from mambamed.recipe import Recipe
-from mambamed.runs.calibration import read_calibration
-from mambamed.runs.folder import Run
+from mambamed.run.calibration import read_calibration
+from mambamed.run.folder import Run
 from mambamed.training import train
 from mambamed.training.validate import read_scores
 

@@ -24,8 +24,8 @@ from mambamed.io.json_files import read_json
 from mambamed.preparation.prepare import prepare
 from mambamed.preparation.store import PreparedDataset
 from mambamed.recipe import Recipe, load_recipe
-from mambamed.runs.folder import Run
-from mambamed.runs.thresholds import read_thresholds
+from mambamed.run.folder import Run
+from mambamed.run.thresholds import read_thresholds
 from mambamed.training import train
 from mambamed.training.validate import read_scores
 from mambamed.volumes.sliding_window import Windows, window_logits

@@ -17,10 +17,10 @@ from mambamed.documents.prepared import CaseRecord, Fingerprint
 from mambamed.documents.run import Calibration, CheckpointFacts, ModelIndex, RunRecord, Thresholds
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.store import PreparedDataset
-from mambamed.runs.calibration import read_calibration
-from mambamed.runs.folder import Run
-from mambamed.runs.listing import list_runs
-from mambamed.runs.thresholds import read_thresholds
+from mambamed.run.calibration import read_calibration
+from mambamed.run.folder import Run
+from mambamed.run.listing import list_runs
+from mambamed.run.thresholds import read_thresholds
 
 SAMPLES = Path(__file__).parent / "samples" / "0.1.0"
 TASKS = ("segmentation", "landmarks", "classification")

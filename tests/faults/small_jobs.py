@@ -9,9 +9,9 @@ import torch
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan, ZScore
 from mambamed.recipe import Recipe
-from mambamed.runs.checkpoint import write_checkpoint
-from mambamed.runs.folder import create_run, planned_run
-from mambamed.runs.model import make_network
+from mambamed.run.checkpoint import write_checkpoint
+from mambamed.run.folder import create_run, planned_run
+from mambamed.run.model import make_network
 from tests.answers.stubs import stub_run, write_blobs
 from tests.faults.fault_files import LABEL, packed
 from tests.faults.test_manifests import class_list

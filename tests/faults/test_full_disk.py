@@ -13,8 +13,8 @@ import nibabel as nib
 import pytest
 
 from mambamed.io.images import read_image
-from mambamed.runs.checkpoint import read_checkpoint
-from mambamed.runs.folder import Run
+from mambamed.run.checkpoint import read_checkpoint
+from mambamed.run.folder import Run
 from tests.faults.in_process import call
 from tests.faults.small_jobs import QUICK, evaluate_job, export_job, predict_job, prepare_job
 

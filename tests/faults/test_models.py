@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from mambamed.runs.checkpoint import read_checkpoint, write_checkpoint
-from mambamed.runs.export import export_model
+from mambamed.run.checkpoint import read_checkpoint, write_checkpoint
+from mambamed.run.export import export_model
 from tests.answers.stubs import stub_run
 from tests.faults.fault_files import packed
 from tests.faults.in_process import call

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from mambamed.recipe import Recipe, dump_recipe
-from mambamed.runs.checkpoint import read_checkpoint
-from mambamed.runs.folder import Run
+from mambamed.run.checkpoint import read_checkpoint
+from mambamed.run.folder import Run
 from tests.kills import appears, contents, outlive_kills, start
 from tests.training.small_run import CONVOLUTIONS, small_recipe
 

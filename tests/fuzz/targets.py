@@ -38,11 +38,11 @@ from mambamed.io.json_files import read_json
 from mambamed.io.ledger import LEDGER_NAME, Ledger
 from mambamed.io.points import write_points
 from mambamed.recipe import load_recipe
-from mambamed.runs.checkpoint import read_checkpoint
-from mambamed.runs.export import export_model, open_model
-from mambamed.runs.model import load_network
-from mambamed.runs.tensors import read_tensors
-from mambamed.runs.torch_files import read_torch_file
+from mambamed.run.checkpoint import read_checkpoint
+from mambamed.run.export import export_model, open_model
+from mambamed.run.model import load_network
+from mambamed.run.tensors import read_tensors
+from mambamed.run.torch_files import read_torch_file
 from tests.answers.stubs import stub_run
 from tests.documents.examples import EXAMPLES
 from tests.documents.examples import SAMPLES as DOCUMENTS

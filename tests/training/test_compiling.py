@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mambamed.runs.checkpoint import read_checkpoint
-from mambamed.runs.folder import Run
-from mambamed.runs.workplace import Workplace
+from mambamed.run.checkpoint import read_checkpoint
+from mambamed.run.folder import Run
+from mambamed.run.workplace import Workplace
 from mambamed.training import compiling, train
 from mambamed.training.compiling import cache_file, choose_compile, step_seconds
 from tests.training.small_run import CONVOLUTIONS, small_recipe

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mambamed.errors import RecipeError
-from mambamed.runs.folder import Run
+from mambamed.run.folder import Run
 from mambamed.training import train
 from mambamed.training.deterministic import deterministic, keep_threads
 from mambamed.training.validation_patches import ValidationPatches

@@ -9,7 +9,7 @@ from mambamed import memory
 from mambamed.errors import RecipeError, RunError
 from mambamed.progress import Silence
 from mambamed.recipe import load_recipe
-from mambamed.runs.folder import planned_run
+from mambamed.run.folder import planned_run
 from mambamed.training import dry_run, train
 from mambamed.training.imagined import ImaginedDataset
 from tests.exhausted import ERRORS, every_library, fails

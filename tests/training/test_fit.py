@@ -13,8 +13,8 @@ from mambamed.preparation.options import parse_bytes
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Silence
 from mambamed.recipe import Recipe
-from mambamed.runs.folder import create_run, planned_run
-from mambamed.runs.workplace import Workplace
+from mambamed.run.folder import create_run, planned_run
+from mambamed.run.workplace import Workplace
 from mambamed.training.fit import fit_recipe, probe_step
 from mambamed.training.training import _fitted
 

@@ -10,7 +10,7 @@ import torch
 
 from mambamed.batches.loader import Batch
 from mambamed.errors import RunError
-from mambamed.runs.checkpoint import read_checkpoint
+from mambamed.run.checkpoint import read_checkpoint
 from mambamed.training.schedule import learning_rate
 from tests.training.tiny import StopAfter, Undisturbed, same_numbers, tiny_loop, tiny_recipe
 

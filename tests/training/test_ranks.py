@@ -15,8 +15,8 @@ from mambamed import api
 from mambamed.batches.sampler import PatchRequest
 from mambamed.errors import RecipeError
 from mambamed.recipe import Recipe, dump_recipe
-from mambamed.runs.checkpoint import read_checkpoint
-from mambamed.runs.folder import Run
+from mambamed.run.checkpoint import read_checkpoint
+from mambamed.run.folder import Run
 from mambamed.training import train
 from mambamed.training.launch import launch, launched
 from mambamed.training.ranks import Ranks, ShareOfSampler, leave_ranks

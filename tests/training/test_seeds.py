@@ -12,9 +12,9 @@ import torch
 from mambamed.cli import show
 from mambamed.errors import RecipeError
 from mambamed.io.ownership import Output
-from mambamed.runs.checkpoint import read_checkpoint
-from mambamed.runs.folder import Run
-from mambamed.runs.listing import list_runs
+from mambamed.run.checkpoint import read_checkpoint
+from mambamed.run.folder import Run
+from mambamed.run.listing import list_runs
 from mambamed.training.seeds import chosen_seeds, score_seeds, train_seeds
 from mambamed.training.session import FoldSummary
 from mambamed.training.training import TrainSummary

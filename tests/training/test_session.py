@@ -6,8 +6,8 @@ import torch
 from mambamed.errors import RecipeError
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Silence
-from mambamed.runs.folder import planned_run
-from mambamed.runs.workplace import Workplace
+from mambamed.run.folder import planned_run
+from mambamed.run.workplace import Workplace
 from mambamed.training.session import Session
 from tests.training.small_run import CONVOLUTIONS, small_recipe
 

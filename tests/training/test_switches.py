@@ -9,9 +9,9 @@ import torch
 
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Silence
-from mambamed.runs.checkpoint import read_checkpoint
-from mambamed.runs.folder import planned_run
-from mambamed.runs.workplace import Workplace
+from mambamed.run.checkpoint import read_checkpoint
+from mambamed.run.folder import planned_run
+from mambamed.run.workplace import Workplace
 from mambamed.training.session import Session
 from tests.training.small_run import CONVOLUTIONS, small_recipe
 from tests.training.tiny import FP16_SCALE, Undisturbed, tiny_loop, tiny_recipe

@@ -15,11 +15,11 @@ from mambamed.batches.loader import PatchReader
 from mambamed.errors import ModelError, RecipeError, RunError
 from mambamed.evaluation.masks import evaluate
 from mambamed.io.lock import folder_lock
-from mambamed.runs.checkpoint import read_checkpoint, write_checkpoint
-from mambamed.runs.export import export_model
-from mambamed.runs.folder import Run
-from mambamed.runs.listing import list_runs
-from mambamed.runs.model import load_network
+from mambamed.run.checkpoint import read_checkpoint, write_checkpoint
+from mambamed.run.export import export_model
+from mambamed.run.folder import Run
+from mambamed.run.listing import list_runs
+from mambamed.run.model import load_network
 from mambamed.training import train
 from mambamed.training.extend import extend
 from mambamed.training.validation_patches import ValidationPatches

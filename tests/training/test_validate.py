@@ -11,8 +11,8 @@ from mambamed.evaluation.output import write_tables
 from mambamed.io.json_files import read_json
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Silence
-from mambamed.runs.folder import Run
-from mambamed.runs.workplace import Workplace
+from mambamed.run.folder import Run
+from mambamed.run.workplace import Workplace
 from mambamed.training.journal import Journal
 from mambamed.training.ranks import Ranks
 from mambamed.training.seeds import train_seeds

@@ -17,8 +17,8 @@ from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan
 from mambamed.progress import Silence
 from mambamed.recipe import Recipe
-from mambamed.runs.folder import Run
-from mambamed.runs.workplace import Workplace
+from mambamed.run.folder import Run
+from mambamed.run.workplace import Workplace
 from mambamed.tasks.cases import LabeledCase
 from mambamed.training.journal import Journal
 from mambamed.training.loop import Loop, Patches

@@ -11,7 +11,7 @@ from mambamed.documents.run import ScoreRecord
 from mambamed.errors import MambamedError, ModelError
 from mambamed.io.lock import is_locked
 from mambamed.io.tables import read_csv
-from mambamed.runs.folder import Run
+from mambamed.run.folder import Run
 
 _PLACES = ("recipe.yaml", "*/recipe.yaml", "*/*/recipe.yaml")
 

@@ -11,10 +11,10 @@ import torch
 from mambamed.api import predict
 from mambamed.errors import ModelError, RecipeError
 from mambamed.recipe import Recipe, dump_recipe
-from mambamed.runs.checkpoint import encode_checkpoint, read_checkpoint, write_checkpoint
-from mambamed.runs.export import export_model, open_model
-from mambamed.runs.model import load_network
-from mambamed.runs.thresholds import write_thresholds
+from mambamed.run.checkpoint import encode_checkpoint, read_checkpoint, write_checkpoint
+from mambamed.run.export import export_model, open_model
+from mambamed.run.model import load_network
+from mambamed.run.thresholds import write_thresholds
 from tests.answers.stubs import MANIFEST, stub_run, write_blobs
 from tests.faults.fault_files import VOXELS, packed
 from tests.faults.in_process import call

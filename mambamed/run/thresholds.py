@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from mambamed.documents.run import Thresholds
 from mambamed.errors import ModelError
-from mambamed.runs.folder import Run
+from mambamed.run.folder import Run
 
 NAME = "thresholds.json"
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mambamed.errors import RecipeError
-from mambamed.runs import device as devices
-from mambamed.runs.device import (
+from mambamed.run import device as devices
+from mambamed.run.device import (
     autocast,
     choose_device,
     choose_precision,
@@ -85,7 +85,7 @@ def test_channels_last_only_for_bf16_on_the_cpu():
 def test_kept_memory_is_not_faulted_in_again():
     script = (
         "import resource, torch\n"
-        "from mambamed.runs.device import keep_freed_memory\n"
+        "from mambamed.run.device import keep_freed_memory\n"
         "torch.set_num_threads(1)\n"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "def work():\n"

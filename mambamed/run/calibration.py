@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mambamed.documents.run import Calibration
 from mambamed.errors import ModelError
-from mambamed.runs.folder import Run
+from mambamed.run.folder import Run
 
 NAME = "calibration.json"
 

@@ -15,8 +15,8 @@ from mambamed.errors import ModelError, RecipeError
 from mambamed.io.members import Source
 from mambamed.networks import build_network
 from mambamed.recipe import Recipe
-from mambamed.runs.checkpoint import load_weights, read_checkpoint
-from mambamed.runs.folder import Run
+from mambamed.run.checkpoint import load_weights, read_checkpoint
+from mambamed.run.folder import Run
 from mambamed.tasks.base import task_for
 from mambamed.tasks.covariates import WithCovariates, covariate_count
 

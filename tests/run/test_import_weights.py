@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from mambamed.errors import ModelError, RecipeError
 from mambamed.networks import build_network
 from mambamed.recipe import Recipe, load_recipe
-from mambamed.runs.folder import Run
-from mambamed.runs.import_weights import import_weights, plan_of, read_state_dict
-from mambamed.runs.model import load_network
+from mambamed.run.folder import Run
+from mambamed.run.import_weights import import_weights, plan_of, read_state_dict
+from mambamed.run.model import load_network
 
 RECIPE = """
 task: segmentation

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mambamed.errors import ModelError
-from mambamed.runs.torch_files import read_torch_file
+from mambamed.run.torch_files import read_torch_file
 
 
 def saved(path, content):

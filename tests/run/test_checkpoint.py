@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mambamed.errors import ModelError
-from mambamed.runs.checkpoint import load_weights, read_checkpoint, write_checkpoint
+from mambamed.run.checkpoint import load_weights, read_checkpoint, write_checkpoint
 
 
 class Shared(nn.Module):

@@ -10,7 +10,7 @@ from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import RecipeError
 from mambamed.networks.cost import Cost, network_cost
 from mambamed.recipe import Recipe, dump_recipe, load_recipe
-from mambamed.runs.model import input_channels, make_network
+from mambamed.run.model import input_channels, make_network
 
 
 @dataclass(frozen=True)

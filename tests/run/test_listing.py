@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mambamed.io.atomic import write_text
-from mambamed.runs.listing import list_runs
+from mambamed.run.listing import list_runs
 from tests.answers.stubs import stub_run
 
 ROWS = "1,0.5,0.6,0.8,0.1,0\n2,0.4,0.5,,0.2,0\n3,0.4,0.5,0.7,0.3,0\n"

@@ -33,10 +33,10 @@ from mambamed.io.lock import reading
 from mambamed.io.members import Member, members_of
 from mambamed.io.ownership import own_file
 from mambamed.recipe import Recipe, Split, dump_recipe
-from mambamed.runs import calibration, thresholds
-from mambamed.runs.checkpoint import Checkpoint, encode_checkpoint, read_checkpoint
-from mambamed.runs.folder import Run
-from mambamed.runs.provenance import sha256_of
+from mambamed.run import calibration, thresholds
+from mambamed.run.checkpoint import Checkpoint, encode_checkpoint, read_checkpoint
+from mambamed.run.folder import Run
+from mambamed.run.provenance import sha256_of
 
 SUFFIX = ".mambamed"
 

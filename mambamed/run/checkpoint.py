@@ -17,7 +17,7 @@ from mambamed.errors import DatasetError, ModelError
 from mambamed.io.atomic import write_bytes
 from mambamed.io.json_text import json_line, parse_json
 from mambamed.io.members import Source
-from mambamed.runs.tensors import read_tensors
+from mambamed.run.tensors import read_tensors
 
 _KEY = "mambamed"
 

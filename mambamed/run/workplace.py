@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mambamed.runs.device import choose_device, choose_precision, memory_format, own_gpu
+from mambamed.run.device import choose_device, choose_precision, memory_format, own_gpu
 from mambamed.ssm import chosen_backend
 
 

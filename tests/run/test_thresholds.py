@@ -8,8 +8,8 @@ from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan, ZScore
 from mambamed.errors import ModelError
 from mambamed.recipe import Recipe
-from mambamed.runs.folder import Run
-from mambamed.runs.thresholds import NAME, read_thresholds, write_thresholds
+from mambamed.run.folder import Run
+from mambamed.run.thresholds import NAME, read_thresholds, write_thresholds
 
 
 def run_in(root) -> Run:

@@ -127,7 +127,7 @@ def _torch() -> list[Check]:
 def _devices() -> list[Check]:
     import torch
 
-    from mambamed.runs.device import choose_device, choose_precision
+    from mambamed.run.device import choose_device, choose_precision
 
     device, reason = choose_device("auto")
     precision, why = choose_precision("auto", device)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mambamed import converters
 from mambamed.answers.segmentation import predict
-from mambamed.demo.phantom import LABELS, write_phantoms
+from mambamed.demonstration.phantom import LABELS, write_phantoms
 from mambamed.evaluation.masks import evaluate
 from mambamed.evaluation.result import Evaluation
 from mambamed.io.images import read_image

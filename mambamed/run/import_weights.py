@@ -16,12 +16,12 @@ from mambamed.networks.parts.blocks import AxisOrder
 from mambamed.networks.public_names import FAMILIES, translate
 from mambamed.preparation.store import PreparedDataset
 from mambamed.recipe import Recipe
-from mambamed.runs.checkpoint import encode_checkpoint, load_weights
-from mambamed.runs.cost import manifest_of
-from mambamed.runs.folder import check_writing, create_run, planned_run, writing
-from mambamed.runs.model import make_network
-from mambamed.runs.tensors import read_tensors
-from mambamed.runs.torch_files import read_torch_file
+from mambamed.run.checkpoint import encode_checkpoint, load_weights
+from mambamed.run.cost import manifest_of
+from mambamed.run.folder import check_writing, create_run, planned_run, writing
+from mambamed.run.model import make_network
+from mambamed.run.tensors import read_tensors
+from mambamed.run.torch_files import read_torch_file
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 from typer.testing import CliRunner
 
 from mambamed.cli.commands import app
-from mambamed.runs import doctor
-from mambamed.runs.doctor import EXTRAS, examine_machine
+from mambamed.run import doctor
+from mambamed.run.doctor import EXTRAS, examine_machine
 from mambamed.ssm.scan import BACKENDS, chosen_backend, why_unavailable
 
 tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")

@@ -7,7 +7,7 @@ import pytest
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.run import Calibration
 from mambamed.errors import ModelError
-from mambamed.runs.calibration import read_calibration, write_calibration
+from mambamed.run.calibration import read_calibration, write_calibration
 from tests.answers.stubs import stub_run
 
 

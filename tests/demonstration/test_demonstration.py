@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from mambamed.demo import TEST_CASES, TRAINING_CASES, demo
-from mambamed.demo.phantom import LABELS, make_phantom, write_phantoms
+from mambamed.demonstration import TEST_CASES, TRAINING_CASES, demo
+from mambamed.demonstration.phantom import LABELS, make_phantom, write_phantoms
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 
 from mambamed.errors import ModelError
-from mambamed.runs.tensors import read_tensors
+from mambamed.run.tensors import read_tensors
 
 TYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
 TYPES += [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]

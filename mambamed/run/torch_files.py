@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mambamed.errors import ModelError
 from mambamed.io.members import Member, members_of, opened
-from mambamed.runs.tensors import MOST_NUMBERS, read_flat
+from mambamed.run.tensors import MOST_NUMBERS, read_flat
 
 _MOST_MEMBERS = 100_000
 _LONGEST_PICKLE = 2**23  # 200 bytes per tensor are usual

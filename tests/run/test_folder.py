@@ -13,7 +13,7 @@ from mambamed.errors import ModelError, RecipeError, RunError
 from mambamed.io.lock import folder_lock
 from mambamed.io.ownership import Output
 from mambamed.recipe import Evaluation, Inference, Recipe
-from mambamed.runs.folder import Run, create_run, planned_run, writing
+from mambamed.run.folder import Run, create_run, planned_run, writing
 from tests.answers.stubs import stub_run
 
 MANIFEST = DatasetManifest(name="d", channels={"a": "mri"}, labels={"background": 0, "x": 1, "y": 2})
