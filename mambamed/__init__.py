@@ -1,7 +1,8 @@
 """mambamed: 3D medical imaging with Mamba networks.
 
 The commands are functions of this package, with the same names and parameters: `mambamed.predict` is
-`mambamed predict`. A path may be a `str` or a `Path`, and a parameter that takes a list also takes one value.
+`mambamed predict`, and `mambamed.recipes.list` is `mambamed recipes list`. A path may be a `str` or a `Path`,
+and a parameter that takes a list also takes one value.
 `docs/architecture.md` describes the packages below this one and the path of a scan through them.
 """
 
@@ -11,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mambamed import recipes
     from mambamed.api import (
         classify,
         compare,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
         landmarks,
         predict,
         prepare,
+        runs,
         schema,
         train,
     )
@@ -42,17 +45,23 @@ __all__ = [
     "landmarks",
     "predict",
     "prepare",
+    "recipes",
+    "runs",
     "schema",
     "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        checked = importlib.import_module("mambamed.arguments").with_checked_arguments
-        return checked(getattr(importlib.import_module("mambamed.api"), name))
-    raise AttributeError(f"module 'mambamed' has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module 'mambamed' has no attribute {name!r}")
+    if name == "recipes":
+        return importlib.import_module("mambamed.recipes")
+    api = importlib.import_module("mambamed.api")
+    checked = importlib.import_module("mambamed.arguments").with_checked_arguments
+    globals()[name] = checked(getattr(api, name), api.predict)
+    return globals()[name]
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return [*__all__, "__version__"]

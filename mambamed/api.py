@@ -8,7 +8,10 @@ command line passes a progress bar.
 
 from __future__ import annotations
 
+# pyright: reportArgumentType=false
+# The arguments arrive converted, see `arguments`.
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -37,8 +40,16 @@ if TYPE_CHECKING:
     from mambamed.training.seeds import SeedsSummary
     from mambamed.volumes.ensemble import Serving
 
+    # What a call from Python may give; `arguments` converts it to what stands below.
+    AnyPath = str | Path
+    AnyPaths = AnyPath | Sequence[AnyPath]
+    AnyRecipe = str | Path
+    AnyRecipes = AnyRecipe | Sequence[AnyRecipe]
+    Items = str | float | Sequence[str | float]  # "0,2" on the command line
+    Texts = str | Sequence[str]
     Format = str
 else:
+    AnyPath, AnyPaths, AnyRecipe, AnyRecipes, Items, Texts = Path, list[Path], str, list[str], str, list[str]
     Format = Literal[("auto", *CONVERTERS)]
 
 FixGeometry = Literal["none", "reorient", "resample"]
@@ -63,18 +74,18 @@ _Kind = TypeVar("_Kind")
 
 
 def prepare(
-    source: Path,
-    output: Path | None = None,
+    source: AnyPath,
+    output: AnyPath | None = None,
     format: Format = "auto",
     class_column: str | None = None,
-    recipe: str | None = None,
-    spacing: str | None = None,
+    recipe: AnyRecipe | None = None,
+    spacing: Items | None = None,
     folds: int | None = None,
     split: str | None = None,
-    splits: Path | None = None,
+    splits: AnyPath | None = None,
     group_by: str | None = None,
     stratify: str | None = None,
-    test_cases: str | None = None,
+    test_cases: Items | None = None,
     seed: int | None = None,
     fix_geometry: FixGeometry = "none",
     qc: bool = True,
@@ -139,7 +150,7 @@ def prepare(
     )
     return prepare(
         raw,
-        output or Path("prepared") / (source.stem if source.is_file() else source.resolve().name),
+        output or Path("prepared") / _name_of(Path(source)),
         recipe=asked,
         spacing=spacing,
         split=wanted,
@@ -155,15 +166,19 @@ def prepare(
     )
 
 
+def _name_of(source: Path) -> str:
+    return source.stem if source.is_file() else source.resolve().name
+
+
 def train(
-    recipe: str,
-    data: Path | None = None,
-    output: Path | None = None,
-    fold: str = "0",
-    seeds: str | None = None,
-    set: list[str] | None = None,
+    recipe: AnyRecipe,
+    data: AnyPath | None = None,
+    output: AnyPath | None = None,
+    fold: Items = "0",
+    seeds: Items | None = None,
+    set: Texts | None = None,
     resume: bool = False,
-    init_from: Path | None = None,
+    init_from: AnyPath | None = None,
     init_strict: bool = False,
     device: Device = "auto",
     precision: Precision | None = None,
@@ -172,7 +187,7 @@ def train(
     fit: str | None = None,
     dry_run: bool = False,
     gpus: int = 1,
-    log: list[str] | None = None,
+    log: Texts | None = None,
     progress: Progress | None = None,
 ) -> TrainSummary | SeedsSummary:
     """Train the network of a recipe and validate it on whole volumes.
@@ -206,6 +221,8 @@ def train(
     from mambamed.training.seeds import train_seeds
 
     if launched(gpus):
+        if sys.argv[1:2] != ["train"]:
+            raise RecipeError("train(): gpus: needs the command line. Run mambamed train --gpus N.")
         raise SystemExit(launch(gpus, sys.argv[1:]))
     options: dict[str, Any] = {
         "prepared": data,
@@ -232,10 +249,10 @@ def train(
 
 
 def extend(
-    run: Path,
+    run: AnyPath,
     epochs: int,
-    fold: str = "all",
-    data: Path | None = None,
+    fold: Items = "all",
+    data: AnyPath | None = None,
     device: Device = "auto",
     precision: Precision | None = None,
     max_hours: float | None = None,
@@ -267,7 +284,7 @@ def extend(
     return summary
 
 
-def runs(folder: Path = Path("runs")) -> RunList:
+def runs(folder: AnyPath = Path("runs")) -> RunList:
     """List runs: progress, best score and state of every fold.
 
     Args:
@@ -279,9 +296,9 @@ def runs(folder: Path = Path("runs")) -> RunList:
 
 
 def export(
-    run: Path,
-    output: Path | None = None,
-    folds: str = "all",
+    run: AnyPath,
+    output: AnyPath | None = None,
+    folds: Items = "all",
     checkpoint: Checkpoint = "best",
     dataset_name: str | None = None,
     overwrite: bool = False,
@@ -303,10 +320,10 @@ def export(
 
 
 def predict(
-    model: list[Path],
-    input: Path,
-    output: Path,
-    folds: str = "all",
+    model: AnyPaths,
+    input: AnyPath,
+    output: AnyPath,
+    folds: Items = "all",
     checkpoint: Checkpoint = "best",
     overlap: float | None = None,
     tta: Tta | None = None,
@@ -356,13 +373,13 @@ def predict(
 
 
 def classify(
-    model: list[Path],
-    input: Path,
-    output: Path,
+    model: AnyPaths,
+    input: AnyPath,
+    output: AnyPath,
     threshold: float | None = None,
-    covariates: Path | None = None,
+    covariates: AnyPath | None = None,
     saliency: bool = False,
-    folds: str = "all",
+    folds: Items = "all",
     checkpoint: Checkpoint = "best",
     tta: Tta | None = None,
     device: Device = "auto",
@@ -392,12 +409,12 @@ def classify(
 
 
 def landmarks(
-    model: list[Path],
-    input: Path,
-    output: Path,
-    export: str | None = None,
+    model: AnyPaths,
+    input: AnyPath,
+    output: AnyPath,
+    export: Items | None = None,
     threshold: float | None = None,
-    folds: str = "all",
+    folds: Items = "all",
     checkpoint: Checkpoint = "best",
     overlap: float | None = None,
     tta: Tta | None = None,
@@ -426,7 +443,7 @@ def landmarks(
     from mambamed.answers.landmarks import PointOptions, landmarks
 
     job, serving = _options(locals())
-    kinds = [kind.strip().removeprefix(".") for kind in export.split(",")] if export else []
+    kinds = [kind.strip().removeprefix(".") for kind in str(export).split(",")] if export else []
     options = PointOptions(tuple(kind for kind in kinds if kind != "json"), threshold, preview)
     return landmarks(model, input, output, serving, job, options, progress)
 
@@ -448,10 +465,10 @@ def _taken(kind: type[_Kind], given: dict[str, Any], **others: Any) -> _Kind:
 
 
 def convert_points(
-    source: Path,
-    output: Path,
+    source: AnyPath,
+    output: AnyPath,
     to: Literal["mrk.json", "fcsv", "csv", "json"] | None = None,
-    images: Path | None = None,
+    images: AnyPath | None = None,
     overwrite: bool = False,
 ) -> ConvertSummary:
     """Convert point files between formats: 3D Slicer Markups and fcsv, CSV tables, JSON.
@@ -469,12 +486,12 @@ def convert_points(
 
 
 def evaluate(
-    predictions: Path,
-    references: Path,
-    output: Path | None = None,
-    recipe: str | None = None,
+    predictions: AnyPath,
+    references: AnyPath,
+    output: AnyPath | None = None,
+    recipe: AnyRecipe | None = None,
     regions: str | None = None,
-    metrics: str | None = None,
+    metrics: Items | None = None,
     hd95: HD95 | None = None,
     empty: Empty | None = None,
     protocol: Protocol | None = None,
@@ -484,7 +501,7 @@ def evaluate(
     resample: bool = False,
     report: bool = True,
     worst: int = 10,
-    images: Path | None = None,
+    images: AnyPath | None = None,
     table: Literal["brats", "classification", "landmarks"] | None = None,
     workers: int = 0,
     progress: Progress | None = None,
@@ -526,8 +543,8 @@ def evaluate(
 
 
 def compare(
-    evaluations: list[Path],
-    output: Path | None = None,
+    evaluations: AnyPaths,
+    output: AnyPath | None = None,
     common: bool = False,
     ci: float = 0.95,
     seed: int = 0,
@@ -549,11 +566,11 @@ def compare(
 
 
 def import_weights(
-    weights: Path,
-    recipe: str,
-    output: Path,
-    data: Path | None = None,
-    set: list[str] | None = None,
+    weights: AnyPath,
+    recipe: AnyRecipe,
+    output: AnyPath,
+    data: AnyPath | None = None,
+    set: Texts | None = None,
     axis_order: Literal["zyx", "xyz"] = "zyx",
     fold: int = 0,
 ) -> ImportSummary:
@@ -579,7 +596,9 @@ def import_weights(
     )
 
 
-def demo(output: Path = Path("demo"), minutes: float = 3.5, progress: Progress | None = None) -> DemoSummary:
+def demo(
+    output: AnyPath = Path("demo"), minutes: float = 3.5, progress: Progress | None = None
+) -> DemoSummary:
     """Run the whole workflow on generated brain-tumor phantoms: prepare, train, predict and evaluate.
 
     If it is interrupted, run the same command again to continue.
@@ -593,7 +612,7 @@ def demo(output: Path = Path("demo"), minutes: float = 3.5, progress: Progress |
     return demo(output, minutes=minutes, progress=progress)
 
 
-def doctor(folder: Path = Path()) -> Examination:
+def doctor(folder: AnyPath = Path()) -> Examination:
     """Check this machine: Python, torch, GPUs, scan backends, memory, disks, folders, optional packages.
 
     Reports what is available, why something is not, and what to do about it. Nothing is changed.
@@ -606,14 +625,22 @@ def doctor(folder: Path = Path()) -> Examination:
     return examine_machine(folder)
 
 
-def recipes_list() -> list[RecipeLine]:
-    """List the shipped recipes."""
-    from mambamed.recipe import describe_recipes
+def recipes_list(
+    task: str | None = None, data: str | None = None, network: str | None = None
+) -> list[RecipeLine]:
+    """List the shipped recipes.
 
-    return describe_recipes()
+    Args:
+        task: Only recipes of this task: segmentation, landmarks or classification.
+        data: Only recipes for this dataset, e.g. hippocampus.
+        network: Only recipes of this network, e.g. nnmamba.
+    """
+    from mambamed.recipe import describe_recipes, select_recipes
+
+    return select_recipes(describe_recipes(), task=task, data=data, network=network)
 
 
-def recipes_show(recipe: str, set: list[str] | None = None) -> RecipeCost:
+def recipes_show(recipe: AnyRecipe, set: Texts | None = None) -> RecipeCost:
     """Show a recipe with all defaults filled in, and the cost of its network.
 
     Args:
@@ -627,7 +654,7 @@ def recipes_show(recipe: str, set: list[str] | None = None) -> RecipeCost:
 
 
 def recipes_check(
-    recipe: list[str],
+    recipe: AnyRecipes,
 ) -> list[str]:
     """Check recipes: all keys, values and network options; report the faults of all files.
 
@@ -636,9 +663,10 @@ def recipes_check(
     """
     from mambamed.run.cost import check_recipe
 
-    if faults := [fault for each in recipe for fault in check_recipe(each)]:
+    files = cast("list[str]", recipe)
+    if faults := [fault for each in files for fault in check_recipe(each)]:
         raise RecipeError("\n".join(faults))
-    return recipe
+    return files
 
 
 def recipes_schema() -> dict[str, Any]:

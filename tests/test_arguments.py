@@ -1,14 +1,28 @@
-"""`mambamed.predict` and the others: paths as text, one model or several, arguments checked."""
+"""`mambamed.predict` and the others: paths as text, one model or several, checked arguments, help."""
 
 from __future__ import annotations
 
+import inspect
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import mambamed
-from mambamed.errors import RecipeError
+from mambamed import api
+from mambamed.errors import MambamedError, RecipeError
 from tests.answers.stubs import stub_run, write_blobs
+
+FUNCTIONS = {name: getattr(mambamed, name) for name in mambamed.__all__ if name != "recipes"}
+FUNCTIONS |= {f"recipes.{name}": getattr(mambamed.recipes, name) for name in mambamed.recipes.__all__}
+PARAMETERS = [
+    (name, each)
+    for name, function in FUNCTIONS.items()
+    for each in inspect.signature(function).parameters
+    if each != "progress"
+]
 
 
 @pytest.fixture
@@ -22,7 +36,7 @@ def folders(tmp_path):
 @pytest.mark.parametrize("kind", [str, lambda path: path])
 def test_predict_takes_text_or_paths_and_one_model_or_several(folders, kind, several) -> None:
     run, images, output = map(kind, folders)
-    summary = mambamed.predict([run] if several else run, images, output, device="cpu", tta="none")
+    summary = mambamed.predict([run] if several else run, images, output, device="cpu", tta="none", folds=0)
     assert not summary.faults
     assert [path.name for path in sorted(folders[2].glob("*.nii.gz"))] == ["case_0.nii.gz"]
 
@@ -34,14 +48,108 @@ def test_an_argument_of_another_kind_is_named(folders) -> None:
         mambamed.predict(folders[0], folders[1], 3)
 
 
-def test_every_function_is_listed_and_can_be_looked_up() -> None:
-    assert set(mambamed.__all__) <= set(dir(mambamed))
-    for name in mambamed.__all__:
-        assert getattr(mambamed, name).__doc__
+@pytest.mark.parametrize(("name", "parameter"), PARAMETERS)
+def test_every_argument_of_every_function_is_checked(name, parameter) -> None:
+    function = FUNCTIONS[name]
+    wrong = object()
+    needed = {
+        each.name: "x"
+        for each in inspect.signature(function).parameters.values()
+        if each.default is inspect.Parameter.empty
+    }
+    needed |= {"epochs": 1} if "epochs" in needed else {}
+    with pytest.raises(RecipeError, match=rf"^{name}\(\): {parameter}: .+ Correct the argument\.$"):
+        function(**needed | {parameter: wrong})
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("prepare", ("absent",)),
+        ("train", ("absent.yaml",)),
+        ("extend", ("absent", 5)),
+        ("export", ("absent",)),
+        ("predict", ("absent", "absent", "out")),
+        ("landmarks", ("absent", "absent", "out")),
+        ("classify", ("absent", "absent", "out.csv")),
+        ("evaluate", ("absent", "absent")),
+        ("compare", (["absent", "other"],)),
+        ("convert_points", ("absent", "out.csv")),
+        ("import_weights", ("absent.pth", "brats_nnmamba", "out")),
+        ("schema", ("absent",)),
+        ("recipes.show", ("absent",)),
+        ("recipes.check", ("absent",)),
+    ],
+)
+@pytest.mark.parametrize("kind", [str, Path])
+def test_every_function_takes_text_and_paths(name, arguments, kind, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = [kind(each) if isinstance(each, str) else each for each in arguments]
+    with pytest.raises(MambamedError, match="absent"):
+        FUNCTIONS[name](*given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_and_lists_are_the_text_of_the_command_line(tmp_path) -> None:
+    run = stub_run(tmp_path / "run", folds=(0, 1))
+    write_blobs(tmp_path / "images", 1)
+    with pytest.raises(MambamedError, match=r"fold 2 is not trained. Trained folds: \[0, 1\]"):
+        mambamed.predict(run.root, tmp_path / "images", tmp_path / "out", folds=[0, 2], device="cpu")
+
+
+def test_runs_and_demo_stay_functions_after_an_import_of_what_they_use(tmp_path) -> None:
+    code = (
+        "import mambamed, mambamed.run.folder, mambamed.demonstration.phantom, mambamed.recipe.schema\n"
+        f"assert mambamed.runs({str(tmp_path)!r}).runs == () == mambamed.runs({str(tmp_path)!r}).runs\n"
+        "assert callable(mambamed.demo) and len(mambamed.recipes.list()) > 80\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_the_recipes_are_listed_shown_and_checked(tmp_path) -> None:
+    found = mambamed.recipes.list(task="landmarks", network="nnmamba")
+    assert "hippocampus_points_nnmamba" in [line.name for line in found]
+    assert {(line.task, line.network) for line in found} == {("landmarks", "nnmamba")}
+    with pytest.raises(RecipeError, match=r"^--data heads: no recipe has it\. Choose one of acdc, "):
+        mambamed.recipes.list(data="heads")
+    assert "epochs: 7\n" in mambamed.recipes.show("hippocampus_nnmamba", set="training.epochs=7").text
+    assert mambamed.recipes.check("hippocampus_nnmamba") == ["hippocampus_nnmamba"]
+    assert mambamed.recipes.schema()["type"] == "object"
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_help_describes_every_parameter(name) -> None:
+    function = FUNCTIONS[name]
+    arguments = inspect.getdoc(function).partition("\n\nArgs:\n")[2].partition("\n\nReturns:")[0]
+    described = {line.strip().partition(":")[0] for line in arguments.splitlines() if line[4:5].strip()}
+    signature = inspect.signature(function)
+    assert described == set(signature.parameters)
+    assert "Args (" not in function.__doc__
+    assert "AnyPath" not in str(signature) and "'Path" not in str(signature)
+
+
+def test_the_signature_says_what_is_accepted() -> None:
+    shown = str(inspect.signature(mambamed.predict))
+    assert shown.startswith("(model: str | Path | list[str | Path], input: str | Path, output: str | Path, ")
+    assert "tta: Literal['mirror', 'none'] | None = None" in shown
+    assert shown.endswith(" -> PredictSummary")
+    assert "(default: from the recipe)" in mambamed.landmarks.__doc__
+
+
+def test_the_package_lists_its_functions_and_nothing_else() -> None:
+    assert dir(mambamed) == sorted([*mambamed.__all__, "__version__"])
+    assert dir(mambamed.recipes) == ["check", "list", "schema", "show"]
+    verbs = {
+        name
+        for name, each in vars(api).items()
+        if inspect.isfunction(each) and each.__module__ == api.__name__
+    }
+    assert {n for n in verbs if not n.startswith(("_", "recipes_"))} == set(mambamed.__all__) - {"recipes"}
+    assert pickle.loads(pickle.dumps(mambamed.predict)) is mambamed.predict
 
 
 def test_no_function_has_the_name_of_a_module() -> None:
     """`import mambamed.NAME` would otherwise replace the function `mambamed.NAME`."""
     package = Path(mambamed.__file__).parent
     modules = {path.stem for path in package.iterdir()} - {"__init__"}
-    assert not modules & set(mambamed.__all__)
+    assert modules & set(mambamed.__all__) == {"recipes"}  # which is a module

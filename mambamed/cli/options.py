@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
 from typer import Argument, Option
 
 from mambamed import api
+from mambamed.arguments import described
 
 _SHORT = {"output": ("-o", "--output"), "data": ("-d", "--data"), "fold": ("-f", "--fold")}
-
-
-def described(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
-    """Split a docstring into the help of the command and parameter -> help, from its section `Args`."""
-    text, _, arguments = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs")
-    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", arguments, re.MULTILINE)
-    return text, {name: " ".join(lines.split()) for name, lines in entries}
 
 
 def typed(function: Callable[..., Any], arguments: int) -> Callable[..., Any]:
@@ -27,8 +20,7 @@ def typed(function: Callable[..., Any], arguments: int) -> Callable[..., Any]:
     Args:
         arguments: number of leading parameters that are arguments of the command; the others are options.
     """
-    text, own = described(function)
-    helps = described(api.predict)[1] | own
+    text, helps = described(function, api.predict)
     signature, scope = inspect.signature(function), dict(vars(api))
     parameters = []
     for number, (name, parameter) in enumerate(signature.parameters.items()):

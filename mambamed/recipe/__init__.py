@@ -7,6 +7,7 @@ from mambamed.recipe.loading import (
     load_recipe,
     parse_recipe_of_run,
     recipe_schema,
+    select_recipes,
     shipped_recipes,
 )
 from mambamed.recipe.schema import (
@@ -39,5 +40,6 @@ __all__ = [
     "load_recipe",
     "parse_recipe_of_run",
     "recipe_schema",
+    "select_recipes",
     "shipped_recipes",
 ]

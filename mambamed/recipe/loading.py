@@ -104,6 +104,19 @@ def describe_recipes() -> list[RecipeLine]:
     return lines
 
 
+def select_recipes(lines: Sequence[RecipeLine], **wanted: str | None) -> list[RecipeLine]:
+    """The recipes whose fields have the wanted values; None accepts all.
+
+    Raises:
+        RecipeError: a value that no recipe has.
+    """
+    for name, value in wanted.items():
+        known = sorted({getattr(line, name) for line in lines} - {""})
+        if value is not None and value not in known:
+            raise RecipeError(f"--{name} {value}: no recipe has it. Choose one of {', '.join(known)}.")
+    return [line for line in lines if all(value in (None, getattr(line, n)) for n, value in wanted.items())]
+
+
 def _first_sentence(file: Path) -> str:
     """The first sentence of the header comment of a recipe, which may span several lines."""
     words: list[str] = []
