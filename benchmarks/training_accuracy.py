@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -92,6 +93,8 @@ class Ours:
         loop._validation = nothing  # the network is scored on whole volumes, outside of the measured time
         return loop
 
+    at_once = staticmethod(nullcontext)
+
     def reason(self) -> str | None:
         """Why the loop is to stop after this step: someone wants to look at the network."""
         return "a point of the curve" if self._state.counters.step >= self._step_wanted else None
@@ -99,7 +102,7 @@ class Ours:
     def go_to(self, step: int, steps: int) -> None:
         """See `Side`."""
         self._step_wanted, self._state.counters.steps = step, steps
-        self._loop.go(self)  # pyright: ignore[reportArgumentType] - asks it for nothing but a reason
+        self._loop.go(self)  # pyright: ignore[reportArgumentType] - asks it for nothing else
 
     def labels(self, case_id: str, mirror: bool) -> NDArray:
         """See `Side`; mirrored along the axes that the recipe mirrors in training."""

@@ -107,8 +107,9 @@ def command(function: Callable[..., Any], show: Callable[[Any], None]) -> Callab
                 raise
             complain(fault)
             raise typer.Exit(EXIT_FAILED) from error
-        except KeyboardInterrupt:
-            complain(f"Interrupted. {after_interruption(function.__name__, arguments)}")
+        except KeyboardInterrupt as interruption:
+            fact = f": {interruption}" if str(interruption) else ""
+            complain(f"Interrupted{fact}. {after_interruption(function.__name__, arguments)}")
             raise typer.Exit(EXIT_INTERRUPTED) from None
         faults = getattr(result, "faults", None)
         if faults:

@@ -34,6 +34,10 @@ class Journal:
     def say(self, line: str) -> None:
         """Report and log one line."""
         self.progress.say(line)
+        self.note(line)
+
+    def note(self, line: str) -> None:
+        """Log one line."""
         stamp = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         append_text(self._folder / "train.log", f"{stamp}  {line}\n")
 
@@ -55,6 +59,9 @@ class SilentJournal(Journal):
         super().__init__(Path(), Silence())
 
     def say(self, line: str) -> None:
+        """Ignore the line."""
+
+    def note(self, line: str) -> None:
         """Ignore the line."""
 
     def tabulate(self, history: Sequence[Mapping[str, Any]], score_name: str, higher_is_better: bool) -> None:

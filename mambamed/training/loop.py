@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -89,6 +89,9 @@ class Loop:
         self._show_stage()
         self._lap()
         reason = None
+        if self._epoch_is_due():  # it was stopped before the patches were scored
+            self._set_rate(self.state.counters.step - 1)
+            reason = self._end_epoch(stop)
         while reason is None and self.state.counters.step < self.state.counters.steps:
             reason = self._go_on(stop)
         return reason
@@ -108,15 +111,22 @@ class Loop:
                 self._plan_once()
                 counters.steps, counters.planned = self._agreed(counters.steps, counters.planned)
                 self.journal.progress.advance(1, **self._facts())
-                if counters.step % self._settings.steps_per_epoch == 0 or counters.step >= counters.steps:
-                    self._end_epoch()
-                if counters.step >= counters.steps:
-                    return None
                 reason = stop.reason()
                 if self._ranks.mean(reason is not None, self._place.device):
                     self._save()
                     return reason or "another process was stopped"
+                if self._epoch_is_due() and (reason := self._end_epoch(stop)):
+                    return reason
+                if counters.step >= counters.steps:
+                    return None
         return None
+
+    def _epoch_is_due(self) -> bool:
+        """Whether all steps of an epoch are taken, and its row of log.csv is not written yet."""
+        counters = self.state.counters
+        ends = counters.step % self._settings.steps_per_epoch == 0 or counters.step >= counters.steps
+        known = counters.history[-1]["step"] if counters.history else 0
+        return ends and known < counters.step
 
     def _take_step(self, batch: Batch) -> None:
         """One optimizer update, skipped if loss or gradient are not finite."""
@@ -124,11 +134,7 @@ class Loop:
         key = (self._settings.seed, self._fold, counters.rollbacks, _MODEL_STREAM, counters.step)
         key += () if self._ranks.leads else (self._ranks.rank,)  # dropout differs between processes
         torch.manual_seed(int(random_stream(*key).integers(2**63)))
-        rate = counters.rate_factor * learning_rate(
-            self._settings.schedule, self._settings.optimizer.lr, counters.step, counters.steps
-        )
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
+        self._set_rate(counters.step)
         image = batch.image.to(place.device, memory_format=place.layout, non_blocking=True)
         target = self._task.encode(batch.reference.to(place.device, non_blocking=True), image.shape[2:])
 
@@ -161,6 +167,13 @@ class Loop:
             )
         state.scaler.update()
 
+    def _set_rate(self, step: int) -> None:
+        """Set the learning rate of a step, counted from 0."""
+        settings, counters = self._settings, self.state.counters
+        rate = learning_rate(settings.schedule, settings.optimizer.lr, step, counters.steps)
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = counters.rate_factor * rate
+
     def _roll_back(self) -> None:
         """Restore the last checkpoint, with half the learning rate and other patches."""
         old = self.state.counters
@@ -182,14 +195,24 @@ class Loop:
         )
         self._show_stage()
 
-    def _end_epoch(self) -> None:
-        """Score the validation patches, write checkpoints and a row of log.csv, and revise the schedule."""
+    def _end_epoch(self, stop: StopRequests) -> str | None:
+        """Score the validation patches, write checkpoints and a row of log.csv, and revise the schedule.
+
+        Returns the reason for stopping if a signal comes during the scoring, which is then done when the
+        training is resumed; or None.
+        """
         state, counters, place, task = self.state, self.state.counters, self._place, self._task
         validation, epoch = self.patches.validation, math.ceil(counters.step / self._settings.steps_per_epoch)
         began = self._clock()
         found = None
-        if self._ranks.leads:
-            found = validation.score(state.validated, place.device, place.precision, place.layout)
+        try:
+            # Other processes would wait forever.
+            with stop.at_once() if self._ranks.world == 1 else nullcontext():
+                if self._ranks.leads:
+                    found = validation.score(state.validated, place.device, place.precision, place.layout)
+        except KeyboardInterrupt:
+            self._save()
+            return "interrupted"
         loss, scores = self._ranks.agree(found) or (math.nan, {})
         pass_seconds = (self._clock() - began) / max(len(validation), 1)
         known = [each for each in scores.values() if not math.isnan(each)]
@@ -231,6 +254,7 @@ class Loop:
         counters.steps, counters.planned = self._agreed(counters.steps, counters.planned)
         if counters.steps != planned:
             self._save()  # a plan may end the training here; it must have ended after resuming, too
+        return None
 
     def _agreed(self, steps: int, planned: bool) -> tuple[int, bool]:
         """Rank 0's plan under `--max-hours`, because clocks differ."""

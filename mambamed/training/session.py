@@ -19,6 +19,7 @@ from mambamed.batches.sampler import PatchSource, Sampler
 from mambamed.errors import RecipeError
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Progress
+from mambamed.run.checkpoint import read_checkpoint
 from mambamed.run.folder import Run
 from mambamed.run.model import input_channels, make_network
 from mambamed.run.provenance import provenance
@@ -90,12 +91,25 @@ class TrainOptions:
     log: tuple[str, ...] = ()
 
 
-def already_trained(folder: Path) -> RecipeError:
-    """The error for a fold that would be trained again from the start."""
-    return RecipeError(
-        f"{folder}: already contains a trained model. Use --resume to continue, or a different -o to start "
-        "over."
-    )
+def already_trained(run: Run, fold: int) -> RecipeError:
+    """The error for a fold that would be trained again from the start; says how far it is."""
+    facts = read_checkpoint(run.checkpoint(fold, "last"), parts=()).facts
+    if run.is_validated(fold) or "counters" not in facts:
+        fact, goes_on = "already contains a trained model", "Use --resume to continue"
+    else:
+        fact, goes_on = progress_of(Counters(**facts["counters"])), "--resume continues"
+    return RecipeError(f"{run.fold_folder(fold)}: {fact}. {goes_on}, or a different -o to start over.")
+
+
+def progress_of(counters: Counters) -> str:
+    """How far a training is that has been stopped.
+
+    >>> progress_of(Counters(step=21, steps=6000)), progress_of(Counters(step=6000, steps=6000))
+    ('stopped at step 21 of 6000', 'trained 6000 of 6000 steps, stopped before the end of the validation')
+    """
+    if counters.step < counters.steps:
+        return f"stopped at step {counters.step} of {counters.steps}"
+    return f"trained {counters.step} of {counters.steps} steps, stopped before the end of the validation"
 
 
 class Session:
@@ -144,7 +158,7 @@ class Session:
         folder, last = self.run.fold_folder(self.fold), self.run.checkpoint(self.fold, "last")
         begun = self._ranks.agree(last.is_file())
         if begun and not options.resume:
-            raise already_trained(folder)
+            raise already_trained(self.run, self.fold)
         journal = Journal(folder, self._progress) if self._ranks.leads else SilentJournal()
         threads = keep_threads(self.run.recorded(self.fold)) if begun and options.deterministic else None
         for line in (*reasons.values(), *([threads] if threads else []), *self._counts()):
@@ -163,16 +177,23 @@ class Session:
             self._record({**reasons, "compile": line}, state, options)
             done = len(state.counters.history)
             journal.follow(open_trackers(options.log, self.run, self.fold, done, journal.say))
-        with closing(journal), StopRequests(self.run.root, reads_file=self._ranks.leads) as stop:
-            stopped = self._loop(state, journal).go(stop)
-        self._ranks.wait()
-        if stopped:
-            journal.say(f"{stopped}: stopped at step {state.counters.step}; use --resume to continue")
-            if stop.interrupted:
-                raise KeyboardInterrupt
-            return self._summary(state, {}, stopped), []
-        scores = self._validate(journal)
-        return self._summary(state, scores.scores, None), list(scores.faults)
+        with StopRequests(self.run.root, self._ranks.leads, self._progress.say) as stop:
+            with closing(journal):
+                stopped = self._loop(state, journal).go(stop)
+            self._ranks.wait()
+            if not stopped:
+                try:
+                    with stop.at_once():
+                        scores = self._validate(journal, stop)
+                    return self._summary(state, scores.scores, None), list(scores.faults)
+                except KeyboardInterrupt as interruption:
+                    stopped = str(interruption) or "interrupted"
+        fact = progress_of(state.counters)
+        if stop.interrupted:
+            journal.note(f"{stopped}: {fact}")
+            raise KeyboardInterrupt(fact)
+        journal.say(f"{stopped}: {fact}; use --resume to continue")
+        return self._summary(state, {}, stopped), []
 
     def fresh_state(self) -> TrainingState:
         """Network, optimizer and average at step 0; the seed and the fold decide the weights."""
@@ -278,7 +299,7 @@ class Session:
         }
         self.run.record(self.fold, facts)
 
-    def _validate(self, journal: Journal) -> VolumeScores:
+    def _validate(self, journal: Journal, stop: StopRequests) -> VolumeScores:
         """Score whole volumes, or read what a former session scored."""
         if not self._validation:
             journal.say(f"fold {self.fold} has no validation cases: nothing to score")
@@ -286,8 +307,8 @@ class Session:
         known = self._ranks.agree(read_scores(self.run, self.fold))
         if known is not None:
             return known
-        cases = list(self._validation)
-        found = validate_volumes(self.run, self.fold, self.dataset, cases, self.place, journal, self._ranks)
+        cases, place = list(self._validation), self.place
+        found = validate_volumes(self.run, self.fold, self.dataset, cases, place, journal, self._ranks, stop)
         found = self._ranks.agree(found)
         assert found is not None
         return found

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from mambamed.errors import RecipeError
-from mambamed.io.lock import reading
+from mambamed.io.lock import is_locked, reading
 from mambamed.preparation.options import parse_bytes
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Progress, Silence
@@ -104,8 +104,9 @@ def train(
         if init_from is not None:
             open_model(init_from).chosen_folds("all")
         if ranks.leads:
-            if begun := [k for k in folds if run.checkpoint(k, "last").is_file() and not resume]:
-                raise already_trained(run.fold_folder(begun[0]))  # before anything is written
+            for number in () if resume else folds:
+                if run.checkpoint(number, "last").is_file() and not is_locked(run.fold_folder(number)):
+                    raise already_trained(run, number)  # before anything is written
             held.enter_context(writing(root, folds, [dataset.root]))
             run = create_run(run, lambda line: reasons.update(recipe=line), extend, folds)
         ranks.wait()

@@ -14,6 +14,7 @@ from mambamed.run.model import load_network
 from mambamed.run.workplace import Workplace
 from mambamed.training.journal import Journal
 from mambamed.training.ranks import Ranks
+from mambamed.training.stopping import StopRequests
 from mambamed.volumes.ensemble import windows_of
 
 SUMMARY = "summary.json"
@@ -35,11 +36,15 @@ def validate_volumes(
     place: Workplace,
     journal: Journal,
     ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+    stop: StopRequests | None = None,
 ) -> VolumeScores | None:
     """Predict and score the validation cases with the best checkpoint of a fold.
 
     The processes share the cases; the first one scores them, and the others return None. Predictions,
     cases.csv, summary.csv and summary.json are written to the fold's folder, summary.json last.
+
+    Raises:
+        KeyboardInterrupt: at a request to stop, whose reason it holds; nothing is scored then.
     """
     validation, own = validation_of(run, fold, dataset), ranks.share(case_ids)
     module = load_network(run, fold, "best", place.device)
@@ -49,6 +54,8 @@ def validate_volumes(
     predicted = []
     for first in range(0, len(own), validation.cases_at_once):
         cases = [dataset.case(case_id) for case_id in own[first : first + validation.cases_at_once]]
+        if stop and ranks.world == 1 and (reason := stop.reason()):
+            raise KeyboardInterrupt(reason)
         predicted += validation.predict(cases, network)
         journal.progress.advance(len(cases), case=cases[-1].id)
     predicted = ranks.gather(predicted)

@@ -37,6 +37,8 @@ def verb(
         Path("y" * 300).exists()
     if mode == "interrupt":
         raise KeyboardInterrupt
+    if mode == "interrupt at a step":
+        raise KeyboardInterrupt("stopped at step 2 of 6")
     if mode == "bug":
         raise ZeroDivisionError
     return Summary(source, faults=[CaseError("case_2: cut off")] if mode == "case" else [])
@@ -79,6 +81,8 @@ def test_an_interruption_says_how_to_continue(run) -> None:
         130,
         "mambamed: Interrupted. Run the same command again; it starts from the beginning.\n",
     )
+    done = run("here", "--mode", "interrupt at a step", "-q")
+    assert done.stderr.startswith("mambamed: Interrupted: stopped at step 2 of 6. Run the same command again")
     assert after_interruption("train", {}) == "Run the same command with --resume to continue."
     for name in ("prepare", "predict", "landmarks", "classify"):
         assert after_interruption(name, {"overwrite": False}) == "Run the same command again to continue."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -38,6 +39,30 @@ def test_a_training_stopped_within_an_epoch_and_resumed_ends_bit_identical(tmp_p
     resumed = tiny_loop(tmp_path / "parts", recipe)
     resumed.state.restore(resumed.run.checkpoint(0, "last"))
     assert resumed.state.counters.step == 6
+    assert resumed.go(Undisturbed()) is None
+    assert_same_training(whole, resumed)
+
+
+class StopsScoring(Undisturbed):
+    """Someone asks to stop while the patches of the first epoch are scored."""
+
+    @contextmanager
+    def at_once(self):
+        yield
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stop", [StopAfter(4), StopsScoring()])
+def test_a_training_stopped_at_the_end_of_an_epoch_and_resumed_ends_bit_identical(tmp_path, stop):
+    """Epochs of four steps: the patches are scored when the training is resumed."""
+    recipe = tiny_recipe(epochs=2)
+    whole = tiny_loop(tmp_path / "whole", recipe)
+    whole.go(Undisturbed())
+    stopped = tiny_loop(tmp_path / "parts", recipe)
+    assert stopped.go(stop) in {"asked", "interrupted"}
+    assert stopped.state.counters.step == 4 and not stopped.state.counters.history
+    resumed = tiny_loop(tmp_path / "parts", recipe)
+    resumed.state.restore(resumed.run.checkpoint(0, "last"))
     assert resumed.go(Undisturbed()) is None
     assert_same_training(whole, resumed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 
 import pytest
@@ -26,6 +27,27 @@ def test_a_signal_waits_for_the_step_and_a_second_one_does_not(tmp_path, number)
         assert stop.reason() == "interrupted" and stop.interrupted
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
+
+
+def test_a_signal_is_answered_at_once_and_a_second_one_too(tmp_path):
+    """In another thread: Python calls the handler only when the present operation ends."""
+    lines: queue.Queue[str] = queue.Queue()
+    with StopRequests(tmp_path, say=lines.put):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert lines.get(timeout=5) == "stopping after this step; press Ctrl-C again to stop at once"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert lines.get(timeout=5).startswith("stopping; waiting")
+    assert lines.empty()
+
+
+def test_work_that_can_be_done_again_ends_at_the_first_signal(tmp_path):
+    with StopRequests(tmp_path) as stop:
+        with pytest.raises(KeyboardInterrupt), stop.at_once():
+            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt), stop.at_once():
+            raise AssertionError("the signal came before")
+        assert stop.interrupted
 
 
 def test_an_ignored_signal_stays_ignored(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import signal
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +16,7 @@ from mambamed.batches.loader import PatchReader
 from mambamed.errors import ModelError, RecipeError, RunError
 from mambamed.evaluation.masks import evaluate
 from mambamed.io.lock import folder_lock
+from mambamed.progress import Silence
 from mambamed.run.checkpoint import read_checkpoint, write_checkpoint
 from mambamed.run.export import export_model
 from mambamed.run.folder import Run
@@ -72,6 +74,45 @@ def test_a_finished_training_is_not_done_again_and_never_overwritten(prepared, t
     again = train(recipe, prepared=prepared, output=tmp_path, device="cpu", resume=True)
     assert again.folds[0].scores == first.folds[0].scores
     assert (tmp_path / "fold_0" / "checkpoint_last.safetensors").read_bytes() == before
+
+
+class Interrupts(Silence):
+    """Presses Ctrl-C once, at a step or when a stage begins."""
+
+    def __init__(self, moment: str) -> None:
+        self._moment = moment
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        self._press(stage)
+
+    def advance(self, count: int = 1, **facts: str | float) -> None:
+        self._press("step" if "loss" in facts else "")
+
+    def _press(self, moment: str) -> None:
+        if moment and moment == self._moment:
+            self._moment = ""
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("moment", "fact"),
+    [
+        ("step", "stopped at step 1 of 3"),
+        ("validating fold 0", "trained 3 of 3 steps, stopped before the end of the validation"),
+    ],
+)
+def test_after_an_interruption_a_new_start_says_how_far_the_run_is_and_resuming_ends_it(
+    prepared, tmp_path, moment, fact
+):
+    recipe = small_recipe(CONVOLUTIONS, epochs=1)
+    options = {"prepared": prepared, "output": tmp_path, "device": "cpu"}
+    with pytest.raises(KeyboardInterrupt, match=f"^{fact}$"):
+        train(recipe, progress=Interrupts(moment), **options)
+    with pytest.raises(RecipeError, match=f"fold_0: {fact}. --resume continues, or a different -o"):
+        train(recipe, **options)
+    fold = train(recipe, resume=True, **options).folds[0]
+    assert fold.steps == 3 and fold.stopped is None and set(fold.scores) == {"one", "two"}
+    assert (tmp_path / "fold_0" / "train.log").read_text().count("stopped") == 1
 
 
 def test_a_dry_run_tells_the_cost_and_writes_nothing(prepared, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +101,13 @@ class Spoken(Silence):
 class Undisturbed:
     """Nobody asks to stop."""
 
+    at_once = staticmethod(nullcontext)
+
     def reason(self) -> str | None:
         return None
 
 
-class StopAfter:
+class StopAfter(Undisturbed):
     """Someone asks to stop after some steps."""
 
     def __init__(self, steps: int) -> None:
