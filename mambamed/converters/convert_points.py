@@ -51,7 +51,7 @@ def convert_points(
             f"-o {output}: expected a .mrk.json, .fcsv, .csv or .json file. Change the suffix, "
             "or use --to for a folder."
         )
-    folder = Output(output, "folder of converted points", [source])
+    folder = Output(output, "folder of converted points", [source], overwrite=overwrite, edited=("*",))
     file = own_file(output, inputs=[source], replace=overwrite)
     with reading(source), file if to is None else folder.locked():
         found = read_point_set(source, partial(_affine_of, images))

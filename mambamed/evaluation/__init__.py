@@ -44,7 +44,8 @@ def evaluate(predictions: Path, references: Path, options: EvaluateOptions) -> E
         held.enter_context(reading(predictions, references))
         if options.output is not None:
             inputs = [place for place in (predictions, references, options.images) if place is not None]
-            output = Output(options.output, "evaluation", inputs, older=_files_of_version_0_1)
+            older = _files_of_version_0_1
+            output = Output(options.output, "evaluation", inputs, older=older, edited=("*",))
             held.enter_context(output.locked())
         return scorer.evaluate(predictions, references, options)
 

@@ -78,7 +78,7 @@ def compare(
     Raises DatasetError: fewer than two, not such folders, different tasks, cases or rules, no metric in
     common.
     """
-    place = None if output is None else Output(output, "comparison", evaluations)
+    place = None if output is None else Output(output, "comparison", evaluations, edited=("*",))
     if place is not None:
         place.check()
     if len(evaluations) < 2:

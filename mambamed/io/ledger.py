@@ -2,6 +2,7 @@
 
 A file `.mambamed-files` in the folder holds JSON lines: first the kind of the output, then the name of each
 file before it is written (`"fold_0/log.csv"`), and of each file that is removed again (`{"removed": NAME}`).
+When a command completes, the digests of files that people edit are added (`{"digests": {NAME: SHA256}}`).
 Every file outside this list belongs to somebody else and is neither replaced nor removed.
 """
 
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 import errno
 import filecmp
+import fnmatch
+import hashlib
 import os
 import stat
 import threading
@@ -74,8 +77,13 @@ class Removed(Entry):
     """File that was removed again."""
 
 
-Line = Head | NewSource | Removed | _Name
-_HEAD, _LATER = TypeAdapter[Head](Head), TypeAdapter[Any](NewSource | Removed | _Name)
+class Digests(Entry):
+    digests: dict[_Name, _Text]
+    """File -> SHA-256, as the last complete command left it; empty while a command writes."""
+
+
+Line = Head | NewSource | Removed | Digests | _Name
+_HEAD, _LATER = TypeAdapter[Head](Head), TypeAdapter[Any](NewSource | Removed | Digests | _Name)
 
 
 @dataclass
@@ -87,12 +95,14 @@ class Ledger:
         kind: what the folder holds, e.g. "prepared dataset"; empty if there is no list yet.
         source: what it was made from, if that distinguishes outputs of the same kind.
         names: files of the list, relative to the folder, with "/".
+        digests: SHA-256 of some of these files, by which a change by a person is noticed.
     """
 
     root: Path
     kind: str = ""
     source: str = ""
     names: set[str] = field(default_factory=set)
+    digests: dict[str, str] = field(default_factory=dict)
     _read: int = 0  # bytes of the list that are in `names`
     _inode: int = 0
     _guard: threading.RLock = field(default_factory=threading.RLock)  # a second thread writes results
@@ -119,6 +129,7 @@ class Ledger:
                 size = inode = 0
             if size < self._read or inode != self._inode:
                 self.kind, self.source, self.names, self._read, self._inode = "", "", set(), 0, inode
+                self.digests = {}
             if size > MAX_BYTES:
                 raise RunError(f"{self.path}: larger than {MAX_BYTES >> 20} MB. Give another -o.")
             if size > self._read:
@@ -147,6 +158,8 @@ class Ledger:
             self.names.add(line)
         elif isinstance(line, NewSource):
             self.source = line.source
+        elif isinstance(line, Digests):
+            self.digests = line.digests
         else:
             self.names.discard(line.removed)
 
@@ -161,6 +174,24 @@ class Ledger:
         """Record that the files are from now on made from another source."""
         if source != self.refresh().source:
             self._append([{"source": source}])
+
+    def keep_digests(self, patterns: Iterable[str]) -> None:
+        """Record the digests of the listed files with these names, e.g. `*.csv`; drop all others."""
+        names = {name for pattern in patterns for name in fnmatch.filter(self.refresh().names, pattern)}
+        digests = {name: digest for name in sorted(names) if (digest := self._digest(name))}
+        if digests != self.digests:
+            self._append([{"digests": digests}])
+
+    def changed(self) -> Path | None:
+        """The first file that differs from its recorded digest."""
+        for name, digest in self.refresh().digests.items():
+            if self._digest(name) not in (None, digest):
+                return self.root / name
+        return None
+
+    def _digest(self, name: str) -> str | None:
+        path = self.root / name
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
     def add(self, names: Iterable[str]) -> None:
         """Add the names of many files at once, which is faster than one before each write."""
@@ -207,6 +238,7 @@ class Ledger:
         lines = [
             _head(self.kind, self.source),
             *(name for name in sorted(self.names) if os.path.lexists(self.root / name)),
+            *([{"digests": self.digests}] if self.digests else []),
         ]
         temporary = self.path.with_name(f".tmp-{os.getpid()}-{os.urandom(4).hex()}")
         try:

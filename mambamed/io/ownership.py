@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mambamed.errors import RecipeError
+from mambamed.errors import MambamedError, RecipeError
 from mambamed.io.atomic import TEMPORARY, check_writable
 from mambamed.io.ledger import LEDGER_NAME, Ledger, foreign_file, single
 from mambamed.io.lock import LOCK_NAME, folder_lock
@@ -32,6 +32,8 @@ class Output:
         inputs: files and folders that the command reads.
         source: what it is made from, if a folder of the same kind but another source is to be kept.
         overwrite: whether a folder of another source may be replaced.
+        edited: names of files that people edit, e.g. `*.csv`. A complete command records their digests, and
+            the next one does not replace a file that was changed since.
         signals: names of empty files by which a person tells the command something.
         older: finds the files that a version without lists wrote; none if it did not write the folder.
     """
@@ -42,6 +44,7 @@ class Output:
     source: str = ""
     overwrite: bool = False
     older: Callable[[Path], Iterable[str]] = lambda folder: ()
+    edited: tuple[str, ...] = ()
     signals: tuple[str, ...] = ()
 
     def check(self, names: Sequence[str] = ()) -> Ledger:
@@ -83,6 +86,8 @@ class Output:
                 raise RecipeError(f"{inner}: holds a {kind}. Give another -o.")
         if path := ledger.foreign(names):
             raise foreign_file(path)
+        if not self.overwrite and (path := ledger.changed()):
+            raise RecipeError(f"{path}: was changed after mambamed wrote it. Move it, or give another -o.")
         check_writable(folder)
         return ledger
 
@@ -102,10 +107,14 @@ class Output:
         made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         with lock(self.folder):
             ledger = self.begin()
+            ledger.keep_digests(())  # a command that is killed leaves files without digests
             try:
                 yield ledger
+                ledger.keep_digests(self.edited)
                 ledger.compact()
             except BaseException:
+                with suppress(MambamedError):
+                    ledger.keep_digests(self.edited)
                 if new and not ledger.refresh().names:
                     with suppress(OSError):
                         for path in (ledger.path, self.folder / LOCK_NAME):

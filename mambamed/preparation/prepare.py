@@ -150,6 +150,7 @@ def prepare(
         source=str(raw.source.resolve()) if raw.source else "",
         overwrite=overwrite,
         older=_files_of_version_0_1,
+        edited=_DOCUMENTS,
     )
 
     def summary(plan: Plan | None, cases: int, findings: list[Finding], faults: list[str]) -> PreparedSummary:

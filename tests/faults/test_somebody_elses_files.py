@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from tests.answers.stubs import stub_run, write_blobs
 from tests.faults.fault_files import LABEL, packed
 from tests.faults.in_process import call
-from tests.faults.small_jobs import QUICK, classify_job, landmarks_job, prepare_job
+from tests.faults.small_jobs import QUICK, classify_job, evaluate_job, landmarks_job, prepare_job
 
 POINTS = "landmark,x,y,z\ntip,1,2,3\n"
 # Names of everything that mambamed itself writes, with content of a person.
@@ -160,3 +161,37 @@ def test_prepare_keeps_what_somebody_put_into_its_own_folder(name, tmp_path) -> 
     own.parent.mkdir(exist_ok=True)
     own.write_text("mine")
     assert call(*job).code == 0 and own.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("verb", "file"),
+    [
+        ("prepare", "splits.json"),
+        ("evaluate", "cases.csv"),
+        ("landmarks", "case_0.mrk.json"),
+        ("landmarks", "landmarks.csv"),
+        ("convert-points", "landmarks.mrk.json"),
+        ("compare", "comparison.csv"),
+    ],
+)
+def test_a_file_that_was_edited_is_not_replaced_by_the_same_command(verb, file, tmp_path) -> None:
+    out = tmp_path / "out"
+    table = tmp_path / "landmarks.csv"
+    table.write_text(POINTS)
+    if verb == "compare":
+        assert call(*evaluate_job(tmp_path), "-o", tmp_path / "one").code == 0
+        shutil.copytree(tmp_path / "one", tmp_path / "two")
+    jobs = {"prepare": prepare_job, "evaluate": evaluate_job, "landmarks": landmarks_job}
+    others = {
+        "convert-points": ["convert-points", str(table), "--to", "mrk.json", "-q"],
+        "compare": ["compare", str(tmp_path / "one"), str(tmp_path / "two"), "-q"],
+    }
+    job = [*(others[verb] if verb in others else jobs[verb](tmp_path / "job")), "-o", out]
+    for _ in range(2):
+        assert call(*map(str, job)).code == 0
+    (out / file).write_text((out / file).read_text() + " ")
+    before = digests(out)
+    done = call(*map(str, job))
+    assert done.code == 2, done
+    done.line_with(f"{file}: was changed after mambamed wrote it.")
+    assert digests(out) == before

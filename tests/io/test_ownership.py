@@ -9,7 +9,7 @@ import pytest
 
 from mambamed.errors import RecipeError, RunError
 from mambamed.io.atomic import write_text
-from mambamed.io.ledger import LEDGER_NAME
+from mambamed.io.ledger import LEDGER_NAME, Ledger
 from mambamed.io.lock import LOCK_NAME, folder_lock, reading, waiting_lock
 from mambamed.io.ownership import Output, own_file
 from mambamed.jobs.shard import Shard
@@ -203,3 +203,49 @@ def test_a_reader_is_not_called_a_writer(tmp_path) -> None:
         output.locked(),
     ):
         pass
+
+
+def edited_output(folder: Path, text: str, **options: bool) -> None:
+    with Output(folder, "test", edited=("*.csv",), **options).locked():
+        write_text(folder / "cases.csv", text)
+        write_text(folder / "page.html", text)
+
+
+def test_a_table_that_a_person_edited_is_not_replaced(tmp_path) -> None:
+    folder = tmp_path / "out"
+    edited_output(folder, "first")
+    edited_output(folder, "second")  # its own earlier result
+    (folder / "page.html").write_text("nobody edits that")
+    (folder / "cases.csv").write_text("second, with a remark")
+    before = contents(folder)
+    with pytest.raises(RecipeError, match=r"cases\.csv: was changed after mambamed wrote it\. Move it"):
+        edited_output(folder, "third")
+    assert contents(folder) == before
+    edited_output(folder, "third", overwrite=True)
+    (folder / "cases.csv").unlink()
+    edited_output(folder, "fourth")
+    assert (folder / "cases.csv").read_text() == "fourth"
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RecipeError])
+def test_a_table_written_before_a_failure_is_still_replaced(failure, tmp_path) -> None:
+    edited_output(tmp_path / "out", "first")
+    with pytest.raises(failure), Output(tmp_path / "out", "test", edited=("*.csv",)).locked():
+        write_text(tmp_path / "out" / "cases.csv", "half of the work")
+        raise failure("stopped")
+    edited_output(tmp_path / "out", "whole")
+    (tmp_path / "out" / "cases.csv").write_text("edited")
+    with pytest.raises(RecipeError, match="was changed"):
+        edited_output(tmp_path / "out", "again")
+
+
+def test_after_a_kill_the_files_have_no_digests(tmp_path) -> None:
+    """A process that ends between its writes and the end of the command leaves no old digests."""
+    edited_output(tmp_path, "first")
+    killed = Output(tmp_path, "test", edited=("*.csv",)).locked()
+    killed.__enter__()
+    write_text(tmp_path / "cases.csv", "second")
+    assert Ledger(tmp_path).refresh().digests == {}
+    assert Ledger(tmp_path).changed() is None
+    killed.__exit__(None, None, None)
+    assert set(Ledger(tmp_path).refresh().digests) == {"cases.csv"}
