@@ -10,11 +10,14 @@ from typing import Any
 from mambamed.io.atomic import write_bytes
 from mambamed.report.canvas import new_figure, plain_style, png_of
 
-_SMOOTHING = 0.9
+_AVERAGED = 50  # the moving mean averages over one fiftieth of the epochs
+_MARGIN = 0.06  # above and below the curves, of their range
+_LEAST_RANGE = {True: 0.01, False: 0.1}  # of a panel whose curves are constant: of scores, of errors in mm
+_WIDE = 5  # errors whose largest exceeds this many times the smallest are drawn on a logarithmic axis
 _LEGEND_LINES = 20  # next to the curves; log.csv has the names of more structures
 _LEGEND_LINES_INSIDE = 5
 _COLORS_OF_THE_CYCLE = 8
-_WORDS = {"dice": "Dice", "error_mm": "error, mm"}
+_WORDS = {"dice": "Dice", "error_mm": "error [mm]", "auc": "AUC"}
 
 
 @plain_style()
@@ -28,7 +31,8 @@ def draw_progress(
             learning_rate, seconds.
         path: a .png file, written atomically.
         score_name: prefix of the scores' columns.
-        higher_is_better: scores lie between 0 and 1; else they are errors, drawn from 0 up.
+        higher_is_better: scores lie between 0 and 1; else they are errors, on a logarithmic axis if their
+            range is wide.
     """
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
@@ -50,9 +54,11 @@ def draw_progress(
         values = [row[key] for row in history]
         middle.plot(epochs, values, color=color, alpha=0.35, marker=marker)
         middle.plot(epochs, moving_mean(values), color=color, label=key.removeprefix(f"{score_name}_"))
+    if not names:
+        middle.plot(epochs, [row[score_name] for row in history], color="black", alpha=0.35, marker=marker)
     middle.plot(epochs, moving_mean([row[score_name] for row in history]), color="black", label="mean", lw=2)
     middle.set_ylabel(f"{_WORDS.get(score_name, score_name)} of validation patches\n(thick: moving mean)")
-    middle.set_ylim(0, 1 if higher_is_better else None)
+    _fit(middle, [row[key] for row in history for key in (score_name, *names)], higher_is_better)
     if len(names) <= _LEGEND_LINES_INSIDE:
         middle.legend(frameon=False, loc="lower right" if higher_is_better else "upper right")
     elif len(names) <= _LEGEND_LINES:
@@ -63,7 +69,7 @@ def draw_progress(
     bottom.set_yscale("log")
     seconds = bottom.twinx()
     seconds.plot(epochs, [row["seconds"] for row in history], color="C1", marker=marker)
-    seconds.set_ylabel("s an epoch", color="C1")
+    seconds.set_ylabel("s per epoch", color="C1")
     seconds.set_ylim(bottom=0)
     bottom.set_xlabel("epoch")
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -72,15 +78,38 @@ def draw_progress(
     write_bytes(path, png_of(figure))
 
 
+def _fit(axes: Any, values: Sequence[float], higher_is_better: bool) -> None:
+    """Fit the axis to the curves: all of them are visible, and use the height of the panel."""
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return
+    low, high = min(known), max(known)
+    if not higher_is_better and 0 < low < high / _WIDE:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(low / (1 + _MARGIN), high * (1 + _MARGIN))
+        return
+    extent = max(high - low, _LEAST_RANGE[higher_is_better])
+    axes.set_ylim(low - _MARGIN * extent, high + _MARGIN * extent)
+
+
 def moving_mean(values: Sequence[float]) -> list[float]:
-    """Exponential moving mean, NaN skipped; it starts at the first value.
+    """Exponential moving mean, NaN skipped; it starts at the first value and has no bias towards it.
+
+    Its span grows with the number of values, so that the mean of a short training follows the curve.
+    Source: the bias correction of Kingma & Ba 2015, arXiv:1412.6980, section 3.
 
     >>> moving_mean([1.0, 0.0, float("nan")])
-    [1.0, 0.9, 0.9]
+    [1.0, 0.0, 0.0]
     """
-    means, mean = [], math.nan
+    keep = 1 - 2 / (max(1.0, len(values) / _AVERAGED) + 1)
+    means, total, weight = [], 0.0, 0.0
     for value in values:
         if not math.isnan(value):
-            mean = value if math.isnan(mean) else _SMOOTHING * mean + (1 - _SMOOTHING) * value
-        means.append(mean)
+            total, weight = keep * total + value, keep * weight + 1
+        means.append(total / weight if weight else math.nan)
     return means

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from mambamed.report.progress import draw_progress
+from mambamed.report.progress import draw_progress, moving_mean
 
 
 def rows(names, epochs=4):
@@ -47,10 +47,10 @@ def test_losses_scores_with_their_moving_means_rate_and_seconds_are_drawn(tmp_pa
     top, middle, bottom, seconds = figures[0].axes
     assert [list(line.get_ydata()) for line in top.lines] == [[1, 1 / 2, 1 / 3, 1 / 4], [2, 1, 2 / 3, 1 / 2]]
     drawn = {line.get_label(): line.get_ydata() for line in middle.lines if line.get_alpha() is None}
-    # 0.1, then 0.9 of the former and 0.1 of the new: 0.11, 0.129, 0.1561
-    np.testing.assert_allclose(drawn["a"], [0.1, 0.11, 0.129, 0.1561])
-    np.testing.assert_allclose(drawn["b"], [0.11, 0.11, 0.9 * 0.11 + 0.031, 0.9 * 0.13 + 0.041])
-    np.testing.assert_allclose(drawn["mean"], [0.1, 0.11, 0.129, 0.1561])
+    # four epochs are too few to be averaged; NaN keeps the former value
+    np.testing.assert_allclose(drawn["a"], [0.1, 0.2, 0.3, 0.4])
+    np.testing.assert_allclose(drawn["b"], [0.11, 0.11, 0.31, 0.41])
+    np.testing.assert_allclose(drawn["mean"], [0.1, 0.2, 0.3, 0.4])
     thin = [line.get_ydata()[0] for line in middle.lines if line.get_alpha() is not None]
     assert thin == pytest.approx([0.1, 0.11])
     assert list(bottom.lines[0].get_ydata()) == pytest.approx([0.1, 0.05, 0.1 / 3, 0.025])
@@ -64,3 +64,39 @@ def test_structures_differ_in_color_as_far_as_there_are_colors(tmp_path, figures
     colors = {line.get_color() for line in middle.lines if line.get_alpha() is None}
     assert len(colors) == min(count, 20) + 1  # and the mean's
     assert (middle.get_legend() is None) == (count > 20)
+
+
+def test_the_moving_mean_starts_at_the_first_value_and_follows():
+    """A span of 3, the fiftieth part of 150 values, halves the weight with each value."""
+    values = np.random.default_rng(0).normal(0.8, 0.1, 150)
+    weights = 0.5 ** np.arange(150)[::-1]
+    means = moving_mean(values)
+    assert means[0] == values[0]
+    assert means[-1] == pytest.approx((weights * values).sum() / weights.sum())
+    short = list(np.linspace(0.1, 0.78, 15))
+    assert moving_mean(short)[-1] == pytest.approx(0.78)
+
+
+@pytest.mark.parametrize(
+    ("name", "scores", "higher"),
+    [
+        ("auc", [0.97, 0.99, 1.0, 1.0], True),
+        ("auc", [1.0, 1.0, 1.0, 1.0], True),
+        ("dice", [0.1, 0.5, 0.7, 0.78], True),
+        ("error_mm", [26.0, 9.0, 5.0, 4.6], False),
+        ("error_mm", [4.0, 4.1, 4.0, 3.9], False),
+        ("error_mm", [4.0, math.nan, math.inf, 3.9], False),
+    ],
+)
+def test_the_axis_fits_the_curve(tmp_path, figures, name, scores, higher):
+    history = [row | {name: score} for row, score in zip(rows([]), scores, strict=True)]
+    draw_progress(history, tmp_path / "progress.png", name, higher)
+    low, high = figures[0].axes[1].get_ylim()
+    known = [score for score in scores if math.isfinite(score)]
+    assert low < min(known)
+    assert max(known) < high
+    if max(known) - min(known) > 0.1:
+        place = figures[0].axes[1].transAxes.inverted().transform
+        data = figures[0].axes[1].transData.transform
+        heights = [place(data((1, score)))[1] for score in known]
+        assert max(heights) - min(heights) > 0.7  # of the panel
