@@ -118,6 +118,7 @@ class ClassificationAnswer(BaseAnswer):
         calibrations: one per network, in the order of members and folds.
         seeds: one per member.
         threshold: for two classes: probability from which the second one is predicted.
+        channel: name of the first channel, which the pictures of saliency maps show.
     """
 
     stage: ClassVar[str] = "classifying"
@@ -129,6 +130,7 @@ class ClassificationAnswer(BaseAnswer):
     seeds: tuple[int, ...]
     threshold: float | None
     options: ClassOptions = ClassOptions()
+    channel: str = ""
 
     @classmethod
     def of(cls, ensemble: Ensemble, output: Path, options: ClassOptions) -> ClassificationAnswer:
@@ -163,6 +165,7 @@ class ClassificationAnswer(BaseAnswer):
             tuple(member.run.recipe.training.seed for member in ensemble.members),
             threshold,
             options,
+            next(iter(ensemble.run.manifest.channels)),
         )
 
     @property
@@ -274,7 +277,8 @@ class ClassificationAnswer(BaseAnswer):
         write_image(folder / f"{case.id}.nii.gz", total, like=ready.like)
         if isinstance(ready.like, Image):
             title = f"{case.id}: {label} {values[self.task.classes.index(label)]:.2f}"
-            draw_saliency(folder / f"{case.id}.png", title, ready.like.array, ready.like.affine, total)
+            image = ready.like.array, ready.like.affine
+            draw_saliency(folder / f"{case.id}.png", title, *image, total, self.channel)
 
 
 def _maps_folder(output: Path) -> Output:

@@ -103,6 +103,7 @@ class LandmarksAnswer(BaseAnswer):
 
     Attributes:
         thresholds: landmark -> score below which it is absent.
+        channel: name of the first channel, which previews show.
     """
 
     stage: ClassVar[str] = "placing landmarks"
@@ -111,6 +112,7 @@ class LandmarksAnswer(BaseAnswer):
     recipe: Recipe
     thresholds: Mapping[str, float]
     options: PointOptions = PointOptions()
+    channel: str = ""
 
     @classmethod
     def of(cls, ensemble: Ensemble, options: PointOptions) -> LandmarksAnswer:
@@ -128,7 +130,8 @@ class LandmarksAnswer(BaseAnswer):
                     f"{member.run.root}: its heatmaps differ from those of {first.root} (recipe: landmarks); "
                     "they cannot be averaged. Use one of the models."
                 )
-        return cls(task, first.recipe, _thresholds(ensemble, options.threshold), options)
+        channel = next(iter(first.manifest.channels))
+        return cls(task, first.recipe, _thresholds(ensemble, options.threshold), options, channel)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -145,7 +148,8 @@ class LandmarksAnswer(BaseAnswer):
 
             placed = located.placed(self.thresholds)
             voxels = {n: v for n, v in zip(located.names, located.voxels, strict=True) if n in placed}
-            draw_points(_preview(case, folder), case.id, ready.like.array, ready.like.affine, voxels)
+            image = ready.like.array, ready.like.affine
+            draw_points(_preview(case, folder), case.id, *image, voxels, located.names, self.channel)
         image = case.channels[0].path.name
         write_located(folder / f"{case.id}.json", located, self.thresholds, self.recipe, image)
         return {}

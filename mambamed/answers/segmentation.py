@@ -126,7 +126,8 @@ class SegmentationAnswer(BaseAnswer):
             from mambamed.report.pictures import PicturedCase, draw_cases
 
             image = ready.images[0]
-            pictured = PicturedCase(case.id, image.array, image.affine, prediction=labels)
+            channel = next(iter(self.manifest.channels))
+            pictured = PicturedCase(case.id, image.array, image.affine, prediction=labels, channel=channel)
             draw_cases(files["preview"], [pictured], self.manifest.labels)
         mask = folder / f"{case.id}{self.options.suffix}"
         if self.options.format == "nifti":

@@ -22,7 +22,6 @@ from mambamed.io.atomic import flush_all, remove_leftovers
 from mambamed.io.ledger import foreign_file
 from mambamed.io.ownership import Output
 from mambamed.memory import memory_bytes
-from mambamed.preparation.contact_sheet import write_index
 from mambamed.preparation.examine import Examined, bytes_needed, examine, summary_of
 from mambamed.preparation.examine_answers import faults_of_classes
 from mambamed.preparation.options import parse_bytes, preprocess_settings
@@ -35,6 +34,8 @@ from mambamed.preparation.store import FORMAT
 from mambamed.preparation.store_case import store_case
 from mambamed.progress import Progress, Silence
 from mambamed.recipe import Preprocess, Recipe, Split, shipped_recipes
+from mambamed.report.contact_sheet import write_index
+from mambamed.report.planes import color_of
 
 _WORTH_PROCESSES = 64 * 2**20  # a second of work; a process takes about that to start
 _ENDS = {
@@ -197,7 +198,7 @@ def prepare(
             remove_leftovers(output / name)
         progress.start("preparing", len(good), "cases")
         entries: dict[str, CaseEntry] = {}
-        work = [(case, plan, output, fix_geometry, qc) for case in good]
+        work = [(case, plan, output, fix_geometry, manifest if qc else None) for case in good]
         for case, entry in over_cases(store_case, work, count, progress):
             if isinstance(entry, CaseError):
                 faults.append(str(entry))
@@ -310,7 +311,9 @@ def _write_index(
         shape = " x ".join(str(n) for n in entries[case_id].shape)
         name = entries[case_id].class_name
         lines[case_id] = [shape, *([f"class {name}"] if name else []), *examined[case_id].warnings]
-    write_index(path, manifest.name, lines)
+    legend = {name: color_of(value - 1) for name, value in manifest.labels.items() if value}
+    legend |= {name: color_of(number) for number, name in enumerate(manifest.landmarks)}
+    write_index(path, manifest.name, lines, legend)
 
 
 def _bytes_of(cases: Sequence[Case]) -> int:

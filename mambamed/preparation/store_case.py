@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mambamed.cases import Case
+from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan
 from mambamed.documents.prepared import CaseEntry, CaseFile, CaseRecord
 from mambamed.errors import CaseError, DatasetError
@@ -20,17 +21,19 @@ from mambamed.io.atomic import flushed_together, write_bytes
 from mambamed.io.images import Image, files_behind, smallest_integer, write_image
 from mambamed.io.json_text import json_line
 from mambamed.io.ledger import remove
-from mambamed.preparation.contact_sheet import sheet_of
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.label_kernels import count_labels, foreground_places
 from mambamed.preparation.prepare_image import label_integers, prepare_image, prepare_label
 from mambamed.preparation.reading import FixGeometry, read_channels, read_label
 from mambamed.preparation.store import FORMAT, CaseFiles, encode_array, encode_foreground, read_array
+from mambamed.report.contact_sheet import sheet_of
 
 FOREGROUND_PER_LABEL = 10_000  # nnU-Net keeps as many
 
 
-def store_case(case: Case, plan: Plan, root: Path, fix: FixGeometry = "none", qc: bool = False) -> CaseEntry:
+def store_case(
+    case: Case, plan: Plan, root: Path, fix: FixGeometry = "none", qc: DatasetManifest | None = None
+) -> CaseEntry:
     """Prepare a case, unless it already is there, prepared from the same files in the same way.
 
     The files are not flushed to the disk; the case's document holds their digests, by which the next run
@@ -41,7 +44,7 @@ def store_case(case: Case, plan: Plan, root: Path, fix: FixGeometry = "none", qc
         plan: how to prepare it.
         root: the prepared dataset.
         fix: what may be done with an image on another grid; see `reading.on_grid`.
-        qc: draw the case into qc/, where that picture is not there yet.
+        qc: draw the case into qc/ with the names of this dataset, where that picture is not there yet.
 
     Returns:
         The entry of dataset.json.
@@ -55,14 +58,16 @@ def store_case(case: Case, plan: Plan, root: Path, fix: FixGeometry = "none", qc
     known = _complete(files, settings)
     with flushed_together():
         if known is not None:
-            if qc and not files.picture.is_file():
+            if qc is not None and not files.picture.is_file():
                 label = read_array(files.label) if known.entry.has_label else None
-                _draw(case, files, read_array(files.image), label, CaseGeometry.of(known.geometry))
+                _draw(case, files, read_array(files.image), label, CaseGeometry.of(known.geometry), qc)
             return known.entry
         return _store(case, plan, files, settings, fix, qc)
 
 
-def _store(case: Case, plan: Plan, files: CaseFiles, settings: str, fix: FixGeometry, qc: bool) -> CaseEntry:
+def _store(
+    case: Case, plan: Plan, files: CaseFiles, settings: str, fix: FixGeometry, qc: DatasetManifest | None
+) -> CaseEntry:
     images = read_channels(case, fix)
     try:
         array, geometry = prepare_image(images, plan, dtype=np.float16)
@@ -92,8 +97,8 @@ def _store(case: Case, plan: Plan, files: CaseFiles, settings: str, fix: FixGeom
     if case.label is not None:
         digests["reference"] = hashlib.sha256(files.reference.read_bytes()).hexdigest()
     remove(files.picture)
-    if qc:
-        _draw(case, files, array, label, geometry)
+    if qc is not None:
+        _draw(case, files, array, label, geometry, qc)
     CaseRecord(
         settings=settings,
         entry=entry,
@@ -105,11 +110,17 @@ def _store(case: Case, plan: Plan, files: CaseFiles, settings: str, fix: FixGeom
 
 
 def _draw(
-    case: Case, files: CaseFiles, array: NDArray, label: NDArray | None, geometry: CaseGeometry
+    case: Case,
+    files: CaseFiles,
+    array: NDArray,
+    label: NDArray | None,
+    geometry: CaseGeometry,
+    manifest: DatasetManifest,
 ) -> None:
     affine = geometry.affine_prepared
     points = {name: world_to_voxel(affine, point) for name, point in (case.points or {}).items()}
-    write_bytes(files.picture, sheet_of(array, geometry.spacing_prepared, label, points))
+    names = {"channels": [*manifest.channels], "labels": manifest.labels, "landmarks": manifest.landmarks}
+    write_bytes(files.picture, sheet_of(array, geometry.spacing_prepared, label, points, **names))
 
 
 def reference_labels(label: Image, geometry: CaseGeometry) -> NDArray:

@@ -9,76 +9,79 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mambamed.geometry import (
-    Affine,
-    affine_to_ras,
-    orientation_of,
-    spacing_of,
-    to_ras,
-    voxel_to_world,
-    world_to_voxel,
-)
+from mambamed.geometry import Affine, voxel_to_world, world_to_voxel
 from mambamed.io.atomic import write_bytes
 from mambamed.report.canvas import new_figure, plain_style, png_of
+from mambamed.report.planes import PLANES, Turned, across_and_up, add_legend, color_of, outlined
 
-_PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
-_COLOR = "#E69F00"  # distinguishable from gray for color-blind readers (Okabe & Ito 2008)
-_FAINTEST = 0.25
-_NAMES_SHOWN = 60
+_NAMES_SHOWN, _SHORT = 8, 4  # more landmarks, and longer names, have a number beside the marks
+_NEAR = 2  # voxels
 
 
 @plain_style()
 def draw_points(
-    path: Path, title: str, image: NDArray, affine: Affine, voxels: Mapping[str, Sequence[float]]
+    path: Path,
+    title: str,
+    image: NDArray,
+    affine: Affine,
+    voxels: Mapping[str, Sequence[float]],
+    landmarks: Sequence[str] = (),
+    channel: str = "",
 ) -> None:
     """Draw three planes through the median of the landmarks, with all landmarks on each plane.
 
-    The patient's right is on the left of axial and coronal planes; voxels keep their aspect ratio in mm.
-    Landmarks far from the plane are drawn with lower opacity.
+    Each landmark has a color; its mark is a ring within two voxels of the plane, and a cross elsewhere. Sides
+    of the patient are lettered; voxels keep their aspect ratio in mm.
 
     Args:
         path: a .png file, written atomically.
         image: `(X, Y, Z)` in the axis order of the file.
         affine: voxel -> world, mm, RAS+.
         voxels: landmark -> position in voxels of the file.
+        landmarks: names of all landmarks, in the order of their colors (default: those of `voxels`).
+        channel: name of the image's channel.
     """
-    orientation = orientation_of(affine)
-    turned = to_ras(image, orientation)
-    affine_turned = affine_to_ras(affine, image.shape, orientation)
-    spacing = spacing_of(affine_turned)
+    from matplotlib.lines import Line2D
+
+    volume, names = Turned(image, affine), list(landmarks or voxels)
     world = voxel_to_world(affine, np.array([*voxels.values()], float).reshape(-1, 3))
-    places = world_to_voxel(affine_turned, world)
-    figure = new_figure(figsize=(12, 4.6), dpi=100, facecolor="black")
-    middle = np.median(places, axis=0) if len(places) else (np.array(turned.shape) - 1) / 2
-    for axes, (name, axis) in zip(figure.subplots(1, 3), _PLANES, strict=True):
-        plane = int(np.clip(round(middle[axis]), 0, turned.shape[axis] - 1))
-        _draw_plane(axes, turned.take(plane, axis=axis), axis, spacing)
-        _mark(axes, [*voxels], places, axis, plane, turned.shape[axis])
-        axes.set_title(name, color="white", fontsize=10)
-    figure.suptitle(title, color="white", fontsize=11)
+    places = world_to_voxel(volume.affine, world)
+    figure = new_figure(figsize=(12, 4.8), dpi=100, facecolor="black")
+    middle = np.median(places, axis=0) if len(places) else (np.array(volume.image.shape) - 1) / 2
+    named = len(names) <= _NAMES_SHOWN or max(map(len, names)) <= _SHORT
+    texts = {name: name if named else str(k + 1) for k, name in enumerate(names)}
+    for axes, (plane, axis) in zip(figure.subplots(1, 3), PLANES, strict=True):
+        place = int(np.clip(round(middle[axis]), 0, volume.image.shape[axis] - 1))
+        volume.draw(axes, axis, place)
+        for name, point in zip(voxels, places, strict=True):
+            _mark(axes, texts[name], color_of(names.index(name)), point, axis, place)
+        axes.set_title(plane, color="white", fontsize=10)
+    figure.suptitle(f"{title}, {channel}" if channel else title, color="white", fontsize=11)
+    numbered = {n: n if texts[n] == n else f"{texts[n]}: {n}" for n in names}
+    handles = [
+        Line2D([], [], ls="", marker="o", color=color_of(names.index(n)), label=label)
+        for n, label in numbered.items()
+        if n in voxels
+    ]
+    if handles:
+        plain: dict[str, Any] = {"ls": "", "color": "white", "mfc": "none"}
+        handles.append(Line2D([], [], marker="o", **plain, label="in this plane"))
+        handles.append(Line2D([], [], marker="x", **plain, label="before or behind it"))
+    add_legend(figure, handles)
     write_bytes(path, png_of(figure))
 
 
-def _draw_plane(axes: Any, plane: NDArray, axis: int, spacing: NDArray[np.float64]) -> None:
-    across, up = (a for a in range(3) if a != axis)
-    shown = np.asarray(plane, float).T
-    low, high = np.percentile(shown, [1, 99.5])
-    axes.imshow(shown, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower",
-                aspect=spacing[up] / spacing[across], interpolation="nearest")  # fmt: skip
-    if axis != 0:
-        axes.invert_xaxis()
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_frame_on(False)
-
-
-def _mark(
-    axes: Any, names: Sequence[str], places: NDArray[np.float64], axis: int, plane: int, length: int
-) -> None:
-    across, up = (a for a in range(3) if a != axis)
-    for name, place in zip(names, places, strict=True):
-        strength = max(_FAINTEST, 1 - 2 * abs(place[axis] - plane) / length)
-        axes.plot(place[across], place[up], "o", ms=4, mfc="none", mec=_COLOR, alpha=strength)
-        if len(names) <= _NAMES_SHOWN:
-            axes.annotate(name, (place[across], place[up]), xytext=(3, 3), textcoords="offset points",
-                          color=_COLOR, fontsize=7, alpha=strength, annotation_clip=True)  # fmt: skip
+def _mark(axes: Any, text: str, color: str, point: NDArray[np.float64], axis: int, place: int) -> None:
+    across, up = across_and_up(axis)
+    near = abs(point[axis] - place) <= _NEAR
+    axes.plot(
+        point[across], point[up], "o" if near else "x", ms=7 if near else 5, mew=1.5, mec=color, mfc="none",
+        path_effects=outlined(3),
+    )  # fmt: skip
+    left, right = axes.get_xlim()
+    inwards = -1 if (point[across] - left) / (right - left) > 0.6 else 1  # the text stays inside of the plane
+    axes.annotate(
+        text, (point[across], point[up]), xytext=(5 * inwards, 4), textcoords="offset points", color=color,
+        fontsize=9, fontweight="bold", annotation_clip=True, path_effects=outlined(2.5),
+        ha="left" if inwards > 0 else "right",
+    )  # fmt: skip

@@ -2,6 +2,7 @@ import matplotlib.image
 import numpy as np
 
 from mambamed.report.pictures import PicturedCase, draw_cases
+from mambamed.report.planes import color_of, gray_window
 from mambamed.report.progress import draw_progress
 
 
@@ -29,3 +30,32 @@ def test_the_curves_of_a_training_are_drawn(tmp_path) -> None:
     rows = [row | {"epoch": e, "learning_rate": 1e-3 / e, "seconds": 3.0} for e in (1, 2, 3)]
     draw_progress(rows, tmp_path / "progress.png")
     assert matplotlib.image.imread(tmp_path / "progress.png").std() > 0.05
+
+
+def test_all_labels_have_a_legend_that_fits(tmp_path) -> None:
+    """Sixty labels: the picture grows by the rows of its legend, and nothing reaches its edges."""
+    mask = np.zeros((20, 20, 20), np.uint8)
+    mask[5:9, 5:8, 5:10] = np.arange(1, 61).reshape(4, 3, 5)
+    names = {f"left upper lobe of lung {k}": k for k in range(1, 61)}
+    case = PicturedCase("c", np.zeros(mask.shape), np.eye(4), prediction=mask)
+    draw_cases(tmp_path / "many.png", [case], names)
+    draw_cases(tmp_path / "one.png", [PicturedCase("c", case.image, case.affine, prediction=mask > 0)], names)
+    many, one = (matplotlib.image.imread(tmp_path / f"{n}.png")[..., :3] for n in ("many", "one"))
+    assert many.shape[0] > one.shape[0] + 150
+    assert many[:, :3].max() == many[:, -3:].max() == 0
+
+
+def test_a_label_has_the_same_color_in_every_picture() -> None:
+    """Whether or not other labels occur: the second color of Okabe & Ito, and never that of a neighbor."""
+    assert color_of(1) == "#56B4E9"
+    assert len({color_of(number) for number in range(120)}) == 120
+
+
+def test_the_window_ignores_background_and_outliers() -> None:
+    image = np.zeros((40, 40, 40))
+    image[10:30, 10:30, 10:30] = np.random.default_rng(0).uniform(100, 200, (20, 20, 20))
+    image[15, 15, 15] = 1e6
+    low, high = gray_window(image)
+    assert 80 < low < 100
+    assert 195 < high < 201
+    assert gray_window(np.full((3, 3, 3), 7.0))[0] == 7.0
