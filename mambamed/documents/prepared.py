@@ -44,7 +44,7 @@ class CaseEntry(Model):
 
     id: CaseId
     subject: str
-    """The person; cases of one subject never straddle a split."""
+    """The person; cases of one subject are never on two sides of a split."""
     class_name: str | None = Field(
         default=None, validation_alias=AliasChoices("class", "class_name"), serialization_alias="class"
     )
