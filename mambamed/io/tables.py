@@ -11,6 +11,7 @@ from typing import Any
 from mambamed.errors import DatasetError
 from mambamed.io.atomic import write_text
 from mambamed.io.text_files import read_text
+from mambamed.schema_errors import named
 
 # Spreadsheets run cells that begin with one of these (OWASP, "CSV Injection").
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -75,8 +76,9 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         if not any(line):
             continue
         if len(line) != len(headers):
+            cells = named(separator.join(line))
             raise DatasetError(
-                f"{path}:{number}: expected {len(headers)} cells, got {len(line)} ({separator.join(line)}). "
+                f"{path}:{number}: expected {len(headers)} cells, got {len(line)} ({cells}). "
                 "Check for decimal commas and missing quotes."
             )
         rows.append({header: cell.strip() for header, cell in zip(headers, line, strict=True)})
