@@ -13,6 +13,7 @@ import inspect
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -97,20 +98,18 @@ def command(function: Callable[..., Any], show: Callable[[Any], None]) -> Callab
             except BrokenPipeError:
                 close_stdout()
         except MambamedError as error:
-            if verbose:
-                raise
-            complain(str(error))
-            raise typer.Exit(error.exit_code) from error
+            raise _failed(type(error).__name__, str(error), error.exit_code, json_output, verbose) from error
         except Exception as error:
             fault = _fault_of_machine(error, function.__name__)
-            if verbose or fault is None:
+            if fault is None:
+                if json_output:
+                    print_fault("InternalError", f"{type(error).__name__}: {error}", EXIT_FAILED)
                 raise
-            complain(fault)
-            raise typer.Exit(EXIT_FAILED) from error
+            raise _failed("MachineError", fault, EXIT_FAILED, json_output, verbose) from error
         except KeyboardInterrupt as interruption:
             fact = f": {interruption}" if str(interruption) else ""
-            complain(f"Interrupted{fact}. {after_interruption(function.__name__, arguments)}")
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+            line = f"Interrupted{fact}. {after_interruption(function.__name__, arguments)}"
+            raise _failed("Interrupted", line, EXIT_INTERRUPTED, json_output) from None
         faults = getattr(result, "faults", None)
         if faults:
             for fault in faults:
@@ -120,6 +119,28 @@ def command(function: Callable[..., Any], show: Callable[[Any], None]) -> Callab
     run.__signature__ = inspect.Signature([*parameters, *common])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in [*parameters, *common]}
     return run
+
+
+def _failed(kind: str, lines: str, code: int, as_json: bool, verbose: bool = False) -> typer.Exit:
+    """Report a fault, with the traceback of the current exception if asked; returns the exit to raise."""
+    if verbose:
+        traceback.print_exc()
+    complain(lines)
+    if as_json and os.environ.get("RANK", "0") == "0":
+        print_fault(kind, lines, code)
+    return typer.Exit(code)
+
+
+def print_fault(kind: str, lines: str, code: int) -> None:
+    """Print a fault as JSON on stdout, see `mambamed.documents.fault`."""
+    from mambamed.documents.fault import FaultReport
+    from mambamed.io.json_text import json_to_print
+
+    content = {"error": {"kind": kind, "messages": lines.split("\n"), "exit_code": code}}
+    try:
+        print(json_to_print(FaultReport.checked(content, "--json").to_json()), flush=True)
+    except BrokenPipeError:
+        close_stdout()
 
 
 def _fault_of_machine(error: Exception, verb: str) -> str | None:

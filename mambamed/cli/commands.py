@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mambamed import __version__, api
-from mambamed.cli.command import command
+from mambamed.cli.command import command, print_fault
 from mambamed.cli.options import typed
 from mambamed.terminal import printable
 
@@ -18,7 +18,6 @@ app = typer.Typer(
     epilog="Start with 'mambamed demo'. Exit codes: 0 done, 1 failed, 2 invalid usage, 3 some cases failed.",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 recipes = typer.Typer(help="List, show and check recipes.", no_args_is_help=True)
@@ -38,6 +37,8 @@ def run_app(app: typer.Typer) -> None:
         shown.format_message = lambda: printable(describe())
         rich_format_error(shown)
         code = shown.exit_code
+        if "--json" in sys.argv[1:]:
+            print_fault("UsageError", describe(), code)
     sys.exit(code)
 
 
@@ -65,6 +66,14 @@ def _global(
     ] = False,
 ) -> None:
     pass
+
+
+@app.command("help")
+def _help(
+    command: Annotated[list[str] | None, typer.Argument(help="Command, e.g. train, or recipes show.")] = None,
+) -> None:
+    """Show the help of a command."""
+    app([*(command or ()), "--help"], prog_name="mambamed", standalone_mode=False)
 
 
 # Commands, and how many of their parameters are arguments; the others are options.

@@ -28,7 +28,10 @@ def typed(function: Callable[..., Any], arguments: int) -> Callable[..., Any]:
             kind = eval(parameter.annotation, scope)
             flag = f"--{name.replace('_', '-')}"
             names = _SHORT.get(name, (flag,) if kind is bool and not parameter.default else ())
-            info = Argument(help=helps[name]) if number < arguments else Option(*names, help=helps[name])
+            more: dict[str, Any] = {"help": helps[name]}
+            if name == "recipe":
+                more["autocompletion"] = _recipes_from
+            info = Argument(**more) if number < arguments else Option(*names, **more)
             parameter = parameter.replace(annotation=Annotated[kind, info])
         parameters.append(parameter)
 
@@ -38,3 +41,10 @@ def typed(function: Callable[..., Any], arguments: int) -> Callable[..., Any]:
     run.__name__, run.__doc__, run.__module__ = function.__name__, text, function.__module__
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return run
+
+
+def _recipes_from(incomplete: str) -> list[str]:
+    """For completion in a shell: the shipped recipes that begin with this; then the shell adds files."""
+    from mambamed.recipe import shipped_recipes
+
+    return [name for name in shipped_recipes() if name.startswith(incomplete)]

@@ -28,7 +28,8 @@ def _commands() -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 def _section(name: str, callback: Callable[..., Any]) -> str:
-    rows = [_row(parameter) for parameter in inspect.signature(callback).parameters.values()]
+    signature = inspect.signature(callback, eval_str=True)
+    rows = [_row(parameter) for parameter in signature.parameters.values()]
     table = ["| argument or option | default | description |", "|---|---|---|", *rows]
     return "\n".join([f"## {name}\n", f"{inspect.getdoc(callback)}\n", *table, ""])
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
     from mambamed.training.seeds import SeedsSummary
 
 
+_NUMBER = re.compile(r"[-+±(]?[\d.]|-?(inf|nan)\b")
+_WIDE = 140  # columns of a terminal that shows all about a recipe in one line
+_BORDER = 3  # of a column: two spaces and a line
+_NARROWEST_TEXT = 12  # characters of a column of text on a narrow terminal
 _NAMES_SHOWN = 10  # of landmarks, labels or classes
 _COLUMNS_SHOWN = 12  # of the scores of a training
 SCORE_WORDS = {"dice": "Dice", "error_mm": "MRE mm"}
@@ -232,9 +238,17 @@ def doctor(examination: Examination) -> None:
 
 
 def recipes_list(lines: Sequence[RecipeLine]) -> None:
-    """Print the shipped recipes."""
-    rows = [[line.name, line.task, line.network, line.data, line.headline] for line in lines]
-    _table(None, ["recipe", "task", "network", "data", "description"], rows)
+    """Print the shipped recipes, one line each; on a terminal, what does not fit is left out."""
+    rows = [("recipe", "task", "network", "data", "description")]
+    rows += [(line.name, line.task, line.network, line.data, line.headline) for line in lines]
+    space = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    if space < _WIDE:  # the name has the network and the data in it
+        rows = [(name, task, headline) for name, task, _, _, headline in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    for *cells, headline in rows:
+        begin = "".join(f"{cell:{width}}  " for cell, width in zip(cells, widths, strict=True))
+        line = printable(begin + headline)
+        print(line if len(line) <= space else f"{line[: space - 3]}...")
 
 
 def recipes_show(cost: RecipeCost) -> None:
@@ -276,20 +290,68 @@ def recipes_schema(schema: dict[str, Any]) -> None:
 
 
 def _table(title: str | None, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; on a pipe it is as wide as its content needs."""
-    named = None if title is None else _cell(title, "table.title")
-    table = Table(title=named, title_justify="left", header_style="bold")
-    for number, header in enumerate(headers):
-        table.add_column(_cell(header), justify="left" if number == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*map(_cell, row))
+    """Print a table; on a pipe it is as wide as its content needs.
+
+    Columns of numbers are aligned right, text left. On a narrow terminal, text is wrapped, and columns that
+    do not fit follow in a further table: no number is broken.
+    """
     stream = unescaped(sys.stdout)
     console = Console(file=stream, highlight=False)
-    if not console.is_terminal:
-        console = Console(file=stream, highlight=False, width=max(200, 12 * len(headers)))
-    with console.capture() as drawn:  # rich would end the process where the pipe is closed
-        console.print(table)
-    stream.write(drawn.get())
+    lines = [[*map(_cell, row)] for row in (headers, *rows)]
+    columns = [_Column(cells) for cells in zip(*lines, strict=True)]
+    space = console.width if console.is_terminal else sys.maxsize
+    for number, group in enumerate(_grouped(columns, space)):
+        named = None if title is None or number else _cell(title, "table.title")
+        table = Table(title=named, title_justify="left", header_style="bold")
+        for column, width in zip(group, _widths(group, space), strict=True):
+            justify = "right" if column.is_number else "left"
+            table.add_column(column.cells[0], justify=justify, overflow="fold", width=width)
+        for row in zip(*(column.cells[1:] for column in group), strict=True):
+            table.add_row(*row)
+        if not console.is_terminal:
+            width = sum(column.widest + _BORDER for column in group) + 1
+            console = Console(file=stream, highlight=False, width=max(width, named.cell_len if named else 0))
+        with console.capture() as drawn:  # rich would end the process where the pipe is closed
+            console.print(table)
+        stream.write(drawn.get())
+
+
+class _Column:
+    """A column of a table: its header and cells, and how narrow it can be."""
+
+    def __init__(self, cells: Sequence[Text]) -> None:
+        values = [cell.plain for cell in cells[1:] if cell.plain not in {"", "-"}]
+        self.cells = cells
+        self.is_number = bool(values) and all(_NUMBER.match(value) for value in values)
+        self.widest = max(cell.cell_len for cell in cells)
+        words = [Text(word).cell_len for cell in cells for word in cell.plain.split()]
+        longest = max(words, default=1)
+        self.narrowest = longest if self.is_number else min(longest, _NARROWEST_TEXT)
+
+
+def _grouped(columns: Sequence[_Column], space: int) -> list[list[_Column]]:
+    """The columns in groups that fit next to each other; each group begins with the first column."""
+    first, groups = columns[0], [[columns[0]]]
+    for column in columns[1:]:
+        taken = sum(each.narrowest + _BORDER for each in [*groups[-1], column]) + 1
+        if taken > space and len(groups[-1]) > 1:
+            groups.append([first])
+        groups[-1].append(column)
+    return groups
+
+
+def _widths(columns: Sequence[_Column], space: int) -> list[int]:
+    """The widths of columns next to each other: the widest ones give up what does not fit."""
+    widths = [column.widest for column in columns]
+    excess = sum(widths) + _BORDER * len(columns) + 1 - space
+    while excess > 0:
+        room = [w - column.narrowest for w, column in zip(widths, columns, strict=True)]
+        if max(room) <= 0:
+            break
+        widest = max((w, k) for k, w in enumerate(widths) if room[k] > 0)[1]
+        widths[widest] -= 1
+        excess -= 1
+    return widths
 
 
 def _cell(text: str, style: str = "") -> Text:

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from mambamed.documents.evaluation import AnySummary, ComparisonFile
+from mambamed.documents.fault import FaultReport
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan
 from mambamed.documents.prediction import PointFile, PredictionRecord
@@ -45,6 +46,7 @@ KINDS: dict[str, tuple[str, Any]] = {
     "evaluation": ("summary.json of an evaluation", AnySummary),
     "comparison": ("comparison.json of a comparison", ComparisonFile),
     "files": (".mambamed-files of an output folder, one line of it", Line),
+    "error": ("output of a command with --json that failed", FaultReport),
     "compile-times": ("compile.json in the cache folder", CompileTimes),
 }
 

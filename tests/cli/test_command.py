@@ -9,6 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from mambamed.cli.command import after_interruption, as_json, command
+from mambamed.documents.fault import FaultReport
 from mambamed.errors import CaseError, DatasetError, RunError
 from mambamed.progress import Progress
 
@@ -73,6 +74,23 @@ def test_json_is_the_summary_by_field(run) -> None:
 def test_a_fault_is_a_line_and_an_exit_code(run, mode, code, line) -> None:
     done = run("here", "--mode", mode, "-q")
     assert (done.exit_code, done.stderr) == (code, line)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "code"),
+    [
+        ("dataset", "DatasetError", 2),
+        ("run", "RunError", 1),
+        ("long name", "MachineError", 1),
+        ("interrupt", "Interrupted", 130),
+        ("bug", "InternalError", 1),
+    ],
+)
+def test_a_fault_with_json_is_one_document_on_stdout(run, mode, kind, code) -> None:
+    done = run("here", "--mode", mode, "--json")
+    error = FaultReport.checked(json.loads(done.stdout), "stdout").error
+    assert (error.kind, error.exit_code, done.exit_code) == (kind, code, code)
+    assert len(error.messages) == (2 if mode == "dataset" else 1)
 
 
 def test_an_interruption_says_how_to_continue(run) -> None:

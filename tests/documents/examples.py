@@ -12,6 +12,7 @@ from mambamed.documents.evaluation import (
     LandmarksSummary,
     SegmentationSummary,
 )
+from mambamed.documents.fault import FaultReport
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan
 from mambamed.documents.prediction import PointFile, PredictionRecord
@@ -95,4 +96,5 @@ EXAMPLES: list[tuple[type[Model], Any]] = [
     (LandmarksSummary, _read("summary_landmarks.json", task="landmarks")),
     (ClassificationSummary, _read("summary_classification.json", task="classification")),
     (ComparisonFile, _comparison()),
+    (FaultReport, {"error": {"kind": "RunError", "messages": ["disk full"], "exit_code": 1}}),
 ]
