@@ -199,7 +199,8 @@ def train(
         recipe: Recipe file, or name of a shipped recipe.
         data: Prepared dataset; overrides the recipe.
         output: Run folder (default: runs/<recipe>).
-        fold: Number of the fold to train, or all.
+        fold: Fold to train: a number, all, or none. none trains on all cases except a test part, without
+            validation.
         seeds: Train once per seed: a count (3 means seeds 0, 1 and 2) or a list of seeds, e.g. 4,7.
         set: Override a recipe key, e.g. training.epochs=100.
         resume: Continue an interrupted run.
@@ -263,7 +264,7 @@ def extend(
     Args (the others are described in `predict`):
         run: Run folder.
         epochs: Total number of epochs, including those already trained.
-        fold: Number of the fold, or all trained folds.
+        fold: Fold: a number, none, or all trained folds.
         data: Prepared dataset (default: the one used before).
         max_hours: Limit the remaining training to this many hours.
     """

@@ -93,7 +93,7 @@ def test_every_function_takes_text_and_paths(name, arguments, kind, tmp_path, mo
 def test_numbers_and_lists_are_the_text_of_the_command_line(tmp_path) -> None:
     run = stub_run(tmp_path / "run", folds=(0, 1))
     write_blobs(tmp_path / "images", 1)
-    with pytest.raises(MambamedError, match=r"fold 2 is not trained. Trained folds: \[0, 1\]"):
+    with pytest.raises(MambamedError, match="fold 2 is not trained"):
         mambamed.predict(run.root, tmp_path / "images", tmp_path / "out", folds=[0, 2], device="cpu")
 
 

@@ -189,7 +189,11 @@ class ClassificationAnswer(BaseAnswer):
     def accept(self, cases: Sequence[Case], progress: Progress) -> list[Case]:
         """Add the covariates of the table, if one is given."""
         if not self.calibrated:
-            progress.say("not calibrated: too few validation cases, or the recipe does not ask for it")
+            threshold = "" if self.threshold is None else f"; threshold {self.threshold:g}"
+            progress.say(
+                "not calibrated: no or too few validation cases, or the recipe does not ask for it"
+                + threshold
+            )
         if self.options.saliency:
             _maps(self.output).mkdir(parents=True, exist_ok=True)
             _maps_folder(self.output).begin()

@@ -141,6 +141,11 @@ class LandmarksAnswer(BaseAnswer):
     def keeps_images(self) -> bool:
         return self.options.preview
 
+    def accept(self, cases: Sequence[Case], progress: Progress) -> list[Case]:
+        if not any(self.thresholds.values()):
+            progress.say("thresholds 0: every landmark is placed (none was missing in validation cases)")
+        return list(cases)
+
     def write(self, ready: Ready, parts: Iterable[Slab], folder: Path) -> dict[str, Any]:
         located, case = locate(parts, ready.geometry, self.task), ready.case
         if self.options.preview and isinstance(ready.like, Image):
@@ -190,5 +195,6 @@ def _thresholds(ensemble: Ensemble, asked: float | None) -> dict[str, float]:
     alike = ensemble.run.recipe.landmarks.threshold if asked is None else asked
     if alike is not None:
         return dict.fromkeys(names, alike)
-    known = [read_thresholds(member.run, fold) or {} for member in ensemble.members for fold in member.folds]
-    return {name: sum(each.get(name, 0.0) for each in known) / max(len(known), 1) for name in names}
+    found = [read_thresholds(member.run, fold) for member in ensemble.members for fold in member.folds]
+    known = [each for each in found if each is not None]
+    return {name: sum(each[name] for each in known) / max(len(known), 1) for name in names}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mambamed.answers.classification import calibrated
 from mambamed.answers.validation import Network, Scored
+from mambamed.documents.run import FoldName
 from mambamed.evaluation.classification import evaluate_probabilities
 from mambamed.io.probabilities import Probabilities, write_probabilities
 from mambamed.metrics.calibration import softmax
@@ -32,7 +33,7 @@ _BIASED = "epoch, threshold and temperature were chosen on these very cases: tes
 class ClassValidation:
     """Writes calibration.json, predictions.csv, cases.csv, summary.csv and, last, summary.json."""
 
-    def __init__(self, run: Run, fold: int, dataset: PreparedDataset) -> None:
+    def __init__(self, run: Run, fold: FoldName, dataset: PreparedDataset) -> None:
         self._run, self._fold, self._dataset = run, fold, dataset
         self._task = cast(Classification, run.task)
         self.cases_at_once = run.plan.batch_size

@@ -10,6 +10,7 @@ import torch
 
 from mambamed.answers.located import Located, learned_thresholds, locate, write_located
 from mambamed.answers.validation import Network, Scored
+from mambamed.documents.run import FoldName
 from mambamed.evaluation.points import evaluate_points
 from mambamed.preparation.store import PreparedCase, PreparedDataset
 from mambamed.progress import Progress
@@ -26,7 +27,7 @@ class LandmarkValidation:
 
     cases_at_once = 1
 
-    def __init__(self, run: Run, fold: int, dataset: PreparedDataset) -> None:
+    def __init__(self, run: Run, fold: FoldName, dataset: PreparedDataset) -> None:
         self._run, self._fold, self._dataset = run, fold, dataset
         self._task = cast(Landmarks, run.task)
 

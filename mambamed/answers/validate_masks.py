@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mambamed.answers.validation import Network, Scored
+from mambamed.documents.run import FoldName
 from mambamed.evaluation.masks import evaluate
 from mambamed.io.images import read_header, write_image
 from mambamed.preparation.store import CaseFiles, PreparedCase, PreparedDataset
@@ -26,7 +27,7 @@ class MaskValidation:
 
     cases_at_once = 1
 
-    def __init__(self, run: Run, fold: int, dataset: PreparedDataset) -> None:
+    def __init__(self, run: Run, fold: FoldName, dataset: PreparedDataset) -> None:
         self._run, self._folder, self._dataset = run, run.fold_folder(fold), dataset
         self._task = cast(Segmentation, run.task)
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from mambamed.documents.run import FoldName
 from mambamed.evaluation.result import Evaluation
 from mambamed.preparation.store import PreparedCase, PreparedDataset
 from mambamed.progress import Progress
@@ -61,7 +62,7 @@ class Validation(Protocol):
         ...
 
 
-def validation_of(run: Run, fold: int, dataset: PreparedDataset) -> Validation:
+def validation_of(run: Run, fold: FoldName, dataset: PreparedDataset) -> Validation:
     """The validation of a run's task."""
     module, _, name = VALIDATIONS[run.recipe.task].partition(":")
     return getattr(importlib.import_module(module), name)(run, fold, dataset)

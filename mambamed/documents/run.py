@@ -10,6 +10,8 @@ from mambamed.documents.base import Count, Document, Fraction, Model, Positive, 
 from mambamed.documents.prepared import Sha256
 from mambamed.errors import MambamedError, ModelError
 
+NO_FOLD = "none"  # of a training on all cases but those of the test part, without validation
+FoldName = int | str  # its number, or "none"
 Number = Annotated[float, Field(allow_inf_nan=True)]  # NaN: undefined
 
 
@@ -59,6 +61,8 @@ class FoldRecord(Model):
     compiled: bool | None = None
     score: ScoreRecord | None = None
     """Not recorded by mambamed 0.1.0."""
+    finished: bool | None = None
+    """Whether the training has ended; recorded of a fold without validation cases, which has no scores."""
     sessions: tuple[SessionRecord, ...] = ()
 
 
@@ -69,10 +73,10 @@ class RunRecord(SparseDocument):
     REMEDY: ClassVar[str] = "Restore run.json from a copy of the run, or delete it."
 
     recipe: str = ""
-    folds: dict[Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,4})$")], FoldRecord] = Field(
+    folds: dict[Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,4}|none)$")], FoldRecord] = Field(
         default_factory=dict
     )
-    """Number of a fold -> its training."""
+    """Number of a fold, or "none" -> its training."""
 
 
 class Thresholds(Document):

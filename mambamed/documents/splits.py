@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from mambamed.documents.base import Model
+from mambamed.documents.run import NO_FOLD, FoldName
 from mambamed.errors import DatasetError
 from mambamed.io.json_files import read_json, write_json
 from mambamed.schema_errors import named
@@ -79,6 +80,15 @@ class Splits(Model):
     def write(self, path: Path) -> None:
         """Write the list of folds atomically."""
         write_json(path, [fold.parts() for fold in self.folds])
+
+
+def cases_of(folds: Sequence[Mapping[str, list[str]]], fold: FoldName) -> dict[str, list[str]]:
+    """Part -> case ids of a fold; of "none", all cases train but those of a test part, and none validate."""
+    if fold != NO_FOLD:
+        return dict(folds[int(fold)])
+    test = sorted({case_id for each in folds for case_id in each.get("test", ())})
+    known = {case_id for each in folds for part in ("train", "val") for case_id in each[part]}
+    return {"train": sorted(known.difference(test)), "val": [], "test": test}
 
 
 def _faults(fold: Mapping[str, list[str]], group_of: Mapping[str, str], group_by: str) -> list[str]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from mambamed.documents.run import Calibration
+from mambamed.documents.run import Calibration, FoldName
 from mambamed.errors import ModelError
 from mambamed.run.folder import Run
 
 NAME = "calibration.json"
 
 
-def write_calibration(run: Run, fold: int, calibration: Calibration) -> None:
+def write_calibration(run: Run, fold: FoldName, calibration: Calibration) -> None:
     """Write it into the fold's folder."""
     calibration.write(run.fold_folder(fold) / NAME)
 
 
-def read_calibration(run: Run, fold: int) -> Calibration | None:
+def read_calibration(run: Run, fold: FoldName) -> Calibration | None:
     """What `write_calibration` wrote; None if nothing was.
 
     Raises ModelError: the file has faults, or a threshold although there are not two classes.

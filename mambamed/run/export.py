@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import mambamed
-from mambamed.documents.run import Calibration, ModelIndex, ModelMember, Thresholds
+from mambamed.documents.run import Calibration, FoldName, ModelIndex, ModelMember, Thresholds
 from mambamed.errors import ModelError
 from mambamed.io.atomic import open_atomic
 from mambamed.io.json_text import json_text
@@ -45,7 +45,7 @@ _NEEDED = ("recipe.yaml", "plan.json", "dataset.json")
 _WEIGHTS = "checkpoint_best.safetensors"
 _TAUGHT = {thresholds.NAME: Thresholds, calibration.NAME: Calibration}
 _FACTS = ("step", "epoch", "score", "axis_order")  # of a checkpoint, which go along
-_FOLD = r"fold_(?:0|[1-9][0-9]{0,3})"
+_FOLD = r"fold_(?:0|[1-9][0-9]{0,3}|none)"
 _DOCUMENT = re.compile(
     r"model\.json|card\.md|recipe\.yaml|plan\.json|dataset\.json"
     rf"|{_FOLD}/({'|'.join(map(re.escape, _TAUGHT))})"
@@ -69,7 +69,7 @@ class ExportSummary:
     """
 
     output: Path
-    folds: tuple[int, ...]
+    folds: tuple[FoldName, ...]
     bytes: int
     sha256: str
     next_command: str
@@ -239,7 +239,7 @@ def _card(run: Run, dataset_name: str | None, folds: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _card_line(fold: int, content: Checkpoint) -> str:
+def _card_line(fold: FoldName, content: Checkpoint) -> str:
     count = sum(tensor.numel() for tensor in content.part("network").values())
     counters = content.facts.get("counters", {})  # of a checkpoint "last"
     facts = {"epoch": counters.get("best_epoch"), "score": counters.get("best_score"), **content.facts}

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from mambamed.documents.manifest import DatasetManifest, agreed_manifest
 from mambamed.documents.plan import Plan
 from mambamed.documents.prepared import check_channels
-from mambamed.documents.run import FoldRecord, RunRecord
+from mambamed.documents.run import NO_FOLD, FoldName, FoldRecord, RunRecord
 from mambamed.errors import DatasetError, MambamedError, ModelError, RecipeError, RunError
 from mambamed.io.atomic import remove_leftovers, write_text
 from mambamed.io.lock import folder_lock, is_locked, waiting_lock
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mambamed.tasks.base import Task
 
 CHECKPOINTS = ("best", "last")
-_CHECKPOINT = re.compile(rf"fold_(0|[1-9][0-9]*)/checkpoint_({'|'.join(CHECKPOINTS)})\.safetensors")
+_CHECKPOINT = re.compile(rf"fold_(0|[1-9][0-9]*|{NO_FOLD})/checkpoint_({'|'.join(CHECKPOINTS)})\.safetensors")
 _DOCUMENTS = ("recipe.yaml", "plan.json", "dataset.json", "run.json")
 _FOLD_FILES = (
     *(f"checkpoint_{name}.safetensors" for name in CHECKPOINTS),
@@ -99,18 +99,20 @@ class Run:
         return task_for(self.recipe, self.manifest, self.plan.spacing_mm)
 
     @property
-    def folds(self) -> list[int]:
-        """The folds that have a checkpoint, sorted."""
+    def folds(self) -> list[FoldName]:
+        """The folds that have a checkpoint, sorted; "none", if it is among them, last."""
         names = self.members
         if names is None:
             names = [path.relative_to(self.root).as_posix() for path in self.root.glob("fold_*/checkpoint_*")]
-        return sorted({int(found[1]) for name in names if (found := _CHECKPOINT.fullmatch(name))})
+        found = {match[1] for name in names if (match := _CHECKPOINT.fullmatch(name))}
+        numbers: list[FoldName] = sorted(int(name) for name in found if name != NO_FOLD)
+        return [*numbers, NO_FOLD] if NO_FOLD in found else numbers
 
-    def chosen_folds(self, folds: str) -> list[int]:
-        """Numbers of trained folds.
+    def chosen_folds(self, folds: str) -> list[FoldName]:
+        """Trained folds.
 
         Args:
-            folds: "all" that are trained, or numbers, e.g. "0,2".
+            folds: "all" that are trained, or names, e.g. "0,2" or "none".
 
         Raises:
             ModelError: nothing is trained, or one of them is not.
@@ -122,18 +124,19 @@ class Run:
         if folds == "all":
             return trained
         asked = [part.strip() for part in folds.split(",")]
-        if not all(part.isdecimal() for part in asked):
-            raise RecipeError(f"--folds {folds}: expected all or numbers. Write e.g. 0,2.")
-        missing = [part for part in asked if int(part) not in trained]
-        if missing:
-            raise ModelError(f"{self.root}: fold {missing[0]} is not trained. Trained folds: {trained}.")
-        return sorted({int(part) for part in asked})
+        if not all(part.isdecimal() or part == NO_FOLD for part in asked):
+            raise RecipeError(f"--folds {folds}: expected all, none or numbers. Write e.g. 0,2.")
+        chosen = {NO_FOLD if part == NO_FOLD else int(part) for part in asked}
+        if missing := [fold for fold in chosen if fold not in trained]:
+            known = ", ".join(map(str, trained))
+            raise ModelError(f"{self.root}: fold {missing[0]} is not trained. Trained folds: {known}.")
+        return [fold for fold in trained if fold in chosen]
 
-    def fold_folder(self, fold: int) -> Path:
+    def fold_folder(self, fold: FoldName) -> Path:
         """Where the results of a fold lie."""
         return self.root / f"fold_{fold}"
 
-    def checkpoint(self, fold: int, name: str = "best") -> Path:
+    def checkpoint(self, fold: FoldName, name: str = "best") -> Path:
         """The file of a fold's checkpoint, "best" or "last"; it need not exist."""
         return self.fold_folder(fold) / _file(name)
 
@@ -141,7 +144,7 @@ class Run:
         """A file of the run to be read, e.g. "fold_0/thresholds.json"; None if there is none."""
         return _source(self.root, self.members, name)
 
-    def weights(self, fold: int, checkpoint: str = "best") -> Source:
+    def weights(self, fold: FoldName, checkpoint: str = "best") -> Source:
         """A fold's checkpoint to be read.
 
         Raises:
@@ -156,7 +159,7 @@ class Run:
             raise ModelError(f"{where}: no such checkpoint; folds trained in {self.root}: {there}.{one}")
         return found
 
-    def is_validated(self, fold: int) -> bool:
+    def is_validated(self, fold: FoldName) -> bool:
         """Whether whole cases are scored: after the best checkpoint was written, by the recipe as it is."""
         summary, best = self.fold_folder(fold) / "summary.json", self.checkpoint(fold, "best")
         if not summary.is_file() or not best.is_file():
@@ -164,14 +167,18 @@ class Run:
         before = max(path.stat().st_mtime_ns for path in (best, self.root / "recipe.yaml"))
         return summary.stat().st_mtime_ns >= before
 
-    def record(self, fold: int, facts: Mapping[str, Any]) -> None:
+    def is_finished(self, fold: FoldName) -> bool:
+        """Whether the fold is trained to the end, and validated if it has validation cases."""
+        return self.is_validated(fold) or bool(self.recorded(fold).get("finished"))
+
+    def record(self, fold: FoldName, facts: Mapping[str, Any]) -> None:
         """Write the facts of one fold's training into run.json, and keep those of the other folds."""
         path = self.root / "run.json"
         with waiting_lock(self.root):  # other processes may train other folds
             folds = {**self._known().folds, str(fold): FoldRecord.checked(dict(facts), path)}
             RunRecord(recipe=self.recipe.name, folds=dict(sorted(folds.items()))).write(path)
 
-    def recorded(self, fold: int) -> dict[str, Any]:
+    def recorded(self, fold: FoldName) -> dict[str, Any]:
         """What `record` wrote of this fold; empty if nothing was.
 
         Raises:
@@ -205,7 +212,7 @@ def planned_run(recipe: Recipe, plan: Plan, manifest: DatasetManifest, root: Pat
     return Run(root, recipe, plan, agreed_manifest(manifest, recipe, choose=True))
 
 
-def check_writing(root: Path, folds: Sequence[int], inputs: Sequence[Path] = ()) -> Output:
+def check_writing(root: Path, folds: Sequence[FoldName], inputs: Sequence[Path] = ()) -> Output:
     """Check that folds of a run, which may be new, can be written; errors are those of `writing`."""
     place = Output(root, "run", inputs, older=_files_of_version_0_1, signals=("STOP",))
     place.check([*_DOCUMENTS, *(f"fold_{fold}/{name}" for fold in folds for name in _FOLD_FILES)])
@@ -213,7 +220,7 @@ def check_writing(root: Path, folds: Sequence[int], inputs: Sequence[Path] = ())
 
 
 @contextmanager
-def writing(root: Path, folds: Sequence[int], inputs: Sequence[Path] = ()) -> Iterator[None]:
+def writing(root: Path, folds: Sequence[FoldName], inputs: Sequence[Path] = ()) -> Iterator[None]:
     """Hold folds of a run, which may be new, for writing; other processes may train its other folds.
 
     Raises:
@@ -241,7 +248,7 @@ def _files_of_version_0_1(root: Path) -> list[str]:
 
 
 def create_run(
-    run: Run, say: Callable[[str], None] | None = None, extend: bool = False, folds: Sequence[int] = ()
+    run: Run, say: Callable[[str], None] | None = None, extend: bool = False, folds: Sequence[FoldName] = ()
 ) -> Run:
     """Write a planned run's documents, or find that they exist; see `writing`.
 

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from mambamed.documents.run import ScoreRecord
+from mambamed.documents.run import FoldName, ScoreRecord
 from mambamed.errors import MambamedError, ModelError
 from mambamed.io.lock import is_locked
 from mambamed.io.tables import read_csv
@@ -21,10 +21,10 @@ class RunLine:
     """One fold of a run."""
 
     run: Path  # its folder
-    fold: int
+    fold: FoldName
     task: str
     network: str
-    state: str  # "training", "done" (whole validation cases are scored), or "stopped"
+    state: str  # "training", "done" (and whole validation cases are scored), or "stopped"
     epoch: int  # finished
     epochs: int  # asked for
     score_name: str
@@ -53,11 +53,11 @@ def list_runs(folder: Path) -> RunList:
     return RunList(tuple(lines), tuple(faults))
 
 
-def _line(run: Run, fold: int) -> RunLine:
+def _line(run: Run, fold: FoldName) -> RunLine:
     folder = run.fold_folder(fold)
     log, score = folder / "log.csv", _score(run, fold)
     rows = _rows(log, score.name) if log.is_file() else []
-    finished = "done" if run.is_validated(fold) else "stopped"
+    finished = "done" if run.is_finished(fold) else "stopped"
     state = "training" if is_locked(folder) else finished
     scores = [value for row in rows if not math.isnan(value := row[score.name])]
     pick = max if score.higher_is_better else min
@@ -76,7 +76,7 @@ def _line(run: Run, fold: int) -> RunLine:
     )
 
 
-def _score(run: Run, fold: int) -> ScoreRecord:
+def _score(run: Run, fold: FoldName) -> ScoreRecord:
     """What chooses the best epoch: as run.json says, or, for runs of 0.1.0, the task."""
     if (known := run.recorded(fold).get("score")) is not None:
         return ScoreRecord(**known)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mambamed.documents.manifest import DatasetManifest
+from mambamed.documents.run import FoldName
 from mambamed.errors import ModelError, RecipeError
 from mambamed.io.members import Source
 from mambamed.networks import build_network
@@ -71,7 +72,7 @@ class _NoLargerThan(TorchFunctionMode):
 
 
 def load_network(
-    run: Run, fold: int, checkpoint: str = "best", device: torch.device | str = "cpu"
+    run: Run, fold: FoldName, checkpoint: str = "best", device: torch.device | str = "cpu"
 ) -> nn.Module:
     """Load a trained network for prediction.
 

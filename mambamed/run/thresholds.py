@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mambamed.documents.run import Thresholds
+from mambamed.documents.run import FoldName, Thresholds
 from mambamed.errors import ModelError
 from mambamed.run.folder import Run
 
 NAME = "thresholds.json"
 
 
-def write_thresholds(run: Run, fold: int, thresholds: Mapping[str, float], cases: int) -> None:
+def write_thresholds(run: Run, fold: FoldName, thresholds: Mapping[str, float], cases: int) -> None:
     """Write thresholds into the fold's folder.
 
     Args:
@@ -21,7 +21,7 @@ def write_thresholds(run: Run, fold: int, thresholds: Mapping[str, float], cases
     Thresholds(cases=cases, thresholds=dict(thresholds)).write(run.fold_folder(fold) / NAME)
 
 
-def read_thresholds(run: Run, fold: int) -> dict[str, float] | None:
+def read_thresholds(run: Run, fold: FoldName) -> dict[str, float] | None:
     """What `write_thresholds` wrote; None if nothing was.
 
     Raises ModelError: the file has faults, or holds thresholds of other landmarks.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mambamed.documents.run import FoldName
 from mambamed.tasks.base import task_class
 
 
@@ -17,7 +18,7 @@ def predict_command(task: str, models: Sequence[Path], name: str) -> str:
     return f"mambamed {made.verb} {' '.join(map(str, models))} IMAGES -o {made.output.format(name=name)}"
 
 
-def resume_command(run: Path, prepared: Path, fold: int | str, seeds: str | None = None) -> str:
+def resume_command(run: Path, prepared: Path, fold: FoldName, seeds: str | None = None) -> str:
     """The command that resumes a stopped training.
 
     `fold` may be "all". With `seeds`, the value of `--seeds`, the run is in the folder of the runs.

@@ -28,12 +28,13 @@ def extend(
     Args:
         run_folder: what `train` wrote.
         epochs: in all; at least as many as the run's recipe says.
-        fold: index of a fold, or "all" that are trained.
+        fold: a trained fold, or "all" that are trained.
         prepared: the prepared dataset; where it was when the run was trained, if not given.
         device, precision, max_hours, progress: as in `train`.
 
     Raises:
-        RecipeError: fewer epochs than the run has, or no trained fold.
+        RecipeError: fewer epochs than the run has.
+        ModelError: no trained fold, or the fold is not trained.
     """
     run = Run.open(run_folder)
     settings = run.recipe.training
@@ -41,9 +42,7 @@ def extend(
         raise RecipeError(
             f"{run_folder}: --epochs {epochs} is less than the run's {settings.epochs} epochs. Increase it."
         )
-    if not run.folds:
-        raise RecipeError(f"{run_folder}: has no trained fold. Train it first.")
-    folds = run.folds if fold == "all" else [int(fold)]
+    folds = run.chosen_folds(str(fold))
     data = prepared or Path(run.recorded(folds[0]).get("prepared", run.recipe.dataset.prepared or ""))
     recipe = run.recipe.model_copy(update={"training": settings.model_copy(update={"epochs": epochs})})
     return train(

@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from mambamed.batches.loader import Batch, PatchReader, batches_ahead
 from mambamed.batches.sampler import PatchSource, random_stream
+from mambamed.documents.run import NO_FOLD, FoldName
 from mambamed.errors import RunError
 from mambamed.run.device import autocast, peak_memory
 from mambamed.run.folder import Run
@@ -35,7 +36,13 @@ _FORWARD_SHARE = 0.4  # of a training step, before it is measured
 _DRIFT = 0.05  # fraction of the budget by which a plan may be off before it is revised
 _NAMES_SHOWN = 8  # in the line of an epoch; log.csv has all
 _NAMES_IN_BAR = 4
+_NO_FOLD_STREAM = 10**6  # no fold has this number
 _MODEL_STREAM = 4  # next to those of `batches.sampler`
+
+
+def stream_of(fold: FoldName) -> int:
+    """The number of a fold in the keys of random streams."""
+    return _NO_FOLD_STREAM if fold == NO_FOLD else int(fold)
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Loop:
     def __init__(
         self,
         run: Run,
-        fold: int,
+        fold: FoldName,
         state: TrainingState,
         patches: Patches,
         place: Workplace,
@@ -131,7 +138,7 @@ class Loop:
     def _take_step(self, batch: Batch) -> None:
         """One optimizer update, skipped if loss or gradient are not finite."""
         state, counters, place = self.state, self.state.counters, self._place
-        key = (self._settings.seed, self._fold, counters.rollbacks, _MODEL_STREAM, counters.step)
+        key = (self._settings.seed, stream_of(self._fold), counters.rollbacks, _MODEL_STREAM, counters.step)
         key += () if self._ranks.leads else (self._ranks.rank,)  # dropout differs between processes
         torch.manual_seed(int(random_stream(*key).integers(2**63)))
         self._set_rate(counters.step)
@@ -204,16 +211,16 @@ class Loop:
         state, counters, place, task = self.state, self.state.counters, self._place, self._task
         validation, epoch = self.patches.validation, math.ceil(counters.step / self._settings.steps_per_epoch)
         began = self._clock()
-        found = None
+        scored = None
         try:
             # Other processes would wait forever.
             with stop.at_once() if self._ranks.world == 1 else nullcontext():
                 if self._ranks.leads:
-                    found = validation.score(state.validated, place.device, place.precision, place.layout)
+                    scored = validation.score(state.validated, place.device, place.precision, place.layout)
         except KeyboardInterrupt:
             self._save()
             return "interrupted"
-        loss, scores = self._ranks.agree(found) or (math.nan, {})
+        loss, scores = self._ranks.agree(scored) or (math.nan, {})
         pass_seconds = (self._clock() - began) / max(len(validation), 1)
         known = [each for each in scores.values() if not math.isnan(each)]
         score = sum(known) / len(known) if known else math.nan
@@ -245,10 +252,10 @@ class Loop:
         shown = list(scores.items())[:_NAMES_SHOWN]
         each = "  ".join(f"{name} {value:.3f}" for name, value in shown)
         each += f"  and {len(scores) - len(shown)} more" if len(scores) > len(shown) else ""
-        self.journal.say(
-            f"epoch {epoch}: loss {row['loss']:.4f}  {task.score_name} {score:.4f} ({each})"
-            f"{'  best' if best else ''}  {row['seconds']:.0f} s"
+        found = (
+            f"  {task.score_name} {score:.4f} ({each}){'  best' if best else ''}" if len(validation) else ""
         )
+        self.journal.say(f"epoch {epoch}: loss {row['loss']:.4f}{found}  {row['seconds']:.0f} s")
         planned = counters.steps
         self._plan_again(epoch_seconds=self._lap(), pass_seconds=pass_seconds)
         counters.steps, counters.planned = self._agreed(counters.steps, counters.planned)
@@ -344,7 +351,7 @@ class Loop:
             "epoch": math.ceil(counters.step / self._settings.steps_per_epoch),
             "loss": counters.loss_sum / counters.loss_count if counters.loss_count else math.nan,
         }
-        if counters.history:
+        if counters.history and len(self.patches.validation):
             name, row = self._task.score_name, counters.history[-1]
             each = [row[f"{name}_{part}"] for part in self._task.names[:_NAMES_IN_BAR]]
             parts = f" ({' '.join(f'{value:.3f}' for value in each)})" if len(each) > 1 else ""

@@ -16,6 +16,8 @@ from torch import nn
 
 from mambamed.batches.loader import PatchReader
 from mambamed.batches.sampler import PatchSource, Sampler
+from mambamed.documents.run import NO_FOLD, FoldName
+from mambamed.documents.splits import cases_of
 from mambamed.errors import RecipeError
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Progress
@@ -29,7 +31,7 @@ from mambamed.tasks.covariates import WithCovariates
 from mambamed.training.compiling import choose_compile
 from mambamed.training.deterministic import keep_threads
 from mambamed.training.journal import Journal, SilentJournal
-from mambamed.training.loop import Loop, Patches
+from mambamed.training.loop import Loop, Patches, stream_of
 from mambamed.training.optimize import WeightAverage, make_optimizer
 from mambamed.training.ranks import Ranks, ShareOfSampler
 from mambamed.training.schedule import window_count
@@ -60,7 +62,7 @@ class FoldSummary:
         stopped: why the fold ended before its schedule did, or None.
     """
 
-    fold: int
+    fold: FoldName
     folder: Path
     steps: int
     planned_steps: int
@@ -91,10 +93,10 @@ class TrainOptions:
     log: tuple[str, ...] = ()
 
 
-def already_trained(run: Run, fold: int) -> RecipeError:
+def already_trained(run: Run, fold: FoldName) -> RecipeError:
     """The error for a fold that would be trained again from the start; says how far it is."""
     facts = read_checkpoint(run.checkpoint(fold, "last"), parts=()).facts
-    if run.is_validated(fold) or "counters" not in facts:
+    if run.is_finished(fold) or "counters" not in facts:
         fact, goes_on = "already contains a trained model", "Use --resume to continue"
     else:
         fact, goes_on = progress_of(Counters(**facts["counters"])), "--resume continues"
@@ -128,7 +130,7 @@ class Session:
         self,
         run: Run,
         dataset: PreparedDataset,
-        fold: int,
+        fold: FoldName,
         place: Workplace,
         progress: Progress,
         ranks: Ranks = Ranks(),  # noqa: B008 - frozen
@@ -138,7 +140,7 @@ class Session:
         self.task = run.task
         self._progress = progress
         self._settings = run.recipe.training
-        split = dataset.splits[fold]
+        split = cases_of(dataset.splits, fold)
         self._training = self._cases(split["train"])
         self._validation = self._cases(split["val"])
         if not self._training:
@@ -197,7 +199,7 @@ class Session:
 
     def fresh_state(self) -> TrainingState:
         """Network, optimizer and average at step 0; the seed and the fold decide the weights."""
-        torch.manual_seed(self._settings.seed * 1000 + self.fold)
+        torch.manual_seed(self._settings.seed * 1000 + stream_of(self.fold))
         network = make_network(self.run.recipe, self.run.manifest)
         if isinstance(network, WithCovariates):
             network.standardize_by(np.stack([case.covariates for case in self._training.values()]))
@@ -237,13 +239,15 @@ class Session:
 
     def _counts(self) -> list[str]:
         """Lines that describe the cases of the fold."""
-        split = self.dataset.splits[self.fold]
+        split = cases_of(self.dataset.splits, self.fold)
         parts = {"train": self._training, "val": self._validation}
         found = {
             part: self.task.count([*kept.values()], len(split[part]) - len(kept))
             for part, kept in parts.items()
         }
-        return [f"{part}: {line}" for part, line in found.items() if line]
+        apart = len(split.get("test", ()))
+        lines = [f"test: {apart} cases stay apart"] if apart and self.fold == NO_FOLD else []
+        return [*(f"{part}: {line}" for part, line in found.items() if line), *lines]
 
     def _reader(self) -> PatchReader:
         plan = self.run.plan
@@ -251,7 +255,7 @@ class Session:
 
     def _sampler(self, rollbacks: int) -> PatchSource:
         plan, settings = self.run.plan, self._settings
-        key, size = (settings.seed, self.fold, rollbacks), plan.batch_size * self._ranks.world
+        key, size = (settings.seed, stream_of(self.fold), rollbacks), plan.batch_size * self._ranks.world
         sampler = Sampler(self._training, plan.patch_size, size, settings.foreground, key)
         return sampler if self._ranks.world == 1 else ShareOfSampler(sampler, self._ranks)
 
@@ -260,7 +264,7 @@ class Session:
         validation = self._validation
         requests = []
         if validation:
-            key = (settings.seed, self.fold, _VALIDATION_STREAM)
+            key = (settings.seed, stream_of(self.fold), _VALIDATION_STREAM)
             centered = self.task.centered
             count = len(validation) if centered else settings.validation_patches
             sampler = Sampler(validation, plan.patch_size, 1, settings.foreground, key, centered)
@@ -302,7 +306,9 @@ class Session:
     def _validate(self, journal: Journal, stop: StopRequests) -> VolumeScores:
         """Score whole volumes, or read what a former session scored."""
         if not self._validation:
-            journal.say(f"fold {self.fold} has no validation cases: nothing to score")
+            journal.say(f"fold {self.fold} has no validation cases: nothing to score or to calibrate")
+            if self._ranks.leads:
+                self.run.record(self.fold, {**self.run.recorded(self.fold), "finished": True})
             return VolumeScores({}, ())
         known = self._ranks.agree(read_scores(self.run, self.fold))
         if known is not None:

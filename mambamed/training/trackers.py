@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from mambamed.documents.run import FoldName
 from mambamed.errors import RecipeError, RunError
 from mambamed.io.atomic import write_text
 from mambamed.io.ledger import refuse_links
@@ -49,7 +50,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def open_trackers(
-    names: Sequence[str], run: Run, fold: int, epochs_done: int, say: Callable[[str], None]
+    names: Sequence[str], run: Run, fold: FoldName, epochs_done: int, say: Callable[[str], None]
 ) -> list[Tracker]:
     """The requested trackers, each protected against errors; they write into the fold's folder.
 
@@ -77,12 +78,14 @@ def scalars(row: Mapping[str, Any], score_name: str) -> dict[str, float]:
 class _Guarded:
     """A tracker whose errors end the tracking, not the training: networks and servers fail at times."""
 
-    def __init__(self, name: str, run: Run, fold: int, epochs_done: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, name: str, run: Run, fold: FoldName, epochs_done: int, say: Callable[[str], None]
+    ) -> None:
         self._name, self._say = name, say
         self._tracker: Tracker | None = None
         self._attempt(lambda: self._open(run, fold, epochs_done))
 
-    def _open(self, run: Run, fold: int, epochs_done: int) -> None:
+    def _open(self, run: Run, fold: FoldName, epochs_done: int) -> None:
         self._tracker = TRACKERS[self._name](run, fold, epochs_done)
         self._say(f"log {self._name}: {self._tracker}")
 
@@ -103,7 +106,7 @@ class _Guarded:
 class _TensorBoard:
     """Event files in `fold_K/tensorboard`."""
 
-    def __init__(self, run: Run, fold: int, epochs_done: int) -> None:
+    def __init__(self, run: Run, fold: FoldName, epochs_done: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._folder = run.fold_folder(fold) / "tensorboard"
@@ -128,7 +131,7 @@ class _TensorBoard:
 class _WeightsAndBiases:
     """A run of the project `mambamed` (or WANDB_PROJECT); offline without a key or a connection."""
 
-    def __init__(self, run: Run, fold: int, epochs_done: int) -> None:
+    def __init__(self, run: Run, fold: FoldName, epochs_done: int) -> None:
         self._wandb: Any = importlib.import_module("wandb")
         folder = run.fold_folder(fold)
         known = folder / "wandb_id.txt"
@@ -184,7 +187,7 @@ def _wandb_key_is_known() -> bool:
         return False
 
 
-TRACKERS: dict[str, Callable[[Run, int, int], Tracker]] = {
+TRACKERS: dict[str, Callable[[Run, FoldName, int], Tracker]] = {
     "tensorboard": _TensorBoard,
     "wandb": _WeightsAndBiases,
 }

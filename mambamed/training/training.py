@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from mambamed.documents.run import NO_FOLD, FoldName
 from mambamed.errors import RecipeError
 from mambamed.io.lock import is_locked, reading
 from mambamed.preparation.options import parse_bytes
@@ -45,7 +46,7 @@ def train(
     *,
     prepared: Path | None = None,
     output: Path | None = None,
-    fold: int | str | Sequence[int] = 0,
+    fold: FoldName | Sequence[FoldName] = 0,
     resume: bool = False,
     extend: bool = False,
     init_from: Path | None = None,
@@ -165,7 +166,9 @@ def _dry_run_without_data(
     return TrainSummary(root, (), cost, (), f"mambamed prepare SOURCE -o {prepared} --recipe {recipe.name}")
 
 
-def _one_step(run: Run, dataset: PreparedDataset, fold: int, place: Workplace, progress: Progress) -> DryRun:
+def _one_step(
+    run: Run, dataset: PreparedDataset, fold: FoldName, place: Workplace, progress: Progress
+) -> DryRun:
     run, lack = within_memory(run, place)
     if lack:
         progress.say(lack)
@@ -175,12 +178,15 @@ def _one_step(run: Run, dataset: PreparedDataset, fold: int, place: Workplace, p
         return take_one_step(state, session.task, batch, place, run)
 
 
-def chosen_folds(fold: int | str | Sequence[int], count: int, dataset: Path) -> list[int]:
-    """The folds for "all", "2" or 2, or a list of these; RecipeError if there is no such fold."""
+def chosen_folds(fold: FoldName | Sequence[FoldName], count: int, dataset: Path) -> list[FoldName]:
+    """The folds for "all", "none", "2" or 2, or a list of these; RecipeError if there is no such fold."""
+    if fold == NO_FOLD:
+        return [NO_FOLD]
     if fold == "all":
         return list(range(count))
     if not isinstance(fold, (int, str)):
         return [index for each in fold for index in chosen_folds(each, count, dataset)]
     if not str(fold).isdigit() or int(fold) >= count:
-        raise RecipeError(f"--fold {fold}: {dataset} has folds 0 to {count - 1}; choose one of them or all")
+        folds = "fold 0" if count == 1 else f"folds 0 to {count - 1}"
+        raise RecipeError(f"--fold {fold}: {dataset} has {folds}. Choose one of them, all or none.")
     return [int(fold)]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mambamed.documents.run import FoldName
 from mambamed.errors import ModelError
 from mambamed.run.checkpoint import check_finite, read_checkpoint
 from mambamed.run.export import open_model
 from mambamed.training.state import TrainingState
 
 
-def load_initial_weights(state: TrainingState, source: Path, fold: int, strict: bool = False) -> str:
+def load_initial_weights(state: TrainingState, source: Path, fold: FoldName, strict: bool = False) -> str:
     """Copy another run's weights into the network of a state at step 0, if names and shapes match.
 
     `source` is a run folder or a model file. The weights of the same fold are used, or of its first fold.

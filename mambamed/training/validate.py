@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mambamed.answers.validation import Network, validation_of
 from mambamed.documents.evaluation import read_summary
+from mambamed.documents.run import FoldName
 from mambamed.errors import DatasetError
 from mambamed.preparation.store import PreparedDataset
 from mambamed.run.folder import Run
@@ -30,7 +31,7 @@ class VolumeScores:
 
 def validate_volumes(
     run: Run,
-    fold: int,
+    fold: FoldName,
     dataset: PreparedDataset,
     case_ids: Sequence[str],
     place: Workplace,
@@ -68,7 +69,7 @@ def validate_volumes(
     return VolumeScores(found.scores, tuple(str(fault) for fault in found.evaluation.faults))
 
 
-def read_scores(run: Run, fold: int) -> VolumeScores | None:
+def read_scores(run: Run, fold: FoldName) -> VolumeScores | None:
     """The scores that an earlier validation of this fold wrote; None if they are absent or outdated."""
     if not run.is_validated(fold):
         return None

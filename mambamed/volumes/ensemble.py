@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mambamed.documents.run import FoldName
 from mambamed.errors import ModelError, RecipeError
 from mambamed.networks import network_class
 from mambamed.preparation.options import parse_bytes
@@ -51,7 +52,7 @@ class Member:
     """One run of an ensemble: its networks, one per fold, and their windows."""
 
     run: Run
-    folds: tuple[int, ...]
+    folds: tuple[FoldName, ...]
     networks: tuple[nn.Module, ...]
     windows: Windows
     layout: torch.memory_format = torch.contiguous_format  # of the networks and their input

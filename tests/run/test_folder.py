@@ -184,7 +184,7 @@ def test_a_name_that_only_looks_like_a_fold_is_ignored(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "checkpoint_best.safetensors").touch()
     assert run.folds == [0]
-    with pytest.raises(RecipeError, match="--folds ²: expected all or numbers"):
+    with pytest.raises(RecipeError, match="--folds ²: expected all, none or numbers"):
         run.chosen_folds("²")
 
 

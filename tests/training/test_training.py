@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import shutil
 import signal
 
 import nibabel as nib
@@ -12,10 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from mambamed.answers.segmentation import predict
 from mambamed.batches.loader import PatchReader
+from mambamed.documents.splits import cases_of
 from mambamed.errors import ModelError, RecipeError, RunError
 from mambamed.evaluation.masks import evaluate
+from mambamed.io.json_files import write_json
 from mambamed.io.lock import folder_lock
+from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Silence
 from mambamed.run.checkpoint import read_checkpoint, write_checkpoint
 from mambamed.run.export import export_model
@@ -74,6 +79,37 @@ def test_a_finished_training_is_not_done_again_and_never_overwritten(prepared, t
     again = train(recipe, prepared=prepared, output=tmp_path, device="cpu", resume=True)
     assert again.folds[0].scores == first.folds[0].scores
     assert (tmp_path / "fold_0" / "checkpoint_last.safetensors").read_bytes() == before
+
+
+def test_without_a_fold_all_cases_but_the_test_part_are_trained_on(prepared, tmp_path):
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(prepared, data)
+    names = [f"box_{number}" for number in range(6)]
+    write_json(data / "splits.json", [{"train": names[:3], "val": names[3:4], "test": names[4:]}])
+    recipe = small_recipe(CONVOLUTIONS, epochs=1, patience=1)
+    options = {"prepared": data, "output": run, "device": "cpu", "fold": "none"}
+    (fold,) = train(recipe, **options).folds
+    assert (fold.fold, fold.steps, fold.scores, fold.stopped) == ("none", 3, {}, None)
+    log = (run / "fold_none" / "train.log").read_text()
+    assert "test: 2 cases stay apart" in log and "no validation cases" in log and "nan" not in log
+    dataset = PreparedDataset.open(data)
+    assert cases_of(dataset.splits, "none") == {"train": names[:4], "val": [], "test": names[4:]}
+    (line,) = list_runs(run).runs
+    assert (line.fold, line.state, line.score) == ("none", "done", None)
+    with pytest.raises(RecipeError, match="fold_none: already contains a trained model"):
+        train(recipe, **options)
+    assert train(recipe, resume=True, **options).folds[0].steps == 3
+    assert extend(run, 2, device="cpu").folds[0].steps == 6
+    assert extend(run, 3, fold="none", device="cpu").folds[0].steps == 9
+    with pytest.raises(ModelError, match=r"fold 0 is not trained\. Trained folds: none"):
+        extend(run, 3, fold="0", device="cpu")
+    (same, last) = (read_checkpoint(Run.open(run).checkpoint("none", name)) for name in ("best", "last"))
+    assert all(torch.equal(t, last.part("ema")[name]) for name, t in same.part("network").items())
+    model = export_model(run, tmp_path / "m.mambamed").output
+    for number, source in enumerate([run, model]):
+        predict([source], prepared.parent / "imagesTr" / "box_0.nii.gz", tmp_path / f"masks_{number}")
+    first, second = (nib.load(tmp_path / f"masks_{n}" / "box_0.nii.gz").get_fdata() for n in (0, 1))
+    assert np.array_equal(first, second)
 
 
 class Interrupts(Silence):
