@@ -117,7 +117,7 @@ def _docstring(function: Callable[..., Any], shared: Callable[..., Any], signatu
     parts = [text]
     if entries:
         parts.append("\n".join(["Args:", *entries]))
-    returned = f"{signature.return_annotation}: the result, which the command prints with --json."
+    returned = f"{signature.return_annotation}: its attributes are the keys of the command's --json output."
     parts += [
         f"Returns:\n    {returned}",
         "Raises:\n    mambamed.errors.MambamedError: one line per fault: PATH: KEY: fact. What to do.",

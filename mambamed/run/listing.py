@@ -11,7 +11,7 @@ from mambamed.documents.run import FoldName, ScoreRecord
 from mambamed.errors import MambamedError, ModelError
 from mambamed.io.lock import is_locked
 from mambamed.io.tables import read_csv
-from mambamed.run.folder import Run
+from mambamed.run.folder import CHECKPOINTS, Run
 
 _PLACES = ("recipe.yaml", "*/recipe.yaml", "*/*/recipe.yaml")
 
@@ -61,7 +61,9 @@ def _line(run: Run, fold: FoldName) -> RunLine:
     state = "training" if is_locked(folder) else finished
     scores = [value for row in rows if not math.isnan(value := row[score.name])]
     pick = max if score.higher_is_better else min
-    stamp = (log if rows else run.checkpoint(fold, "last")).stat().st_mtime
+    # Imported weights have no log and only one checkpoint.
+    files = [log] if rows else [run.checkpoint(fold, name) for name in CHECKPOINTS]
+    stamp = max(path.stat().st_mtime for path in files if path.is_file())
     return RunLine(
         run=run.root,
         fold=fold,

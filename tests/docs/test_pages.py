@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import yaml
 
+import mambamed
+from mambamed.cli.command import as_json
 from mambamed.converters import convert
 from mambamed.recipe import Recipe
-from tests.answers.stubs import write_nifti
+from tests.answers.stubs import stub_run, write_blobs, write_nifti
 from tests.test_docs import PAGES, ROOT
 
 DOCS = ROOT / "docs"
@@ -48,6 +50,28 @@ def test_the_generated_pages_hold_every_key_and_function() -> None:
     assert "| `cases[].shape` | 3 x integer ≥ 1 | required |" in (DOCS / "files.md").read_text("utf-8")
     functions = (DOCS / "python-api.md").read_text(encoding="utf-8")
     assert "\n## predict\n" in functions and "    tta: Literal['mirror', 'none'] | None = None" in functions
+
+
+def documented(name: str) -> set[str]:
+    """The keys of a result on the page of the functions."""
+    page = (DOCS / "python-api.md").read_text(encoding="utf-8")
+    return set(
+        re.findall(r"^\| `(\w+)` \|", page.partition(f"\n| `{name}` | value |")[2].partition("\n\n")[0], re.M)
+    )
+
+
+def test_the_keys_of_json_are_those_of_the_page(tmp_path) -> None:
+    run = stub_run(tmp_path / "run").root
+    write_blobs(tmp_path / "images", 1)
+    results = [
+        mambamed.predict(run, tmp_path / "images", tmp_path / "masks", device="cpu", tta="none"),
+        mambamed.evaluate(tmp_path / "masks", tmp_path / "masks"),
+        mambamed.runs(tmp_path),
+        mambamed.recipes.show("hippocampus_nnmamba"),
+    ]
+    for result in results:
+        assert set(as_json(result)) == documented(type(result).__name__) != set()
+    assert set(as_json(results[2])["runs"][0]) >= {"run", "fold", "state"}
 
 
 def test_the_site_builds_without_a_warning(tmp_path) -> None:

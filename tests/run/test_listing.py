@@ -42,3 +42,10 @@ def test_a_log_that_cannot_be_read_is_a_line(tmp_path, text, fact) -> None:
     write_text(run.fold_folder(0) / "log.csv", text)
     found = list_runs(tmp_path)
     assert not found.runs and "log.csv" in found.faults[0] and fact in found.faults[0]
+
+
+def test_a_run_with_its_best_checkpoint_alone_is_listed(tmp_path) -> None:
+    """As `import-weights` writes it."""
+    stub_run(tmp_path / "run")
+    found = list_runs(tmp_path)
+    assert [(line.fold, line.epoch, line.score) for line in found.runs] == [(0, 0, None)]
