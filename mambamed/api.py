@@ -126,7 +126,6 @@ def prepare(
     """
     from mambamed import converters
     from mambamed.preparation.options import with_options
-    from mambamed.preparation.prepare import prepare
     from mambamed.recipe import Split, load_recipe
 
     asked = load_recipe(recipe) if recipe else None
@@ -148,6 +147,8 @@ def prepare(
         class_column=class_column,
         progress=progress,
     )
+    from mambamed.preparation.prepare import prepare
+
     return prepare(
         raw,
         output or Path("prepared") / _name_of(Path(source)),
@@ -216,6 +217,11 @@ def train(
         log: Also log training curves to tensorboard or wandb.
     """
     from mambamed.recipe import load_recipe
+
+    asked = load_recipe(recipe, set or ())
+    if data is not None or (asked.dataset.prepared and not dry_run):
+        _check_prepared(Path(data or asked.dataset.prepared or ""))
+    _check_models(*([init_from] if init_from is not None else ()))
     from mambamed.training import train
     from mambamed.training.launch import launch, launched
     from mambamed.training.ranks import leave_ranks
@@ -240,7 +246,6 @@ def train(
         "log": log or (),
         "progress": progress,
     }
-    asked = load_recipe(recipe, set or ())
     if seeds is not None and not dry_run:
         summary = train_seeds(asked, seeds, **options)
     else:
@@ -268,6 +273,9 @@ def extend(
         data: Prepared dataset (default: the one used before).
         max_hours: Limit the remaining training to this many hours.
     """
+    _check_models(run)
+    if data is not None:
+        _check_prepared(Path(data))
     from mambamed.training.extend import extend
     from mambamed.training.ranks import leave_ranks
 
@@ -291,6 +299,8 @@ def runs(folder: AnyPath = Path("runs")) -> RunList:
     Args:
         folder: Folder that contains run folders, or a single run folder.
     """
+    if folder != Path("runs"):
+        _check_input(Path(folder))
     from mambamed.run.listing import list_runs
 
     return list_runs(folder)
@@ -313,6 +323,7 @@ def export(
         dataset_name: Name of the training data in the file (default: only the recipe's name is kept).
         overwrite: Replace an output file that has other content.
     """
+    _check_models(run)
     from mambamed.run.export import export_model
 
     return export_model(
@@ -365,6 +376,8 @@ def predict(
         max_windows: Reject images that need more sliding windows than this.
         max_vram: Maximum GPU memory to use, e.g. 6G.
     """
+    _check_models(*cast("list[Path]", model))
+    _check_input(Path(input))
     from mambamed.answers.mask_files import MaskOptions
     from mambamed.answers.segmentation import predict
 
@@ -402,6 +415,8 @@ def classify(
             named case.
         saliency: Also write one Grad-CAM saliency map per case.
     """
+    _check_models(*cast("list[Path]", model))
+    _check_input(Path(input))
     from mambamed.answers.classification import ClassOptions, classify
 
     job, serving = _options(locals())
@@ -441,12 +456,38 @@ def landmarks(
         threshold: Report a landmark as absent if its score is below this value (default: chosen on the
             validation cases).
     """
+    _check_models(*cast("list[Path]", model))
+    _check_input(Path(input))
     from mambamed.answers.landmarks import PointOptions, landmarks
 
     job, serving = _options(locals())
     kinds = [kind.strip().removeprefix(".") for kind in str(export).split(",")] if export else []
     options = PointOptions(tuple(kind for kind in kinds if kind != "json"), threshold, preview)
     return landmarks(model, input, output, serving, job, options, progress)
+
+
+def _check_models(*models: AnyPath) -> None:
+    """Check that these are run folders or files, before anything is imported that takes seconds."""
+    from mambamed.run.folder import Run
+
+    for model in map(Path, models):
+        if not model.is_file():
+            Run.open(model)
+
+
+def _check_prepared(folder: Path) -> None:
+    """The same for a prepared dataset."""
+    from mambamed.preparation.store import check_prepared
+
+    check_prepared(folder)
+
+
+def _check_input(path: Path) -> None:
+    """The same for any file or folder."""
+    from mambamed.errors import DatasetError
+
+    if not path.exists():
+        raise DatasetError(f"{path}: no such file or folder. Check the path.")
 
 
 def _options(given: dict[str, Any]) -> tuple[JobOptions, Serving]:
@@ -590,11 +631,14 @@ def import_weights(
         fold: Fold number to store the weights under.
     """
     from mambamed.recipe import load_recipe
+
+    asked = load_recipe(recipe, set or ())
+    _check_input(Path(weights))
+    if data is not None:
+        _check_prepared(Path(data))
     from mambamed.run.import_weights import import_weights
 
-    return import_weights(
-        weights, load_recipe(recipe, set or ()), output, prepared=data, axis_order=axis_order, fold=fold
-    )
+    return import_weights(weights, asked, output, prepared=data, axis_order=axis_order, fold=fold)
 
 
 def demo(
@@ -649,9 +693,11 @@ def recipes_show(recipe: AnyRecipe, set: Texts | None = None) -> RecipeCost:
         set: Override a recipe key, e.g. training.epochs=100.
     """
     from mambamed.recipe import load_recipe
+
+    asked = load_recipe(recipe, set or ())
     from mambamed.run.cost import recipe_cost
 
-    return recipe_cost(load_recipe(recipe, set or ()))
+    return recipe_cost(asked)
 
 
 def recipes_check(
@@ -662,10 +708,18 @@ def recipes_check(
     Args:
         recipe: Recipe files, or names of shipped recipes.
     """
-    from mambamed.run.cost import check_recipe
+    from mambamed.recipe import load_recipe
 
-    files = cast("list[str]", recipe)
-    if faults := [fault for each in files for fault in check_recipe(each)]:
+    files, faults = cast("list[str]", recipe), []
+    for each in files:
+        try:
+            asked = load_recipe(each)
+            from mambamed.run.cost import recipe_cost
+
+            recipe_cost(asked)
+        except RecipeError as error:  # noqa: PERF203
+            faults.append(str(error))
+    if faults:
         raise RecipeError("\n".join(faults))
     return files
 

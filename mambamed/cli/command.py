@@ -138,7 +138,7 @@ def print_fault(kind: str, lines: str, code: int) -> None:
 
     content = {"error": {"kind": kind, "messages": lines.split("\n"), "exit_code": code}}
     try:
-        print(json_to_print(FaultReport.checked(content, "--json").to_json()), flush=True)
+        print(json_to_print(FaultReport.model_validate_json(json_to_print(content)).to_json()), flush=True)
     except BrokenPipeError:
         close_stdout()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mambamed.documents.evaluation import read_summary
-from mambamed.errors import MambamedError
+from mambamed.errors import DatasetError, MambamedError
 from mambamed.io.lock import reading
 from mambamed.io.ownership import Output
 
@@ -66,6 +66,9 @@ def read_evaluation(folder: Path, name: str) -> Evaluated:
     Raises:
         DatasetError: no such folder, or a file with faults.
     """
+    if not (folder / "summary.json").is_file():
+        fact = "is not an output folder of evaluate: no summary.json" if folder.is_dir() else "no such folder"
+        raise DatasetError(f"{folder}: {fact}. Give what 'mambamed evaluate -o' wrote.")
     summary = read_summary(folder / "summary.json")
     return scorer_of(summary.task).read_back(folder, name, summary)
 

@@ -159,10 +159,7 @@ class PreparedDataset:
         Raises DatasetError: it is not a finished prepared dataset, or was written by a newer version.
         """
         root = Path(root)
-        if not (root / "dataset.json").is_file():
-            raise DatasetError(
-                f"{root}: is not a prepared dataset: no dataset.json. Run 'mambamed prepare' (again)."
-            )
+        check_prepared(root)
         index = PreparedIndex.read(root / "dataset.json")
         plan = Plan.read(root / "plan.json")
         check_channels(plan, index, root / "plan.json", DatasetError)
@@ -183,6 +180,13 @@ class PreparedDataset:
                 f"{self.root}: no case {case_id!r} among its {len(self._cases)}; check splits.json"
             )
         return self._cases[case_id]
+
+
+def check_prepared(root: Path) -> None:
+    """Raise DatasetError if a folder is not the finished output of `prepare`."""
+    if not (root / "dataset.json").is_file():
+        fact = "is not a prepared dataset: no dataset.json" if root.is_dir() else "no such folder"
+        raise DatasetError(f"{root}: {fact}. Run 'mambamed prepare' (again).")
 
 
 def encode_array(array: NDArray) -> bytes:

@@ -9,7 +9,7 @@ import torch
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import RecipeError
 from mambamed.networks.cost import Cost, network_cost
-from mambamed.recipe import Recipe, dump_recipe, load_recipe
+from mambamed.recipe import Recipe, dump_recipe
 from mambamed.run.model import input_channels, make_network
 
 
@@ -57,15 +57,6 @@ def recipe_cost(recipe: Recipe) -> RecipeCost:
         training_gib=cost.training_gib,
         paper=dict(recipe.paper),
     )
-
-
-def check_recipe(recipe: str) -> list[str]:
-    """The faults of a recipe and of the options of its network, one line each; empty if it is valid."""
-    try:
-        recipe_cost(load_recipe(recipe))
-    except RecipeError as error:
-        return str(error).splitlines()
-    return []
 
 
 def manifest_of(recipe: Recipe) -> DatasetManifest:

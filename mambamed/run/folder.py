@@ -74,7 +74,7 @@ class Run:
         recipe_file, plan_file, manifest_file = found
         if recipe_file is None or plan_file is None or manifest_file is None:
             absent = ("recipe.yaml", "plan.json", "dataset.json")[found.index(None)]
-            raise ModelError(f"{root}: is not a run folder: no {absent}. Give a folder that 'train' wrote.")
+            raise ModelError(f"{root}: {_what_instead(root, absent)}")
         try:
             recipe = parse_recipe_of_run(read_text(recipe_file), str(recipe_file))
         except RecipeError as error:
@@ -190,6 +190,18 @@ class Run:
     def _known(self) -> RunRecord:
         path = self.root / "run.json"
         return RunRecord.read(path) if path.is_file() else RunRecord()
+
+
+def _what_instead(root: Path, absent: str) -> str:
+    """What a path is that is not a run, and what to give."""
+    if not root.exists():
+        return "no such run folder or model file. Check the path."
+    if root.name.startswith("fold_") and (root.parent / "recipe.yaml").is_file():
+        number = root.name.removeprefix("fold_")
+        return f"is one fold of a run. Give the run, {root.parent}; --folds {number} chooses the fold."
+    if inner := sorted(path.parent for path in root.glob("*/recipe.yaml")):
+        return f"is not a run folder, but contains {len(inner)}. Give one of them, e.g. {inner[0]}."
+    return f"is not a run folder: no {absent}. Give a folder that 'train' wrote."
 
 
 def planned_run(recipe: Recipe, plan: Plan, manifest: DatasetManifest, root: Path) -> Run:

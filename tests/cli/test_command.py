@@ -88,7 +88,7 @@ def test_a_fault_is_a_line_and_an_exit_code(run, mode, code, line) -> None:
 )
 def test_a_fault_with_json_is_one_document_on_stdout(run, mode, kind, code) -> None:
     done = run("here", "--mode", mode, "--json")
-    error = FaultReport.checked(json.loads(done.stdout), "stdout").error
+    error = FaultReport.model_validate_json(done.stdout).error
     assert (error.kind, error.exit_code, done.exit_code) == (kind, code, code)
     assert len(error.messages) == (2 if mode == "dataset" else 1)
 

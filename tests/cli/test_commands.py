@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import subprocess
@@ -65,7 +64,7 @@ def test_the_script_for_bash_is_shown() -> None:
 )
 def test_a_fault_is_json_on_stdout_with_the_same_exit_code(arguments, kind, message) -> None:
     code, out, lines = run(*arguments, "--json")
-    error = FaultReport.checked(json.loads(out), "stdout").error
+    error = FaultReport.model_validate_json(out).error
     assert (error.kind, error.exit_code, code) == (kind, 2, 2)
     assert message in error.messages[0]
     assert lines  # for people
