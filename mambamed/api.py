@@ -67,6 +67,7 @@ Protocol = Literal[
 ]
 
 Checkpoint = Literal["best", "last"]
+Part = Literal["train", "val", "test"]
 Tta = Literal["mirror", "none"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -347,6 +348,7 @@ def predict(
     save_probabilities: bool = False,
     statistics: bool = False,
     format: Literal["nifti", "dicom-seg"] = "nifti",
+    part: Part | None = None,
     shard: str | None = None,
     max_ram: str | None = None,
     max_windows: int = 100_000,
@@ -357,7 +359,7 @@ def predict(
 
     Args:
         model: Run folder or exported model file; several form an ensemble.
-        input: Image, folder of images or DICOM series, or a list of cases.
+        input: Image, folder of images or DICOM series, list of cases, or, with --part, a prepared dataset.
         output: Output folder for the masks.
         folds: Folds to average: all trained folds, or a list, e.g. 0,2.
         checkpoint: Checkpoint to use from each fold.
@@ -371,6 +373,8 @@ def predict(
         save_probabilities: Also write the probability maps (float16, .npz).
         statistics: Also write volume and mean intensity of every structure, as JSON.
         format: File format of the predicted masks; dicom-seg requires DICOM input.
+        part: Predict this part of the split of a prepared dataset, which is then INPUT; the images are those
+            that it was prepared from.
         shard: Process only one of N parts of the cases, e.g. 1/4 (default: the torchrun or SLURM rank).
         max_ram: Maximum memory to use, e.g. 6G.
         max_windows: Reject images that need more sliding windows than this.
@@ -400,6 +404,7 @@ def classify(
     precision: Precision | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    part: Part | None = None,
     shard: str | None = None,
     max_ram: str | None = None,
     max_vram: str | None = None,
@@ -439,6 +444,7 @@ def landmarks(
     resume: bool = False,
     overwrite: bool = False,
     preview: bool = False,
+    part: Part | None = None,
     shard: str | None = None,
     max_ram: str | None = None,
     max_windows: int = 100_000,
@@ -540,6 +546,7 @@ def evaluate(
     penalty: float | None = None,
     ci: float = 0.95,
     only_predicted: bool = False,
+    part: Part | None = None,
     resample: bool = False,
     report: bool = True,
     worst: int = 10,
@@ -568,6 +575,7 @@ def evaluate(
         penalty: Distance in mm assigned when a structure is missed (default: the image diagonal).
         ci: Confidence level of the intervals.
         only_predicted: Ignore references without a prediction.
+        part: Score only this part of the split of a prepared dataset, which is then REFERENCES.
         resample: Resample predicted masks to the grid of their reference.
         report: Also write report.html (requires -o).
         worst: Number of cases shown as pictures in the report.

@@ -21,7 +21,7 @@ from mambamed.io.ledger import foreign_file
 from mambamed.io.ownership import Output
 from mambamed.io.probabilities import Probabilities, names_probabilities, write_probabilities
 from mambamed.io.tables import column_of, read_csv, unescaped
-from mambamed.jobs.job import JobOptions, run_job
+from mambamed.jobs.job import JobOptions, evaluate_command, run_job
 from mambamed.jobs.output import OutputFolder
 from mambamed.jobs.read_case import Ready
 from mambamed.memory import check_ram
@@ -101,7 +101,8 @@ def classify(
         _maps_folder(output).check()
     place = OutputFolder(output.parent, "", (), (output.name,), f"{output.stem}.run")
     done = run_job(answer_of, place, models, inputs, serving, job, progress)
-    maps, following = _maps(output) if options.saliency else None, f"mambamed evaluate {output} CLASSES.csv"
+    maps = _maps(output) if options.saliency else None
+    following = evaluate_command(output, inputs, job, "CLASSES.csv")
     return ClassifySummary(output, done.gathered, maps, done.kept, done.faults, done.seconds, following)
 
 

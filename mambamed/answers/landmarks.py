@@ -17,7 +17,7 @@ from mambamed.errors import ModelError, RecipeError
 from mambamed.io.images import Image
 from mambamed.io.points import write_point_table, write_points
 from mambamed.io.tables import write_csv
-from mambamed.jobs.job import JobOptions, run_job
+from mambamed.jobs.job import JobOptions, evaluate_command, run_job
 from mambamed.jobs.output import OutputFolder
 from mambamed.jobs.read_case import Ready
 from mambamed.progress import Progress
@@ -91,7 +91,7 @@ def landmarks(
     suffixes = (".json", *(f".{kind}" for kind in options.export))
     place = OutputFolder(output, "folder of landmarks", suffixes, (TABLE, MEASURES))
     done = run_job(answer_of, place, models, inputs, serving, job, progress)
-    following = f"mambamed evaluate {output} REFERENCES"
+    following = evaluate_command(output, inputs, job)
     return LandmarksSummary(
         output, done.cases, done.kept, done.gathered, done.faults, done.seconds, following
     )

@@ -17,7 +17,7 @@ from mambamed.documents.manifest import DatasetManifest
 from mambamed.io.dicom_seg import check_dicom_seg, write_segmentation
 from mambamed.io.images import write_image
 from mambamed.io.json_files import write_json
-from mambamed.jobs.job import JobOptions, run_job
+from mambamed.jobs.job import JobOptions, evaluate_command, run_job
 from mambamed.jobs.output import OutputFolder
 from mambamed.jobs.read_case import Ready
 from mambamed.progress import Progress
@@ -67,7 +67,7 @@ def predict(
 
     place = OutputFolder(output, "folder of masks", (options.suffix,))
     done = run_job(answer_of, place, models, inputs, serving, job, progress)
-    following = f"mambamed evaluate {output} REFERENCES"
+    following = evaluate_command(output, inputs, job)
     return PredictSummary(output, done.cases, done.kept, done.faults, done.seconds, following)
 
 

@@ -67,7 +67,17 @@ def prepare(summary: PreparedSummary) -> None:
         ["normalization", ", ".join(dict.fromkeys(each.scheme for each in plan.normalization))],
     ]
     _table(f"{summary.output}: prepared in {summary.seconds:.1f} s", ["plan", "value"], rows)
+    if summary.test_cases:
+        print(
+            f"{summary.test_cases} of the cases are for test and are not trained on. Predict them with "
+            f"'mambamed {_verb(task)} RUN {summary.output} --part test'."
+        )
     _next(summary.next_command)
+
+
+def _verb(task: str) -> str:
+    """The command that applies models of a task."""
+    return {"landmarks": "landmarks", "classification": "classify"}.get(task, "predict")
 
 
 def _some_of(names: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile, differ_in_case_alone
-from mambamed.converters import brats, case_list, dicom, nnunet
+from mambamed.converters import brats, case_list, dicom, nnunet, prepared
 from mambamed.errors import DatasetError
 from mambamed.io.dicom import is_dicom
 from mambamed.io.images import case_id_of, images_by_id
@@ -68,6 +68,8 @@ def _find(source: Path, channels: Sequence[str]) -> list[Case]:
         return _by_channel(folder, by_modality, channels, channels)
     if not cases and dicom.recognizes(folder):
         return _one_series_each([case for case, _ in dicom.series_cases(folder)], channels, folder)
+    if not cases and prepared.recognizes(source):
+        raise DatasetError(f"{source}: is a prepared dataset. Say which part to predict, e.g. --part test.")
     if not cases:
         raise DatasetError(f"{folder}: no images to predict. {_WHAT}")
     return cases

@@ -39,6 +39,15 @@ _Axis = Annotated[int, Field(ge=0, le=2)]
 Row = tuple[Finite, Finite, Finite, Finite]
 
 
+class ImageFile(Model):
+    """An image of a case as it was found."""
+
+    path: str
+    """Absolute."""
+    volume: Count | None = None
+    """Index along the fourth axis of a 4-D file."""
+
+
 class CaseEntry(Model):
     """A case as dataset.json lists it."""
 
@@ -70,6 +79,8 @@ class PreparedIndex(DatasetManifest):
     group_by: str | None = None
     """What the splits keep together: subject, case, or a column; not recorded by mambamed 0.1.0."""
     cases: tuple[CaseEntry, ...]
+    images: dict[CaseId, tuple[ImageFile, ...]] = Field(default_factory=dict)
+    """Case -> its images in the order of the channels, for `predict --part`; not recorded by 0.1.0."""
 
     @model_validator(mode="after")
     def _cases_agree(self) -> PreparedIndex:

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import importlib
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mambamed.documents.evaluation import read_summary
+<<<<<<< HEAD
 from mambamed.errors import DatasetError, MambamedError
+=======
+from mambamed.documents.parts import entries_of_part
+from mambamed.errors import MambamedError
+>>>>>>> 2893209 (Predict and evaluate a part of a split by name: --part test)
 from mambamed.io.lock import reading
 from mambamed.io.ownership import Output
 
@@ -42,6 +48,9 @@ def evaluate(predictions: Path, references: Path, options: EvaluateOptions) -> E
     scorer.check(options, predictions)
     with ExitStack() as held:
         held.enter_context(reading(predictions, references))
+        if options.part is not None:
+            cases = tuple(case.id for case in entries_of_part(references, options.part))
+            options = replace(options, cases=cases)
         if options.output is not None:
             inputs = [place for place in (predictions, references, options.images) if place is not None]
             older = _files_of_version_0_1

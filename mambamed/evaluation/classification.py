@@ -6,7 +6,7 @@ Each table keeps its own threshold; nothing is chosen on the cases that are scor
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ def evaluate_probabilities(
     references: Path,
     *,
     level: float = 0.95,
+    cases: Collection[str] | None = None,
     only_predicted: bool = False,
     output: Path | None = None,
     table: str | None = None,
@@ -78,6 +79,7 @@ def evaluate_probabilities(
         predictions: a table that `classify` wrote, or a folder of them (one per seed, for the same cases).
         references: a table with the class of each case, or a prepared dataset.
         level: confidence level of the intervals.
+        cases: cases to score (default: all of the reference).
         only_predicted: ignore cases that are in no table.
         output: folder for `cases.csv`, `summary.csv` and `summary.json`.
         table: "classification": also make a table like those of papers: ACC, SEN, SPE, PRE, F1 and AUC in
@@ -96,7 +98,8 @@ def evaluate_probabilities(
             )
     reference = read_reference_classes(references, classes)
     predicted = {case for each in tables.values() for case in each.cases}
-    wanted = {c for c in reference.class_of if not only_predicted or c in predicted}
+    asked = set(reference.class_of if cases is None else cases) & set(reference.class_of)
+    wanted = asked & predicted if only_predicted else asked
     faults = _faults(tables, reference, wanted, predictions)
     runs = [_score(name, each, reference, wanted, level) for name, each in tables.items()]
     from mambamed import __version__
@@ -321,7 +324,7 @@ def _plain(scores: BinaryScores | MulticlassScores) -> dict[str, Any]:
 
 
 def _as_requested(predictions: Path, references: Path, options: EvaluateOptions) -> ClassEvaluation:
-    chosen = options.chosen("level", "only_predicted", "output", "table", "paper")
+    chosen = options.chosen("level", "cases", "only_predicted", "output", "table", "paper")
     return evaluate_probabilities(predictions, references, **chosen)
 
 

@@ -38,7 +38,8 @@ def evaluate(
     protocol: str | None = None,
     penalty_mm: float | None = None,
     level: float = 0.95,
-    cases: Collection[str] | Literal["predicted"] | None = None,
+    cases: Collection[str] | None = None,
+    only_predicted: bool = False,
     subjects: Mapping[str, str] | None = None,
     resample: bool = False,
     output: Path | None = None,
@@ -63,7 +64,8 @@ def evaluate(
         protocol: all rules of a paper or challenge; overrides `hd95` and `empty`.
         penalty_mm: replaces an infinite distance in the penalized means (default: from the protocol).
         level: confidence level of the bootstrap intervals.
-        cases: ids of the references to score, or "predicted": those with a prediction (default: all).
+        cases: ids of the references to score (default: all).
+        only_predicted: score only references with a prediction.
         subjects: case -> subject (default: each case its own, except for repeated BraTS visits).
         resample: resample predictions whose grid differs from the reference, instead of reporting a fault.
         output: folder for `cases.csv`, `summary.csv` and `summary.json` (nnU-Net's schema, extended).
@@ -86,7 +88,7 @@ def evaluate(
     except ValueError as error:
         raise DatasetError(f"evaluate: {error}") from error
     whole = pair_up(predictions, references, labels, regions)
-    pairing = restricted(whole, cases)
+    pairing = restricted(restricted(whole, cases), "predicted" if only_predicted else None)
     scores = _score_all(pairing, asked, rules, resample, subjects, workers, progress)
     wanted = pairing.answers.regions or {
         str(label): (label,) for label in sorted({int(name) for case in scores for name in case.regions})
@@ -198,7 +200,8 @@ def _as_requested(predictions: Path, references: Path, options: EvaluateOptions)
         hd95=options.hd95 or rules.hd95,
         empty=options.empty or rules.empty,
         penalty_mm=options.penalty,
-        cases="predicted" if options.only_predicted else None,
+        cases=options.cases,
+        only_predicted=options.only_predicted,
         table="brats" if options.table else None,
         **options.chosen("protocol", "level", "resample", "output", "report", "worst", "images", "paper"),
         **options.chosen("workers", "progress"),

@@ -19,6 +19,8 @@ class EvaluateOptions:
     Attributes:
         recipe: its labels, regions, landmarks, `evaluation` and `paper` sections are used.
         level: confidence level of the intervals.
+        part: of a prepared dataset, whose cases alone are scored.
+        cases: ids of these, or of others that alone are scored.
         table: name of a table like those of papers.
     """
 
@@ -33,6 +35,8 @@ class EvaluateOptions:
     images: Path | None = None
     level: float = 0.95
     only_predicted: bool = False
+    part: str | None = None
+    cases: tuple[str, ...] | None = None
     output: Path | None = None
     report: bool = True
     worst: int = 10

@@ -320,7 +320,7 @@ def _some(cases: Collection[str]) -> str:
 
 def _as_requested(predictions: Path, references: Path, options: EvaluateOptions) -> PointEvaluation:
     landmarks = options.recipe.dataset.landmarks if options.recipe else None
-    chosen = options.chosen("level", "only_predicted", "output", "report", "worst", "table", "paper")
+    chosen = options.chosen("level", "cases", "only_predicted", "output", "report", "worst", "table", "paper")
     chosen |= {"landmarks": landmarks, "distances_mm": options.section.sdr_mm}
     return evaluate_points(predictions, references, **chosen)
 

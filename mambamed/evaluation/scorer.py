@@ -14,7 +14,8 @@ from mambamed.evaluation.result import Evaluation
 
 # Fields that apply to every task; a scorer lists the others that apply to it.
 _COMMON = frozenset(
-    {"recipe", "level", "only_predicted", "output", "report", "worst", "table", "workers", "progress"}
+    {"recipe", "level", "only_predicted", "part", "cases", "output", "report", "worst", "table", "workers"}
+    | {"progress"}
 )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mambamed.converters.inputs import find_inputs
+from mambamed.converters.prepared import cases_of_part
 from mambamed.io.lock import reading
 from mambamed.jobs.answer import Answer
 from mambamed.jobs.engine import run_cases
@@ -29,11 +30,14 @@ class JobOptions:
         overwrite: do every case again, whatever the output folder holds.
         shard: do one part of the cases, e.g. "2/4", while other processes do the others in the same folder.
             Default: the rank that torchrun or SLURM set.
+        part: the input is a prepared dataset, and only its cases for "train", "val" or "test" are done; their
+            images are those that it was prepared from.
     """
 
     resume: bool = False
     overwrite: bool = False
     shard: str | None = None
+    part: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,13 @@ class JobResult:
     faults: tuple[str, ...]
     seconds: float
     gathered: Any
+
+
+def evaluate_command(output: Path, inputs: Path, options: JobOptions, references: str = "REFERENCES") -> str:
+    """The command that scores the output of a job; `references` are named if they are not known."""
+    if options.part is None:
+        return f"mambamed evaluate {output} {references}"
+    return f"mambamed evaluate {output} {inputs} --part {options.part}"
 
 
 def run_job(
@@ -89,7 +100,14 @@ def run_job(
     for reason in ensemble.reasons:
         progress.say(reason)
     shard = chosen_shard(options.shard)
-    whole = answer.accept(find_inputs(Path(inputs), list(ensemble.run.manifest.channels)), progress)
+    channels = list(ensemble.run.manifest.channels)
+    folds = list(dict.fromkeys(fold for member in ensemble.members for fold in member.folds))
+    found = (
+        find_inputs(Path(inputs), channels)
+        if options.part is None
+        else cases_of_part(Path(inputs), options.part, folds, channels)
+    )
+    whole = answer.accept(found, progress)
     cases = shard.cases(whole)
     place.check_cases(whole)
     with place.locked(shard, cases):

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mambamed.cases import Case, differ_in_case_alone
 from mambamed.documents.manifest import DatasetManifest, RawDataset, agreed_manifest
 from mambamed.documents.plan import Plan
-from mambamed.documents.prepared import CaseEntry, Fingerprint, PreparedIndex
+from mambamed.documents.prepared import CaseEntry, Fingerprint, ImageFile, PreparedIndex
 from mambamed.documents.splits import Splits
 from mambamed.errors import CaseError, DatasetError, MambamedError, RecipeError
 from mambamed.io.atomic import flush_all, remove_leftovers
@@ -70,7 +71,8 @@ class PreparedSummary:
         output: the prepared dataset.
         manifest: channels, labels, regions.
         plan: spacing, patch, normalization; None where only a check was asked for.
-        cases: how many can be trained on.
+        cases: number of cases that can be used.
+        test_cases: number of these that are in a test part.
         findings: all that was found, of every case.
         faults: what is wrong, a line each; such cases are left out.
         seconds: wall time.
@@ -81,6 +83,7 @@ class PreparedSummary:
     manifest: DatasetManifest
     plan: Plan | None
     cases: int
+    test_cases: int
     findings: tuple[Finding, ...]
     faults: tuple[str, ...]
     seconds: float
@@ -154,12 +157,14 @@ def prepare(
         edited=_DOCUMENTS,
     )
 
-    def summary(plan: Plan | None, cases: int, findings: list[Finding], faults: list[str]) -> PreparedSummary:
+    def summary(
+        plan: Plan | None, cases: int, findings: list[Finding], faults: list[str], test_cases: int = 0
+    ) -> PreparedSummary:
         known = recipe is not None and recipe.name in shipped_recipes()
         following = f"mambamed train {recipe.name if recipe and known else 'RECIPE'} -d {output}"
         seconds = time.monotonic() - began
         return PreparedSummary(
-            output, manifest, plan, cases, tuple(findings), tuple(faults), seconds, following
+            output, manifest, plan, cases, test_cases, tuple(findings), tuple(faults), seconds, following
         )
 
     with nullcontext() if check_only else place.locked() as ledger:
@@ -221,10 +226,17 @@ def prepare(
         Splits.of(kept, output / "splits.json").write(output / "splits.json")
         flush_all()
         cases = tuple(entries[case_id] for case_id in sorted(entries))
-        fields = {name: getattr(manifest, name) for name in DatasetManifest.model_fields}
-        index = PreparedIndex(**fields, prepared_format=FORMAT, group_by=split.group_by, cases=cases)
+        fields: dict[str, Any] = {name: getattr(manifest, name) for name in DatasetManifest.model_fields}
+        images = {
+            case.id: tuple(ImageFile(path=str(c.path.absolute()), volume=c.volume) for c in case.channels)
+            for case in good
+            if case.id in entries
+        }
+        fields |= {"prepared_format": FORMAT, "group_by": split.group_by, "cases": cases, "images": images}
+        index = PreparedIndex(**fields)
         index.write(output / "dataset.json")
-    return summary(plan, len(entries), findings, faults)
+    test = {case_id for fold in kept for case_id in fold.get("test", ())}
+    return summary(plan, len(entries), findings, faults, len(test))
 
 
 def _within(memory: int, workers: int, cases: Sequence[Case], progress: Progress) -> int:

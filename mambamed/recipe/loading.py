@@ -128,9 +128,14 @@ def _first_sentence(file: Path) -> str:
     return sentence[0].rstrip(".") if sentence else " ".join(words)
 
 
-def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML with all defaults filled in; `load_recipe` reads it back unchanged."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+def dump_recipe(recipe: Recipe, exclude: Any = None) -> str:
+    """The recipe as YAML with all defaults filled in; `load_recipe` reads it back unchanged.
+
+    Args:
+        exclude: keys to leave out, in the form of pydantic's `model_dump`.
+    """
+    values = recipe.model_dump(mode="json", exclude=exclude)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
 
 
 def recipe_schema() -> dict[str, Any]:

@@ -18,7 +18,7 @@ class RecipeCost:
     """A resolved recipe and what its network costs."""
 
     recipe: str
-    text: str  # YAML with every default filled in
+    text: str  # YAML with every default filled in, without the keys of the split that have no effect
     network: str
     patch_size: tuple[int, ...]  # this and the batch size are those of a training step
     batch_size: int
@@ -44,9 +44,10 @@ def recipe_cost(recipe: Recipe) -> RecipeCost:
     with torch.device("meta"):
         network = make_network(recipe, manifest)
     cost: Cost = network_cost(network, input_channels(recipe, manifest), patch, batch)
+    unused = {"train", "val", "test"} if recipe.dataset.split.train is None else {"folds"}
     return RecipeCost(
         recipe=recipe.name,
-        text=dump_recipe(recipe),
+        text=dump_recipe(recipe, exclude={"dataset": {"split": unused}}),
         network=recipe.network.name,
         patch_size=patch,
         batch_size=batch,

@@ -45,12 +45,13 @@ def _index() -> Any:
     index = _read("classification/prepared/dataset.json", group_by="subject")
     landmarks = read_json(SAMPLES / "landmarks/prepared/dataset.json")
     first = index["cases"][0] | {"points": landmarks["cases"][0]["points"]}
-    return index | {"cases": [first, *index["cases"][1:]]}
+    images = {"c0": [{"path": "/data/all.nii.gz", "volume": 0}]}
+    return index | {"cases": [first, *index["cases"][1:]], "images": images}
 
 
 def _run() -> Any:
     run = _read("segmentation/run/run.json")
-    fold = run["folds"]["0"] | {"score": {"name": "dice", "higher_is_better": True}}
+    fold = run["folds"]["0"] | {"score": {"name": "dice", "higher_is_better": True}, "finished": True}
     fold["sessions"][0] |= {"processes": "2 processes", "recipe": "recipe evaluation.metrics: changed"}
     return run | {"folds": {"0": fold}}
 

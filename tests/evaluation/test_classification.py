@@ -118,6 +118,7 @@ def test_a_prepared_dataset_is_a_reference(tmp_path) -> None:
     write_json(tmp_path / "dataset.json", index | {"prepared_format": 1})
     write_probabilities(tmp_path / "p.csv", binary(0)[0])
     assert evaluate_probabilities(tmp_path / "p.csv", tmp_path).runs[0].scores.cases == 40
+    assert evaluate_probabilities(tmp_path / "p.csv", tmp_path, cases=CASES[:6]).runs[0].scores.cases == 6
 
 
 def test_missing_and_strange_cases_are_named_and_the_rest_is_scored(tmp_path, reference) -> None:

@@ -16,10 +16,13 @@ import torch
 from mambamed.answers.segmentation import predict
 from mambamed.batches.loader import PatchReader
 from mambamed.documents.splits import cases_of
-from mambamed.errors import ModelError, RecipeError, RunError
+from mambamed.errors import DatasetError, ModelError, RecipeError, RunError
+from mambamed.evaluation import evaluate as evaluate_any
 from mambamed.evaluation.masks import evaluate
+from mambamed.evaluation.options import EvaluateOptions
 from mambamed.io.json_files import write_json
 from mambamed.io.lock import folder_lock
+from mambamed.jobs.job import JobOptions
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Silence
 from mambamed.run.checkpoint import read_checkpoint, write_checkpoint
@@ -108,6 +111,12 @@ def test_without_a_fold_all_cases_but_the_test_part_are_trained_on(prepared, tmp
     model = export_model(run, tmp_path / "m.mambamed").output
     for number, source in enumerate([run, model]):
         predict([source], prepared.parent / "imagesTr" / "box_0.nii.gz", tmp_path / f"masks_{number}")
+    test = predict([model], data, tmp_path / "test", job=JobOptions(part="test"))
+    assert list(test.cases) == names[4:] and test.next_command.endswith(f"test {data} --part test")
+    scored = evaluate_any(tmp_path / "test", data, EvaluateOptions(part="test"))
+    assert not scored.faults and scored.table.title.startswith("2 cases")
+    with pytest.raises(DatasetError, match=r"is a prepared dataset\. Say which part"):
+        predict([model], data, tmp_path / "other")
     first, second = (nib.load(tmp_path / f"masks_{n}" / "box_0.nii.gz").get_fdata() for n in (0, 1))
     assert np.array_equal(first, second)
 

@@ -1,0 +1,42 @@
+"""The parts of a prepared dataset by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from mambamed.documents.parts import entries_of_part
+from mambamed.errors import RecipeError
+from mambamed.io.json_files import write_json
+
+
+def dataset(root, *folds):
+    """Cases a to d, whose splits are given."""
+    facts = {"class": None, "points": None, "shape": [8, 8, 8], "channels": 1, "has_label": False}
+    cases = [{"id": i, "subject": i, "covariates": {}, **facts} for i in "abcd"]
+    index = {"format": 1, "name": "four", "channels": {"a": "mri"}, "labels": {}, "regions": {}}
+    write_json(root / "dataset.json", index | {"prepared_format": 1, "group_by": "case", "cases": cases})
+    write_json(root / "splits.json", list(folds))
+    return root
+
+
+def test_a_part_is_that_of_the_folds_if_they_agree(tmp_path) -> None:
+    two = [{"train": ["a"], "val": ["b"], "test": ["d"]}, {"train": ["b"], "val": ["a"], "test": ["d"]}]
+    root = dataset(tmp_path, *two)
+
+    def ids(part, *folds):
+        return [entry.id for entry in entries_of_part(root, part, folds)]
+
+    assert ids("test") == ids("test", 0, 1) == ids("test", 7) == ids("test", "none") == ["d"]
+    assert ids("val", 0) == ["b"] and ids("val", 1) == ["a"] and ids("train", "none") == ["a", "b"]
+    with pytest.raises(RecipeError, match=r"--part val: differs between the folds 0, 1 of .*--folds"):
+        ids("val")
+    with pytest.raises(RecipeError, match=r"--part val: .* has no such cases in fold none"):
+        ids("val", "none")
+
+
+def test_a_dataset_without_a_test_part_says_how_to_make_one(tmp_path) -> None:
+    root = dataset(tmp_path, {"train": ["a"], "val": ["b"]})
+    with pytest.raises(
+        RecipeError, match=r"--part test: .* has no such cases in fold 0\. Prepare it with e\.g\. --split"
+    ):
+        entries_of_part(root, "test")
