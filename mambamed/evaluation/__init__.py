@@ -13,12 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mambamed.documents.evaluation import read_summary
-<<<<<<< HEAD
-from mambamed.errors import DatasetError, MambamedError
-=======
 from mambamed.documents.parts import entries_of_part
-from mambamed.errors import MambamedError
->>>>>>> 2893209 (Predict and evaluate a part of a split by name: --part test)
+from mambamed.errors import DatasetError, MambamedError
 from mambamed.io.lock import reading
 from mambamed.io.ownership import Output
 
