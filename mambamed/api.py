@@ -580,7 +580,7 @@ def evaluate(
         report: Also write report.html (requires -o).
         worst: Number of cases shown as pictures in the report.
         images: Folder of the images shown behind the masks in the report.
-        table: Also make a table in the layout used in papers.
+        table: Also make a table in the layout used in papers (default: if the recipe has a paper's results).
         workers: Number of threads; 0 = one per CPU core.
     """
     from mambamed.evaluation import evaluate

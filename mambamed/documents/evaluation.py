@@ -193,7 +193,8 @@ class ClassificationSummary(Summary):
     settings: ClassificationSettings
     summaries: tuple[ClassRow, ...]
     runs: dict[str, dict[str, int | Number | Interval | tuple[tuple[Count, ...], ...]]]
-    """Table of probabilities -> every metric, the counts behind them, and the confusion matrix."""
+    """Table of probabilities -> every metric, the counts behind them, the confusion matrix, and the number of
+    missing cases, which have no prediction."""
 
 
 AnySummary = SegmentationSummary | LandmarksSummary | ClassificationSummary

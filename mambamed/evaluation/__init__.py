@@ -42,6 +42,8 @@ def evaluate(predictions: Path, references: Path, options: EvaluateOptions) -> E
     scorers = (scorer_of(task) for task in SCORERS)
     scorer = next(scorer for scorer in scorers if scorer.recognizes(predictions))
     scorer.check(options, predictions)
+    if options.table is None and options.paper:  # the figures of the paper are shown beside the results
+        options = replace(options, table=scorer.table)
     with ExitStack() as held:
         held.enter_context(reading(predictions, references))
         if options.part is not None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from mambamed.documents.evaluation import ClassificationSettings, ClassificationSummary, ClassRow
 from mambamed.errors import CaseError, DatasetError
+from mambamed.evaluation.class_report import Answer, answers_of, case_rows, write_report
 from mambamed.evaluation.options import EvaluateOptions
 from mambamed.evaluation.read_back import ALL, Evaluated, Question, read_case_rows, read_number
 from mambamed.evaluation.reference_classes import ReferenceClasses, read_reference_classes
@@ -46,7 +47,7 @@ class RunScores:
     scores: BinaryScores | MulticlassScores
     # metric -> confidence interval, by subject; for AUC by DeLong, by case
     intervals: Mapping[str, tuple[float, float]]
-    unscored: int  # number of reference cases that are not in the table
+    missing: Mapping[str, str]  # reference cases that are not in the table -> their class
     class_auc: Mapping[str, float]  # class -> AUC against the rest
 
 
@@ -68,12 +69,14 @@ def evaluate_probabilities(
     cases: Collection[str] | None = None,
     only_predicted: bool = False,
     output: Path | None = None,
+    report: bool = False,
     table: str | None = None,
     paper: Mapping[str, float | str] | None = None,
 ) -> ClassEvaluation:
     """Score tables of class probabilities.
 
-    A case without a prediction is a fault and excluded from all means.
+    A case without a prediction is a fault, and wrong in the metrics that count right answers; metrics of
+    probabilities are over the cases that have some.
 
     Args:
         predictions: a table that `classify` wrote, or a folder of them (one per seed, for the same cases).
@@ -82,6 +85,7 @@ def evaluate_probabilities(
         cases: cases to score (default: all of the reference).
         only_predicted: ignore cases that are in no table.
         output: folder for `cases.csv`, `summary.csv` and `summary.json`.
+        report: also write `report.html`.
         table: "classification": also make a table like those of papers: ACC, SEN, SPE, PRE, F1 and AUC in
             per cent, mean ± SD over seeds.
         paper: a recipe's `paper` section, as a row of that table.
@@ -113,7 +117,7 @@ def evaluate_probabilities(
         "confidence": level,
         "mambamed": __version__,
     }
-    notes = _notes(tables, classes, reference, faults)
+    notes = _notes(tables, classes, reference, runs)
     evaluation = ClassEvaluation(
         table=_table(runs, classes, notes, level),
         runs=tuple(runs),
@@ -124,7 +128,15 @@ def evaluate_probabilities(
         paper_table=_paper_table(runs, classes, predictions, paper) if table == "classification" else None,
         faults=faults,
     )
-    return evaluation if output is None else _written(evaluation, tables, reference, wanted)
+    if output is None:
+        return evaluation
+    answers = answers_of(tables, reference, wanted)
+    path = output / "report.html"
+    if report:
+        lead = f"{predictions} against {references}"
+        told = [str(fault) for fault in faults]
+        write_report(path, predictions.stem, lead, evaluation.table, answers, classes, settings, told)
+    return _written(evaluation, answers, [path] if report else [])
 
 
 def probability_files(predictions: Path) -> list[Path]:
@@ -154,20 +166,26 @@ def _score(
     truth = np.array([table.classes.index(reference.class_of[table.cases[row]]) for row in rows])
     subjects = [reference.subject_of[table.cases[row]] for row in rows]
     values = table.values[rows]
-    answers = np.array([table.classes.index(table.labels[row]) for row in rows])
-    intervals = {"accuracy": bootstrap_interval(answers == truth, subjects, level)}
+    right = np.array([table.labels[row] == reference.class_of[table.cases[row]] for row in rows])
+    missing = {case: reference.class_of[case] for case in sorted(wanted - set(table.cases))}
+    absent = [list(missing.values()).count(name) for name in table.classes]
+    # With the cases that have no answer, which is wrong:
+    every = np.append(truth, [table.classes.index(name) for name in missing.values()]).astype(int)
+    right = np.append(right, np.zeros(len(missing), bool))
+    subjects += [reference.subject_of[case] for case in missing]
+    intervals = {"accuracy": bootstrap_interval(right, subjects, level)}
     if len(table.classes) == 2:
         threshold = 0.5 if table.threshold is None else table.threshold
-        scores = score_binary(truth, values[:, 1], threshold, level)
+        scores = score_binary(truth, values[:, 1], threshold, level, missing=(absent[0], absent[1]))
         intervals["auc"] = scores.auc_interval
-        for metric, part in (("sensitivity", truth == 1), ("specificity", truth == 0)):
+        for metric, part in (("sensitivity", every == 1), ("specificity", every == 0)):
             if part.any():
                 people = [subject for subject, inside in zip(subjects, part, strict=True) if inside]
-                intervals[metric] = bootstrap_interval(answers[part] == truth[part], people, level)
+                intervals[metric] = bootstrap_interval(right[part], people, level)
     else:
-        scores = score_multiclass(truth, values)
+        scores = score_multiclass(truth, values, absent)
     areas = {each: auc(truth == k, values[:, k]) for k, each in enumerate(table.classes)}
-    return RunScores(name, scores, intervals, len(wanted) - len(rows), areas)
+    return RunScores(name, scores, intervals, missing, areas)
 
 
 def _faults(
@@ -176,7 +194,10 @@ def _faults(
     lines = []
     for name, table in tables.items():
         there = set(table.cases)
-        lines += [f"{case}: has no row in {name}.csv. Classify it." for case in sorted(wanted - there)]
+        lines += [
+            f"{case}: has no row in {name}.csv and counts as wrong. Classify it."
+            for case in sorted(wanted - there)
+        ]
         lines += [
             f"{predictions}: {case}: {reference.why_not.get(case, f'is not in {reference.source}')}"
             for case in sorted(there - set(reference.class_of) - set(reference.others))
@@ -188,7 +209,7 @@ def _notes(
     tables: Mapping[str, Probabilities],
     classes: Sequence[str],
     reference: ReferenceClasses,
-    faults: Sequence[CaseError],
+    runs: Sequence[RunScores],
 ) -> list[str]:
     notes = [f"classes: {', '.join(classes)}, from {reference.source}"]
     if len(classes) == 2:
@@ -202,8 +223,12 @@ def _notes(
     uncalibrated = [name for name, table in tables.items() if not table.calibrated]
     if uncalibrated:
         notes.append(f"not calibrated: {', '.join(uncalibrated)}")
-    if faults:
-        notes.append(f"{len(faults)} cases could not be scored and are in no number above")
+    notes += [
+        f"{run.name}: {len(run.missing)} of {run.scores.cases} cases have no prediction and count as wrong; "
+        "AUC, average precision, Brier score and calibration error are over the others"
+        for run in runs
+        if run.missing
+    ]
     return notes
 
 
@@ -267,30 +292,21 @@ def _mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _written(
-    evaluation: ClassEvaluation,
-    tables: Mapping[str, Probabilities],
-    reference: ReferenceClasses,
-    wanted: set[str],
+    evaluation: ClassEvaluation, answers: Sequence[Answer], reports: Sequence[Path]
 ) -> ClassEvaluation:
+    """Write the tables, and summary.json last."""
     output = evaluation.output
     assert output is not None
-    written = evaluation.write_paper_table("classification")
+    written = [*evaluation.write_paper_table("classification"), *reports]
     paths = [output / name for name in ("cases.csv", "summary.csv", "summary.json")]
-    headers = ["case", "run", "reference", "label", "right", *evaluation.classes, "subject"]
-    rows = []
-    for name, table in tables.items():
-        for case, label, row in zip(table.cases, table.labels, table.values, strict=True):
-            if case in wanted:
-                truth, person = reference.class_of[case], reference.subject_of[case]
-                rows.append([case, name, truth, label, int(truth == label), *row.tolist(), person])
-    write_csv(paths[0], headers, rows)
+    write_csv(paths[0], *case_rows(answers, evaluation.classes))
     headers = ["name", "metric", "mean", "sd", "ci_low", "ci_high", "runs"]
     count, lines = len(evaluation.runs), evaluation.summaries
     write_csv(paths[1], headers, [[s.name, s.metric, s.mean, s.sd, *s.interval, count] for s in lines])
     ClassificationSummary(
         settings=ClassificationSettings(**evaluation.settings),
         summaries=evaluation.summaries,
-        runs={run.name: _plain(run.scores) for run in evaluation.runs},
+        runs={run.name: _plain(run.scores) | {"missing": len(run.missing)} for run in evaluation.runs},
         faults=tuple(str(fault) for fault in evaluation.faults),
     ).write(paths[2])
     return replace(evaluation, written=(*written, *paths))
@@ -324,7 +340,7 @@ def _plain(scores: BinaryScores | MulticlassScores) -> dict[str, Any]:
 
 
 def _as_requested(predictions: Path, references: Path, options: EvaluateOptions) -> ClassEvaluation:
-    chosen = options.chosen("level", "cases", "only_predicted", "output", "table", "paper")
+    chosen = options.chosen("level", "cases", "only_predicted", "output", "report", "table", "paper")
     return evaluate_probabilities(predictions, references, **chosen)
 
 
@@ -347,7 +363,7 @@ def _read_back(folder: Path, name: str, summary: ClassificationSummary) -> Evalu
         for key, metric in metrics.items():
             assert metric.per_case is not None
             seen.setdefault((case, key), []).append(metric.per_case(chances, truth, correct))
-        if len(classes) == 2:
+        if len(classes) == 2 and not math.isnan(chances[1]):
             runs.setdefault(row["run"], {})[case] = chances[1]
     subjects = {row["case"]: row["subject"] for row in rows}
     truths = {row["case"]: row["reference"] for row in rows}

@@ -3,6 +3,9 @@
 A metric is a function of this file and a row of `BINARY_METRICS` or `MULTICLASS_METRICS`. Undefined ratios
 are NaN (e.g. precision without positive predictions), never 0. A threshold is given or chosen on validation
 cases (`choose_threshold`), never on those that are scored.
+
+A case without an answer is wrong in accuracy, sensitivity, specificity, recall and F1: it has no class.
+Metrics of probabilities (AUC, average precision, Brier score, calibration error) are over the answered cases.
 """
 
 from __future__ import annotations
@@ -40,14 +43,19 @@ class MulticlassScores:
 
 @dataclass(frozen=True)
 class BinaryAnswers:
-    """Input of a binary metric: `(n,)` truth and probability of class 1, and counts at the threshold."""
+    """Input of a binary metric: `(n,)` truth and probability of class 1, and counts at the threshold.
+
+    Attributes:
+        positives, negatives: all cases of each class, with those that have no answer.
+    """
 
     truth: NDArray[np.bool_]
     p: NDArray[np.float64]
     tp: int
     fp: int
-    fn: int
     tn: int
+    positives: int
+    negatives: int
 
 
 @dataclass(frozen=True)
@@ -58,20 +66,26 @@ class MulticlassAnswers:
     p: NDArray[np.float64]  # `(n, K)`
     predicted: NDArray[np.intp]  # `(n,)` most probable class
     confusion: NDArray[np.int64]  # `(K, K)` cases of class i predicted as j
+    missing: NDArray[np.int64]  # `(K,)` cases of each class that have no answer
+
+    @property
+    def actual(self) -> NDArray[np.int64]:
+        """`(K,)` all cases of each class."""
+        return self.confusion.sum(axis=1) + self.missing
 
     @property
     def per_class(self) -> list[tuple[int, int, int]]:
         """(correct, actual, predicted) cases of each class that occurs in either."""
-        columns = (np.diag(self.confusion), self.confusion.sum(axis=1), self.confusion.sum(axis=0))
+        columns = (np.diag(self.confusion), self.actual, self.confusion.sum(axis=0))
         return [(h, actual, called) for h, actual, called in zip(*columns, strict=True) if actual + called]
 
 
 def sensitivity(a: BinaryAnswers) -> float:
-    return _ratio(a.tp, a.tp + a.fn)
+    return _ratio(a.tp, a.positives)
 
 
 def specificity(a: BinaryAnswers) -> float:
-    return _ratio(a.tn, a.tn + a.fp)
+    return _ratio(a.tn, a.negatives)
 
 
 def binary_brier(a: BinaryAnswers) -> float:
@@ -117,23 +131,36 @@ def multiclass_brier(a: MulticlassAnswers) -> float:
 
 
 def score_binary(
-    reference: ArrayLike, probability: ArrayLike, threshold: float = 0.5, level: float = 0.95
+    reference: ArrayLike,
+    probability: ArrayLike,
+    threshold: float = 0.5,
+    level: float = 0.95,
+    missing: tuple[int, int] = (0, 0),
 ) -> BinaryScores:
     """Score the `(n,)` probabilities of class 1 for a `(n,)` reference of 0 and 1.
 
-    `level` is the confidence of the AUC's interval. Raises ValueError for different lengths, or other values.
+    Args:
+        level: confidence of the AUC's interval.
+        missing: number of further cases of class 0 and 1, which have no probability.
+
+    Raises ValueError for different lengths, or other values.
     """
     truth, p = _checked(reference, probability)
     called = p >= threshold
-    counts = (called & truth, called & ~truth, ~called & truth, ~called & ~truth)
-    answers = BinaryAnswers(truth, p, *(int(np.sum(each)) for each in counts))
+    tp, fp, tn = (int(np.sum(each)) for each in (called & truth, called & ~truth, ~called & ~truth))
+    negatives, positives = int(np.sum(~truth)) + missing[0], int(np.sum(truth)) + missing[1]
+    answers = BinaryAnswers(truth, p, tp, fp, tn, positives, negatives)
     values = {name: metric.function(answers) for name, metric in BINARY_METRICS.items()}
     interval = auc_interval(truth, p, level)[1]
-    return BinaryScores(len(truth), answers.tp + answers.fn, threshold, values, interval)
+    return BinaryScores(positives + negatives, positives, threshold, values, interval)
 
 
-def score_multiclass(reference: ArrayLike, probabilities: ArrayLike) -> MulticlassScores:
+def score_multiclass(
+    reference: ArrayLike, probabilities: ArrayLike, missing: ArrayLike | None = None
+) -> MulticlassScores:
     """Score `(n, K)` class probabilities, rows of which sum to 1, for `(n,)` class indices.
+
+    `missing` are `(K,)` numbers of further cases of each class, which have no probabilities.
 
     Raises ValueError for other shapes, or a class index that is not among the K.
     """
@@ -145,9 +172,28 @@ def score_multiclass(reference: ArrayLike, probabilities: ArrayLike) -> Multicla
         raise ValueError(f"class {truth.max()} is not among the {k} of the probabilities")
     predicted = p.argmax(axis=1)
     confusion = np.bincount(truth * k + predicted, minlength=k * k).reshape(k, k)
-    answers = MulticlassAnswers(truth, p, predicted, confusion)
+    absent = np.zeros(k, np.int64) if missing is None else np.asarray(missing, np.int64)
+    answers = MulticlassAnswers(truth, p, predicted, confusion, absent)
     values = {name: metric.function(answers) for name, metric in MULTICLASS_METRICS.items()}
-    return MulticlassScores(len(truth), values, confusion)
+    return MulticlassScores(len(truth) + int(absent.sum()), values, confusion)
+
+
+def roc_curve(reference: ArrayLike, score: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """False and true positive rate at every threshold, from (0, 0) to (1, 1).
+
+    Both are empty if there is only one class.
+
+    >>> [rates.tolist() for rates in roc_curve([0, 1, 1], [0.2, 0.2, 0.9])]
+    [[0.0, 0.0, 1.0], [0.0, 0.5, 1.0]]
+    """
+    truth, values = _checked(reference, score)
+    if truth.all() or not truth.any():
+        return np.zeros(0), np.zeros(0)
+    order = np.argsort(-values, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(values[order]) != 0, True))  # the last of equal scores
+    hits = np.cumsum(truth[order])[ends]
+    false = ends + 1 - hits
+    return np.append(0.0, false / np.sum(~truth)), np.append(0.0, hits / np.sum(truth))
 
 
 def auc(reference: ArrayLike, score: ArrayLike) -> float:
@@ -338,12 +384,14 @@ def _squared_error(p: Sequence[float], truth: int, correct: float) -> float:
 
 
 BINARY_METRICS = {
-    "accuracy": ClassMetric("accuracy", lambda a: _ratio(a.tp + a.tn, len(a.truth)), "ACC", _correct),
+    "accuracy": ClassMetric(
+        "accuracy", lambda a: _ratio(a.tp + a.tn, a.positives + a.negatives), "ACC", _correct
+    ),
     "balanced_accuracy": ClassMetric("balanced accuracy", lambda a: (sensitivity(a) + specificity(a)) / 2),
     "sensitivity": ClassMetric("sensitivity", sensitivity, "SEN"),
     "specificity": ClassMetric("specificity", specificity, "SPE"),
     "precision": ClassMetric("precision", lambda a: _ratio(a.tp, a.tp + a.fp), "PRE"),
-    "f1": ClassMetric("F1", lambda a: _ratio(2 * a.tp, 2 * a.tp + a.fp + a.fn), "F1"),
+    "f1": ClassMetric("F1", lambda a: _ratio(2 * a.tp, a.tp + a.fp + a.positives), "F1"),
     "auc": ClassMetric("AUC", lambda a: auc(a.truth, a.p), "AUC"),
     "average_precision": ClassMetric("average precision", lambda a: average_precision(a.truth, a.p)),
     "brier": ClassMetric("Brier score", binary_brier, per_case=_squared_error, higher_is_better=False),
@@ -352,7 +400,7 @@ BINARY_METRICS = {
 
 MULTICLASS_METRICS = {
     "accuracy": ClassMetric(
-        "accuracy", lambda a: _ratio(int(np.trace(a.confusion)), len(a.truth)), "ACC", _correct
+        "accuracy", lambda a: _ratio(int(np.trace(a.confusion)), int(a.actual.sum())), "ACC", _correct
     ),
     "balanced_accuracy": ClassMetric("balanced accuracy", balanced_accuracy, "BACC"),
     "precision_macro": ClassMetric("precision (macro)", precision_macro),

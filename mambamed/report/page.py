@@ -10,14 +10,17 @@ import base64
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
 from pathlib import Path
 
 from mambamed.io.atomic import write_text
-from mambamed.report.plots import distribution_plot
+from mambamed.report.plots import distribution_plot, roc_plot
 from mambamed.report.tables import Table, shown
+
+_FAULTS_SHOWN = 5  # the others are folded
+_TALL = 20  # rows; a longer table scrolls
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,9 @@ class Page:
     case_rows: Sequence[Sequence[str | float | int | None]]
     settings: Mapping[str, object]  # name -> value: conventions, versions
     faults: Sequence[str] = ()  # cases that could not be scored, one line each
+    # name -> false and true positive rates
+    roc: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)
+    tables: Sequence[Table] = ()  # further tables, under their titles
 
 
 def write_page(path: Path, page: Page) -> None:
@@ -68,11 +74,12 @@ def render_page(page: Page) -> str:
         "default-src 'none'; img-src data:; "
         f"style-src 'sha256-{_digest(style)}'; script-src 'sha256-{_digest(script)}'"
     )
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in page.summary.notes)
     body = [
         f"<header><h1>{escape(page.title)}</h1><p>{escape(page.lead)}</p></header>",
         _faults(page.faults),
-        _section("Summary", _plain_table(page.summary) + notes),
+        _section("Summary", _plain_table(page.summary)),
+        _section("ROC curve", roc_plot(page.roc)) if page.roc else "",
+        *(_section(table.title, _plain_table(table, captioned=False)) for table in page.tables),
         _section("Distributions", "".join(_distribution(d) for d in page.distributions)),
         _section("Worst cases", "".join(_worst(case) for case in page.worst)) if page.worst else "",
         _section("Cases", _case_table(page.case_headers, page.case_rows)),
@@ -99,11 +106,14 @@ def _section(title: str, body: str) -> str:
 def _faults(faults: Sequence[str]) -> str:
     if not faults:
         return ""
-    lines = "".join(f"<li>{escape(fault)}</li>" for fault in faults)
-    return f'<section class="faults"><h2>Not scored: {len(faults)}</h2><ul>{lines}</ul></section>\n'
+    lines = [f"<li>{escape(fault)}</li>" for fault in faults]
+    shown, more = "".join(lines[:_FAULTS_SHOWN]), "".join(lines[_FAULTS_SHOWN:])
+    count = len(faults) - _FAULTS_SHOWN
+    details = f"<details><summary>{count} more</summary><ul>{more}</ul></details>" if more else ""
+    return f'<section class="faults"><h2>Not scored: {len(faults)}</h2><ul>{shown}</ul>{details}</section>\n'
 
 
-def _plain_table(table: Table) -> str:
+def _plain_table(table: Table, captioned: bool = True) -> str:
     head = "".join(f'<th scope="col">{escape(h)}</th>' for h in table.headers)
     rows = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>'
@@ -111,9 +121,11 @@ def _plain_table(table: Table) -> str:
         + "</tr>"
         for row in table.rows
     )
+    caption = f"<caption>{escape(table.title)}</caption>" if captioned else ""
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in table.notes)
     return (
-        f'<div class="scroll"><table class="summary"><caption>{escape(table.title)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f'<div class="scroll{" tall" * (len(table.rows) > _TALL)}"><table class="summary">{caption}'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{notes}"
     )
 
 
@@ -143,8 +155,10 @@ def _case_table(headers: Sequence[str], rows: Sequence[Sequence[str | float | in
         f'<th scope="col" aria-sort="none"><button type="button">{escape(h)}</button></th>' for h in headers
     )
     body = "".join(f"<tr>{''.join(_cell(cell) for cell in row)}</tr>" for row in rows)
+    infinite = any(isinstance(cell, float) and math.isinf(cell) for row in rows for cell in row)
+    note = " Infinite: one of the two masks is empty." if infinite else ""
     return (
-        '<p class="note">Click a heading to sort. Empty: undefined by rule; inf: one mask is empty.</p>'
+        f'<p class="note">Click a heading to sort. An empty cell has no value.{note}</p>'
         f'<div class="scroll tall"><table class="sortable"><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )

@@ -7,11 +7,14 @@ import pytest
 from sklearn import metrics as sklearn
 
 from mambamed.errors import DatasetError
+from mambamed.evaluation import evaluate
 from mambamed.evaluation.classification import evaluate_probabilities, holds_probabilities
 from mambamed.evaluation.compare import compare
+from mambamed.evaluation.options import EvaluateOptions
 from mambamed.io.json_files import read_json, write_json
 from mambamed.io.probabilities import Probabilities, write_probabilities
 from mambamed.metrics.classification import BINARY_METRICS, ClassMetric
+from mambamed.recipe import load_recipe
 
 CASES = tuple(f"c{i:02}" for i in range(40))
 
@@ -131,8 +134,8 @@ def test_missing_and_strange_cases_are_named_and_the_rest_is_scored(tmp_path, re
     lines = [str(fault) for fault in found.faults]
     assert any(line.startswith("c00: has no row") for line in lines)
     assert any("ghost: is not in" in line for line in lines)
-    assert found.runs[0].scores.cases == 38
-    assert found.runs[0].unscored == 2
+    assert found.runs[0].scores.cases == 40
+    assert list(found.runs[0].missing) == ["c00", "c39"]
     asked = evaluate_probabilities(tmp_path / "p.csv", reference, only_predicted=True)
     assert [str(fault).split(":")[0] for fault in asked.faults] == [str(tmp_path / "p.csv")]
 
@@ -202,3 +205,99 @@ def test_a_metric_is_a_function_and_a_line(tmp_path, reference, monkeypatch) -> 
     compared = compare([tmp_path / "seed0", tmp_path / "seed1"])
     (difference,) = [d for d in compared.differences if d.metric == "log_loss"]
     assert difference.means[1] == pytest.approx(found.runs[0].scores.values["log_loss"])
+
+
+def test_a_missing_case_counts_as_wrong(tmp_path, reference) -> None:
+    """Five of forty cases are classified, all correctly; for scikit-learn the others are of a third class."""
+    truth = np.arange(40) % 2
+    values = np.column_stack([1.0 - truth, truth])[:5]
+    write_probabilities(tmp_path / "p.csv", Probabilities(("NC", "AD"), CASES[:5], values, 0.5, True))
+    found = evaluate_probabilities(
+        tmp_path / "p.csv", reference, output=tmp_path / "e", table="classification"
+    )
+    scores = found.runs[0].scores
+    assert scores.cases == 40
+    assert scores.values["accuracy"] == 5 / 40
+    predicted = np.append(truth[:5], np.full(35, 2))
+    recall = sklearn.recall_score(truth, predicted, labels=[0, 1], average=None)
+    assert [scores.values["specificity"], scores.values["sensitivity"]] == pytest.approx(recall)
+    f1 = sklearn.f1_score(truth, predicted, labels=[1], average="macro")
+    assert scores.values["f1"] == pytest.approx(f1)
+    assert scores.values["precision"] == 1
+    assert scores.values["auc"] == 1  # over the five, as the note says
+    assert any("35 of 40 cases have no prediction and count as wrong; AUC" in n for n in found.table.notes)
+    assert found.paper_table is not None
+    assert found.paper_table.rows[0][1] == "12.50"
+    summary = read_json(tmp_path / "e" / "summary.json")
+    assert summary["runs"]["p"]["missing"] == 35
+    rows = (tmp_path / "e" / "cases.csv").read_text().splitlines()
+    assert len(rows) == 41
+    assert rows[-1] == "c39,p,AD,,0,,,c3"
+
+
+def test_missing_cases_of_three_classes_count_as_wrong(tmp_path) -> None:
+    names = ["a", "b", "c"] * 13 + ["a"]
+    reference = write_classes(tmp_path / "classes.csv", names)
+    truth = np.array(["abc".index(name) for name in names])
+    values = np.random.default_rng(0).dirichlet(np.ones(3), 40)[:30]
+    write_probabilities(tmp_path / "p.csv", Probabilities(("a", "b", "c"), CASES[:30], values, None, True))
+    scores = evaluate_probabilities(tmp_path / "p.csv", reference).runs[0].scores
+    predicted = np.append(values.argmax(1), np.full(10, 3))
+    expected = {
+        "accuracy": sklearn.accuracy_score(truth, predicted),
+        "recall_macro": sklearn.recall_score(truth, predicted, labels=[0, 1, 2], average="macro"),
+        "precision_macro": sklearn.precision_score(truth, predicted, labels=[0, 1, 2], average="macro"),
+        "f1_macro": sklearn.f1_score(truth, predicted, labels=[0, 1, 2], average="macro"),
+    }
+    for name, value in expected.items():
+        assert scores.values[name] == pytest.approx(value), name
+
+
+def test_a_model_that_skips_cases_is_compared_as_wrong_in_them(tmp_path, reference) -> None:
+    table = binary(0)[0]
+    fewer = Probabilities(table.classes, CASES[:10], table.values[:10], table.threshold, True)
+    for name, each in (("all", table), ("some", fewer)):
+        write_probabilities(tmp_path / f"{name}.csv", each)
+        evaluate_probabilities(tmp_path / f"{name}.csv", reference, output=tmp_path / name)
+    found = compare([tmp_path / "all", tmp_path / "some"])
+    accuracy = next(d for d in found.differences if d.metric == "accuracy")
+    correct = np.mean(
+        [label == name for label, name in zip(table.labels[:10], ["NC", "AD"] * 5, strict=True)]
+    )
+    assert accuracy.means[1] == pytest.approx(correct * 10 / 40)
+    assert next(d for d in found.differences if d.metric == "auc").test.pairs == 10
+
+
+def test_the_report_shows_curve_matrix_and_wrong_cases(tmp_path, reference) -> None:
+    table, truth = binary(0)
+    write_probabilities(
+        tmp_path / "p.csv", Probabilities(table.classes, CASES[:39], table.values[:39], 0.4, True)
+    )
+    found = evaluate_probabilities(tmp_path / "p.csv", reference, output=tmp_path / "e", report=True)
+    assert tmp_path / "e" / "report.html" in found.written
+    page = (tmp_path / "e" / "report.html").read_text()
+    predicted = (table.values[:39, 1] >= 0.4).astype(int)
+    matrix = sklearn.confusion_matrix(truth[:39], predicted)
+    for name, row in zip(("NC", "AD"), matrix.tolist(), strict=True):
+        missing = int(name == "AD")
+        cells = "".join(f"<td>{count}</td>" for count in (*row, missing, sum(row) + missing))
+        assert f'<th scope="row">reference {name}</th>{cells}' in page
+    wrong = [case for case, t, p in zip(CASES, truth, predicted, strict=False) if t != p]
+    assert f"Misclassified cases: {len(wrong) + 1} of 40" in page
+    assert all(f'<th scope="row">{case}</th>' in page for case in [*wrong, "c39"])
+    area = sklearn.roc_auc_score(truth[:39], table.values[:39, 1])
+    assert f"AD, AUC {area:.4g}" in page
+    false, true, _ = sklearn.roc_curve(truth[:39], table.values[:39, 1], drop_intermediate=False)
+    points = " ".join(f"{56 + 300 * x:.1f},{308 - 300 * y:.1f}" for x, y in zip(false, true, strict=True))
+    assert points in page
+
+
+def test_the_results_of_a_paper_are_shown_for_a_recipe_that_has_them(tmp_path, reference) -> None:
+    write_probabilities(tmp_path / "p.csv", binary(0)[0])
+    found = evaluate(tmp_path / "p.csv", reference, EvaluateOptions(recipe=load_recipe("adni_nnmamba")))
+    assert found.paper_table is not None
+    assert "89.41 ± 0.85" in found.paper_table.rows[1]  # nnMamba, arXiv 2402.03526v2, Table 3
+    plain = evaluate(
+        tmp_path / "p.csv", reference, EvaluateOptions(recipe=load_recipe("stroke_side_nnmamba"))
+    )
+    assert plain.paper_table is None
