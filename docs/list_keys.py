@@ -96,7 +96,7 @@ def _results(annotation: str) -> Iterator[str]:
     """The attributes of what a function returns, which are the keys of `--json`."""
     kinds = [kind for kind in _parts(eval(annotation, vars(builtins) | _results_of_api() | vars(typing)))]
     for kind in kinds:
-        for each in kind.__subclasses__() or [kind]:
+        for each in sorted(kind.__subclasses__(), key=lambda each: each.__name__) or [kind]:
             rows = [*_fields(each, "", [])]
             if rows:
                 yield "\n".join([f"| `{each.__name__}` | value | meaning |", "|---|---|---|", *rows])
