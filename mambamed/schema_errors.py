@@ -52,6 +52,18 @@ def named(name: object) -> str:
     return text if text and text.isprintable() else repr(text)
 
 
+def some_of(names: Iterable[str], where: str = "", most: int = 5) -> str:
+    """The first names of a list, and how many follow; `where` says where the rest stands.
+
+    >>> some_of("abc"), some_of("abcdefg"), some_of("abcdefg", "cases.csv")
+    ('a, b, c', 'a, b, c, d, e and 2 more', 'a, b, c, d, e and 2 more (see cases.csv)')
+    """
+    known = list(names)
+    left = len(known) - most
+    more = f" and {left} more" + (f" (see {where})" if where else "") if left > 0 else ""
+    return f"{', '.join(known[:most])}{more}"
+
+
 def repeated(names: Iterable[str]) -> str | None:
     """The most frequent of names that occur more than once.
 

@@ -24,6 +24,7 @@ from mambamed.metrics import METRICS, Metric, parse_metric, parse_metrics
 from mambamed.metrics.kernels import loops
 from mambamed.metrics.rules import Rules, rules_for
 from mambamed.progress import Progress, Silence
+from mambamed.schema_errors import some_of
 
 
 def evaluate(
@@ -32,6 +33,7 @@ def evaluate(
     *,
     labels: Mapping[str, int] | None = None,
     regions: Mapping[str, Sequence[int]] | None = None,
+    regions_alone: bool = False,
     metrics: Sequence[str] | None = None,
     hd95: str | None = None,
     empty: str | None = None,
@@ -58,6 +60,7 @@ def evaluate(
     Args:
         predictions, references: see `pair_up`.
         labels, regions: structures to score; see `pair_up`.
+        regions_alone: ignore labels that are in no region, instead of reporting them as faults.
         metrics: names, see `parse_metric` (default: from the protocol).
         hd95: definition of a bare `hd95`.
         empty: "exclude" or "brats": how a region that is in neither mask is scored.
@@ -88,6 +91,8 @@ def evaluate(
     except ValueError as error:
         raise DatasetError(f"evaluate: {error}") from error
     whole = pair_up(predictions, references, labels, regions)
+    if regions_alone:
+        whole = replace(whole, answers=replace(whole.answers, labels=None))
     pairing = restricted(restricted(whole, cases), "predicted" if only_predicted else None)
     scores = _score_all(pairing, asked, rules, resample, subjects, workers, progress)
     wanted = pairing.answers.regions or {
@@ -97,6 +102,8 @@ def evaluate(
     summaries = summarize(scores, list(scored), asked, rules, level)
     notes = [f"protocol {rules.name}: {', '.join(metric.name for metric in asked)}", rules.describe()]
     notes.append(f"labels: {pairing.answers.source}")
+    if regions_alone:
+        notes += _about_labels(scores, scored)
     if left := len(whole.pairs) - len(pairing.pairs):
         notes.append(f"{left} of {len(whole.pairs)} references left out, as asked")
     evaluation = MaskEvaluation(
@@ -155,6 +162,18 @@ def _score_all(
     return cases
 
 
+def _about_labels(cases: Sequence[CaseScores], regions: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Which labels are in no region, and which labels of the regions occur nowhere."""
+    found = {label for case in cases for label in case.labels}
+    asked = {label for members in regions.values() for label in members} - {0}
+    lines = []
+    if others := sorted(found - asked):
+        lines.append(f"{len(others)} other labels are ignored: {some_of(map(str, others))}")
+    if absent := sorted(asked - found):
+        lines.append(f"labels that occur in no file: {some_of(map(str, absent))}")
+    return lines
+
+
 def _faults(cases: Sequence[CaseScores], pairing: Pairing) -> tuple[CaseError, ...]:
     lines = [case.fault for case in cases if case.fault is not None]
     lines += [f"{path}: has no reference of this name. Remove it or add one." for path in pairing.extra]
@@ -196,6 +215,7 @@ def _as_requested(predictions: Path, references: Path, options: EvaluateOptions)
         references,
         labels=asked.dataset.labels if asked and not options.regions else None,
         regions=read_regions(options.regions) if options.regions else regions,
+        regions_alone=bool(options.regions),
         metrics=metrics or (None if options.protocol else rules.metrics),
         hd95=options.hd95 or rules.hd95,
         empty=options.empty or rules.empty,

@@ -12,6 +12,7 @@ from mambamed.converters import brats
 from mambamed.errors import DatasetError
 from mambamed.io.images import case_id_of, images_by_id
 from mambamed.io.json_files import read_json
+from mambamed.schema_errors import some_of
 
 # "references" lies in a prepared dataset.
 _LABEL_FOLDERS = ("labelsTr", "labelsTs", "labelsVal", "references")
@@ -78,7 +79,7 @@ def pair_up(
         found = find_predictions(predictions, known)
     pairs = {case_id: (path, found.get(case_id)) for case_id, path in sorted(known.items())}
     if not any(prediction for _, prediction in pairs.values()):
-        ours, theirs = _some(found), _some(known)
+        ours, theirs = some_of(sorted(found)), some_of(sorted(known))
         raise DatasetError(
             f"{predictions}: no prediction has the name of a reference "
             f"(predictions {ours}; references {theirs}). Name both by case."
@@ -129,7 +130,7 @@ def restricted(pairing: Pairing, cases: Collection[str] | Literal["predicted"] |
     else:
         wanted = set(cases)
         if unknown := sorted(wanted - set(pairing.pairs)):
-            raise DatasetError(f"evaluate: no reference of {', '.join(unknown[:5])}. Check the case ids.")
+            raise DatasetError(f"evaluate: no reference of {some_of(unknown)}. Check the case ids.")
     return replace(pairing, pairs={i: pair for i, pair in pairing.pairs.items() if i in wanted})
 
 
@@ -242,8 +243,3 @@ def _answers(
 def _check_folder(source: Path) -> None:
     if not source.is_dir():
         raise DatasetError(f"{source}: no such folder. Check the path.")
-
-
-def _some(ids: Iterable[str]) -> str:
-    names = sorted(ids)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -30,6 +30,7 @@ class CaseScores:
         reference, prediction: files; None without a prediction.
         diagonal_mm: of the reference image: the penalty for a miss; NaN if unreadable.
         fault: why the case could not be scored, or None.
+        labels: all that occur in the two files, without the background; empty if they could not be read.
     """
 
     case: str
@@ -39,6 +40,7 @@ class CaseScores:
     diagonal_mm: float
     subject: str
     fault: str | None = None
+    labels: tuple[int, ...] = ()
 
 
 def score_files(
@@ -65,7 +67,7 @@ def score_files(
         ignored: label of the reference whose voxels are not scored.
         source: where the allowed labels are from, for messages.
     """
-    diagonal, fault = float("nan"), None
+    diagonal, fault, occurring = float("nan"), None, []
     try:
         truth = read_image(reference)
         diagonal = float(np.linalg.norm(np.array(truth.array.shape) * truth.spacing))
@@ -78,7 +80,8 @@ def score_files(
         if ignored is not None:
             unknown = expected == ignored
             expected, given = np.where(unknown, 0, expected), np.where(unknown | (given == ignored), 0, given)
-        wanted = regions or {str(label): (label,) for label in _occurring(expected, given)}
+        occurring = _occurring(expected, given)
+        wanted = regions or {str(label): (label,) for label in occurring}
         scores = score_case(expected, given, truth.spacing, wanted, metrics, rules)
     except CaseError as error:
         scores, fault = {}, str(error)
@@ -87,7 +90,7 @@ def score_files(
             raise
         line = too_large(error) if is_out_of_memory(error) else f"{error}; check the file"
         scores, fault = {}, f"{prediction}: {line}"
-    return CaseScores(case, scores, reference, prediction, diagonal, subject or case, fault)
+    return CaseScores(case, scores, reference, prediction, diagonal, subject or case, fault, tuple(occurring))
 
 
 def integer_labels(

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from mambamed import api
 from mambamed.errors import DatasetError
 from mambamed.evaluation.compare import compare
 from mambamed.evaluation.masks import evaluate
@@ -335,7 +336,6 @@ def test_five_algorithms_on_real_tumors_are_evaluated_and_two_compared(tmp_path)
 def test_the_command_offers_every_protocol_and_reads_regions() -> None:
     from typing import get_args
 
-    from mambamed import api
     from mambamed.evaluation.pairing import read_regions
     from mambamed.metrics.rules import EMPTY_RULES, PROTOCOLS
 
@@ -355,3 +355,20 @@ def test_what_nobody_has_labeled_is_not_scored(tmp_path) -> None:
     found = evaluate(*folders, labels={"background": 0, "organ": 1, "ignore": 9})
     assert list(found.regions) == ["organ"] and not found.faults
     assert of(found, "organ", "dice").mean == pytest.approx(2 * 2 / (4 + 2))
+
+
+def test_one_structure_of_a_mask_with_several_is_scored(tmp_path) -> None:
+    masks = {case: block() + block(6, 8, 2) for case in "abc"}
+    folders = write_dataset(tmp_path, masks, {**masks, "a": block(3, 6) + block(6, 8, 3)})
+    found = api.evaluate(*folders, regions="Anterior=1,Tail=9", metrics="dice")
+    assert found.faults == ()
+    # of three planes each, two are shared; the lesion of label 2 or 3 takes no part
+    assert of(found, "Anterior", "dice").mean == pytest.approx((2 / 3 + 1 + 1) / 3)
+    assert "2 other labels are ignored: 2, 3" in found.table.notes
+    assert "labels that occur in no file: 9" in found.table.notes
+
+
+def test_a_label_that_the_recipe_does_not_know_stays_a_fault(tmp_path) -> None:
+    masks = {"a": block() + block(6, 8, 2)}
+    found = evaluate(*write_dataset(tmp_path, masks, masks), regions={"Anterior": (1,)})
+    assert len(found.faults) == 1
