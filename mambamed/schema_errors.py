@@ -97,6 +97,16 @@ def keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
     return [name for each in models for name in each.model_fields]
 
 
+def key_paths(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """All keys of a model and of the models within it, e.g. `training.optimizer.lr`."""
+    paths = []
+    for name, field in model.model_fields.items():
+        paths.append(f"{prefix}{name}")
+        for inner in _models_in(field.annotation):
+            paths += key_paths(inner, f"{prefix}{name}.")
+    return paths
+
+
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if get_origin(annotation) is None and isinstance(annotation, type):
         return [annotation] if issubclass(annotation, BaseModel) else []

@@ -24,6 +24,7 @@ from mambamed.memory import is_of_device, is_out_of_memory, shortage
 from mambamed.terminal import close_stdout
 
 _LONGEST_LINE = 2000  # characters of a message
+_FAULTS_SHOWN = 5  # of cases
 EXIT_FAILED = 1
 EXIT_SOME_CASES_FAILED = 3
 EXIT_INTERRUPTED = 130
@@ -112,8 +113,13 @@ def command(function: Callable[..., Any], show: Callable[[Any], None]) -> Callab
             raise _failed("Interrupted", line, EXIT_INTERRUPTED, json_output) from None
         faults = getattr(result, "faults", None)
         if faults:
-            for fault in faults:
+            shown = len(faults) if verbose or len(faults) <= _FAULTS_SHOWN + 1 else _FAULTS_SHOWN
+            for fault in faults[:shown]:
                 complain(str(fault))
+            if left := len(faults) - shown:
+                complain(
+                    f"and {left} more faults, {len(faults)} in all. Use --verbose or --json to list all."
+                )
             raise typer.Exit(EXIT_SOME_CASES_FAILED)
 
     run.__signature__ = inspect.Signature([*parameters, *common])  # type: ignore[attr-defined]

@@ -185,6 +185,10 @@ def classify(summary: ClassifySummary) -> None:
     calibrated = "calibrated" if summary.probabilities.calibrated else "not calibrated"
     kept = f"{summary.kept} of them kept; " if summary.kept else ""
     print(f"{len(labels)} cases in {summary.output}: {counts}; {kept}{calibrated}, {summary.seconds:.0f} s")
+    threshold = summary.probabilities.threshold
+    if threshold is not None:
+        first, second = classes
+        print(f'"{second}" is predicted if its probability is at least {threshold:.4g}, otherwise "{first}"')
     if summary.saliency is not None:
         print(f"saliency maps: {summary.saliency}")
     _next(summary.next_command)

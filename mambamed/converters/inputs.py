@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from mambamed.converters import brats, case_list, dicom, nnunet, prepared
 from mambamed.errors import DatasetError
 from mambamed.io.dicom import is_dicom
 from mambamed.io.images import case_id_of, images_by_id
-from mambamed.schema_errors import repeated
+from mambamed.schema_errors import repeated, some_of
 
 log = logging.getLogger("mambamed")
 
@@ -71,8 +72,19 @@ def _find(source: Path, channels: Sequence[str]) -> list[Case]:
     if not cases and prepared.recognizes(source):
         raise DatasetError(f"{source}: is a prepared dataset. Say which part to predict, e.g. --part test.")
     if not cases:
-        raise DatasetError(f"{folder}: no images to predict. {_WHAT}")
+        raise DatasetError(
+            f"{folder}: no images to predict: {_expected_and_found(folder, channels)}. {_WHAT}"
+        )
     return cases
+
+
+def _expected_and_found(folder: Path, channels: Sequence[str]) -> str:
+    """The channels that the model reads, and what is in the folder instead."""
+    wanted = f"the model reads {len(channels)} channel{'s' * (len(channels) > 1)} ({', '.join(channels)})"
+    if found := {name for files in brats.case_files(folder).values() for name in files} - {*brats.ANSWERS}:
+        return f"{wanted}, and the cases in the folder have {len(found)} ({', '.join(sorted(found))})"
+    entries = Counter("folders" if path.is_dir() else path.suffix or "files" for path in folder.iterdir())
+    return f"{wanted}; found {some_of(f'{n} {kind}' for kind, n in entries.most_common()) or 'nothing'}"
 
 
 def _modalities(folder: Path, channels: Sequence[str]) -> dict[str, dict[str, Path]]:

@@ -104,6 +104,11 @@ def evaluate(
     notes.append(f"labels: {pairing.answers.source}")
     if regions_alone:
         notes += _about_labels(scores, scored)
+    if missing := sum(prediction is None for _, prediction in pairing.pairs.values()):
+        count = f"{missing} of {len(pairing.pairs)}"
+        notes.append(
+            f"{count} references have no prediction and count as missed, unless --only-predicted is given"
+        )
     if left := len(whole.pairs) - len(pairing.pairs):
         notes.append(f"{left} of {len(whole.pairs)} references left out, as asked")
     evaluation = MaskEvaluation(

@@ -167,7 +167,7 @@ def _checked_label(
         shown = ", ".join(map(str, unknown[:5])) + (" ..." if len(unknown) > 5 else "")
         listed = ", ".join(map(str, known))
         faults.append(
-            f'{path}: label {shown} is not in the manifest ({listed}). Add it to "labels" or remap it.'
+            f'{path}: label {shown} is not a label of the dataset ({listed}). Add it to "labels" or remap it.'
         )
         return None
     if high == 0:

@@ -23,7 +23,7 @@ def faults_of_points(case: Case, manifest: DatasetManifest, image: Image) -> lis
     faults = []
     unknown = [name for name in case.points if name not in manifest.landmarks]
     if unknown:
-        faults.append(f"{case.id}: landmark {_shown(unknown)} is not in the manifest. Correct its name.")
+        faults.append(f"{case.id}: landmark {_shown(unknown)} is not one of the dataset. Correct its name.")
     for name, point in case.points.items():
         if not np.isfinite(point).all():
             faults.append(f"{case.id}: landmark {name} has no position (NaN). Remove absent landmarks.")
@@ -38,14 +38,14 @@ def faults_of_points(case: Case, manifest: DatasetManifest, image: Image) -> lis
 
 
 def faults_of_class(case: Case, manifest: DatasetManifest) -> list[str]:
-    """A line if the case has no class, or one that is not in the manifest."""
+    """A line if the case has no class, or one that the dataset does not have."""
     if not manifest.classes:
         return []
     if not case.class_name:
         return [f"{case.id}: has no class. Add it, or remove the case."]
     if case.class_name not in manifest.classes:
         known = _shown(manifest.classes)
-        return [f"{case.id}: class {case.class_name!r} is not in the manifest ({known}). Correct it."]
+        return [f"{case.id}: class {case.class_name!r} is not one of the dataset ({known}). Correct it."]
     return []
 
 

@@ -55,7 +55,7 @@ class Finding:
     Attributes:
         case: its id; the dataset's name for what concerns all of them.
         kind: "fault" forbids its use, "warning" does not.
-        line: file, fact, way out.
+        line: file, fact, and what to do.
     """
 
     case: str

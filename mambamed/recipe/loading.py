@@ -14,10 +14,11 @@ from pydantic import ValidationError
 from mambamed.errors import RecipeError
 from mambamed.recipe.document import KeyPath, Origin, parse_document, parse_value
 from mambamed.recipe.schema import Recipe
-from mambamed.schema_errors import did_you_mean, fact_of, keys_at, named
+from mambamed.schema_errors import did_you_mean, fact_of, key_paths, keys_at, named
 
 _MAX_PARENTS = 8
 _MAX_NAME_BYTES = 200
+_LIST = re.compile(r"[\w.@:+-]+(,[\w.@:+-]+)+")  # 64,64,64 in an override
 _SCHEMA = 1  # the newest version of the schema
 
 
@@ -233,7 +234,7 @@ def _apply_override(values: dict[str, Any], origins: dict[KeyPath, Origin], over
         if not isinstance(at.setdefault(part, {}), dict):
             raise RecipeError(f"--set {override}: {part} is not a section. Correct the key.")
         at = at[part]
-    at[path[-1]] = parse_value(text)
+    at[path[-1]] = parse_value(f"[{text}]" if _LIST.fullmatch(text) else text)
     for depth in range(1, len(path) + 1):
         origins.setdefault(path[:depth], Origin(f"--set {override}"))
     for below in [key for key in origins if key[: len(path)] == path]:
@@ -251,8 +252,27 @@ def _fault_line(fault: Any, origins: Mapping[KeyPath, Origin], file: str) -> str
     # Pydantic adds the tried alternatives of a union ("literal[...]", "tuple[...]") to the location.
     key = ".".join(named(part) for part in location[: len(known) + 1] if "[" not in str(part))
     fact = fact_of(fault, keys_at(Recipe, location[:-1]))
+    if fault["type"] == "extra_forbidden" and (elsewhere := _keys_named(str(location[-1]), location[:-1])):
+        fact = f"unknown key - did you mean {' or '.join(map(repr, elsewhere))}?"
     if fault["type"] == "missing":
         fact = "missing. Add it."
     elif fact.startswith("expected") and not fact.endswith("."):
         fact += ". Correct the value."
+    if at.line is not None and at.file != file and _is_valid(at.file):
+        return f"{file}: {key}: {fact} It is inherited from {at}."
     return f"{at}: {key or 'recipe'}: {fact}"
+
+
+def _is_valid(file: str) -> bool:
+    try:
+        load_recipe(file)
+    except RecipeError:
+        return False
+    return True
+
+
+def _keys_named(name: str, section: Sequence[str | int]) -> list[str]:
+    """The keys of this name in other sections; those below the section, if there are any."""
+    found = [key for key in key_paths(Recipe) if key.rpartition(".")[2] == name]
+    below = [key for key in found if key.startswith(".".join(map(str, section)) + ".")]
+    return (below or found)[:3]

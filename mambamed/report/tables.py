@@ -76,6 +76,18 @@ def paper_table(
     return Table(title, headers, rows, notes)
 
 
+def text_lines(table: Table) -> list[str]:
+    """The table as lines for a log: title, headings and rows in columns.
+
+    >>> text_lines(Table("2 cases", ["region", "Dice"], [["liver", "0.9"]]))
+    ['2 cases', 'region | Dice', 'liver  | 0.9']
+    """
+    lines = [table.headers, *table.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    cells = [[f"{c:{w}}" for c, w in zip(line, widths, strict=True)] for line in lines]
+    return [table.title, *(" | ".join(line).rstrip() for line in cells)]
+
+
 def write_table(stem: Path, table: Table) -> list[Path]:
     """Write a table as `.csv`, `.md` and `.tex`; returns the paths."""
     csv, markdown, latex = (stem.with_name(stem.name + suffix) for suffix in (".csv", ".md", ".tex"))

@@ -153,10 +153,10 @@ class Run:
         name = f"fold_{fold}/{_file(checkpoint)}"
         found = self.find(name)
         if found is None:
-            there = ", ".join(map(str, self.folds)) or "none"
+            there = ", ".join(f"fold {each}" for each in self.folds) or "no fold"
             where = self.root / name if self.members is None else f"{self.root}: {name}"
             one = "" if self.members is None else " A model file has one checkpoint per fold: use best."
-            raise ModelError(f"{where}: no such checkpoint; folds trained in {self.root}: {there}.{one}")
+            raise ModelError(f"{where}: no such checkpoint. {self.root} has {there}.{one}")
         return found
 
     def is_validated(self, fold: FoldName) -> bool:

@@ -35,7 +35,8 @@ def load_initial_weights(state: TrainingState, source: Path, fold: FoldName, str
     reached = {own[n].data_ptr() for n in fitting}  # a module that is used twice has two names
     new = [n for n in own if own[n].data_ptr() not in reached]
     left = [n for n in weights if n not in fitting]
-    line = f"weights of {path}: {len(fitting)} of {len(own)} tensors"
+    line = f"weights of {path}: {len(fitting)} of the {len(weights)} tensors in the file match, "
+    line += f"for {len(own) - len(new)} of the {len(own)} tensors of the network"
     line += f"; new: {_some_names(new)}" if new else ""
     line += f"; ignored: {_some_names(left)}" if left else ""
     if strict and (new or left):

@@ -10,6 +10,7 @@ from mambamed.documents.evaluation import read_summary
 from mambamed.documents.run import FoldName
 from mambamed.errors import DatasetError
 from mambamed.preparation.store import PreparedDataset
+from mambamed.report.tables import text_lines
 from mambamed.run.folder import Run
 from mambamed.run.model import load_network
 from mambamed.run.workplace import Workplace
@@ -63,8 +64,7 @@ def validate_volumes(
     if not ranks.leads:
         return None
     found = validation.score(case_ids, predicted, journal.progress)
-    table = found.evaluation.table
-    for line in (table.title, *(" | ".join(row) for row in table.rows), *found.notes):
+    for line in (*text_lines(found.evaluation.table), *found.notes):
         journal.say(line)
     return VolumeScores(found.scores, tuple(str(fault) for fault in found.evaluation.faults))
 

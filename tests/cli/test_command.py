@@ -36,6 +36,8 @@ def verb(
         raise RunError("disk full")
     if mode == "long name":
         Path("y" * 300).exists()
+    if mode == "many":
+        return Summary(source, faults=[CaseError(f"case_{k}: cut off") for k in range(195)])
     if mode == "interrupt":
         raise KeyboardInterrupt
     if mode == "interrupt at a step":
@@ -91,6 +93,14 @@ def test_a_fault_with_json_is_one_document_on_stdout(run, mode, kind, code) -> N
     error = FaultReport.model_validate_json(done.stdout).error
     assert (error.kind, error.exit_code, done.exit_code) == (kind, code, code)
     assert len(error.messages) == (2 if mode == "dataset" else 1)
+
+
+def test_many_faults_are_five_and_their_number(run) -> None:
+    lines = run("here", "--mode", "many", "-q").stderr.splitlines()
+    assert len(lines) == 6
+    assert lines[-1] == "mambamed: and 190 more faults, 195 in all. Use --verbose or --json to list all."
+    assert len(run("here", "--mode", "many", "-v", "-q").stderr.splitlines()) == 195
+    assert len(json.loads(run("here", "--mode", "many", "--json").stdout)["faults"]) == 195
 
 
 def test_an_interruption_says_how_to_continue(run) -> None:

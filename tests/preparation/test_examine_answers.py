@@ -72,7 +72,7 @@ def test_classes_are_kept_and_stand_in_the_manifest(tmp_path) -> None:
         (None, "c0: no landmarks for this case"),
         ({"nose": (float("nan"), 0, 0)}, "c0: landmark nose has no position"),
         ({"nose": (-40.0, -20.0, 0.0)}, "c0: landmark nose at (-40, -20, 0) mm lies outside the image"),
-        ({"ear": (30.0, 10.0, 0.0)}, "c0: landmark ear is not in the manifest"),
+        ({"ear": (30.0, 10.0, 0.0)}, "c0: landmark ear is not one of the dataset"),
     ],
 )
 def test_landmarks_that_cannot_be_are_named(tmp_path, points, line) -> None:
@@ -92,7 +92,7 @@ def test_a_landmark_that_cropping_would_cut_off_is_told(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "fact"),
-    [("", "has no class"), (None, "has no class"), ("MCI", "class 'MCI' is not in the manifest")],
+    [("", "has no class"), (None, "has no class"), ("MCI", "class 'MCI' is not one of the dataset")],
 )
 def test_a_case_without_a_known_class_is_named(tmp_path, name, fact) -> None:
     raw = with_first(dataset(tmp_path, classes=("NC", "AD")), class_name=name)

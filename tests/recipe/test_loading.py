@@ -120,3 +120,37 @@ def test_the_json_schema_documents_every_key() -> None:
     training = schema["$defs"]["Training"]["properties"]
     assert "moving average" in training["ema"]["description"]
     assert schema["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("epochs=5", "'training.epochs'"),
+        ("training.lr=0.1", "'training.optimizer.lr'"),
+        ("overlap=0.5", "'inference.overlap'"),
+    ],
+)
+def test_a_key_in_the_wrong_section_is_recognized(override, meant) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("hippocampus_nnmamba", [override])
+    key = override.partition("=")[0]
+    assert str(caught.value) == f"--set {override}: {key}: unknown key - did you mean {meant}?"
+
+
+def test_a_list_in_an_override_needs_no_brackets() -> None:
+    overrides = ["training.patch_size=64,32,16", "training.augment.mirror=x,y"]
+    recipe = load_recipe("hippocampus_nnmamba", overrides)
+    assert recipe.training.patch_size == (64, 32, 16)
+    assert recipe.training.augment.mirror == ("x", "y")
+
+
+def test_a_fault_through_what_is_inherited_is_that_of_the_file_that_extends(tmp_path) -> None:
+    file = tmp_path / "mine.yaml"
+    parent = "task: segmentation\nnetwork: {name: nnmamba}\ntraining: {loss: {focal: 0.37}}\n"
+    (tmp_path / "parent.yaml").write_text(parent)
+    file.write_text("extends: parent.yaml\ntask: classification\n")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(file)
+    lines = str(caught.value).splitlines()
+    assert lines and all(line.startswith(f"{file}") for line in lines)
+    assert any("It is inherited from " in line for line in lines)

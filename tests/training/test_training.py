@@ -184,14 +184,18 @@ def test_weights_of_another_run_are_a_start_as_far_as_they_fit_or_all_of_them(pr
     recipe = small_recipe(CONVOLUTIONS, epochs=1, steps_per_epoch=1, ema=0, optimizer={"lr": 1e-30})
     options = {"prepared": prepared, "device": "cpu", "fold": "1", "init_from": first}
     exported = options | {"init_from": export_model(first, tmp_path / "m.mambamed").output}
-    lines = r"m\.mambamed: fold_0/.*: .* tensors; new: .*; ignored: .*\. Remove --init-strict"
+    lines = r"m\.mambamed: fold_0/.*: .* tensors of the network; new: .*; ignored: .*\. Remove --init-strict"
     with pytest.raises(ModelError, match=lines):
         train(recipe, output=tmp_path / "c", init_strict=True, **exported)
     train(recipe, output=other, **options)
     log = (other / "fold_1" / "train.log").read_text()
     total, own = len(weights.part("network")), [name.removeprefix("network.") for name in heads]
     line = next(line for line in log.splitlines() if "weights of" in line)
-    assert f"{total - len(heads) - 1} of {total - 1} tensors; new: " in line
+    fitting = total - len(heads) - 1
+    assert (
+        f": {fitting} of the {total} tensors in the file match, for {fitting} of the {total - 1} tensors"
+        in line
+    )
     new, left = line.split("new: ")[1].split("; ignored: ")
     assert set(new.split(", ")) == set(own)
     assert set(left.split(", ")) == {*own, "of_another.weight"}
