@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 
+from mambamed.answers.classification import ClassifySummary
 from mambamed.cli import show
 from mambamed.evaluation.result import Evaluation
+from mambamed.io.probabilities import Probabilities
 from mambamed.recipe import RecipeLine
 from mambamed.report.tables import Table
 
@@ -64,3 +67,11 @@ def test_a_recipe_is_one_line(capsys) -> None:
     lines = [RecipeLine("hippocampus_nnmamba", "segmentation", "nnmamba", "hippocampus", headline)]
     show.recipes_list(lines)
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_classify_says_from_which_probability_a_class_is_predicted(tmp_path, capsys) -> None:
+    rows = Probabilities(("left", "right"), ("a",), np.array([[0.356, 0.644]]), 0.646, True)
+    show.classify(ClassifySummary(tmp_path, rows, None, 0, (), 1.0, "mambamed evaluate"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("left 1, right 0; calibrated, 1 s")
+    assert lines[1] == '"right" is predicted if its probability is at least 0.646, otherwise "left"'

@@ -60,3 +60,15 @@ def test_inputs_that_are_nothing_are_one_line(tmp_path) -> None:
         find_inputs(tmp_path, ["MRI"])
     with pytest.raises(DatasetError, match="is not an image"):
         find_inputs(touch(tmp_path, "x.txt") / "x.txt", ["MRI"])
+
+
+def test_a_folder_of_other_channels_is_named_with_what_was_expected(tmp_path) -> None:
+    for name in ("t1n", "t1c", "t2w", "t2f"):
+        touch(tmp_path, f"BraTS-1/BraTS-1-{name}.nii.gz")
+    fact = r"the model reads 1 channel \(MRI\), and the cases in the folder have 4 \(t1c, t1n, t2f, t2w\)\."
+    with pytest.raises(DatasetError, match=fact):
+        find_inputs(tmp_path, ["MRI"])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("")
+    with pytest.raises(DatasetError, match=r"the model reads 2 channels \(a, b\); found 1 \.txt\."):
+        find_inputs(tmp_path / "other", ["a", "b"])

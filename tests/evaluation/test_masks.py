@@ -372,3 +372,11 @@ def test_a_label_that_the_recipe_does_not_know_stays_a_fault(tmp_path) -> None:
     masks = {"a": block() + block(6, 8, 2)}
     found = evaluate(*write_dataset(tmp_path, masks, masks), regions={"Anterior": (1,)})
     assert len(found.faults) == 1
+
+
+def test_references_without_a_prediction_are_counted_and_the_option_is_named(tmp_path) -> None:
+    folders = write_dataset(tmp_path, {"a": block()}, {case: block() for case in "abc"})
+    found = api.evaluate(*folders, metrics="dice")
+    note = "2 of 3 references have no prediction and count as missed, unless --only-predicted is given"
+    assert note in found.table.notes
+    assert not [n for n in api.evaluate(*folders, only_predicted=True).table.notes if "no prediction" in n]
