@@ -128,13 +128,3 @@ def test_in_a_browser_rows_sort_pictures_decode_and_the_policy_lets_our_script_r
     assert told["hd95"] == ["case_2", "case_1", "case_10"]  # infinity is the largest
     assert told["widths"] == [1]
     assert told["alerts"] == 0
-
-
-def test_many_faults_are_five_and_their_number(tmp_path) -> None:
-    faults = [f"case_{number}: has no prediction" for number in range(192)]
-    page = Page("t", "l", Table("2 cases", ["region"], [["a"]]), [], [], ["case"], [["a"]], {}, faults)
-    write_page(tmp_path / "report.html", page)
-    text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "Not scored: 192" in text
-    assert "and 187 more; summary.json lists all" in text
-    assert "case_5: " not in text
