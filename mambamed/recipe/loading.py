@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from pydantic import ValidationError
@@ -32,6 +32,22 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: one line per fault: `file:line: key: fact. What to do.`
     """
+    loaded, faults = recipe_and_faults(recipe, overrides)
+    if faults or loaded is None:
+        raise RecipeError("\n".join(faults))
+    return loaded
+
+
+def recipe_and_faults(
+    recipe: str | Path, overrides: Sequence[str] = ()
+) -> tuple[Recipe | None, tuple[str, ...]]:
+    """The recipe without its faulty keys, None if nothing is left of it, and one line per fault.
+
+    The arguments are those of `load_recipe`.
+
+    Raises:
+        RecipeError: no such recipe, or it is not a YAML mapping.
+    """
     path = find_recipe(recipe)
     values, origins = _read_with_parents(path, seen=())
     for override in overrides:
@@ -50,7 +66,10 @@ def parse_recipe_of_run(text: str, file: str) -> Recipe:
     if "extends" in values:
         raise RecipeError(f"{origins[('extends',)]}: extends: unknown key in the recipe of a run. Remove it.")
     values.setdefault("name", "recipe")
-    return _checked(values, origins, file, of_a_run=True)
+    recipe, faults = _checked(values, origins, file, of_a_run=True)
+    if faults or recipe is None:
+        raise RecipeError("\n".join(faults))
+    return recipe
 
 
 def find_recipe(recipe: str | Path) -> Path:
@@ -200,13 +219,45 @@ def _parsed(text: str, file: str) -> tuple[dict[str, Any], dict[KeyPath, Origin]
 
 def _checked(
     values: Mapping[str, Any], origins: Mapping[KeyPath, Origin], file: str, of_a_run: bool = False
-) -> Recipe:
-    """The recipe; one of a run may have keys without effect and unknown metrics, from earlier versions."""
-    try:
-        return Recipe.model_validate(values, context=of_a_run)
-    except ValidationError as error:
-        lines = [_fault_line(fault, origins, file) for fault in error.errors()]
-        raise RecipeError("\n".join(dict.fromkeys(lines))) from error
+) -> tuple[Recipe | None, tuple[str, ...]]:
+    """The recipe; one of a run may have keys without effect and unknown metrics, from earlier versions.
+
+    Whether keys agree is checked only among valid ones: faulty keys are left out, and the rest is checked
+    again. Faults in a section with other faults are then ignored, as they may follow from these.
+    """
+    lines: list[str] = []
+    sections: set[KeyPath] = set()
+    while True:
+        try:
+            return Recipe.model_validate(values, context=of_a_run), tuple(dict.fromkeys(lines))
+        except ValidationError as error:  # noqa: PERF203
+            paths = [tuple(fault["loc"]) for fault in error.errors()]
+            lines += [
+                _fault_line(fault, origins, file)
+                for fault, path in zip(error.errors(), paths, strict=True)
+                if not {path, path[:-1]} & sections
+            ]
+            rest = _without(values, paths)
+            if rest == values or ("task",) in paths:
+                return None, tuple(dict.fromkeys(lines))
+            sections |= {path[:-1] for path in paths if len(path) > 1}
+            values = rest
+
+
+def _without(values: Mapping[str, Any], paths: Sequence[KeyPath]) -> dict[str, Any]:
+    """Nested values without what lies at these paths, or else at the deepest key of each that exists."""
+    rest = dict(values)
+    below: dict[str | int, list[KeyPath]] = {}
+    for path in paths:
+        below.setdefault(path[0] if path else "", []).append(path[1:])
+    for key, inner in below.items():
+        value = values.get(str(key))
+        nested = isinstance(value, Mapping) and all(path and path[0] in value for path in inner)
+        if nested:
+            rest[str(key)] = _without(cast(Mapping[str, Any], value), inner)
+        else:
+            rest.pop(str(key), None)
+    return rest
 
 
 def _merge(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:

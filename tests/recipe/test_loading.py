@@ -44,6 +44,23 @@ def test_all_faults_are_told_at_once(tmp_path) -> None:
     assert any(":6: inference.overlap" in line for line in lines)
 
 
+def test_keys_that_contradict_each_other_are_told_with_other_faults(tmp_path) -> None:
+    text = (
+        MINIMAL + "measures: {length: [a]}\ntraining: {epohcs: 3}\nevaluation: {metrics: [dise]}\n"
+        "dataset: {split: {train: 2, val: 0.5}, labels: {background: 0, liver: 1}}\n"
+        "inference: {postprocess: {fill_holes: [lever]}}\n"
+    )
+    keys = [line.split(": ")[1] for line in faults(write(tmp_path, "bad.yaml", text))]
+    assert sorted(set(keys)) == [
+        "dataset.split.train",
+        "evaluation.metrics",
+        "inference.postprocess.fill_holes",
+        "measures",
+        "measures.length",
+        "training.epohcs",
+    ]
+
+
 def test_a_missing_network_is_named(tmp_path) -> None:
     path = write(tmp_path, "bad.yaml", "task: segmentation\n")
     assert faults(path) == [f"{path}:1: network: missing. Add it."]
