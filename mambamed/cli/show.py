@@ -316,7 +316,7 @@ def _table(title: str | None, headers: Sequence[str], rows: Sequence[Sequence[st
     space = console.width if console.is_terminal else sys.maxsize
     for number, group in enumerate(_grouped(columns, space)):
         named = None if title is None or number else _cell(title, "table.title")
-        table = Table(title=named, title_justify="left", header_style="bold")
+        table = Table(header_style="bold")
         for column, width in zip(group, _widths(group, space), strict=True):
             justify = "right" if column.is_number else "left"
             table.add_column(column.cells[0], justify=justify, overflow="fold", width=width)
@@ -326,6 +326,8 @@ def _table(title: str | None, headers: Sequence[str], rows: Sequence[Sequence[st
             width = sum(column.widest + _BORDER for column in group) + 1
             console = Console(file=stream, highlight=False, width=max(width, named.cell_len if named else 0))
         with console.capture() as drawn:  # rich would end the process where the pipe is closed
+            if named is not None:
+                console.print(named)
             console.print(table)
         stream.write(drawn.get())
 

@@ -173,7 +173,7 @@ def _about_labels(cases: Sequence[CaseScores], regions: Mapping[str, tuple[int, 
     asked = {label for members in regions.values() for label in members} - {0}
     lines = []
     if others := sorted(found - asked):
-        lines.append(f"{len(others)} other labels are ignored: {some_of(map(str, others))}")
+        lines.append(f"other labels, ignored: {len(others)} ({some_of(map(str, others))})")
     if absent := sorted(asked - found):
         lines.append(f"labels that occur in no file: {some_of(map(str, absent))}")
     return lines

@@ -364,7 +364,7 @@ def test_one_structure_of_a_mask_with_several_is_scored(tmp_path) -> None:
     assert found.faults == ()
     # of three planes each, two are shared; the lesion of label 2 or 3 takes no part
     assert of(found, "Anterior", "dice").mean == pytest.approx((2 / 3 + 1 + 1) / 3)
-    assert "2 other labels are ignored: 2, 3" in found.table.notes
+    assert "other labels, ignored: 2 (2, 3)" in found.table.notes
     assert "labels that occur in no file: 9" in found.table.notes
 
 
