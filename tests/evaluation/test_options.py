@@ -45,7 +45,7 @@ def test_options_that_apply_are_accepted(task) -> None:
     scorer = scorer_of(task)
     scorer.check(EvaluateOptions(), PREDICTIONS)
     scorer.check(EvaluateOptions(table=scorer.table, worst=3, workers=2), PREDICTIONS)
-    every = {name: "given" for name in scorer.options}
+    every = {name: 1.0 if name == "penalty" else "given" for name in scorer.options}
     scorer.check(EvaluateOptions(**every), PREDICTIONS)
 
 
