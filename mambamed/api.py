@@ -11,7 +11,9 @@ from __future__ import annotations
 # pyright: reportArgumentType=false
 # The arguments arrive converted, see `arguments`.
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from mambamed.run.import_weights import ImportSummary
     from mambamed.run.listing import RunList
     from mambamed.training import TrainSummary
+    from mambamed.training.general import NewRecipe
     from mambamed.training.seeds import SeedsSummary
     from mambamed.volumes.ensemble import Serving
 
@@ -128,6 +131,7 @@ def prepare(
     from mambamed import converters
     from mambamed.preparation.options import with_options
     from mambamed.recipe import Split, load_recipe
+    from mambamed.tasks.proposals import estimate
 
     asked = load_recipe(recipe) if recipe else None
     wanted = with_options(
@@ -150,10 +154,11 @@ def prepare(
     )
     from mambamed.preparation.prepare import prepare
 
-    return prepare(
+    summary = prepare(
         raw,
         output or Path("prepared") / _name_of(Path(source)),
         recipe=asked,
+        recipe_named=recipe,
         spacing=spacing,
         split=wanted,
         splits=splits,
@@ -166,6 +171,7 @@ def prepare(
         overwrite=overwrite,
         progress=progress,
     )
+    return summary if summary.plan is None or asked else replace(summary, estimate=estimate(summary.output))
 
 
 def _name_of(source: Path) -> str:
@@ -173,7 +179,7 @@ def _name_of(source: Path) -> str:
 
 
 def train(
-    recipe: AnyRecipe,
+    recipe: AnyRecipe | None = None,
     data: AnyPath | None = None,
     output: AnyPath | None = None,
     fold: Items = "0",
@@ -194,13 +200,16 @@ def train(
 ) -> TrainSummary | SeedsSummary:
     """Train the network of a recipe and validate it on whole volumes.
 
+    Without RECIPE, a general recipe is made for the dataset of -d, the device and --max-hours; its choices
+    are reported with their reasons. The first steps are measured to report how long the training will take.
+
     Training can be stopped at any time, with Ctrl-C or by creating a file named STOP in the run folder;
     --resume continues it. With --seeds, the output folder holds one run per seed: seed_0, seed_1, ...
 
     Args (the others are described in `predict`):
-        recipe: Recipe file, or name of a shipped recipe.
+        recipe: Recipe file, or name of a shipped recipe (default: made for the dataset, or that of the run).
         data: Prepared dataset; overrides the recipe.
-        output: Run folder (default: runs/<recipe>).
+        output: Run folder (default: runs/<recipe>, or runs/<dataset> without a recipe).
         fold: Fold to train: a number, all, or none. none trains on all cases except a test part, without
             validation.
         seeds: Train once per seed: a count (3 means seeds 0, 1 and 2) or a list of seeds, e.g. 4,7.
@@ -213,17 +222,21 @@ def train(
             schedule is shortened to match.
         fit: Choose patch size and batch size to fit into this much memory, e.g. 24GB; auto uses the device's
             free memory.
-        dry_run: Run a single training step and report its cost; write nothing.
+        dry_run: Measure some training steps, report the cost of the whole training, and write nothing.
         gpus: Number of GPUs (one process per GPU). Can also be launched with torchrun.
         log: Also log training curves to tensorboard or wandb.
     """
     from mambamed.recipe import load_recipe
 
-    asked = load_recipe(recipe, set or ())
-    if data is not None or (asked.dataset.prepared and not dry_run):
-        _check_prepared(Path(data or asked.dataset.prepared or ""))
+    if recipe is None and data is None:
+        raise RecipeError("train: nothing to train on. Give -d PREPARED, RECIPE, or both.")
+    asked = load_recipe(recipe, set or ()) if recipe is not None else None
+    known = asked.dataset.prepared if asked and not dry_run else None
+    if data is not None or known:
+        _check_prepared(Path(data or known or ""))
     _check_models(*([init_from] if init_from is not None else ()))
     from mambamed.training import train
+    from mambamed.training.general import recipe_to_train
     from mambamed.training.launch import launch, launched
     from mambamed.training.ranks import leave_ranks
     from mambamed.training.seeds import train_seeds
@@ -232,6 +245,21 @@ def train(
         if sys.argv[1:2] != ["train"]:
             raise RecipeError("train(): gpus: needs the command line. Run mambamed train --gpus N.")
         raise SystemExit(launch(gpus, sys.argv[1:]))
+    began, notes = time.monotonic(), ()
+    if asked is None:
+        asked, notes = recipe_to_train(
+            cast(Path, data),
+            output,
+            overrides=set or (),
+            device=device,
+            precision=precision,
+            max_hours=max_hours,
+            fit=fit,
+            progress=progress,
+        )
+        fit = None  # respected by that recipe
+        if max_hours is not None:
+            max_hours -= (time.monotonic() - began) / 3600
     options: dict[str, Any] = {
         "prepared": data,
         "output": output,
@@ -245,6 +273,7 @@ def train(
         "max_hours": max_hours,
         "fit": fit,
         "log": log or (),
+        "notes": notes,
         "progress": progress,
     }
     if seeds is not None and not dry_run:
@@ -693,19 +722,74 @@ def recipes_list(
     return select_recipes(describe_recipes(), task=task, data=data, network=network)
 
 
-def recipes_show(recipe: AnyRecipe, set: Texts | None = None) -> RecipeCost:
+def recipes_show(
+    recipe: AnyRecipe,
+    data: AnyPath | None = None,
+    set: Texts | None = None,
+    device: Device = "auto",
+    progress: Progress | None = None,
+) -> RecipeCost:
     """Show a recipe with all defaults filled in, and the cost of its network.
 
-    Args:
+    With -d, some training steps are measured on this device, and the cost of the whole training is shown.
+
+    Args (the others are described in `predict`):
         recipe: Recipe file, or name of a shipped recipe.
+        data: Prepared dataset on which the cost of the training is measured.
         set: Override a recipe key, e.g. training.epochs=100.
     """
     from mambamed.recipe import load_recipe
 
     asked = load_recipe(recipe, set or ())
-    from mambamed.run.cost import recipe_cost
+    if data is None:
+        from mambamed.run.cost import recipe_cost
 
-    return recipe_cost(asked)
+        return recipe_cost(asked)
+    _check_prepared(Path(data))
+    from mambamed.training.measured import measured_recipe
+
+    return measured_recipe(asked, data, device, progress)
+
+
+def recipes_new(
+    data: AnyPath,
+    output: AnyPath | None = None,
+    network: str | None = None,
+    task: str | None = None,
+    hours: float | None = None,
+    fit: str | None = None,
+    device: Device = "auto",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> NewRecipe:
+    """Make a recipe for a prepared dataset, with comments that give the reason for each value.
+
+    It is the recipe that 'mambamed train -d' uses. Width and patch follow from steps measured on this device.
+
+    Args (the others are described in `predict`):
+        data: Prepared dataset.
+        output: Output file, *.yaml (default: print the recipe).
+        network: Network (default: chosen for the task); see docs/networks.md.
+        task: segmentation, landmarks or classification (default: the first one the dataset has references
+            for).
+        hours: Time for training and validation on this device (default: 8 on a CPU, 24 on a GPU).
+        fit: Memory for a training step, e.g. 24GB (default: the free memory of the device).
+        overwrite: Replace an output file that has other content.
+    """
+    _check_prepared(Path(data))
+    from mambamed.training.general import new_recipe
+
+    return new_recipe(
+        data,
+        output,
+        network=network,
+        task=task,
+        hours=hours,
+        fit=fit,
+        device=device,
+        overwrite=overwrite,
+        progress=progress,
+    )
 
 
 def recipes_check(

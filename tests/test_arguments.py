@@ -138,7 +138,7 @@ def test_the_signature_says_what_is_accepted() -> None:
 
 def test_the_package_lists_its_functions_and_nothing_else() -> None:
     assert dir(mambamed) == sorted([*mambamed.__all__, "__version__"])
-    assert dir(mambamed.recipes) == ["check", "list", "schema", "show"]
+    assert dir(mambamed.recipes) == ["check", "list", "new", "schema", "show"]
     verbs = {
         name
         for name, each in vars(api).items()

@@ -32,7 +32,8 @@ from mambamed.recipe import Evaluation, Recipe
 from mambamed.run.calibration import read_calibration
 from mambamed.run.device import memory_format
 from mambamed.tasks.classification import Classification, centered
-from mambamed.tasks.covariates import covariate_numbers, is_known, with_covariates
+from mambamed.tasks.covariates import covariate_numbers, with_covariates
+from mambamed.tasks.covariates_found import is_known
 from mambamed.volumes.ensemble import Ensemble, Serving
 from mambamed.volumes.forward import class_logits
 

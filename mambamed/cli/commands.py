@@ -20,7 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-recipes = typer.Typer(help="List, show and check recipes.", no_args_is_help=True)
+recipes = typer.Typer(help="List, make, show and check recipes.", no_args_is_help=True)
 app.add_typer(recipes, name="recipes")
 
 
@@ -94,7 +94,13 @@ _COMMANDS = {
     api.doctor: 1,
     api.schema: 1,
 }
-_RECIPES = {api.recipes_list: 0, api.recipes_show: 1, api.recipes_check: 1, api.recipes_schema: 0}
+_RECIPES = {
+    api.recipes_list: 0,
+    api.recipes_new: 0,
+    api.recipes_show: 1,
+    api.recipes_check: 1,
+    api.recipes_schema: 0,
+}
 for _group, _table in ((app, _COMMANDS), (recipes, _RECIPES)):
     for _each, _arguments in _table.items():
         _name = _each.__name__.removeprefix("recipes_").replace("_", "-")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mambamed.run.import_weights import ImportSummary
     from mambamed.run.listing import RunList
     from mambamed.training import TrainSummary
+    from mambamed.training.general import NewRecipe
     from mambamed.training.seeds import SeedsSummary
 
 
@@ -72,7 +73,11 @@ def prepare(summary: PreparedSummary) -> None:
             f"{summary.test_cases} of the cases are for test and are not trained on. Predict them with "
             f"'mambamed {_verb(task)} RUN {summary.output} --part test'."
         )
+    if summary.estimate:
+        print(summary.estimate)
     _next(summary.next_command)
+    if summary.recipe_command:
+        print(f"or, to change the recipe first: {summary.recipe_command}")
 
 
 def _verb(task: str) -> str:
@@ -99,8 +104,10 @@ def train(summary: TrainSummary | SeedsSummary) -> None:
         _table(f"{cost.network}: {_million(cost.parameters)} parameters", ["part", "parameters"], rows)
         print(
             f"one step: batch {cost.batch_size} of {_number(cost.patch_size)}, {cost.gflops:.0f} GFLOPs, "
-            f"{cost.seconds:.1f} s, {cost.peak_gib:.1f} GiB, loss {cost.loss:.4f}"
+            f"{cost.seconds:.2g} s, {cost.peak_gib:.1f} GiB, loss {cost.loss:.4f}"
         )
+        for line in cost.cost.lines() if cost.cost else ():
+            print(line)
     names = list(dict.fromkeys(name for fold in summary.folds for name in fold.scores))
     shown = names if len(names) <= _COLUMNS_SHOWN else []  # more are in summary.csv
     rows = []
@@ -148,7 +155,7 @@ def runs(found: RunList) -> None:
     if rows:
         _table(None, ["run", "fold", "network", "state", "epoch", "best patches", "updated"], rows)
     else:
-        print("No runs found. Start one with 'mambamed train RECIPE -d PREPARED'.")
+        print("No runs found. Start one with 'mambamed train -d PREPARED'.")
 
 
 def export(summary: ExportSummary) -> None:
@@ -279,7 +286,21 @@ def recipes_show(cost: RecipeCost) -> None:
     if cost.paper:
         rows = [[name, str(value)] for name, value in cost.paper.items()]
         _table("results in the paper", ["measure", "value"], rows)
+    if cost.training is None:
+        print("'mambamed recipes show RECIPE -d PREPARED' measures the hours of a training on this device.")
+    else:
+        print("\n".join(cost.training.lines()))
     _next(f"mambamed train {cost.recipe} -d PREPARED")
+
+
+def recipes_new(made: NewRecipe) -> None:
+    """Print the recipe, or its reasons and the file that holds it."""
+    if made.output is None:
+        print(made.text, end="")
+        return
+    print("\n".join((*made.notes, *made.cost.lines())))
+    print(f"written to {made.output}")
+    _next(made.next_command)
 
 
 def recipes_check(recipes: Sequence[str]) -> None:

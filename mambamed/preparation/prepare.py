@@ -77,6 +77,8 @@ class PreparedSummary:
         faults: what is wrong, a line each; such cases are left out.
         seconds: wall time.
         next_command: what to do next.
+        recipe_command: makes a recipe for the dataset; empty if it was prepared with one.
+        estimate: of the cost of a training, one line; may be empty.
     """
 
     output: Path
@@ -88,6 +90,8 @@ class PreparedSummary:
     faults: tuple[str, ...]
     seconds: float
     next_command: str
+    recipe_command: str = ""
+    estimate: str = ""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -100,6 +104,7 @@ def prepare(
     output: Path,
     *,
     recipe: Recipe | None = None,
+    recipe_named: str | None = None,
     spacing: str | None = None,
     split: Split | None = None,
     splits: Path | None = None,
@@ -118,6 +123,7 @@ def prepare(
         raw: what a converter found.
         output: the prepared dataset; an earlier preparation of the same source is continued or updated.
         recipe: gives the preprocess section, the split, and regions.
+        recipe_named: how commands name it, for the next one.
         spacing: "median", "keep" or "x,y,z" in mm; overrides the recipe.
         split: how to split the cases; overrides the recipe.
         splits: a file of splits (nnU-Net's format); overrides both, so that only `split.group_by` counts.
@@ -160,11 +166,14 @@ def prepare(
     def summary(
         plan: Plan | None, cases: int, findings: list[Finding], faults: list[str], test_cases: int = 0
     ) -> PreparedSummary:
-        known = recipe is not None and recipe.name in shipped_recipes()
-        following = f"mambamed train {recipe.name if recipe and known else 'RECIPE'} -d {output}"
-        seconds = time.monotonic() - began
+        following = f"mambamed train -d {output} -o {Path('runs') / output.name}"
+        if recipe is not None:
+            named = recipe_named or (recipe.name if recipe.name in shipped_recipes() else "RECIPE")
+            following = f"mambamed train {named} -d {output}"
+        new = "" if recipe else f"mambamed recipes new -d {output} -o {output.name}.yaml"
+        seconds, found = time.monotonic() - began, tuple(findings)
         return PreparedSummary(
-            output, manifest, plan, cases, test_cases, tuple(findings), tuple(faults), seconds, following
+            output, manifest, plan, cases, test_cases, found, tuple(faults), seconds, following, new
         )
 
     with nullcontext() if check_only else place.locked() as ledger:

@@ -1,10 +1,13 @@
 """Recipes: schema, loading with `extends` and overrides, shipped recipes, JSON Schema."""
 
+from mambamed.recipe.commented import Choice, commented_recipe
 from mambamed.recipe.loading import (
     RecipeLine,
     describe_recipes,
     dump_recipe,
     load_recipe,
+    overridden,
+    parse_recipe,
     parse_recipe_of_run,
     recipe_and_faults,
     recipe_schema,
@@ -26,6 +29,7 @@ from mambamed.recipe.schema import (
 
 __all__ = [
     "Augment",
+    "Choice",
     "Evaluation",
     "Inference",
     "Loss",
@@ -36,9 +40,12 @@ __all__ = [
     "Schedule",
     "Split",
     "Training",
+    "commented_recipe",
     "describe_recipes",
     "dump_recipe",
     "load_recipe",
+    "overridden",
+    "parse_recipe",
     "parse_recipe_of_run",
     "recipe_and_faults",
     "recipe_schema",

@@ -35,6 +35,37 @@ for _tag, (_pattern, _first) in _CORE_SCHEMA.items():
     _Yaml12Loader.add_implicit_resolver(_tag, _pattern, _first)
 
 
+class Yaml12Dumper(yaml.SafeDumper):
+    """Quotes the strings that `parse_document` would read as something else, e.g. "08" and "1e3"."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {  # noqa: RUF012 - PyYAML's own form
+        key: list(resolvers) for key, resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items()
+    }
+
+
+for _tag, (_pattern, _first) in _CORE_SCHEMA.items():
+    Yaml12Dumper.add_implicit_resolver(_tag, _pattern, _first)
+
+
+def value_text(value: Any) -> str:
+    """A value as one line of YAML, which `parse_document` reads back.
+
+    >>> value_text({"sides": ("left", "08"), "lr": 2e-3})
+    "{sides: [left, '08'], lr: 0.002}"
+    """
+    plain = _plain(value)
+    text = yaml.dump(
+        plain, Dumper=Yaml12Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**9
+    )
+    return text.removesuffix("...\n").strip()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where a key is set: file and line, or an override on the command line."""

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from mambamed.errors import RecipeError
-from mambamed.recipe.document import KeyPath, Origin, parse_document, parse_value
+from mambamed.recipe.document import KeyPath, Origin, Yaml12Dumper, parse_document, parse_value
 from mambamed.recipe.schema import Recipe
 from mambamed.schema_errors import did_you_mean, fact_of, key_paths, keys_at, named
 
@@ -54,6 +54,31 @@ def recipe_and_faults(
         _apply_override(values, origins, override)
     values.setdefault("name", path.stem)
     return _checked(values, origins, str(path))
+
+
+def parse_recipe(text: str, name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Check the text of a recipe that extends no other one; `name` is its name, also in messages.
+
+    Raises:
+        RecipeError: see `load_recipe`.
+    """
+    values, origins = _parsed(text, name)
+    for override in overrides:
+        _apply_override(values, origins, override)
+    values.setdefault("name", name)
+    return _checked(values, origins, name)
+
+
+def overridden(overrides: Sequence[str]) -> dict[str, Any]:
+    """The keys that `key=value` texts set, as nested mappings.
+
+    >>> overridden(["network.name=segmamba"])
+    {'network': {'name': 'segmamba'}}
+    """
+    values: dict[str, Any] = {}
+    for override in overrides:
+        _apply_override(values, {}, override)
+    return values
 
 
 def parse_recipe_of_run(text: str, file: str) -> Recipe:
@@ -155,7 +180,7 @@ def dump_recipe(recipe: Recipe, exclude: Any = None) -> str:
         exclude: keys to leave out, in the form of pydantic's `model_dump`.
     """
     values = recipe.model_dump(mode="json", exclude=exclude)
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(values, Dumper=Yaml12Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def recipe_schema() -> dict[str, Any]:

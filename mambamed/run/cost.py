@@ -10,7 +10,9 @@ from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import RecipeError
 from mambamed.networks.cost import Cost, network_cost
 from mambamed.recipe import Recipe, dump_recipe
+from mambamed.run.folder import Run
 from mambamed.run.model import input_channels, make_network
+from mambamed.run.training_cost import TrainingCost
 
 
 @dataclass(frozen=True)
@@ -29,18 +31,21 @@ class RecipeCost:
     longest_sequence: int
     training_gib: float
     paper: dict[str, float | str]  # the paper's own numbers, as the recipe quotes them
+    training: TrainingCost | None = None  # of the whole training on this device, if it was measured
 
 
-def recipe_cost(recipe: Recipe) -> RecipeCost:
-    """Build a recipe's network on the meta device and count.
+def recipe_cost(recipe: Recipe, run: Run | None = None) -> RecipeCost:
+    """Build a recipe's network on the meta device and count; `run` is the one it means on a dataset, if any.
 
     Raises RecipeError: the recipe leaves channels, labels or patch size to the dataset, or its network cannot
     be built.
     """
     patch, batch = recipe.training.patch_size, recipe.training.batch_size or 2
+    if run is not None:
+        patch, batch = run.plan.patch_size, run.plan.batch_size
     if patch is None:
-        raise RecipeError(f"recipe {recipe.name}: training.patch_size: missing. Add it to see the cost.")
-    manifest = manifest_of(recipe)
+        raise RecipeError(f"recipe {recipe.name}: training.patch_size: missing. Add it, or use -d PREPARED.")
+    manifest = manifest_of(recipe) if run is None else run.manifest
     with torch.device("meta"):
         network = make_network(recipe, manifest)
     cost: Cost = network_cost(network, input_channels(recipe, manifest), patch, batch)

@@ -260,7 +260,11 @@ def _files_of_version_0_1(root: Path) -> list[str]:
 
 
 def create_run(
-    run: Run, say: Callable[[str], None] | None = None, extend: bool = False, folds: Sequence[FoldName] = ()
+    run: Run,
+    say: Callable[[str], None] | None = None,
+    extend: bool = False,
+    folds: Sequence[FoldName] = (),
+    notes: Sequence[str] = (),
 ) -> Run:
     """Write a planned run's documents, or find that they exist; see `writing`.
 
@@ -271,16 +275,19 @@ def create_run(
         say: optional callback that receives a line about such a change.
         extend: whether the number of epochs may have changed.
         folds: that this process holds.
+        notes: lines about a new recipe, which become comments in recipe.yaml.
 
     Raises:
         RecipeError: the folder holds another run.
         RunError: the recipe changes while another process trains another fold.
     """
     with waiting_lock(run.root):
-        return _written(run, say, extend, {run.fold_folder(fold) for fold in folds})
+        return _written(run, say, extend, {run.fold_folder(fold) for fold in folds}, notes)
 
 
-def _written(run: Run, say: Callable[[str], None] | None, extend: bool, held: Container[Path]) -> Run:
+def _written(
+    run: Run, say: Callable[[str], None] | None, extend: bool, held: Container[Path], notes: Sequence[str]
+) -> Run:
     root, recipe, plan, manifest = run.root, run.recipe, run.plan, run.manifest
     if (root / "recipe.yaml").is_file():
         other = Run.open(root)
@@ -305,7 +312,8 @@ def _written(run: Run, say: Callable[[str], None] | None, extend: bool, held: Co
         return run
     plan.write(root / "plan.json")
     manifest.write(root / "dataset.json")
-    write_text(root / "recipe.yaml", dump_recipe(recipe))  # the last one: it makes the folder a run
+    # the last one: it makes the folder a run
+    write_text(root / "recipe.yaml", "".join(f"# {line}\n" for line in notes) + dump_recipe(recipe))
     return run
 
 

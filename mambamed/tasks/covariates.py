@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mambamed.errors import CaseError
+from mambamed.tasks.covariates_found import is_known
 
 # name -> "number", or the allowed words
 Wanted = Mapping[str, Literal["number"] | Sequence[str]]
-_NOT_KNOWN = {"", "n/a", "na", "nan", "none", "unknown"}
 
 
 class WithCovariates(nn.Module):
@@ -79,15 +79,6 @@ def covariate_count(wanted: Wanted) -> int:
     4
     """
     return sum(1 if kind == "number" else len(kind) - 1 for kind in wanted.values())
-
-
-def is_known(value: Any) -> bool:
-    """Whether a cell has a value.
-
-    >>> is_known("n/a"), is_known(None), is_known("0")
-    (False, False, True)
-    """
-    return value is not None and str(value).strip().lower() not in _NOT_KNOWN
 
 
 def covariate_numbers(values: Mapping[str, Any], wanted: Wanted, case_id: str) -> NDArray[np.float64]:

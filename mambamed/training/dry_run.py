@@ -1,8 +1,9 @@
-"""One training step at full size, to measure what a recipe costs."""
+"""Some training steps at full size, to measure what a recipe costs."""
 
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +18,13 @@ from mambamed.networks.cost import network_cost, step_gflops
 from mambamed.run.device import autocast, peak_memory
 from mambamed.run.folder import Run
 from mambamed.run.model import input_channels, make_network
+from mambamed.run.training_cost import TrainingCost
 from mambamed.run.workplace import Workplace
 from mambamed.tasks.base import Task
 from mambamed.training.state import TrainingState
+
+_REPEATS = 3
+_ENOUGH_SECONDS = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,25 +38,27 @@ class DryRun:
     batch_size: int
     # floating point operations of forward and backward, 10^9: convolutions and products, without the scans
     gflops: float
-    seconds: float  # of the step, the first of the process: later ones are faster
+    # of a step; short ones are repeated, because the first one of a process is slower
+    seconds: float
     peak_gib: float  # largest memory of the device (of the whole process on the CPU), GiB; NaN if unknown
     loss: float  # of the untrained network
+    cost: TrainingCost | None = None  # of the whole training
 
 
 def take_one_step(state: TrainingState, task: Task, batch: Batch, place: Workplace, run: Run) -> DryRun:
-    """Forward, loss, backward and update on one batch of full size, measured; changes the state."""
+    """Forward, loss, backward and update on one batch of full size, measured; changes the state.
+
+    Steps are repeated, at most three times, until ten seconds have passed.
+    """
     patch_size = tuple(batch.image.shape[2:])
     gflops = step_gflops(_without_numbers(run), batch.image.shape[1], patch_size, len(batch.image))
-    network = state.network.train()
-    began = time.monotonic()
-    image = batch.image.to(place.device, memory_format=place.layout)
-    with autocast(place.device, place.precision):
-        outputs = network(image)
-    loss = task.loss(outputs, task.encode(batch.reference.to(place.device), image.shape[2:]))
-    state.scaler.scale(loss).backward()
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    value = float(loss.detach())
+    times: list[float] = []
+    losses: list[float] = []
+    while len(times) <= _REPEATS and sum(times) < _ENOUGH_SECONDS:
+        began = time.monotonic()
+        losses.append(_step(state, task, batch, place))
+        times.append(time.monotonic() - began)
+    network = state.network
     return DryRun(
         network=run.recipe.network.name,
         parts=parameters_by_part(network),
@@ -59,10 +66,23 @@ def take_one_step(state: TrainingState, task: Task, batch: Batch, place: Workpla
         patch_size=patch_size,
         batch_size=len(batch.image),
         gflops=gflops,
-        seconds=time.monotonic() - began,
+        seconds=statistics.median(times[1:] or times),
         peak_gib=peak_memory(place.device) / 2**30,
-        loss=value,
+        loss=losses[0],
     )
+
+
+def _step(state: TrainingState, task: Task, batch: Batch, place: Workplace) -> float:
+    """One optimizer update; returns the loss before it."""
+    image = batch.image.to(place.device, memory_format=place.layout)
+    with autocast(place.device, place.precision):
+        outputs = state.network.train()(image)
+    loss = task.loss(outputs, task.encode(batch.reference.to(place.device), image.shape[2:]))
+    state.optimizer.zero_grad(set_to_none=True)
+    state.scaler.scale(loss).backward()
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    return float(loss.detach())  # waits for the device
 
 
 def within_memory(run: Run, place: Workplace) -> tuple[Run, str | None]:

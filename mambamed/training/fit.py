@@ -72,7 +72,7 @@ def fit_recipe(
         used = measure(planned, patch, batch)
         if used <= gib:
             break
-        if fixed or (smaller := _smaller(patch, median, used, gib)) is None:
+        if fixed or (smaller := smaller_patch(patch, median, used, gib)) is None:
             raise RecipeError(
                 f"--fit: {batch} patches of {_shown(patch)} take {used:.1f} GiB, {gib:.1f} are to be had; "
                 "give more memory, or a smaller network or training.batch_size"
@@ -153,7 +153,7 @@ def _on_cuda(recipe: Recipe, manifest: DatasetManifest, patch: Triple, batch: in
         torch.cuda.empty_cache()
 
 
-def _smaller(patch: Triple, median: Sequence[int], used: float, gib: float) -> Triple | None:
+def smaller_patch(patch: Triple, median: Sequence[int], used: float, gib: float) -> Triple | None:
     """The next patch to try: shortened as often as the probe's memory, assumed proportional, requires."""
     sizes = list(patch)
     goal = np.prod(patch) * max(0.1, min(0.97, gib / used if np.isfinite(used) else 0.6))
@@ -162,7 +162,7 @@ def _smaller(patch: Triple, median: Sequence[int], used: float, gib: float) -> T
         if not open_axes:
             break
         axis = max(open_axes, key=lambda a: (sizes[a] / median[a], sizes[a]))
-        sizes[axis] -= _STEP
+        sizes[axis] = max(_LEAST, sizes[axis] - _STEP)
     new = (sizes[0], sizes[1], sizes[2])
     return new if new != tuple(patch) else None
 

@@ -20,6 +20,7 @@ from mambamed.errors import RunError
 from mambamed.run.device import autocast, peak_memory
 from mambamed.run.folder import Run
 from mambamed.run.workplace import Workplace
+from mambamed.training.costs import cost_of
 from mambamed.training.journal import Journal
 from mambamed.training.optimize import RunningStatistics
 from mambamed.training.ranks import Ranks
@@ -32,7 +33,7 @@ BAD_STEPS_IN_ROW = 10
 ROLLBACKS = 3
 _WARM_STEPS = 3  # the first ones compile kernels and allocate memory
 _MEASURED_STEPS = 8
-_FORWARD_SHARE = 0.4  # of a training step, before it is measured
+_MEASURED_SECONDS = 30.0  # of slow steps, fewer are measured
 _DRIFT = 0.05  # fraction of the budget by which a plan may be off before it is revised
 _NAMES_SHOWN = 8  # in the line of an epoch; log.csv has all
 _NAMES_IN_BAR = 4
@@ -84,6 +85,7 @@ class Loop:
         self._forward = torch.compile(state.network, dynamic=False) if place.compiled else state.network
         self._statistics = RunningStatistics(state.network)
         self._step_seconds: list[float] = []
+        self._cost_told = False
         self._last_lap = clock()
 
     def go(self, stop: StopRequests) -> str | None:
@@ -298,16 +300,24 @@ class Loop:
         return seconds
 
     def _plan_once(self) -> None:
-        """With `--max-hours`: adapt the schedule to it, once some steps have been measured."""
-        counters = self.state.counters
-        measured = len(self._step_seconds) >= _WARM_STEPS + _MEASURED_STEPS
-        if counters.budget_seconds is None or counters.planned or not measured:
+        """Once some steps are measured: report the cost; with `--max-hours`, adapt the schedule to it."""
+        counters, measured = self.state.counters, self._step_seconds[_WARM_STEPS:] or self._step_seconds[1:]
+        few = len(self._step_seconds) < _WARM_STEPS + _MEASURED_STEPS
+        if self._cost_told or not measured or (few and sum(measured) < _MEASURED_SECONDS):
             return
-        step = statistics.median(self._step_seconds[_WARM_STEPS:])
-        forward = _FORWARD_SHARE * step / self.run.plan.batch_size
-        pace = Pace(step, forward * len(self.patches.validation), forward * self._final_passes)
-        self._set_steps(pace, f"{step:.2f} s a step")
-        counters.planned = True
+        self._cost_told = True
+        step, settings = statistics.median(measured), self._settings
+        patches = len(self.patches.validation)
+        pace = Pace.of_step(step, self.run.plan.batch_size, patches, self._final_passes)
+        if counters.budget_seconds is None:
+            left = max(counters.steps - counters.step, 0)
+            gib = peak_memory(self._place.device) / 2**30
+            cost = cost_of(pace, left, settings.steps_per_epoch, self._place.device.type, gib)
+            for line in cost.lines():
+                self.journal.say(line)
+        elif not counters.planned:
+            self._set_steps(pace, f"{step:.2f} s a step")
+            counters.planned = True
 
     def _plan_again(self, epoch_seconds: float, pass_seconds: float) -> None:
         """With `--max-hours`: change the number of remaining steps if the plan no longer fits."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from mambamed.recipe import Schedule
 from mambamed.volumes.sliding_window import windows_along
 
+_FORWARD_SHARE = 0.4  # of a training step, before it is measured
+
 
 def learning_rate(schedule: Schedule, base: float, step: int, steps: int) -> float:
     """Learning rate of one step, counted from 0.
@@ -38,6 +40,26 @@ class Pace:
     step_seconds: float
     epoch_seconds: float  # of the end of an epoch: validation patches, checkpoints, pictures
     validation_seconds: float  # of the whole-volume validation at the end, an estimate
+
+    @classmethod
+    def of_step(cls, seconds: float, batch_size: int, epoch_passes: int, final_passes: int) -> Pace:
+        """The pace if only a training step is measured.
+
+        Args:
+            seconds: of a step.
+            epoch_passes: patches that are scored after each epoch.
+            final_passes: patches of the validation of whole volumes.
+        """
+        forward = _FORWARD_SHARE * seconds / batch_size
+        return cls(seconds, forward * epoch_passes, forward * final_passes)
+
+    def training_seconds(self, steps: int, steps_per_epoch: int) -> float:
+        """Seconds of the steps and of the ends of their epochs.
+
+        >>> Pace(1.0, 10.0, 100.0).training_seconds(250, 100)
+        280.0
+        """
+        return steps * self.step_seconds + math.ceil(steps / steps_per_epoch) * self.epoch_seconds
 
 
 def steps_that_fit(pace: Pace, done: int, steps_per_epoch: int, seconds_left: float, most: int) -> int:

@@ -34,7 +34,7 @@ from mambamed.training.journal import Journal, SilentJournal
 from mambamed.training.loop import Loop, Patches, stream_of
 from mambamed.training.optimize import WeightAverage, make_optimizer
 from mambamed.training.ranks import Ranks, ShareOfSampler
-from mambamed.training.schedule import window_count
+from mambamed.training.schedule import Pace, window_count
 from mambamed.training.shallow import make_shallow_safe
 from mambamed.training.state import Counters, TrainingState
 from mambamed.training.stopping import StopRequests
@@ -84,6 +84,7 @@ class TrainOptions:
         init_strict: whether all of these weights must match.
         deterministic: whether to keep the number of threads of the fold's first session.
         log: names of trackers that receive the training curves.
+        notes: lines about the recipe, for the log.
     """
 
     resume: bool = False
@@ -91,6 +92,7 @@ class TrainOptions:
     init_strict: bool = False
     deterministic: bool = False
     log: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def already_trained(run: Run, fold: FoldName) -> RecipeError:
@@ -163,7 +165,7 @@ class Session:
             raise already_trained(self.run, self.fold)
         journal = Journal(folder, self._progress) if self._ranks.leads else SilentJournal()
         threads = keep_threads(self.run.recorded(self.fold)) if begun and options.deterministic else None
-        for line in (*reasons.values(), *([threads] if threads else []), *self._counts()):
+        for line in (*options.notes, *reasons.values(), *([threads] if threads else []), *self._counts()):
             journal.say(line)
         state = self.fresh_state()
         state.counters.budget_seconds = budget
@@ -259,23 +261,37 @@ class Session:
         sampler = Sampler(self._training, plan.patch_size, size, settings.foreground, key)
         return sampler if self._ranks.world == 1 else ShareOfSampler(sampler, self._ranks)
 
+    def pace(self, step_seconds: float) -> Pace:
+        """The pace of this fold if a step takes that long."""
+        return Pace.of_step(step_seconds, self.run.plan.batch_size, self._epoch_passes, self._final_passes)
+
+    @property
+    def _epoch_passes(self) -> int:
+        """Validation patches of an epoch."""
+        cases = len(self._validation)
+        return min(cases, 1) and (cases if self.task.centered else self._settings.validation_patches)
+
+    @property
+    def _final_passes(self) -> int:
+        """Patches of the validation of whole volumes."""
+        plan, inference = self.run.plan, self.run.recipe.inference
+        mirrors = 2 ** len(self._settings.augment.mirror) if inference.tta == "mirror" else 1
+        windows = (
+            window_count(case.shape, plan.patch_size, inference.overlap) for case in self._validation.values()
+        )
+        return mirrors * sum(windows)
+
     def _loop(self, state: TrainingState, journal: Journal) -> Loop:
         plan, settings = self.run.plan, self._settings
         validation = self._validation
         requests = []
         if validation:
             key = (settings.seed, stream_of(self.fold), _VALIDATION_STREAM)
-            centered = self.task.centered
-            count = len(validation) if centered else settings.validation_patches
+            centered, count = self.task.centered, self._epoch_passes
             sampler = Sampler(validation, plan.patch_size, 1, settings.foreground, key, centered)
             requests = [r for k in range(count) for r in sampler.requests(k)]
         unvaried = PatchReader(validation, plan.patch_size, None, plan.spacing_mm)
         patches = ValidationPatches(requests, unvaried, self.task, plan.batch_size)
-        mirrors = 2 ** len(settings.augment.mirror) if self.run.recipe.inference.tta == "mirror" else 1
-        windows = sum(
-            window_count(case.shape, plan.patch_size, self.run.recipe.inference.overlap)
-            for case in self._validation.values()
-        )
         return Loop(
             self.run,
             self.fold,
@@ -283,7 +299,7 @@ class Session:
             Patches(self._sampler, self._reader(), patches),
             self.place,
             journal,
-            final_passes=windows * mirrors,
+            final_passes=self._final_passes,
             ranks=self._ranks,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -21,10 +21,12 @@ from mambamed.run.export import open_model
 from mambamed.run.folder import Run, create_run, planned_run, writing
 from mambamed.run.workplace import Workplace, choose_workplace
 from mambamed.training.commands import predict_command, resume_command
+from mambamed.training.costs import check_time
 from mambamed.training.deterministic import deterministic as made_deterministic
-from mambamed.training.dry_run import DryRun, shortage_named, take_one_step, within_memory
+from mambamed.training.dry_run import DryRun, shortage_named
 from mambamed.training.fit import device_memory, fit_recipe
 from mambamed.training.imagined import ImaginedDataset
+from mambamed.training.measured import measured_step
 from mambamed.training.ranks import join_ranks
 from mambamed.training.session import FoldSummary, Session, TrainOptions, already_trained
 from mambamed.training.trackers import check_trackers
@@ -58,11 +60,13 @@ def train(
     fit: str | None = None,
     dry_run: bool = False,
     log: Sequence[str] = (),
+    notes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> TrainSummary:
     """Train the network of a recipe, and validate it on whole volumes; the arguments are as in `api.train`.
 
-    `fold` may also be several folds; with `extend`, the epochs of the recipe and the run may differ.
+    `fold` may also be several folds; with `extend`, the epochs of the recipe and the run may differ. `notes`
+    are the reasons for the values of the recipe, which are logged and written into the run's recipe.yaml.
     On another machine, or with another number of threads, results differ by rounding; with `deterministic`, a
     resumed run equals an uninterrupted one on the same machine bit by bit.
 
@@ -75,6 +79,7 @@ def train(
     progress = progress or Silence()
     if deterministic and max_hours is not None:
         raise RecipeError("--deterministic: a schedule fitted to the clock differs each time; no --max-hours")
+    deadline = None if max_hours is None else time.monotonic() + max_hours * 3600
     check_trackers(log)
     keep_freed_memory()
     named = prepared or (Path(recipe.dataset.prepared) if recipe.dataset.prepared else None)
@@ -98,9 +103,9 @@ def train(
             recipe = _fitted(recipe, dataset, run, fit, place, progress)
             run = planned_run(recipe, dataset.plan, dataset.manifest, root)
         if dry_run:
-            for line in reasons.values():
+            for line in (*notes, *reasons.values()):
                 progress.say(line)
-            cost = _one_step(run, dataset, folds[0], place, progress)
+            cost, _ = measured_step(run, dataset, folds[0], place, progress)
             return TrainSummary(root, (), cost, (), f"mambamed train {recipe.name} -o {root}")
         if init_from is not None:
             open_model(init_from).chosen_folds("all")
@@ -108,12 +113,15 @@ def train(
             for number in () if resume else folds:
                 if run.checkpoint(number, "last").is_file() and not is_locked(run.fold_folder(number)):
                     raise already_trained(run, number)  # before anything is written
+        if max_hours is not None and not resume and ranks.world == 1:
+            _, pace = measured_step(run, dataset, folds[0], place, Silence())
+            check_time(pace, max_hours / len(folds), "--max-hours")
+        if ranks.leads:
             held.enter_context(writing(root, folds, [dataset.root]))
-            run = create_run(run, lambda line: reasons.update(recipe=line), extend, folds)
+            run = create_run(run, lambda line: reasons.update(recipe=line), extend, folds, notes)
         ranks.wait()
         progress.say(f"run: {root}")
-        deadline = None if max_hours is None else time.monotonic() + max_hours * 3600
-        options = TrainOptions(resume, init_from, init_strict, deterministic, tuple(log))
+        options = TrainOptions(resume, init_from, init_strict, deterministic, tuple(log), tuple(notes))
         summaries, faults = [], []
         for place_in_line, index in enumerate(folds):
             budget = None
@@ -124,6 +132,7 @@ def train(
                 summary, fold_faults = session.train(options, budget, reasons)
             summaries.append(summary)
             faults += fold_faults
+            options = replace(options, notes=())
             if summary.stopped:
                 break
     following = predict_command(recipe.task, [root], root.name)
@@ -161,21 +170,9 @@ def _dry_run_without_data(
     )
     for line in reasons.values():
         progress.say(line)
-    cost = _one_step(run, cast(PreparedDataset, dataset), 0, place, progress)
+    cost, _ = measured_step(run, cast(PreparedDataset, dataset), 0, place, progress)
     prepared = recipe.dataset.prepared or "PREPARED"
     return TrainSummary(root, (), cost, (), f"mambamed prepare SOURCE -o {prepared} --recipe {recipe.name}")
-
-
-def _one_step(
-    run: Run, dataset: PreparedDataset, fold: FoldName, place: Workplace, progress: Progress
-) -> DryRun:
-    run, lack = within_memory(run, place)
-    if lack:
-        progress.say(lack)
-    with shortage_named(run):
-        session = Session(run, dataset, fold, place, progress)
-        state, batch = session.fresh_state(), session.first_batch()
-        return take_one_step(state, session.task, batch, place, run)
 
 
 def chosen_folds(fold: FoldName | Sequence[FoldName], count: int, dataset: Path) -> list[FoldName]:

@@ -313,14 +313,18 @@ def test_a_recipe_must_speak_of_the_datasets_channels_and_labels(tmp_path) -> No
         prepare(convert(folder), tmp_path / "out", recipe=load_recipe(tmp_path / "r.yaml"))
 
 
-def test_the_next_command_names_the_shipped_recipe_that_was_given(tmp_path) -> None:
+def test_the_next_command_names_the_recipe_that_was_given_or_needs_none(tmp_path) -> None:
     raw = convert(make_dataset(tmp_path / "raw"))
     plain = load_recipe("hippocampus_nnmamba")
     wanted = plain.dataset.model_copy(update={"channels": None, "labels": None, "regions": None})
     recipe = plain.model_copy(update={"dataset": wanted})
-    for given, name in ((recipe, "hippocampus_nnmamba"), (None, "RECIPE")):
-        summary = prepare(raw, tmp_path / "out", recipe=given, workers=1, check_only=True)
-        assert summary.next_command == f"mambamed train {name} -d {tmp_path / 'out'}"
+    out = tmp_path / "out"
+    for named, shown in ((None, "hippocampus_nnmamba"), ("mine.yaml", "mine.yaml")):
+        summary = prepare(raw, out, recipe=recipe, recipe_named=named, workers=1, check_only=True)
+        assert summary.next_command == f"mambamed train {shown} -d {out}" and not summary.recipe_command
+    summary = prepare(raw, out, workers=1, check_only=True)
+    assert summary.next_command == f"mambamed train -d {out} -o runs/out"
+    assert summary.recipe_command == f"mambamed recipes new -d {out} -o out.yaml"
 
 
 def test_options_that_cannot_be_are_one_line() -> None:
