@@ -25,6 +25,10 @@ class BaseAnswer:
     def keeps_images(self) -> bool:
         return False
 
+    @property
+    def names(self) -> Mapping[str, Any]:
+        return {}
+
     def accept(self, cases: Sequence[Case], progress: Progress) -> list[Case]:
         return list(cases)
 

@@ -101,6 +101,11 @@ class SegmentationAnswer(BaseAnswer):
         return {"postprocess": self.postprocessing.model_dump(mode="json"), "format": self.options.format}
 
     @property
+    def names(self) -> dict[str, Any]:
+        regions = {name: list(members) for name, members in self.manifest.regions.items()}
+        return {"labels": dict(self.manifest.labels), **({"regions": regions} if regions else {})}
+
+    @property
     def keeps_images(self) -> bool:
         return self.options.preview or self.options.statistics
 

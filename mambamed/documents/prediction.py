@@ -67,6 +67,10 @@ class PredictionRecord(Provenance, SparseDocument):
     """Of mambamed."""
     settings: dict[str, Any] | None = None
     """All that decides the results in addition to the input; two records are compared by it as a whole."""
+    labels: dict[str, Count] | None = None
+    """Only from `predict`: label name -> value in the masks."""
+    regions: dict[str, tuple[Count, ...]] | None = None
+    """Only from `predict`: region name -> the labels it unites."""
     reasons: tuple[str, ...] = ()
     """What was chosen on this machine, and why."""
     cases: dict[CaseId, CaseResult]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from mambamed.documents.evaluation import SegmentationSummary
 from mambamed.errors import CaseError, DatasetError, RecipeError
+from mambamed.evaluation.backgrounds import Backgrounds
 from mambamed.evaluation.options import EvaluateOptions
 from mambamed.evaluation.output import MaskEvaluation, find_pictures, write_report, write_tables
 from mambamed.evaluation.pairing import Pairing, pair_up, read_regions, restricted, subject_of
@@ -94,6 +95,12 @@ def evaluate(
     if regions_alone:
         whole = replace(whole, answers=replace(whole.answers, labels=None))
     pairing = restricted(restricted(whole, cases), "predicted" if only_predicted else None)
+    backgrounds = Backgrounds(images, references, frozenset(pairing.pairs))
+    if without := backgrounds.check():
+        some = ", ".join(without[:3])
+        progress.say(
+            f"--images {images}: no image of {len(without)} of {len(pairing.pairs)} cases ({some} ...)"
+        )
     scores = _score_all(pairing, asked, rules, resample, subjects, workers, progress)
     wanted = pairing.answers.regions or {
         str(label): (label,) for label in sorted({int(name) for case in scores for name in case.regions})
@@ -129,7 +136,7 @@ def evaluate(
     if report:
         title = f"Evaluation of {predictions.resolve().name}"
         lead = f"Predictions {predictions} against references {references}."
-        pictures = find_pictures(evaluation, worst, pairing.answers.names, images, references)
+        pictures = find_pictures(evaluation, worst, pairing.answers.names, backgrounds)
         written.append(write_report(evaluation, title, lead, detail_table(summaries, notes, level), pictures))
     written += write_tables(evaluation)
     return replace(evaluation, written=tuple(written))

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mambamed.converters import brats
 from mambamed.documents.evaluation import RegionRow, SegmentationSettings, SegmentationSummary
 from mambamed.errors import MambamedError
+from mambamed.evaluation.backgrounds import Backgrounds
 from mambamed.evaluation.result import Evaluation
 from mambamed.evaluation.scoring import CaseScores, on_grid_of
 from mambamed.evaluation.summary import case_rows, nnunet_keys, penalty_of, summary_rows
-from mambamed.io.images import SUFFIXES, Image, read_header, read_image
+from mambamed.io.images import read_header, read_image
 from mambamed.io.tables import write_csv
 from mambamed.metrics import METRICS, Metric
 from mambamed.metrics.rules import Rules
@@ -88,19 +88,21 @@ def write_report(
 
 
 def find_pictures(
-    evaluation: MaskEvaluation, count: int, names: Mapping[str, int], images: Path | None, references: Path
+    evaluation: MaskEvaluation, count: int, names: Mapping[str, int], backgrounds: Backgrounds
 ) -> list[WorstCase]:
     """The worst cases, with pictures.
 
     Args:
         names: label name -> value, for the legends (default: regions with one label).
-        images: folder of the images behind the outlines (default: searched next to the references).
+        backgrounds: the images behind the outlines.
     """
     alone = {name: members[0] for name, members in evaluation.regions.items() if len(members) == 1}
-    return [
-        WorstCase(case.case, reason, _picture(case, names or alone, images, references))
-        for case, reason in worst_cases(evaluation.cases, evaluation.metrics, evaluation.rules, count)
-    ]
+    found = []
+    for case, reason in worst_cases(evaluation.cases, evaluation.metrics, evaluation.rules, count):
+        image = backgrounds.find(case.case, case.reference)
+        picture, remark = _picture(case, names or alone, image)
+        found.append(WorstCase(case.case, f"{reason}{remark}", picture))
+    return found
 
 
 def worst_cases(
@@ -128,36 +130,21 @@ def worst_cases(
     return [(case, reason) for _, case, reason in found[:count]]
 
 
-def _picture(
-    case: CaseScores, names: Mapping[str, int], images: Path | None, references: Path
-) -> bytes | None:
-    """Three planes of the case, on its image if one is found, else on black."""
+def _picture(case: CaseScores, names: Mapping[str, int], path: Path | None) -> tuple[bytes | None, str]:
+    """Three planes of the case on its image, or on black; and a remark on the image."""
     assert case.prediction is not None
     try:
         truth, answer = read_image(case.reference), read_image(case.prediction)
         prediction = on_grid_of(truth, answer.array, answer.affine, case.prediction, resample=True)
-        background = _background(case, truth, images, references)
     except MambamedError:
-        return None
-    pictured = PicturedCase(case.case, background, truth.affine, truth.array, prediction)
-    return render_cases([pictured], names)
-
-
-def _background(case: CaseScores, truth: Image, images: Path | None, references: Path) -> np.ndarray:
-    for path in _image_candidates(case.case, case.reference, images, references):
-        if path.is_file():
+        return None, ""
+    background, remark = np.zeros(truth.array.shape, np.uint8), "; no image found, see --images"
+    if path is not None:
+        try:
             image = read_image(path, 0 if read_header(path).volumes > 1 else None)
-            if image.array.shape == truth.array.shape:
-                return image.array
-    return np.zeros(truth.array.shape, np.uint8)
-
-
-def _image_candidates(case: str, reference: Path, images: Path | None, references: Path) -> list[Path]:
-    """Candidates: BraTS' FLAIR next to the label map, `imagesTr` next to `labelsTr`, `CASE_0000`."""
-    folder = reference.parent
-    siblings = [folder.parent / name for name in ("imagesTr", "imagesTs")]
-    modalities = brats.case_files(folder).get(case, {}) if images is None and folder != references else {}
-    found = [modalities[name] for name in ("t2f", "t1c", "t2w", "t1n") if name in modalities]
-    for place in [images] if images is not None else siblings:
-        found += [place / f"{case}{middle}{end}" for middle in ("", "_0000") for end in SUFFIXES]
-    return found
+            background = on_grid_of(truth, image.array, image.affine, path, resample=True)
+            remark = f"; on {path.name}"
+        except MambamedError as error:
+            remark = f"; without its image: {error}"
+    pictured = PicturedCase(case.case, background, truth.affine, truth.array, prediction)
+    return render_cases([pictured], names), remark

@@ -220,17 +220,19 @@ def _answers(
     regions: Mapping[str, Sequence[int]] | None,
     brats_cases: dict[str, Path] | bool,
 ) -> Answers:
+    found = [each for each in (_of_references(references), _of_predictions(predictions)) if each]
     if labels or regions:
         named = {name: (value,) for name, value in (labels or {}).items() if value != 0 and name != IGNORE}
         united = {name: tuple(members) for name, members in (regions or {}).items()}
         members = {value for values in united.values() for value in values} | {0, *(labels or {}).values()}
-        return Answers(tuple(sorted(members)), united or named, "--regions or the recipe", dict(labels or {}))
-    for folder in (references, references.parent, predictions, predictions.parent):
-        path = folder / _DOCUMENT
-        if path.is_file():
-            document = read_json(path)
-            if isinstance(document, Mapping) and document.get("labels"):
-                return labels_of_document(document, path)
+        source, names = "the recipe" if labels else "--regions", dict(labels or {})
+        found.insert(0, Answers(tuple(sorted(members)), united or named, source, names))
+        if not labels:  # --regions says what is scored, whatever the files name
+            return found[0]
+    for other in found[1:]:
+        _check_names(found[0], other)
+    if found:
+        return found[0]
     if isinstance(brats_cases, dict) and all(case_id.startswith("BraTS") for case_id in brats_cases):
         earlier = all(path.name.partition(".")[0].endswith("_seg") for path in brats_cases.values())
         named, united = brats.answers_of(references, brats_cases, is_earlier=earlier)
@@ -238,6 +240,50 @@ def _answers(
         scored = united or {name: (value,) for name, value in alone.items()}
         return Answers(tuple(sorted(named.values())), scored, "BraTS regions", alone)
     return Answers(None, None, "every label that occurs")
+
+
+def _of_references(references: Path) -> Answers | None:
+    return _named_in(folder / _DOCUMENT for folder in (references, references.parent))
+
+
+def _of_predictions(predictions: Path) -> Answers | None:
+    """The names in the record of `predict`, or in a document of another program next to the masks."""
+    folder = predictions if predictions.is_dir() else predictions.parent
+    records = sorted(folder.glob("run*.json"), key=lambda path: (path.name != "run.json", path.name))
+    return _named_in([*records, *(folder / _DOCUMENT for folder in (predictions, predictions.parent))])
+
+
+def _named_in(paths: Iterable[Path]) -> Answers | None:
+    """The labels of the first of the files that has some."""
+    for path in paths:
+        if path.is_file():
+            document = read_json(path)
+            if isinstance(document, Mapping) and document.get("labels"):
+                return labels_of_document(document, path)
+    return None
+
+
+def _check_names(first: Answers, second: Answers) -> None:
+    """Raise `DatasetError` if a value has two names, or a name two values; spelling is ignored."""
+    pairs = [
+        (name, value, other, number)
+        for name, value in first.names.items()
+        for other, number in second.names.items()
+        if (value == number) != (_spelling(name) == _spelling(other)) and value and number
+    ]
+    if pairs:
+        first_names, second_names = (
+            ", ".join(f"{value} {name}" for name, value in answers.names.items() if value)
+            for answers in (first, second)
+        )
+        raise DatasetError(
+            f"{second.source}: labels: names disagree: {second_names} | {first.source}: {first_names}. "
+            "Correct one of them, or state what is scored with --regions NAME=VALUE."
+        )
+
+
+def _spelling(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 def _check_folder(source: Path) -> None:

@@ -20,6 +20,7 @@ class Answer(Protocol):
     Attributes:
         stage: what the progress bar shows, e.g. "predicting".
         settings: what determines the results in addition to input and models, for the record; JSON-ready.
+        names: names of what the results contain, for the record.
         covariates: names of the covariates that the networks read.
         keeps_images: whether `write` needs the images as stored.
     """
@@ -31,6 +32,9 @@ class Answer(Protocol):
 
     @property
     def covariates(self) -> Sequence[str]: ...
+
+    @property
+    def names(self) -> Mapping[str, Any]: ...
 
     @property
     def keeps_images(self) -> bool: ...

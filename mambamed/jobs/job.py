@@ -112,7 +112,8 @@ def run_job(
     place.check_cases(whole)
     with place.locked(shard, cases):
         settings = {**ensemble.described(), **answer.settings}
-        record = Record(place, settings, ensemble.reasons, cases, options.overwrite, shard, answer.covariates)
+        given = (cases, options.overwrite, shard, answer.covariates, answer.names)
+        record = Record(place, settings, ensemble.reasons, *given)
         missing = [c for c in cases if not (record.holds(c) and answer.is_complete(c, place.path))]
         progress.start(answer.stage, len(missing), "cases")
         try:

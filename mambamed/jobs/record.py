@@ -33,6 +33,7 @@ class Record:
         shard: the part that this process works on. It has a record of its own; cases that other parts have
             finished are known too.
         covariates: names of the covariates that count as input.
+        names: names of what the results contain, for their readers.
 
     Attributes:
         place: the folder.
@@ -51,6 +52,7 @@ class Record:
         overwrite: bool,
         shard: Shard = Shard(),  # noqa: B008 - frozen
         covariates: Sequence[str] = (),
+        names: Mapping[str, Any] | None = None,
     ) -> None:
         self.place, self._settings, self._covariates = place, settings, covariates
         self._path, self._whole = place.record_path(shard), shard.count == 1
@@ -74,6 +76,7 @@ class Record:
             "format": PredictionRecord.FORMAT,
             "version": mambamed.__version__,
             "settings": settings,
+            **(names or {}),
             "reasons": list(reasons),
             **provenance(),
             "cases": {**waiting, **known},

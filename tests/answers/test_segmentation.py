@@ -81,6 +81,7 @@ def test_a_mask_has_the_grid_codes_and_units_of_its_image(run, images, tmp_path)
         np.testing.assert_allclose(theirs.GetDirection(), ours.GetDirection())
     record = record_of(tmp_path / "out")
     assert {facts["status"] for facts in record["cases"].values()} == {"done"}
+    assert record["labels"] == run.manifest.labels
     assert sorted(p.name for p in (tmp_path / "out").iterdir() if not p.name.startswith(".")) == [
         "case_0.nii.gz",
         "case_1.nii.gz",

@@ -71,3 +71,44 @@ def test_a_dataset_json_next_to_the_references_names_the_labels(tmp_path, labels
 def test_regions_that_cannot_be_parsed_are_rejected(text) -> None:
     with pytest.raises(DatasetError, match=r"--regions .*: cannot parse"):
         read_regions(text)
+
+
+NAMES = {"background": 0, "Anterior": 1, "Posterior": 2}
+
+
+def named(folder: Path, document: str, **content) -> Path:
+    touch(folder, "a.nii.gz")
+    (folder / document).write_text(json.dumps({"cases": {}, **content}))
+    return folder
+
+
+def test_the_record_of_predict_names_the_labels_of_references_without_names(tmp_path) -> None:
+    references = touch(tmp_path / "r", "a.nii.gz")
+    for number, document in enumerate(("run.json", "run_1_of_2.json")):
+        predictions = named(tmp_path / f"p{number}" / "q", document, labels=NAMES)
+        assert pair_up(predictions, references).answers.regions == {"Anterior": (1,), "Posterior": (2,)}
+        single = pair_up(predictions / "a.nii.gz", references / "a.nii.gz")
+        assert single.answers.names == NAMES
+    united = named(tmp_path / "u" / "q", "run.json", labels=NAMES, regions={"whole": [1, 2]})
+    assert pair_up(united, references).answers.regions == {"whole": (1, 2)}
+
+
+def test_names_of_references_predictions_and_recipe_must_agree(tmp_path) -> None:
+    predictions = named(tmp_path / "p" / "q", "run.json", labels=NAMES)
+    swapped = named(tmp_path / "r" / "q", "dataset.json", labels={"Posterior": 1, "Anterior": 2})
+    # The two sides are shown with the values that they name.
+    both = (
+        r"run\.json: labels: .*1 Anterior, 2 Posterior \| .*dataset\.json: 1 Posterior, 2 Anterior\. Correct"
+    )
+    with pytest.raises(DatasetError, match=both):
+        pair_up(predictions, swapped)
+    with pytest.raises(DatasetError, match=r"dataset\.json: labels: names disagree.*\| the recipe: 1 Ant"):
+        pair_up(predictions, swapped, labels=NAMES)
+    other = named(tmp_path / "o" / "q", "dataset.json", labels={"background": 0, "head": 1, "Posterior": 2})
+    with pytest.raises(DatasetError, match="names disagree"):
+        pair_up(predictions, other)
+    assert pair_up(predictions, swapped, regions={"mine": (1,)}).answers.regions == {"mine": (1,)}
+    spelled = named(
+        tmp_path / "s" / "q", "dataset.json", labels={"background": 0, "anterior": 1, "POSTERIOR ": 2}
+    )
+    assert pair_up(predictions, spelled).answers.regions == {"anterior": (1,), "POSTERIOR ": (2,)}

@@ -1,0 +1,111 @@
+"""Find the images behind the outlines of the report."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from mambamed.converters import brats, dicom
+from mambamed.errors import DatasetError, MambamedError
+from mambamed.io.images import SUFFIXES, case_id_of
+
+_MODALITIES = ("t2f", "t1c", "t2w", "t1n")  # the first that a BraTS case has
+_NO_IMAGES = {"seg", "gtv", "dseg", "label", "labels", "mask", "segmentation"}
+_LAYOUTS = (
+    "CASE.nii.gz or CASE_0000.nii.gz (also in imagesTr or imagesTs), BraTS case folders, a folder per case, "
+    "BIDS, or DICOM series"
+)
+
+
+@dataclass(frozen=True)
+class Backgrounds:
+    """Images of cases.
+
+    Attributes:
+        images: folder of `--images`; None: images are searched next to the references.
+        references: as given to `evaluate`.
+        cases: ids of all cases, of which none is a part of another's name.
+    """
+
+    images: Path | None
+    references: Path
+    cases: frozenset[str]
+
+    def check(self) -> list[str]:
+        """The cases without an image in `images`; none if images were not given.
+
+        Raises:
+            DatasetError: no such folder, or it has no image of any case.
+        """
+        if self.images is None:
+            return []
+        if not self.images.is_dir():
+            raise DatasetError(f"--images {self.images}: no such folder. Check the path.")
+        missing = sorted(case for case in self.cases if self.find(case, self.references) is None)
+        if len(missing) == len(self.cases):
+            raise DatasetError(
+                f"--images {self.images}: contains no image of the cases (e.g. {missing[0]}). "
+                f"Expected {_LAYOUTS}."
+            )
+        return missing
+
+    def find(self, case: str, reference: Path) -> Path | None:
+        """The image of a case, or None; `reference` is its label map."""
+        return next((path for path in self._candidates(case, reference) if path.exists()), None)
+
+    def _candidates(self, case: str, reference: Path) -> Iterator[Path]:
+        if self.images is None:
+            folder = reference.parent
+            if folder != self.references:
+                yield from _modalities(folder, case)
+            yield from _by_name((folder.parent / name for name in ("imagesTr", "imagesTs")), case)
+            return
+        yield from _by_name((self.images, self.images / "imagesTr", self.images / "imagesTs"), case)
+        yield from _modalities(self.images, case)
+        yield from self._nested.get(case, ())
+        if case in self._series:
+            yield self._series[case]
+
+    @functools.cached_property
+    def _nested(self) -> dict[str, list[Path]]:
+        """Images at any depth whose name begins with the case, or that lie in a folder of its name."""
+        found: dict[str, list[Path]] = {}
+        assert self.images is not None
+        for path in sorted(self.images.rglob("*")):
+            name = case_id_of(path)
+            if name is None or name.replace("-", "_").rpartition("_")[2].lower() in _NO_IMAGES:
+                continue
+            folders = path.relative_to(self.images).parts[:-1]
+            begins = [c for c in self._beginnings(name) if c in self.cases]
+            owners = begins[-1:] or [folder for folder in folders if folder in self.cases]
+            for case in owners:
+                found.setdefault(case, []).append(path)
+        return found
+
+    @staticmethod
+    def _beginnings(name: str) -> list[str]:
+        """The beginnings of a name that end before "_" or "-", the whole name last."""
+        return [name[:k] for k, letter in enumerate(name) if letter in "_-"] + [name]
+
+    @functools.cached_property
+    def _series(self) -> dict[str, Path]:
+        assert self.images is not None
+        if not dicom.recognizes(self.images):
+            return {}
+        return {case.id: case.channels[0].path for case, _ in dicom.series_cases(self.images)}
+
+
+def _by_name(folders: Iterable[Path], case: str) -> Iterator[Path]:
+    for folder in folders:
+        for middle in ("", "_0000"):
+            yield from (folder / f"{case}{middle}{end}" for end in SUFFIXES)
+
+
+def _modalities(folder: Path, case: str) -> list[Path]:
+    found: dict[str, Path] = {}
+    with suppress(MambamedError):  # names that are no BraTS names
+        found = brats.case_files(folder).get(case, {})
+    return [found[name] for name in _MODALITIES if name in found]
