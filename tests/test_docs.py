@@ -51,7 +51,9 @@ def test_the_readme_holds_commands() -> None:
 def test_a_documented_command_parses(page, line) -> None:
     parameters = parse(line)
     recipe = parameters.get("recipe")
-    if isinstance(recipe, str):
+    if isinstance(recipe, str) and f"recipes new -d prepared/mine -o {recipe}" not in " ".join(
+        each for name, each in ALL if name == page
+    ):
         assert load_recipe(recipe, parameters.get("set") or ()).name
 
 

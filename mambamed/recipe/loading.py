@@ -32,10 +32,13 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: one line per fault: `file:line: key: fact. What to do.`
     """
-    loaded, faults = recipe_and_faults(recipe, overrides)
-    if faults or loaded is None:
+    return _valid(*recipe_and_faults(recipe, overrides))
+
+
+def _valid(recipe: Recipe | None, faults: Sequence[str]) -> Recipe:
+    if faults or recipe is None:
         raise RecipeError("\n".join(faults))
-    return loaded
+    return recipe
 
 
 def recipe_and_faults(
@@ -66,7 +69,7 @@ def parse_recipe(text: str, name: str, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _apply_override(values, origins, override)
     values.setdefault("name", name)
-    return _checked(values, origins, name)
+    return _valid(*_checked(values, origins, name))
 
 
 def overridden(overrides: Sequence[str]) -> dict[str, Any]:
@@ -91,10 +94,7 @@ def parse_recipe_of_run(text: str, file: str) -> Recipe:
     if "extends" in values:
         raise RecipeError(f"{origins[('extends',)]}: extends: unknown key in the recipe of a run. Remove it.")
     values.setdefault("name", "recipe")
-    recipe, faults = _checked(values, origins, file, of_a_run=True)
-    if faults or recipe is None:
-        raise RecipeError("\n".join(faults))
-    return recipe
+    return _valid(*_checked(values, origins, file, of_a_run=True))
 
 
 def find_recipe(recipe: str | Path) -> Path:
