@@ -175,7 +175,7 @@ def test_changed_lost_and_foreign_bytes_are_told(run, model, tmp_path) -> None:
         open_model(rewritten(model, tmp_path / "less.mambamed", lambda n, d: None if n == "plan.json" else d))
     with pytest.raises(ModelError, match=r"members: expected those listed"):
         open_model(rewritten(model, tmp_path / "less.mambamed", lambda n, d: None if "fold_1" in n else d))
-    with pytest.raises(ModelError, match="not a run folder"):
+    with pytest.raises(ModelError, match="no such run folder or model file"):
         open_model(tmp_path / "absent.mambamed")
 
 
