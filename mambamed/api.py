@@ -258,8 +258,6 @@ def train(
             progress=progress,
         )
         fit = None  # respected by that recipe
-        if max_hours is not None:
-            max_hours -= (time.monotonic() - began) / 3600
     options: dict[str, Any] = {
         "prepared": data,
         "output": output,
@@ -271,6 +269,7 @@ def train(
         "precision": precision,
         "deterministic": deterministic,
         "max_hours": max_hours,
+        "began": began,
         "fit": fit,
         "log": log or (),
         "notes": notes,
@@ -744,11 +743,13 @@ def recipes_show(
     if data is None:
         from mambamed.run.cost import recipe_cost
 
-        return recipe_cost(asked)
-    _check_prepared(Path(data))
-    from mambamed.training.measured import measured_recipe
+        cost = recipe_cost(asked)
+    else:
+        _check_prepared(Path(data))
+        from mambamed.training.measured import measured_recipe
 
-    return measured_recipe(asked, data, device, progress)
+        cost = measured_recipe(asked, data, device, progress)
+    return replace(cost, next_command=f"mambamed train {recipe} -d {data or 'PREPARED'}")
 
 
 def recipes_new(
@@ -814,7 +815,8 @@ def recipes_check(
                 recipe_cost(asked)
         except RecipeError as error:
             if not (found and "missing" in str(error)):  # a faulty key was left out
-                faults.append(str(error))
+                line = str(error)
+                faults.append(line if line.startswith((str(each), "recipe ")) else f"{each}: {line}")
     if faults:
         raise RecipeError("\n".join(faults))
     return files

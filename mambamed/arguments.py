@@ -28,6 +28,24 @@ _ACCEPTED = {
     "Items": "str | float | list[str | float]",
     "Texts": "str | list[str]",
 }
+# Numbers of any command: what is expected, and whether a number is that.
+_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "ci": ("more than 0 and less than 1", lambda x: 0 < x < 1),
+    "epochs": ("at least 1", lambda x: x >= 1),
+    "fold": ("at least 0", lambda x: x >= 0),
+    "folds": ("at least 2", lambda x: x >= 2),
+    "gpus": ("at least 1", lambda x: x >= 1),
+    "hours": ("more than 0", lambda x: x > 0),
+    "max_hours": ("more than 0", lambda x: x > 0),
+    "max_windows": ("at least 1", lambda x: x >= 1),
+    "minutes": ("more than 0", lambda x: x > 0),
+    "overlap": ("at least 0 and less than 1", lambda x: 0 <= x < 1),
+    "penalty": ("at least 0", lambda x: x >= 0),
+    "seed": ("at least 0 and less than 2^32", lambda x: 0 <= x < 2**32),
+    "threshold": ("at least 0 and at most 1", lambda x: 0 <= x <= 1),
+    "workers": ("at least 0", lambda x: x >= 0),
+    "worst": ("at least 0", lambda x: x >= 0),
+}
 _PROGRESS = "Callback that receives progress updates, see `mambamed.progress.Progress`."
 _WIDTH = 100
 
@@ -67,6 +85,7 @@ def with_checked_arguments(function: Command, shared: Callable[..., Any]) -> Com
         for key, value in given.arguments.items():
             if key in types:
                 given.arguments[key] = _checked(value, types[key], f"{name}(): {key}")
+        check_ranges(given.arguments, lambda key: f"{name}(): {key}")
         return function(*given.args, **given.kwargs)
 
     parts = name.rpartition(".")
@@ -79,6 +98,22 @@ def with_checked_arguments(function: Command, shared: Callable[..., Any]) -> Com
     returned = _Unquoted(signature.return_annotation)
     checked.__signature__ = signature.replace(parameters=parameters, return_annotation=returned)  # type: ignore[attr-defined]
     return cast(Command, checked)
+
+
+def check_ranges(arguments: Mapping[str, Any], named: Callable[[str], str]) -> None:
+    """Reject numbers out of range, before anything is read; texts such as "0,2" are checked by the command.
+
+    Args:
+        arguments: of a command.
+        named: name of a parameter -> its name in the message.
+
+    Raises:
+        RecipeError: a number is out of range, or not a number.
+    """
+    for name in arguments.keys() & _RANGES.keys():
+        expected, is_right = _RANGES[name]
+        if isinstance(value := arguments[name], (int, float)) and not is_right(value):
+            raise RecipeError(f"{named(name)} {value:g}: expected {expected}. Correct the number.")
 
 
 class _Unquoted(str):

@@ -14,6 +14,7 @@ import mambamed
 from mambamed import api
 from mambamed.errors import MambamedError, RecipeError
 from tests.answers.stubs import stub_run, write_blobs
+from tests.faults.in_process import call
 
 FUNCTIONS = {name: getattr(mambamed, name) for name in mambamed.__all__ if name != "recipes"}
 FUNCTIONS |= {f"recipes.{name}": getattr(mambamed.recipes, name) for name in mambamed.recipes.__all__}
@@ -153,3 +154,50 @@ def test_no_function_has_the_name_of_a_module() -> None:
     package = Path(mambamed.__file__).parent
     modules = {path.stem for path in package.iterdir()} - {"__init__"}
     assert modules & set(mambamed.__all__) == {"recipes"}  # which is a module
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "value"),
+    [
+        ("predict", "overlap", 1.0),
+        ("predict", "max_windows", 0),
+        ("classify", "threshold", 1.5),
+        ("train", "gpus", 0),
+        ("train", "max_hours", 0.0),
+        ("train", "max_hours", -1.0),
+        ("train", "max_hours", float("nan")),
+        ("extend", "epochs", 0),
+        ("demo", "minutes", 0.0),
+        ("prepare", "folds", 1),
+        ("prepare", "seed", -1),
+        ("evaluate", "worst", -1),
+        ("evaluate", "workers", -2),
+        ("evaluate", "penalty", -1.0),
+        ("compare", "ci", 1.0),
+        ("recipes.new", "hours", 0.0),
+    ],
+)
+def test_a_number_out_of_range_is_rejected_before_anything_is_read(name, parameter, value, tmp_path) -> None:
+    """By the function and by the command: nothing that the other arguments name exists."""
+    function = FUNCTIONS[name]
+    required = {
+        each.name: 1 if each.name == "epochs" else "absent"
+        for each in inspect.signature(function).parameters.values()
+        if each.default is inspect.Parameter.empty
+    }
+    with pytest.raises(RecipeError, match=rf"\(\): {parameter} .*: expected "):
+        function(**{**required, parameter: value})
+    arguments = ["absent" for each in required if each != "epochs"]
+    flag = f"--{parameter.replace('_', '-')}"
+    done = call(*name.split("."), *_flags(name, arguments), flag, value)
+    assert done.code == 2
+    done.line_with(f"{flag} {value:g}: expected ")
+
+
+def _flags(name: str, arguments: list[str]) -> list[str]:
+    """The required arguments as the command line takes them."""
+    output = {"predict", "classify"}
+    data = {"recipes.new"}
+    if name in output:
+        return [*arguments[:-1], "-o", arguments[-1]]
+    return ["-d", *arguments] if name in data else arguments

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from mambamed import api
-from mambamed.arguments import described
+from mambamed.arguments import check_ranges, described
 
 _SHORT = {"output": ("-o", "--output"), "data": ("-d", "--data"), "fold": ("-f", "--fold")}
 
@@ -36,6 +36,7 @@ def typed(function: Callable[..., Any], arguments: int) -> Callable[..., Any]:
         parameters.append(parameter)
 
     def run(**given: Any) -> Any:
+        check_ranges(given, lambda name: f"--{name.replace('_', '-')}")
         return function(**given)
 
     run.__name__, run.__doc__, run.__module__ = function.__name__, text, function.__module__

@@ -290,7 +290,7 @@ def recipes_show(cost: RecipeCost) -> None:
         print("'mambamed recipes show RECIPE -d PREPARED' measures the hours of a training on this device.")
     else:
         print("\n".join(cost.training.lines()))
-    _next(f"mambamed train {cost.recipe} -d PREPARED")
+    _next(cost.next_command)
 
 
 def recipes_new(made: NewRecipe) -> None:

@@ -44,11 +44,6 @@ class EvaluateOptions:
     workers: int = 0
     progress: Progress | None = None
 
-    def __post_init__(self) -> None:
-        for name, least in (("worst", 0), ("workers", 0), ("penalty", 0.0)):
-            if (given := getattr(self, name)) is not None and not given >= least:
-                raise RecipeError(f"--{name} {given}: expected at least {least:g}. Correct the number.")
-
     def chosen(self, *names: str) -> dict[str, Any]:
         """Some of the options, by name."""
         return {name: getattr(self, name) for name in names}

@@ -6,6 +6,7 @@ run in processes of one thread each. dataset.json is written last: a folder with
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -22,6 +23,7 @@ from mambamed.errors import CaseError, DatasetError, MambamedError, RecipeError
 from mambamed.io.atomic import flush_all, remove_leftovers
 from mambamed.io.ledger import foreign_file
 from mambamed.io.ownership import Output
+from mambamed.io.write_errors import check_space
 from mambamed.memory import memory_bytes
 from mambamed.preparation.examine import Examined, bytes_needed, examine, summary_of
 from mambamed.preparation.examine_answers import faults_of_classes
@@ -29,7 +31,7 @@ from mambamed.preparation.options import parse_bytes, preprocess_settings
 from mambamed.preparation.planning import make_plan, planned_spacing
 from mambamed.preparation.pool import cores, over_cases
 from mambamed.preparation.reading import FixGeometry
-from mambamed.preparation.resample import fitting_shape
+from mambamed.preparation.resample import fitting_shape, resampled_shape
 from mambamed.preparation.splits import Fold, Member, groups_of, make_splits
 from mambamed.preparation.store import FORMAT
 from mambamed.preparation.store_case import store_case
@@ -192,6 +194,8 @@ def prepare(
             raise DatasetError("\n".join(faults))
 
         plan = make_plan(manifest, [examined[case.id] for case in good], settings)
+        stored = sum(path.stat().st_size for path in (output / "cases").glob("*.b2nd"))
+        check_space(output, _least_bytes(good, examined, plan) - stored, "the prepared cases")
         members = {case.id: _member(case, examined[case.id]) for case in good}
         folds = (
             Splits.read_for(splits, groups_of(members, split.group_by), split.group_by)
@@ -345,6 +349,15 @@ def _bytes_of(cases: Sequence[Case]) -> int:
         with suppress(OSError):
             total += path.stat().st_size
     return total
+
+
+def _least_bytes(cases: Sequence[Case], examined: Mapping[str, Examined], plan: Plan) -> int:
+    """Size that the prepared images will have at least: float16, compressed to a fifth."""
+    seen = ((examined[case.id], len(case.channels)) for case in cases)
+    return sum(
+        math.prod(resampled_shape(each.shape_cropped, each.spacing_mm, plan.spacing_mm)) * channels * 2 // 5
+        for each, channels in seen
+    )
 
 
 def _files_of(folders: Sequence[str], case_ids: Iterable[str]) -> set[str]:

@@ -32,6 +32,7 @@ class RecipeCost:
     training_gib: float
     paper: dict[str, float | str]  # the paper's own numbers, as the recipe quotes them
     training: TrainingCost | None = None  # of the whole training on this device, if it was measured
+    next_command: str = ""
 
 
 def recipe_cost(recipe: Recipe, run: Run | None = None) -> RecipeCost:

@@ -88,7 +88,7 @@ class Run:
             raise ModelError(str(error)) from error
         check_channels(plan, manifest, plan_file, ModelError)
         _check_answers(recipe, manifest, manifest_file)
-        _check_names(recipe, manifest, recipe_file)
+        _check_names(recipe, manifest, str(recipe_file), ModelError)
         return cls(root, recipe, plan, manifest, members)
 
     @cached_property
@@ -221,7 +221,9 @@ def planned_run(recipe: Recipe, plan: Plan, manifest: DatasetManifest, root: Pat
         patch_size=recipe.training.patch_size or plan.patch_size,
         batch_size=recipe.training.batch_size or plan.batch_size,
     )
-    return Run(root, recipe, plan, agreed_manifest(manifest, recipe, choose=True))
+    agreed = agreed_manifest(manifest, recipe, choose=True)
+    _check_names(recipe, agreed, f"recipe {recipe.name}", RecipeError)
+    return Run(root, recipe, plan, agreed)
 
 
 def check_writing(root: Path, folds: Sequence[FoldName], inputs: Sequence[Path] = ()) -> Output:
@@ -339,12 +341,8 @@ def _check_answers(recipe: Recipe, manifest: DatasetManifest, path: Source) -> N
         raise ModelError(f"{path}: {key}: {fact}. Copy the run again.")
 
 
-def _check_names(recipe: Recipe, manifest: DatasetManifest, path: Source) -> None:
-    """Check that what the recipe postprocesses or pairs is predicted.
-
-    Raises:
-        ModelError: a name is unknown.
-    """
+def _check_names(recipe: Recipe, manifest: DatasetManifest, where: str, kind: type[MambamedError]) -> None:
+    """Check that what the recipe postprocesses or pairs is predicted; raises `kind` if a name is unknown."""
     named: dict[str, tuple[Iterable[str], Iterable[str]]] = {}
     if recipe.task == "segmentation":
         for key, names in recipe.inference.postprocess:
@@ -354,7 +352,7 @@ def _check_names(recipe: Recipe, manifest: DatasetManifest, path: Source) -> Non
     for key, (names, known) in named.items():
         if unknown := [name for name in names if name not in known]:
             fact = f"{shortened(unknown[0])} is not predicted; expected one of {', '.join(known)}"
-            raise ModelError(f"{path}: {key}: {fact}. Correct the name.")
+            raise kind(f"{where}: {key}: {fact}. Correct the name.")
 
 
 def _source(root: Path, members: Mapping[str, Member] | None, name: str) -> Source | None:

@@ -51,7 +51,7 @@ def take_one_step(state: TrainingState, task: Task, batch: Batch, place: Workpla
     Steps are repeated, at most three times, until ten seconds have passed.
     """
     patch_size = tuple(batch.image.shape[2:])
-    gflops = step_gflops(_without_numbers(run), batch.image.shape[1], patch_size, len(batch.image))
+    gflops = step_gflops(without_numbers(run), batch.image.shape[1], patch_size, len(batch.image))
     times: list[float] = []
     losses: list[float] = []
     while len(times) <= _REPEATS and sum(times) < _ENOUGH_SECONDS:
@@ -101,9 +101,9 @@ def within_memory(run: Run, place: Workplace) -> tuple[Run, str | None]:
     fewer = dataclasses.replace(run, plan=run.plan.changed(batch_size=1))
     network = recipe.network.model_copy(update={"gradient_checkpointing": True})
     least = dataclasses.replace(fewer, recipe=recipe.model_copy(update={"network": network}))
-    wanted = needed = _step_gib(run)
+    wanted = needed = step_gib(run)
     for tried, how in ((run, ""), (fewer, ""), (least, " with gradient checkpointing")):
-        needed = _step_gib(tried)
+        needed = step_gib(tried)
         if needed * 2**30 <= free:
             patches = f"{tried.plan.batch_size} of {run.plan.batch_size} patches{how}"
             line = f"a training step needs about {wanted:.1f} GiB, {free / 2**30:.1f} are free here: "
@@ -129,18 +129,20 @@ def shortage_named(run: Run) -> Iterator[None]:
         patches = f"{run.plan.batch_size} patches of {'x'.join(map(str, run.plan.patch_size))}"
         raise RunError(
             f"recipe {run.recipe.name}: the training {shortage(error)}. A step of {patches} takes about "
-            f"{_step_gib(run):.1f} GiB. Use a smaller training.patch_size or training.batch_size, --fit auto "
+            f"{step_gib(run):.1f} GiB. Use a smaller training.patch_size or training.batch_size, --fit auto "
             "or network.gradient_checkpointing=true."
         ) from error
 
 
-def _step_gib(run: Run) -> float:
+def step_gib(run: Run) -> float:
+    """Estimated memory of a training step, GiB."""
     channels = input_channels(run.recipe, run.manifest)
-    cost = network_cost(_without_numbers(run), channels, run.plan.patch_size, run.plan.batch_size)
+    cost = network_cost(without_numbers(run), channels, run.plan.patch_size, run.plan.batch_size)
     return cost.training_gib
 
 
-def _without_numbers(run: Run) -> nn.Module:
+def without_numbers(run: Run) -> nn.Module:
+    """The network of a run without memory for its weights."""
     with torch.device("meta"):
         return make_network(run.recipe, run.manifest)
 

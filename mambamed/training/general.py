@@ -301,7 +301,8 @@ class _Maker:
             )
         if self._proposal.whole and (share := self._share(patch)) < 1:
             why += f"; it holds {share:.0%} of the median case: 'prepare --spacing' with larger voxels helps"
-        why_width = "as asked" if self._given.channels else "narrow: more steps in the same time"
+        narrow = "narrow: more steps in the same time" if len(self._widths()) > 1 else ""
+        why_width = "as asked" if self._given.channels else narrow
         return _Size(width, patch, pace, peak, why_width, why)
 
     def widened(self, size: _Size, room_gib: float) -> _Size:
@@ -375,7 +376,9 @@ class _Maker:
         dataset, per_epoch = self._dataset, _steps_per_epoch(expected)
         batch = "as asked" if self._given.batch else ""
         if not batch:
-            batch = "small: more steps in the same time" if self._on_cpu else "from the plan"
+            planned = dataset.plan.batch_size
+            small = "small: more steps in the same time" if self._batch < planned else ""
+            batch = "from the plan" if self._batch == planned else small
         tta = Choice("inference.tta", "none", "no averaging over mirror images: predictions take less time")
         if not self._on_cpu:
             tta = Choice("inference.tta", "mirror", "averages over mirror images, if there are any")

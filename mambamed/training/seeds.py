@@ -51,6 +51,7 @@ def train_seeds(
     *,
     output: Path | None = None,
     max_hours: float | None = None,
+    began: float | None = None,
     **options: Any,
 ) -> SeedsSummary:
     """Train a recipe once per seed, each in a separate run folder, and compare.
@@ -63,6 +64,7 @@ def train_seeds(
             folder is a run.
         output: folder of the run folders (default: `runs/<recipe>`).
         max_hours: for all of them.
+        began: monotonic time from which they count (default: now).
         options: those of `train`.
     """
     numbers, root = chosen_seeds(seeds), output or Path("runs") / recipe.name
@@ -74,7 +76,8 @@ def train_seeds(
         place.check([TABLE])
         with waiting_lock(root):
             place.begin()
-    deadline = None if max_hours is None else time.monotonic() + max_hours * 3600
+    began = time.monotonic() if began is None else began
+    deadline = None if max_hours is None else began + max_hours * 3600
     runs: list[TrainSummary] = []
     for seed in numbers:
         left = None

@@ -27,6 +27,7 @@ from mambamed.training.dry_run import DryRun, shortage_named
 from mambamed.training.fit import device_memory, fit_recipe
 from mambamed.training.imagined import ImaginedDataset
 from mambamed.training.measured import measured_step
+from mambamed.training.needs import check_needs
 from mambamed.training.ranks import join_ranks
 from mambamed.training.session import FoldSummary, Session, TrainOptions, already_trained
 from mambamed.training.trackers import check_trackers
@@ -57,6 +58,7 @@ def train(
     precision: str | None = None,
     deterministic: bool = False,
     max_hours: float | None = None,
+    began: float | None = None,
     fit: str | None = None,
     dry_run: bool = False,
     log: Sequence[str] = (),
@@ -65,6 +67,7 @@ def train(
 ) -> TrainSummary:
     """Train the network of a recipe, and validate it on whole volumes; the arguments are as in `api.train`.
 
+    `began` is the monotonic time from which `max_hours` counts (default: now).
     `fold` may also be several folds; with `extend`, the epochs of the recipe and the run may differ. `notes`
     are the reasons for the values of the recipe, which are logged and written into the run's recipe.yaml.
     On another machine, or with another number of threads, results differ by rounding; with `deterministic`, a
@@ -79,7 +82,8 @@ def train(
     progress = progress or Silence()
     if deterministic and max_hours is not None:
         raise RecipeError("--deterministic: a schedule fitted to the clock differs each time; no --max-hours")
-    deadline = None if max_hours is None else time.monotonic() + max_hours * 3600
+    began = time.monotonic() if began is None else began
+    deadline = None if max_hours is None else began + max_hours * 3600
     check_trackers(log)
     keep_freed_memory()
     named = prepared or (Path(recipe.dataset.prepared) if recipe.dataset.prepared else None)
@@ -113,6 +117,8 @@ def train(
             for number in () if resume else folds:
                 if run.checkpoint(number, "last").is_file() and not is_locked(run.fold_folder(number)):
                     raise already_trained(run, number)  # before anything is written
+            if not resume:
+                check_needs(run, folds, place)
         if max_hours is not None and not resume and ranks.world == 1:
             _, pace = measured_step(run, dataset, folds[0], place, Silence())
             check_time(pace, max_hours / len(folds), "--max-hours")

@@ -46,12 +46,6 @@ class Serving:
     max_windows: int = 100_000  # an image that needs more is rejected
     max_vram: str | None = None  # GPU memory limit; beyond it batches shrink, then the CPU is used
 
-    def __post_init__(self) -> None:
-        if self.overlap is not None and not 0 <= self.overlap < 1:
-            raise RecipeError(f"--overlap {self.overlap}: must be at least 0 and less than 1")
-        if self.max_windows < 1:
-            raise RecipeError(f"--max-windows {self.max_windows}: expected at least 1. Correct the number.")
-
 
 @dataclass(frozen=True)
 class Member:

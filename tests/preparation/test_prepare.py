@@ -369,3 +369,12 @@ def test_a_raw_dataset_is_not_its_own_output(tmp_path) -> None:
     with pytest.raises(RecipeError, match="is the input"):
         prepare(raw, tmp_path / "raw", workers=1, overwrite=True)
     assert contents(tmp_path / "raw") == before and not (tmp_path / "raw" / ".lock").exists()
+
+
+def test_a_disk_that_is_too_small_is_found_before_cases_are_written(tmp_path, monkeypatch) -> None:
+    dataset = convert(make_dataset(tmp_path / "raw"))
+    usage = type(shutil.disk_usage("/"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10, 0, 10))
+    with pytest.raises(RunError, match=r"out: the prepared cases need about .* MiB, and 0\.0 MiB are free"):
+        prepare(dataset, tmp_path / "out", workers=1)
+    assert not list((tmp_path / "out").glob("cases/*"))

@@ -1,10 +1,8 @@
 """Slabs of several sources that end at different planes have one mean."""
 
-import pytest
 import torch
 
-from mambamed.errors import RecipeError
-from mambamed.volumes.ensemble import Serving, mean_of_slabs
+from mambamed.volumes.ensemble import mean_of_slabs
 from mambamed.volumes.sliding_window import Slab
 
 
@@ -27,11 +25,3 @@ def test_one_source_is_passed_on() -> None:
     one = torch.randn(12, 2, 4, 5)
     slabs = list(mean_of_slabs([cut(one, [5, 12])], [3]))
     assert torch.equal(torch.cat([slab.planes for slab in slabs]), one)
-
-
-@pytest.mark.parametrize(
-    ("option", "value"), [("max_windows", 0), ("overlap", 1.0), ("overlap", float("nan"))]
-)
-def test_a_number_without_a_meaning_is_rejected_before_models_are_loaded(option, value) -> None:
-    with pytest.raises(RecipeError, match=f"--{option.replace('_', '-')} {value}"):
-        Serving(**{option: value})
