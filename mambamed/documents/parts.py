@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mambamed.documents.prediction import PredictionRecord
 from mambamed.documents.prepared import CaseEntry, PreparedIndex
 from mambamed.documents.run import FoldName
 from mambamed.documents.splits import Splits, cases_of
@@ -39,3 +40,22 @@ def entries_of_part(prepared: Path, part: str, folds: Sequence[FoldName] = ()) -
         fold = f" in fold {chosen[0]}" if len(chosen) == 1 else ""
         raise RecipeError(f"--part {part}: {prepared} has no such cases{fold}.{hint}")
     return [case for case in index.cases if case.id in ids]
+
+
+def folds_behind(predictions: Path) -> list[FoldName]:
+    """The folds whose checkpoints made predictions, by the records next to them; none if there is no record.
+
+    Args:
+        predictions: a folder, or a table of classes.
+    """
+    if predictions.is_dir():
+        records = predictions.glob("run*.json")
+    else:
+        records = predictions.parent.glob(f"{predictions.stem}.run*.json")
+    names: set[str] = set()
+    for path in records:
+        for member in (PredictionRecord.read(path).settings or {}).get("members") or ():
+            if isinstance(member, dict) and isinstance(checkpoints := member.get("checkpoints"), dict):
+                names |= set(checkpoints)
+    folds = (name.removeprefix("fold_") for name in sorted(names))
+    return [int(fold) if fold.isdecimal() else fold for fold in folds]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mambamed.documents.evaluation import read_summary
-from mambamed.documents.parts import entries_of_part
+from mambamed.documents.parts import entries_of_part, folds_behind
 from mambamed.errors import DatasetError, MambamedError
 from mambamed.io.lock import reading
 from mambamed.io.ownership import Output
@@ -47,7 +47,8 @@ def evaluate(predictions: Path, references: Path, options: EvaluateOptions) -> E
     with ExitStack() as held:
         held.enter_context(reading(predictions, references))
         if options.part is not None:
-            cases = tuple(case.id for case in entries_of_part(references, options.part))
+            entries = entries_of_part(references, options.part, folds_behind(predictions))
+            cases = tuple(case.id for case in entries)
             options = replace(options, cases=cases)
         if options.output is not None:
             inputs = [place for place in (predictions, references, options.images) if place is not None]

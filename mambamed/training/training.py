@@ -18,7 +18,7 @@ from mambamed.progress import Progress, Silence
 from mambamed.recipe import Recipe
 from mambamed.run.device import keep_freed_memory
 from mambamed.run.export import open_model
-from mambamed.run.folder import Run, create_run, planned_run, writing
+from mambamed.run.folder import Run, check_writing, create_run, planned_run, writing
 from mambamed.run.workplace import Workplace, choose_workplace
 from mambamed.training.commands import predict_command, resume_command
 from mambamed.training.costs import check_time
@@ -114,6 +114,7 @@ def train(
         if init_from is not None:
             open_model(init_from).chosen_folds("all")
         if ranks.leads:
+            check_writing(root, folds, [dataset.root])
             for number in () if resume else folds:
                 if run.checkpoint(number, "last").is_file() and not is_locked(run.fold_folder(number)):
                     raise already_trained(run, number)  # before anything is written

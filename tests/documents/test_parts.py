@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mambamed.documents.parts import entries_of_part
+from mambamed.documents.parts import entries_of_part, folds_behind
 from mambamed.errors import RecipeError
 from mambamed.io.json_files import write_json
+from mambamed.run.provenance import provenance
 
 
 def dataset(root, *folds):
@@ -40,3 +41,20 @@ def test_a_dataset_without_a_test_part_says_how_to_make_one(tmp_path) -> None:
         RecipeError, match=r"--part test: .* has no such cases in fold 0\. Prepare it with e\.g\. --split"
     ):
         entries_of_part(root, "test")
+
+
+@pytest.mark.parametrize(
+    ("members", "folds"),
+    [
+        ([{"run": "a", "checkpoints": {"fold_1": "x", "fold_0": "y"}}], [0, 1]),
+        ([{"checkpoints": {"fold_none": "x"}}, {"checkpoints": {"fold_2": "x"}}], [2, "none"]),
+        ([3, {"checkpoints": 4}], []),
+        (None, []),
+    ],
+)
+def test_the_folds_behind_predictions_are_those_of_their_records(members, folds, tmp_path) -> None:
+    record = {"version": "0.2.0", "settings": {"members": members}, "cases": {}, **provenance()}
+    write_json(tmp_path / "masks" / "run_1_of_2.json", record)
+    write_json(tmp_path / "preds.run.json", record)
+    assert folds_behind(tmp_path / "masks") == folds_behind(tmp_path / "preds.csv") == folds
+    assert folds_behind(tmp_path / "others.csv") == []

@@ -60,4 +60,8 @@ def test_a_missing_file_gives_one_line(tmp_path, name) -> None:
     (tmp_path / "bad" / name).unlink()
     answer = call("compare", tmp_path / "good", tmp_path / "bad")
     assert answer.code == 2 and len(answer.lines) == 1, answer
-    answer.line_with(str(tmp_path / "bad" / name), "cannot be read")
+    file, fact = {
+        "summary.json": (tmp_path / "bad", "is not an output folder of evaluate: no summary.json"),
+        "cases.csv": (tmp_path / "bad" / name, "cannot be read"),
+    }[name]
+    answer.line_with(str(file), fact)

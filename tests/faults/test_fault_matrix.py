@@ -91,7 +91,7 @@ def prepared(tmp_path_factory) -> Done:
         write_image(label, array, like=header)
     done = mambamed(
         *("prepare", raw, "-o", folder / "out", "--format", "nnunet"),
-        *("--spacing", "keep", "--skip-faulty", "--no-qc", "--json"),
+        *("--spacing", "keep", "--skip-faulty", "--no-qc", "--json", "-v"),
     )
     assert "Traceback" not in done.stderr, done.stderr
     return Done(done.returncode, done.stderr.splitlines(), json.loads(done.stdout), folder / "out")
@@ -108,7 +108,7 @@ def predicted(tmp_path_factory) -> Done:
     for row in IMAGE_ROWS:
         row.write(images / (row.name + row.suffix))
     done = mambamed(
-        *("predict", run.root, images, "-o", folder / "out", "--json"),
+        *("predict", run.root, images, "-o", folder / "out", "--json", "-v"),
         *("--device", "cpu", "--precision", "fp32", "--tta", "none", "--overlap", "0"),
     )
     assert "Traceback" not in done.stderr, done.stderr
