@@ -119,7 +119,7 @@ def integer_labels(
             shown = ", ".join(str(label) for label in allowed)
             raise CaseError(
                 f"{path}: label {named} is not among those to be scored ({shown}, from {source}). "
-                "Add it there, or remap it."
+                "Add it there, or name what is scored: --regions NAME=VALUE."
             )
     return array
 

@@ -20,6 +20,10 @@ from mambamed.jobs.shard import Shard
 from mambamed.run.provenance import provenance, sha256_of
 from mambamed.terminal import printable
 
+# Between two writings of a record, in times of the last one: a long record takes a twentieth of the time. The
+# cases that a kill loses are done again.
+PAUSE = 20
+
 
 class Record:
     """The cases of an output folder. A result is valid only if the record lists it as done.
@@ -179,8 +183,7 @@ class Record:
     def _write(self, case: Case, facts: dict[str, Any]) -> None:
         with self._guard:
             self._document["cases"][case.id] = {**facts, **self._input(case)}
-            # A long record takes long to write: a twentieth of the time. What a kill loses is done again.
-            due = time.monotonic() >= self._written + 20 * self._seconds
+            due = time.monotonic() >= self._written + PAUSE * self._seconds
         if due:
             self.flush()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mambamed.io import atomic
+from mambamed.jobs import record
 from tests.faults.in_process import call
 from tests.faults.small_jobs import JOBS, TIMED, output_of
 from tests.kills import contents
@@ -43,6 +44,7 @@ class Disk:
 def disk(monkeypatch):
     disk = Disk()
     monkeypatch.setattr(Path, "replace", lambda path, target: disk.replace(path, target))
+    monkeypatch.setattr(record, "PAUSE", 0)  # the number of writes does not depend on the clock
     return disk
 
 

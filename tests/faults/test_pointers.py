@@ -25,7 +25,9 @@ def test_classes_in_a_column_of_labels_lead_to_the_option(tmp_path) -> None:
 def test_labels_that_are_not_scored_lead_to_the_option(tmp_path) -> None:
     for folder in ("masks", "references"):
         write_nifti(tmp_path / folder / "a.nii.gz", LABEL)
-    done = call("evaluate", tmp_path / "masks", tmp_path / "references", "--regions", "one=1")
+    names = '{"labels": {"background": 0, "one": 1}}'
+    (tmp_path / "references" / "dataset.json").write_text(names)
+    done = call("evaluate", tmp_path / "masks", tmp_path / "references")
     line = done.line_with("references/a.nii.gz", "label 2", "--regions")
     assert done.code == 3 and "manifest" not in line
 

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from mambamed.errors import MambamedError
 from tests.answers.stubs import stub_run
 from tests.faults.fault_files import VOXELS, packed
 from tests.faults.in_process import Answer, call
@@ -173,8 +172,9 @@ def test_a_training_records_what_it_was(work) -> None:
 def test_a_fault_is_one_line_and_with_v_a_traceback(tmp_path) -> None:
     quiet = call("predict", tmp_path / "none", tmp_path, "-o", tmp_path / "out")
     assert quiet.code == 2 and len(quiet.lines) == 1 and isinstance(quiet, Answer)
-    with pytest.raises(MambamedError, match="not a run folder"):
-        call("predict", tmp_path / "none", tmp_path, "-o", tmp_path / "out", "-v")
+    verbose = call("predict", tmp_path / "none", tmp_path, "-o", tmp_path / "out", "-v")
+    assert verbose.code == 2 and verbose.lines[-1] == quiet.lines[0]
+    verbose.line_with("Traceback")
 
 
 def test_the_marker_is_found_where_it_is(work) -> None:
