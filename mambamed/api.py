@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from mambamed.converters import CONVERTERS
 from mambamed.errors import RecipeError
+from mambamed.terminal import command_line
 
 if TYPE_CHECKING:
     from mambamed.answers.classification import ClassifySummary
@@ -749,7 +750,7 @@ def recipes_show(
         from mambamed.training.measured import measured_recipe
 
         cost = measured_recipe(asked, data, device, progress)
-    return replace(cost, next_command=f"mambamed train {recipe} -d {data or 'PREPARED'}")
+    return replace(cost, next_command=command_line("train", recipe, "-d", data or "PREPARED"))
 
 
 def recipes_new(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Iterable
@@ -23,6 +24,15 @@ from typing import Any, TextIO, cast
 _UNSAFE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+
+
+def command_line(*words: object) -> str:
+    """A command of mambamed as a shell takes it: words with spaces are quoted.
+
+    >>> command_line("train", "-d", "my data", "-f", 0)
+    "mambamed train -d 'my data' -f 0"
+    """
+    return shlex.join(["mambamed", *map(str, words)])
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mambamed.terminal import printable, unescaped
+from mambamed.terminal import command_line, printable, unescaped
 
 if TYPE_CHECKING:
     from mambamed.answers.classification import ClassifySummary
@@ -228,7 +228,7 @@ def import_weights(summary: ImportSummary) -> None:
         ["run", str(summary.run)],
     ]
     _table("imported weights", ["property", "value"], rows)
-    _next(f"mambamed predict {summary.run} IMAGES -o masks")
+    _next(command_line("predict", summary.run, "IMAGES", "-o", "masks"))
 
 
 def demo(summary: DemoSummary) -> None:

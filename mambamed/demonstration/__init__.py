@@ -16,6 +16,7 @@ from mambamed.preparation.prepare import prepare
 from mambamed.progress import Progress, Silence
 from mambamed.recipe import load_recipe
 from mambamed.report.pictures import PicturedCase, draw_cases
+from mambamed.terminal import command_line
 from mambamed.training import train
 
 TRAINING_CASES = 24
@@ -65,16 +66,18 @@ def _demo(output: Path, minutes: float, progress: Progress) -> DemoSummary:
         if not (folder / f"PHANTOM-{seed:04d}" / f"PHANTOM-{seed:04d}-seg.nii.gz").is_file():
             write_phantoms(folder, 1, first_seed=seed)  # the label map is written last
         progress.advance()
-    layout = "--format brats --recipe phantom_nnmamba"
-    progress.say(f"2/6 mambamed prepare {data / 'training'} -o {prepared} {layout}")
+    layout = ("--format", "brats", "--recipe", "phantom_nnmamba")
+    progress.say(f"2/6 {command_line('prepare', data / 'training', '-o', prepared, *layout)}")
     raw = converters.convert(data / "training", format="brats")
     prepare(raw, prepared, recipe=recipe, progress=progress)
-    progress.say(f"3/6 mambamed train phantom_nnmamba -d {prepared} -o {run} --max-hours {minutes / 60:.3f}")
+    limit = ("--max-hours", f"{minutes / 60:.3f}")
+    progress.say(f"3/6 {command_line('train', 'phantom_nnmamba', '-d', prepared, '-o', run, *limit)}")
     hours = minutes / 60
     train(recipe, prepared=prepared, output=run, fold="0", resume=True, max_hours=hours, progress=progress)
-    progress.say(f"4/6 mambamed predict {run} {data / 'test'} -o {predictions}")
+    progress.say(f"4/6 {command_line('predict', run, data / 'test', '-o', predictions)}")
     predict([run], data / "test", predictions, progress=progress)
-    progress.say(f"5/6 mambamed evaluate {predictions} {data / 'test'} -o {tables} --recipe phantom_nnmamba")
+    scored = ("-o", tables, "--recipe", "phantom_nnmamba")
+    progress.say(f"5/6 {command_line('evaluate', predictions, data / 'test', *scored)}")
     evaluation = evaluate(
         predictions,
         data / "test",

@@ -17,6 +17,7 @@ from mambamed.errors import DatasetError, MambamedError
 from mambamed.io.json_files import write_json
 from mambamed.io.members import Source
 from mambamed.schema_errors import repeated
+from mambamed.terminal import command_line
 
 _REMEDY = "Prepare the dataset again."
 
@@ -99,7 +100,7 @@ class PreparedIndex(DatasetManifest):
         if isinstance(content, Mapping) and "prepared_format" not in content:
             raise DatasetError(
                 f"{path}: prepared_format: missing: these files are not prepared yet. "
-                f"Run 'mambamed prepare {Path(str(path)).parent}' first."
+                f"Run {command_line('prepare', Path(str(path)).parent)} first."
             )
         return super().checked(content, path)
 

@@ -18,6 +18,7 @@ from mambamed.jobs.record import Record
 from mambamed.jobs.shard import chosen_shard
 from mambamed.progress import Progress, Silence
 from mambamed.run.device import keep_freed_memory
+from mambamed.terminal import command_line
 from mambamed.volumes.ensemble import Ensemble, Serving, load_ensemble
 
 
@@ -62,8 +63,8 @@ class JobResult:
 def evaluate_command(output: Path, inputs: Path, options: JobOptions, references: str = "REFERENCES") -> str:
     """The command that scores the output of a job; `references` are named if they are not known."""
     if options.part is None:
-        return f"mambamed evaluate {output} {references}"
-    return f"mambamed evaluate {output} {inputs} --part {options.part}"
+        return command_line("evaluate", output, references)
+    return command_line("evaluate", output, inputs, "--part", options.part)
 
 
 def run_job(

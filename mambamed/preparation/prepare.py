@@ -39,6 +39,7 @@ from mambamed.progress import Progress, Silence
 from mambamed.recipe import Preprocess, Recipe, Split, shipped_recipes
 from mambamed.report.contact_sheet import write_index
 from mambamed.report.planes import color_of
+from mambamed.terminal import command_line
 
 _WORTH_PROCESSES = 64 * 2**20  # a second of work; a process takes about that to start
 _ENDS = {
@@ -168,11 +169,11 @@ def prepare(
     def summary(
         plan: Plan | None, cases: int, findings: list[Finding], faults: list[str], test_cases: int = 0
     ) -> PreparedSummary:
-        following = f"mambamed train -d {output} -o {Path('runs') / output.name}"
+        following = command_line("train", "-d", output, "-o", Path("runs") / output.name)
         if recipe is not None:
             named = recipe_named or (recipe.name if recipe.name in shipped_recipes() else "RECIPE")
-            following = f"mambamed train {named} -d {output}"
-        new = "" if recipe else f"mambamed recipes new -d {output} -o {output.name}.yaml"
+            following = command_line("train", named, "-d", output)
+        new = "" if recipe else command_line("recipes", "new", "-d", output, "-o", f"{output.name}.yaml")
         seconds, found = time.monotonic() - began, tuple(findings)
         return PreparedSummary(
             output, manifest, plan, cases, test_cases, found, tuple(faults), seconds, following, new

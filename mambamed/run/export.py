@@ -37,6 +37,7 @@ from mambamed.run import calibration, thresholds
 from mambamed.run.checkpoint import Checkpoint, encode_checkpoint, read_checkpoint
 from mambamed.run.folder import Run
 from mambamed.run.provenance import sha256_of
+from mambamed.terminal import command_line
 
 SUFFIX = ".mambamed"
 
@@ -142,7 +143,7 @@ def export_model(
         folds=tuple(numbers),
         bytes=output.stat().st_size,
         sha256=sha256_of(output),
-        next_command=f"mambamed {run.task.verb} {output} IMAGES",
+        next_command=command_line(run.task.verb, output, "IMAGES"),
     )
 
 

@@ -19,6 +19,7 @@ from mambamed.preparation.store import PreparedDataset
 from mambamed.recipe import Choice
 from mambamed.tasks.covariates_found import covariates_found
 from mambamed.tasks.sides import pairs_by_name, side_of
+from mambamed.terminal import command_line
 
 # Task -> network, and where it was found to be the best within minutes of training on a CPU.
 NETWORKS_OF_TASKS = {
@@ -132,9 +133,10 @@ def estimate(root: Path) -> str:
     voxels = proposal.steps * proposal.batch[0] * math.prod(proposal.patch)
     hours = FORMS[NETWORKS_OF_TASKS[proposal.task][0]].cpu_us * 1e-6 * voxels / cores() / 3600
     time = f", about {hours:.2g} h on {cores()} CPU cores and much less on a GPU" if hours else ""
+    command = command_line("train", "-d", root, "--dry-run")
     return (
         f"training: at most {proposal.steps} steps of {proposal.batch[0]} patches of "
-        f"{'x'.join(map(str, proposal.patch))}{time}; 'mambamed train -d {root} --dry-run' measures it here, "
+        f"{'x'.join(map(str, proposal.patch))}{time}; {command} measures it here, "
         "--max-hours shortens it"
     )
 

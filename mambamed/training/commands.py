@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mambamed.documents.run import FoldName
 from mambamed.tasks.base import task_class
+from mambamed.terminal import command_line
 
 
 def predict_command(task: str, models: Sequence[Path], name: str) -> str:
@@ -15,7 +16,7 @@ def predict_command(task: str, models: Sequence[Path], name: str) -> str:
     'mambamed landmarks runs/heads IMAGES -o landmarks/heads'
     """
     made = task_class(task)
-    return f"mambamed {made.verb} {' '.join(map(str, models))} IMAGES -o {made.output.format(name=name)}"
+    return command_line(made.verb, *models, "IMAGES", "-o", made.output.format(name=name))
 
 
 def resume_command(run: Path, prepared: Path, fold: FoldName, seeds: str | None = None) -> str:
@@ -25,5 +26,5 @@ def resume_command(run: Path, prepared: Path, fold: FoldName, seeds: str | None 
     >>> resume_command(Path("a"), Path("data"), 0)
     'mambamed train a/recipe.yaml -d data -o a -f 0 --resume'
     """
-    output = f"-o {run}" if seeds is None else f"--seeds {seeds} -o {run.parent}"
-    return f"mambamed train {run / 'recipe.yaml'} -d {prepared} {output} -f {fold} --resume"
+    output = ("-o", run) if seeds is None else ("--seeds", seeds, "-o", run.parent)
+    return command_line("train", run / "recipe.yaml", "-d", prepared, *output, "-f", fold, "--resume")

@@ -29,6 +29,7 @@ from mambamed.run.folder import planned_run
 from mambamed.run.training_cost import TrainingCost, duration
 from mambamed.run.workplace import Workplace, choose_workplace
 from mambamed.tasks.proposals import FORMS, NETWORKS_OF_TASKS, Form, Proposal, proposal_for
+from mambamed.terminal import command_line
 from mambamed.training.costs import check_time, cost_of
 from mambamed.training.fit import device_memory, probe_step, smaller_patch
 from mambamed.training.measured import measured_step
@@ -101,9 +102,9 @@ def new_recipe(
         made = general_recipe(
             dataset, place, asked=asked, hours=hours, option="--hours", fit=fit, progress=progress
         )
-    name, recipe = (_name_of(data), "") if output is None else (output.stem, f"{output} ")
-    command = f"mambamed train {recipe}-d {data} -o {Path('runs') / name}"
-    command += "" if hours is None else f" --max-hours {hours:g}"
+    name, recipe = (_name_of(data), []) if output is None else (output.stem, [output])
+    limit = [] if hours is None else ["--max-hours", f"{hours:g}"]
+    command = command_line("train", *recipe, "-d", data, "-o", Path("runs") / name, *limit)
     header = [
         f"General recipe for {data}, made by mambamed {__version__} for its {len(dataset.case_ids)} cases. "
         "Change what you like.",

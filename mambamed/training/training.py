@@ -20,6 +20,7 @@ from mambamed.run.device import keep_freed_memory
 from mambamed.run.export import open_model
 from mambamed.run.folder import Run, check_writing, create_run, planned_run, writing
 from mambamed.run.workplace import Workplace, choose_workplace
+from mambamed.terminal import command_line
 from mambamed.training.commands import predict_command, resume_command
 from mambamed.training.costs import check_time
 from mambamed.training.deterministic import deterministic as made_deterministic
@@ -110,7 +111,7 @@ def train(
             for line in (*notes, *reasons.values()):
                 progress.say(line)
             cost, _ = measured_step(run, dataset, folds[0], place, progress)
-            return TrainSummary(root, (), cost, (), f"mambamed train {recipe.name} -o {root}")
+            return TrainSummary(root, (), cost, (), command_line("train", recipe.name, "-o", root))
         if init_from is not None:
             open_model(init_from).chosen_folds("all")
         if ranks.leads:
@@ -144,7 +145,7 @@ def train(
                 break
     following = predict_command(recipe.task, [root], root.name)
     if summaries[-1].stopped and extend:
-        following = f"mambamed extend {root} --epochs {recipe.training.epochs}"
+        following = command_line("extend", root, "--epochs", recipe.training.epochs)
     elif summaries[-1].stopped:
         following = resume_command(root, dataset.root, "all" if fold == "all" else folds[0])
     return TrainSummary(root, tuple(summaries), None, tuple(faults), following)
@@ -179,7 +180,8 @@ def _dry_run_without_data(
         progress.say(line)
     cost, _ = measured_step(run, cast(PreparedDataset, dataset), 0, place, progress)
     prepared = recipe.dataset.prepared or "PREPARED"
-    return TrainSummary(root, (), cost, (), f"mambamed prepare SOURCE -o {prepared} --recipe {recipe.name}")
+    following = command_line("prepare", "SOURCE", "-o", prepared, "--recipe", recipe.name)
+    return TrainSummary(root, (), cost, (), following)
 
 
 def chosen_folds(fold: FoldName | Sequence[FoldName], count: int, dataset: Path) -> list[FoldName]:
