@@ -12,10 +12,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
-from pydantic import TypeAdapter, ValidationError
-
 from mambamed.errors import RecipeError
-from mambamed.schema_errors import fact_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -166,6 +163,10 @@ def _docstring(function: Callable[..., Any], shared: Callable[..., Any], signatu
 
 
 def _checked(value: Any, kind: Any, where: str) -> Any:
+    from pydantic import TypeAdapter, ValidationError  # not at the start: `--help` needs no pydantic
+
+    from mambamed.schema_errors import fact_of
+
     if isinstance(value, os.PathLike) and "Path" not in str(kind):
         value = os.fspath(value)
     if "list[" in str(kind):
