@@ -235,7 +235,7 @@ def read_points_of_table(path: Path) -> tuple[str, dict[str, Points]]:
     if name is None or not axes:
         raise DatasetError(
             f"{path}: expected the columns landmark,x,y,z (mm, RAS+), and case if it has several cases, got "
-            f"{','.join(headers)}. Rename the columns."
+            f"{named(','.join(headers))}. Rename the columns."
         )
     case = column_of(headers, POINT_CASE_COLUMNS)
     places: dict[str, list[tuple[str, list[str]]]] = {}

@@ -304,7 +304,7 @@ def _apply_override(values: dict[str, Any], origins: dict[KeyPath, Origin], over
     override = override if len(override) <= 100 else f"{override[:97]}..."
     path = tuple(part.strip() for part in key.split("."))
     if not equals or not all(path):
-        raise RecipeError(f"--set {override}: expected key=value, e.g. training.epochs=10.")
+        raise RecipeError(f"--set {named(override)}: expected key=value, e.g. training.epochs=10.")
     at = values
     for part in path[:-1]:
         if not isinstance(at.setdefault(part, {}), dict):
