@@ -6,13 +6,14 @@ import math
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mambamed.schema_errors import some_of
 from mambamed.terminal import command_line, printable, unescaped
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def prepare(summary: PreparedSummary) -> None:
     rows = [
         ["cases", str(summary.cases)],
         ["channels", ", ".join(summary.manifest.channels)],
-        [task, _some_of(names)],
+        [task, some_of(names, most=_NAMES_SHOWN)],
         ["spacing", "unchanged" if plan.keep_spacing else _number(plan.spacing_mm) + " mm"],
         ["median shape", _number(plan.shape_median)],
         ["patch and batch", f"{_number(plan.patch_size)}, {plan.batch_size}"],
@@ -70,26 +71,14 @@ def prepare(summary: PreparedSummary) -> None:
     _table(f"{summary.output}: prepared in {summary.seconds:.1f} s", ["plan", "value"], rows)
     if summary.test_cases:
         print(
-            f"{summary.test_cases} of the cases are for test and are not trained on. Predict them with "
-            f"'mambamed {_verb(task)} RUN {summary.output} --part test'."
+            f"{summary.test_cases} of the cases are for test and are not trained on. Give {summary.output} "
+            "with --part test as the images to predict them, and as the references to evaluate them."
         )
     if summary.estimate:
         print(summary.estimate)
     _next(summary.next_command)
     if summary.recipe_command:
         print(f"or, to change the recipe first: {summary.recipe_command}")
-
-
-def _verb(task: str) -> str:
-    """The command that applies models of a task."""
-    return {"landmarks": "landmarks", "classification": "classify"}.get(task, "predict")
-
-
-def _some_of(names: Iterable[str]) -> str:
-    """The names; if there are many, the first ones and their number."""
-    known = list(names)
-    shown = ", ".join(known[:_NAMES_SHOWN])
-    return shown if len(known) <= _NAMES_SHOWN else f"{shown}, ... ({len(known)} in all)"
 
 
 def train(summary: TrainSummary | SeedsSummary) -> None:

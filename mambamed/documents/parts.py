@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mambamed.documents.prediction import PredictionRecord
+from mambamed.documents.prediction import PredictionRecord, records_of
 from mambamed.documents.prepared import CaseEntry, PreparedIndex
 from mambamed.documents.run import FoldName
 from mambamed.documents.splits import Splits, cases_of
@@ -48,12 +48,8 @@ def folds_behind(predictions: Path) -> list[FoldName]:
     Args:
         predictions: a folder, or a table of classes.
     """
-    if predictions.is_dir():
-        records = predictions.glob("run*.json")
-    else:
-        records = predictions.parent.glob(f"{predictions.stem}.run*.json")
     names: set[str] = set()
-    for path in records:
+    for path in records_of(predictions):
         for member in (PredictionRecord.read(path).settings or {}).get("members") or ():
             if isinstance(member, dict) and isinstance(checkpoints := member.get("checkpoints"), dict):
                 names |= set(checkpoints)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -121,3 +123,22 @@ class PointFile(Document):
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values; `measures` only if there are any."""
         return self.model_dump(mode="json", exclude={"measures"} if not self.measures else None)
+
+
+def record_files(folder: Path, name: str = "run") -> list[Path]:
+    """The records of predictions in a folder: those of parts (`--shard`), sorted, then that of the whole.
+
+    Args:
+        name: "run", or that of a table of classes, e.g. "preds.run" next to preds.csv.
+    """
+    ours = re.compile(rf"{re.escape(name)}_\d+_of_\d+\.json")
+    parts = sorted(path for path in folder.glob("*.json") if ours.fullmatch(path.name))
+    whole = folder / f"{name}.json"
+    return [*parts, whole] if whole.is_file() else parts
+
+
+def records_of(predictions: Path) -> list[Path]:
+    """The records next to predictions, which are a folder of files or a table of classes."""
+    if predictions.is_dir():
+        return record_files(predictions)
+    return record_files(predictions.parent, f"{predictions.stem}.run")

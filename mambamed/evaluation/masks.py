@@ -97,10 +97,8 @@ def evaluate(
     pairing = restricted(restricted(whole, cases), "predicted" if only_predicted else None)
     backgrounds = Backgrounds(images, references, frozenset(pairing.pairs))
     if without := backgrounds.check():
-        some = ", ".join(without[:3])
-        progress.say(
-            f"--images {images}: no image of {len(without)} of {len(pairing.pairs)} cases ({some} ...)"
-        )
+        count = f"{len(without)} of {len(pairing.pairs)}"
+        progress.say(f"--images {images}: no image of {count} cases ({some_of(without)})")
     scores = _score_all(pairing, asked, rules, resample, subjects, workers, progress)
     wanted = pairing.answers.regions or {
         str(label): (label,) for label in sorted({int(name) for case in scores for name in case.regions})

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from mambamed.cases import IGNORE
 from mambamed.converters import brats
+from mambamed.documents.prediction import record_files
 from mambamed.errors import DatasetError
 from mambamed.io.images import case_id_of, images_by_id
 from mambamed.io.json_files import read_json
@@ -249,8 +250,8 @@ def _of_references(references: Path) -> Answers | None:
 def _of_predictions(predictions: Path) -> Answers | None:
     """The names in the record of `predict`, or in a document of another program next to the masks."""
     folder = predictions if predictions.is_dir() else predictions.parent
-    records = sorted(folder.glob("run*.json"), key=lambda path: (path.name != "run.json", path.name))
-    return _named_in([*records, *(folder / _DOCUMENT for folder in (predictions, predictions.parent))])
+    documents = (each / _DOCUMENT for each in (predictions, predictions.parent))
+    return _named_in([*reversed(record_files(folder)), *documents])
 
 
 def _named_in(paths: Iterable[Path]) -> Answers | None:

@@ -30,6 +30,7 @@ from mambamed.metrics.points import (
 from mambamed.metrics.statistics import bootstrap_interval
 from mambamed.report.page import Distribution, Page, WorstCase, write_page
 from mambamed.report.tables import Table, shown, shown_interval
+from mambamed.schema_errors import some_of
 
 _ERROR = "error_mm"
 
@@ -87,9 +88,10 @@ def evaluate_points(
     if only_predicted:
         wanted = [case for case in wanted if case in found.points]
     if not set(wanted) & {*found.points, *found.faults}:
+        ours, theirs = (some_of(sorted(cases), most=3) or "none" for cases in (found.points, known))
         raise DatasetError(
-            f"{predictions}: no case in common with {references} (predictions {_some(found.points)}; "
-            f"references {_some(known)}). Name both by case."
+            f"{predictions}: no case in common with {references} (predictions {ours}; references {theirs}). "
+            "Name both by case."
         )
     in_cases = dict.fromkeys(name for case in wanted for name in truth.points.get(case, {}))
     names = list(landmarks or truth.landmarks or in_cases)
@@ -311,11 +313,6 @@ def _worst(cases: Mapping[str, PointScores], count: int) -> list[WorstCase]:
         reason = f"{len(wrong)} missed or spurious; {reason}" if wrong else reason
         ranked.append((-len(wrong), -largest, case, reason))
     return [WorstCase(case, reason, None) for _, _, case, reason in sorted(ranked)[:count]]
-
-
-def _some(cases: Collection[str]) -> str:
-    first = sorted(cases)[:3]
-    return f"{', '.join(first)}{' ...' if len(cases) > 3 else ''}" or "none"
 
 
 def _as_requested(predictions: Path, references: Path, options: EvaluateOptions) -> PointEvaluation:

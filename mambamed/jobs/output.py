@@ -10,7 +10,7 @@ from os.path import realpath  # unlike Path.resolve, it raises no error for link
 from pathlib import Path
 
 from mambamed.cases import Case
-from mambamed.documents.prediction import PredictionRecord
+from mambamed.documents.prediction import PredictionRecord, record_files
 from mambamed.errors import MambamedError, RecipeError
 from mambamed.io.ledger import foreign_file
 from mambamed.io.lock import LOCK_NAME, waiting_lock
@@ -50,10 +50,7 @@ class OutputFolder:
 
     def records(self) -> list[Path]:
         """All records that exist, the whole folder's last."""
-        ours = re.compile(rf"{re.escape(self.record)}_\d+_of_\d+\.json")
-        parts = sorted(path for path in self.path.glob("*.json") if ours.fullmatch(path.name))
-        whole = self.record_path(Shard())
-        return [*parts, whole] if whole.is_file() else parts
+        return record_files(self.path, self.record)
 
     @property
     def _lock(self) -> str:

@@ -101,7 +101,8 @@ def _in_processes(
     number = min(workers, len(waiting))
     try:
         pool = ProcessPoolExecutor(number, context, _begin_worker)
-    except (OSError, ImportError, NotImplementedError) as error:  # no semaphores
+    except (OSError, ImportError, NotImplementedError) as error:
+        # of concurrent.futures and multiprocessing, where the system has no semaphores or too few
         reason = f"no worker process can be started (/dev/shm: {error})"
         progress.say(f"{reason}: the cases are done one at a time, as with --workers 1")
         yield from _here(work, waiting)

@@ -18,6 +18,7 @@ from mambamed.io.atomic import write_bytes
 from mambamed.io.json_text import json_line, parse_json
 from mambamed.io.members import Source
 from mambamed.run.tensors import read_tensors
+from mambamed.schema_errors import some_of
 
 _KEY = "mambamed"
 
@@ -117,10 +118,9 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: Sour
         if name in weights and weights[name].is_floating_point() != tensor.is_floating_point()
     ]
     if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise ModelError(
             f"{source}: weights of another network than {type(network).__name__}: "
-            f"{', '.join(faults[:3])}{more}. Give the run that they belong to."
+            f"{some_of(faults, most=3)}. Give the run that they belong to."
         )
     check_finite(weights, source)
     with torch.no_grad():

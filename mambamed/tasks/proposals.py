@@ -17,6 +17,7 @@ from mambamed.errors import RecipeError
 from mambamed.preparation.pool import cores
 from mambamed.preparation.store import PreparedDataset
 from mambamed.recipe import Choice
+from mambamed.schema_errors import some_of
 from mambamed.tasks.covariates_found import covariates_found
 from mambamed.tasks.sides import pairs_by_name, side_of
 from mambamed.terminal import command_line
@@ -61,7 +62,6 @@ FORMS = {
 }
 
 _EDGE = 8  # voxels to a multiple of which a patch is rounded up
-_NAMES_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _landmarks(dataset: PreparedDataset) -> Proposal:
         choices.append(Choice("dataset.landmark_pairs", [list(pair) for pair in pairs], why))
         mirror = Choice("training.augment.mirror", ["x"], "the pairs of landmarks are swapped")
     else:
-        reason = f"{_some(alone)}: no partner on the other side" if alone else "no name says left or right"
+        reason = f"{some_of(alone)}: no partner on the other side" if alone else "no name says left or right"
         why = f"no mirror images, because landmarks cannot be paired ({reason}); see dataset.landmark_pairs"
         mirror = Choice("training.augment.mirror", [], why)
     whole = all(p >= s for p, s in zip(plan.patch_size, plan.shape_median, strict=True))
@@ -228,7 +228,7 @@ _GENTLE = {
 def _mirror(names: Sequence[str]) -> Choice:
     """Axes of mirror images: x (left and right), unless a name says left or right."""
     if sided := [name for name in dict.fromkeys(names) if side_of(name)]:
-        why = f"no mirror images, because {_some(sided)} would become the other side"
+        why = f"no mirror images, because {some_of(sided)} would become the other side"
         return Choice("training.augment.mirror", [], why)
     return Choice("training.augment.mirror", ["x"], "left and right: no name says left or right")
 
@@ -243,8 +243,3 @@ def _steps(
     if steps < least:
         return least, f"at least {least}; {seen} would be {steps}"
     return (steps, seen) if steps <= most else (most, f"at most {most}; {seen} would be {steps}")
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_NAMES_SHOWN])
-    return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN} more"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from mambamed.documents.run import FoldName
 from mambamed.errors import ModelError
 from mambamed.run.checkpoint import check_finite, read_checkpoint
 from mambamed.run.export import open_model
+from mambamed.schema_errors import some_of
 from mambamed.training.state import TrainingState
 
 
@@ -37,8 +37,8 @@ def load_initial_weights(state: TrainingState, source: Path, fold: FoldName, str
     left = [n for n in weights if n not in fitting]
     line = f"weights of {path}: {len(fitting)} of the {len(weights)} tensors in the file match, "
     line += f"for {len(own) - len(new)} of the {len(own)} tensors of the network"
-    line += f"; new: {_some_names(new)}" if new else ""
-    line += f"; ignored: {_some_names(left)}" if left else ""
+    line += f"; new: {some_of(new, most=3)}" if new else ""
+    line += f"; ignored: {some_of(left, most=3)}" if left else ""
     if strict and (new or left):
         raise ModelError(f"{line}. Remove --init-strict to load those that match.")
     check_finite(fitting, path)
@@ -46,7 +46,3 @@ def load_initial_weights(state: TrainingState, source: Path, fold: FoldName, str
     for network in networks:
         network.load_state_dict(fitting, strict=False)
     return line
-
-
-def _some_names(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
