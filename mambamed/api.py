@@ -246,11 +246,13 @@ def train(
         if sys.argv[1:2] != ["train"]:
             raise RecipeError("train(): gpus: needs the command line. Run mambamed train --gpus N.")
         raise SystemExit(launch(gpus, sys.argv[1:]))
-    began, notes = time.monotonic(), ()
+    began, notes, measured = time.monotonic(), (), False
     if asked is None:
-        asked, notes = recipe_to_train(
+        asked, notes, measured = recipe_to_train(
             cast(Path, data),
             output,
+            fold=fold,
+            seeds=seeds,
             overrides=set or (),
             device=device,
             precision=precision,
@@ -274,6 +276,7 @@ def train(
         "fit": fit,
         "log": log or (),
         "notes": notes,
+        "measured": measured,
         "progress": progress,
     }
     if seeds is not None and not dry_run:

@@ -64,13 +64,15 @@ def train(
     dry_run: bool = False,
     log: Sequence[str] = (),
     notes: Sequence[str] = (),
+    measured: bool = False,
     progress: Progress | None = None,
 ) -> TrainSummary:
     """Train the network of a recipe, and validate it on whole volumes; the arguments are as in `api.train`.
 
     `began` is the monotonic time from which `max_hours` counts (default: now).
     `fold` may also be several folds; with `extend`, the epochs of the recipe and the run may differ. `notes`
-    are the reasons for the values of the recipe, which are logged and written into the run's recipe.yaml.
+    are the reasons for the values of the recipe, which are logged and written into the run's recipe.yaml;
+    with `measured`, `max_hours` is known to suffice for a step and the validation.
     On another machine, or with another number of threads, results differ by rounding; with `deterministic`, a
     resumed run equals an uninterrupted one on the same machine bit by bit.
 
@@ -121,7 +123,7 @@ def train(
                     raise already_trained(run, number)  # before anything is written
             if not resume:
                 check_needs(run, folds, place)
-        if max_hours is not None and not resume and ranks.world == 1:
+        if max_hours is not None and not (resume or measured) and ranks.world == 1:
             _, pace = measured_step(run, dataset, folds[0], place, Silence())
             check_time(pace, max_hours / len(folds), "--max-hours")
         if ranks.leads:

@@ -12,8 +12,9 @@ from mambamed.recipe import commented_recipe, load_recipe
 from mambamed.run.folder import Run
 from mambamed.run.workplace import Workplace
 from mambamed.training import train
-from mambamed.training.general import ENOUGH_STEPS, LEAST_STEPS, general_recipe, new_recipe, recipe_to_train
+from mambamed.training.general import general_recipe, new_recipe, recipe_to_train
 from mambamed.training.schedule import Pace
+from mambamed.training.sizing import ENOUGH_STEPS, LEAST_STEPS
 from tests.tasks.datasets import LABELS, dataset_of
 
 PLACE = Workplace(torch.device("cpu"), "fp32", torch.contiguous_format)
@@ -131,16 +132,36 @@ def test_a_small_dataset_is_trained_without_a_recipe_and_the_run_holds_the_reaso
 ) -> None:
     short = ["network.channels=4", "training.epochs=1", "training.steps_per_epoch=2"]
     options = {"overrides": short, "device": "cpu"}
-    recipe, notes = recipe_to_train(prepared, tmp_path / "run", **options)
-    assert recipe.name == prepared.name and recipe.dataset.labels == {"background": 0, "one": 1, "two": 2}
+    recipe, notes, measured = recipe_to_train(prepared, tmp_path / "run", **options)
+    assert measured and recipe.name == prepared.name
+    assert recipe.dataset.labels == {"background": 0, "one": 1, "two": 2}
     summary = train(recipe, prepared=prepared, output=tmp_path / "run", device="cpu", notes=notes)
     assert summary.folds[0].steps == 2 and not math.isnan(summary.folds[0].scores["one"])
     text = (tmp_path / "run" / "recipe.yaml").read_text()
     assert "# network.name nnunet: " in text and "# training.augment.mirror [x]: " in text
     assert Run.open(tmp_path / "run").recipe == recipe
     assert "network.name nnunet: " in (tmp_path / "run" / "fold_0" / "train.log").read_text()
-    again, notes = recipe_to_train(prepared, tmp_path / "run", **options)
-    assert again == recipe and "that of the run" in notes[0]
+    again, notes, measured = recipe_to_train(prepared, tmp_path / "run", **options)
+    assert again == recipe and "that of the run" in notes[0] and not measured
+
+
+@pytest.mark.parametrize(
+    ("fold", "seeds", "share"),
+    [(0, None, 1), ("none", None, 1), ("all", None, 5), ("all", "4,7", 10), (0, "3", 3)],
+)
+def test_the_time_is_that_of_one_of_several_trainings(
+    fold, seeds, share, prepared, tmp_path, monkeypatch
+) -> None:
+    asked = []
+
+    def general(dataset, place, **options):
+        asked.append(options["hours"])
+        raise RecipeError("enough")
+
+    monkeypatch.setattr("mambamed.training.general.general_recipe", general)
+    with pytest.raises(RecipeError, match="enough"):
+        recipe_to_train(prepared, tmp_path / "run", fold=fold, seeds=seeds, device="cpu", max_hours=30.0)
+    assert asked == [30.0 / share]
 
 
 def test_a_new_recipe_is_a_file_of_its_own(prepared, tmp_path) -> None:
