@@ -38,6 +38,11 @@ def cost_of(recipe: str, device: str) -> dict[str, object]:
     return json.loads(done.stdout)["dry_run"]
 
 
+def _plain(hours: float) -> str:
+    """Hours with two significant digits, or whole ones."""
+    return f"{hours:.2g}" if hours < 10 else f"{hours:,.0f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -61,7 +66,7 @@ def main() -> None:
         size = "x".join(map(str, step["patch_size"]))
         lines.append(
             f"| `{recipe}` | {size}, {step['batch_size']} | {cost['step_seconds']:.2g} | {cost['steps']} | "
-            f"{cost['training_hours']:.3g} | {step['peak_gib']:.1f} |"
+            f"{_plain(cost['training_hours'])} | {step['peak_gib']:.1f} |"
         )
         print(lines[-1], flush=True)
     replace_section(PAGE, f"how-long-{device}", "how_long.py", [f"## Measured: {device}", "", *lines])
