@@ -40,7 +40,7 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
         name=source.resolve().name,
         source=source,
         channels=options.one_channel("cineMRI", "mri"),
-        labels=options.spelled(_LABELS),
+        labels=_LABELS,
         # The group is the class if every patient has one.
         classes=groups if all(case.class_name for case in cases) and len(groups) > 1 else (),
     )

@@ -60,7 +60,7 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
         name=source.resolve().name,
         source=file,
         channels=options.one_channel("MRI" if kind == "mri" else "CT", kind),
-        labels=options.spelled(named),
+        labels=named,
         regions=regions,
     )
     return RawDataset(manifest, cases)

@@ -53,11 +53,13 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
     named: Mapping[str, int] = {}
     if labels:
         named = options.labels or labels_in((case.label for case in cases), options.progress)
+        if options.labels and options.progress:
+            options.progress.say(f"{source}: labels: named by the recipe alone, BIDS has only their numbers")
     manifest = DatasetManifest.of(
         name=source.resolve().name,
         source=source,
         channels=channels,
-        labels=options.spelled(named),
+        labels=dict(named),
         classes=classes if not labels else (),
     )
     return RawDataset(manifest, sorted(cases, key=lambda case: case.id))

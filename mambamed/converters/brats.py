@@ -70,7 +70,7 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
         name=source.resolve().name,
         source=source,
         channels=dict.fromkeys(names, "mri"),
-        labels=options.spelled(labels),
+        labels=labels,
         regions=regions,
     )
     cases = []

@@ -33,6 +33,7 @@ from mambamed.cases import Case, ChannelFile
 from mambamed.converters.found_labels import labels_in
 from mambamed.converters.nnunet import channel_files
 from mambamed.converters.options import ConvertOptions, kind_of_channel
+from mambamed.documents.agreement import Naming, disagreement, names_only_a_kind, spelled_alike
 from mambamed.documents.foreign.case_list import POINT_COLUMNS, CaseList
 from mambamed.documents.foreign.nnlandmark import places
 from mambamed.documents.foreign.values import labels_and_regions
@@ -43,7 +44,7 @@ from mambamed.io.images import case_id_of, read_header
 from mambamed.io.json_files import read_json
 from mambamed.io.points import POINT_CASE_COLUMNS, Points, collected, point_suffix, to_world
 from mambamed.io.tables import CASE_COLUMNS, column_of, read_csv, unescaped
-from mambamed.schema_errors import shortened
+from mambamed.schema_errors import named, shortened
 
 Row = Mapping[str, Any]
 
@@ -124,7 +125,11 @@ def find_cases(source: Path, channels: Sequence[str]) -> list[Case]:
     images = {} if columns.channels else _images_of(listed)
     lacking = [name for name in channels if columns.channels and name not in columns.channels]
     if lacking:
-        raise DatasetError(f"{listed.file}: no column {', '.join(lacking)}, which the model needs. Add it.")
+        found = ", ".join(map(named, columns.channels))
+        raise DatasetError(
+            f"{listed.file}: no column {', '.join(lacking)}, which the model needs; images are in the "
+            f"columns {found}. Add it."
+        )
     if (width := len(columns.channels) or _width(images)) != len(channels):
         raise DatasetError(
             f"{listed.file}: expected {len(channels)} channels per case ({', '.join(channels)}), "
@@ -175,16 +180,35 @@ def _columns(listed: _List, options: ConvertOptions) -> _Columns:
             f"If these are classes, give --class-column {label}."
         )
     rest = [h for h in headers if h not in {case, subject, label, points, class_name}]
-    named = listed.document.channels or options.channels
-    by_lower = {header.lower(): header for header in rest}
-    if isinstance(named, Mapping) and all(str(name).lower() in by_lower for name in named):
-        channels = {str(name): by_lower[str(name).lower()] for name in named}
-    else:
-        channels = {header: header for header in rest if _holds_images(listed, header)}
-        if isinstance(named, Mapping) and len(named) == 1 == len(channels):
-            channels = dict(zip(map(str, named), channels.values(), strict=True))
+    channels = _channels(listed, rest, options)
     covariates = tuple(header for header in rest if header not in channels.values())
     return _Columns(case, subject, label, points, class_name, channels, covariates)
+
+
+def _channels(listed: _List, headers: Sequence[str], options: ConvertOptions) -> dict[str, str]:
+    """Channel -> column. The only channel may be named by a column that says no more than its kind.
+
+    Raises DatasetError: the columns of images have other names than the channels in the document.
+    """
+    columns = [header for header in headers if _holds_images(listed, header)]
+    for names in (list(listed.document.channels), list(options.channels or {})):
+        alike = spelled_alike(names, headers)
+        if names and len(alike) == len(names):
+            return alike
+        if len(names) == 1 == len(columns) and any(map(names_only_a_kind, (*names, *columns))):
+            return {names[0]: columns[0]}
+    if listed.document.channels and columns:
+        raise _other_channels(listed, columns)
+    return {header: header for header in columns}
+
+
+def _other_channels(listed: _List, found: Sequence[str]) -> DatasetError:
+    stated = ", ".join(map(named, listed.document.channels))
+    where = "the document next to it" if listed.file.suffix.lower() in _TABLES else "its key channels"
+    return DatasetError(
+        f"{listed.file}: channels: names disagree: {', '.join(map(named, found))} (images) | {stated} "
+        f"({where}). Correct one of them."
+    )
 
 
 def _holds_images(listed: _List, header: str) -> bool:
@@ -308,16 +332,24 @@ def _manifest(
         count = _width(folder_images) or 1
         names = ["image"] if count == 1 else [f"channel_{number}" for number in range(count)]
         names = list(options.channels) if options.channels and len(options.channels) == count else names
+        if document.channels and len(document.channels) != count:
+            raise _other_channels(listed, names)
+        names = list(document.channels) or names
     kinds = {**(options.channels or {}), **document.channels}
     channels = {name: kinds.get(name) or kind_of_channel(name) for name in names}
     labels: dict[str, int] = {}
     regions: dict[str, tuple[int, ...]] = {}
     if document.labels:
         labels, regions = labels_and_regions(document.labels)
+        united = Naming.of("regions", regions=document.regions)
+        if line := disagreement(Naming.of("labels", labels, regions), united, only_names=True):
+            raise DatasetError(f"{file}: regions: names disagree: {line}. Correct one of them.")
         regions |= document.regions
     elif columns.label:
         given = (case.label for case in cases if not case.fault)
         labels = dict(options.labels or {}) or labels_in(given, options.progress)
+        if options.labels and options.progress:
+            options.progress.say(f"{file}: labels: named by the recipe alone, the list has no names")
     landmarks = tuple(document.landmarks or dict.fromkeys(n for c in cases for n in c.points or ()))
     found = {case.class_name for case in cases if case.class_name}
     classes = document.classes or tuple(sorted(found, key=_naturally))
@@ -325,7 +357,7 @@ def _manifest(
         name=document.name or (file.resolve().parent.name if file.stem in _GENERIC_NAMES else file.stem),
         source=file,
         channels=channels,
-        labels=options.spelled(labels),
+        labels=labels,
         regions=regions,
         landmarks=landmarks,
         classes=classes,

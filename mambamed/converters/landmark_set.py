@@ -18,6 +18,7 @@ from pathlib import Path
 from mambamed.cases import Case, ChannelFile
 from mambamed.converters.nnunet import channel_files
 from mambamed.converters.options import ConvertOptions, kind_of_channel
+from mambamed.documents.agreement import names_only_a_kind
 from mambamed.documents.base import validated
 from mambamed.documents.foreign.nnlandmark import NameToLabel, NnlandmarkDataset
 from mambamed.documents.manifest import DatasetManifest, RawDataset
@@ -92,7 +93,7 @@ def _manifest(source: Path, options: ConvertOptions, cases: list[Case], width: i
     if len(named) != width:
         named = dict.fromkeys(["image"] if width == 1 else [f"channel_{n}" for n in range(width)])
     channels = {name: kind_of_channel(name) for name in named}
-    if options.channels and len(options.channels) == width:
+    if options.channels and len(options.channels) == width and all(map(names_only_a_kind, named)):
         channels = dict(options.channels)
     landmarks = list(dict.fromkeys(name for case in cases for name in case.points or ()))
     if (source / _ORDER).is_file():

@@ -50,7 +50,7 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
         name=document.name or source.resolve().name,
         source=file,
         channels={name: kind_of_channel(name) for name in names},
-        labels=options.spelled(labels),
+        labels=labels,
         regions=regions,
     )
     if document.dataset is not None:

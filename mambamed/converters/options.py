@@ -27,15 +27,6 @@ class ConvertOptions:
         wanted = dict(self.channels or {})
         return wanted if list(wanted.values()) == [kind] else {name: kind}
 
-    def spelled(self, labels: Mapping[str, int]) -> dict[str, int]:
-        """Labels with the names in the recipe, if the recipe has the same values.
-
-        >>> ConvertOptions(labels={"gallbladder": 1}).spelled({"gall bladder": 1})
-        {'gallbladder': 1}
-        """
-        wanted = dict(self.labels or {})
-        return wanted if sorted(wanted.values()) == sorted(labels.values()) else dict(labels)
-
 
 def kind_of_channel(name: str) -> str:
     """The kind of a channel by its name, as in nnU-Net: "ct" if the name is CT, else "mri".

@@ -47,8 +47,8 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
         fault = None if number in labels else lacking
         cases.append(Case(case_id, (ChannelFile(images[number]),), labels.get(number), fault=fault))
     channel = options.one_channel("CT", "ct")
-    name, labels_named = source.resolve().name, options.spelled(_LABELS)
-    return RawDataset(DatasetManifest.of(name=name, channels=channel, labels=labels_named), cases)
+    name = source.resolve().name
+    return RawDataset(DatasetManifest.of(name=name, channels=channel, labels=_LABELS), cases)
 
 
 def _files(source: Path) -> tuple[dict[str, Path], dict[str, Path]]:

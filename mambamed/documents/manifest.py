@@ -14,12 +14,22 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from mambamed.cases import BACKGROUND, IGNORE, Case
+from mambamed.documents.agreement import (
+    Naming,
+    disagreement,
+    names_only_a_kind,
+    names_only_a_number,
+    special,
+    spelling,
+)
 from mambamed.documents.base import Document, fault_lines
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.recipe import Recipe
 from mambamed.recipe.schema import ChannelKind
-from mambamed.schema_errors import repeated
+from mambamed.schema_errors import repeated, shortened, some_of
 from mambamed.terminal import printable
+
+_REMEDY = "Correct the recipe or use another dataset."
 
 
 def _printable(name: str) -> str:
@@ -79,6 +89,8 @@ class DatasetManifest(Document):
                 names = [name for name, v in self.labels.items() if v == value]
                 raise ValueError(f"labels: {names} share the value {value}: expected one value per label")
         for region, members in self.regions.items():
+            if self.labels.get(IGNORE) in members:
+                raise ValueError(f"regions: {region} holds the label {IGNORE}, {self.labels[IGNORE]}")
             if unknown := [m for m in members if m not in values]:
                 raise ValueError(
                     f"regions: {region} names labels {unknown} that are not among {sorted(values)}"
@@ -92,6 +104,15 @@ class DatasetManifest(Document):
             return dict(self.regions)
         return {name: (value,) for name, value in self.labels.items() if value != 0 and name != IGNORE}
 
+    def difference(self, other: DatasetManifest) -> str | None:
+        """The first key, apart from the name, in which another manifest differs, with both values."""
+        for key in ("channels", "labels", "regions", "landmarks", "classes"):
+            mine, theirs = getattr(self, key), getattr(other, key)
+            in_order = key in {"channels", "regions"}  # that of the network's inputs and outputs
+            if mine != theirs or (in_order and list(mine) != list(theirs)):
+                return f"{key}: {shortened(mine, 200)} | {shortened(theirs, 200)}"
+        return None
+
 
 @dataclass(frozen=True)
 class RawDataset:
@@ -104,36 +125,78 @@ class RawDataset:
 
 
 def agreed_manifest(manifest: DatasetManifest, recipe: Recipe | None, *, choose: bool) -> DatasetManifest:
-    """The dataset's manifest with the recipe's regions, after checking that both describe the same data.
+    """The dataset's manifest with the recipe's regions and spelling, after checking that both agree.
 
     Args:
         recipe: may select some of the classes or landmarks, in its own order.
         choose: keep only the selected classes and landmarks, in the recipe's order.
 
     Raises:
-        RecipeError: channels (names, order, kinds) or labels differ, or a class or landmark is unknown.
+        RecipeError: channels (names, order, kinds), labels or regions differ in what they mean, or a class or
+            landmark is unknown; both sides are shown.
     """
     if recipe is None:
         return manifest
     wanted = recipe.dataset
     changes: dict[str, Any] = {}
-    for key in ("channels", "labels"):
-        asked, found = getattr(wanted, key), getattr(manifest, key)
-        if asked is not None and (asked != found or (key == "channels" and list(asked) != list(found))):
-            raise _differs(recipe, manifest, f"{key} {asked} are not those", found)
+    ours, theirs = f"recipe {recipe.name}", f"dataset {manifest.name}"
+    if wanted.channels is not None:
+        _check_channels(recipe, manifest)
+        changes["channels"] = wanted.channels
+    for key, names in (("labels", wanted.labels), ("regions", wanted.regions)):
+        for name in names or ():
+            if special(name) != name or (key == "regions" and name == IGNORE):
+                fact = f"{shortened(name)} is spelled {special(name)}, and is a label of one value"
+                raise RecipeError(f"{ours}: dataset.{key}: {fact}. Correct the recipe.")
+    asked = Naming.of(ours, wanted.labels, wanted.regions)
+    if line := disagreement(asked, Naming.of(theirs, manifest.labels, manifest.regions)):
+        raise RecipeError(f"{ours}: dataset.labels: names disagree: {line}. {_REMEDY}")
+    if wanted.labels is not None:
+        if sorted(wanted.labels.values()) != sorted(manifest.labels.values()):
+            fact = f"labels {wanted.labels} are not those"
+            raise _differs(recipe, manifest, fact, manifest.labels)
+        changes["labels"] = wanted.labels
     for key in ("landmarks", "classes"):
-        asked, found = getattr(wanted, key), getattr(manifest, key)
-        if unknown := [name for name in asked or () if name not in found]:
+        chosen, found = getattr(wanted, key), getattr(manifest, key)
+        if unknown := [name for name in chosen or () if name not in found]:
             raise _differs(recipe, manifest, f"{key} {unknown} are not among those", list(found))
-        if choose and asked is not None:
-            changes[key] = asked
+        if choose and chosen is not None:
+            changes[key] = chosen
     if wanted.regions is not None:
         changes["regions"] = wanted.regions
     return manifest.changed(**changes)
 
 
+def named_by_recipe_alone(manifest: DatasetManifest, recipe: Recipe | None) -> str | None:
+    """A line about labels that only the recipe names, as the dataset has numbers; None if there are none."""
+    wanted = {value: name for name, value in ((recipe and recipe.dataset.labels) or {}).items()}
+    lines = [
+        f"{value} {wanted[value]}"
+        for name, value in manifest.labels.items()
+        if value and names_only_a_number(name, value) and wanted.get(value, name) != name
+    ]
+    if recipe is None or not lines:
+        return None
+    where = f"recipe {recipe.name}"
+    return f"labels are named by {where} alone, the dataset only has their numbers: {some_of(lines)}"
+
+
+def _check_channels(recipe: Recipe, manifest: DatasetManifest) -> None:
+    """Raise `RecipeError` if the channels differ in number, order, kind or name.
+
+    The only channel of a dataset may have a name that says no more than its kind, e.g. MRI.
+    """
+    asked, found = recipe.dataset.channels or {}, manifest.channels
+    alone = len(asked) == len(found) == 1 and any(map(names_only_a_kind, (*asked, *found)))
+    same = alone or list(map(spelling, asked)) == list(map(spelling, found))
+    if not same or list(asked.values()) != list(found.values()):
+        sides = (", ".join(f"{name} ({kind})" for name, kind in each.items()) for each in (asked, found))
+        one, other = sides
+        raise RecipeError(
+            f"recipe {recipe.name}: dataset.channels: names, order or kinds disagree: {one} "
+            f"(recipe {recipe.name}) | {other} (dataset {manifest.name}). {_REMEDY}"
+        )
+
+
 def _differs(recipe: Recipe, manifest: DatasetManifest, fact: str, found: Any) -> RecipeError:
-    return RecipeError(
-        f"recipe {recipe.name}: dataset.{fact} of {manifest.name}, {found}. "
-        "Correct the recipe or use another dataset."
-    )
+    return RecipeError(f"recipe {recipe.name}: dataset.{fact} of {manifest.name}, {found}. {_REMEDY}")

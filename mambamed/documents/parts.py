@@ -8,8 +8,19 @@ from pathlib import Path
 from mambamed.documents.prediction import PredictionRecord, records_of
 from mambamed.documents.prepared import CaseEntry, PreparedIndex
 from mambamed.documents.run import FoldName
-from mambamed.documents.splits import Splits, cases_of
+from mambamed.documents.splits import Splits, cases_of, groups_of
 from mambamed.errors import RecipeError
+
+
+def splits_of(prepared: Path, index: PreparedIndex) -> list[dict[str, list[str]]]:
+    """The folds of a prepared dataset, as `Splits.read_for` reads and checks them.
+
+    Raises:
+        DatasetError: splits.json cannot be used, e.g. a case or a group is in two parts of one fold.
+    """
+    group_by = index.group_by or "case"  # 0.1.0 did not record it: accept any split
+    group_of = groups_of({case.id: case for case in index.cases}, group_by)
+    return Splits.read_for(prepared / "splits.json", group_of, group_by)
 
 
 def entries_of_part(prepared: Path, part: str, folds: Sequence[FoldName] = ()) -> list[CaseEntry]:
@@ -21,11 +32,11 @@ def entries_of_part(prepared: Path, part: str, folds: Sequence[FoldName] = ()) -
         folds: of the models; those that the dataset does not have are ignored. If none is left: all folds.
 
     Raises:
-        DatasetError: it is not a prepared dataset.
+        DatasetError: it is not a prepared dataset, or its splits.json cannot be used.
         RecipeError: the part is empty, or differs between the folds.
     """
     index = PreparedIndex.read(prepared / "dataset.json")
-    splits = Splits.read_for(prepared / "splits.json", {case.id: case.id for case in index.cases}, "case")
+    splits = splits_of(prepared, index)
     known: list[FoldName] = [fold for fold in folds if isinstance(fold, str) or fold < len(splits)]
     chosen = known or list(range(len(splits)))
     found = {fold: frozenset(cases_of(splits, fold).get(part, ())) for fold in chosen}

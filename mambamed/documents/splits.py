@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import Field
 
 from mambamed.documents.base import Model
 from mambamed.documents.run import NO_FOLD, FoldName
-from mambamed.errors import DatasetError
+from mambamed.errors import DatasetError, RecipeError
 from mambamed.io.json_files import read_json, write_json
 from mambamed.schema_errors import named
 
@@ -80,6 +80,46 @@ class Splits(Model):
     def write(self, path: Path) -> None:
         """Write the list of folds atomically."""
         write_json(path, [fold.parts() for fold in self.folds])
+
+
+class Grouped(Protocol):
+    """What decides which cases are kept together."""
+
+    @property
+    def subject(self) -> str: ...
+    @property
+    def covariates(self) -> Mapping[str, str]: ...
+
+
+def groups_of(members: Mapping[str, Grouped], group_by: str) -> dict[str, str]:
+    """Case id -> the group that it is kept together with.
+
+    `group_by`: "subject", "case", or a column (e.g. site): cases with the same value stay together, and so do
+    the cases of one subject. Raises RecipeError: no case has that column.
+    """
+    if group_by == "case":
+        return {case_id: case_id for case_id in members}
+    subjects = {case_id: member.subject for case_id, member in members.items()}
+    if group_by == "subject":
+        return subjects
+    if not any(group_by in member.covariates for member in members.values()):
+        raise RecipeError(
+            f"no case has a column {group_by!r} to group by. Use subject, case or an existing column."
+        )
+    joined: dict[str, str] = {}  # subject -> another one of its group (union-find); roots are absent
+
+    def first_of(subject: str) -> str:
+        while subject in joined:
+            subject = joined[subject]
+        return subject
+
+    known: dict[str, str] = {}
+    for member in members.values():
+        if value := member.covariates.get(group_by):
+            one, other = first_of(known.setdefault(value, member.subject)), first_of(member.subject)
+            if one != other:
+                joined[other] = one
+    return {case_id: first_of(subject) for case_id, subject in subjects.items()}
 
 
 def cases_of(folds: Sequence[Mapping[str, list[str]]], fold: FoldName) -> dict[str, list[str]]:

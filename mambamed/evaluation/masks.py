@@ -106,7 +106,7 @@ def evaluate(
     scored = {name: tuple(members) for name, members in wanted.items()}
     summaries = summarize(scores, list(scored), asked, rules, level)
     notes = [f"protocol {rules.name}: {', '.join(metric.name for metric in asked)}", rules.describe()]
-    notes.append(f"labels: {pairing.answers.source}")
+    notes += [f"labels: {pairing.answers.source}", *pairing.answers.notes]
     if regions_alone:
         notes += _about_labels(scores, scored)
     if missing := sum(prediction is None for _, prediction in pairing.pairs.values()):

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from mambamed.cases import IGNORE
 from mambamed.converters import brats
+from mambamed.documents.agreement import Naming, disagreement, special
+from mambamed.documents.foreign.dataset_json import LabelNames
 from mambamed.documents.prediction import record_files
 from mambamed.errors import DatasetError
 from mambamed.io.images import case_id_of, images_by_id
@@ -29,12 +31,19 @@ class Answers:
         regions: name -> its labels, in the order of the tables; None: each label that occurs.
         source: where they were found, for messages.
         names: label name -> value, for legends.
+        notes: about the names, for the table.
     """
 
     labels: tuple[int, ...] | None
     regions: Mapping[str, tuple[int, ...]] | None
     source: str
     names: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def naming(self) -> Naming:
+        """All names, to compare with those of another source."""
+        return Naming.of(self.source, self.names, self.regions)
 
     @property
     def ignored(self) -> int | None:
@@ -103,6 +112,8 @@ def read_regions(text: str) -> dict[str, tuple[int, ...]]:
         name, _, members = part.partition("=")
         numbers = [member.strip() for member in members.split("+")]
         name = name.strip()
+        if special(name) == IGNORE:
+            raise DatasetError(f"--regions {text}: voxels of the label {IGNORE} are not scored. Remove it.")
         if not name or name in regions or not all(number.isdecimal() for number in numbers):
             raise DatasetError(f"--regions {text}: cannot parse {part!r}. Write e.g. liver=1,tumor=2+3.")
         regions[name] = tuple(int(number) for number in numbers)
@@ -192,26 +203,16 @@ def labels_of_document(document: Mapping[str, Any], path: Path) -> Answers:
     Raises:
         DatasetError: its `labels` do not map names and numbers.
     """
-    section = document.get("labels")
-    if not isinstance(section, Mapping) or not section:
+    if not document.get("labels"):
         raise DatasetError(f'{path}: has no "labels"; add them as name: number')
-    try:
-        if all(str(key).isdigit() for key in section):  # the Decathlon: number -> name
-            named = {str(name): (int(value),) for value, name in section.items()}
-        else:
-            named = {
-                str(name): tuple(int(v) for v in value) if isinstance(value, (list, tuple)) else (int(value),)
-                for name, value in section.items()
-            }
-        regions = {
-            str(name): tuple(int(v) for v in value) for name, value in (document.get("regions") or {}).items()
-        }
-    except (TypeError, ValueError) as error:
-        raise DatasetError(f"{path}: labels {section} are not names and numbers; correct them") from error
+    content = LabelNames.checked(
+        {key: document[key] for key in ("labels", "regions") if document.get(key)}, path
+    )
+    named = {name: value if isinstance(value, tuple) else (value,) for name, value in content.labels.items()}
     members = tuple(sorted({value for values in named.values() for value in values} | {0}))
     scored = {name: values for name, values in named.items() if name != IGNORE and any(values)}
-    names = {name: values[0] for name, values in named.items() if len(values) == 1}
-    return Answers(members, regions or scored, str(path), names)
+    names = {name: value for name, value in content.labels.items() if isinstance(value, int)}
+    return Answers(members, content.regions or scored, str(path), names)
 
 
 def _answers(
@@ -221,70 +222,66 @@ def _answers(
     regions: Mapping[str, Sequence[int]] | None,
     brats_cases: dict[str, Path] | bool,
 ) -> Answers:
-    found = [each for each in (_of_references(references), _of_predictions(predictions)) if each]
-    if labels or regions:
-        named = {name: (value,) for name, value in (labels or {}).items() if value != 0 and name != IGNORE}
-        united = {name: tuple(members) for name, members in (regions or {}).items()}
-        members = {value for values in united.values() for value in values} | {0, *(labels or {}).values()}
-        source, names = "the recipe" if labels else "--regions", dict(labels or {})
-        found.insert(0, Answers(tuple(sorted(members)), united or named, source, names))
-        if not labels:  # --regions says what is scored, whatever the files name
-            return found[0]
+    """The labels asked for, else those that are named next to the masks, after a check that all agree.
+
+    A name that an option gives to a value may be new for `--regions`, but not for a recipe.
+    """
+    found = [*_of_references(references), *_of_predictions(predictions)]
+    if not found and isinstance(brats_cases, dict) and (known := _of_brats(references, brats_cases)):
+        found = [known]
     for other in found[1:]:
-        _check_names(found[0], other)
-    if found:
-        return found[0]
-    if isinstance(brats_cases, dict) and all(case_id.startswith("BraTS") for case_id in brats_cases):
-        earlier = all(path.name.partition(".")[0].endswith("_seg") for path in brats_cases.values())
-        named, united = brats.answers_of(references, brats_cases, is_earlier=earlier)
-        alone = {name: value for name, value in named.items() if value}
-        scored = united or {name: (value,) for name, value in alone.items()}
-        return Answers(tuple(sorted(named.values())), scored, "BraTS regions", alone)
-    return Answers(None, None, "every label that occurs")
+        _check(other, found[0])
+    if not labels and not regions:
+        return found[0] if found else Answers(None, None, "every label that occurs")
+    named = {name: (value,) for name, value in (labels or {}).items() if value != 0 and name != IGNORE}
+    united = {name: tuple(members) for name, members in (regions or {}).items()}
+    members = {value for values in united.values() for value in values} | {0, *(labels or {}).values()}
+    source, names = "the recipe" if labels else "--regions", dict(labels or {})
+    asked = Answers(tuple(sorted(members)), united or named, source, names)
+    notes = [] if found else [f"labels are named by {source} alone: no file next to the masks names them"]
+    for other in found:
+        _check(other, asked, only_names=not labels)
+        if not labels and (line := disagreement(asked.naming, other.naming)):
+            notes.append(f"other names of the same labels: {line}")
+    return replace(asked, notes=tuple(notes))
 
 
-def _of_references(references: Path) -> Answers | None:
-    return _named_in(folder / _DOCUMENT for folder in (references, references.parent))
+def _of_brats(references: Path, cases: dict[str, Path]) -> Answers | None:
+    """What the challenges call the labels; None if the cases do not have their ids."""
+    if not all(case_id.startswith("BraTS") for case_id in cases):
+        return None
+    earlier = all(path.name.partition(".")[0].endswith("_seg") for path in cases.values())
+    named, united = brats.answers_of(references, cases, is_earlier=earlier)
+    alone = {name: value for name, value in named.items() if value}
+    scored = united or {name: (value,) for name, value in alone.items()}
+    return Answers(tuple(sorted(named.values())), scored, "BraTS regions", alone)
 
 
-def _of_predictions(predictions: Path) -> Answers | None:
-    """The names in the record of `predict`, or in a document of another program next to the masks."""
+def _of_references(references: Path) -> list[Answers]:
+    return _named_in(folder / _DOCUMENT for folder in (references, references.parent))[:1]
+
+
+def _of_predictions(predictions: Path) -> list[Answers]:
+    """The names in the records of `predict`, and in a document of another program next to the masks."""
     folder = predictions if predictions.is_dir() else predictions.parent
     documents = (each / _DOCUMENT for each in (predictions, predictions.parent))
-    return _named_in([*reversed(record_files(folder)), *documents])
+    return [*_named_in(reversed(record_files(folder))), *_named_in(documents)[:1]]
 
 
-def _named_in(paths: Iterable[Path]) -> Answers | None:
-    """The labels of the first of the files that has some."""
+def _named_in(paths: Iterable[Path]) -> list[Answers]:
+    """The labels of those of the files that have some."""
+    found = []
     for path in paths:
-        if path.is_file():
-            document = read_json(path)
-            if isinstance(document, Mapping) and document.get("labels"):
-                return labels_of_document(document, path)
-    return None
+        document = read_json(path) if path.is_file() else None
+        if isinstance(document, Mapping) and document.get("labels"):
+            found.append(labels_of_document(document, path))
+    return found
 
 
-def _check_names(first: Answers, second: Answers) -> None:
-    """Raise `DatasetError` if a value has two names, or a name two values; spelling is ignored."""
-    pairs = [
-        (name, value, other, number)
-        for name, value in first.names.items()
-        for other, number in second.names.items()
-        if (value == number) != (_spelling(name) == _spelling(other)) and value and number
-    ]
-    if pairs:
-        first_names, second_names = (
-            ", ".join(f"{value} {name}" for name, value in answers.names.items() if value)
-            for answers in (first, second)
-        )
-        raise DatasetError(
-            f"{second.source}: labels: names disagree: {second_names} | {first.source}: {first_names}. "
-            "Correct one of them, or state what is scored with --regions NAME=VALUE."
-        )
-
-
-def _spelling(name: str) -> str:
-    return "".join(letter for letter in name.casefold() if letter.isalnum())
+def _check(answers: Answers, first: Answers, *, only_names: bool = False) -> None:
+    """Raise `DatasetError` if two sources disagree; both sides are shown."""
+    if line := disagreement(first.naming, answers.naming, only_names=only_names):
+        raise DatasetError(f"{answers.source}: labels: names disagree: {line}. Correct one of them.")
 
 
 def _check_folder(source: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mambamed.cases import Case, differ_in_case_alone
-from mambamed.documents.manifest import DatasetManifest, RawDataset, agreed_manifest
+from mambamed.documents.manifest import DatasetManifest, RawDataset, agreed_manifest, named_by_recipe_alone
 from mambamed.documents.plan import Plan
 from mambamed.documents.prepared import CaseEntry, Fingerprint, ImageFile, PreparedIndex
 from mambamed.documents.splits import Splits
@@ -149,6 +149,8 @@ def prepare(
     settings = preprocess_settings(recipe, spacing)
     split = split or (recipe.dataset.split if recipe else Split())
     manifest = agreed_manifest(raw.manifest, recipe, choose=False)
+    if line := named_by_recipe_alone(raw.manifest, recipe):
+        progress.say(f"{manifest.name}: {line}")
     if workers < 0:
         raise RecipeError(f"--workers {workers}: expected a number of processes, or 0 for one per core.")
     memory = parse_bytes(max_ram) if max_ram else memory_bytes() // 2

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mambamed.documents.splits import PARTS, shown
+from mambamed.documents.splits import PARTS, groups_of, shown
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.recipe import Split
 
@@ -70,37 +70,6 @@ def make_splits(members: Mapping[str, Member], split: Split) -> list[Fold]:
         rest = set(groups) - set(held)
         folds.append({"train": cases(rest), "val": cases(held)} | ({"test": kept} if kept else {}))
     return folds
-
-
-def groups_of(members: Mapping[str, Member], group_by: str) -> dict[str, str]:
-    """Case id -> the group that it is kept together with.
-
-    `group_by`: "subject", "case", or a column (e.g. site): cases with the same value stay together, and so do
-    the cases of one subject. Raises RecipeError: no case has that column.
-    """
-    if group_by == "case":
-        return {case_id: case_id for case_id in members}
-    subjects = {case_id: member.subject for case_id, member in members.items()}
-    if group_by == "subject":
-        return subjects
-    if not any(group_by in member.covariates for member in members.values()):
-        raise RecipeError(
-            f"no case has a column {group_by!r} to group by. Use subject, case or an existing column."
-        )
-    joined: dict[str, str] = {}  # subject -> another one of its group (union-find); roots are absent
-
-    def first_of(subject: str) -> str:
-        while subject in joined:
-            subject = joined[subject]
-        return subject
-
-    known: dict[str, str] = {}
-    for member in members.values():
-        if value := member.covariates.get(group_by):
-            one, other = first_of(known.setdefault(value, member.subject)), first_of(member.subject)
-            if one != other:
-                joined[other] = one
-    return {case_id: first_of(subject) for case_id, subject in subjects.items()}
 
 
 def _strata(members: Mapping[str, Member], stratify: str) -> dict[str, set[str]]:

@@ -26,14 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mambamed.documents.manifest import DatasetManifest
+from mambamed.documents.parts import splits_of
 from mambamed.documents.plan import Plan, Triple
 from mambamed.documents.prepared import CaseEntry, CaseRecord, PreparedIndex, check_channels
-from mambamed.documents.splits import Splits
 from mambamed.errors import DatasetError
 from mambamed.geometry import world_to_voxel
 from mambamed.memory import is_out_of_memory, memory_bytes
 from mambamed.preparation.grid import CaseGeometry
-from mambamed.preparation.splits import Fold, Member, groups_of
+from mambamed.preparation.splits import Fold
 
 FORMAT = 1
 CHUNK, BLOCK = 64, 32
@@ -163,10 +163,7 @@ class PreparedDataset:
         index = PreparedIndex.read(root / "dataset.json")
         plan = Plan.read(root / "plan.json")
         check_channels(plan, index, root / "plan.json", DatasetError)
-        members = {case.id: Member(case.subject, covariates=case.covariates) for case in index.cases}
-        group_by = index.group_by or "case"  # 0.1.0 did not record it: accept any split
-        splits = Splits.read_for(root / "splits.json", groups_of(members, group_by), group_by)
-        return cls(root, index.manifest, plan, splits, index.cases)
+        return cls(root, index.manifest, plan, splits_of(root, index), index.cases)
 
     @property
     def case_ids(self) -> list[str]:

@@ -298,8 +298,10 @@ def _written(
         trained = [key for key in changed if not {key, key.partition(".")[0]} & free]
         if other.plan != plan:
             trained.append("the plan")
-        if other.manifest != manifest:
-            trained.append("the dataset's manifest")
+        if other.manifest.name != manifest.name:
+            trained.append("the dataset's name")
+        if difference := other.manifest.difference(manifest):
+            trained.append(f"the dataset's {difference}")
         if trained:
             raise RecipeError(
                 f"{root}: holds another run, which differs in {', '.join(trained[:5])}. Give another -o."
@@ -327,7 +329,8 @@ def _check_answers(recipe: Recipe, manifest: DatasetManifest, path: Source) -> N
     """
     for key in ("channels", "labels", "regions", "landmarks", "classes"):
         asked, found = getattr(recipe.dataset, key), getattr(manifest, key)
-        if asked is not None and (asked != found or (key == "channels" and list(asked) != list(found))):
+        in_order = key in {"channels", "regions"} and list(asked or ()) != list(found)
+        if asked is not None and (asked != found or in_order):
             fact = f"expected those of the recipe, {shortened(asked)}, got {shortened(found)}"
             raise ModelError(f"{path}: {key}: {fact}. Copy the run again.")
     answers = {

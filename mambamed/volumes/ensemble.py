@@ -258,9 +258,11 @@ def windows_of(run: Run, overlap: float | None, tta: str | None, device: torch.d
 
 def _check_same_question(first: Run, other: Run) -> None:
     """Raise ModelError for runs that differ in input or output and so cannot be averaged."""
-    same_manifest = first.manifest.changed(name="") == other.manifest.changed(name="")
+    difference = first.manifest.difference(other.manifest)
     sizes = {"patch_size": (1, 1, 1), "batch_size": 1, "shape_median": (1, 1, 1)}
     same_plan = first.plan.changed(**sizes) == other.plan.changed(**sizes)
-    if not same_manifest or not same_plan:
-        what = "channels, labels or regions" if not same_manifest else "preparation"
-        raise ModelError(f"{other.root}: differs from {first.root} in {what}; they cannot be averaged")
+    if difference:
+        fact = f"answers another question than {first.root}: {difference}"
+        raise ModelError(f"{other.root}: {fact}. Average models with the same channels and answers.")
+    if not same_plan:
+        raise ModelError(f"{other.root}: differs from {first.root} in preparation; they cannot be averaged")

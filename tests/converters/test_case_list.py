@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mambamed.converters import convert
+from mambamed.converters.case_list import find_cases
 from mambamed.converters.inputs import find_inputs
 from mambamed.errors import DatasetError
 from mambamed.geometry import voxel_to_world
@@ -241,3 +242,45 @@ def test_derived_classes_and_points_convert_by_a_list(tmp_path) -> None:
     assert len(good) == 3
     assert good[0].points is not None and good[0].points["anterior_tip"] == (24.2, 44.867, 8.267)
     assert len(dataset.manifest.landmarks) == 4
+
+
+def test_the_only_channel_may_be_named_by_its_kind_but_not_by_another_name(tmp_path) -> None:
+    write_small(tmp_path / "a.nii.gz")
+    write_small(tmp_path / "m.nii.gz", value=1)
+    table = "case,{},label\na,a.nii.gz,m.nii.gz\n"
+    listed = tmp_path / "cases.csv"
+    for column, wanted in (("image", "T1w"), ("t1-w", "T1w"), ("FLAIR", "MRI")):
+        listed.write_text(table.format(column))
+        assert convert(listed, channels={wanted: "mri"}).manifest.channels == {wanted: "mri"}
+        assert len(find_cases(listed, [wanted])) == 1
+    listed.write_text(table.format("FLAIR"))
+    assert convert(listed, channels={"T1w": "mri"}).manifest.channels == {"FLAIR": "mri"}
+    with pytest.raises(DatasetError, match=r"no column T1w, which the model needs; images are in .* FLAIR"):
+        find_cases(listed, ["T1w"])
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ({"channels": {"T2": "mri"}}, r"names disagree: T1w, FLAIR \(images\) \| T2 \(the document"),
+        (
+            {"labels": {"background": 0, "both": [1, 2]}, "regions": {"Both": [1]}},
+            r"names disagree: both 1\+2 \(labels\) \| Both 1 \(regions\)",
+        ),
+    ],
+)
+def test_a_document_that_contradicts_its_list_is_refused(folder, said, line) -> None:
+    (folder / "cases.json").write_text(json.dumps(said))
+    with pytest.raises(DatasetError, match=line):
+        convert(folder / "cases.csv")
+
+
+def test_channels_of_a_folder_are_named_by_the_document(tmp_path) -> None:
+    for number in range(2):
+        write_small(tmp_path / "images" / f"a_{number:04d}.nii.gz")
+    (tmp_path / "cases.csv").write_text("case,class\na,x\n")
+    (tmp_path / "cases.json").write_text(json.dumps({"channels": {"CT": "ct", "PET": "mri"}}))
+    assert convert(tmp_path / "cases.csv").manifest.channels == {"CT": "ct", "PET": "mri"}
+    (tmp_path / "cases.json").write_text(json.dumps({"channels": {"CT": "ct"}}))
+    with pytest.raises(DatasetError, match=r"channel_0, channel_1 \(images\) \| CT \("):
+        convert(tmp_path / "cases.csv")

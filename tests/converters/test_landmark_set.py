@@ -114,3 +114,13 @@ def test_the_mouse_skulls_lie_inside_their_images() -> None:
         for point in (case.points or {}).values():
             voxel = world_to_voxel(header.affine, point)
             assert ((voxel > -0.5) & (voxel < [n - 0.5 for n in header.shape])).all()
+
+
+def test_the_recipe_does_not_rename_a_channel_that_the_dataset_names(tmp_path) -> None:
+    write_small(tmp_path / "imagesTr" / "a_0000.nii.gz")
+    (tmp_path / "landmarks").mkdir()
+    write_points(tmp_path / "landmarks" / "a.fcsv", NOSE)
+    for said, name in (("MR", "T2w"), ("FLAIR", "FLAIR")):
+        (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": said}}))
+        manifest = convert(tmp_path, "landmarks", channels={"T2w": "mri"}).manifest
+        assert manifest.channels == {name: "mri"}

@@ -72,3 +72,23 @@ def test_voxels_that_nobody_labeled_have_a_label_of_nnunet(tmp_path) -> None:
         convert(nnunet(tmp_path, labels={"background": 0, "a": 1, "ignore": 2})).manifest.labels["ignore"]
         == 2
     )
+
+
+@pytest.mark.parametrize("spelled", [{"Ignore": 3}, {"ignore": [3]}, {"IGNORE": "3"}, {"ignore_label": 3}])
+def test_ignore_is_understood_in_every_spelling(tmp_path, spelled) -> None:
+    manifest = convert(nnunet(tmp_path, labels={"Background": 0, "a": 1, "b": 2, **spelled})).manifest
+    assert manifest.labels == {"background": 0, "a": 1, "b": 2, "ignore": 3}
+    assert list(manifest.foreground) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "line"),
+    [
+        ({"background": 0, "a": 1, "ignore": [2, 3]}, "labels: ignore: expected one value, got 2, 3"),
+        ({"background": 0, "a": 1, "ignore": 2, "Ignore": 3}, "expected one label 'ignore', got several"),
+        ({"background": 0, "whole": [1, 2], "ignore": 2}, "whole holds the label ignore, 2"),
+    ],
+)
+def test_an_ignore_label_that_cannot_be_is_refused(tmp_path, labels, line) -> None:
+    with pytest.raises(DatasetError, match=line):
+        convert(nnunet(tmp_path, labels=labels))

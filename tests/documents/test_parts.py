@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mambamed.documents.parts import entries_of_part, folds_behind
-from mambamed.errors import RecipeError
-from mambamed.io.json_files import write_json
+from mambamed.errors import DatasetError, RecipeError
+from mambamed.io.json_files import read_json, write_json
 from mambamed.run.provenance import provenance
 
 
@@ -58,3 +58,21 @@ def test_the_folds_behind_predictions_are_those_of_their_records(members, folds,
     write_json(tmp_path / "preds.run.json", record)
     assert folds_behind(tmp_path / "masks") == folds_behind(tmp_path / "preds.csv") == folds
     assert folds_behind(tmp_path / "others.csv") == []
+
+
+@pytest.mark.parametrize(
+    ("fold", "line"),
+    [
+        ({"train": ["a", "b"], "val": ["b"]}, "has cases in two places: b"),
+        ({"train": ["a"], "val": ["b"], "test": ["c"]}, "splits subject p: a is in train, c in test"),
+        ({"train": ["a", "z"], "val": ["b"]}, "names cases that the dataset does not have: z"),
+    ],
+)
+def test_a_splits_file_edited_by_hand_is_checked_for_a_part_too(tmp_path, fold, line) -> None:
+    root = dataset(tmp_path, fold)
+    index = read_json(root / "dataset.json")
+    index["group_by"] = "subject"
+    index["cases"][0]["subject"] = index["cases"][2]["subject"] = "p"
+    write_json(root / "dataset.json", index)
+    with pytest.raises(DatasetError, match=rf"splits\.json: folds\.0: {line}"):
+        entries_of_part(root, "val")

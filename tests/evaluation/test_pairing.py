@@ -93,22 +93,72 @@ def test_the_record_of_predict_names_the_labels_of_references_without_names(tmp_
     assert pair_up(united, references).answers.regions == {"whole": (1, 2)}
 
 
-def test_names_of_references_predictions_and_recipe_must_agree(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("first", "second", "line"),
+    [
+        (
+            NAMES,
+            {"background": 0, "Posterior": 1, "Anterior": 2},
+            r"Posterior 1, Anterior 2 \(.*\| Anterior 1",
+        ),
+        (NAMES, {"background": 0, "head": 1, "Posterior": 2}, r"head 1 \(.*\| Anterior 1 \("),
+        (
+            {"whole": [1, 2], "core": 1, "background": 0},
+            {"background": 0, "core": [1, 2]},
+            "core 1.2 .*whole 1.2",
+        ),
+        (NAMES, {"0": "background", "1": "ANTERIOR ", "2": "posterior"}, None),
+        (NAMES, {"background": 0, "label_1": 1, "2": 2}, None),
+    ],
+)
+def test_names_of_references_and_predictions_must_agree(tmp_path, first, second, line) -> None:
+    predictions = named(tmp_path / "p" / "q", "run.json" if first is NAMES else "dataset.json", labels=first)
+    references = named(tmp_path / "r" / "q", "dataset.json", labels=second)
+    if line is None:
+        assert pair_up(predictions, references).answers.labels == (0, 1, 2)
+        return
+    for regions in (None, {"mine": (1,)}):  # naming what is scored does not make them agree
+        with pytest.raises(DatasetError, match=rf"names disagree: {line}.*Correct one"):
+            pair_up(predictions, references, regions=regions)
+
+
+def test_the_recipe_and_regions_must_agree_with_the_files(tmp_path) -> None:
     predictions = named(tmp_path / "p" / "q", "run.json", labels=NAMES)
-    swapped = named(tmp_path / "r" / "q", "dataset.json", labels={"Posterior": 1, "Anterior": 2})
-    # The two sides are shown with the values that they name.
-    both = (
-        r"run\.json: labels: .*1 Anterior, 2 Posterior \| .*dataset\.json: 1 Posterior, 2 Anterior\. Correct"
-    )
+    references = touch(tmp_path / "r" / "q", "a.nii.gz")
+    recipe = {"background": 0, "Posterior": 1, "Anterior": 2}
+    both = r"run\.json: labels: names disagree: Posterior 1, Anterior 2 \(the recipe\) \| Anterior 1, Post"
     with pytest.raises(DatasetError, match=both):
-        pair_up(predictions, swapped)
-    with pytest.raises(DatasetError, match=r"dataset\.json: labels: names disagree.*\| the recipe: 1 Ant"):
-        pair_up(predictions, swapped, labels=NAMES)
-    other = named(tmp_path / "o" / "q", "dataset.json", labels={"background": 0, "head": 1, "Posterior": 2})
-    with pytest.raises(DatasetError, match="names disagree"):
-        pair_up(predictions, other)
-    assert pair_up(predictions, swapped, regions={"mine": (1,)}).answers.regions == {"mine": (1,)}
-    spelled = named(
-        tmp_path / "s" / "q", "dataset.json", labels={"background": 0, "anterior": 1, "POSTERIOR ": 2}
-    )
-    assert pair_up(predictions, spelled).answers.regions == {"anterior": (1,), "POSTERIOR ": (2,)}
+        pair_up(predictions, references, labels=recipe)
+    with pytest.raises(DatasetError, match=r"Anterior 2 \(--regions\) \| Anterior 1 \("):
+        pair_up(predictions, references, regions={"Anterior": (2,)})
+    answers = pair_up(predictions, references, regions={"mine": (1,), "both": (1, 2)}).answers
+    assert answers.regions == {"mine": (1,), "both": (1, 2)}
+    assert answers.notes[0].startswith("other names of the same labels: mine 1 (--regions) | Anterior 1 (")
+    unnamed = touch(tmp_path / "u" / "q", "a.nii.gz")
+    notes = pair_up(unnamed, references, labels=recipe).answers.notes
+    assert notes == ("labels are named by the recipe alone: no file next to the masks names them",)
+
+
+def test_a_recipe_must_name_the_labels_as_the_year_of_brats_does(tmp_path) -> None:
+    # Until 2021 the enhancing tumor has the value 4, since 2023 the value 3 (the challenges' data pages).
+    case = touch(tmp_path / "r" / "BraTS2021_00001", "BraTS2021_00001_seg.nii.gz").parent
+    predictions = touch(tmp_path / "p" / "q", "BraTS2021_00001.nii.gz")
+    labels = {"background": 0, "NCR": 1, "ED": 2, "ET": 3}
+    with pytest.raises(DatasetError, match=r"ET 3 \(the recipe\) \| ET 4 \(BraTS regions\)"):
+        pair_up(predictions, case, labels=labels)
+    assert pair_up(predictions, case, labels=labels | {"ET": 4}).answers.source == "the recipe"
+
+
+def test_voxels_to_ignore_are_no_structure(tmp_path) -> None:
+    predictions, references = touch(tmp_path / "p" / "q", "a.nii.gz"), touch(tmp_path / "r" / "q", "a.nii.gz")
+    for spelled in ("ignore", "Ignore", "IGNORE_LABEL"):
+        (references / "dataset.json").write_text(
+            json.dumps({"labels": {"background": 0, "a": 1, spelled: 2}})
+        )
+        answers = pair_up(predictions, references).answers
+        assert (answers.regions, answers.ignored) == ({"a": (1,)}, 2)
+    (references / "dataset.json").write_text(json.dumps({"labels": {"a": 1, "ignore": [2, 3]}}))
+    with pytest.raises(DatasetError, match=r"ignore: expected one value, got 2, 3"):
+        pair_up(predictions, references)
+    with pytest.raises(DatasetError, match="label ignore are not scored"):
+        read_regions("a=1,Ignore=2")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AliasChoices, BeforeValidator, Field
 
 from mambamed.documents.base import ForeignDocument
-from mambamed.documents.foreign.values import Channels, InnerPath, Labels, Text
+from mambamed.documents.foreign.values import Channels, InnerPath, Labels, Text, Whole
 
 _REMEDY = "Correct the file, or choose another --format."
 
@@ -43,6 +43,15 @@ class AmosDataset(ForeignDocument):
     """The labels of AMOS; None if the file has none. Its cases are those in the folders."""
 
     labels: Annotated[Labels | None, BeforeValidator(lambda v: v or None)] = None
+
+
+class LabelNames(ForeignDocument):
+    """Labels and regions of any of these documents, or of one that mambamed wrote."""
+
+    REMEDY: ClassVar[str] = "Correct the file, or move it away from the masks."
+
+    labels: Labels
+    regions: dict[str, tuple[Whole, ...]] = Field(default_factory=dict)
 
 
 class NnunetFiles(ForeignDocument):

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from mambamed.cases import BACKGROUND, IGNORE
+from mambamed.documents.agreement import special
 from mambamed.schema_errors import repeated, shortened
 
 _LARGEST = 2**31 - 1  # of a label map's integers
@@ -53,6 +54,22 @@ def _by_name(section: Any) -> Any:
     return {name: number for number, name in ordered}
 
 
+def _special_names(labels: dict[str, int | tuple[int, ...]]) -> dict[str, int | tuple[int, ...]]:
+    """Labels with "background" and "ignore" in this spelling; each of them has one value."""
+    found: dict[str, int | tuple[int, ...]] = {}
+    for name, value in labels.items():
+        own = special(name)
+        if own in found:
+            raise ValueError(f"expected one label {own!r}, got several spellings of it")
+        if own in {BACKGROUND, IGNORE} and isinstance(value, tuple):
+            if len(set(value)) > 1:
+                values = ", ".join(map(str, value))
+                raise ValueError(f"{name}: expected one value, got {values}. Give these voxels one value")
+            value = value[0]
+        found[own] = value
+    return found
+
+
 def _in_order(named: dict[str, str]) -> dict[str, str]:
     """Channels in the order of their numbers."""
     if wrong := [key for key in named if not key.isdecimal()]:
@@ -74,7 +91,9 @@ Whole = Annotated[int, PlainValidator(_whole)]
 InnerPath = Annotated[str, AfterValidator(_inside)]
 Channels = Annotated[dict[str, Text], Field(min_length=1), AfterValidator(_in_order)]
 Label = Annotated[int | tuple[int, ...], PlainValidator(_label)]
-Labels = Annotated[dict[str, Label], BeforeValidator(_by_name), Field(min_length=1)]
+Labels = Annotated[
+    dict[str, Label], BeforeValidator(_by_name), Field(min_length=1), AfterValidator(_special_names)
+]
 
 
 def labels_and_regions(
