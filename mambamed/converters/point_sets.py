@@ -11,7 +11,7 @@ from mambamed.documents.prepared import PreparedIndex
 from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import Affine
 from mambamed.io.images import case_id_of
-from mambamed.io.points import Points, point_suffix, to_world
+from mambamed.io.points import Points, names_points, point_suffix, to_world
 from mambamed.io.tables import read_csv
 
 # If a case has several point files, the first of these formats is read.
@@ -84,7 +84,7 @@ def _is_point_table(path: Path) -> bool:
         headers, _ = read_csv(path)
     except DatasetError:
         return False
-    return "landmark" in headers or {"label", "x", "y", "z"} <= set(headers)
+    return names_points(headers)
 
 
 def _point_files(folder: Path) -> dict[str, Path]:

@@ -23,16 +23,19 @@ _ONLY_A_KIND = {
     "image", "images", "img", "scan", "volume", "vol", "file", "filename", "path", "channel", "input", "data",
     "dicom", "series", "nifti", "mri", "mr", "ct", "modality",
 }  # fmt: skip
+_NUMBER = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]{0,15})?")
 _SEPARATORS = re.compile(r"[\s_\-]+")
 
 
 def spelling(name: str) -> str:
     """A name without what only its spelling decides; separators stay where they carry meaning.
 
-    >>> spelling("Gall Bladder"), spelling("left-kidney"), spelling("ER+"), spelling("1-10")
-    ('gallbladder', 'leftkidney', 'er+', '1_10')
+    >>> spelling("Gall Bladder"), spelling("left-kidney"), spelling("ER+"), spelling("1-10"), spelling("1.0")
+    ('gallbladder', 'leftkidney', 'er+', '1_10', '1')
     """
     text = unicodedata.normalize("NFKC", name).strip().casefold()
+    if _NUMBER.fullmatch(text):
+        return f"{float(text):.15g}"
 
     def kept(match: re.Match[str]) -> str:
         around = text[match.start() - 1 : match.start()], text[match.end() : match.end() + 1]
@@ -161,7 +164,7 @@ def _sorted(names: Iterable[str], naming: Naming) -> list[str]:
 def spelled_alike(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
     """Name -> the one of the known names that it is, where their spellings agree.
 
-    Exact matches come first; a name that is spelled like several known ones is left out.
+    A name that is spelled like several known ones is left out; an exact match comes first.
 
     >>> spelled_alike(["left_eye", "nose"], ["Left Eye", "mouth"])
     {'left_eye': 'Left Eye'}
@@ -176,3 +179,16 @@ def spelled_alike(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
         if len(alike) == 1:
             found[name] = alike[0]
     return found
+
+
+def one_spelling_twice(names: Iterable[str]) -> tuple[str, str] | None:
+    """Two different names of one source that differ in spelling only.
+
+    >>> one_spelling_twice(["AD", "NC", "ad"]), one_spelling_twice(["1", "1.0"]), one_spelling_twice("ab")
+    (('AD', 'ad'), ('1', '1.0'), None)
+    """
+    first: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        if (other := first.setdefault(spelling(name), name)) != name:
+            return other, name
+    return None

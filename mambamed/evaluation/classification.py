@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mambamed.documents.agreement import spelling
 from mambamed.documents.evaluation import ClassificationSettings, ClassificationSummary, ClassRow
 from mambamed.errors import CaseError, DatasetError
 from mambamed.evaluation.class_report import Answer, answers_of, case_rows, write_report
@@ -65,6 +66,7 @@ def evaluate_probabilities(
     predictions: Path,
     references: Path,
     *,
+    classes: Sequence[str] | None = None,
     level: float = 0.95,
     cases: Collection[str] | None = None,
     only_predicted: bool = False,
@@ -81,6 +83,7 @@ def evaluate_probabilities(
     Args:
         predictions: a table that `classify` wrote, or a folder of them (one per seed, for the same cases).
         references: a table with the class of each case, or a prepared dataset.
+        classes: those of the recipe, with which the tables must agree, also in their order.
         level: confidence level of the intervals.
         cases: cases to score (default: all of the reference).
         only_predicted: ignore cases that are in no table.
@@ -93,7 +96,12 @@ def evaluate_probabilities(
     Raises DatasetError: nothing to compare, tables of other classes, or a reference that cannot be read.
     """
     tables = {path.stem: read_probabilities(path) for path in probability_files(predictions)}
-    classes = next(iter(tables.values())).classes
+    stated, classes = classes, next(iter(tables.values())).classes
+    if stated is not None and list(map(spelling, stated)) != list(map(spelling, classes)):
+        raise DatasetError(
+            f"{predictions}: classes or their order disagree: {', '.join(classes)} (the table) | "
+            f"{', '.join(stated)} (the recipe). Use the recipe of the model."
+        )
     for name, each in tables.items():
         if each.classes != classes:
             raise DatasetError(
@@ -341,7 +349,8 @@ def _plain(scores: BinaryScores | MulticlassScores) -> dict[str, Any]:
 
 def _as_requested(predictions: Path, references: Path, options: EvaluateOptions) -> ClassEvaluation:
     chosen = options.chosen("level", "cases", "only_predicted", "output", "report", "table", "paper")
-    return evaluate_probabilities(predictions, references, **chosen)
+    asked = options.recipe.dataset.classes if options.recipe else None
+    return evaluate_probabilities(predictions, references, classes=asked, **chosen)
 
 
 def _read_back(folder: Path, name: str, summary: ClassificationSummary) -> Evaluated:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mambamed.documents.agreement import Naming, disagreement
 from mambamed.documents.evaluation import ComparisonFile
 from mambamed.errors import DatasetError
 from mambamed.evaluation import read_evaluation
@@ -21,6 +22,7 @@ from mambamed.io.tables import write_csv
 from mambamed.metrics.classification import auc_difference
 from mambamed.metrics.statistics import PairedTest, holm, mean_ranks, paired_test
 from mambamed.report.tables import Table, shown, to_latex, to_markdown
+from mambamed.schema_errors import some_of
 
 AUC = "auc"
 
@@ -88,8 +90,12 @@ def compare(
     names = [str(f) if short.count(n) > 1 else n for f, n in zip(evaluations, short, strict=True)]
     read = [read_evaluation(path, name) for path, name in zip(evaluations, names, strict=True)]
     _check_alike(read)
+    names = list(dict.fromkeys(question.region for question in read[0].questions))
+    read = [each.respelled(names) for each in read]
     units = _shared_units(read, common)
     questions = [each for each in read[0].questions if all(each in other.questions for other in read[1:])]
+    asked = {question.region for question in questions}
+    left_out = sorted({q.region for each in read for q in each.questions} - asked)
     if not questions:
         raise DatasetError("compare: no region and metric in common. Evaluate both with the same metrics.")
     differences, rank_rows = [], []
@@ -108,7 +114,9 @@ def compare(
     corrected = _corrected(differences)
     headers = ["region", "metric", read[0].units, *(evaluated.name for evaluated in read)]
     ranks = Table("mean rank, 1 = best", headers, rank_rows)
-    comparison = Comparison(_table(corrected, level, read[0].rules), ranks, tuple(corrected), output)
+    comparison = Comparison(
+        _table(corrected, level, read[0].rules, left_out), ranks, tuple(corrected), output
+    )
     if place is not None:
         with place.locked():
             _write(comparison, place.folder)
@@ -128,6 +136,11 @@ def _check_alike(read: Sequence[Evaluated]) -> None:
             raise DatasetError(
                 f"compare: {first.name} and {other.name} follow different rules ({first.rules} | "
                 f"{other.rules}). Evaluate both with the same options."
+            )
+        sides = [Naming.of(each.name, regions=each.regions) for each in (first, other)]
+        if line := disagreement(*sides):
+            raise DatasetError(
+                f"compare: regions: names disagree: {line}. Evaluate both with the same names and labels."
             )
         for case in sorted(set(first.truth) & set(other.truth)):
             if first.truth[case] != other.truth[case]:
@@ -198,7 +211,9 @@ def _corrected(differences: Sequence[Difference]) -> list[Difference]:
     ]
 
 
-def _table(differences: Sequence[Difference], level: float, rules: str) -> Table:
+def _table(
+    differences: Sequence[Difference], level: float, rules: str, left_out: Sequence[str] = ()
+) -> Table:
     headers = [
         "region", "metric", "first", "second", "difference", f"{level:.0%} CI", "pairs",
         "p (Wilcoxon, Holm)", "p (permutation, Holm)",
@@ -216,6 +231,7 @@ def _table(differences: Sequence[Difference], level: float, rules: str) -> Table
     notes = [
         "difference = second minus first; paired by subject; p-values corrected for all rows (Holm)",
         *(["AUC: paired by case, DeLong's interval and test"] if by_delong else []),
+        *([f"not in all evaluations, left out: {some_of(left_out)}"] if left_out else []),
         rules,
     ]
     return Table("Comparison", headers, rows, notes)

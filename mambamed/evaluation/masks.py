@@ -265,7 +265,10 @@ def _read_back(folder: Path, name: str, summary: SegmentationSummary) -> Evaluat
     cases = {row["case"]: row["case"] for row in rows}
     subjects = {row["case"]: row["subject"] for row in rows}
     rules = f"{summary.settings.protocol}: {summary.settings.rules}"
-    return Evaluated(name, "segmentation", tuple(questions), values, subjects, cases, rules)
+    regions = {region: tuple(labels) for region, labels in summary.regions.items()}
+    return Evaluated(
+        name, "segmentation", tuple(questions), values, subjects, cases, rules, regions=regions
+    )  # fmt: skip
 
 
 SCORER = Scorer(

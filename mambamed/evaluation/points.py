@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mambamed.converters.point_sets import PointSet, holds_points, read_point_set
+from mambamed.documents.agreement import spelled_alike
 from mambamed.documents.evaluation import CasePoints, LandmarkRow, LandmarksSettings, LandmarksSummary
 from mambamed.errors import CaseError, DatasetError
 from mambamed.evaluation.options import EvaluateOptions
@@ -30,7 +31,7 @@ from mambamed.metrics.points import (
 from mambamed.metrics.statistics import bootstrap_interval
 from mambamed.report.page import Distribution, Page, WorstCase, write_page
 from mambamed.report.tables import Table, shown, shown_interval
-from mambamed.schema_errors import some_of
+from mambamed.schema_errors import named, some_of
 
 _ERROR = "error_mm"
 
@@ -94,7 +95,9 @@ def evaluate_points(
             "Name both by case."
         )
     in_cases = dict.fromkeys(name for case in wanted for name in truth.points.get(case, {}))
-    names = list(landmarks or truth.landmarks or in_cases)
+    known_names = list(truth.landmarks or in_cases)
+    found, notes = _spelled_as(found, known_names, truth.source)
+    names = _asked(landmarks, known_names, truth.source) if landmarks else known_names
 
     def chosen(points: Points) -> Points:
         return {name: points[name] for name in names if name in points}
@@ -117,8 +120,9 @@ def evaluate_points(
         "confidence": level,
         "mambamed": __version__,
     }
+    table_shown = _table(summaries, intervals, len(scores), faults, level)
     evaluation = PointEvaluation(
-        table=_table(summaries, intervals, len(scores), faults, level),
+        table=replace(table_shown, notes=[*table_shown.notes, *notes]),
         summaries=tuple(summaries),
         intervals=intervals,
         cases=scores,
@@ -131,6 +135,51 @@ def evaluate_points(
     if output is None:
         return evaluation
     return _written(evaluation, found, truth, report, worst)
+
+
+def _spelled_as(found: PointSet, names: Sequence[str], source: str) -> tuple[PointSet, list[str]]:
+    """Predicted landmarks with the names of the reference, and notes about names that only one side has.
+
+    Raises DatasetError: no name in common.
+    """
+    theirs = dict.fromkeys(name for points in found.points.values() for name in points)
+    alike = spelled_alike(theirs, names)
+    of_reference: dict[str, str] = {}
+    for name in sorted(alike, key=lambda each: (alike[each] != each, each)):  # exact names first
+        if (other := of_reference.setdefault(alike[name], name)) != name:
+            both = f"{named(other)} and {named(name)} are both {named(alike[name])} of {source}"
+            raise DatasetError(f"{found.source}: {both}. Rename one of them.")
+    if theirs and names and not alike:
+        raise DatasetError(
+            f"{found.source}: no landmark in common: {some_of(map(named, theirs))} (predictions) | "
+            f"{some_of(map(named, names))} ({source}). Rename the landmarks of one of them."
+        )
+    points = {
+        case: {alike.get(name, name): place for name, place in each.items()}
+        for case, each in found.points.items()
+    }
+    sides = {
+        "predictions": [name for name in theirs if name not in alike],
+        "references": [name for name in names if theirs and name not in of_reference],
+    }
+    notes = [f"only in the {side}: {some_of(map(named, left))}" for side, left in sides.items() if left]
+    return replace(found, points=points), notes
+
+
+def _asked(landmarks: Sequence[str], names: Sequence[str], source: str) -> list[str]:
+    """The recipe's landmarks with the names of the reference.
+
+    Raises DatasetError: both sides have names that the other one lacks.
+    """
+    alike = spelled_alike(landmarks, names)
+    unknown = [name for name in landmarks if name not in alike]
+    others = [name for name in names if name not in alike.values()]
+    if unknown and others:
+        raise DatasetError(
+            f"{source}: landmarks: names disagree: {some_of(map(named, unknown))} (the recipe) | "
+            f"{some_of(map(named, others))} (references). Correct one of them."
+        )
+    return [alike.get(name, name) for name in landmarks]
 
 
 def _interval(

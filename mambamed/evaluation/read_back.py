@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from mambamed.documents.agreement import spelled_alike
 from mambamed.errors import DatasetError
 from mambamed.io.tables import read_csv, unescaped
 
@@ -42,6 +43,7 @@ class Evaluated:
         units: "cases", or "points" if a unit is a landmark of a case.
         truth: case -> class.
         classes: in the order of the predictions; of two, the second is positive.
+        regions: of masks: region -> its labels.
         probabilities: for two classes, one per run: case -> probability of the positive class.
     """
 
@@ -56,6 +58,15 @@ class Evaluated:
     truth: Mapping[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     probabilities: tuple[Mapping[str, float], ...] = ()
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def respelled(self, names: Sequence[str]) -> Evaluated:
+        """Regions or landmarks with these names where only the spelling differs."""
+        alike = spelled_alike(dict.fromkeys(each.region for each in self.questions), names)
+        questions = [replace(each, region=alike.get(each.region, each.region)) for each in self.questions]
+        values = {(unit, alike.get(name, name), key): v for (unit, name, key), v in self.values.items()}
+        regions = {alike.get(name, name): members for name, members in self.regions.items()}
+        return replace(self, questions=tuple(questions), values=values, regions=regions)
 
 
 def read_case_rows(folder: Path, needed: Sequence[str]) -> list[dict[str, str]]:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mambamed.documents.agreement import spelled_alike
 from mambamed.documents.prepared import PreparedIndex
 from mambamed.errors import DatasetError
 from mambamed.io.tables import column_of, read_csv, unescaped
-from mambamed.schema_errors import repeated
+from mambamed.schema_errors import repeated, some_of
 
 _CLASS_COLUMNS = ("class", "reference")
 
@@ -70,11 +71,12 @@ def class_column(
     Raises:
         DatasetError: none, or several.
     """
-    cells = {header: {unescaped(row[header]) for row in rows} for header in headers if header != ids}
+    texts = {header: {unescaped(row[header]) for row in rows} for header in headers if header != ids}
+    cells = {header: set(spelled_alike(found, classes).values()) for header, found in texts.items()}
     for name in _CLASS_COLUMNS:
         if name in cells and cells[name] & set(classes):
             return name
-    found = [header for header, texts in cells.items() if set(classes) <= texts]
+    found = [header for header, there in cells.items() if set(classes) <= there]
     if len(found) != 1:
         which = f"several columns hold them ({', '.join(found)})" if found else "no column holds them"
         raise DatasetError(
@@ -97,10 +99,12 @@ def _of_classes(
     source: str,
     path: Path,
 ) -> ReferenceClasses:
-    known = {case: name for case, name in found.items() if name in classes}
+    alike = spelled_alike(set(found.values()), classes)
+    known = {case: alike[name] for case, name in found.items() if name in alike}
     if not known:
         raise DatasetError(
-            f"{path}: no case has one of the classes {', '.join(classes)}. Choose a table with them."
+            f"{path}: no case has one of the classes {', '.join(classes)} (found: "
+            f"{some_of(sorted(set(found.values()))) or 'none'}). Choose a table with them."
         )
     others = {case: name for case, name in found.items() if name and case not in known}
     why_not = {case: f"has no class in {source}. Add it." for case, name in found.items() if not name}

@@ -222,6 +222,22 @@ def read_fcsv(path: Path) -> tuple[str, Points]:
     return system, collected(places(), path)
 
 
+def names_points(headers: Sequence[str]) -> bool:
+    """Whether the columns of a table are those of landmarks, also as 3D Slicer writes them.
+
+    >>> names_points(["label", "r", "a", "s", "defined"]), names_points(["case", "label", "class"])
+    (True, False)
+    """
+    return column_of(headers, _NAME_COLUMNS) is not None and bool(_system_of(headers)[1])
+
+
+def _system_of(headers: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """The coordinate system that a table has columns for, and these; empty if it has none."""
+    lower = {header.lower() for header in headers}
+    known = ((system, triple) for system, triples in _AXES.items() for triple in triples)
+    return next((each for each in known if set(each[1]) <= lower), ("", ()))
+
+
 def read_points_of_table(path: Path) -> tuple[str, dict[str, Points]]:
     """The coordinate system of a table and its landmarks by case ("" without a column of cases).
 
@@ -230,8 +246,7 @@ def read_points_of_table(path: Path) -> tuple[str, dict[str, Points]]:
     headers, rows = read_csv(path)
     lower = {header.lower(): header for header in headers}
     name = column_of(headers, _NAME_COLUMNS)
-    known = ((system, triple) for system, triples in _AXES.items() for triple in triples)
-    system, axes = next((each for each in known if set(each[1]) <= set(lower)), ("", ()))
+    system, axes = _system_of(headers)
     if name is None or not axes:
         raise DatasetError(
             f"{path}: expected the columns landmark,x,y,z (mm, RAS+), and case if it has several cases, got "

@@ -1,5 +1,6 @@
 """Probability tables against classes, with scikit-learn's numbers beside ours."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -297,7 +298,34 @@ def test_the_results_of_a_paper_are_shown_for_a_recipe_that_has_them(tmp_path, r
     found = evaluate(tmp_path / "p.csv", reference, EvaluateOptions(recipe=load_recipe("adni_nnmamba")))
     assert found.paper_table is not None
     assert "89.41 ± 0.85" in found.paper_table.rows[1]  # nnMamba, arXiv 2402.03526v2, Table 3
-    plain = evaluate(
-        tmp_path / "p.csv", reference, EvaluateOptions(recipe=load_recipe("stroke_side_nnmamba"))
-    )
+    write_probabilities(tmp_path / "p.csv", replace(binary(0)[0], classes=("left", "right")))
+    sides = write_classes(tmp_path / "sides.csv", ["left", "right"] * 20)
+    plain = evaluate(tmp_path / "p.csv", sides, EvaluateOptions(recipe=load_recipe("stroke_side_nnmamba")))
     assert plain.paper_table is None
+
+
+@pytest.mark.parametrize(
+    ("classes", "names"),
+    [(("0", "1"), ["0.0", "1.0"]), (("0.0", "1.0"), ["0", "1"]), (("NC", "AD"), ["nc", "Ad"])],
+)
+def test_classes_are_compared_as_numbers_or_by_their_spelling(tmp_path, classes, names) -> None:
+    plain, truth = binary(0)
+    write_probabilities(tmp_path / "p.csv", replace(plain, classes=classes))
+    table = write_classes(tmp_path / "classes.csv", names * 20)
+    found = evaluate_probabilities(tmp_path / "p.csv", table)
+    assert found.classes == classes and not found.faults
+    area = sklearn.roc_auc_score(truth, plain.values[:, 1])
+    assert found.runs[0].scores.values["auc"] == pytest.approx(area)
+    write_classes(tmp_path / "classes.csv", ["10", "11"] * 20)
+    with pytest.raises(DatasetError, match=r"no column holds them|no case has one of the classes"):
+        evaluate_probabilities(tmp_path / "p.csv", table)
+
+
+def test_the_classes_of_the_recipe_are_those_of_the_table_in_their_order(tmp_path, reference) -> None:
+    recipe = load_recipe("adni_nnmamba")  # NC, AD
+    table = binary(0)[0]
+    write_probabilities(tmp_path / "p.csv", replace(table, classes=("nc", "ad")))
+    assert not evaluate(tmp_path / "p.csv", reference, EvaluateOptions(recipe=recipe)).faults
+    write_probabilities(tmp_path / "p.csv", replace(table, classes=("AD", "NC")))
+    with pytest.raises(DatasetError, match=r"disagree: AD, NC \(the table\) \| NC, AD \(the recipe\)"):
+        evaluate(tmp_path / "p.csv", reference, EvaluateOptions(recipe=recipe))

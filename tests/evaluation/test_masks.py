@@ -13,6 +13,7 @@ from mambamed.errors import DatasetError
 from mambamed.evaluation.compare import compare
 from mambamed.evaluation.masks import evaluate
 from mambamed.evaluation.pairing import pair_up
+from mambamed.io.json_files import read_json, write_json
 from mambamed.io.tables import read_csv
 from tests.real_data import DATA
 
@@ -380,3 +381,18 @@ def test_references_without_a_prediction_are_counted_and_the_option_is_named(tmp
     note = "2 of 3 references have no prediction and count as missed, unless --only-predicted is given"
     assert note in found.table.notes
     assert not [n for n in api.evaluate(*folders, only_predicted=True).table.notes if "no prediction" in n]
+
+
+def test_regions_of_two_evaluations_must_be_made_of_the_same_labels(tmp_path) -> None:
+    folders = evaluations(tmp_path)
+    path = folders[1] / "summary.json"
+    summary = read_json(path)
+    write_json(path, summary | {"regions": {"organ": [2]}})
+    with pytest.raises(
+        DatasetError, match=r"names disagree: organ 1 \(eval_first\) \| organ 2 \(eval_second\)"
+    ):
+        compare(folders)
+    text = (folders[1] / "cases.csv").read_text().replace(",organ,", ",ORGAN,")
+    (folders[1] / "cases.csv").write_text(text)
+    write_json(path, summary | {"regions": {"ORGAN": [1]}})
+    assert {difference.region for difference in compare(folders).differences} == {"organ"}

@@ -142,3 +142,56 @@ def test_the_verb_knows_points_from_masks(folders) -> None:
     evaluation = api.evaluate(*folders)
     assert isinstance(evaluation, PointEvaluation)
     assert evaluation.summaries[-1].found == 4
+
+
+def test_spelling_of_landmarks_is_that_of_the_reference(folders, tmp_path) -> None:
+    predictions, references = folders
+    respelled = tmp_path / "respelled"
+    for case, points in PREDICTION.items():
+        write_points(
+            respelled / f"{case}.json", {name.lower().replace(" ", "_"): p for name, p in points.items()}
+        )
+    before, after = evaluate_points(*folders), evaluate_points(respelled, references)
+    for ours, theirs in zip(after.summaries, before.summaries, strict=True):
+        assert ours.values == pytest.approx(theirs.values, nan_ok=True)
+    recipe = evaluate_points(predictions, references, landmarks=("tcd_2",))
+    assert [s.name for s in recipe.summaries] == ["TCD 2", "all"]
+
+
+def test_landmarks_that_only_one_side_names_are_said_and_none_in_common_is_refused(folders, tmp_path) -> None:
+    _, references = folders
+    others = tmp_path / "others"
+    for case, points in PREDICTION.items():
+        write_points(others / f"{case}.json", {"TCD 1": points["TCD 1"], "nose": (0.0, 0.0, 0.0)})
+    notes = evaluate_points(others, references).table.notes
+    assert "only in the predictions: nose" in notes and "only in the references: TCD 2" in notes
+    with pytest.raises(DatasetError, match=r"names disagree: chin \(the recipe\) \| TCD 2 \(references\)"):
+        evaluate_points(others, references, landmarks=("TCD 1", "chin"))
+    for case in PREDICTION:
+        write_points(others / f"{case}.json", {"nose": (0.0, 0.0, 0.0)})
+    with pytest.raises(DatasetError, match=r"no landmark in common: nose \(predictions\) \| TCD 1, TCD 2 \("):
+        evaluate_points(others, references)
+
+
+def test_tables_of_slicer_are_read_on_both_sides(folders, tmp_path) -> None:
+    """Columns as 3D Slicer's "Export as table" writes them; LPS is RAS with x and y reversed."""
+    before = evaluate_points(*folders).summaries
+    sides = []
+    for name, points_of in (("p", PREDICTION), ("r", REFERENCE)):
+        for system, sign in (("l,p,s", -1), ("r,a,s", 1)):
+            folder = tmp_path / f"{name}{sign}"
+            folder.mkdir()
+            for case, points in points_of.items():
+                lines = [
+                    f"{landmark},{sign * x},{sign * y},{z},1,1,1,0,\n"
+                    for landmark, (x, y, z) in points.items()
+                    if not math.isnan(x)
+                ]
+                header = f"label,{system},defined,selected,visible,locked,description\n"
+                (folder / f"{case}.csv").write_text(header + "".join(lines))
+        sides.append(tmp_path / f"{name}-1")
+    for predictions, references in (sides, (tmp_path / "p1", folders[1]), (folders[0], tmp_path / "r-1")):
+        found = api.evaluate(predictions, references).summaries
+        assert [(s.found, s.expected, s.spurious) for s in found] == [(3, 3, 0), (1, 2, 1), (4, 5, 1)]
+        for ours, theirs in zip(found, before, strict=True):
+            assert ours.values == pytest.approx(theirs.values, nan_ok=True)
