@@ -218,14 +218,15 @@ class ClassificationAnswer(BaseAnswer):
         for member in ensemble.members:
             patch = with_covariates(centered(ready.array, member.run.plan.patch_size), numbers)
             check_ram(2 * patch.nbytes, ensemble.max_ram, "input and output of the network need")
-            networks += [(network, tuple(member.windows.mirror_axes)) for network in member.networks]
+            networks += [(network, member.windows) for network in member.networks]
             patches += [torch.from_numpy(patch)] * len(member.networks)
         total = np.zeros(self.task.outputs)
-        for (network, axes), calibration, patch in zip(networks, self.calibrations, patches, strict=True):
+        for (network, windows), calibration, patch in zip(networks, self.calibrations, patches, strict=True):
             logits = class_logits(
                 network,
                 patch[None],
-                axes,
+                windows.mirror_axes,
+                windows.mirror_order,
                 device=ensemble.device,
                 precision=ensemble.precision,
                 layout=layout,

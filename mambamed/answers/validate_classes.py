@@ -52,6 +52,7 @@ class ClassValidation:
             network.module,
             torch.from_numpy(np.stack(patches)),
             network.windows.mirror_axes,
+            network.windows.mirror_order,
             device=network.place.device,
             precision=network.place.precision,
             layout=network.place.layout,

@@ -33,6 +33,7 @@ class Spatial:
     matrix: NDArray[np.float64]  # `(3, 3)`, patch voxel -> prepared voxel, about the patch's center
     mirrored: tuple[int, ...] | None  # axes to mirror if nothing else is done, else None
     displacement: Displacement | None = None  # added to it, in prepared voxels
+    across_x: bool = False  # whether left and right have changed places
 
     def place_of(self, points: NDArray, offset: NDArray) -> NDArray:
         """`(n, 3)` prepared voxels -> patch voxels; `offset` as from `source_box`."""
@@ -61,7 +62,8 @@ def random_spatial(
         std = random.uniform(0, augment.elastic_mm)
         displacement = random_displacement(std, augment.elastic_smoothness_mm, spacing_mm, patch_size, random)
     if not rotated and not scaled and displacement is None:
-        return Spatial(np.diag(mirror), tuple(int(a) for a in np.flatnonzero(mirror < 0)))
+        axes = tuple(int(a) for a in np.flatnonzero(mirror < 0))
+        return Spatial(np.diag(mirror), axes, across_x=0 in axes)
     matrix = np.diag(mirror)
     if rotated:
         angles = np.deg2rad(random.uniform(-augment.rotate_degrees, augment.rotate_degrees, 3))
@@ -69,7 +71,7 @@ def random_spatial(
         matrix = (rotation(angles) * spacing[None, :] / spacing[:, None]) @ matrix
     if scaled:
         matrix = matrix / two_sided(augment.scale_range, random)
-    return Spatial(matrix, None, displacement)
+    return Spatial(matrix, None, displacement, across_x=bool(mirror[0] < 0))
 
 
 def rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:

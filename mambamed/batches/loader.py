@@ -5,6 +5,7 @@ Threads, not processes: the expensive parts release the GIL, and nothing is copi
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -77,8 +78,8 @@ class PatchReader:
             kind = label.dtype if label.dtype in (np.uint8, np.int16) else np.int16
             label = np.require(label, kind, ["C", "W"])  # the kernels accept no read-only arrays
         patch, label = apply_spatial(image, label, low, spatial, offset, self._patch_size)
-        mirrored = bool(np.linalg.det(spatial.matrix) < 0)
-        reference = case.reference(label, lambda points: spatial.place_of(points, offset), mirrored)
+        place = functools.partial(spatial.place_of, offset=offset)
+        reference = case.reference(label, place, spatial.across_x)
         if self._augment is not None:
             patch = change_intensities(patch, self._augment, random)
         return with_covariates(patch, case.covariates), np.asarray(reference)

@@ -15,7 +15,6 @@ _SEGMENTATION_LOSS = (
 # Key or section -> the key that decides, and its values for which the first one has an effect.
 APPLIES_TO = {
     "dataset.covariates": ("task", (_CLASSES,)),
-    "dataset.landmark_pairs": ("task", (_LANDMARKS,)),
     "landmarks": ("task", (_LANDMARKS,)),
     "landmarks.peak_weight": ("landmarks.loss", ("mse",)),
     "landmarks.top_k": ("landmarks.loss", ("bce",)),

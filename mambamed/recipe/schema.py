@@ -20,10 +20,12 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from mambamed.cases import BACKGROUND, IGNORE
 from mambamed.geometry import SPACINGS_MM
 from mambamed.metrics import parse_metrics
 from mambamed.recipe.applicability import without_effect
 from mambamed.recipe.tasks import TASKS
+from mambamed.schema_errors import repeated
 
 Size = Annotated[int, Field(ge=1)]
 Triple = tuple[Size, Size, Size]
@@ -98,8 +100,10 @@ class Dataset(Section):
     """Region name -> its labels. If given, the network predicts regions, which may overlap (sigmoid)."""
     landmarks: tuple[str, ...] | None = None
     """Names of the landmarks."""
-    landmark_pairs: tuple[tuple[str, str], ...] = ()
-    """Pairs of landmarks that are swapped by mirroring, e.g. [[left_eye, right_eye]]."""
+    mirror_pairs: tuple[tuple[str, str], ...] = ()
+    """Pairs of labels, regions, landmarks or classes that mirroring across x swaps, e.g. [[left_eye,
+    right_eye]], in addition to names that differ only in left and right; a name paired with itself is its own
+    mirror image. `landmark_pairs` is an earlier name of this key."""
     classes: tuple[str, ...] | None = None
     """Names of the classes, in the order of the network's outputs; of two, the second is the positive one. If
     it lists only some classes of the dataset, cases of other classes are ignored."""
@@ -107,6 +111,15 @@ class Dataset(Section):
     """Classification: further inputs of the network, given per case: name -> "number", or the list of allowed
     values, e.g. {age: number, sex: [F, M]}."""
     split: Split = Split()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_name(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "landmark_pairs" not in values:
+            return values
+        if "mirror_pairs" in values:
+            raise ValueError("landmark_pairs is the earlier name of mirror_pairs. Keep only mirror_pairs.")
+        return {{"landmark_pairs": "mirror_pairs"}.get(key, key): value for key, value in values.items()}
 
 
 class Preprocess(Section):
@@ -360,7 +373,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _keys_agree(self, info: ValidationInfo) -> Recipe:
-        faults = [*self._unknown_landmarks(), *self._unknown_structures()]
+        faults = [*self._unknown_landmarks(), *self._unknown_pairs(), *self._unknown_structures()]
         if not is_of_a_run(info):
             faults += without_effect(self)
         if faults:
@@ -376,23 +389,28 @@ class Recipe(Section):
         return self
 
     def _unknown_landmarks(self) -> Iterator[Fault]:
-        paired = [name for pair in self.dataset.landmark_pairs for name in pair]
-        if len(set(paired)) < len(paired):
-            yield ("dataset", "landmark_pairs"), "a landmark occurs in two pairs. Keep one of them."
         for name, landmarks in self.measures.items():
             if not 2 <= len(landmarks) <= 4:
                 yield (
                     ("measures", name),
                     f"expected 2 to 4 landmarks, got {len(landmarks)}. Give two for a distance.",
                 )
-        named = {("dataset", "landmark_pairs"): paired} | {
-            ("measures", k): v for k, v in self.measures.items()
-        }
-        if (known := self.dataset.landmarks) is None:
-            return
-        for key, landmarks in named.items():
-            if unknown := [name for name in landmarks if name not in known]:
-                yield key, f"{', '.join(unknown)} not in dataset.landmarks. Correct the name."
+            if unknown := [name for name in landmarks if name not in (self.dataset.landmarks or landmarks)]:
+                yield ("measures", name), f"{', '.join(unknown)} not in dataset.landmarks. Correct the name."
+
+    def _unknown_pairs(self) -> Iterator[Fault]:
+        dataset = self.dataset
+        key, known = {
+            "landmarks": ("landmarks", dataset.landmarks),
+            "classification": ("classes", dataset.classes),
+        }.get(self.task, ("labels", dataset.labels and {**dataset.labels, **(dataset.regions or {})}))
+        paired = [name for pair in dataset.mirror_pairs for name in dict.fromkeys(pair)]
+        if twice := repeated(paired):
+            yield ("dataset", "mirror_pairs"), f"{twice} occurs in two pairs. Keep one of them."
+        if alike := [name for name in paired if name in (BACKGROUND, IGNORE)]:
+            yield ("dataset", "mirror_pairs"), f"{alike[0]} has no partner on the other side. Remove it."
+        if unknown := [name for name in paired if known is not None and name not in known]:
+            yield ("dataset", "mirror_pairs"), f"{', '.join(unknown)} not in dataset.{key}. Correct the name."
 
     def _unknown_structures(self) -> Iterator[Fault]:
         labels = [name for name, value in (self.dataset.labels or {}).items() if value and name != "ignore"]

@@ -31,6 +31,7 @@ from mambamed.io.ownership import Output
 from mambamed.io.text_files import read_text
 from mambamed.recipe import Recipe, dump_recipe, parse_recipe_of_run
 from mambamed.schema_errors import shortened
+from mambamed.tasks.sides import answers_of, decided_mirroring
 
 if TYPE_CHECKING:
     from mambamed.tasks.base import Task
@@ -204,7 +205,9 @@ def _what_instead(root: Path, absent: str) -> str:
     return f"is not a run folder: no {absent}. Give a folder that 'train' wrote."
 
 
-def planned_run(recipe: Recipe, plan: Plan, manifest: DatasetManifest, root: Path) -> Run:
+def planned_run(
+    recipe: Recipe, plan: Plan, manifest: DatasetManifest, root: Path, *, as_trained: bool = False
+) -> Run:
     """The run that a recipe means on a prepared dataset; nothing is written.
 
     Args:
@@ -212,7 +215,9 @@ def planned_run(recipe: Recipe, plan: Plan, manifest: DatasetManifest, root: Pat
         plan: the prepared dataset's.
         manifest: the prepared dataset's; the recipe's labels and channels must agree with it, its regions
             replace the dataset's.
-        root: the folder that the run will have.
+        root: the folder that the run will have. What a run that is already there does in mirrored images
+            stays as it is.
+        as_trained: whether the recipe says all that mirrored images change, so that no pairs are looked for.
 
     Raises:
         RecipeError: recipe and dataset do not agree.
@@ -223,7 +228,23 @@ def planned_run(recipe: Recipe, plan: Plan, manifest: DatasetManifest, root: Pat
     )
     agreed = agreed_manifest(manifest, recipe, choose=True)
     _check_names(recipe, agreed, f"recipe {recipe.name}", RecipeError)
+    if not as_trained and not _mirrors_as_before(recipe, root):
+        recipe = decided_mirroring(recipe, agreed)[0]
     return Run(root, recipe, plan, agreed)
+
+
+def _mirrors_as_before(recipe: Recipe, root: Path) -> bool:
+    """Whether a run is there that treats mirrored images as a recipe says, word for word."""
+    if not (root / "recipe.yaml").is_file():
+        return False
+    try:
+        known = Run.open(root).recipe
+    except ModelError:
+        return False
+    return (known.dataset.mirror_pairs, known.training.augment.mirror) == (
+        recipe.dataset.mirror_pairs,
+        recipe.training.augment.mirror,
+    )
 
 
 def check_writing(root: Path, folds: Sequence[FoldName], inputs: Sequence[Path] = ()) -> Output:
@@ -350,8 +371,8 @@ def _check_names(recipe: Recipe, manifest: DatasetManifest, where: str, kind: ty
     if recipe.task == "segmentation":
         for key, names in recipe.inference.postprocess:
             named[f"inference.postprocess.{key}"] = names, manifest.foreground
-    if recipe.task == "landmarks":
-        named["dataset.landmark_pairs"] = chain(*recipe.dataset.landmark_pairs), manifest.landmarks
+    known = {*answers_of(recipe, manifest), *(manifest.labels if recipe.task == "segmentation" else ())}
+    named["dataset.mirror_pairs"] = chain(*recipe.dataset.mirror_pairs), known
     for key, (names, known) in named.items():
         if unknown := [name for name in names if name not in known]:
             fact = f"{shortened(unknown[0])} is not predicted; expected one of {', '.join(known)}"

@@ -73,7 +73,7 @@ def import_weights(
         with reading(prepared):
             dataset = PreparedDataset.open(prepared)
         plan, manifest = dataset.plan, dataset.manifest
-    run = planned_run(recipe, plan, manifest, output)
+    run = planned_run(recipe, plan, manifest, output, as_trained=True)
     network = make_network(run.recipe, run.manifest)
     translation = translate(name, network, public, axis_order)
     if translation.faults:

@@ -28,7 +28,8 @@ class Task(Protocol):
         higher_is_better: whether a larger value of it is better.
         main_metric: metric of whole validation cases that `train` reports, as in summary.json.
         score_title: printed name of the main metric, e.g. "Dice".
-        mirror_order: index of the landmark that each one becomes in a mirrored image; None without pairs.
+        mirror_order: index of the output that each one becomes in an image mirrored across x; None if none
+            changes.
         averages_mirror_images: whether prediction may average the outputs for mirrored images.
         centered: whether validation after an epoch scores one centered patch per case, instead of a number of
             random patches.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ class PatchCase(ABC):
         Args:
             label: label values of the patch; zeros if `label` returned None.
             place: maps `(n, 3)` prepared voxels to voxels of the patch.
-            mirrored: whether the patch is a mirror image.
+            mirrored: whether the patch is mirrored across x, so that left and right have changed places.
         """
 
 
@@ -59,11 +59,14 @@ class LabeledCase(PatchCase):
 
     Args:
         ignored: value of the label "ignore", if the dataset has one; no patch is centered on it.
+        mirrored: value of a label -> that of its partner on the other side; without the others.
     """
 
-    def __init__(self, case: PreparedCase, ignored: int | None = None) -> None:
+    def __init__(
+        self, case: PreparedCase, ignored: int | None = None, mirrored: Mapping[int, int] | None = None
+    ) -> None:
         super().__init__(case)
-        self._ignored = ignored
+        self._ignored, self._mirrored = ignored, dict(mirrored or {})
 
     @property
     def foreground(self) -> NDArray:
@@ -77,7 +80,13 @@ class LabeledCase(PatchCase):
 
     def reference(self, label: NDArray, place: Place, mirrored: bool) -> NDArray | np.integer:
         """`(X, Y, Z)` label values."""
-        return label
+        if not mirrored or not self._mirrored:
+            return label
+        every = np.dtype(f"u{label.itemsize}")  # of uint8 or int16: each value has a place in the table
+        table = np.arange(2 ** (8 * label.itemsize)).astype(every).view(label.dtype)
+        for value, partner in self._mirrored.items():
+            table[value] = partner
+        return table[label.view(every)]
 
 
 class PointedCase(PatchCase):
@@ -85,7 +94,7 @@ class PointedCase(PatchCase):
 
     Args:
         names: the landmarks, in the order of the network's outputs.
-        mirror_order: index of the landmark that each one becomes in a mirror image; None without pairs.
+        mirror_order: index of the landmark that each one becomes in an image mirrored across x.
 
     Attributes:
         points: `(K, 3)` prepared voxels of the landmarks; NaN for landmarks that the case lacks.
@@ -120,6 +129,9 @@ class PointedCase(PatchCase):
 class ClassedCase(PatchCase):
     """A case with a class.
 
+    Args:
+        mirror_order: index of the class that each one becomes in an image mirrored across x.
+
     Attributes:
         class_index: index of its class.
 
@@ -128,15 +140,22 @@ class ClassedCase(PatchCase):
         CaseError: a covariate cannot be read.
     """
 
-    def __init__(self, case: PreparedCase, classes: Sequence[str], covariates: Wanted | None = None) -> None:
+    def __init__(
+        self,
+        case: PreparedCase,
+        classes: Sequence[str],
+        covariates: Wanted | None = None,
+        mirror_order: Sequence[int] | None = None,
+    ) -> None:
         super().__init__(case)
         if case.class_name is None or case.class_name not in classes:
             raise DatasetError(
                 f"{case.id}: class {case.class_name!r} is not one of {', '.join(classes)}. Prepare again."
             )
-        self.class_index = list(classes).index(case.class_name)
+        self.class_index, self._mirror_order = list(classes).index(case.class_name), mirror_order
         self.covariates = covariate_numbers(case.covariates, covariates or {}, case.id)
 
     def reference(self, label: NDArray, place: Place, mirrored: bool) -> NDArray | np.integer:
         """Index of the class."""
-        return np.int64(self.class_index)
+        swapped = self._mirror_order if mirrored else None
+        return np.int64(self.class_index if swapped is None else swapped[self.class_index])

@@ -21,6 +21,7 @@ from mambamed.preparation.store import PreparedCase
 from mambamed.recipe import Recipe
 from mambamed.tasks.base import Task
 from mambamed.tasks.cases import ClassedCase, PatchCase
+from mambamed.tasks.sides import mirror_order, pairs_in_use
 
 
 class Classification(Task):
@@ -50,6 +51,7 @@ class Classification(Task):
         self.classes = tuple(manifest.classes)
         self.outputs = len(self.classes)
         self.names = self.classes[1:] if self.outputs == 2 else self.classes
+        self.mirror_order = mirror_order(self.classes, pairs_in_use(recipe))
         self._covariates = recipe.dataset.covariates
         self._network = recipe.network.name
         self._settings = recipe.training.loss
@@ -59,7 +61,7 @@ class Classification(Task):
         """The case with its class and covariates; None if the recipe leaves its class out."""
         if prepared.class_name not in self.classes:
             return None
-        return ClassedCase(prepared, self.classes, self._covariates)
+        return ClassedCase(prepared, self.classes, self._covariates, self.mirror_order)
 
     def begin(self, training: Sequence[PatchCase], validation: Sequence[PatchCase]) -> None:
         """Check the classes of a fold, and weight them equally in the loss if the recipe says so.

@@ -21,6 +21,7 @@ from mambamed.tasks.base import Task
 from mambamed.tasks.cases import PatchCase, PointedCase
 from mambamed.tasks.heatmaps import Shape, heatmaps, is_inside, mean_over_heatmaps, strides_of
 from mambamed.tasks.peaks import HeatmapForm, PeakFinder, Reading
+from mambamed.tasks.sides import mirror_order, pairs_in_use
 
 _READINGS: dict[str, Reading] = {"softmax": "softmax", "mse": "plain", "bce": "sigmoid"}
 _OFFSET_REACH_SIGMAS = 2.0
@@ -35,7 +36,6 @@ class Landmarks(Task):
     Attributes:
         outputs: K, or 4 K with offsets.
         form: of the network's heatmaps, for `PeakFinder`.
-        mirror_order: index of the landmark that each one becomes in a mirror image; None without pairs.
     """
 
     verb = "landmarks"
@@ -60,7 +60,7 @@ class Landmarks(Task):
         self.form = HeatmapForm(len(self.names), reading, settings.decode, sigma, settings.offsets)
         self.outputs = self.form.channels
         self.averages_mirror_images = not settings.offsets  # offsets are not mirrored
-        self.mirror_order = mirror_order(self.names, recipe.dataset.landmark_pairs)
+        self.mirror_order = mirror_order(self.names, pairs_in_use(recipe))
 
     def case(self, prepared: PreparedCase) -> PatchCase:
         """The case with its points."""
@@ -160,29 +160,6 @@ class Landmarks(Task):
         finder = PeakFinder(self.form)
         finder.take(array.swapaxes(0, 1))
         return finder.found()
-
-
-def mirror_order(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> tuple[int, ...] | None:
-    """Index of the landmark that each one becomes in a mirror image; None without pairs.
-
-    Raises:
-        RecipeError: a pair has an unknown landmark.
-
-    >>> mirror_order(("left", "nose", "right"), (("left", "right"),))
-    (2, 1, 0)
-    """
-    if not pairs:
-        return None
-    strange = [name for pair in pairs for name in pair if name not in names]
-    if strange:
-        raise RecipeError(
-            f"dataset.landmark_pairs: {', '.join(strange)}: not among {', '.join(names)}; correct it"
-        )
-    order = list(range(len(names)))
-    for one, other in pairs:
-        a, b = names.index(one), names.index(other)
-        order[a], order[b] = b, a
-    return tuple(order)
 
 
 def _worst_bce(answer: Tensor, drawn: Tensor, share: float) -> Tensor:

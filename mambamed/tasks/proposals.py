@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,9 @@ from mambamed.documents.plan import Triple
 from mambamed.errors import RecipeError
 from mambamed.preparation.pool import cores
 from mambamed.preparation.store import PreparedDataset
-from mambamed.recipe import Choice
-from mambamed.schema_errors import some_of
+from mambamed.recipe import Choice, Recipe
 from mambamed.tasks.covariates_found import covariates_found
-from mambamed.tasks.sides import pairs_by_name, side_of
+from mambamed.tasks.sides import decided_mirroring
 from mambamed.terminal import command_line
 
 # Task -> network, and where it was found to be the best within minutes of training on a CPU.
@@ -154,6 +153,7 @@ def _segmentation(dataset: PreparedDataset) -> Proposal:
     else:
         why = "labels exclude each other: softmax, cross-entropy and Dice"
         outputs_of = [Choice("dataset.labels", dict(manifest.labels), why)]
+    pairs, mirror = _mirror("segmentation", manifest)
     patches = max(1.0, math.prod(plan.shape_median) / math.prod(plan.patch_size))
     steps, why_steps = _steps(dataset, patches, visits=200, batch=batch[0], least=5000, most=250_000)
     return Proposal(
@@ -163,22 +163,18 @@ def _segmentation(dataset: PreparedDataset) -> Proposal:
         batch=batch,
         steps=steps,
         why_steps=why_steps,
-        choices=(*outputs_of, _mirror([*manifest.labels, *manifest.regions])),
+        choices=(*outputs_of, *pairs, mirror),
     )
 
 
 def _landmarks(dataset: PreparedDataset) -> Proposal:
     manifest, plan = dataset.manifest, dataset.plan
-    pairs, alone = pairs_by_name(manifest.landmarks)
     choices = [Choice("dataset.landmarks", list(manifest.landmarks))]
-    if pairs and not alone:
-        why = "names that differ only in left and right: mirrored patches swap them"
-        choices.append(Choice("dataset.landmark_pairs", [list(pair) for pair in pairs], why))
-        mirror = Choice("training.augment.mirror", ["x"], "the pairs of landmarks are swapped")
-    else:
-        reason = f"{some_of(alone)}: no partner on the other side" if alone else "no name says left or right"
-        why = f"no mirror images, because landmarks cannot be paired ({reason}); see dataset.landmark_pairs"
+    pairs, mirror = _mirror("landmarks", manifest)
+    if not pairs and mirror.value:
+        why = "no mirror images, because no name says left or right; see dataset.mirror_pairs"
         mirror = Choice("training.augment.mirror", [], why)
+    choices += pairs
     whole = all(p >= s for p, s in zip(plan.patch_size, plan.shape_median, strict=True))
     near = Choice(
         "training.foreground",
@@ -195,9 +191,10 @@ def _classification(dataset: PreparedDataset) -> Proposal:
     batch = max(4, plan.batch_size)
     choices = [Choice("dataset.classes", list(manifest.classes), "each counts equally in the loss")]
     known, why = covariates_found([dataset.case(case_id) for case_id in dataset.case_ids])
+    pairs, mirror = _mirror("classification", manifest, known)
+    choices += pairs
     if known or why:
         choices.append(Choice("dataset.covariates", known, why))
-    mirror = _mirror(manifest.classes)
     gentle = "sizes and intensities may distinguish the classes: weaker augmentation than for segmentation"
     choices += [
         mirror,
@@ -225,12 +222,26 @@ _GENTLE = {
 }
 
 
-def _mirror(names: Sequence[str]) -> Choice:
-    """Axes of mirror images: x (left and right), unless a name says left or right."""
-    if sided := [name for name in dict.fromkeys(names) if side_of(name)]:
-        why = f"no mirror images, because {some_of(sided)} would become the other side"
-        return Choice("training.augment.mirror", [], why)
-    return Choice("training.augment.mirror", ["x"], "left and right: no name says left or right")
+def _mirror(
+    task: str, manifest: DatasetManifest, covariates: Mapping[str, Any] | None = None
+) -> tuple[list[Choice], Choice]:
+    """Pairs, if there are any, and the axes of mirror images: x, unless a name of a side has no partner."""
+    asked = {
+        "task": task,
+        "name": manifest.name,
+        "dataset": {"covariates": covariates or {}},
+        "network": {"name": NETWORKS_OF_TASKS[task][0]},
+        "training": {"augment": {"mirror": ["x"]}},
+    }
+    recipe, fault = decided_mirroring(Recipe.model_validate(asked), manifest)
+    if fault:
+        return [], Choice("training.augment.mirror", [], f"no mirror images: {fault}")
+    if not (pairs := [list(pair) for pair in recipe.dataset.mirror_pairs]):
+        return [], Choice("training.augment.mirror", ["x"], "left and right: no name says left or right")
+    why = "names that differ only in left and right: mirrored images swap them"
+    return [Choice("dataset.mirror_pairs", pairs, why)], Choice(
+        "training.augment.mirror", ["x"], "left and right: the pairs are swapped"
+    )
 
 
 def _steps(

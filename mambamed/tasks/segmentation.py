@@ -18,6 +18,7 @@ from mambamed.recipe import Recipe
 from mambamed.tasks.base import Task
 from mambamed.tasks.cases import LabeledCase, PatchCase
 from mambamed.tasks.losses import binary_cross_entropy, boundary_loss, cross_entropy, soft_dice
+from mambamed.tasks.sides import mirror_order, mirrored_values, pairs_in_use
 
 _UNKNOWN, _STRANGE = -1, -2  # in a target: the label "ignore"; a value that is no label of the dataset
 
@@ -61,6 +62,7 @@ class Segmentation(Task):
         self.outputs = len(self.values)
         # (number of labels, number of names): whether a label belongs to a name.
         self._members = torch.tensor(members)
+        self._mirror(recipe, manifest)
         lookup = torch.full((max(manifest.labels.values()) + 1,), _STRANGE)
         lookup[self._label_values] = torch.arange(len(self._label_values))
         if self._ignored is not None:
@@ -85,9 +87,22 @@ class Segmentation(Task):
             )
         return torch.tensor([given.get(name, 1.0) for name in known])
 
+    def _mirror(self, recipe: Recipe, manifest: DatasetManifest) -> None:
+        """Outputs and label values that change places in an image mirrored across x."""
+        pairs = pairs_in_use(recipe)
+        if self.by_regions:
+            self.mirror_order = mirror_order(self.names, pairs)
+            partners = mirrored_values(self._label_values, manifest.regions, pairs)
+        else:
+            names = {value: name for name, value in manifest.labels.items()}
+            self.mirror_order = mirror_order([names[value] for value in self.values], pairs)
+            order = self.mirror_order or range(len(self.values))
+            partners = {value: self.values[k] for value, k in zip(self.values, order, strict=True)}
+        self._mirrored = {value: partner for value, partner in partners.items() if value != partner}
+
     def case(self, prepared: PreparedCase) -> PatchCase:
         """The case with its label map."""
-        return LabeledCase(prepared, self._ignored)
+        return LabeledCase(prepared, self._ignored, self._mirrored)
 
     def encode(self, reference: Tensor, shape: Sequence[int] = ()) -> Tensor:
         """`(B, X, Y, Z)` label values -> int64 indices into the sorted label values, -1 for "ignore".

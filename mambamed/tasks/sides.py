@@ -1,17 +1,33 @@
-"""Left and right in the names of structures, classes and landmarks."""
+"""Left and right: which labels, regions, landmarks or classes change places in an image mirrored across x.
+
+Prepared arrays are in RAS+ order, so that x runs from the left to the right of the person.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
-_SIDES = {"left": "left", "l": "left", "lh": "left", "right": "right", "r": "right", "rh": "right"}
+from mambamed.cases import BACKGROUND, IGNORE
+from mambamed.documents.manifest import DatasetManifest
+from mambamed.errors import DatasetError, RecipeError
+from mambamed.recipe import Recipe
+from mambamed.schema_errors import some_of
+
+Pairs = tuple[tuple[str, str], ...]
+
+_LEFT = ("left", "l", "lh", "lt", "sinister", "sinistra")
+_RIGHT = ("right", "r", "rh", "rt", "dexter", "dextra")
+_SIDES: dict[str, str] = {**dict.fromkeys(_LEFT, "left"), **dict.fromkeys(_RIGHT, "right")}
+_ANY_POSE_DEGREES = 90
+_OTHER = {"left": "right", "right": "left"}
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_]+|\d+")  # camelCase is two words
+_JOINED = re.compile(r"(left|right)(\w+)")  # leftkidney
 
 
 def side_of(name: str) -> str | None:
-    """ "left" or "right" if a word of the name says so (left, l, lh, right, r, rh), else None.
+    """ "left" or "right" if a word of the name says so (left, l, lh, lt, right, ...), else None.
 
     >>> side_of("kidney_l"), side_of("RightLung"), side_of("lh-V1"), side_of("liver"), side_of("left/right")
     ('left', 'right', 'left', None, None)
@@ -20,25 +36,197 @@ def side_of(name: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def pairs_by_name(names: Iterable[str]) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
-    """Pairs (left, right) of names that differ only in their side, and the sided names without a partner.
+def pairs_by_name(names: Iterable[str]) -> tuple[Pairs, tuple[str, ...]]:
+    """Pairs (left, right) of names that differ only in their sides, and the names with a side and no partner.
 
     >>> pairs_by_name(["eye_left", "nose", "eye_right", "ear_left"])
     ((('eye_left', 'eye_right'),), ('ear_left',))
+    >>> pairs_by_name(["L>R", "R>L", "left", "l", "right"])
+    ((('L>R', 'R>L'),), ('left', 'l', 'right'))
     """
     members: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
     for name in names:
-        if side_of(name):
-            members[tuple("" if word in _SIDES else word for word in _words(name))].append(name)
+        words = tuple(_SIDES.get(word, f"={word}") for word in _words(name))
+        if _OTHER.keys() & set(words):
+            members[words].append(name)
     pairs, alone = [], []
-    for group in members.values():
-        group.sort(key=lambda name: side_of(name) or "")
-        if [side_of(name) for name in group] == ["left", "right"]:
-            pairs.append((group[0], group[1]))
-        else:
+    for words, group in members.items():
+        partners = members.get(tuple(_OTHER.get(word, word) for word in words), [])
+        if len(group) != 1 or len(partners) != 1:
             alone += group
+        elif next(word for word in words if word in _OTHER) == "left":
+            pairs.append((group[0], partners[0]))
     return tuple(pairs), tuple(alone)
 
 
 def _words(name: str) -> list[str]:
-    return [word.lower() for word in _WORD.findall(name)]
+    words: list[str] = []
+    for word in _WORD.findall(name):
+        joined = _JOINED.fullmatch(word.lower())
+        words += joined.groups() if joined else [word.lower()]
+    return words
+
+
+def decided_mirroring(recipe: Recipe, manifest: DatasetManifest) -> tuple[Recipe, str]:
+    """The recipe with all pairs in `dataset.mirror_pairs`; or with fewer mirrored axes, and the reason.
+
+    Pairs are those that the recipe gives, then those of the names that differ only in left and right. Names
+    that are in no pair are their own mirror image, unless they name a side. Of regions, those without a side
+    whose labels are paired are paired like their labels. If training also rotates by more than 90 degrees, a
+    mirror image across y or z is one across x of another pose, so that only x is mirrored.
+
+    Raises:
+        RecipeError: a given pair names what is not predicted.
+    """
+    dataset, augment = recipe.dataset, recipe.training.augment
+    pairs, fault = _pairs(recipe, manifest) if augment.mirror else ((), "")
+    if not fault and "x" in augment.mirror:
+        dataset = dataset.model_copy(update={"mirror_pairs": pairs})
+    kept, any_pose = augment.mirror, bool(augment.rotate and augment.rotate_degrees > _ANY_POSE_DEGREES)
+    if fault:
+        kept = tuple(axis for axis in kept if axis != "x")
+    if any_pose and (fault or any(one != other for one, other in pairs)):
+        kept = tuple(axis for axis in kept if axis == "x")
+    training = recipe.training.model_copy(update={"augment": augment.model_copy(update={"mirror": kept})})
+    turned = f"rotations by more than {_ANY_POSE_DEGREES} degrees turn mirrored y or z into mirrored x"
+    reason = (fault or turned) if len(kept) < len(augment.mirror) else ""
+    return recipe.model_copy(update={"dataset": dataset, "training": training}), reason
+
+
+def mirroring_lines(asked: Recipe, decided: Recipe, manifest: DatasetManifest) -> list[str]:
+    """What a run does with left and right, for its log; nothing if no name has a side and none was given."""
+    lines, pairs, axes = [], pairs_in_use(decided), decided.training.augment.mirror
+    if swapped := [f"{one} and {other}" for one, other in pairs if one != other]:
+        lines.append(f"mirrored across x, which swaps {some_of(swapped)}")
+    if off := [axis for axis in asked.training.augment.mirror if axis not in axes]:
+        lines.append(f"not mirrored across {', '.join(off)}: {decided_mirroring(asked, manifest)[1]}")
+    sided = {name for pair in pairs_by_name(answers_of(decided, manifest))[0] for name in pair}
+    if "x" in axes and (left := sorted(sided - {name for pair in pairs for name in pair})):
+        lines.append(f"mirrored across x without swapping {some_of(left)}, as the run began")
+    return lines
+
+
+def pairs_in_use(recipe: Recipe) -> Pairs:
+    """The pairs that are swapped in mirrored images; none if images are not mirrored across x."""
+    return recipe.dataset.mirror_pairs if "x" in recipe.training.augment.mirror else ()
+
+
+def mirror_order(names: Sequence[str], pairs: Iterable[tuple[str, str]]) -> tuple[int, ...] | None:
+    """Index of the name that each one becomes in an image mirrored across x; None if none changes.
+
+    Raises:
+        RecipeError: a pair has an unknown name.
+
+    >>> mirror_order(("left", "nose", "right"), (("left", "right"),))
+    (2, 1, 0)
+    """
+    swapped = _mapping(pairs)
+    if strange := [name for name in swapped if name not in names]:
+        raise RecipeError(
+            f"dataset.mirror_pairs: {some_of(strange)}: not among {', '.join(names)}. Correct the name."
+        )
+    order = tuple(names.index(swapped.get(name, name)) for name in names)
+    return None if order == tuple(range(len(names))) else order
+
+
+def mirrored_values(
+    values: Iterable[int], regions: Mapping[str, Sequence[int]], pairs: Iterable[tuple[str, str]]
+) -> dict[int, int]:
+    """For regions: label value -> one that lies in the partners of its regions.
+
+    Raises:
+        DatasetError: no label lies in just these.
+
+    >>> mirrored_values([0, 1, 2, 3], {"left": [1], "right": [2], "both": [1, 2]}, [("left", "right")])
+    {0: 0, 1: 2, 2: 1, 3: 3}
+    """
+    swapped, values = _mapping(pairs), list(values)
+    within = {value: {name for name, members in regions.items() if value in members} for value in values}
+    found: dict[int, int] = {}
+    for value, names in within.items():
+        wanted = {swapped.get(name, name) for name in names}
+        like = [other for other in values if within[other] == wanted]
+        if not like:
+            raise DatasetError(
+                f"label {value} is in {', '.join(sorted(names))}, and no label is in just "
+                f"{', '.join(sorted(wanted))}"
+            )
+        found[value] = value if value in like else like[0]
+    return found
+
+
+def answers_of(recipe: Recipe, manifest: DatasetManifest) -> tuple[str, ...]:
+    """The names that the task of a recipe predicts."""
+    answers = {"landmarks": manifest.landmarks, "classification": manifest.classes}
+    return tuple(answers.get(recipe.task, manifest.foreground))
+
+
+def _mapping(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    return {one: other for a, b in pairs for one, other in ((a, b), (b, a))}
+
+
+def _pairs(recipe: Recipe, manifest: DatasetManifest) -> tuple[Pairs, str]:
+    """All pairs of what is predicted, or why they are not known."""
+    names, given = answers_of(recipe, manifest), recipe.dataset.mirror_pairs
+    labels = [name for name in manifest.labels if name not in (BACKGROUND, IGNORE)]
+    by_regions = recipe.task == "segmentation" and bool(manifest.regions)
+    allowed = [{*names}, {*labels}] if by_regions else [{*names}]
+    if strange := [pair for pair in given if not any({*pair} <= known for known in allowed)]:
+        raise RecipeError(
+            f"recipe {recipe.name}: dataset.mirror_pairs: {' and '.join(strange[0])}: expected two of "
+            f"{', '.join(names)}{' or two labels' if by_regions else ''}. Correct the names."
+        )
+    pairs, alone = _completed(names, given)
+    if by_regions and not alone:
+        of_labels, _ = _completed(labels, given)
+        pairs, fault = _with_regions_of(of_labels, manifest, pairs)
+        if fault:
+            return (), fault
+    if alone:
+        return (), (
+            f"{some_of(alone)}: no partner on the other side. Add it to dataset.mirror_pairs, with itself "
+            f"if it is its own mirror image: [[{alone[0]}, {alone[0]}]]"
+        )
+    if sided := _sided_covariates(recipe):
+        return (), f"the covariate {sided} names a side, which mirroring does not change"
+    return pairs, ""
+
+
+def _completed(names: Sequence[str], given: Pairs) -> tuple[Pairs, tuple[str, ...]]:
+    """The given pairs and those by name of the other names, and the names with a side and no partner."""
+    taken = {name for pair in given for name in pair}
+    pairs, alone = pairs_by_name(name for name in names if name not in taken)
+    return (*(pair for pair in given if {*pair} <= {*names}), *pairs), alone
+
+
+def _with_regions_of(of_labels: Pairs, manifest: DatasetManifest, pairs: Pairs) -> tuple[Pairs, str]:
+    """The pairs of regions, and of those that are in none but whose labels are paired; or what is missing."""
+    swapped = {manifest.labels[one]: manifest.labels[other] for one, other in _mapping(of_labels).items()}
+    partner = _mapping(pairs)
+    for name, members in manifest.regions.items():
+        if name in partner:
+            continue
+        wanted = {swapped.get(value, value) for value in members}
+        free = {other: {*others} for other, others in manifest.regions.items() if other not in partner}
+        like = [other for other, others in free.items() if others == wanted]
+        if not like:
+            return (), f"region {name} holds labels of one side, and no region those of the other"
+        other = name if name in like else like[0]
+        partner |= {name: other, other: name}
+        if other != name:
+            pairs = (*pairs, (name, other))
+    values = [value for label, value in manifest.labels.items() if label != IGNORE]
+    try:
+        mirrored_values(values, manifest.regions, pairs)
+    except DatasetError as error:
+        return (), str(error)
+    return pairs, ""
+
+
+def _sided_covariates(recipe: Recipe) -> str:
+    """The first covariate whose name or values name a side; empty if none does."""
+    for name, values in recipe.dataset.covariates.items():
+        words = [name, *(() if isinstance(values, str) else values)]
+        if any(word in _SIDES for each in words for word in _words(each)):
+            return name
+    return ""

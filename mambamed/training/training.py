@@ -20,6 +20,7 @@ from mambamed.run.device import keep_freed_memory
 from mambamed.run.export import open_model
 from mambamed.run.folder import Run, check_writing, create_run, planned_run, writing
 from mambamed.run.workplace import Workplace, choose_workplace
+from mambamed.tasks.sides import mirroring_lines
 from mambamed.terminal import command_line
 from mambamed.training.commands import predict_command, resume_command
 from mambamed.training.costs import check_time
@@ -109,6 +110,8 @@ def train(
         if fit is not None:
             recipe = _fitted(recipe, dataset, run, fit, place, progress)
             run = planned_run(recipe, dataset.plan, dataset.manifest, root)
+        if not notes or run.recipe != recipe:  # else the notes say it
+            notes = (*notes, *mirroring_lines(recipe, run.recipe, run.manifest))
         if dry_run:
             for line in (*notes, *reasons.values()):
                 progress.say(line)
@@ -178,7 +181,7 @@ def _dry_run_without_data(
     progress.say(
         f"no prepared dataset ({missing}): the step is taken on random numbers of the recipe's shapes"
     )
-    for line in reasons.values():
+    for line in (*mirroring_lines(recipe, run.recipe, run.manifest), *reasons.values()):
         progress.say(line)
     cost, _ = measured_step(run, cast(PreparedDataset, dataset), 0, place, progress)
     prepared = recipe.dataset.prepared or "PREPARED"

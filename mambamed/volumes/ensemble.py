@@ -90,6 +90,7 @@ class Ensemble:
                 "gaussian": member.windows.gaussian,
                 "mirror_axes": list(member.windows.mirror_axes),
                 "patch_size": list(member.windows.patch_size),
+                **({"mirror_order": list(order)} if (order := member.windows.mirror_order) else {}),
             }
             for member in self.members
         ]

@@ -27,7 +27,8 @@ class ForwardPass:
         layout: memory format of the networks' input.
         on_message: callback that receives what was changed because memory ran out.
         free_memory: frees some memory of the device when not even one patch fits; returns whether it could.
-        mirror_order: channel that each one becomes in a mirror image, if left and right have separate ones.
+        mirror_order: channel that each one becomes in an image mirrored across x, if left and right have
+            separate ones.
     """
 
     def __init__(
@@ -113,14 +114,15 @@ class ForwardPass:
                 turned = torch.flip(patches, flips) if flips else patches
                 for network in self._networks:
                     logits = network(turned)
+                    across_x = self._mirror_order if 2 in flips else None
                     if logits.dim() == 2:
-                        pooled.append(logits.float())
+                        pooled.append((logits if across_x is None else logits[:, across_x]).float())
                         continue
                     if not (passes == 1 and logits.dtype == torch.bfloat16 and logits.device.type == "cpu"):
                         logits = logits.float()
                     logits = torch.flip(logits, flips) if flips else logits
-                    if self._mirror_order is not None and len(flips) % 2:  # two mirrors make a rotation
-                        logits = logits[:, self._mirror_order]
+                    if across_x is not None:
+                        logits = logits[:, across_x]
                     total = logits if total is None else total + logits
         if total is None:
             return torch.stack(pooled).mean(0)
@@ -143,6 +145,7 @@ def class_logits(
     network: nn.Module,
     patches: Tensor,
     mirror_axes: Sequence[int] = (),
+    mirror_order: Sequence[int] | None = None,
     *,
     device: torch.device,
     precision: str,
@@ -153,9 +156,12 @@ def class_logits(
     Args:
         network: maps `(B, C, X, Y, Z)` patches to `(B, K)`; in evaluation mode, on `device`.
         mirror_axes: those along which training mirrored; along others a mirror image may be of another class.
-        device, precision, layout: see `ForwardPass`, as for the RunError if a single patch does not fit.
+        mirror_order, device, precision, layout: see `ForwardPass`, as for the RunError if a single patch does
+            not fit.
     """
-    forward = ForwardPass([network], mirror_axes, len(patches), device, precision, layout)
+    forward = ForwardPass(
+        [network], mirror_axes, len(patches), device, precision, layout, mirror_order=mirror_order
+    )
     return torch.stack(forward(list(patches))).cpu()
 
 

@@ -144,7 +144,7 @@ def _recipe() -> Target:
     whole = (recipes / "brats_nnmamba.yaml").read_bytes()
     seeds = [
         b"network: {name: nnmamba, channels: 4}\ntraining: {epochs: 2, optimizer: {lr: 3e-4}}\n",
-        b"task: landmarks\ndataset:\n  landmarks: [a, b]\n  landmark_pairs: [[a, b]]\n"
+        b"task: landmarks\ndataset:\n  landmarks: [a, b]\n  mirror_pairs: [[a, b]]\n"
         b"network:\n  name: unet\nmeasures: {width: [a, b]}\n",
         b"extends: brats_nnmamba\nname: mine\n"
         b"training:\n  patch_size: [96, 96, 96]\n  augment: {mirror: [x]}\n",

@@ -28,15 +28,17 @@ def test_pairs_and_measures_of_known_landmarks_are_taken() -> None:
         {"landmark_pairs": [["left", "right"]]},
         {"width": ["left", "right"], "angle": ["left", "nose", "right"]},
     )
-    assert taken.dataset.landmark_pairs == (("left", "right"),)
+    assert taken.dataset.mirror_pairs == (("left", "right"),)  # landmark_pairs is its earlier name
     assert taken.measures["angle"] == ("left", "nose", "right")
 
 
 @pytest.mark.parametrize(
     ("dataset", "measures", "fact"),
     [
-        ({"landmark_pairs": [["left", "chin"]]}, {}, r"landmark_pairs\n  chin not in"),
-        ({"landmark_pairs": [["left", "right"], ["right", "nose"]]}, {}, "occurs in two pairs"),
+        ({"landmark_pairs": [["left", "chin"]]}, {}, r"mirror_pairs\n  chin not in"),
+        ({"mirror_pairs": [["left", "right"], ["right", "nose"]]}, {}, "occurs in two pairs"),
+        ({"mirror_pairs": [["left", "background"]]}, {}, "background has no partner on the other side"),
+        ({"mirror_pairs": [], "landmark_pairs": []}, {}, "the earlier name of mirror_pairs"),
         ({}, {"width": ["left", "chin"]}, r"measures\.width\n  chin not in"),
         ({}, {"width": ["left"]}, "got 1. Give two for a distance"),
     ],

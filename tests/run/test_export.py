@@ -15,6 +15,7 @@ from mambamed.run.checkpoint import encode_checkpoint, read_checkpoint, write_ch
 from mambamed.run.export import export_model, open_model
 from mambamed.run.model import load_network
 from mambamed.run.thresholds import write_thresholds
+from mambamed.volumes.ensemble import load_ensemble
 from tests.answers.stubs import MANIFEST, stub_run, write_blobs
 from tests.faults.fault_files import VOXELS, packed
 from tests.faults.in_process import call
@@ -66,6 +67,15 @@ def test_the_file_gives_the_masks_of_the_run_bit_for_bit(run, model, tmp_path) -
         [model], tmp_path / "images", tmp_path / "of_file"
     )
     masks_of([model, run.root], tmp_path / "images", tmp_path / "of_both")
+
+
+def test_the_file_swaps_left_and_right_as_the_run_does(tmp_path) -> None:
+    labels = {"background": 0, "left": 1, "right": 5}
+    run = stub_run(tmp_path / "run", manifest=MANIFEST.changed(labels=labels))
+    exported = load_ensemble([export_model(run.root, tmp_path / "model.mambamed").output])
+    (member,) = exported.members
+    assert member.windows.mirror_order == (0, 2, 1) and member.windows.mirror_axes == (0, 1, 2)
+    assert exported.described()["members"][0]["mirror_order"] == [0, 2, 1]
 
 
 def test_the_same_run_gives_the_same_bytes_and_no_place_of_its_data(run, model, tmp_path) -> None:

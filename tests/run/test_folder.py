@@ -272,3 +272,26 @@ def test_a_fold_that_is_a_link_or_holds_something_else_is_not_written(tmp_path) 
         pass
     with pytest.raises(RecipeError, match="fold_2: holds a folder of masks"), writing(run.root, [2]):
         pass
+
+
+SIDED = DatasetManifest(name="d", channels={"a": "mri"}, labels={"background": 0, "left": 1, "right": 2})
+
+
+def test_a_run_keeps_the_pairs_and_axes_that_were_decided(tmp_path):
+    run = create_run(planned_run(recipe(), PLAN, SIDED, tmp_path))
+    assert Run.open(tmp_path).recipe.dataset.mirror_pairs == (("left", "right"),)
+    assert Run.open(tmp_path).task.mirror_order == (0, 2, 1)
+    assert create_run(planned_run(recipe(), PLAN, SIDED, tmp_path)) == run
+    alone = SIDED.changed(labels={"background": 0, "left": 1, "x": 2})
+    run = create_run(planned_run(recipe(), PLAN, alone, tmp_path / "alone"))
+    assert run.recipe.training.augment.mirror == ("y", "z")
+
+
+def test_a_run_of_an_earlier_version_goes_on_without_pairs(tmp_path):
+    """mambamed 0.1.0 wrote an empty `landmark_pairs` and mirrored labels without swapping them."""
+    create_run(planned_run(recipe(), PLAN, SIDED, tmp_path, as_trained=True))
+    file = tmp_path / "recipe.yaml"
+    file.write_text(file.read_text().replace("mirror_pairs: []", "landmark_pairs: []"))
+    again = create_run(planned_run(recipe(), PLAN, SIDED, tmp_path))
+    assert again.recipe.dataset.mirror_pairs == () and again.task.mirror_order is None
+    assert "landmark_pairs" in file.read_text()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -107,3 +109,35 @@ def test_no_patch_is_centered_on_what_nobody_labeled():
     _, reference = reader.read(PatchRequest("c", (19, 0, 0), (0,)))
     assert set(np.unique(reference)) == {0, 3}  # as voxels they stay what they are: unknown to the loss
     assert LabeledCase(case).foreground is case.foreground
+
+
+def test_labels_change_sides_in_a_mirror_image_and_only_there():
+    """The image is the label map, so that a mirrored patch shows each side with the name of the other."""
+    case = MemoryCase(np.zeros((1, 8, 6, 4), np.float32), np.zeros((8, 6, 4), np.int16))
+    case.labels[1:3], case.labels[5:7], case.labels[4], case.labels[:, 0] = 1, 2, 3, 300
+    case.array[0] = case.labels
+    seen, still = set(), {"rotate": 0.0, "scale": 0.0, "elastic": 0.0}
+    for mirror, key in itertools.product(("x", "y", "xz"), range(6)):
+        augment = MOVED.model_copy(update={**still, "mirror": tuple(mirror)})
+        reader = PatchReader({"c": LabeledCase(case, 3, {1: 2, 2: 1})}, (8, 6, 4), augment, (1.0,) * 3)
+        patch, target = reader.read(PatchRequest("c", (0, 0, 0), (key,)))
+        shown = patch[0].astype(int)
+        across_x = bool((shown[1] == 2).any())
+        seen.add((mirror, across_x))
+        expected = np.select([shown == 1, shown == 2], [2, 1], shown) if across_x else shown
+        np.testing.assert_array_equal(target, expected)
+    assert seen == {("x", False), ("x", True), ("y", False), ("xz", False), ("xz", True)}
+
+
+def test_a_class_becomes_that_of_the_other_side_in_a_mirror_image():
+    augment = MOVED.model_copy(update={"mirror": ("x",), "rotate": 0.0, "scale": 0.0})
+    reader = PatchReader(
+        {"c": ClassedCase(Case(), ("ad", "nc"), None, (1, 0))}, (40, 40, 40), augment, (1.0,) * 3
+    )
+    seen = set()
+    for key in range(8):
+        patch, index = reader.read(PatchRequest("c", (-5, -4, -6), (key,)))
+        left, right = (patch[c].max((1, 2)).argmax() for c in range(2))
+        assert int(index) == int(left > right)  # "left" lies at the smaller x in the image as it is
+        seen.add(int(index))
+    assert seen == {0, 1}

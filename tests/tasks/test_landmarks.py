@@ -252,11 +252,11 @@ def test_gradients_reach_every_depth() -> None:
 
 
 def test_pairs_change_places_in_a_mirror() -> None:
-    task = landmarks_task(dataset={"landmark_pairs": [["left_ear", "right_ear"]]})
+    task = landmarks_task(dataset={"mirror_pairs": [["left_ear", "right_ear"]]})
     assert task.mirror_order == (0, 2, 1)
     assert landmarks_task().mirror_order is None
-    with pytest.raises(RecipeError, match=r"landmark_pairs: chin: not among nose"):
-        landmarks_task(dataset={"landmark_pairs": [["nose", "chin"]]})
+    with pytest.raises(RecipeError, match=r"mirror_pairs: chin: not among nose"):
+        landmarks_task(dataset={"mirror_pairs": [["nose", "chin"]]})
 
 
 def test_a_dataset_without_landmarks_is_refused() -> None:

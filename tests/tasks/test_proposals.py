@@ -37,7 +37,6 @@ def test_labels_are_learned_in_the_patch_of_the_plan_and_mirrored_from_left_to_r
 @pytest.mark.parametrize(
     "fields",
     [
-        {"labels": {"background": 0, "left kidney": 1, "right kidney": 2}},
         {"labels": {"background": 0, "lesion_r": 1}},
         {"labels": {"background": 0, "a": 1, "b": 2}, "regions": {"lh": (1,), "both": (1, 2)}},
     ],
@@ -45,7 +44,13 @@ def test_labels_are_learned_in_the_patch_of_the_plan_and_mirrored_from_left_to_r
 def test_labels_and_regions_of_one_side_are_not_mirrored(fields) -> None:
     proposal = proposal_for(dataset_of(**fields))
     assert values(proposal)["training.augment.mirror"] == []
-    assert "would become the other side" in why(proposal, "training.augment.mirror")
+    assert "no partner on the other side" in why(proposal, "training.augment.mirror")
+
+
+def test_labels_of_both_sides_are_paired_and_mirrored() -> None:
+    proposal = proposal_for(dataset_of(labels={"background": 0, "left kidney": 1, "right kidney": 2}))
+    assert values(proposal)["dataset.mirror_pairs"] == [["left kidney", "right kidney"]]
+    assert values(proposal)["training.augment.mirror"] == ["x"]
 
 
 def test_regions_are_named_with_their_sigmoid_outputs() -> None:
@@ -57,7 +62,7 @@ def test_regions_are_named_with_their_sigmoid_outputs() -> None:
 
 def test_landmarks_that_are_pairs_by_name_are_paired_and_mirrored() -> None:
     proposal = proposal_for(dataset_of(landmarks=("eye_left", "eye_right", "nose")))
-    assert values(proposal)["dataset.landmark_pairs"] == [["eye_left", "eye_right"]]
+    assert values(proposal)["dataset.mirror_pairs"] == [["eye_left", "eye_right"]]
     assert values(proposal)["training.augment.mirror"] == ["x"]
 
 
@@ -66,14 +71,15 @@ def test_landmarks_that_are_pairs_by_name_are_paired_and_mirrored() -> None:
 )
 def test_landmarks_without_a_partner_are_not_mirrored(landmarks) -> None:
     found = values(proposal_for(dataset_of(landmarks=landmarks)))
-    assert found["training.augment.mirror"] == [] and "dataset.landmark_pairs" not in found
+    assert found["training.augment.mirror"] == [] and "dataset.mirror_pairs" not in found
 
 
-def test_classes_are_learned_from_whole_cases_without_mirroring_a_side() -> None:
+def test_classes_are_learned_from_whole_cases_whose_sides_are_swapped() -> None:
     classes = ["left", "right"] * 5
     proposal = proposal_for(dataset_of(classes=("left", "right"), classes_of=classes, shape=(200, 210, 150)))
     assert proposal.whole and proposal.patch == (200, 216, 152)
-    assert values(proposal)["training.augment.mirror"] == []
+    assert values(proposal)["training.augment.mirror"] == ["x"]
+    assert values(proposal)["dataset.mirror_pairs"] == [["left", "right"]]
 
 
 def test_a_dataset_of_two_tasks_names_both_and_serves_the_one_that_is_asked() -> None:

@@ -14,6 +14,7 @@ from mambamed.recipe import Recipe
 from mambamed.recipe.tasks import TASKS
 from mambamed.tasks.base import task_for
 from mambamed.tasks.segmentation import Segmentation, nearest_labels, region_writing
+from tests.batches.memory_case import MemoryCase
 
 LABELS = {"background": 0, "NCR": 1, "ED": 2, "ET": 3}
 REGIONS = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
@@ -195,3 +196,52 @@ def test_a_task_that_is_not_in_the_table_is_refused():
     manifest = DatasetManifest(name="d", channels={"a": "mri"}, labels=LABELS)
     with pytest.raises(RecipeError, match=r"registration.*segmentation"):
         task_for(recipe().model_copy(update={"task": "registration"}), manifest)
+
+
+def sided(labels, pairs, regions=None) -> Segmentation:
+    asked = {"network": {"name": "nnmamba"}, "dataset": {"mirror_pairs": pairs}}
+    fields = {"labels": labels, "regions": regions or {}}
+    return Segmentation(
+        Recipe.model_validate(asked), DatasetManifest(name="d", channels={"a": "mri"}, **fields)
+    )
+
+
+def mirrored(task: Segmentation, labels: torch.Tensor) -> torch.Tensor:
+    """The target of a volume that is mirrored across x."""
+    volume = labels.flip(1).numpy()
+    case = task.case(MemoryCase(np.zeros((1, *volume.shape[1:]), np.float32), volume[0]))
+    return task.encode(torch.from_numpy(case.reference(volume, lambda points: points, True)))
+
+
+@pytest.mark.parametrize("regions", [None, {"l": (1,), "both": (1, 3, 5), "r": (5,)}])
+def test_a_mirrored_target_is_that_of_the_mirrored_outputs(regions) -> None:
+    """The loss of logits and volume equals that of both mirrored, whose channels change places."""
+    labels = {"background": 0, "l": 1, "mid": 3, "r": 5, "ignore": 7}
+    task = sided(labels, [["l", "r"]], regions)
+    assert task.mirror_order == ((0, 3, 2, 1) if regions is None else (2, 1, 0))
+    generator = torch.Generator().manual_seed(0)
+    volume = torch.tensor([0, 1, 3, 5, 7], dtype=torch.uint8)[
+        torch.randint(0, 5, (1, 8, 6, 4), generator=generator)
+    ]
+    depths = [torch.randn(1, task.outputs, 8 // d, 6 // d, 4 // d, generator=generator) for d in (1, 2)]
+    other = [logits.flip(2)[:, list(task.mirror_order)] for logits in depths]
+    assert float(task.loss(depths[0], task.encode(volume))) == pytest.approx(
+        float(task.loss(other[0], mirrored(task, volume))), rel=1e-5
+    )
+    symmetric = torch.cat([volume[:, :4], mirrored_pair(volume[:, :4])], dim=1)
+    assert torch.equal(mirrored(task, symmetric), task.encode(symmetric))
+    assert float(task.loss(other, mirrored(task, symmetric))) > 0  # coarser depths take the same target
+
+
+def mirrored_pair(half: torch.Tensor) -> torch.Tensor:
+    """The other half of a symmetric body: 1 and 5 are the partners."""
+    flipped = half.flip(1)
+    return torch.where(flipped == 1, 5, torch.where(flipped == 5, 1, flipped)).to(half.dtype)
+
+
+def test_labels_outside_the_dataset_are_still_reported_in_mirrored_patches() -> None:
+    with pytest.raises(DatasetError, match=r"labels \[9\] are not in the manifest"):
+        mirrored(
+            sided({"background": 0, "l": 1, "r": 2}, [["l", "r"]]),
+            torch.full((1, 4, 4, 4), 9, dtype=torch.uint8),
+        )

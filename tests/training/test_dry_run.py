@@ -84,3 +84,18 @@ def test_a_training_that_exhausts_the_memory_ends_in_that_line(
     monkeypatch.setattr(torch.Tensor, "backward", fails(error))
     with pytest.raises(RunError, match=r"recipe small: the training needs.* A step of 2 patches"):
         train(small_recipe(), prepared=prepared, output=tmp_path / "run", device="cpu", dry_run=one_step)
+
+
+def test_the_log_names_the_pairs_once_and_why_nothing_is_mirrored_across_x(recipe) -> None:
+    for labels, line in (
+        ({"background": 0, "left": 1, "right": 2}, "mirrored across x, which swaps left and right"),
+        ({"background": 0, "left": 1, "x": 2}, "not mirrored across x: left: no partner on the other side"),
+    ):
+        heard = Heard()
+        dataset = recipe.dataset.model_copy(update={"labels": labels})
+        augment = recipe.training.augment.model_copy(update={"mirror": ("x", "y")})
+        training = recipe.training.model_copy(update={"patch_size": (16, 16, 16), "augment": augment})
+        changed = recipe.model_copy(update={"dataset": dataset, "training": training})
+        train(changed, dry_run=True, device="cpu", progress=heard)
+        assert sum("mirrored" in each for each in heard.lines) == 1
+        assert any(each.startswith(line) for each in heard.lines)

@@ -10,6 +10,7 @@ from torch import nn
 
 from mambamed.errors import CaseError, RunError
 from mambamed.volumes import window_sum
+from mambamed.volumes.forward import class_logits
 from mambamed.volumes.sliding_window import Windows, window_logits, window_positions, window_slabs
 from mambamed.volumes.window_sum import gaussian_profile
 
@@ -74,6 +75,43 @@ def test_mirrored_copies_are_averaged_in_the_images_own_direction() -> None:
     windows = Windows((8, 8, 8), gaussian=False, mirror_axes=(0,))
     # By hand: the mean of i and 7 - i is 3.5 everywhere.
     assert torch.all(window_logits([Ramp()], image, windows, device=CPU) == 3.5)
+
+
+class Sides(nn.Module):
+    """Channel 1 is the left half of what is bright, channel 2 the right half, whatever is above or below."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        left = torch.zeros_like(x)
+        left[:, :, : x.shape[2] // 2] = 1
+        return torch.cat([1 - x, x * left, x * (1 - left)], dim=1)
+
+
+@pytest.mark.parametrize("axes", [(0,), (1,), (0, 1), (0, 1, 2)])
+def test_mirrored_copies_of_a_symmetric_body_change_nothing_when_sides_are_swapped_back(axes) -> None:
+    """By hand: the network is equivariant, so that every copy, mirrored back, is the plain answer."""
+    image = torch.zeros(1, 8, 8, 8)
+    image[:, 1:3, 2:4, 3:7] = image[:, 5:7, 2:4, 3:7] = 1
+    plain = window_logits([Sides()], image, Windows((8, 8, 8)), device=CPU)
+    swapped = Windows((8, 8, 8), mirror_axes=axes, mirror_order=(0, 2, 1))
+    torch.testing.assert_close(window_logits([Sides()], image, swapped, device=CPU), plain)
+    mixed = window_logits([Sides()], image, Windows((8, 8, 8), mirror_axes=axes), device=CPU)
+    assert torch.allclose(mixed, plain) == (0 not in axes)
+
+
+def test_classes_of_mirrored_copies_are_swapped_back() -> None:
+    class Side(nn.Module):
+        """The brightness of the left half, of the right half, and a constant."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            halves = x[:, 0, :4].mean((1, 2, 3)), x[:, 0, 4:].mean((1, 2, 3)), torch.full((len(x),), 5.0)
+            return torch.stack(halves, dim=1)
+
+    patches = torch.zeros(2, 1, 8, 8, 8)
+    patches[0, :, :4], patches[1, :, 4:] = 2, 1
+    found = class_logits(Side(), patches, (0, 1), (1, 0, 2), device=CPU, precision="fp32")
+    assert found.tolist() == [[2, 0, 5], [0, 1, 5]]
+    mixed = class_logits(Side(), patches, (0, 1), device=CPU, precision="fp32")
+    assert mixed.tolist() == [[1, 1, 5], [0.5, 0.5, 5]]
 
 
 def test_an_ensemble_is_the_mean_of_its_networks() -> None:
@@ -209,6 +247,7 @@ from types import SimpleNamespace
 import numpy as np
 from mambamed.geometry import orientation_of
 from mambamed.volumes.restore import labels_of_slabs
+from mambamed.volumes.forward import class_logits
 from mambamed.volumes.sliding_window import Windows, window_slabs
 from mambamed.preparation.grid import CaseGeometry
 
