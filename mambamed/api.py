@@ -392,7 +392,7 @@ def predict(
     Args:
         model: Run folder or exported model file; several form an ensemble.
         input: Image, folder of images or DICOM series, list of cases, or, with --part, a prepared dataset.
-        output: Output folder for the masks.
+        output: Output folder for the masks; for a single case also the file of its mask, e.g. mask.nii.gz.
         folds: Folds to average: all trained folds, or a list, e.g. 0,2.
         checkpoint: Checkpoint to use from each fold.
         overlap: Sliding-window overlap, as a fraction of the window size (default: from the recipe).
@@ -488,7 +488,7 @@ def landmarks(
     Positions are in world coordinates (mm), with a score per landmark and the measures of the recipe.
 
     Args (the others are described in `predict`):
-        output: Output folder for the points.
+        output: Output folder for the points; for a single case also their file, e.g. points.json.
         export: Also write the points of each case in these formats: mrk.json, fcsv, csv (separated by
             commas).
         threshold: Report a landmark as absent if its score is below this value (default: chosen on the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from mambamed.cases import Case
 from mambamed.documents.prediction import PointFile
 from mambamed.errors import ModelError, RecipeError
 from mambamed.io.images import Image
-from mambamed.io.points import write_point_table, write_points
+from mambamed.io.points import point_suffix, write_point_table, write_points
 from mambamed.io.tables import write_csv
 from mambamed.jobs.job import JobOptions, evaluate_command, run_job
 from mambamed.jobs.output import OutputFolder
@@ -82,14 +82,25 @@ def landmarks(
     """Detect the landmarks of every case; see `run_job`.
 
     `output` receives `CASE.json`, `landmarks.csv` and, if the recipe has measures, `measures.csv`, all in
-    world mm, RAS+; and run.json, which records every finished case.
+    world mm, RAS+; and run.json, which records every finished case. If it is the name of a .json file, the
+    points of the only case are written there, without tables, and their record next to them.
+
+    Raises:
+        RecipeError: `output` is the name of a file of another format.
     """
 
     def answer_of(ensemble: Ensemble) -> LandmarksAnswer:
-        return LandmarksAnswer.of(ensemble, options)
+        return replace(LandmarksAnswer.of(ensemble, options), tables=not place.only)
 
     suffixes = (".json", *(f".{kind}" for kind in options.export))
     place = OutputFolder(output, "folder of landmarks", suffixes, (TABLE, MEASURES))
+    if (kind := point_suffix(output)) is not None and not output.is_dir():
+        if kind != ".json" or not output.name.endswith(kind):
+            raise RecipeError(
+                f"-o {output}: points are written as .json. Give such a name, or a folder; other formats are "
+                "written with --export."
+            )
+        place = OutputFolder.of_file(output, suffixes, ("_preview.png",))
     done = run_job(answer_of, place, models, inputs, serving, job, progress)
     following = evaluate_command(output, inputs, job)
     return LandmarksSummary(
@@ -104,6 +115,7 @@ class LandmarksAnswer(BaseAnswer):
     Attributes:
         thresholds: landmark -> score below which it is absent.
         channel: name of the first channel, which previews show.
+        tables: whether the tables over all cases are written.
     """
 
     stage: ClassVar[str] = "placing landmarks"
@@ -113,6 +125,7 @@ class LandmarksAnswer(BaseAnswer):
     thresholds: Mapping[str, float]
     options: PointOptions = PointOptions()
     channel: str = ""
+    tables: bool = True
 
     @classmethod
     def of(cls, ensemble: Ensemble, options: PointOptions) -> LandmarksAnswer:
@@ -177,9 +190,10 @@ class LandmarksAnswer(BaseAnswer):
             for kind in self.options.export:
                 write_points(folder / f"{case.id}.{kind}", points[case.id], scores[case.id])
             rows.append([case.id, *(measured.value for measured in document.measures.values())])
-        write_point_table(folder / TABLE, points, scores)
+        if self.tables:
+            write_point_table(folder / TABLE, points, scores)
         measures = self.recipe.measures
-        if measures:
+        if measures and self.tables:
             units = {key: "mm" if len(names) == 2 else "degrees" for key, names in measures.items()}
             write_csv(folder / MEASURES, ["case", *(f"{key}_{unit}" for key, unit in units.items())], rows)
         return sum(bool(np.isnan(place).any()) for found in points.values() for place in found.values())

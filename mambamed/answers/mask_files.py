@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,12 @@ from mambamed.geometry import Affine
 from mambamed.io.atomic import open_atomic
 from mambamed.io.images import Image
 from mambamed.io.write_errors import cannot_write
+from mambamed.jobs.output import FURTHER, OutputFolder
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.tasks.segmentation import Segmentation
 
-FORMATS = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
+# The first suffix is that of the files in a folder; `-o` may name a single file with any of them.
+FORMATS = {"nifti": (".nii.gz", ".nii"), "dicom-seg": (".dcm",)}
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,14 @@ class MaskOptions:
             of the file, before postprocessing, their `names`, and the `affine`.
         statistics: also write `CASE_statistics.json`: volume and mean intensity of each label or region.
         format: of the mask, a key of `FORMATS`; `CASE.dcm` refers to the DICOM series that was read.
+        ending: suffix of the mask's file, one of the format's (default: the first).
     """
 
     preview: bool = False
     probabilities: bool = False
     statistics: bool = False
     format: str = "nifti"
+    ending: str = ""
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -51,7 +55,31 @@ class MaskOptions:
     @property
     def suffix(self) -> str:
         """Suffix of the mask's file."""
-        return FORMATS[self.format]
+        return self.ending or FORMATS[self.format][0]
+
+    def place(self, output: Path) -> tuple[OutputFolder, MaskOptions]:
+        """Where `-o` says that the masks are written, and these options for it.
+
+        A name with a suffix of the format is the file of a single case, unless it is a folder.
+
+        Raises:
+            RecipeError: it has a suffix of another format.
+        """
+        ends = {end: kind for kind, suffixes in FORMATS.items() for end in suffixes} | {
+            ".nrrd": "",
+            ".mha": "",
+        }
+        end = next((end for end in ends if output.name.lower().endswith(end)), "")
+        if not end or output.is_dir():
+            return OutputFolder(output, "folder of masks", (self.suffix,)), self
+        if end not in FORMATS[self.format] or not output.name.endswith(end):
+            expected = " or ".join(FORMATS[self.format])
+            others = [kind for kind, suffixes in FORMATS.items() if end in suffixes and kind != self.format]
+            remedy = f"--format {' or '.join(others)}" if others else "the name of a folder"
+            raise RecipeError(
+                f"-o {output}: --format {self.format} writes {expected}. Give such a name, or {remedy}."
+            )
+        return OutputFolder.of_file(output, (end,), FURTHER), replace(self, ending=end)
 
     def further_files(self, case: Case, output: Path) -> dict[str, Path]:
         """Kind -> optional file."""

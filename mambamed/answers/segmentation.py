@@ -18,7 +18,6 @@ from mambamed.io.dicom_seg import check_dicom_seg, write_segmentation
 from mambamed.io.images import write_image
 from mambamed.io.json_files import write_json
 from mambamed.jobs.job import JobOptions, evaluate_command, run_job
-from mambamed.jobs.output import OutputFolder
 from mambamed.jobs.read_case import Ready
 from mambamed.progress import Progress
 from mambamed.recipe.schema import Postprocess
@@ -33,7 +32,7 @@ class PredictSummary:
     """The result of `predict`.
 
     Attributes:
-        output: folder of the masks.
+        output: folder of the masks, or the only mask.
         cases: ids of the cases that now have a mask.
         kept: number of these cases that had one before.
         faults: one line per case that failed.
@@ -59,16 +58,17 @@ def predict(
 ) -> PredictSummary:
     """Segment every case; see `run_job`.
 
-    `output` receives `CASE.nii.gz` and run.json, which records every finished case.
+    `output` receives `CASE.nii.gz` and run.json, which records every finished case. If it is the name of a
+    mask, the mask of the only case is written there, and its record next to it.
     """
+    place, options = options.place(output)
 
     def answer_of(ensemble: Ensemble) -> SegmentationAnswer:
         return SegmentationAnswer.of(ensemble, options)
 
-    place = OutputFolder(output, "folder of masks", (options.suffix,))
     done = run_job(answer_of, place, models, inputs, serving, job, progress)
     following = evaluate_command(output, inputs, job)
-    return PredictSummary(output, done.cases, done.kept, done.faults, done.seconds, following)
+    return PredictSummary(place.target, done.cases, done.kept, done.faults, done.seconds, following)
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def run_job(
         if options.part is None
         else cases_of_part(Path(inputs), options.part, folds, channels)
     )
-    whole = answer.accept(found, progress)
+    whole = place.named(answer.accept(found, progress))
     cases = shard.cases(whole)
     place.check_cases(whole)
     with place.locked(shard, cases):

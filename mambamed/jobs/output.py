@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os.path import realpath  # unlike Path.resolve, it raises no error for links in a circle
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from mambamed.io.lock import LOCK_NAME, waiting_lock
 from mambamed.io.ownership import Output, own_file
 from mambamed.jobs.shard import Shard
 
-_FURTHER = ("_preview.png", "_probabilities.npz", "_statistics.json")
+FURTHER = ("_preview.png", "_probabilities.npz", "_statistics.json")
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,9 @@ class OutputFolder:
             else's folder.
         suffixes: ends of the files of a case, e.g. ".nii.gz"; the first is the one whose digest the record
             keeps. Empty: the results of the cases are in the record alone.
-        tables: names of the files over all cases.
+        tables: names of the files over all cases; of a single file, those that may lie next to it.
         record: name of the record without ".json"; "run" if the whole folder belongs to the command.
+        only: name of the file of the only case, if the output is that file and not a folder.
     """
 
     path: Path
@@ -39,6 +40,39 @@ class OutputFolder:
     suffixes: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     record: str = "run"
+    only: str = ""
+
+    @classmethod
+    def of_file(cls, output: Path, suffixes: Sequence[str], further: Sequence[str] = ()) -> OutputFolder:
+        """The output of a command whose `-o` names the file of the only case, not a folder.
+
+        Args:
+            suffixes: ends of the files of the case; the name of `output` has the first.
+            further: ends of its optional files.
+        """
+        stem = output.name[: -len(suffixes[0])]
+        tables = tuple(f"{stem}{end}" for end in (*suffixes[1:], *further))
+        return cls(output.parent, "", (suffixes[0],), tables, f"{stem}.run", output.name)
+
+    @property
+    def target(self) -> Path:
+        """What `-o` names."""
+        return self.path / self.only if self.only else self.path
+
+    def named(self, cases: Sequence[Case]) -> list[Case]:
+        """The cases, under the names of their files.
+
+        Raises:
+            RecipeError: the output is a single file, and there are several cases.
+        """
+        if not self.only:
+            return list(cases)
+        if len(cases) != 1:
+            raise RecipeError(
+                f"-o {self.target}: is the name of one file, but the input has {len(cases)} cases. "
+                "Give a folder."
+            )
+        return [replace(cases[0], id=self.only[: -len(self.suffixes[0])])]
 
     def file(self, case: Case) -> Path | None:
         """The first file of a case."""
@@ -66,7 +100,7 @@ class OutputFolder:
         if self.kind:
             self._owned(inputs).check()
         with ExitStack() as files:
-            for name in () if self.kind else self.tables:
+            for name in () if self.kind else filter(None, (self.only, *self.tables)):
                 files.enter_context(own_file(self.path / name, inputs=inputs, replace=overwrite))
 
     def _owned(self, inputs: Sequence[Path] = ()) -> Output:
@@ -78,7 +112,7 @@ class OutputFolder:
             cases = [case_id for path in self.records() for case_id in PredictionRecord.read(path).cases]
         except MambamedError:
             return []
-        names = [f"{case_id}{end}" for case_id in cases for end in (*self.suffixes, *_FURTHER)]
+        names = [f"{case_id}{end}" for case_id in cases for end in (*self.suffixes, *FURTHER)]
         return [*names, *self.tables, *(path.name for path in self.records())]
 
     def check_cases(self, cases: Sequence[Case]) -> None:
@@ -117,7 +151,8 @@ class OutputFolder:
                 if path := self._owned().begin().foreign([*names, *self.tables]):
                     raise foreign_file(path)
             else:
-                for path in (self.record_path(shard), *(self.path / name for name in self.tables)):
+                names = filter(None, (self.only, *self.tables))
+                for path in (self.record_path(shard), *(self.path / name for name in names)):
                     held.enter_context(own_file(path, replace=True))
             yield
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from os.path import lexists
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ class Record:
 
     def _unrecorded(self, cases: Sequence[Case]) -> list[tuple[Path, str]]:
         """Files of cases, and tables without any record, that exist; each with its case id."""
-        files = [(path, case.id) for case in cases if (path := self.place.file(case)) and path.exists()]
+        files = [(path, case.id) for case in cases if (path := self.place.file(case)) and lexists(path)]
         tables = [] if self.place.records() else [self.place.path / name for name in self.place.tables]
         return [*files, *((path, "") for path in tables if path.exists())]
 

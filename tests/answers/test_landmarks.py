@@ -224,6 +224,22 @@ def test_a_case_that_would_overwrite_the_record_is_refused(world, tmp_path) -> N
         landmarks([world / "run"], tmp_path, tmp_path / "out", device="cpu")
 
 
+def test_one_image_and_a_file_name_make_that_file(world, placed, tmp_path) -> None:
+    image, target = world / "some" / "c01.nii.gz", tmp_path / "points.json"
+    summary = landmarks([world / "run"], image, target, export="fcsv", device="cpu")
+    assert summary.output == target and summary.faults == ()
+    written = {path.name for path in tmp_path.glob("[!.]*")}
+    assert written == {"points.json", "points.fcsv", "points.run.json"}
+    assert read_points(target) == read_points(placed / "c01.json")
+    target.write_text("mine")
+    with pytest.raises(RecipeError, match="was changed after mambamed wrote it"):
+        landmarks([world / "run"], image, target, device="cpu")
+    with pytest.raises(RecipeError, match="input has 6 cases"):
+        landmarks([world / "run"], world / "some", tmp_path / "p.json", device="cpu")
+    with pytest.raises(RecipeError, match="points are written as"):
+        landmarks([world / "run"], image, tmp_path / "points.mrk.json", device="cpu")
+
+
 def test_options_that_make_no_sense_are_refused(world, tmp_path) -> None:
     with pytest.raises(RecipeError, match="--threshold 2: a score is from 0 to 1"):
         landmarks([world / "run"], world / "some", tmp_path / "out", threshold=2, device="cpu")
