@@ -24,13 +24,50 @@ class ChannelFile:
 
 
 @dataclass(frozen=True)
+class SegmentNames:
+    """What the named segments of a segmentation are in a label map.
+
+    Attributes:
+        labels: label name -> value.
+        regions: region name -> the labels it unites.
+        spelled: name in a file -> name of the label or region, where the spelling differs.
+    """
+
+    labels: Mapping[str, int] = field(default_factory=dict)
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    spelled: Mapping[str, str] = field(default_factory=dict)
+
+    def values_of(self, names: frozenset[str], among: frozenset[str]) -> list[int]:
+        """The labels of voxels that are in these segments and in no other of the file.
+
+        Args:
+            names: the segments that hold the voxels.
+            among: all segments of the file.
+
+        >>> brats = SegmentNames({"NCR": 1, "ED": 2, "ET": 3}, {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)})
+        >>> brats.values_of(frozenset({"WT", "TC"}), frozenset({"WT", "TC", "ET"}))
+        [1]
+        """
+        names, among = (frozenset(self.spelled.get(n, n) for n in given) for given in (names, among))
+        fitting = []
+        for label, value in self.labels.items():
+            members = {region for region, values in self.regions.items() if value in values}
+            if label not in self.regions:
+                members.add(label)
+            if names <= members and members & among <= names:
+                fitting.append(value)
+        return fitting
+
+
+@dataclass(frozen=True)
 class Case:
     """One visit of one subject.
 
     Attributes:
         id: unique in its dataset; names the output files.
         channels: one file per channel, in the order of the manifest.
-        label: label map; None for prediction.
+        label: label map, or a segmentation with named segments; None for prediction.
+        segment_names: what the names of these segments are in a label map.
         points: landmark name -> world position, mm, RAS+; None without landmarks.
         class_name: None without classes.
         subject: the person; cases of one subject stay in one part of a split. Default: the id.
@@ -46,6 +83,7 @@ class Case:
     subject: str = ""
     covariates: Mapping[str, str] = field(default_factory=dict)
     fault: str | None = None
+    segment_names: SegmentNames | None = None
 
     def __post_init__(self) -> None:
         check_case_id(self.id)

@@ -24,6 +24,7 @@ TABLES = {
 
 # Tests that are about no single module, and why.
 CROSS_CUTTING = {
+    "answers/test_single_file": "a file that -o names, from the options to the record",
     "documents/foreign/test_mutations": "every field of every foreign document, damaged in turn",
     "documents/test_mutations": "every field of every document, damaged in turn",
     "documents/test_samples": "files that earlier versions wrote, read by every document",

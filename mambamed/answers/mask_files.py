@@ -19,14 +19,17 @@ from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import RecipeError
 from mambamed.geometry import Affine
 from mambamed.io.atomic import open_atomic
-from mambamed.io.images import Image
+from mambamed.io.dicom_seg import write_segmentation
+from mambamed.io.images import Image, ImageHeader, write_image
+from mambamed.io.seg_nrrd import write_seg_nrrd
 from mambamed.io.write_errors import cannot_write
 from mambamed.jobs.output import FURTHER, OutputFolder
 from mambamed.preparation.grid import CaseGeometry
+from mambamed.report.planes import color_of
 from mambamed.tasks.segmentation import Segmentation
 
 # The first suffix is that of the files in a folder; `-o` may name a single file with any of them.
-FORMATS = {"nifti": (".nii.gz", ".nii"), "dicom-seg": (".dcm",)}
+FORMATS = {"nifti": (".nii.gz", ".nii"), "seg-nrrd": (".seg.nrrd",), "dicom-seg": (".dcm",)}
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,31 @@ class MaskOptions:
         asked = {"preview": self.preview, "probabilities": self.probabilities, "statistics": self.statistics}
         ends = {"preview": "png", "probabilities": "npz", "statistics": "json"}
         return {kind: output / f"{case.id}_{kind}.{ends[kind]}" for kind, wanted in asked.items() if wanted}
+
+
+def write_mask(
+    path: Path, labels: NDArray, like: Image | ImageHeader, case: Case, manifest: DatasetManifest, format: str
+) -> None:
+    """Write a label map in one of `FORMATS`, atomically.
+
+    Args:
+        labels: `(X, Y, Z)`, on the grid of `like`.
+        like: the first channel of the case.
+
+    Raises:
+        CaseError: the headers of the case do not allow this format.
+        RunError: the file cannot be written.
+    """
+    if format == "nifti":
+        write_image(path, labels, like=like)
+    elif format == "seg-nrrd":
+        segments, colors = manifest.foreground, []
+        for number, members in enumerate(segments.values()):
+            color = color_of(number if manifest.regions else members[0] - 1).lstrip("#")
+            colors.append((*(int(color[k : k + 2], 16) / 255 for k in (0, 2, 4)),))
+        write_seg_nrrd(path, labels, like.affine, segments, colors)
+    else:
+        write_segmentation(path, labels, case.channels[0].path, manifest.labels, manifest.name)
 
 
 def statistics(

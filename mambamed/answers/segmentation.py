@@ -10,12 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mambamed.answers.base import BaseAnswer, check_task
-from mambamed.answers.mask_files import MaskOptions, probability_file, statistics
+from mambamed.answers.mask_files import MaskOptions, probability_file, statistics, write_mask
 from mambamed.answers.postprocess import check_names, postprocess
 from mambamed.cases import Case
 from mambamed.documents.manifest import DatasetManifest
-from mambamed.io.dicom_seg import check_dicom_seg, write_segmentation
-from mambamed.io.images import write_image
+from mambamed.io.dicom_seg import check_dicom_seg
 from mambamed.io.json_files import write_json
 from mambamed.jobs.job import JobOptions, evaluate_command, run_job
 from mambamed.jobs.read_case import Ready
@@ -135,11 +134,7 @@ class SegmentationAnswer(BaseAnswer):
             pictured = PicturedCase(case.id, image.array, image.affine, prediction=labels, channel=channel)
             draw_cases(files["preview"], [pictured], self.manifest.labels)
         mask = folder / f"{case.id}{self.options.suffix}"
-        if self.options.format == "nifti":
-            write_image(mask, labels, like=ready.like)
-        else:
-            source = case.channels[0].path
-            write_segmentation(mask, labels, source, self.manifest.labels, self.manifest.name)
+        write_mask(mask, labels, ready.like, case, self.manifest, self.options.format)
         return {}
 
     def is_complete(self, case: Case, folder: Path) -> bool:

@@ -75,9 +75,11 @@ def convert(
     for target in dict.fromkeys(CONVERTERS[name] for name in names):
         module = importlib.import_module(target)
         if format != "auto" or module.recognizes(source):
+            from mambamed.converters.segmented import with_segments
+
             dataset: RawDataset = module.convert(source, options)
             _check(dataset, source)
-            return replace(dataset, source=source)
+            return with_segments(replace(dataset, source=source))
     if (source.parent / "dataset.json").is_file():
         raise DatasetError(f"{source}: is a folder of the dataset {source.parent}. Give that folder.")
     raise DatasetError(

@@ -18,7 +18,7 @@ from mambamed.documents.foreign.dataset_json import AmosDataset
 from mambamed.documents.foreign.values import labels_and_regions
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError
-from mambamed.io.images import images_by_id
+from mambamed.io.images import images_by_id, labels_by_id
 
 _CASE = re.compile(r"amos_(\d{4})")
 _FIRST_MR = 500
@@ -67,7 +67,8 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    found = images_by_id(folder.glob("amos_*"), folder)
+    by_id = labels_by_id if folder.name.startswith("labels") else images_by_id
+    found = by_id(folder.glob("amos_*"), folder)
     return {case_id: path for case_id, path in found.items() if _CASE.fullmatch(case_id)}
 
 

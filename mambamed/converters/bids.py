@@ -15,11 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile
-from mambamed.converters.found_labels import labels_in
 from mambamed.converters.options import ConvertOptions
+from mambamed.converters.segmented import named_labels
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError
 from mambamed.io.images import case_id_of
+from mambamed.io.segments import is_segmentation
 from mambamed.io.tables import read_csv
 from mambamed.schema_errors import repeated
 
@@ -51,15 +52,22 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
     if classes and not labels:
         cases = [case for case in cases if case.class_name or case.fault]
     named: Mapping[str, int] = {}
+    regions: Mapping[str, tuple[int, ...]] = {}
     if labels:
-        named = options.labels or labels_in((case.label for case in cases), options.progress)
-        if options.labels and options.progress:
-            options.progress.say(f"{source}: labels: named by the recipe alone, BIDS has only their numbers")
+        if options.labels:
+            named = options.labels
+            if options.progress and not any(case.label and is_segmentation(case.label) for case in cases):
+                options.progress.say(
+                    f"{source}: labels: named by the recipe alone, BIDS has only their numbers"
+                )
+        else:
+            named, regions = named_labels(cases, options.progress)
     manifest = DatasetManifest.of(
         name=source.resolve().name,
         source=source,
         channels=channels,
         labels=dict(named),
+        regions=regions,
         classes=classes if not labels else (),
     )
     return RawDataset(manifest, sorted(cases, key=lambda case: case.id))

@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from mambamed.cases import Case, ChannelFile
-from mambamed.converters.found_labels import labels_in
 from mambamed.converters.nnunet import channel_files
 from mambamed.converters.options import ConvertOptions, kind_of_channel
+from mambamed.converters.segmented import named_labels
 from mambamed.documents.agreement import Naming, disagreement, names_only_a_kind, spelled_alike
 from mambamed.documents.foreign.case_list import POINT_COLUMNS, CaseList
 from mambamed.documents.foreign.nnlandmark import places
@@ -43,6 +43,7 @@ from mambamed.errors import CaseError, DatasetError
 from mambamed.io.images import case_id_of, read_header
 from mambamed.io.json_files import read_json
 from mambamed.io.points import POINT_CASE_COLUMNS, Points, collected, point_suffix, to_world
+from mambamed.io.segments import is_segmentation
 from mambamed.io.tables import CASE_COLUMNS, column_of, read_csv, unescaped
 from mambamed.schema_errors import named, shortened
 
@@ -346,10 +347,13 @@ def _manifest(
             raise DatasetError(f"{file}: regions: names disagree: {line}. Correct one of them.")
         regions |= document.regions
     elif columns.label:
-        given = (case.label for case in cases if not case.fault)
-        labels = dict(options.labels or {}) or labels_in(given, options.progress)
-        if options.labels and options.progress:
-            options.progress.say(f"{file}: labels: named by the recipe alone, the list has no names")
+        given = [case for case in cases if not case.fault]
+        if options.labels:
+            labels = dict(options.labels)
+            if options.progress and not any(case.label and is_segmentation(case.label) for case in given):
+                options.progress.say(f"{file}: labels: named by the recipe alone, the list has no names")
+        else:
+            labels, regions = named_labels(given, options.progress)
     landmarks = tuple(document.landmarks or dict.fromkeys(n for c in cases for n in c.points or ()))
     found = {case.class_name for case in cases if case.class_name}
     classes = document.classes or tuple(sorted(found, key=_naturally))

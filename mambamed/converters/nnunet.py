@@ -18,7 +18,7 @@ from mambamed.documents.foreign.dataset_json import NnunetDataset, NnunetFiles, 
 from mambamed.documents.foreign.values import labels_and_regions
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError
-from mambamed.io.images import case_id_of, images_by_id, put_once
+from mambamed.io.images import case_id_of, images_by_id, is_slicer_segmentation, labels_by_id, put_once
 from mambamed.io.json_files import read_json
 
 _DOCUMENT = "dataset.json"
@@ -60,7 +60,7 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
 
 def _cases(source: Path, channels: int) -> list[Case]:
     found = numbered_channels(source / "imagesTr")
-    masks = images_by_id((source / "labelsTr").glob("*"), source / "labelsTr")
+    masks = labels_by_id((source / "labelsTr").glob("*"), source / "labelsTr")
     cases = []
     for case_id, files in sorted(found.items()):
         missing = [f"{case_id}_{number:04d}" for number in range(channels) if number not in files]
@@ -101,7 +101,7 @@ def numbered_channels(folder: Path) -> dict[str, dict[int, Path]]:
     found: dict[str, dict[int, Path]] = {}
     for path in sorted(folder.glob("*")):
         match = _CHANNEL.fullmatch(case_id_of(path) or "")
-        if match:
+        if match and not is_slicer_segmentation(path):
             put_once(found.setdefault(match[1], {}), int(match[2]), path, match[1], folder)
     return found
 

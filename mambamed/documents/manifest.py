@@ -122,6 +122,8 @@ class RawDataset:
     cases: Sequence[Case]
     source: Path | None = None
     """Folder or list that was read."""
+    warnings: tuple[str, ...] = ()
+    """What is doubtful about all cases together."""
 
 
 def agreed_manifest(manifest: DatasetManifest, recipe: Recipe | None, *, choose: bool) -> DatasetManifest:

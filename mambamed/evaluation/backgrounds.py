@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mambamed.converters import brats, dicom
 from mambamed.errors import DatasetError, MambamedError
-from mambamed.io.images import SUFFIXES, case_id_of
+from mambamed.io.images import SUFFIXES, case_id_of, is_slicer_segmentation
 
 _MODALITIES = ("t2f", "t1c", "t2w", "t1n")  # the first that a BraTS case has
 _NO_IMAGES = {"seg", "gtv", "dseg", "label", "labels", "mask", "segmentation"}
@@ -76,7 +76,11 @@ class Backgrounds:
         assert self.images is not None
         for path in sorted(self.images.rglob("*")):
             name = case_id_of(path)
-            if name is None or name.replace("-", "_").rpartition("_")[2].lower() in _NO_IMAGES:
+            if (
+                name is None
+                or is_slicer_segmentation(path)
+                or name.replace("-", "_").rpartition("_")[2].lower() in _NO_IMAGES
+            ):
                 continue
             folders = path.relative_to(self.images).parts[:-1]
             begins = [c for c in self._beginnings(name) if c in self.cases]

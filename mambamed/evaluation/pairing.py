@@ -13,7 +13,7 @@ from mambamed.documents.agreement import Naming, disagreement, special
 from mambamed.documents.foreign.dataset_json import LabelNames
 from mambamed.documents.prediction import record_files
 from mambamed.errors import DatasetError
-from mambamed.io.images import case_id_of, images_by_id
+from mambamed.io.images import case_id_of, labels_by_id
 from mambamed.io.json_files import read_json
 from mambamed.schema_errors import some_of
 
@@ -165,7 +165,7 @@ def find_references(source: Path) -> tuple[dict[str, Path], bool]:
     if segmentations:
         return segmentations, True
     folders = [source / name for name in _LABEL_FOLDERS if (source / name).is_dir()] or [source]
-    found = images_by_id((path for folder in folders for path in folder.iterdir()), source)
+    found = labels_by_id((path for folder in folders for path in folder.iterdir()), source)
     if not found:
         raise DatasetError(
             f"{source}: no reference label maps found. Choose the folder that contains them, "
@@ -183,7 +183,7 @@ def find_predictions(source: Path, references: Iterable[str] = ()) -> dict[str, 
     _check_folder(source)
     known = set(references)
     found = {}
-    for case_id, path in images_by_id(source.iterdir(), source).items():
+    for case_id, path in labels_by_id(source.iterdir(), source).items():
         stem = case_id.removesuffix("-seg").removesuffix("_seg")
         name = stem if stem in known and case_id not in known else case_id
         if name in found:
@@ -265,7 +265,9 @@ def _of_predictions(predictions: Path) -> list[Answers]:
     """The names in the records of `predict`, and in a document of another program next to the masks."""
     folder = predictions if predictions.is_dir() else predictions.parent
     documents = (each / _DOCUMENT for each in (predictions, predictions.parent))
-    return [*_named_in(reversed(record_files(folder))), *_named_in(documents)[:1]]
+    name = case_id_of(predictions) if predictions.is_file() else None
+    own = record_files(folder, f"{name}.run") if name else []
+    return [*_named_in(reversed([*record_files(folder), *own])), *_named_in(documents)[:1]]
 
 
 def _named_in(paths: Iterable[Path]) -> list[Answers]:

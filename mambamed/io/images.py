@@ -29,6 +29,7 @@ MAX_VOXELS = 2**31
 _LARGEST_SANE = 1e15  # squares of larger values overflow float32; scanners do not write them
 _NIFTI = (".nii.gz", ".nii")
 SUFFIXES = (*_NIFTI, ".nrrd", ".mha")
+_SLICER = ".seg.nrrd"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class ImageHeader:
     header: Any = None  # as in `Image`
 
 
-def _faults_named(
+def faults_named(
     read: Callable[Concatenate[Path, Given], Result],
 ) -> Callable[Concatenate[Path, Given], Result]:
     """A reader whose every fault, also one that a library does not expect, names the file."""
@@ -77,7 +78,7 @@ def _faults_named(
     return checked
 
 
-@_faults_named
+@faults_named
 def read_image(path: Path, volume: int | None = None, max_voxels: int = MAX_VOXELS) -> Image:
     """Read an image.
 
@@ -88,6 +89,8 @@ def read_image(path: Path, volume: int | None = None, max_voxels: int = MAX_VOXE
 
     Raises CaseError: absent, not a regular file, damaged, not an image, invalid geometry, NaN or Inf.
     """
+    if is_slicer_segmentation(path):
+        raise CaseError(f"{path}: is a segmentation, not an image. Give it as the label of its image.")
     if not path.name.lower().endswith(_NIFTI):
         array, affine = _reader(path).read(path, max_voxels)
         _check_volume(path, 1, volume)
@@ -110,7 +113,7 @@ def read_image(path: Path, volume: int | None = None, max_voxels: int = MAX_VOXE
     return Image(array, affine, header)
 
 
-@_faults_named
+@faults_named
 def read_header(path: Path, max_voxels: int = MAX_VOXELS) -> ImageHeader:
     """Read shape, affine and type without the voxels; errors are those of `read_image`."""
     if not path.name.lower().endswith(_NIFTI):
@@ -177,20 +180,32 @@ def case_id_of(path: Path) -> str | None:
 
     >>> case_id_of(Path("a/brats_001.nii.gz")), case_id_of(Path("a/._x.nii.gz")), case_id_of(Path("b.txt"))
     ('brats_001', None, None)
+    >>> case_id_of(Path("a/brats_001.seg.nrrd"))
+    'brats_001'
     """
     if path.name.startswith("."):
         return None
-    for suffix in SUFFIXES:
+    for suffix in (_SLICER, *SUFFIXES):
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return None
 
 
+def is_slicer_segmentation(path: Path) -> bool:
+    """Whether a file is named as a segmentation of 3D Slicer, `CASE.seg.nrrd`."""
+    return path.name.lower().endswith(_SLICER) and not path.name.startswith(".")
+
+
 def images_by_id(paths: Iterable[Path], where: Path) -> dict[str, Path]:
-    """Case id -> image; other files are ignored, and `where` is named in the errors.
+    """Case id -> image; other files, segmentations included, are ignored; `where` is named in the errors.
 
     Raises DatasetError: two images of one case.
     """
+    return labels_by_id((path for path in paths if not is_slicer_segmentation(path)), where)
+
+
+def labels_by_id(paths: Iterable[Path], where: Path) -> dict[str, Path]:
+    """Case id -> label map or segmentation `CASE.seg.nrrd`; otherwise as `images_by_id`."""
     found: dict[str, Path] = {}
     for path in sorted(paths):
         if (case_id := case_id_of(path)) is not None:

@@ -46,8 +46,27 @@ def read_header(path: Path, max_voxels: int) -> tuple[Shape, Affine, np.dtype]:
     return (x, y, z), _affine_of(reader, path), _dtype_of(reader)
 
 
-def _opened(path: Path, max_voxels: int) -> Any:
-    """A reader that has read and checked the header."""
+def read_layers(path: Path, max_voxels: int) -> NDArray:
+    """Voxels of a NRRD file with several values per voxel, `(L, X, Y, Z)`; errors are those of `read`."""
+    reader = _opened(path, max_voxels, layers=True)
+    check_memory(path, (reader.GetNumberOfComponents(), *reader.GetSize()), _dtype_of(reader))
+    try:
+        array = sitk.GetArrayFromImage(reader.Execute())
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+    return array.T.reshape(-1, *reader.GetSize()) if array.ndim == 3 else array.transpose(3, 2, 1, 0)
+
+
+def read_layers_header(path: Path, max_voxels: int) -> tuple[Shape, int, Affine, np.dtype, dict[str, str]]:
+    """Shape, number of layers, affine, type and the keys of the header; errors are those of `read`."""
+    reader = _opened(path, max_voxels, layers=True)
+    x, y, z = reader.GetSize()
+    keys = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+    return (x, y, z), reader.GetNumberOfComponents(), _affine_of(reader, path), _dtype_of(reader), keys
+
+
+def _opened(path: Path, max_voxels: int, layers: bool = False) -> Any:
+    """A reader that has read and checked the header; `layers`: several values per voxel are accepted."""
     with path.open("rb") as file:
         head = file.read(_HEADER_BYTES)
     if not head:
@@ -75,11 +94,13 @@ def _opened(path: Path, max_voxels: int) -> Any:
     except RuntimeError as error:
         raise _unreadable(path, error) from error
     size = reader.GetSize()
-    if len(size) != 3 or reader.GetNumberOfComponents() != 1:
+    components = reader.GetNumberOfComponents()
+    if len(size) != 3 or (components != 1 and not layers):
         raise CaseError(f"{path}: is {len(size)}D {size}, not 3D with one value per voxel. Convert it.")
     if min(size) < 1:
         raise CaseError(f"{path}: shape {size} is invalid. Correct the header.")
-    check_claim(path, size, _dtype_of(reader), path.stat().st_size, not is_raw, max_voxels)
+    claimed = (components, *size) if layers else size
+    check_claim(path, claimed, _dtype_of(reader), path.stat().st_size, not is_raw, max_voxels)
     return reader
 
 

@@ -18,6 +18,7 @@ from mambamed.cases import Case, differ_in_case_alone
 from mambamed.documents.manifest import DatasetManifest, RawDataset, agreed_manifest, named_by_recipe_alone
 from mambamed.documents.plan import Plan
 from mambamed.documents.prepared import CaseEntry, Fingerprint, ImageFile, PreparedIndex
+from mambamed.documents.segment_names import with_segment_names
 from mambamed.documents.splits import Splits
 from mambamed.errors import CaseError, DatasetError, MambamedError, RecipeError
 from mambamed.io.atomic import flush_all, remove_leftovers
@@ -151,6 +152,7 @@ def prepare(
     manifest = agreed_manifest(raw.manifest, recipe, choose=False)
     if line := named_by_recipe_alone(raw.manifest, recipe):
         progress.say(f"{manifest.name}: {line}")
+    raw = replace(raw, cases=with_segment_names(raw.cases, manifest))
     if workers < 0:
         raise RecipeError(f"--workers {workers}: expected a number of processes, or 0 for one per core.")
     memory = parse_bytes(max_ram) if max_ram else memory_bytes() // 2
@@ -188,7 +190,8 @@ def prepare(
             examined = _with_sizes_checked(examined, raw.cases, settings, most)
         good = [case for case in raw.cases if not examined[case.id].faults]
         alike = faults_of_classes(manifest, [case.class_name for case in good]) if good else []
-        findings = [*_findings(examined), *(Finding(manifest.name, "fault", line) for line in alike)]
+        findings = [*_findings(examined), *(Finding(manifest.name, "warning", line) for line in raw.warnings)]
+        findings += [*(Finding(manifest.name, "fault", line) for line in alike)]
         faults = [found.line for found in findings if found.kind == "fault"]
         if ledger is None:
             return summary(None, len(good), findings, faults)

@@ -9,10 +9,11 @@ from typing import Any, Literal
 import numpy as np
 import scipy.ndimage
 
-from mambamed.cases import Case
+from mambamed.cases import Case, SegmentNames
 from mambamed.errors import CaseError
 from mambamed.geometry import affine_to_ras, difference_of_grids, from_ras, orientation_of, to_ras
 from mambamed.io.images import Image, read_image
+from mambamed.io.segments import check_reference, is_segmentation, label_map
 
 FixGeometry = Literal["none", "reorient", "resample"]
 Note = Callable[[str], None]
@@ -39,6 +40,12 @@ def read_label(case: Case, grid: Image, fix: FixGeometry, note: Note | None = No
     """
     if case.label is None:
         return None
+    if is_segmentation(case.label):
+        check_reference(case.label, case.channels[0].path)
+        names, resample = case.segment_names or SegmentNames(), fix == "resample"
+        x, y, z = grid.array.shape
+        array = label_map(case.label, (x, y, z), grid.affine, names, resample)
+        return Image(array, grid.affine, grid.header)
     return on_grid(read_image(case.label), grid, case.label, fix, label=True, note=note)
 
 

@@ -155,6 +155,9 @@ def settings_of(case: Case, plan: Plan, fix: FixGeometry) -> str:
         text += json_line(dict(case.covariates))
     if fix != "none":
         text += fix
+    if case.segment_names:
+        regions = {name: list(values) for name, values in case.segment_names.regions.items()}
+        text += json_line([dict(case.segment_names.labels), regions, dict(case.segment_names.spelled)])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
