@@ -17,10 +17,17 @@ IGNORE = "ignore"  # voxels that nobody has labeled: neither learned nor scored
 
 @dataclass(frozen=True)
 class ChannelFile:
-    """The file of one channel of a case; `volume` is the index along the fourth axis of a 4-D file."""
+    """The file of one channel of a case.
+
+    Attributes:
+        path: an image; one file of a DICOM series, or its folder.
+        volume: index along the fourth axis of a 4-D file.
+        files: of a DICOM series all files, if they are known; they may lie in several folders.
+    """
 
     path: Path
     volume: int | None = None
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,8 @@ def write_mask(
             colors.append((*(int(color[k : k + 2], 16) / 255 for k in (0, 2, 4)),))
         write_seg_nrrd(path, labels, like.affine, segments, colors)
     else:
-        write_segmentation(path, labels, case.channels[0].path, manifest.labels, manifest.name)
+        series = case.channels[0]
+        write_segmentation(path, labels, series.path, manifest.labels, manifest.name, series.files)
 
 
 def statistics(

@@ -26,10 +26,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mambamed.cases import Case, ChannelFile
+from mambamed.converters.dicom import ListedSeries
 from mambamed.converters.nnunet import channel_files
 from mambamed.converters.options import ConvertOptions, kind_of_channel
 from mambamed.converters.segmented import named_labels
@@ -63,6 +65,11 @@ class _List:
     file: Path
     rows: Sequence[Row]
     document: CaseList = field(default_factory=CaseList)
+
+    @cached_property
+    def series(self) -> ListedSeries:
+        """The DICOM series of its cells."""
+        return ListedSeries(self.file.parent)
 
 
 @dataclass(frozen=True)
@@ -253,7 +260,7 @@ def _case(
     if columns.channels:
         empty = [name for name, column in columns.channels.items() if not _text(row.get(column))]
         cells = [_text(row.get(column)) for column in columns.channels.values()]
-        channels = [ChannelFile(parent / cell) for cell in cells if cell]
+        channels = [listed.series.channel(parent / cell) for cell in cells if cell]
         if empty:
             fault = f"{case_id}: channel {', '.join(empty)} has no file in {listed.file}. Add it."
     else:

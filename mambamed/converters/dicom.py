@@ -1,25 +1,28 @@
 """Folders of DICOM: every series of slices is a case with one channel and without a label.
 
-Series are found in the folder and its subfolders. The case id is the path of the folder, with the number of
-the series if there are several; the first folder below the source is the subject. For labels, landmarks or
+A series is found wherever its files lie in the folder and its subfolders. The case id is the path of the
+smallest folder that holds them all, with the number of the series if it holds several; the first folder below
+the source is the subject. For labels, landmarks or
 classes, write a list of cases, whose cells may be such folders.
 """
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile
 from mambamed.converters.options import ConvertOptions
 from mambamed.documents.manifest import DatasetManifest, RawDataset
-from mambamed.io.dicom import find_series, is_dicom
+from mambamed.io.dicom import Series, find_series, is_dicom
+from mambamed.io.folders import files_below
+from mambamed.io.images import case_id_of
 
 
 def recognizes(source: Path) -> bool:
-    """Whether there are DICOM files in the folder, or in subfolders down to the third level."""
-    return source.is_dir() and any(
-        is_dicom(path) for depth in ("*", "*/*", "*/*/*", "*/*/*/*") for path in source.glob(depth)
-    )
+    """Whether there are DICOM files in the folder or its subfolders."""
+    return source.is_dir() and any(map(is_dicom, files_below(source)))
 
 
 def convert(source: Path, options: ConvertOptions) -> RawDataset:
@@ -31,16 +34,40 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
     return RawDataset(manifest, [case for case, _ in cases])
 
 
+class ListedSeries:
+    """The DICOM series of the cells of a list: a file stands for its series, wherever below the list's folder
+    the other files lie; a folder is searched when it is read."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @functools.cached_property
+    def _found(self) -> dict[Path, Series]:
+        return {path: series for series in find_series(self._folder) for path in series.files}
+
+    def channel(self, path: Path) -> ChannelFile:
+        """The channel of a cell."""
+        if path.is_dir() or case_id_of(path) is not None or not is_dicom(path):
+            return ChannelFile(path)
+        series = self._found.get(path) if self._folder in path.parents else None
+        return ChannelFile(path, files=series.files if series else ())
+
+
 def series_cases(source: Path) -> list[tuple[Case, str]]:
     """One case per series, with its modality, sorted by id."""
     found = find_series(source)
-    folders = [series.folder for series in found]
+    several = Counter(series.folder for series in found if series.is_readable)
+    numbers: Counter[Path] = Counter()
     cases = []
-    for number, series in enumerate(found):
+    for series in found:
         parts = series.folder.relative_to(source).parts
         name = "_".join(parts) or source.resolve().name
-        if folders.count(series.folder) > 1:
-            name = f"{name}_{number - folders.index(series.folder) + 1}"
+        if not series.is_readable:
+            name = f"{name}_{series.files[0].name}"
+        elif several[series.folder] > 1:
+            numbers[series.folder] += 1
+            name = f"{name}_{numbers[series.folder]}"
         subject = parts[0] if parts else name
-        cases.append((Case.found(name, (ChannelFile(series.files[0]),), subject=subject), series.modality))
+        channel = ChannelFile(series.files[0], files=series.files)
+        cases.append((Case.found(name, (channel,), subject=subject), series.modality))
     return sorted(cases, key=lambda pair: pair[0].id)

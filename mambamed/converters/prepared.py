@@ -46,8 +46,12 @@ def cases_of_part(source: Path, part: str, folds: Sequence[FoldName], channels: 
                 f"{source / 'dataset.json'}: does not say where the images of {entry.id} are. Run the same "
                 "'mambamed prepare' command again; finished cases are kept."
             )
-        files = tuple(ChannelFile(Path(image.path), image.volume) for image in index.images[entry.id])
-        gone = next((file.path for file in files if not file.path.exists()), None)
+        files = tuple(
+            ChannelFile(Path(image.path), image.volume, tuple(map(Path, image.files)))
+            for image in index.images[entry.id]
+        )
+        needed = (path for file in files for path in (file.path, *file.files))
+        gone = next((path for path in needed if not path.exists()), None)
         fault = None if gone is None else f"{gone}: no such file. Put it back, or prepare the dataset again."
         known_of_case = {"subject": entry.subject, "covariates": entry.covariates, "fault": fault}
         cases.append(Case(entry.id, files, **known_of_case))

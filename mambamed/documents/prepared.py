@@ -47,6 +47,8 @@ class ImageFile(Model):
     """Absolute."""
     volume: Count | None = None
     """Index along the fourth axis of a 4-D file."""
+    files: tuple[str, ...] = ()
+    """Files of a DICOM series that lie in several folders."""
 
 
 class CaseEntry(Model):

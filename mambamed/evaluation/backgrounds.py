@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from mambamed.cases import ChannelFile
 from mambamed.converters import brats, dicom
 from mambamed.errors import DatasetError, MambamedError
 from mambamed.io.images import SUFFIXES, case_id_of, is_slicer_segmentation
@@ -99,7 +101,13 @@ class Backgrounds:
         assert self.images is not None
         if not dicom.recognizes(self.images):
             return {}
-        return {case.id: case.channels[0].path for case, _ in dicom.series_cases(self.images)}
+        return {case.id: _place(case.channels[0]) for case, _ in dicom.series_cases(self.images)}
+
+
+def _place(series: ChannelFile) -> Path:
+    """A path that stands for a series: one of its files, or the folder that holds them all."""
+    folders = {file.parent for file in series.files}
+    return series.path if len(folders) == 1 else Path(os.path.commonpath(folders))
 
 
 def _by_name(folders: Iterable[Path], case: str) -> Iterator[Path]:

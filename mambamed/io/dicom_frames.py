@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mambamed.errors import CaseError
+from mambamed.io.dicom_files import pydicom
 
-_CONVERT = "Convert it to NIfTI, e.g. with dcm2niix."
-_IMAGES = {
+CONVERT = "Convert it to NIfTI, e.g. with dcm2niix."
+IMAGES = {
     "1.2.840.10008.5.1.4.1.1.2.1",  # enhanced CT
     "1.2.840.10008.5.1.4.1.1.2.2",  # legacy converted
     "1.2.840.10008.5.1.4.1.1.4.1",  # enhanced MR
@@ -30,6 +31,10 @@ _PLACED = {
     "ImagePositionPatient": "PlanePositionSequence",
     "ImageOrientationPatient": "PlaneOrientationSequence",
     "PixelSpacing": "PixelMeasuresSequence",
+    "FrameAcquisitionNumber": "FrameContentSequence",
+    "TemporalPositionIndex": "FrameContentSequence",
+    "EffectiveEchoTime": "MREchoSequence",
+    "DiffusionBValue": "MRDiffusionSequence",
 }
 _OF_ALL = ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel")
 _BROKEN = (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError)
@@ -51,7 +56,7 @@ def frame_tags(file: Path) -> list[dict[str, str]]:
     frames = []
     for number in range(_count(document)):
         values = {name: _of_frame(document, number, group, name) for name, group in _PLACED.items()}
-        placed = {key(name): "\\".join(map(str, v)) for name, v in values.items() if v is not None}
+        placed = {key(name): _text(value) for name, value in values.items() if value is not None}
         frames.append(common | placed)
     return frames
 
@@ -64,10 +69,12 @@ def read_frames(file: Path) -> NDArray:
     """
     document = _read(file, pixels=True)
     try:
-        stored = document.pixel_array
+        planes = document.pixel_array
+        stored = planes.reshape(-1, *planes.shape[-2:])
     except _BROKEN as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CaseError(f"{file}: corrupt: its frames cannot be read ({reason}). Copy it again.") from error
+        raise CaseError(
+            f"{file}: corrupt: its frames cannot be decoded ({type(error).__name__}). Copy it again."
+        ) from error
     group, numbers = "PixelValueTransformationSequence", range(_count(document))
     slopes, intercepts = (
         np.array([1.0 * (_of_frame(document, n, group, name) or absent) for n in numbers])
@@ -85,21 +92,23 @@ def read_frames(file: Path) -> NDArray:
 
 def _read(file: Path, pixels: bool) -> Any:
     try:
-        import pydicom
+        document = pydicom().dcmread(file, stop_before_pixels=not pixels)
     except ImportError as error:
         raise CaseError(
-            f"{file}: several frames require pydicom. Run pip install 'mambamed[dicom]'."
+            f"{file}: enhanced DICOM requires pydicom. Run pip install 'mambamed[dicom]'."
         ) from error
-    try:
-        document = pydicom.dcmread(file, stop_before_pixels=not pixels)
     except (OSError, *_BROKEN) as error:
-        raise CaseError(f"{file}: is truncated or not DICOM. Copy it again, or remove it.") from error
-    if str(document.get("SOPClassUID")) not in _IMAGES:
+        raise CaseError(f"{file}: is truncated or not DICOM. Copy it again, or move it elsewhere.") from error
+    if str(document.get("SOPClassUID")) not in IMAGES:
         kind = getattr(document.get("SOPClassUID"), "name", "of no kind")
-        raise CaseError(f"{file}: {_count(document)} frames ({kind}), not CT, MR or PET. {_CONVERT}")
+        raise CaseError(f"{file}: {_count(document)} frames ({kind}), not CT, MR or PET. {CONVERT}")
     if len(document.get("PerFrameFunctionalGroupsSequence") or ()) != _count(document):
-        raise CaseError(f"{file}: no position for each of its {_count(document)} frames. {_CONVERT}")
+        raise CaseError(f"{file}: no position for each of its {_count(document)} frames. {CONVERT}")
     return document
+
+
+def _text(value: Any) -> str:
+    return str(value) if isinstance(value, (str, int, float)) else "\\".join(map(str, value))
 
 
 def _count(document: Any) -> int:

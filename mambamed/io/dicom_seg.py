@@ -16,6 +16,7 @@ from mambamed.cases import BACKGROUND, IGNORE, Case
 from mambamed.errors import CaseError, RecipeError
 from mambamed.io.atomic import open_atomic
 from mambamed.io.dicom import grid_of
+from mambamed.io.dicom_files import pydicom
 from mambamed.io.images import case_id_of
 
 # Attributes that the standard requires and that anonymizers may remove: they are added, as empty.
@@ -44,7 +45,12 @@ def check_dicom_seg(cases: Sequence[Case]) -> None:
 
 
 def write_segmentation(
-    path: Path, labels: NDArray, series: Path, names: Mapping[str, int], algorithm: str
+    path: Path,
+    labels: NDArray,
+    series: Path,
+    names: Mapping[str, int],
+    algorithm: str,
+    files: Sequence[Path] = (),
 ) -> None:
     """Write a label map as a binary DICOM Segmentation, atomically.
 
@@ -61,7 +67,6 @@ def write_segmentation(
     written.
     """
     import highdicom as hd
-    import pydicom
     from pydicom.sr.codedict import codes
 
     import mambamed
@@ -80,11 +85,11 @@ def write_segmentation(
     numbers = np.zeros(max(there) + 1, np.uint8 if len(there) < 256 else np.uint16)
     numbers[there] = np.arange(1, len(there) + 1)
     planes = numbers[labels.transpose(2, 1, 0)]  # (slices, rows, columns)
-    grid = grid_of(series)
+    grid = grid_of(series, files=files)
     if grid.frames is not None:
         planes = planes[np.argsort(grid.frames)]
     try:
-        slices = [pydicom.dcmread(file) for file in grid.files]
+        slices = [pydicom().dcmread(file) for file in grid.files]
         for document, name in itertools.product(slices, _MAY_BE_EMPTY):
             if name not in document:
                 setattr(document, name, None)
@@ -104,7 +109,10 @@ def write_segmentation(
             series_description=f"{algorithm or 'mambamed'} segmentation"[:64],
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        fact = f"its headers do not allow a DICOM segmentation ({error})"
+        reason = (
+            str(error) if isinstance(error, AttributeError) else type(error).__name__
+        )  # no values of tags
+        fact = f"its headers do not allow a DICOM segmentation ({reason})"
         raise CaseError(f"{series}: {fact}. Use another --format.") from error
     with open_atomic(path) as file:
         document.save_as(file)

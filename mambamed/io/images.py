@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mambamed.errors import CaseError, DatasetError, MambamedError
 from mambamed.geometry import Affine, spacing_of
 from mambamed.io.atomic import write_bytes
+from mambamed.io.folders import files_below
 from mambamed.memory import is_out_of_memory
 
 Given = ParamSpec("Given")
@@ -79,20 +80,23 @@ def faults_named(
 
 
 @faults_named
-def read_image(path: Path, volume: int | None = None, max_voxels: int = MAX_VOXELS) -> Image:
+def read_image(
+    path: Path, volume: int | None = None, max_voxels: int = MAX_VOXELS, *, files: Sequence[Path] = ()
+) -> Image:
     """Read an image.
 
     Args:
         path: `.nii`, `.nii.gz`, `.nrrd`, `.mha`; a folder of one DICOM series, or one file of a series.
         volume: index along the fourth axis of a 4D file; None for a 3D file.
         max_voxels: reject larger files before allocating memory.
+        files: of a DICOM series all files, if they are known.
 
     Raises CaseError: absent, not a regular file, damaged, not an image, invalid geometry, NaN or Inf.
     """
     if is_slicer_segmentation(path):
         raise CaseError(f"{path}: is a segmentation, not an image. Give it as the label of its image.")
     if not path.name.lower().endswith(_NIFTI):
-        array, affine = _reader(path).read(path, max_voxels)
+        array, affine = _reader(path).read(path, max_voxels, *((files,) if files else ()))
         _check_volume(path, 1, volume)
         _check_finite(array, path)
         return Image(array, affine)
@@ -114,10 +118,10 @@ def read_image(path: Path, volume: int | None = None, max_voxels: int = MAX_VOXE
 
 
 @faults_named
-def read_header(path: Path, max_voxels: int = MAX_VOXELS) -> ImageHeader:
+def read_header(path: Path, max_voxels: int = MAX_VOXELS, *, files: Sequence[Path] = ()) -> ImageHeader:
     """Read shape, affine and type without the voxels; errors are those of `read_image`."""
     if not path.name.lower().endswith(_NIFTI):
-        shape, affine, dtype = _reader(path).read_header(path, max_voxels)
+        shape, affine, dtype = _reader(path).read_header(path, max_voxels, *((files,) if files else ()))
         return ImageHeader(shape, 1, affine, dtype)
     check_file(path)
     from mambamed.io import nifti
@@ -221,12 +225,17 @@ def put_once(found: dict[Any, Path], key: Any, path: Path, case_id: str, where: 
     found[key] = path
 
 
-def files_behind(path: Path) -> list[Path]:
-    """The file itself; of DICOM all files of its folder, whose own time a changed slice leaves as it was."""
+def files_behind(path: Path, files: Sequence[Path] = ()) -> list[Path]:
+    """The file itself; of a DICOM series all its files, or if they are not known, those of its folder.
+
+    The time of a folder does not change when a slice in it does.
+    """
+    if files:
+        return sorted(files)
     folder = path.is_dir()
     if not folder and (case_id_of(path) is not None or not path.is_file()):
         return [path] if path.is_file() else []
-    return sorted(file for file in (path if folder else path.parent).iterdir() if file.is_file())
+    return sorted(file for file in files_below(path if folder else path.parent) if file.is_file())
 
 
 def check_file(path: Path) -> None:

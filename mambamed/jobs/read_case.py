@@ -64,7 +64,7 @@ def read_case(case: Case, plan: Plan, keep_images: bool) -> Ready:
 def _read_case(case: Case, plan: Plan, keep_images: bool) -> Ready:
     began = time.monotonic()
     with _collected_warnings() as warnings:
-        images = [read_image(channel.path, channel.volume) for channel in case.channels]
+        images = [read_image(each.path, each.volume, files=each.files) for each in case.channels]
         for channel, image in zip(case.channels, images, strict=True):
             doubt = doubt_about(image.array)
             if doubt:

@@ -214,13 +214,13 @@ def _merge(known: dict[str, Any], cases: Mapping[str, Any]) -> None:
 def _stamp(case: Case) -> list[list[Any]]:
     """Name, size and time of the case's files: a changed input is done again.
 
-    Of a DICOM series the size of all files of its folder and the time of the last.
+    Of a DICOM series the size of all files and the time of the last.
     """
     stamps: list[list[Any]] = []
     for channel in case.channels:
         path = channel.path
         try:
-            states = [file.stat() for file in files_behind(path)]
+            states = [file.stat() for file in files_behind(path, channel.files)]
         except OSError:  # vanished, or not permitted: reading the case reports that
             states = []
         size = sum(state.st_size for state in states) if states else None

@@ -87,7 +87,7 @@ def _examine(case: Case, manifest: DatasetManifest, fix: FixGeometry, warnings: 
     images: list[Image] = []
     for name, channel in zip(manifest.channels, case.channels, strict=True):
         try:
-            image = read_image(channel.path, channel.volume)
+            image = read_image(channel.path, channel.volume, files=channel.files)
             if images:
                 image = on_grid(image, images[0], channel.path, fix, note=warnings.append)
         except CaseError as error:
@@ -226,7 +226,7 @@ def bytes_needed(case: Case) -> int:
     if case.fault or not case.channels:
         return 0
     try:
-        header = read_header(case.channels[0].path)
+        header = read_header(case.channels[0].path, files=case.channels[0].files)
     except CaseError:
         return 0
     voxels = int(np.prod(header.shape, dtype=np.int64))

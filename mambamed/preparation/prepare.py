@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mambamed.cases import Case, differ_in_case_alone
+from mambamed.cases import Case, ChannelFile, differ_in_case_alone
 from mambamed.documents.manifest import DatasetManifest, RawDataset, agreed_manifest, named_by_recipe_alone
 from mambamed.documents.plan import Plan
 from mambamed.documents.prepared import CaseEntry, Fingerprint, ImageFile, PreparedIndex
@@ -246,16 +246,21 @@ def prepare(
         flush_all()
         cases = tuple(entries[case_id] for case_id in sorted(entries))
         fields: dict[str, Any] = {name: getattr(manifest, name) for name in DatasetManifest.model_fields}
-        images = {
-            case.id: tuple(ImageFile(path=str(c.path.absolute()), volume=c.volume) for c in case.channels)
-            for case in good
-            if case.id in entries
-        }
+        images = {case.id: tuple(map(_image_file, case.channels)) for case in good if case.id in entries}
         fields |= {"prepared_format": FORMAT, "group_by": split.group_by, "cases": cases, "images": images}
         index = PreparedIndex(**fields)
         index.write(output / "dataset.json")
     test = {case_id for fold in kept for case_id in fold.get("test", ())}
     return summary(plan, len(entries), findings, faults, len(test))
+
+
+def _image_file(channel: ChannelFile) -> ImageFile:
+    """Of a DICOM series in one folder, one file stands for all."""
+    image = ImageFile(path=str(channel.path.absolute()), volume=channel.volume)
+    if len({file.parent for file in channel.files}) < 2:
+        return image
+    files = tuple(str(file.absolute()) for file in channel.files)
+    return ImageFile(path=image.path, volume=image.volume, files=files)
 
 
 def _within(memory: int, workers: int, cases: Sequence[Case], progress: Progress) -> int:
@@ -349,7 +354,7 @@ def _write_index(
 
 def _bytes_of(cases: Sequence[Case]) -> int:
     """Size of all image files."""
-    paths = {channel.path for case in cases for channel in case.channels}
+    paths = {path for case in cases for channel in case.channels for path in channel.files or (channel.path,)}
     total = 0
     for path in paths:
         with suppress(OSError):

@@ -27,7 +27,7 @@ def read_channels(case: Case, fix: FixGeometry, note: Note | None = None) -> lis
     """
     images: list[Image] = []
     for channel in case.channels:
-        image = read_image(channel.path, channel.volume)
+        image = read_image(channel.path, channel.volume, files=channel.files)
         images.append(on_grid(image, images[0], channel.path, fix, note=note) if images else image)
     return images
 

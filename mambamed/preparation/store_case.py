@@ -140,11 +140,12 @@ def reference_labels(label: Image, geometry: CaseGeometry) -> NDArray:
 
 def settings_of(case: Case, plan: Plan, fix: FixGeometry) -> str:
     """A hash of all that decides the prepared files: the sources and the relevant part of the plan."""
-    sources = [channel.path for channel in case.channels] + ([case.label] if case.label else [])
+    sources: list[tuple[Path, tuple[Path, ...]]] = [(c.path, c.files) for c in case.channels]
+    sources += [(case.label, ())] if case.label else []
     stamps = []
-    for source in sources:
+    for source, files in sources:
         with suppress(OSError):  # reading the case reports that
-            states = [(file.name, file.stat()) for file in files_behind(source)]
+            states = [(file.name, file.stat()) for file in files_behind(source, files)]
             stamps += [[name, state.st_size, state.st_mtime_ns] for name, state in states]
     decisive = {"spacing_mm", "keep_spacing", "crop", "normalization"}
     relevant = {key: value for key, value in plan.to_json().items() if key in decisive}

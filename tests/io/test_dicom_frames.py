@@ -100,8 +100,10 @@ def test_frames_that_do_not_make_a_volume_are_refused(tmp_path) -> None:
     with pytest.raises(CaseError, match="uneven spacing"):
         read_image(tmp_path / "gap")
     write_frames(tmp_path / "seg" / "a.dcm", kind=SEG)
-    with pytest.raises(CaseError, match=r"6 frames \(Segmentation Storage\), not CT, MR or PET"):
+    with pytest.raises(CaseError, match="seg: is a folder without DICOM images, only SEG"):
         read_image(tmp_path / "seg")
+    with pytest.raises(CaseError, match=r"is a DICOM file without an image \(SEG\)"):
+        read_image(tmp_path / "seg" / "a.dcm")
 
 
 def test_frames_that_were_cut_off_are_refused(tmp_path) -> None:
@@ -135,3 +137,34 @@ def test_a_segmentation_of_frames_refers_to_each_of_them(tmp_path) -> None:
         ]  # fmt: skip
         found[:, :, ORDER[number]] = plane.T
     np.testing.assert_array_equal(found, labels)
+
+
+def one_frame_per_file(folder: Path) -> np.ndarray:
+    """The frames of `write_frames`, each in a file of its own."""
+    stored = write_frames(folder / "all.dcm")
+    whole = pydicom.dcmread(folder / "all.dcm")
+    for number in range(SHAPE[0]):
+        one = pydicom.dcmread(folder / "all.dcm")
+        one.PerFrameFunctionalGroupsSequence = [whole.PerFrameFunctionalGroupsSequence[number]]
+        one.NumberOfFrames, one.PixelData = 1, stored[number].tobytes()
+        one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+        one.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+    (folder / "all.dcm").unlink()
+    return stored
+
+
+def test_enhanced_objects_of_one_frame_each_are_slices(tmp_path) -> None:
+    """As one object with all frames, which highdicom agrees with above."""
+    stored = one_frame_per_file(tmp_path / "many")
+    write_frames(tmp_path / "one" / "image.dcm")
+    one, many = read_image(tmp_path / "one"), read_image(tmp_path / "many")
+    np.testing.assert_array_equal(many.array, one.array)
+    np.testing.assert_array_equal(many.affine, one.affine)
+    np.testing.assert_array_equal(many.array[:, :, ORDER[2]], stored[2].T)
+
+
+def test_a_copy_of_enhanced_frames_is_left_out(tmp_path, caplog) -> None:
+    write_frames(tmp_path / "mr" / "a.dcm")
+    (tmp_path / "mr" / "b.dcm").write_bytes((tmp_path / "mr" / "a.dcm").read_bytes())
+    assert read_image(tmp_path / "mr").array.shape == (5, 4, 6)
+    assert "6 copies of slices are left out: b.dcm, frame 1 of a.dcm, frame 1" in caplog.text
