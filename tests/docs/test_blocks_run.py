@@ -148,8 +148,8 @@ def classification_page(here: Path) -> None:
 def preparation_page(here: Path) -> None:
     own(here / "MyData", "cases.csv", 10)
     (here / "mine.yaml").write_text(
-        "extends: hippocampus_nnmamba\ndataset: {channels: {image: mri}, labels: {background: 0, label_1: 1}, "
-        "split: {train: 0.6, val: 0.2, test: 0.2}}\n"
+        "extends: hippocampus_nnmamba\ndataset:\n  channels: {image: mri}\n"
+        "  labels: {background: 0, label_1: 1}\n  split: {train: 0.6, val: 0.2, test: 0.2}\n"
     )
     call("prepare", "MyData", "-o", "prepared/mine", "--recipe", "mine.yaml")
     call("train", "mine.yaml", "-d", "prepared/mine", "-o", "runs/mine", *SMALL)
