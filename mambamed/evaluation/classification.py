@@ -46,7 +46,7 @@ class RunScores:
 
     name: str
     scores: BinaryScores | MulticlassScores
-    # metric -> confidence interval, by subject; for AUC by DeLong, by case
+    # metric -> confidence interval, by subject
     intervals: Mapping[str, tuple[float, float]]
     missing: Mapping[str, str]  # reference cases that are not in the table -> their class
     class_auc: Mapping[str, float]  # class -> AUC against the rest
@@ -184,7 +184,8 @@ def _score(
     intervals = {"accuracy": bootstrap_interval(right, subjects, level)}
     if len(table.classes) == 2:
         threshold = 0.5 if table.threshold is None else table.threshold
-        scores = score_binary(truth, values[:, 1], threshold, level, missing=(absent[0], absent[1]))
+        people = subjects[: len(truth)]
+        scores = score_binary(truth, values[:, 1], threshold, level, (absent[0], absent[1]), people)
         intervals["auc"] = scores.auc_interval
         for metric, part in (("sensitivity", every == 1), ("specificity", every == 0)):
             if part.any():
@@ -238,6 +239,12 @@ def _notes(
         if run.missing
     ]
     return notes
+
+
+def _method(reference: ReferenceClasses) -> str:
+    people = {reference.subject_of[case] for case in reference.class_of}
+    repeated = len(people) < len(reference.class_of)
+    return "by subject (Obuchowski 1997)" if repeated else "DeLong"
 
 
 def _metrics_of(classes: Sequence[str]) -> dict[str, ClassMetric]:

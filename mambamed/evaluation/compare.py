@@ -19,7 +19,7 @@ from mambamed.evaluation.read_back import ALL, Evaluated, Question
 from mambamed.io.atomic import write_text
 from mambamed.io.ownership import Output
 from mambamed.io.tables import write_csv
-from mambamed.metrics.classification import auc_difference
+from mambamed.metrics.auc import auc_difference
 from mambamed.metrics.statistics import PairedTest, holm, mean_ranks, paired_test
 from mambamed.report.tables import Table, shown, to_latex, to_markdown
 from mambamed.schema_errors import some_of
@@ -38,7 +38,7 @@ class Difference:
     second: str
     means: tuple[float, float]  # of both, over the compared cases, including penalties
     test: PairedTest  # paired by subject; the difference is second minus first
-    delong_p: float = math.nan  # for AUC, which is tested by DeLong's method, by case; else NaN
+    delong_p: float = math.nan  # for AUC, which is tested by DeLong's method, by subject; else NaN
     # wilcoxon_holm, permutation_holm, delong_holm: p corrected for all rows of the comparison
     wilcoxon_holm: float = math.nan
     permutation_holm: float = math.nan
@@ -196,8 +196,9 @@ def _auc(first: Evaluated, second: Evaluated, units: Sequence[str], level: float
     cases = [case for case in units if all(case in table for table in tables)]
     truth = [first.truth[case] == first.classes[1] for case in cases]
     scores = [[[table[case] for case in cases] for table in each.probabilities] for each in (first, second)]
-    found = auc_difference(truth, scores[0], scores[1], level)
-    test = PairedTest(len(cases), found.second - found.first, found.interval, math.nan, math.nan)
+    subjects = [first.subjects[case] for case in cases]
+    found = auc_difference(truth, scores[0], scores[1], level, subjects)
+    test = PairedTest(len(set(subjects)), found.second - found.first, found.interval, math.nan, math.nan)
     return Difference(ALL, AUC, first.name, second.name, (found.first, found.second), test, found.p)
 
 
@@ -230,7 +231,7 @@ def _table(
         rows.append([d.region, d.metric, first, second, change, interval, str(d.test.pairs), *tests])
     notes = [
         "difference = second minus first; paired by subject; p-values corrected for all rows (Holm)",
-        *(["AUC: paired by case, DeLong's interval and test"] if by_delong else []),
+        *(["AUC: DeLong's interval and test, by subject (Obuchowski 1997)"] if by_delong else []),
         *([f"not in all evaluations, left out: {some_of(left_out)}"] if left_out else []),
         rules,
     ]

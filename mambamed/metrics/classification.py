@@ -18,6 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mambamed.metrics.auc import Subjects, auc, auc_interval, checked
+
 CALIBRATION_BINS = 15
 
 
@@ -29,7 +31,7 @@ class BinaryScores:
     positives: int
     threshold: float  # a probability at or above it is predicted positive
     values: Mapping[str, float]  # every metric of `BINARY_METRICS`
-    auc_interval: tuple[float, float]  # confidence interval of the AUC (DeLong)
+    auc_interval: tuple[float, float]  # confidence interval of the AUC, by subject
 
 
 @dataclass(frozen=True)
@@ -136,22 +138,24 @@ def score_binary(
     threshold: float = 0.5,
     level: float = 0.95,
     missing: tuple[int, int] = (0, 0),
+    subjects: Subjects = None,
 ) -> BinaryScores:
     """Score the `(n,)` probabilities of class 1 for a `(n,)` reference of 0 and 1.
 
     Args:
         level: confidence of the AUC's interval.
         missing: number of further cases of class 0 and 1, which have no probability.
+        subjects: of the `(n,)` cases (default: every case its own).
 
     Raises ValueError for different lengths, or other values.
     """
-    truth, p = _checked(reference, probability)
+    truth, p = checked(reference, probability)
     called = p >= threshold
     tp, fp, tn = (int(np.sum(each)) for each in (called & truth, called & ~truth, ~called & ~truth))
     negatives, positives = int(np.sum(~truth)) + missing[0], int(np.sum(truth)) + missing[1]
     answers = BinaryAnswers(truth, p, tp, fp, tn, positives, negatives)
     values = {name: metric.function(answers) for name, metric in BINARY_METRICS.items()}
-    interval = auc_interval(truth, p, level)[1]
+    interval = auc_interval(truth, p, level, subjects)[1]
     return BinaryScores(positives + negatives, positives, threshold, values, interval)
 
 
@@ -186,7 +190,7 @@ def roc_curve(reference: ArrayLike, score: ArrayLike) -> tuple[NDArray[np.float6
     >>> [rates.tolist() for rates in roc_curve([0, 1, 1], [0.2, 0.2, 0.9])]
     [[0.0, 0.0, 1.0], [0.0, 0.5, 1.0]]
     """
-    truth, values = _checked(reference, score)
+    truth, values = checked(reference, score)
     if truth.all() or not truth.any():
         return np.zeros(0), np.zeros(0)
     order = np.argsort(-values, kind="stable")
@@ -196,97 +200,9 @@ def roc_curve(reference: ArrayLike, score: ArrayLike) -> tuple[NDArray[np.float6
     return np.append(0.0, false / np.sum(~truth)), np.append(0.0, hits / np.sum(truth))
 
 
-def auc(reference: ArrayLike, score: ArrayLike) -> float:
-    """Probability that a positive case has a higher score than a negative one; ties count half.
-
-    >>> auc([0, 0, 1, 1], [0.1, 0.4, 0.4, 0.8])
-    0.875
-    """
-    return auc_interval(reference, score)[0]
-
-
-def auc_interval(
-    reference: ArrayLike, score: ArrayLike, level: float = 0.95
-) -> tuple[float, tuple[float, float]]:
-    """AUC and its confidence interval, clipped to 0..1 (DeLong et al. 1988, Biometrics 44:837).
-
-    NaN if there is only one class.
-    """
-    above, below = _auc_parts(reference, score)
-    if not len(above):
-        return math.nan, (math.nan, math.nan)
-    area, sd = float(above.mean()), _auc_sd(above, below)
-    if math.isnan(sd):
-        return area, (math.nan, math.nan)
-    from scipy.special import ndtri
-
-    half = float(ndtri((1 + level) / 2)) * sd
-    return area, (max(0.0, area - half), min(1.0, area + half))
-
-
-@dataclass(frozen=True)
-class AucDifference:
-    """AUC of two models on the same cases."""
-
-    first: float  # mean over its runs
-    second: float
-    interval: tuple[float, float]  # of second minus first
-    p: float  # two-sided, of no difference; NaN if a class has fewer than two cases
-
-
-def auc_difference(
-    reference: ArrayLike, first: Sequence[ArrayLike], second: Sequence[ArrayLike], level: float = 0.95
-) -> AucDifference:
-    """Compare the AUC of two models on the same cases, whose areas are correlated.
-
-    Args:
-        reference: `(n,)` 0 or 1.
-        first, second: `(n,)` scores of every run of a model, at least one.
-        level: confidence of the interval.
-
-    Source: DeLong et al. 1988, Biometrics 44:837, eq. 7. The structural components are averaged over runs, so
-    that the area is the mean of theirs.
-    """
-    parts = [[_auc_parts(reference, run) for run in runs] for runs in (first, second)]
-    above, below = ([np.mean([run[k] for run in runs], axis=0) for runs in parts] for k in (0, 1))
-    if not above[0].size:
-        return AucDifference(math.nan, math.nan, (math.nan, math.nan), math.nan)
-    one, two = float(above[0].mean()), float(above[1].mean())
-    sd = _auc_sd(above[1] - above[0], below[1] - below[0])
-    if math.isnan(sd):
-        return AucDifference(one, two, (math.nan, math.nan), math.nan)
-    from scipy.special import ndtr, ndtri
-
-    half = float(ndtri((1 + level) / 2)) * sd
-    # A spread of 0 means that both rank all cases in the same order.
-    p = 2 * float(ndtr(-abs(two - one) / sd)) if sd > 0 else float(two == one)
-    return AucDifference(one, two, (two - one - half, two - one + half), p)
-
-
-def _auc_parts(reference: ArrayLike, score: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """For each positive the fraction of negatives below it, for each negative that of positives above it.
-
-    Both are empty if there is only one class. Computed by ranks (Sun & Xu 2014, IEEE SPL 21:1389).
-    """
-    truth, values = _checked(reference, score)
-    positive, negative = values[truth], values[~truth]
-    m, n = len(positive), len(negative)
-    if not m or not n:
-        return np.zeros(0), np.zeros(0)
-    ranks = _ranks(np.concatenate([positive, negative]))
-    return (ranks[:m] - _ranks(positive)) / n, 1 - (ranks[m:] - _ranks(negative)) / m
-
-
-def _auc_sd(above: NDArray, below: NDArray) -> float:
-    """Standard deviation of the area; NaN where a class has fewer than two cases."""
-    if min(len(above), len(below)) < 2:
-        return math.nan
-    return math.sqrt(above.var(ddof=1) / len(above) + below.var(ddof=1) / len(below))
-
-
 def average_precision(reference: ArrayLike, score: ArrayLike) -> float:
     """Sum of precision times the step in recall, over decreasing thresholds; NaN without positives."""
-    truth, values = _checked(reference, score)
+    truth, values = checked(reference, score)
     if not truth.any():
         return math.nan
     order = np.argsort(-values, kind="stable")
@@ -316,7 +232,7 @@ def choose_threshold(
 
     The middle one of equally good thresholds, half way to the next lower probability of a case.
     """
-    truth, p = _checked(reference, probability)
+    truth, p = checked(reference, probability)
     candidates = np.unique(p)
     if truth.all() or not truth.any() or len(candidates) < 2:
         return 0.5
@@ -331,24 +247,6 @@ def choose_threshold(
     best = np.flatnonzero(np.isclose(scores, max(scores), rtol=0, atol=1e-12))
     chosen = int(best[(len(best) - 1) // 2])
     return float((candidates[chosen] + candidates[chosen - 1]) / 2 if chosen else candidates[0])
-
-
-def _checked(reference: ArrayLike, score: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    truth, values = np.asarray(reference), np.asarray(score, float)
-    if truth.shape != values.shape or truth.ndim != 1:
-        raise ValueError(f"{truth.shape} classes for scores of shape {values.shape}")
-    if not np.isin(truth, (0, 1)).all():
-        raise ValueError("a two-class reference holds 0 and 1 only")
-    if not np.isfinite(values).all():
-        raise ValueError("scores are finite numbers")
-    return truth.astype(bool), values
-
-
-def _ranks(values: NDArray) -> NDArray[np.float64]:
-    """Ranks from 1, equal values share the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[inverse]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -266,7 +266,8 @@ def test_a_model_that_skips_cases_is_compared_as_wrong_in_them(tmp_path, referen
         [label == name for label, name in zip(table.labels[:10], ["NC", "AD"] * 5, strict=True)]
     )
     assert accuracy.means[1] == pytest.approx(correct * 10 / 40)
-    assert next(d for d in found.differences if d.metric == "auc").test.pairs == 10
+    # The ten cases of both are of one subject.
+    assert next(d for d in found.differences if d.metric == "auc").test.pairs == 1
 
 
 def test_the_report_shows_curve_matrix_and_wrong_cases(tmp_path, reference) -> None:

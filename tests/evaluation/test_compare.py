@@ -17,7 +17,7 @@ from mambamed.evaluation.compare import compare
 from mambamed.evaluation.points import evaluate_points
 from mambamed.io.points import write_points
 from mambamed.io.probabilities import Probabilities, write_probabilities
-from mambamed.metrics.classification import auc_difference
+from mambamed.metrics.auc import auc_difference
 
 CASES = tuple(f"c{number:02}" for number in range(12))
 TRUTH = np.array([0, 1] * 6)
@@ -88,6 +88,28 @@ def test_classifiers_are_compared_case_by_case(tmp_path) -> None:
     )
     assert "p (DeLong, Holm)" in found.table.headers
     assert "delong_p" in (tmp_path / "out" / "comparison.csv").read_text()
+
+
+def test_a_second_row_of_every_person_changes_no_interval_and_no_test(tmp_path) -> None:
+    random = np.random.default_rng(7)
+    models = [np.clip(0.3 * TRUTH + 0.7 * random.random(12), 0, 1) for _ in range(2)]
+    found = []
+    for visits in (1, 2):
+        root, cases = tmp_path / str(visits), [f"{case}v{k}" for k in range(visits) for case in CASES]
+        rows = [f"{case},{('NC', 'AD')[TRUTH[k % 12]]},{CASES[k % 12]}" for k, case in enumerate(cases)]
+        root.mkdir()
+        (root / "classes.csv").write_text("\n".join(["case,class,subject", *rows]))
+        intervals = []
+        for k, positive in enumerate(models):
+            table(root / f"{k}.csv", np.tile(positive, visits), cases=tuple(cases))
+            run = evaluate_probabilities(root / f"{k}.csv", root / "classes.csv", output=root / f"e{k}").runs[
+                0
+            ]
+            intervals.append(run.intervals["auc"])
+        found.append((intervals, compare([root / "e0", root / "e1"]).differences[2]))
+    (once, first), (twice, second) = found
+    assert np.array(twice) == pytest.approx(np.array(once))
+    assert (second.delong_p, second.test.pairs) == (pytest.approx(first.delong_p), 12)
 
 
 def test_seeds_of_a_classifier_count_by_their_mean(tmp_path) -> None:
