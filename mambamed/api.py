@@ -117,7 +117,8 @@ def prepare(
         splits: JSON file with custom splits, in the format of nnU-Net's splits_final.json.
         group_by: Keep cases with the same value on the same side of every split: subject (default), case, or
             a column name.
-        stratify: Balance this attribute across the splits: class, labels, or a column name.
+        stratify: Balance this attribute across the splits: class (default for classification), labels, a
+            column name, or none.
         test_cases: Fixed test set: case ids separated by commas, or a text file with one id per line.
         seed: Random seed for the split (default: 12345, the same as nnU-Net).
         fix_geometry: How to handle channels and labels whose grid differs from the first channel: report an

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from mambamed.errors import DatasetError
 
 BACKGROUND = "background"
 _FORMULA = ("=", "+", "@")  # "-" is allowed: tables are written with an apostrophe before it
+_BIDS = re.compile(r"sub-[A-Za-z0-9]+(?=_|$)")
 IGNORE = "ignore"  # voxels that nobody has labeled: neither learned nor scored
 
 
@@ -77,7 +79,8 @@ class Case:
         segment_names: what the names of these segments are in a label map.
         points: landmark name -> world position, mm, RAS+; None without landmarks.
         class_name: None without classes.
-        subject: the person; cases of one subject stay in one part of a split. Default: the id.
+        subject: the person; cases of one subject stay in one part of a split. Default: that of a BIDS id,
+            else the id.
         covariates: name -> text, as in the table of the dataset, e.g. age: "71.5".
         fault: why the case cannot be used, if this is known before its images are read.
     """
@@ -95,7 +98,7 @@ class Case:
     def __post_init__(self) -> None:
         check_case_id(self.id)
         if not self.subject:
-            object.__setattr__(self, "subject", self.id)
+            object.__setattr__(self, "subject", person_of(self.id))
 
     @classmethod
     def found(cls, name: str, channels: tuple[ChannelFile, ...], **known: Any) -> Case:
@@ -110,6 +113,16 @@ class Case:
             harmless = "".join(c if c.isalnum() or c in "._" else "_" for c in name)[:100].lstrip("._")
             name = f"{harmless}_{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:8]}"
         return cls(name, channels, **known)
+
+
+def person_of(case_id: str) -> str:
+    """The person of a case with an id of BIDS or CAPS, else the case itself.
+
+    >>> person_of("sub-01_ses-M00_T1w"), person_of("sub-01"), person_of("patient_1")
+    ('sub-01', 'sub-01', 'patient_1')
+    """
+    match = _BIDS.match(case_id)
+    return match[0] if match else case_id
 
 
 def check_case_id(case_id: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,11 +16,12 @@ from mambamed.answers.saliency import Cam, grad_cam, on_native_grid
 from mambamed.cases import Case
 from mambamed.documents.run import Calibration
 from mambamed.errors import CaseError, DatasetError, RecipeError
+from mambamed.io.case_columns import EXPECTED, CaseColumns
 from mambamed.io.images import Image, write_image
 from mambamed.io.ledger import foreign_file
 from mambamed.io.ownership import Output
 from mambamed.io.probabilities import Probabilities, names_probabilities, write_probabilities
-from mambamed.io.tables import column_of, read_csv, unescaped
+from mambamed.io.tables import read_csv
 from mambamed.jobs.job import JobOptions, evaluate_command, run_job
 from mambamed.jobs.output import OutputFolder
 from mambamed.jobs.read_case import Ready
@@ -203,8 +204,14 @@ class ClassificationAnswer(BaseAnswer):
         if table is not None and not names:
             raise RecipeError(f"--covariates {table}: the model has no covariates. Remove the option.")
         if table is not None:
-            known = _read_covariates(table, names)
-            cases = [replace(c, covariates={**c.covariates, **known.get(c.id, {})}) for c in cases]
+            known, note = _read_covariates(table, names, [case.id for case in cases])
+            of_person = [c.id for c in cases if c.id not in known and c.subject in known]
+            if note:
+                progress.say(f"{table}: {note}")
+            if of_person:
+                progress.say(f"{table}: read by person for {len(of_person)} cases ({of_person[0]} ...)")
+            found = {c.id: known.get(c.id, known.get(c.subject, {})) for c in cases}
+            cases = [replace(c, covariates={**c.covariates, **found[c.id]}) for c in cases]
         for name in names:
             without = [case.id for case in cases if not is_known(case.covariates.get(name))]
             if without:
@@ -296,25 +303,25 @@ def _maps(output: Path) -> Path:
     return output.with_name(f"{output.stem}_saliency")
 
 
-def _read_covariates(path: Path, names: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Case id -> covariate -> text, from a CSV or TSV with a column `case` or `participant_id`.
+def _read_covariates(
+    path: Path, names: Sequence[str], ids: Collection[str]
+) -> tuple[dict[str, dict[str, str]], str]:
+    """Case id -> covariate -> text, from a CSV or TSV with columns of cases, and how these were understood.
 
     Raises:
         DatasetError: no such column, no column of any covariate, or a duplicate case.
     """
     headers, rows = read_csv(path)
-    ids = column_of(headers)
+    columns = CaseColumns.of(headers)
     there = [name for name in names if name in headers]
-    if ids is None or not there:
-        lacking = "case" if ids is None else " or ".join(names)
+    if columns is None or not there:
+        lacking = EXPECTED if columns is None else " or ".join(names)
         raise DatasetError(f"{path}: no column {lacking}; its columns are {', '.join(headers)}")
-    known: dict[str, dict[str, str]] = {}
-    for row in rows:
-        case = unescaped(row[ids])
-        if case in known:
-            raise DatasetError(f"{path}: duplicate case {case}; keep one row of it")
-        known[case] = {name: row[name] for name in there}
-    return known
+    named_by = [case for case, _ in columns.identify(rows, ids)]
+    if fault := columns.twice(path, named_by):
+        raise DatasetError(fault)
+    found = {case: {name: row[name] for name in there} for case, row in zip(named_by, rows, strict=True)}
+    return found, columns.note
 
 
 def calibrated(logits: NDArray[np.float64], truth: NDArray[np.integer], settings: Evaluation) -> Calibration:

@@ -2,6 +2,7 @@
 
 Every session with the channels is a case, `sub-01_ses-01`; `sub-01` is its subject. The class is a column of
 `participants.tsv` or of the sessions' table: `--class-column`, or the first of diagnosis, group, dx, class.
+`participants.tsv` has one row per person, or one per visit if it has a column `session_id`.
 Cases with the class "n/a" are left out of a dataset of classes. All other columns become covariates.
 Label maps are those of `derivatives`, named `sub-01_..._dseg.nii.gz`.
 
@@ -15,14 +16,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile
+from mambamed.converters.found_classes import found_classes
 from mambamed.converters.options import ConvertOptions
 from mambamed.converters.segmented import named_labels
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError
+from mambamed.io.case_columns import SESSION_COLUMNS, CaseColumns
 from mambamed.io.images import case_id_of
 from mambamed.io.segments import is_segmentation
-from mambamed.io.tables import read_csv
-from mambamed.schema_errors import repeated
+from mambamed.io.tables import column_of, read_csv
 
 _PARTICIPANTS = "participants.tsv"
 _CLASS_COLUMNS = ("diagnosis", "group", "dx", "class")
@@ -48,7 +50,7 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
     folders = sorted(p for pattern in ("sub-*/anat", "sub-*/ses-*/anat") for p in source.glob(pattern))
     found = (_case(folder, source, list(channels), known, column, labels) for folder in folders)
     cases = [case for case in found if case is not None]
-    classes = tuple(sorted({case.class_name for case in cases if case.class_name}))
+    classes = found_classes([case.class_name for case in cases], column or "class", source)
     if classes and not labels:
         cases = [case for case in cases if case.class_name or case.fault]
     named: Mapping[str, int] = {}
@@ -74,16 +76,22 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
 
 
 def _table(path: Path, key: str) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Rows of a table by its key column, and its other columns; both empty if there is no such file."""
+    """Rows of a table by its key column, and its other columns; both empty if there is no such file.
+
+    Rows of participants with a column of sessions are by visit, e.g. `sub-01_ses-02`.
+    """
     if not path.is_file():
         return {}, []
     headers, rows = read_csv(path)
     if key not in headers:
         raise DatasetError(f"{path}: {key}: missing column. Add it, as BIDS requires.")
-    if twice := repeated(row[key] for row in rows):
-        raise DatasetError(f"{path}: duplicate {key} {twice}. Keep one of its rows.")
-    known = {row[key]: {k: v for k, v in row.items() if k != key} for row in rows}
-    return known, [header for header in headers if header != key]
+    columns = CaseColumns(None, key, column_of(headers, SESSION_COLUMNS) if key != "session_id" else None)
+    ids = [case for case, _ in columns.identify(rows)]
+    if fault := columns.twice(path, ids):
+        raise DatasetError(fault)
+    used = columns.used
+    known = {i: {k: v for k, v in row.items() if k not in used} for i, row in zip(ids, rows, strict=True)}
+    return known, [header for header in headers if header not in used]
 
 
 def _class_column(source: Path, options: ConvertOptions, columns: Sequence[str]) -> str | None:
@@ -127,7 +135,7 @@ def _case(
         elif len(paths) > 1:
             several = f"{len(paths)} images of {channel} ({', '.join(path.name for path in paths)})"
             fault = f"{case_id}: {several}. Keep one, or write a list of cases."
-    facts = dict(known.get(subject, {}))
+    facts = dict(known.get(case_id) or known.get(subject, {}))
     if session:
         sessions, _ = _table(source / subject / f"{subject}_sessions.tsv", "session_id")
         facts |= sessions.get(session, {})

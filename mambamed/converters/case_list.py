@@ -7,8 +7,9 @@ p01,p01,p01/t1.nii.gz,p01/flair.nii.gz,p01/seg.nii.gz,MS,34
 
 | column | content |
 |---|---|
-| `case` (or `id`, `participant_id`) | case id |
-| `subject`, `patient` | the person, if a person has several cases |
+| `case` (or `id`, `participant_id`) | case id; see `io.case_columns` |
+| `subject`, `patient`, `participant_id` | the person, if a person has several cases |
+| `session_id`, `session`, `visit` | the visit, if there is no column `case` |
 | `label` (`seg`, `mask`) | label map |
 | `points` (`landmarks`) | point file of the case, or of all cases |
 | `class`, or the column of `--class-column` | class of the case |
@@ -32,6 +33,7 @@ from typing import Any
 
 from mambamed.cases import Case, ChannelFile
 from mambamed.converters.dicom import ListedSeries
+from mambamed.converters.found_classes import found_classes
 from mambamed.converters.nnunet import channel_files
 from mambamed.converters.options import ConvertOptions, kind_of_channel
 from mambamed.converters.segmented import named_labels
@@ -42,17 +44,17 @@ from mambamed.documents.foreign.values import labels_and_regions
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.documents.point_files import read_point_table, read_points
 from mambamed.errors import CaseError, DatasetError
+from mambamed.io.case_columns import EXPECTED, CaseColumns
 from mambamed.io.images import case_id_of, read_header
 from mambamed.io.json_files import read_json
-from mambamed.io.points import POINT_CASE_COLUMNS, Points, collected, point_suffix, to_world
+from mambamed.io.points import Points, collected, point_suffix, to_world
 from mambamed.io.segments import is_segmentation
-from mambamed.io.tables import CASE_COLUMNS, column_of, read_csv, unescaped
+from mambamed.io.tables import column_of, read_csv, unescaped
 from mambamed.schema_errors import named, shortened
 
 Row = Mapping[str, Any]
 
 _TABLES = (".csv", ".tsv")
-_SUBJECT = ("subject", "subject_id", "patient", "patient_id")
 _LABEL = ("label", "seg", "segmentation", "mask")
 _CLASS = ("class",)
 _GENERIC_NAMES = {"cases", "classes", "participants", "dataset"}  # the dataset is named by the folder then
@@ -76,8 +78,7 @@ class _List:
 class _Columns:
     """The column of each kind; `channels` is channel name -> column."""
 
-    case: str
-    subject: str | None
+    cases: CaseColumns
     label: str | None
     points: str | None
     class_name: str | None
@@ -98,7 +99,8 @@ def table_of(folder: Path) -> Path | None:
     for path in sorted(folder.glob("*")):
         if path.suffix.lower() in _TABLES and path.is_file() and not path.name.startswith("."):
             headers, _ = read_csv(path)
-            if column_of(headers) and not {"landmark", "x"} <= set(headers):
+            columns = CaseColumns.of(headers)
+            if columns and columns.name_visits and not {"landmark", "x"} <= set(headers):
                 tables.append(path)
     return tables[0] if len(tables) == 1 else None
 
@@ -109,7 +111,9 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
     columns = _columns(listed, options)
     tables: dict[Path, tuple[str, dict[str, Points]]] = {}
     folder_images = {} if columns.channels else _images_of(listed)
-    cases = [_case(row, columns, listed, folder_images, tables) for row in listed.rows]
+    cases = _cases(columns, listed, folder_images, tables)
+    if columns.cases.note and options.progress:
+        options.progress.say(f"{listed.file}: {columns.cases.note}")
     manifest = _manifest(listed, columns, cases, options, folder_images)
     known = {case.id for case in cases}
     for path, (_, table) in tables.items():
@@ -143,7 +147,7 @@ def find_cases(source: Path, channels: Sequence[str]) -> list[Case]:
             f"{listed.file}: expected {len(channels)} channels per case ({', '.join(channels)}), "
             f"got {width}. Add the images."
         )
-    return sorted((_case(row, columns, listed, images, {}) for row in listed.rows), key=lambda case: case.id)
+    return sorted(_cases(columns, listed, images, {}), key=lambda case: case.id)
 
 
 def _read(source: Path) -> _List:
@@ -166,18 +170,16 @@ def _columns(listed: _List, options: ConvertOptions) -> _Columns:
         remedy = "Write one row per case, or give the folder of a dataset, not its document."
         raise DatasetError(f"{listed.file}: no cases. {remedy}")
     headers = list(dict.fromkeys(key for row in listed.rows for key in row))
-    case = column_of(headers) or column_of(headers, _SUBJECT)
-    if case is None:
-        raise DatasetError(
-            f"{listed.file}: no column {' or '.join(CASE_COLUMNS)}. Add a column with the case ids."
-        )
+    cases = CaseColumns.of([header for header in headers if header != options.class_column])
+    if cases is None:
+        raise DatasetError(f"{listed.file}: no column {EXPECTED}. Add a column with the case ids.")
     if options.class_column is not None and options.class_column not in headers:
-        shown = ", ".join(header for header in headers if header != case)
+        shown = ", ".join(header for header in headers if header not in cases.used)
         raise DatasetError(
             f"--class-column: expected a column of {listed.file} ({shown}), got "
             f"{options.class_column!r}. Choose one of them."
         )
-    subject, label, points = (column_of(headers, names) for names in (_SUBJECT, _LABEL, POINT_COLUMNS))
+    label, points = (column_of(headers, names) for names in (_LABEL, POINT_COLUMNS))
     class_name = options.class_column or column_of(headers, _CLASS)
     if label is not None and label == options.class_column:
         label = None
@@ -187,10 +189,10 @@ def _columns(listed: _List, options: ConvertOptions) -> _Columns:
             f"{listed.file}: {label}: expected paths of label maps, got {shortened(cells[0])}. "
             f"If these are classes, give --class-column {label}."
         )
-    rest = [h for h in headers if h not in {case, subject, label, points, class_name}]
+    rest = [h for h in headers if h not in {*cases.used, label, points, class_name}]
     channels = _channels(listed, rest, options)
     covariates = tuple(header for header in rest if header not in channels.values())
-    return _Columns(case, subject, label, points, class_name, channels, covariates)
+    return _Columns(cases, label, points, class_name, channels, covariates)
 
 
 def _channels(listed: _List, headers: Sequence[str], options: ConvertOptions) -> dict[str, str]:
@@ -246,16 +248,34 @@ def _width(images: Mapping[str, Mapping[int, Path]]) -> int:
     return max((number + 1 for files in images.values() for number in files), default=0)
 
 
+def _cases(
+    columns: _Columns,
+    listed: _List,
+    folder_images: Mapping[str, Mapping[int, Path]],
+    tables: dict[Path, tuple[str, dict[str, Points]]],
+) -> list[Case]:
+    named_by = columns.cases.identify(listed.rows, folder_images)
+    if fault := columns.cases.twice(listed.file, (case_id for case_id, _ in named_by)):
+        raise DatasetError(fault)
+    return [
+        _case(row, case_id, person, columns, listed, folder_images, tables)
+        for row, (case_id, person) in zip(listed.rows, named_by, strict=True)
+    ]
+
+
 def _case(
     row: Row,
+    case_id: str,
+    person: str,
     columns: _Columns,
     listed: _List,
     folder_images: Mapping[str, Mapping[int, Path]],
     tables: dict[Path, tuple[str, dict[str, Points]]],
 ) -> Case:
-    parent, case_id = listed.file.parent, _text(row.get(columns.case))
+    parent = listed.file.parent
     if not case_id:
-        raise DatasetError(f"{listed.file}: {columns.case}: missing in the row {dict(row)}. Add the case id.")
+        column = columns.cases.case or columns.cases.person
+        raise DatasetError(f"{listed.file}: {column}: missing in the row {dict(row)}. Add the case id.")
     fault: str | None = None
     if columns.channels:
         empty = [name for name, column in columns.channels.items() if not _text(row.get(column))]
@@ -287,7 +307,7 @@ def _case(
         label=parent / label if label else None,
         points=points,
         class_name=(_text(row.get(columns.class_name)) or None) if columns.class_name else None,
-        subject=_text(row.get(columns.subject)) if columns.subject else "",
+        subject=person,
         covariates={name: _text(row.get(name)) for name in columns.covariates},
         fault=fault,
     )
@@ -323,7 +343,7 @@ def _is_of_many(path: Path) -> bool:
             return False
         return all(isinstance(entry, dict) and "coordinates" not in entry for entry in document.values())
     headers, _ = read_csv(path)
-    return column_of(headers, POINT_CASE_COLUMNS) is not None
+    return CaseColumns.of(headers) is not None
 
 
 def _manifest(
@@ -362,8 +382,8 @@ def _manifest(
         else:
             labels, regions = named_labels(given, options.progress)
     landmarks = tuple(document.landmarks or dict.fromkeys(n for c in cases for n in c.points or ()))
-    found = {case.class_name for case in cases if case.class_name}
-    classes = document.classes or tuple(sorted(found, key=_naturally))
+    found = [case.class_name for case in cases]
+    classes = document.classes or found_classes(found, columns.class_name or "class", file)
     return DatasetManifest.of(
         name=document.name or (file.resolve().parent.name if file.stem in _GENERIC_NAMES else file.stem),
         source=file,
@@ -373,11 +393,3 @@ def _manifest(
         landmarks=landmarks,
         classes=classes,
     )
-
-
-def _naturally(text: str) -> tuple[float, str]:
-    """Sort key: numbers by value, then words."""
-    try:
-        return float(text), ""
-    except ValueError:
-        return float("inf"), text

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mambamed.documents.point_files import read_point_table, read_points
 from mambamed.documents.prepared import PreparedIndex
 from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import Affine
+from mambamed.io.case_columns import CaseColumns
 from mambamed.io.images import case_id_of
 from mambamed.io.points import Points, names_points, point_suffix, to_world
 from mambamed.io.tables import read_csv
@@ -54,7 +55,7 @@ def read_point_set(place: Path, affine_of: AffineOf = lambda case_id: None) -> P
         system, cases = read_point_table(place)
         if set(cases) != {""}:
             world = lambda case: to_world(cases[case], system, place, affine_of(case))  # noqa: E731
-            return _gathered(cases, world, place.name)
+            return replace(_gathered(cases, world, place.name), subjects=_persons_of(place))
     if suffix is None:
         raise DatasetError(f"{place}: not a point file. Use .json, .mrk.json, .fcsv or .csv.")
     case_id = place.name[: -len(suffix)]
@@ -118,6 +119,13 @@ def _of_prepared(root: Path) -> PointSet:
         )
     points: dict[str, Points] = {case.id: case.points or {} for case in index.cases}
     return PointSet(points, index.landmarks, str(root), {case.id: case.subject for case in index.cases})
+
+
+def _persons_of(table: Path) -> dict[str, str]:
+    """Case id -> person, by the columns of a table."""
+    headers, rows = read_csv(table)
+    columns = CaseColumns.of(headers)
+    return dict(columns.identify(rows)) if columns else {}
 
 
 def _gathered(cases: Iterable[str], read: Callable[[str], Points], source: str) -> PointSet:

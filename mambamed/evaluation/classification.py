@@ -18,6 +18,7 @@ from mambamed.documents.evaluation import ClassificationSettings, Classification
 from mambamed.errors import CaseError, DatasetError
 from mambamed.evaluation.class_report import Answer, answers_of, case_rows, write_report
 from mambamed.evaluation.options import EvaluateOptions
+from mambamed.evaluation.pairing import repeated_people
 from mambamed.evaluation.read_back import ALL, Evaluated, Question, read_case_rows, read_number
 from mambamed.evaluation.reference_classes import ReferenceClasses, read_reference_classes
 from mambamed.evaluation.result import Evaluation
@@ -108,8 +109,8 @@ def evaluate_probabilities(
                 f"{predictions}: {name} has the classes {', '.join(each.classes)}, another "
                 f"{', '.join(classes)}. Evaluate tables of the same classes together."
             )
-    reference = read_reference_classes(references, classes)
     predicted = {case for each in tables.values() for case in each.cases}
+    reference = read_reference_classes(references, classes, predicted)
     asked = set(reference.class_of if cases is None else cases) & set(reference.class_of)
     wanted = asked & predicted if only_predicted else asked
     faults = _faults(tables, reference, wanted, predictions)
@@ -224,6 +225,9 @@ def _notes(
     if len(classes) == 2:
         at = ", ".join(dict.fromkeys(shown(t.threshold or 0.0) for t in tables.values()))
         notes.append(f"positive: {classes[1]}, from probability {at} on; AUC's interval: DeLong")
+    notes += [reference.note] if reference.note else []
+    if people := repeated_people(reference.subject_of[case] for case in reference.class_of):
+        notes.append(people)
     predicted = {case for table in tables.values() for case in table.cases}
     others = sorted({reference.others[case] for case in predicted & set(reference.others)})
     if others:

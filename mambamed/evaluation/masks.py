@@ -10,12 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from mambamed.converters import prepared
 from mambamed.documents.evaluation import SegmentationSummary
+from mambamed.documents.prepared import PreparedIndex
 from mambamed.errors import CaseError, DatasetError, RecipeError
 from mambamed.evaluation.backgrounds import Backgrounds
 from mambamed.evaluation.options import EvaluateOptions
 from mambamed.evaluation.output import MaskEvaluation, find_pictures, write_report, write_tables
-from mambamed.evaluation.pairing import Pairing, pair_up, read_regions, restricted, subject_of
+from mambamed.evaluation.pairing import (
+    Pairing,
+    pair_up,
+    read_regions,
+    repeated_people,
+    restricted,
+    subject_of,
+)
 from mambamed.evaluation.read_back import Evaluated, Question, read_case_rows, read_number
 from mambamed.evaluation.scorer import Scorer
 from mambamed.evaluation.scoring import CaseScores, score_files
@@ -70,7 +79,8 @@ def evaluate(
         level: confidence level of the bootstrap intervals.
         cases: ids of the references to score (default: all).
         only_predicted: score only references with a prediction.
-        subjects: case -> subject (default: each case its own, except for repeated BraTS visits).
+        subjects: case -> subject (default: those of a prepared dataset, or of ids of BraTS or BIDS, else each
+            case its own).
         resample: resample predictions whose grid differs from the reference, instead of reporting a fault.
         output: folder for `cases.csv`, `summary.csv` and `summary.json` (nnU-Net's schema, extended).
         report: also write `report.html`, with pictures of the `worst` cases.
@@ -99,6 +109,7 @@ def evaluate(
     if without := backgrounds.check():
         count = f"{len(without)} of {len(pairing.pairs)}"
         progress.say(f"--images {images}: no image of {count} cases ({some_of(without)})")
+    subjects = subjects or _subjects_of(references)
     scores = _score_all(pairing, asked, rules, resample, subjects, workers, progress)
     wanted = pairing.answers.regions or {
         str(label): (label,) for label in sorted({int(name) for case in scores for name in case.regions})
@@ -107,6 +118,8 @@ def evaluate(
     summaries = summarize(scores, list(scored), asked, rules, level)
     notes = [f"protocol {rules.name}: {', '.join(metric.name for metric in asked)}", rules.describe()]
     notes += [f"labels: {pairing.answers.source}", *pairing.answers.notes]
+    if people := repeated_people(case.subject for case in scores):
+        notes.append(people)
     if regions_alone:
         notes += _about_labels(scores, scored)
     if missing := sum(prediction is None for _, prediction in pairing.pairs.values()):
@@ -170,6 +183,14 @@ def _score_all(
             pool.shutdown(cancel_futures=True)
             raise
     return cases
+
+
+def _subjects_of(references: Path) -> dict[str, str]:
+    """Case id -> subject, if the references are those of a prepared dataset."""
+    for folder in (references, references.parent):
+        if prepared.recognizes(folder):
+            return {case.id: case.subject for case in PreparedIndex.read(folder / "dataset.json").cases}
+    return {}
 
 
 def _about_labels(cases: Sequence[CaseScores], regions: Mapping[str, tuple[int, ...]]) -> list[str]:

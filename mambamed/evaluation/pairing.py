@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mambamed.cases import IGNORE
+from mambamed.cases import IGNORE, person_of
 from mambamed.converters import brats
 from mambamed.documents.agreement import Naming, disagreement, special
 from mambamed.documents.foreign.dataset_json import LabelNames
@@ -121,12 +121,27 @@ def read_regions(text: str) -> dict[str, tuple[int, ...]]:
 
 
 def subject_of(case_id: str, subjects: Mapping[str, str] | None = None) -> str:
-    """The subject of a case: as given, by BraTS' names, or else the case itself.
+    """The subject of a case: as given, by the names of BraTS or BIDS, or else the case itself.
 
-    >>> subject_of("BraTS-GLI-00005-001"), subject_of("hippocampus_001")
-    ('BraTS-GLI-00005', 'hippocampus_001')
+    >>> subject_of("BraTS-GLI-00005-001"), subject_of("sub-01_ses-02"), subject_of("hippocampus_001")
+    ('BraTS-GLI-00005', 'sub-01', 'hippocampus_001')
     """
-    return subjects[case_id] if subjects and case_id in subjects else brats.subject_of(case_id)
+    return (subjects or {}).get(case_id) or brats.subject_of(person_of(case_id))
+
+
+def repeated_people(subjects: Iterable[str]) -> str | None:
+    """A note if some subjects have several cases.
+
+    >>> repeated_people(["a", "a", "b"])
+    '3 cases of 2 subjects: intervals and tests are by subject'
+    """
+    known = list(subjects)
+    count = len(set(known))
+    return (
+        f"{len(known)} cases of {count} subjects: intervals and tests are by subject"
+        if count < len(known)
+        else None
+    )
 
 
 def restricted(pairing: Pairing, cases: Collection[str] | Literal["predicted"] | None) -> Pairing:

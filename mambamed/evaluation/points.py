@@ -15,6 +15,7 @@ from mambamed.documents.agreement import spelled_alike
 from mambamed.documents.evaluation import CasePoints, LandmarkRow, LandmarksSettings, LandmarksSummary
 from mambamed.errors import CaseError, DatasetError
 from mambamed.evaluation.options import EvaluateOptions
+from mambamed.evaluation.pairing import repeated_people, subject_of
 from mambamed.evaluation.read_back import ALL, Evaluated, Question, read_case_rows, read_number
 from mambamed.evaluation.result import Evaluation
 from mambamed.evaluation.scorer import Scorer
@@ -108,8 +109,10 @@ def evaluate_points(
         if case in truth.points
     }
     summaries = summarize_points([*scores.values()], names, distances_mm)
-    subjects = {case: truth.subjects.get(case, case) for case in scores}
-    intervals = {s.name: _interval(s.name, scores, subjects, level) for s in summaries}
+    truth = replace(truth, subjects={case: subject_of(case, truth.subjects) for case in scores})
+    intervals = {s.name: _interval(s.name, scores, truth.subjects, level) for s in summaries}
+    if people := repeated_people(truth.subjects.values()):
+        notes.append(people)
     from mambamed import __version__
 
     faults = _faults(found, truth, wanted, predictions)
@@ -328,7 +331,7 @@ def _case_rows(
         for name, what in status.items():
             placed = found.points.get(case, {}).get(name, (None,) * 3)
             there = truth.points[case].get(name, (None,) * 3)
-            person = truth.subjects.get(case, case)
+            person = truth.subjects[case]
             rows.append([case, name, what, score.errors_mm.get(name), *placed, *there, person])
     return headers, rows
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mambamed.documents.agreement import spelled_alike
 from mambamed.documents.prepared import PreparedIndex
 from mambamed.errors import DatasetError
-from mambamed.io.tables import column_of, read_csv, unescaped
-from mambamed.schema_errors import repeated, some_of
+from mambamed.evaluation.pairing import subject_of
+from mambamed.io.case_columns import EXPECTED, CaseColumns
+from mambamed.io.tables import read_csv, unescaped
+from mambamed.schema_errors import some_of
 
 _CLASS_COLUMNS = ("class", "reference")
 
@@ -25,6 +27,7 @@ class ReferenceClasses:
         source: for messages.
         others: case id -> class, for cases of classes that the model does not predict.
         why_not: case id -> why it has no class.
+        note: how the columns of the table were understood.
     """
 
     class_of: Mapping[str, str]
@@ -32,15 +35,19 @@ class ReferenceClasses:
     source: str
     others: Mapping[str, str] = field(default_factory=dict)
     why_not: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
 
-def read_reference_classes(references: Path, classes: Sequence[str]) -> ReferenceClasses:
+def read_reference_classes(
+    references: Path, classes: Sequence[str], predicted: Collection[str] = ()
+) -> ReferenceClasses:
     """Read the classes of the cases.
 
     Args:
-        references: a prepared dataset, or a CSV or TSV table with the columns `case` (or `participant_id`),
-            `class` (or any one column that contains the classes), and optionally `subject`.
+        references: a prepared dataset, or a CSV or TSV table with columns of cases and persons (see
+            `CaseColumns`) and `class` (or any one column that contains the classes).
         classes: those of the predictions.
+        predicted: their cases.
 
     Raises:
         DatasetError: no such table, no such columns, or a duplicate case.
@@ -48,30 +55,32 @@ def read_reference_classes(references: Path, classes: Sequence[str]) -> Referenc
     if references.is_dir():
         return _of_prepared(references, classes)
     headers, rows = read_csv(references)
-    ids = column_of(headers)
-    if ids is None:
-        raise DatasetError(f"{references}: no column 'case' or 'participant_id'; name the cases' column so")
-    column = class_column(references, headers, rows, classes, ids)
-    cases = [unescaped(row[ids]) for row in rows]
-    if twice := repeated(cases):
-        raise DatasetError(f"{references}: duplicate case {twice}. Keep one row of it.")
-    found = {case: unescaped(row[column]) for case, row in zip(cases, rows, strict=True)}
-    subjects = {
-        case: row.get("subject") or row.get("participant_id") or case
-        for case, row in zip(cases, rows, strict=True)
-    }
-    return _of_classes(found, subjects, classes, f"column {column} of {references.name}", references)
+    columns = CaseColumns.of(headers)
+    if columns is None:
+        raise DatasetError(f"{references}: no column {EXPECTED}. Name the cases' column so.")
+    column = class_column(references, headers, rows, classes, columns.used)
+    named_by = columns.identify(rows, predicted)
+    if fault := columns.twice(references, (case for case, _ in named_by)):
+        raise DatasetError(fault)
+    found = {case: unescaped(row[column]) for (case, _), row in zip(named_by, rows, strict=True)}
+    subjects = {case: person if person != case else subject_of(case) for case, person in named_by}
+    source = f"column {column} of {references.name}"
+    return _of_classes(found, subjects, classes, source, references, columns.note)
 
 
 def class_column(
-    path: Path, headers: Sequence[str], rows: Sequence[Mapping[str, str]], classes: Sequence[str], ids: str
+    path: Path,
+    headers: Sequence[str],
+    rows: Sequence[Mapping[str, str]],
+    classes: Sequence[str],
+    ids: Collection[str],
 ) -> str:
     """The column of the classes, by its name or its content.
 
     Raises:
         DatasetError: none, or several.
     """
-    texts = {header: {unescaped(row[header]) for row in rows} for header in headers if header != ids}
+    texts = {header: {unescaped(row[header]) for row in rows} for header in headers if header not in ids}
     cells = {header: set(spelled_alike(found, classes).values()) for header, found in texts.items()}
     for name in _CLASS_COLUMNS:
         if name in cells and cells[name] & set(classes):
@@ -98,6 +107,7 @@ def _of_classes(
     classes: Sequence[str],
     source: str,
     path: Path,
+    note: str = "",
 ) -> ReferenceClasses:
     alike = spelled_alike(set(found.values()), classes)
     known = {case: alike[name] for case, name in found.items() if name in alike}
@@ -108,4 +118,4 @@ def _of_classes(
         )
     others = {case: name for case, name in found.items() if name and case not in known}
     why_not = {case: f"has no class in {source}. Add it." for case, name in found.items() if not name}
-    return ReferenceClasses(known, subjects, source, others, why_not)
+    return ReferenceClasses(known, subjects, source, others, why_not, note)

@@ -27,8 +27,9 @@ import numpy as np
 from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import Affine, voxel_to_world
 from mambamed.io.atomic import write_text
+from mambamed.io.case_columns import CaseColumns
 from mambamed.io.json_files import write_json
-from mambamed.io.tables import CASE_COLUMNS, column_of, read_csv, unescaped, write_csv
+from mambamed.io.tables import column_of, read_csv, unescaped, write_csv
 from mambamed.io.text_files import read_text
 from mambamed.schema_errors import named
 
@@ -36,7 +37,6 @@ Point = tuple[float, float, float]
 Points = dict[str, Point]
 
 SUFFIXES = (".mrk.json", ".fcsv", ".csv", ".tsv", ".json")
-POINT_CASE_COLUMNS = (*CASE_COLUMNS, "subject")
 _NAME_COLUMNS = ("landmark", "name", "label", "point", "afid")
 _AXES = {
     "RAS": (("x", "y", "z"), ("x_ras", "y_ras", "z_ras"), ("r", "a", "s"), ("x_mm", "y_mm", "z_mm")),
@@ -252,15 +252,16 @@ def read_points_of_table(path: Path) -> tuple[str, dict[str, Points]]:
             f"{path}: expected the columns landmark,x,y,z (mm, RAS+), and case if it has several cases, got "
             f"{named(','.join(headers))}. Rename the columns."
         )
-    case = column_of(headers, POINT_CASE_COLUMNS)
+    columns = CaseColumns.of(headers)
+    cases = [case for case, _ in columns.identify(rows)] if columns else [""] * len(rows)
     places: dict[str, list[tuple[str, list[str]]]] = {}
-    for row in rows:
-        of_case = places.setdefault(unescaped(row[case]) if case else "", [])
+    for case, row in zip(cases, rows, strict=True):
+        of_case = places.setdefault(case, [])
         cells = [row[lower[axis]] for axis in axes]
         if any(cells):
             of_case.append((unescaped(row[name]), cells))
     return system, {
-        key: collected(of_case, f"{path}: {key}" if case else path) for key, of_case in places.items()
+        key: collected(of_case, f"{path}: {key}" if columns else path) for key, of_case in places.items()
     }
 
 

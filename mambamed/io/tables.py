@@ -15,7 +15,6 @@ from mambamed.schema_errors import named
 
 # Spreadsheets run cells that begin with one of these (OWASP, "CSV Injection").
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-CASE_COLUMNS = ("case", "case_id", "id", "participant_id")  # names of the column with the case ids
 
 
 def write_csv(path: Path, headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -85,10 +84,10 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     return headers, rows
 
 
-def column_of(headers: Iterable[str], names: Sequence[str] = CASE_COLUMNS) -> str | None:
+def column_of(headers: Iterable[str], names: Sequence[str]) -> str | None:
     """The column with the first of these names that exists; upper and lower case are equal.
 
-    >>> column_of(["Age", "ID"]), column_of(["age"])
+    >>> column_of(["Age", "ID"], ("case", "id")), column_of(["age"], ("case", "id"))
     ('ID', None)
     """
     by_lower = {header.lower(): header for header in headers}

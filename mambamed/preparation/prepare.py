@@ -33,7 +33,14 @@ from mambamed.preparation.planning import make_plan, planned_spacing
 from mambamed.preparation.pool import cores, over_cases
 from mambamed.preparation.reading import FixGeometry
 from mambamed.preparation.resample import fitting_shape, resampled_shape
-from mambamed.preparation.splits import Fold, Member, groups_of, make_splits
+from mambamed.preparation.splits import (
+    Fold,
+    Member,
+    classes_absent,
+    groups_of,
+    make_splits,
+    stratified,
+)
 from mambamed.preparation.store import FORMAT
 from mambamed.preparation.store_case import store_case
 from mambamed.progress import Progress, Silence
@@ -148,8 +155,9 @@ def prepare(
     """
     began, progress = time.monotonic(), progress or Silence()
     settings = preprocess_settings(recipe, spacing)
-    split = split or (recipe.dataset.split if recipe else Split())
     manifest = agreed_manifest(raw.manifest, recipe, choose=False)
+    split = split or (recipe.dataset.split if recipe else Split())
+    split = stratified(split, manifest, recipe.task if recipe else None)
     if line := named_by_recipe_alone(raw.manifest, recipe):
         progress.say(f"{manifest.name}: {line}")
     raw = replace(raw, cases=with_segment_names(raw.cases, manifest))
@@ -208,8 +216,11 @@ def prepare(
             if splits
             else make_splits(members, split)
         )
-        if not splits and (line := _less_than_asked(folds, split)):
-            findings.append(Finding(manifest.name, "warning", f"{manifest.name}: {line}"))
+        lines = [] if splits else _less_than_asked(folds, split)
+        lines += classes_absent(folds, members, _classes_of(manifest, recipe))
+        findings += [Finding(manifest.name, "warning", f"{manifest.name}: {line}") for line in lines]
+        if line := _about_persons(members):
+            progress.say(f"{manifest.name}: {line}")
         _tell(findings, progress)
         folders = ("cases", "references", *(["qc"] if qc else []))
         if path := ledger.foreign(_files_of(folders, examined)):
@@ -322,13 +333,25 @@ def _tell(findings: Sequence[Finding], progress: Progress) -> None:
             progress.say(f"warning: {found.line}")
 
 
-def _less_than_asked(folds: Sequence[Fold], split: Split) -> str | None:
+def _less_than_asked(folds: Sequence[Fold], split: Split) -> list[str]:
     """What of the split the subjects were too few for."""
     if split.train is None and len(folds) < split.folds:
-        return f"too few subjects for {split.folds} folds: only {len(folds)} are made"
+        return [f"too few subjects for {split.folds} folds: only {len(folds)} are made"]
     if split.test and not folds[0].get("test"):
-        return f"too few subjects for {split.test:g} of them in a test part; there is none"
-    return None
+        return [f"too few subjects for {split.test:g} of them in a test part; there is none"]
+    return []
+
+
+def _classes_of(manifest: DatasetManifest, recipe: Recipe | None) -> tuple[str, ...]:
+    """The classes that are learned, if this is known."""
+    if recipe is not None:
+        return (recipe.dataset.classes or manifest.classes) if recipe.task == "classification" else ()
+    return () if manifest.labels or manifest.landmarks else manifest.classes
+
+
+def _about_persons(members: Mapping[str, Member]) -> str | None:
+    count = len({member.subject for member in members.values()})
+    return f"{len(members)} cases of {count} subjects" if count < len(members) else None
 
 
 def _member(case: Case, seen: Examined) -> Member:

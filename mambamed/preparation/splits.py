@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.splits import PARTS, groups_of, shown
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.recipe import Split
@@ -24,6 +25,35 @@ class Member:
     class_name: str | None = None
     labels: Collection[int] = ()  # label values that occur
     covariates: Mapping[str, str] = field(default_factory=dict)  # column -> text
+
+
+def stratified(split: Split, manifest: DatasetManifest, task: str | None) -> Split:
+    """The split with its default: balanced by class if the classes are what is learned.
+
+    Args:
+        task: of the recipe; None without one.
+    """
+    by_class = task == "classification" or (task is None and not manifest.labels and not manifest.landmarks)
+    chosen = split.stratify or ("class" if manifest.classes and by_class else None)
+    return split.model_copy(update={"stratify": None if chosen == "none" else chosen})
+
+
+def classes_absent(
+    folds: Sequence[Fold], members: Mapping[str, Member], classes: Collection[str]
+) -> list[str]:
+    """One line per fold whose training or validation cases lack a class."""
+    lines = []
+    for number, fold in enumerate(folds):
+        for part, ids in fold.items():
+            there = {members[case_id].class_name for case_id in ids}
+            lacking = sorted(set(classes) - there)
+            if ids and lacking and part != "test":
+                what = "it cannot be trained" if part == "train" else "its AUC is undefined"
+                lines.append(
+                    f"fold {number}: no {part} case of class {shown(lacking)}: {what}. Use fewer --folds, or "
+                    "--stratify class"
+                )
+    return lines
 
 
 def make_splits(members: Mapping[str, Member], split: Split) -> list[Fold]:

@@ -67,7 +67,8 @@ class Split(Section):
     """Keep cases with the same value on the same side of every split: subject, case, or a column name of the
     dataset's table (which keeps subjects together too)."""
     stratify: str | None = None
-    """Balance this attribute across the splits: class, labels (those present in a case), or a column name."""
+    """Balance this attribute across the splits: class (default for classification), labels (those present in
+    a case), a column name, or none."""
     test_cases: tuple[str, ...] = ()
     """Case ids of a fixed test set; folds, or train and val, are drawn from the other cases."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 12345

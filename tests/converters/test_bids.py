@@ -70,5 +70,18 @@ def test_label_maps_lie_in_derivatives(adni) -> None:
 def test_a_participant_twice_is_told(adni) -> None:
     with (adni / "participants.tsv").open("a") as file:
         file.write("sub-01\tAD\t71\n")
-    with pytest.raises(DatasetError, match="duplicate participant_id sub-01"):
+    with pytest.raises(DatasetError, match="duplicate case sub-01"):
         convert(adni)
+
+
+def test_participants_may_have_one_row_per_visit(adni) -> None:
+    rows = []
+    for session, diagnosis in (("ses-m00", "pMCI"), ("ses-m24", "AD")):
+        write_small(adni / "sub-05" / session / "anat" / f"sub-05_{session}_T1w.nii.gz")
+        rows.append(f"sub-05\t{session}\t{diagnosis}")
+    (adni / "participants.tsv").write_text("participant_id\tsession_id\tdiagnosis\n" + "\n".join(rows))
+    visits = [case for case in convert(adni).cases if case.subject == "sub-05"]
+    assert [(case.id, case.class_name) for case in visits] == [
+        ("sub-05_ses-m00", "pMCI"),
+        ("sub-05_ses-m24", "AD"),
+    ]

@@ -11,8 +11,19 @@ from mambamed.converters.case_list import find_cases
 from mambamed.converters.inputs import find_inputs
 from mambamed.errors import DatasetError
 from mambamed.geometry import voxel_to_world
+from mambamed.progress import Silence
 from tests.converters.small_images import LPS, write_small
 from tests.real_data import DATA
+
+
+class Collector(Silence):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
 
 
 def needs(name: str):
@@ -157,7 +168,7 @@ def test_a_numbered_channel_that_a_case_beside_its_table_lacks_is_named(tmp_path
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("name,T1w\na,x.nii.gz\n", "no column case or"),
+        ("name,T1w\na,x.nii.gz\n", "no column case, case_id, id or participant_id"),
         ("case,T1w\n,x.nii.gz\n", "case: missing in the row"),
         ("case,T1w,class\na,x.nii.gz,u\na,y.nii.gz,v\n", "duplicate case a"),
         ("case,T1w,class\n../evil,x.nii.gz,u\n", "path separator"),
@@ -284,3 +295,22 @@ def test_channels_of_a_folder_are_named_by_the_document(tmp_path) -> None:
     (tmp_path / "cases.json").write_text(json.dumps({"channels": {"CT": "ct"}}))
     with pytest.raises(DatasetError, match=r"channel_0, channel_1 \(images\) \| CT \("):
         convert(tmp_path / "cases.csv")
+
+
+def test_visits_of_bids_are_cases_and_participants_subjects(tmp_path) -> None:
+    """clinicadl's lists have the columns participant_id, session_id and diagnosis."""
+    rows = [("sub-1", "ses-M00", "CN"), ("sub-1", "ses-M12", "AD"), ("sub-2", "ses-M00", "CN")]
+    for person, session, _ in rows:
+        write_small(tmp_path / "images" / f"{person}_{session}.nii.gz")
+    lines = ["participant_id\tsession_id\tdiagnosis", *("\t".join(row) for row in rows)]
+    (tmp_path / "list.tsv").write_text("\n".join(lines))
+    said = Collector()
+    dataset = convert(tmp_path / "list.tsv", class_column="diagnosis", progress=said)
+    assert [(case.id, case.subject, case.class_name) for case in dataset.cases] == [
+        ("sub-1_ses-M00", "sub-1", "CN"),
+        ("sub-1_ses-M12", "sub-1", "AD"),
+        ("sub-2_ses-M00", "sub-2", "CN"),
+    ]
+    assert all(case.channels for case in dataset.cases) and not dataset.cases[0].covariates
+    assert "one case per visit (columns participant_id and session_id)" in said.lines[0]
+    assert [case.id for case in find_cases(tmp_path / "list.tsv", ["T1w"])] == [c.id for c in dataset.cases]

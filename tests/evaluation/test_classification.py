@@ -15,6 +15,7 @@ from mambamed.evaluation.options import EvaluateOptions
 from mambamed.io.json_files import read_json, write_json
 from mambamed.io.probabilities import Probabilities, write_probabilities
 from mambamed.metrics.classification import BINARY_METRICS, ClassMetric
+from mambamed.metrics.statistics import bootstrap_interval
 from mambamed.recipe import load_recipe
 
 CASES = tuple(f"c{i:02}" for i in range(40))
@@ -161,7 +162,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path, reference) -> None:
         evaluate_probabilities(
             tmp_path / "p.csv", write_classes(tmp_path / "o.csv", ["x", "y"] * 20, column="kind")
         )
-    with pytest.raises(DatasetError, match="no column 'case'"):
+    with pytest.raises(DatasetError, match=r"duplicate case c0\..* add a column session_id"):
         evaluate_probabilities(
             tmp_path / "p.csv", write_classes(tmp_path / "o.csv", ["NC", "AD"] * 20, ids="who")
         )
@@ -170,6 +171,9 @@ def test_what_cannot_be_compared_is_refused(tmp_path, reference) -> None:
     write_probabilities(both / "a.csv", binary(0)[0])
     other = Probabilities(("x", "y"), CASES, binary(0)[0].values, 0.5, True)
     write_probabilities(both / "b.csv", other)
+    (tmp_path / "o.csv").write_text("who,class\nc00,NC\n")
+    with pytest.raises(DatasetError, match="no column case, case_id, id or participant_id"):
+        evaluate_probabilities(tmp_path / "p.csv", tmp_path / "o.csv")
     with pytest.raises(DatasetError, match="Evaluate tables of the same classes together"):
         evaluate_probabilities(both, reference)
 
@@ -330,3 +334,27 @@ def test_the_classes_of_the_recipe_are_those_of_the_table_in_their_order(tmp_pat
     write_probabilities(tmp_path / "p.csv", replace(table, classes=("AD", "NC")))
     with pytest.raises(DatasetError, match=r"disagree: AD, NC \(the table\) \| NC, AD \(the recipe\)"):
         evaluate(tmp_path / "p.csv", reference, EvaluateOptions(recipe=recipe))
+
+
+def test_visits_of_a_table_are_cases_of_persons(tmp_path) -> None:
+    """Each case of `binary` as a visit in BIDS' columns: four persons' worth of rows are not independent."""
+    plain, _ = binary(0)
+    visits = tuple(f"sub-{n // 4}_ses-{n % 4}" for n in range(40))
+    write_probabilities(tmp_path / "p.csv", replace(plain, cases=visits))
+    rows = [f"sub-{n // 4},ses-{n % 4},{('NC', 'AD')[n % 2]}" for n in range(40)]
+    tables = {"visits": "participant_id,session_id,class", "persons": "patient,visit,class"}
+    found = []
+    for name, header in tables.items():
+        (tmp_path / f"{name}.csv").write_text("\n".join([header, *rows]))
+        found.append(evaluate_probabilities(tmp_path / "p.csv", tmp_path / f"{name}.csv"))
+    for each in found:
+        assert not each.faults
+        assert "40 cases of 10 subjects: intervals and tests are by subject" in each.table.notes
+        expected = bootstrap_interval(
+            [a == b for a, b in zip(plain.labels, ["NC", "AD"] * 20, strict=True)],
+            [n // 4 for n in range(40)],
+        )
+        assert each.runs[0].intervals["accuracy"] == pytest.approx(expected)
+    assert any(
+        "one case per visit (columns participant_id and session_id)" in n for n in found[0].table.notes
+    )

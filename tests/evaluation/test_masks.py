@@ -396,3 +396,25 @@ def test_regions_of_two_evaluations_must_be_made_of_the_same_labels(tmp_path) ->
     (folders[1] / "cases.csv").write_text(text)
     write_json(path, summary | {"regions": {"ORGAN": [1]}})
     assert {difference.region for difference in compare(folders).differences} == {"organ"}
+
+
+def test_intervals_are_by_the_subjects_of_a_prepared_dataset_or_of_bids(tmp_path) -> None:
+    ids = [f"c{n}" for n in range(10)]
+    bids = [f"sub-{n // 2}_ses-{n % 2}" for n in range(10)]
+    notes = []
+    for names in (ids, bids):
+        root = tmp_path / names[0]
+        masks = {name: block(n % 3, 5) for n, name in enumerate(names)}
+        folders = write_dataset(root, masks, masks)
+        if names is ids:
+            entry = {"shape": [8, 8, 8], "channels": 1, "has_label": True}
+            cases = [{"id": name, "subject": f"p{n // 2}", **entry} for n, name in enumerate(names)]
+            index = {"name": "d", "channels": {"a": "mri"}, "prepared_format": 1, "cases": cases}
+            index["labels"] = {"background": 0, "organ": 1}
+            write_json(root / "dataset.json", index)
+            write_json(root / "plan.json", {})
+            write_json(root / "splits.json", [])
+        evaluation = evaluate(*folders, labels={"organ": 1})
+        notes.append([note for note in evaluation.table.notes if "subjects" in note])
+        assert len({case.subject for case in evaluation.cases}) == 5
+    assert notes == [["10 cases of 5 subjects: intervals and tests are by subject"]] * 2

@@ -378,3 +378,21 @@ def test_a_disk_that_is_too_small_is_found_before_cases_are_written(tmp_path, mo
     with pytest.raises(RunError, match=r"out: the prepared cases need about .* MiB, and 0\.0 MiB are free"):
         prepare(dataset, tmp_path / "out", workers=1)
     assert not list((tmp_path / "out").glob("cases/*"))
+
+
+def test_a_fold_without_a_class_is_told_at_once_and_persons_are_counted(tmp_path) -> None:
+    rows = []
+    for number in range(8):
+        case = f"sub-{number // 2}_ses-{number % 2}"
+        image = np.random.default_rng(number).normal(100, 9, (6, 6, 6)).astype(np.int16)
+        write_image(tmp_path / "images" / f"{case}.nii.gz", image, Image(image, AFFINE))
+        rows.append(f"sub-{number // 2},ses-{number % 2},{'AD' if number < 2 else 'NC'}")
+    (tmp_path / "cases.csv").write_text("participant_id,session_id,class\n" + "\n".join(rows))
+    heard = Heard()
+    summary = prepare(convert(tmp_path), tmp_path / "out", split=Split(folds=2), workers=1, progress=heard)
+    assert f"{tmp_path.name}: 8 cases of 4 subjects" in heard.lines
+    folds = PreparedDataset.open(tmp_path / "out").splits
+    for fold in folds:  # one person has the class AD: both visits validate or both train
+        assert {case[:5] for case in fold["val"]} & {case[:5] for case in fold["train"]} == set()
+    told = [line for line in summary.warnings if "of class AD" in line]
+    assert len(told) == 2 and "no train case of class AD: it cannot be trained" in "".join(told)

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import KFold
 
+from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import DatasetError, RecipeError
-from mambamed.preparation.splits import Member, groups_of, make_splits
+from mambamed.preparation.splits import Member, classes_absent, groups_of, make_splits, stratified
 from mambamed.recipe import Split
 
 
@@ -122,3 +123,40 @@ def test_few_subjects_are_split_as_far_as_they_go() -> None:
     assert make_splits(each_alone("a"), Split()) == [{"train": ["a"], "val": []}]
     with pytest.raises(DatasetError, match="too few"):
         make_splits(each_alone("a"), Split(train=0.5, val=0.5))
+
+
+CLASSED = DatasetManifest.of("d", channels={"a": "mri"}, classes=("NC", "AD"))
+LABELED = CLASSED.changed(labels={"background": 0, "a": 1})
+
+
+@pytest.mark.parametrize(
+    ("manifest", "task", "asked", "expected"),
+    [
+        (CLASSED, None, None, "class"),
+        (CLASSED, None, "none", None),
+        (CLASSED, None, "age", "age"),
+        (CLASSED, "segmentation", None, None),
+        (LABELED, None, None, None),
+        (LABELED, "classification", None, "class"),
+    ],
+)
+def test_classes_are_balanced_unless_told_otherwise(manifest, task, asked, expected) -> None:
+    assert stratified(Split(stratify=asked), manifest, task).stratify == expected
+
+
+def test_every_fold_of_a_rare_class_validates_it_or_that_is_told() -> None:
+    # 6 of 30: in 5 plain folds of 6 cases, one without the class is more likely than not.
+    members = {f"c{n:02}": Member(f"c{n:02}", "AD" if n < 6 else "NC") for n in range(30)}
+    for seed in range(5):
+        balanced = make_splits(members, stratified(Split(seed=seed), CLASSED, None))
+        assert classes_absent(balanced, members, CLASSED.classes) == []
+        plain = make_splits(members, Split(seed=seed))
+        without = [n for n, fold in enumerate(plain) if not {f"c{i:02}" for i in range(6)} & set(fold["val"])]
+        told = [line.partition(":")[0] for line in classes_absent(plain, members, CLASSED.classes)]
+        assert told == [f"fold {n}" for n in without]
+    few = {f"c{n}": Member(f"c{n}", "AD" if n < 1 else "NC") for n in range(4)}
+    lines = classes_absent(make_splits(few, Split(folds=2, stratify="class")), few, CLASSED.classes)
+    assert sorted(line.split(": ", 1)[1].partition(":")[0] for line in lines) == [
+        "no train case of class AD",
+        "no val case of class AD",
+    ]
