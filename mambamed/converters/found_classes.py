@@ -55,7 +55,7 @@ def found_classes(names: Sequence[str | None], column: str, source: Path) -> tup
 def _naturally(text: str) -> tuple[float, str]:
     """Sort key: numbers by value, then words."""
     number = _number(text)
-    return (math.inf, text) if math.isnan(number) else (number, "")
+    return (math.inf if math.isnan(number) else number, text)
 
 
 def _number(text: str) -> float:

@@ -33,7 +33,7 @@ def test_classes_are_numbers_by_value_then_words(names, classes) -> None:
         ([f"{n % 7}.5" for n in range(700)], "7 different values in 700 cases (0.5, 1.5, 2.5 and 4 more)"),
         ([f"patient {n}" for n in range(9)], "are too many classes. Name another column"),
         (["AD", "NC", "ad"], "AD and ad are spellings of one class"),
-        (["1", "1.0", "0"], "1.0 and 1 are spellings of one class"),
+        (["1", "1.0", "0"], "1 and 1.0 are spellings of one class"),
     ],
 )
 def test_measurements_ids_and_two_spellings_are_no_classes(names, line) -> None:
