@@ -26,6 +26,10 @@ class BaseAnswer:
         return False
 
     @property
+    def least_bytes_per_voxel(self) -> float:
+        return 0.0
+
+    @property
     def names(self) -> Mapping[str, Any]:
         return {}
 

@@ -25,6 +25,9 @@ from mambamed.volumes.ensemble import Ensemble, Serving
 from mambamed.volumes.restore import labels_of_slabs
 from mambamed.volumes.sliding_window import Slab
 
+# Compressed size as a fraction of the bytes in memory; files are larger than this.
+_LEAST_OF_MASKS, _LEAST_OF_PROBABILITIES = 0.001, 0.02
+
 
 @dataclass(frozen=True)
 class PredictSummary:
@@ -107,6 +110,11 @@ class SegmentationAnswer(BaseAnswer):
     @property
     def keeps_images(self) -> bool:
         return self.options.preview or self.options.statistics
+
+    @property
+    def least_bytes_per_voxel(self) -> float:
+        probabilities = 2 * self.task.outputs * _LEAST_OF_PROBABILITIES if self.options.probabilities else 0.0
+        return _LEAST_OF_MASKS + probabilities
 
     def accept(self, cases: Sequence[Case], progress: Progress) -> list[Case]:
         if self.options.format == "dicom-seg":

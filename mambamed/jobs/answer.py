@@ -23,6 +23,7 @@ class Answer(Protocol):
         names: names of what the results contain, for the record.
         covariates: names of the covariates that the networks read.
         keeps_images: whether `write` needs the images as stored.
+        least_bytes_per_voxel: what the files of a case take on the disk at least.
     """
 
     stage: ClassVar[str]
@@ -38,6 +39,9 @@ class Answer(Protocol):
 
     @property
     def keeps_images(self) -> bool: ...
+
+    @property
+    def least_bytes_per_voxel(self) -> float: ...
 
     def accept(self, cases: Sequence[Case], progress: Progress) -> list[Case]:
         """Check the cases before any work, and add what is known of them from elsewhere."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mambamed.cases import Case
 from mambamed.converters.inputs import find_inputs
 from mambamed.converters.prepared import cases_of_part
+from mambamed.errors import CaseError
+from mambamed.io.images import read_header
 from mambamed.io.lock import reading
+from mambamed.io.write_errors import check_space
 from mambamed.jobs.answer import Answer
 from mambamed.jobs.engine import run_cases
 from mambamed.jobs.output import OutputFolder
@@ -116,6 +122,7 @@ def run_job(
         given = (cases, options.overwrite, shard, answer.covariates, answer.names)
         record = Record(place, settings, ensemble.reasons, *given)
         missing = [c for c in cases if not (record.holds(c) and answer.is_complete(c, place.path))]
+        _check_space(place, answer, missing)
         progress.start(answer.stage, len(missing), "cases")
         try:
             run_cases(answer, ensemble, missing, record, progress)
@@ -130,3 +137,14 @@ def run_job(
         seconds=time.monotonic() - began,
         gathered=gathered,
     )
+
+
+def _check_space(place: OutputFolder, answer: Answer, cases: Sequence[Case]) -> None:
+    """Reject an output that the disk cannot hold, if all cases are as large as the first readable one."""
+    for case in cases if answer.least_bytes_per_voxel else ():
+        with suppress(CaseError, IndexError):  # the case reports its fault when it is read
+            first = case.channels[0]
+            voxels = math.prod(read_header(first.path, files=first.files).shape)
+            needed = int(len(cases) * voxels * answer.least_bytes_per_voxel)
+            check_space(place.path, needed, f"the files of {len(cases)} cases")
+            return

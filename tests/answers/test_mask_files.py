@@ -3,12 +3,15 @@
 import json
 import multiprocessing
 import os
+import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from mambamed.answers.mask_files import MaskOptions
 from mambamed.answers.postprocess import postprocess
+from mambamed.answers.segmentation import SegmentationAnswer
 from mambamed.api import predict
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import ModelError, RecipeError, RunError
@@ -16,6 +19,7 @@ from mambamed.io.lock import folder_lock
 from mambamed.jobs.shard import Shard, chosen_shard
 from mambamed.recipe import dump_recipe
 from mambamed.recipe.schema import Postprocess
+from mambamed.volumes.ensemble import Serving, load_ensemble
 from tests.answers.stubs import MANIFEST, blob, stub_run, write_blobs, write_nifti
 
 
@@ -46,6 +50,26 @@ def test_the_saved_probabilities_decide_as_the_mask_does(run, tmp_path) -> None:
     np.testing.assert_allclose(values.astype(np.float32).sum(axis=0), 1, atol=2e-3)
     decided = np.array([0, 1, 5])[values.argmax(axis=0)]
     assert (decided == mask).mean() > 0.999 and len(np.unique(mask)) == 3
+
+
+def test_a_disk_that_is_too_small_is_found_before_the_first_case(run, tmp_path, monkeypatch) -> None:
+    """Four cases of 10^6 voxels and three outputs of 2 bytes, of which two percent are counted at least."""
+    for number in range(4):
+        write_nifti(tmp_path / "images" / f"case_{number}.nii.gz", np.ones((100, 100, 100), np.uint8))
+    usage = type(shutil.disk_usage("/"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(400_000, 0, 400_000))
+    with pytest.raises(RunError, match=r"out: the files of 4 cases need about .* free on this disk"):
+        go(run, tmp_path / "images", tmp_path / "out", save_probabilities=True)
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
+def test_what_is_counted_of_the_disk_is_less_than_what_is_written(run, tmp_path) -> None:
+    write_blobs(tmp_path / "images", 1)
+    go(run, tmp_path / "images", tmp_path / "out", save_probabilities=True)
+    options = MaskOptions(probabilities=True)
+    answer = SegmentationAnswer.of(load_ensemble([run.root], Serving(device="cpu")), options)
+    written = sum(path.stat().st_size for path in (tmp_path / "out").glob("case_0*"))
+    assert 0 < blob().size * answer.least_bytes_per_voxel < written
 
 
 def test_statistics_are_those_that_numpy_finds(run, tmp_path) -> None:
