@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mambamed.answers.base import BaseAnswer, check_task
 from mambamed.answers.saliency import Cam, grad_cam, on_native_grid
 from mambamed.cases import Case
+from mambamed.documents.account import Account
 from mambamed.documents.run import Calibration
 from mambamed.errors import CaseError, DatasetError, RecipeError
 from mambamed.io.case_columns import EXPECTED, CaseColumns
@@ -56,6 +57,7 @@ class ClassifySummary:
     faults: tuple[str, ...]
     seconds: float
     next_command: str
+    account: Account | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ def classify(
     done = run_job(answer_of, place, models, inputs, serving, job, progress)
     maps = _maps(output) if options.saliency else None
     following = evaluate_command(output, inputs, job, "CLASSES.csv")
-    return ClassifySummary(output, done.gathered, maps, done.kept, done.faults, done.seconds, following)
+    numbers = (done.kept, done.faults, done.seconds)
+    return ClassifySummary(output, done.gathered, maps, *numbers, following, done.account)
 
 
 # The result of a case: `(K,)` probabilities, and per network its Grad-CAM and patch size.

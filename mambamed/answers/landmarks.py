@@ -12,6 +12,7 @@ import numpy as np
 from mambamed.answers.base import BaseAnswer, check_task
 from mambamed.answers.located import locate, write_located
 from mambamed.cases import Case
+from mambamed.documents.account import Account
 from mambamed.documents.prediction import PointFile
 from mambamed.errors import ModelError, RecipeError
 from mambamed.io.images import Image
@@ -46,6 +47,7 @@ class LandmarksSummary:
     faults: tuple[str, ...]
     seconds: float
     next_command: str
+    account: Account | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def landmarks(
     done = run_job(answer_of, place, models, inputs, serving, job, progress)
     following = evaluate_command(output, inputs, job)
     return LandmarksSummary(
-        output, done.cases, done.kept, done.gathered, done.faults, done.seconds, following
+        output, done.cases, done.kept, done.gathered, done.faults, done.seconds, following, done.account
     )
 
 

@@ -13,6 +13,7 @@ from mambamed.answers.base import BaseAnswer, check_task
 from mambamed.answers.mask_files import MaskOptions, probability_file, statistics, write_mask
 from mambamed.answers.postprocess import check_names, postprocess
 from mambamed.cases import Case
+from mambamed.documents.account import Account
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.io.dicom_seg import check_dicom_seg
 from mambamed.io.json_files import write_json
@@ -39,6 +40,7 @@ class PredictSummary:
         kept: number of these cases that had one before.
         faults: one line per case that failed.
         seconds: wall time.
+        account: which files of the input were read.
     """
 
     output: Path
@@ -47,6 +49,7 @@ class PredictSummary:
     faults: tuple[str, ...]
     seconds: float
     next_command: str
+    account: Account | None = None
 
 
 def predict(
@@ -70,7 +73,8 @@ def predict(
 
     done = run_job(answer_of, place, models, inputs, serving, job, progress)
     following = evaluate_command(output, inputs, job)
-    return PredictSummary(place.target, done.cases, done.kept, done.faults, done.seconds, following)
+    numbers = (done.cases, done.kept, done.faults, done.seconds)
+    return PredictSummary(place.target, *numbers, following, done.account)
 
 
 @dataclass(frozen=True)

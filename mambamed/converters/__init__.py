@@ -75,11 +75,13 @@ def convert(
     for target in dict.fromkeys(CONVERTERS[name] for name in names):
         module = importlib.import_module(target)
         if format != "auto" or module.recognizes(source):
+            from mambamed.converters.accounting import account_of, files_of
             from mambamed.converters.segmented import with_segments
 
             dataset: RawDataset = module.convert(source, options)
             _check(dataset, source)
-            return with_segments(replace(dataset, source=source))
+            account = account_of(source, [*files_of(dataset.cases), *dataset.documents])
+            return with_segments(replace(dataset, source=source, account=account))
     if (source.parent / "dataset.json").is_file():
         raise DatasetError(f"{source}: is a folder of the dataset {source.parent}. Give that folder.")
     raise DatasetError(

@@ -44,7 +44,8 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
         # The group is the class if every patient has one.
         classes=groups if all(case.class_name for case in cases) and len(groups) > 1 else (),
     )
-    return RawDataset(manifest, sorted(cases, key=lambda case: case.id))
+    documents = tuple(folder / _DOCUMENT for folder in _patients(source))
+    return RawDataset(manifest, sorted(cases, key=lambda case: case.id), documents=documents)
 
 
 def _patients(source: Path) -> list[Path]:

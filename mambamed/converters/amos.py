@@ -63,7 +63,7 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
         labels=named,
         regions=regions,
     )
-    return RawDataset(manifest, cases)
+    return RawDataset(manifest, cases, documents=(file,))
 
 
 def _files(folder: Path) -> dict[str, Path]:

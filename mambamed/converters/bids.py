@@ -72,7 +72,8 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
         regions=regions,
         classes=classes if not labels else (),
     )
-    return RawDataset(manifest, sorted(cases, key=lambda case: case.id))
+    documents = (source / _PARTICIPANTS, *source.glob("sub-*/*_sessions.tsv"))
+    return RawDataset(manifest, sorted(cases, key=lambda case: case.id), documents=documents)
 
 
 def _table(path: Path, key: str) -> tuple[dict[str, dict[str, str]], list[str]]:

@@ -122,7 +122,8 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
         for case_id in sorted(set(table) - known):
             fault = f"{case_id}: has landmarks in {path}, but no row in {listed.file}. Add it or remove them."
             cases.append(Case.found(case_id, (), fault=fault))
-    return RawDataset(manifest, sorted(cases, key=lambda case: case.id))
+    documents = (listed.file, listed.file.with_suffix(".json"), *_point_files(listed, columns, tables))
+    return RawDataset(manifest, sorted(cases, key=lambda case: case.id), documents=documents)
 
 
 def find_cases(source: Path, channels: Sequence[str]) -> list[Case]:
@@ -338,6 +339,12 @@ def _points_of(
     if case_id not in found:
         return None
     return to_world(found[case_id], system, path, read_header(image).affine if system == "voxel" else None)
+
+
+def _point_files(listed: _List, columns: _Columns, tables: Mapping[Path, object]) -> list[Path]:
+    """The files that the column of points names."""
+    cells = [row.get(columns.points) for row in listed.rows] if columns.points else []
+    return [*tables, *(listed.file.parent / cell for cell in cells if isinstance(cell, str) and cell)]
 
 
 def _is_of_many(path: Path) -> bool:

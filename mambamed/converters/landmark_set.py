@@ -84,7 +84,8 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
     if (source / _ALL_VOXELS).is_file():  # this document also lists the test cases
         tests = channel_files(source / "imagesTs")
         cases = [case for case in cases if case.channels or case.id not in tests]
-    return RawDataset(manifest, cases)
+    documents = (*where.values(), source / _ORDER, source / "dataset.json")
+    return RawDataset(manifest, cases, documents=documents)
 
 
 def _manifest(source: Path, options: ConvertOptions, cases: list[Case], width: int) -> DatasetManifest:

@@ -55,4 +55,4 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
         volumes = [None] if len(names) == 1 else range(len(names))
         channels_of = tuple(ChannelFile(image, volume) for volume in volumes)
         cases.append(Case.found(case_id, channels_of, label=source / pair.label))
-    return RawDataset(manifest, sorted(cases, key=lambda case: case.id))
+    return RawDataset(manifest, sorted(cases, key=lambda case: case.id), documents=(file,))

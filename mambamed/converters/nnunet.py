@@ -54,8 +54,10 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
         regions=regions,
     )
     if document.dataset is not None:
-        return RawDataset(manifest, _listed_cases(source, document.dataset, len(names), file))
-    return RawDataset(manifest, _cases(source, len(names)))
+        cases = _listed_cases(source, document.dataset, len(names), file)
+    else:
+        cases = _cases(source, len(names))
+    return RawDataset(manifest, cases, documents=(file,))
 
 
 def _cases(source: Path, channels: int) -> list[Case]:

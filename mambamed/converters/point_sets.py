@@ -31,6 +31,7 @@ class PointSet:
     source: str  # for messages
     subjects: Mapping[str, str] = field(default_factory=dict)  # case id -> subject, if known
     faults: Mapping[str, CaseError] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()  # that were read
 
 
 AffineOf = Callable[[str], Affine | None]
@@ -119,8 +120,9 @@ def _of_folder(folder: Path, affine_of: AffineOf) -> PointSet:
     if not files:
         raise DatasetError(f"{folder}: no point files. Use .json, .mrk.json, .fcsv or .csv files.")
     if len(files) == 1 and _is_table(only := next(iter(files.values()))):
-        return read_point_set(only, affine_of)
-    return _gathered(files, lambda case_id: read_points(files[case_id], affine_of(case_id)), str(folder))
+        return replace(read_point_set(only, affine_of), files=(only,))
+    found = _gathered(files, lambda case_id: read_points(files[case_id], affine_of(case_id)), str(folder))
+    return replace(found, files=tuple(files.values()))
 
 
 def _of_prepared(root: Path) -> PointSet:

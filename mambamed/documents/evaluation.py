@@ -141,6 +141,8 @@ class SegmentationSettings(Model):
     numpy: str
     scipy: str
     computed_with: str
+    other_files: tuple[str, ...] = ()
+    """One line per folder of predictions or references with files that were not read."""
 
 
 class LandmarksSettings(Model):
@@ -149,6 +151,8 @@ class LandmarksSettings(Model):
     sdr_mm: tuple[Positive, ...]
     confidence: Fraction
     mambamed: str
+    other_files: tuple[str, ...] = ()
+    """One line per folder of predictions or references with files that were not read."""
 
 
 class ClassificationSettings(Model):
@@ -159,6 +163,8 @@ class ClassificationSettings(Model):
     reference: str
     confidence: Fraction
     mambamed: str
+    other_files: tuple[str, ...] = ()
+    """One line per folder of predictions or references with files that were not read."""
 
 
 class Summary(Document):

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from mambamed.cases import BACKGROUND, IGNORE, Case
+from mambamed.documents.account import Account
 from mambamed.documents.agreement import (
     Naming,
     disagreement,
@@ -124,6 +125,10 @@ class RawDataset:
     """Folder or list that was read."""
     warnings: tuple[str, ...] = ()
     """What is doubtful about all cases together."""
+    documents: tuple[Path, ...] = ()
+    """Tables, documents and point files that were read."""
+    account: Account | None = None
+    """Which files of the source were read."""
 
 
 def agreed_manifest(manifest: DatasetManifest, recipe: Recipe | None, *, choose: bool) -> DatasetManifest:

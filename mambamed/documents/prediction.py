@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from mambamed.documents.account import Account
 from mambamed.documents.base import (
     Count,
     Document,
@@ -75,6 +76,8 @@ class PredictionRecord(Provenance, SparseDocument):
     """Only from `predict`: region name -> the labels it unites."""
     reasons: tuple[str, ...] = ()
     """What was chosen on this machine, and why."""
+    account: Account | None = None
+    """Which files of the input were read, by the last command."""
     cases: dict[CaseId, CaseResult]
     tables: dict[str, Sha256] = Field(default_factory=dict)
     """Digests of the files that are written after all cases, by name; none while they are written."""

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import AfterValidator, AliasChoices, Field, model_validator
 
 from mambamed.cases import check_case_id
+from mambamed.documents.account import Account
 from mambamed.documents.base import Count, Document, Finite, Fraction, Model, Positive, Size
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan
@@ -84,6 +85,8 @@ class PreparedIndex(DatasetManifest):
     cases: tuple[CaseEntry, ...]
     images: dict[CaseId, tuple[ImageFile, ...]] = Field(default_factory=dict)
     """Case -> its images in the order of the channels, for `predict --part`; not recorded by 0.1.0."""
+    account: Account | None = None
+    """Which files of the source were read; not recorded by 0.1.0."""
 
     @model_validator(mode="after")
     def _cases_agree(self) -> PreparedIndex:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mambamed.converters.accounting import other_files
 from mambamed.documents.agreement import spelling
 from mambamed.documents.evaluation import ClassificationSettings, ClassificationSummary, ClassRow
 from mambamed.errors import CaseError, DatasetError
@@ -117,6 +118,7 @@ def evaluate_probabilities(
     runs = [_score(name, each, reference, wanted, level) for name, each in tables.items()]
     from mambamed import __version__
 
+    others = other_files((predictions, references), probability_files(predictions))
     settings = {
         "classes": classes,
         "positive": classes[1] if len(classes) == 2 else None,
@@ -125,8 +127,9 @@ def evaluate_probabilities(
         "reference": reference.source,
         "confidence": level,
         "mambamed": __version__,
+        "other_files": others,
     }
-    notes = _notes(tables, classes, reference, runs)
+    notes = [*_notes(tables, classes, reference, runs), *others]
     evaluation = ClassEvaluation(
         table=_table(runs, classes, notes, level),
         runs=tuple(runs),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mambamed.converters import prepared
+from mambamed.converters.accounting import other_files
 from mambamed.documents.evaluation import SegmentationSummary
 from mambamed.documents.prepared import PreparedIndex
 from mambamed.errors import CaseError, DatasetError, RecipeError
@@ -127,6 +128,9 @@ def evaluate(
         notes.append(
             f"{count} references have no prediction and count as missed, unless --only-predicted is given"
         )
+    used = [path for pair in whole.pairs.values() for path in pair if path is not None]
+    others = other_files((predictions, references), [*used, *whole.extra])
+    notes += others
     if left := len(whole.pairs) - len(pairing.pairs):
         notes.append(f"{left} of {len(whole.pairs)} references left out, as asked")
     evaluation = MaskEvaluation(
@@ -136,7 +140,7 @@ def evaluate(
         regions=scored,
         metrics=asked,
         rules=rules,
-        settings=_settings(pairing, asked, rules, level),
+        settings={**_settings(pairing, asked, rules, level), "other_files": others},
         output=output,
         paper_table=brats_table(summaries, predictions.resolve().name, paper) if table == "brats" else None,
         faults=_faults(scores, pairing),

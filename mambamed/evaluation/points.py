@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mambamed.converters.accounting import other_files
 from mambamed.converters.point_sets import PointSet, holds_points, read_point_set
 from mambamed.documents.agreement import spelled_alike
 from mambamed.documents.evaluation import CasePoints, LandmarkRow, LandmarksSettings, LandmarksSummary
@@ -119,16 +120,18 @@ def evaluate_points(
     from mambamed import __version__
 
     faults = _faults(found, truth, wanted, predictions)
+    others = other_files((predictions, references), [*found.files, *truth.files])
     settings = {
         "predictions": found.source,
         "references": truth.source,
         "sdr_mm": tuple(distances_mm),
         "confidence": level,
         "mambamed": __version__,
+        "other_files": others,
     }
     table_shown = _table(summaries, intervals, len(scores), faults, level)
     evaluation = PointEvaluation(
-        table=replace(table_shown, notes=[*table_shown.notes, *notes]),
+        table=replace(table_shown, notes=[*table_shown.notes, *notes, *others]),
         summaries=tuple(summaries),
         intervals=intervals,
         cases=scores,

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mambamed.cases import Case
+from mambamed.converters.accounting import account_of, files_of
 from mambamed.converters.inputs import find_inputs
 from mambamed.converters.prepared import cases_of_part
+from mambamed.documents.account import Account
 from mambamed.errors import CaseError
 from mambamed.io.images import read_header
 from mambamed.io.lock import reading
@@ -57,6 +59,7 @@ class JobResult:
         faults: one line per case that could not be done.
         seconds: wall time.
         gathered: what `Answer.gather` returned.
+        account: which files of the input were read.
     """
 
     cases: tuple[str, ...]
@@ -64,6 +67,7 @@ class JobResult:
     faults: tuple[str, ...]
     seconds: float
     gathered: Any
+    account: Account
 
 
 def evaluate_command(output: Path, inputs: Path, options: JobOptions, references: str = "REFERENCES") -> str:
@@ -109,17 +113,21 @@ def run_job(
     shard = chosen_shard(options.shard)
     channels = list(ensemble.run.manifest.channels)
     folds = list(dict.fromkeys(fold for member in ensemble.members for fold in member.folds))
-    found = (
-        find_inputs(Path(inputs), channels)
-        if options.part is None
-        else cases_of_part(Path(inputs), options.part, folds, channels)
-    )
+    if options.part is None:
+        found = find_inputs(Path(inputs), channels)
+        account = account_of(Path(inputs), files_of(found))
+    else:
+        found = cases_of_part(Path(inputs), options.part, folds, channels)
+        account = Account(files_read=len(files_of(found)))
+    if account.line:
+        progress.say(f"{inputs}: {account.line}")
     whole = place.named(answer.accept(found, progress))
     cases = shard.cases(whole)
     place.check_cases(whole)
     with place.locked(shard, cases):
         settings = {**ensemble.described(), **answer.settings}
-        given = (cases, options.overwrite, shard, answer.covariates, answer.names)
+        names = {**answer.names, "account": account.to_json()}
+        given = (cases, options.overwrite, shard, answer.covariates, names)
         record = Record(place, settings, ensemble.reasons, *given)
         missing = [c for c in cases if not (record.holds(c) and answer.is_complete(c, place.path))]
         _check_space(place, answer, missing)
@@ -136,6 +144,7 @@ def run_job(
         faults=tuple(record.faults[case.id] for case in cases if case.id in record.faults),
         seconds=time.monotonic() - began,
         gathered=gathered,
+        account=account,
     )
 
 

@@ -38,7 +38,7 @@ class Record:
         shard: the part that this process works on. It has a record of its own; cases that other parts have
             finished are known too.
         covariates: names of the covariates that count as input.
-        names: names of what the results contain, for their readers.
+        names: further keys: names of what the results contain, and the account of the input.
 
     Attributes:
         place: the folder.

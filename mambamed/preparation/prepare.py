@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mambamed.cases import Case, ChannelFile, differ_in_case_alone
+from mambamed.documents.account import Account
 from mambamed.documents.manifest import DatasetManifest, RawDataset, agreed_manifest, named_by_recipe_alone
 from mambamed.documents.plan import Plan
 from mambamed.documents.prepared import CaseEntry, Fingerprint, ImageFile, PreparedIndex
@@ -90,6 +91,7 @@ class PreparedSummary:
         next_command: what to do next.
         recipe_command: makes a recipe for the dataset; empty if it was prepared with one.
         estimate: of the cost of a training, one line; may be empty.
+        account: which files of the source were read.
     """
 
     output: Path
@@ -103,6 +105,7 @@ class PreparedSummary:
     next_command: str
     recipe_command: str = ""
     estimate: str = ""
+    account: Account | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -187,10 +190,11 @@ def prepare(
             following = command_line("train", named, "-d", output)
         new = "" if recipe else command_line("recipes", "new", "-d", output, "-o", f"{output.name}.yaml")
         seconds, found = time.monotonic() - began, tuple(findings)
-        return PreparedSummary(
-            output, manifest, plan, cases, test_cases, found, tuple(faults), seconds, following, new
-        )
+        numbers = (cases, test_cases, found, tuple(faults), seconds)
+        return PreparedSummary(output, manifest, plan, *numbers, following, new, account=raw.account)
 
+    if raw.account and raw.account.line:
+        progress.say(f"{raw.source}: {raw.account.line}")
     with nullcontext() if check_only else place.locked() as ledger:
         examined = _examine_all(raw.cases, manifest, fix_geometry, count, progress)
         if settings.spacing != "keep":
@@ -259,6 +263,7 @@ def prepare(
         fields: dict[str, Any] = {name: getattr(manifest, name) for name in DatasetManifest.model_fields}
         images = {case.id: tuple(map(_image_file, case.channels)) for case in good if case.id in entries}
         fields |= {"prepared_format": FORMAT, "group_by": split.group_by, "cases": cases, "images": images}
+        fields |= {"account": raw.account} if raw.account else {}
         index = PreparedIndex(**fields)
         index.write(output / "dataset.json")
     test = {case_id for fold in kept for case_id in fold.get("test", ())}
