@@ -380,7 +380,7 @@ def predict(
     preview: bool = False,
     save_probabilities: bool = False,
     statistics: bool = False,
-    format: Literal["nifti", "seg-nrrd", "dicom-seg"] = "nifti",
+    format: Literal["nifti", "seg-nrrd", "dicom-seg", "rtstruct"] = "nifti",
     part: Part | None = None,
     shard: str | None = None,
     max_ram: str | None = None,
@@ -405,8 +405,8 @@ def predict(
         preview: Also write a preview picture of every case.
         save_probabilities: Also write the probability maps (float16, .npz).
         statistics: Also write volume and mean intensity of every structure, as JSON.
-        format: File format of the predicted masks; seg-nrrd is for 3D Slicer, dicom-seg requires DICOM
-            input.
+        format: File format of the predicted masks; seg-nrrd is for 3D Slicer; dicom-seg and rtstruct
+            require DICOM input.
         part: Predict this part of the split of a prepared dataset, which is then INPUT; the images are those
             that it was prepared from.
         shard: Process only one of N parts of the cases, e.g. 1/4 (default: the torchrun or SLURM rank).

@@ -21,6 +21,7 @@ from mambamed.geometry import Affine
 from mambamed.io.atomic import open_atomic
 from mambamed.io.dicom_seg import write_segmentation
 from mambamed.io.images import Image, ImageHeader, write_image
+from mambamed.io.rtstruct import write_rtstruct
 from mambamed.io.seg_nrrd import write_seg_nrrd
 from mambamed.io.write_errors import cannot_write
 from mambamed.jobs.output import FURTHER, OutputFolder
@@ -29,7 +30,12 @@ from mambamed.report.planes import color_of
 from mambamed.tasks.segmentation import Segmentation
 
 # The first suffix is that of the files in a folder; `-o` may name a single file with any of them.
-FORMATS = {"nifti": (".nii.gz", ".nii"), "seg-nrrd": (".seg.nrrd",), "dicom-seg": (".dcm",)}
+FORMATS = {
+    "nifti": (".nii.gz", ".nii"),
+    "seg-nrrd": (".seg.nrrd",),
+    "dicom-seg": (".dcm",),
+    "rtstruct": (".dcm",),
+}
 
 
 @dataclass(frozen=True)
@@ -104,17 +110,26 @@ def write_mask(
         CaseError: the headers of the case do not allow this format.
         RunError: the file cannot be written.
     """
+    source = case.channels[0]
     if format == "nifti":
         write_image(path, labels, like=like)
     elif format == "seg-nrrd":
-        segments, colors = manifest.foreground, []
-        for number, members in enumerate(segments.values()):
-            color = color_of(number if manifest.regions else members[0] - 1).lstrip("#")
-            colors.append((*(int(color[k : k + 2], 16) / 255 for k in (0, 2, 4)),))
-        write_seg_nrrd(path, labels, like.affine, segments, colors)
+        write_seg_nrrd(path, labels, like.affine, manifest.foreground, _colors(manifest))
+    elif format == "rtstruct":
+        names, colors = manifest.foreground, _colors(manifest)
+        write_rtstruct(path, labels, source.path, names, colors, manifest.name, source.files)
     else:
-        series = case.channels[0]
-        write_segmentation(path, labels, series.path, manifest.labels, manifest.name, series.files)
+        write_segmentation(path, labels, source.path, manifest.labels, manifest.name, source.files)
+
+
+def _colors(manifest: DatasetManifest) -> list[tuple[float, float, float]]:
+    """Of the labels or regions, as in pictures; red, green and blue from 0 to 1."""
+    numbers = [
+        number if manifest.regions else members[0] - 1
+        for number, members in enumerate(manifest.foreground.values())
+    ]
+    texts = [color_of(number).lstrip("#") for number in numbers]
+    return [(int(t[:2], 16) / 255, int(t[2:4], 16) / 255, int(t[4:], 16) / 255) for t in texts]
 
 
 def statistics(

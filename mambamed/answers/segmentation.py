@@ -15,7 +15,7 @@ from mambamed.answers.postprocess import check_names, postprocess
 from mambamed.cases import Case
 from mambamed.documents.account import Account
 from mambamed.documents.manifest import DatasetManifest
-from mambamed.io.dicom_seg import check_dicom_seg
+from mambamed.io.dicom_seg import check_dicom_output
 from mambamed.io.json_files import write_json
 from mambamed.jobs.job import JobOptions, evaluate_command, run_job
 from mambamed.jobs.read_case import Ready
@@ -121,8 +121,8 @@ class SegmentationAnswer(BaseAnswer):
         return _LEAST_OF_MASKS + probabilities
 
     def accept(self, cases: Sequence[Case], progress: Progress) -> list[Case]:
-        if self.options.format == "dicom-seg":
-            check_dicom_seg(cases)
+        if self.options.format in {"dicom-seg", "rtstruct"}:
+            check_dicom_output(cases, self.options.format)
         return list(cases)
 
     def write(self, ready: Ready, parts: Iterable[Slab], folder: Path) -> dict[str, Any]:

@@ -1,21 +1,25 @@
-"""Folders of DICOM: every series of slices is a case with one channel and without a label.
+"""Folders of DICOM: every series of slices is a case with one channel, labeled by its SEG or RTSTRUCT object.
 
-A series is found wherever its files lie in the folder and its subfolders. The case id is the path of the
-smallest folder that holds them all, with the number of the series if it holds several; the first folder below
-the source is the subject. For labels, landmarks or
-classes, write a list of cases, whose cells may be such folders.
+A series is found wherever its files lie in the folder and its subfolders, and so are segmentations: they name
+their series. The case id is the path of the smallest folder that holds all files of the series, with the
+number of the series if it holds several; the first folder below the source is the subject. For other labels,
+landmarks or classes, write a list of cases, whose cells may be such folders.
 """
 
 from __future__ import annotations
 
 import functools
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile
+from mambamed.converters.dicom_objects import with_objects
 from mambamed.converters.options import ConvertOptions
+from mambamed.converters.segmented import named_labels
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.io.dicom import Series, find_series, is_dicom
+from mambamed.io.dicom_series import search_dicom
 from mambamed.io.folders import files_below
 from mambamed.io.images import case_id_of
 
@@ -26,12 +30,26 @@ def recognizes(source: Path) -> bool:
 
 
 def convert(source: Path, options: ConvertOptions) -> RawDataset:
-    """The series as cases without labels; an unreadable file is a case too, which verification reports."""
-    cases = series_cases(source)
-    kinds = {"ct" if modality == "CT" else "mri" for _, modality in cases}
+    """The series as cases; an unreadable file is a case too, which verification reports.
+
+    Raises DatasetError: no segmentation can be read, or segments of different cases contradict each other.
+    """
+    found = search_dicom(source)
+    paired = _cases(source, sorted((*found.series, *found.unreadable), key=lambda s: (s.folder, s.uid)))
+    objects = sorted(path for path, kind in found.without_image.items() if kind in {"SEG", "RTSTRUCT"})
+    kinds = {"ct" if series.modality == "CT" else "mri" for _, series in paired}
     channel = options.one_channel("CT", "ct") if kinds == {"ct"} else options.one_channel("image", "mri")
-    manifest = DatasetManifest.of(name=source.resolve().name, channels=channel)
-    return RawDataset(manifest, [case for case, _ in cases])
+    if not objects:
+        manifest = DatasetManifest.of(name=source.resolve().name, channels=channel)
+        return RawDataset(manifest, [case for case, _ in paired])
+    cases, warnings = with_objects(source, paired, objects)
+    labels, regions = dict(options.labels or {}), {}
+    if not labels:
+        labels, regions = named_labels([case for case in cases if not case.fault], options.progress)
+    manifest = DatasetManifest.of(
+        name=source.resolve().name, source=source, channels=channel, labels=labels, regions=regions
+    )
+    return RawDataset(manifest, cases, warnings=warnings)
 
 
 class ListedSeries:
@@ -55,7 +73,10 @@ class ListedSeries:
 
 def series_cases(source: Path) -> list[tuple[Case, str]]:
     """One case per series, with its modality, sorted by id."""
-    found = find_series(source)
+    return [(case, series.modality) for case, series in _cases(source, find_series(source))]
+
+
+def _cases(source: Path, found: Sequence[Series]) -> list[tuple[Case, Series]]:
     several = Counter(series.folder for series in found if series.is_readable)
     numbers: Counter[Path] = Counter()
     cases = []
@@ -69,5 +90,5 @@ def series_cases(source: Path) -> list[tuple[Case, str]]:
             name = f"{name}_{numbers[series.folder]}"
         subject = parts[0] if parts else name
         channel = ChannelFile(series.files[0], files=series.files)
-        cases.append((Case.found(name, (channel,), subject=subject), series.modality))
+        cases.append((Case.found(name, (channel,), subject=subject), series))
     return sorted(cases, key=lambda pair: pair[0].id)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from mambamed.cases import BACKGROUND, Case
 from mambamed.converters.found_labels import labels_in
@@ -101,15 +104,18 @@ def _seen(case: Case) -> _Seen | None:
     assert case.label is not None
     try:
         contents = read_contents(case.label)
-        if not contents.may_overlap or not case.channels:
-            return _Seen(case.id, case.label, contents, {})
-        header = read_header(case.channels[0].path)
-        codes, sets = sets_of(
-            read_parts(case.label, header.shape, header.affine, resample=True), header.shape
-        )
-    except (CaseError, ValueError):
+    except CaseError:
         return None
-    return _Seen(case.id, case.label, contents, {s: int((codes == n).sum()) for n, s in enumerate(sets) if s})
+    sets: dict[frozenset[str], int] = {}
+    if contents.may_overlap and case.channels:
+        image = case.channels[0]
+        with suppress(CaseError, ValueError):  # examining the case reports that
+            header = read_header(image.path, files=image.files)
+            parts = read_parts(case.label, header.shape, header.affine, resample=True)
+            codes, found = sets_of(parts, header.shape)
+            counts = np.bincount(codes.ravel(order="K"), minlength=len(found)).tolist()
+            sets = {united: count for united, count in zip(found, counts, strict=True) if united and count}
+    return _Seen(case.id, case.label, contents, sets)
 
 
 def _in_one_spelling(seen: Sequence[_Seen]) -> list[_Seen]:

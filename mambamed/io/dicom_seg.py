@@ -5,6 +5,7 @@ Requires pydicom and highdicom (extra `dicom`), imported at first use.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,20 +27,20 @@ _MAY_BE_EMPTY = (
 )  # fmt: skip
 
 
-def check_dicom_seg(cases: Sequence[Case]) -> None:
-    """Check before prediction that DICOM segmentations can be written.
+def check_dicom_output(cases: Sequence[Case], format: str) -> None:
+    """Check before prediction that masks can be written as `format`, dicom-seg or rtstruct.
 
     Raises RecipeError: pydicom or highdicom is not installed, or a case is not a DICOM series.
     """
     try:
-        import highdicom  # noqa: F401 - only to check that it is installed
+        importlib.import_module("highdicom" if format == "dicom-seg" else "pydicom")
     except ImportError as error:
-        fact = f"--format dicom-seg: requires {error.name}. Run pip install 'mambamed[dicom]'."
+        fact = f"--format {format}: requires {error.name}. Run pip install 'mambamed[dicom]'."
         raise RecipeError(fact) from error
     for case in cases:
         if not case.fault and case_id_of(case.channels[0].path) is not None:
             raise RecipeError(
-                f"{case.channels[0].path}: is not a DICOM series, which --format dicom-seg requires. "
+                f"{case.channels[0].path}: is not a DICOM series, which --format {format} requires. "
                 "Remove the option."
             )
 

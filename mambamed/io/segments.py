@@ -1,4 +1,4 @@
-"""Segmentations with named segments: 3D Slicer's `.seg.nrrd`.
+"""Segmentations with named segments: 3D Slicer's `.seg.nrrd`, DICOM Segmentation, RT Structure Set.
 
 Their grid may be another part of the image's lattice, and segments may overlap. Here they become masks on the
 grid of the image, and, with the labels of a dataset, a label map.
@@ -23,6 +23,7 @@ from mambamed.schema_errors import named, some_of
 
 Shape = tuple[int, int, int]
 
+_MODULES = {"SEG": "dicom_labels", "RTSTRUCT": "rtstruct"}  # of this package, by the kind of a DICOM object
 _MOST_SETS = 60_000  # of segments that share voxels
 _TOLERANCE_MM, _TOLERANCE = 0.1, 0.01  # of corners: headers store float32; the second in voxels
 
@@ -57,7 +58,7 @@ class Part:
 
 def is_segmentation(path: Path) -> bool:
     """Whether a file is a segmentation with named segments."""
-    return is_slicer_segmentation(path)
+    return is_slicer_segmentation(path) or (case_id_of(path) is None and _dicom_kind(path) in _MODULES)
 
 
 def read_contents(path: Path) -> Contents:
@@ -77,21 +78,30 @@ def read_parts(path: Path, shape: Shape, affine: Affine, resample: bool = False)
     return _module(path).read_parts(path, shape, affine, resample)
 
 
-def check_reference(path: Path, image: Path) -> None:
+def check_reference(path: Path, image: Path, files: Sequence[Path] = ()) -> None:
     """Check that a DICOM segmentation is one of the image, if that is a DICOM series.
 
-    Raises CaseError: it refers to another series.
+    Args:
+        image, files: as in `ChannelFile`.
+
+    Raises CaseError: it refers to another series, or to no series and another frame of reference.
     """
     if is_slicer_segmentation(path) or case_id_of(image) is not None:
         return
     from mambamed.io.dicom import series_of
+    from mambamed.io.dicom_files import FRAME_OF_REFERENCE, SERIES, tags_of
 
-    wanted, found = read_contents(path).series, series_of(image).uid
-    if wanted and found not in wanted:
-        raise CaseError(
-            f"{path}: refers to the series {some_of(wanted)}, but its image {image} is of {found}. "
-            "Pair it with its own image."
-        )
+    contents, series = read_contents(path), series_of(image, files)
+    key, wanted = (SERIES, contents.series) if contents.series else (FRAME_OF_REFERENCE, (contents.frame,))
+    found = ""
+    for file in series.files:  # some exporters give every slice a series of its own
+        if not any(wanted) or (found := tags_of(file).get(key, "")) in wanted:
+            return
+    what = "series" if contents.series else "frame of reference"
+    raise CaseError(
+        f"{path}: refers to the {what} {some_of(wanted)}, but its image {image} is of {found or 'none'}. "
+        "Pair it with its own image."
+    )
 
 
 def own_grid(path: Path) -> tuple[Shape, Affine] | None:
@@ -100,7 +110,14 @@ def own_grid(path: Path) -> tuple[Shape, Affine] | None:
 
 
 def _module(path: Path) -> Any:
-    return importlib.import_module("mambamed.io.seg_nrrd")
+    name = "seg_nrrd" if is_slicer_segmentation(path) else _MODULES[_dicom_kind(path)]
+    return importlib.import_module(f"mambamed.io.{name}")
+
+
+def _dicom_kind(path: Path) -> str:
+    from mambamed.io.dicom_files import kind_without_image
+
+    return kind_without_image(path) or "" if path.is_file() else ""
 
 
 def sets_of(parts: Iterable[Part], shape: Shape) -> tuple[NDArray[np.uint16], list[frozenset[str]]]:

@@ -41,7 +41,7 @@ def read_label(case: Case, grid: Image, fix: FixGeometry, note: Note | None = No
     if case.label is None:
         return None
     if is_segmentation(case.label):
-        check_reference(case.label, case.channels[0].path)
+        check_reference(case.label, case.channels[0].path, case.channels[0].files)
         names, resample = case.segment_names or SegmentNames(), fix == "resample"
         x, y, z = grid.array.shape
         array = label_map(case.label, (x, y, z), grid.affine, names, resample)

@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 
 from mambamed.api import predict
+from mambamed.cases import SegmentNames
 from mambamed.errors import RecipeError
-from tests.answers.stubs import stub_run, write_blobs
+from mambamed.io.images import read_image
+from mambamed.io.segments import label_map
+from tests.answers.stubs import blob, stub_run, write_blobs
+from tests.io.pydicom_series import write_slice
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +91,11 @@ def test_several_cases_need_a_folder(run, tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "remedy"),
-    [("m.dcm", "--format dicom-seg"), ("m.mha", "the name of a folder"), ("M.NII", "the name of a folder")],
+    [
+        ("m.dcm", "--format dicom-seg or rtstruct"),
+        ("m.mha", "the name of a folder"),
+        ("M.NII", "the name of a folder"),
+    ],
 )
 def test_a_name_of_another_format_is_refused(run, scan, tmp_path, name, remedy) -> None:
     with pytest.raises(RecipeError, match=rf"--format nifti writes \.nii\.gz or \.nii\. .*{remedy}"):
@@ -98,3 +106,23 @@ def test_the_record_names_the_mask(run, scan, tmp_path) -> None:
     go(run, scan, tmp_path / "mask.nii.gz")
     record = json.loads((tmp_path / "mask.run.json").read_text())
     assert list(record["cases"]) == ["mask"] and record["cases"]["mask"]["input"][0][0] == "case_0.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("m.seg.nrrd", "seg-nrrd"), ("m.dcm", "dicom-seg"), ("m.dcm", "rtstruct")]
+)
+def test_other_formats_hold_the_same_mask(run, tmp_path, name, kind) -> None:
+    """A series of the voxels of a test image; read back as labels of that series."""
+    voxels = blob()
+    for z in range(voxels.shape[2]):
+        tags = {"PixelSpacing": [1, 1], "SliceThickness": 1}
+        write_slice(tmp_path / "ct" / f"{z}.dcm", 1.0 * z, voxels[:, :, z].T, **tags)
+    image = read_image(tmp_path / "ct")
+    go(run, tmp_path / "ct", tmp_path / "mask.nii.gz")
+    expected = np.asanyarray(nib.load(tmp_path / "mask.nii.gz").dataobj)
+    names = SegmentNames({"background": 0, "one": 1, "two": 5})
+    summary = go(run, tmp_path / "ct", tmp_path / name, format=kind)
+    assert summary.faults == ()
+    found = label_map(tmp_path / name, image.array.shape, image.affine, names)
+    np.testing.assert_array_equal(found, expected)
+    assert len(np.unique(expected)) == 3

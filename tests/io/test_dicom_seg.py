@@ -8,7 +8,7 @@ import SimpleITK as sitk  # noqa: N813
 
 from mambamed.cases import Case, ChannelFile
 from mambamed.errors import RecipeError
-from mambamed.io.dicom_seg import check_dicom_seg, write_segmentation
+from mambamed.io.dicom_seg import check_dicom_output, write_segmentation
 from mambamed.io.images import read_image
 from tests.real_data import DATA
 
@@ -65,7 +65,8 @@ def _nifti(folder: Path, labels: np.ndarray, image) -> Path:
     return path
 
 
-def test_what_is_no_dicom_is_refused_before_any_work(tmp_path) -> None:
+@pytest.mark.parametrize("format", ["dicom-seg", "rtstruct"])
+def test_what_is_no_dicom_is_refused_before_any_work(tmp_path, format) -> None:
     case = Case("a", (ChannelFile(tmp_path / "a.nii.gz"),))
-    with pytest.raises(RecipeError, match="is not a DICOM series"):
-        check_dicom_seg([case])
+    with pytest.raises(RecipeError, match=f"is not a DICOM series, which --format {format} requires"):
+        check_dicom_output([case], format)

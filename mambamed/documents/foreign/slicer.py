@@ -54,10 +54,8 @@ class Markups(ForeignDocument):
         return markups
 
     def places(self) -> Iterator[tuple[str, Any]]:
-        """The points in `coordinateSystem`: None if "missing"; without those that are not placed yet."""
+        """The points that have a position, in `coordinateSystem`."""
         for markup in self.markups:
             for point in markup.control_points or ():
-                if point.position_status == "missing":
-                    yield point.label, None
-                elif point.position_status not in {"undefined", "preview"}:
+                if point.position_status not in {"undefined", "missing"}:
                     yield point.label, point.position
