@@ -28,6 +28,7 @@ from mambamed.io.images import put_once, read_header
 from mambamed.io.json_files import read_json
 from mambamed.io.points import point_suffix, to_world
 from mambamed.io.tables import read_csv
+from mambamed.numerals import is_whole
 
 _ALL_VOXELS = "all_landmarks_voxel.json"
 _ORDER = "name_to_label.json"
@@ -89,7 +90,7 @@ def _manifest(source: Path, options: ConvertOptions, cases: list[Case], width: i
     file = source / "dataset.json"
     names = (NnlandmarkDataset.read(file).channel_names if file.is_file() else None) or {}
     # Sorted by number: "10" after "9".
-    keys = sorted(names, key=lambda key: (int(key) if key.isdecimal() else -1, key))
+    keys = sorted(names, key=lambda key: (int(key) if is_whole(key) else -1, key))
     named = dict.fromkeys(names[key] for key in keys)
     if len(named) != width:
         named = dict.fromkeys(["image"] if width == 1 else [f"channel_{n}" for n in range(width)])

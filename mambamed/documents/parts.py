@@ -10,6 +10,7 @@ from mambamed.documents.prepared import CaseEntry, PreparedIndex
 from mambamed.documents.run import FoldName
 from mambamed.documents.splits import Splits, cases_of, groups_of
 from mambamed.errors import RecipeError
+from mambamed.numerals import is_whole
 
 
 def splits_of(prepared: Path, index: PreparedIndex) -> list[dict[str, list[str]]]:
@@ -65,4 +66,4 @@ def folds_behind(predictions: Path) -> list[FoldName]:
             if isinstance(member, dict) and isinstance(checkpoints := member.get("checkpoints"), dict):
                 names |= set(checkpoints)
     folds = (name.removeprefix("fold_") for name in sorted(names))
-    return [int(fold) if fold.isdecimal() else fold for fold in folds]
+    return [int(fold) if is_whole(fold) else fold for fold in folds]

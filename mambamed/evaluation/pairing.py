@@ -15,6 +15,7 @@ from mambamed.documents.prediction import record_files
 from mambamed.errors import DatasetError
 from mambamed.io.images import case_id_of, labels_by_id
 from mambamed.io.json_files import read_json
+from mambamed.numerals import is_whole
 from mambamed.schema_errors import some_of
 
 # "references" lies in a prepared dataset.
@@ -114,7 +115,7 @@ def read_regions(text: str) -> dict[str, tuple[int, ...]]:
         name = name.strip()
         if special(name) == IGNORE:
             raise DatasetError(f"--regions {text}: voxels of the label {IGNORE} are not scored. Remove it.")
-        if not name or name in regions or not all(number.isdecimal() for number in numbers):
+        if not name or name in regions or not all(map(is_whole, numbers)):
             raise DatasetError(f"--regions {text}: cannot parse {part!r}. Write e.g. liver=1,tumor=2+3.")
         regions[name] = tuple(int(number) for number in numbers)
     return regions

@@ -23,6 +23,7 @@ from mambamed.geometry import Affine
 from mambamed.io.atomic import write_bytes
 from mambamed.io.images import MAX_VOXELS, check_file, faults_named, smallest_integer
 from mambamed.io.segments import Contents, Part, Shape, other_lattice, placed, placement, resampled
+from mambamed.numerals import is_whole
 from mambamed.schema_errors import named, shortened
 
 _KEY = re.compile(r"Segment(\d{1,6})_(Name|LabelValue|Layer)")
@@ -83,7 +84,7 @@ def _header(path: Path) -> _Header:
         raise CaseError(f"{path}: holds {dtype} voxels, not integers. Save it as a segmentation.")
     facts: dict[int, dict[str, str]] = {}
     for key, text in keys.items():
-        if match := _KEY.fullmatch(key):
+        if (match := _KEY.fullmatch(key)) and is_whole(match[1]):
             facts.setdefault(int(match[1]), {})[match[2]] = text.strip()
     segments: dict[str, tuple[int, int]] = {}
     numbers = [number for number, each in sorted(facts.items()) if "Name" in each]
@@ -113,7 +114,7 @@ def _header(path: Path) -> _Header:
 
 def _whole(text: str) -> int:
     """A whole number; -1 for other text."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 7 else -1
+    return int(text) if is_whole(text) else -1
 
 
 def write_seg_nrrd(

@@ -12,6 +12,7 @@ from pathlib import Path
 from mambamed.cases import Case
 from mambamed.errors import RecipeError, RunError
 from mambamed.io.lock import LOCK_NAME, folder_lock, is_locked, shared_lock
+from mambamed.numerals import is_whole
 
 _RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
 
@@ -80,11 +81,11 @@ def chosen_shard(asked: str | None, environment: Mapping[str, str] | None = None
     if asked is None:
         for rank, size in _RANKS:
             texts = environment.get(rank, ""), environment.get(size, "")
-            if all(text.isdigit() for text in texts) and int(texts[0]) < int(texts[1]):
+            if all(map(is_whole, texts)) and int(texts[0]) < int(texts[1]):
                 return Shard(int(texts[0]) + 1, int(texts[1]))
         return Shard()
     found = re.fullmatch(r"(\d+)/(\d+)", asked.strip())
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
+    if not found or not all(map(is_whole, found.groups())) or not 1 <= int(found[1]) <= int(found[2]):
         raise RecipeError(f"--shard {asked}: expected part/parts, e.g. 1/4 for the first of four")
     return Shard(int(found[1]), int(found[2]))
 

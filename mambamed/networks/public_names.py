@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mambamed.networks.parts.blocks import AxisOrder
+from mambamed.numerals import is_whole
 
 Row = tuple[str, Callable[..., str] | None]
 _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # of DataParallel and torch.compile
@@ -69,10 +70,10 @@ def _renamed(key: str, rows: list[Row]) -> tuple[str | None, bool]:
     """Our name, or None for a copy of another tensor, and whether a row matches the key."""
     for pattern, ours in rows:
         found = re.match(pattern, key)
-        if found:
+        if found and all(is_whole(g) for g in found.groups() if g.isdecimal()):
             if ours is None:
                 return None, True
-            caught = [int(g) if g.isdigit() else g for g in found.groups()]
+            caught = [int(g) if g.isdecimal() else g for g in found.groups()]
             return ours(*caught) + key[found.end() :], True
     return None, False
 

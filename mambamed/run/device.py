@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from mambamed.errors import RecipeError
+from mambamed.numerals import is_whole
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 _PLACES = ("LOCAL_RANK", "SLURM_LOCALID")
@@ -38,7 +39,7 @@ def choose_device(wanted: str = "auto") -> tuple[torch.device, str]:
             return torch.device("mps"), "Apple's GPU is available"
         return torch.device("cpu"), "no GPU that torch can use"
     kind, _, index = wanted.partition(":")
-    if kind not in {"cpu", "cuda", "mps"} or (index and not index.isdigit()):
+    if kind not in {"cpu", "cuda", "mps"} or (index and not is_whole(index)):
         raise RecipeError(f"--device {wanted}: no such device. Choose auto, cpu, cuda or mps.")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
@@ -157,5 +158,5 @@ def own_gpu(count: int, environment: Mapping[str, str] | None = None) -> int | N
     (2, 1, None)
     """
     environment = os.environ if environment is None else environment
-    places = [environment[name] for name in _PLACES if environment.get(name, "").isdigit()]
+    places = [environment[name] for name in _PLACES if is_whole(environment.get(name, ""))]
     return int(places[0]) % count if places and count > 1 else None

@@ -29,6 +29,7 @@ from mambamed.io.lock import folder_lock, is_locked, waiting_lock
 from mambamed.io.members import Member, Source
 from mambamed.io.ownership import Output
 from mambamed.io.text_files import read_text
+from mambamed.numerals import is_whole
 from mambamed.recipe import Recipe, dump_recipe, parse_recipe_of_run
 from mambamed.schema_errors import shortened
 from mambamed.tasks.sides import answers_of, decided_mirroring
@@ -125,7 +126,7 @@ class Run:
         if folds == "all":
             return trained
         asked = [part.strip() for part in folds.split(",")]
-        if not all(part.isdecimal() or part == NO_FOLD for part in asked):
+        if not all(is_whole(part) or part == NO_FOLD for part in asked):
             raise RecipeError(f"--folds {folds}: expected all, none or numbers. Write e.g. 0,2.")
         chosen = {NO_FOLD if part == NO_FOLD else int(part) for part in asked}
         if missing := [fold for fold in chosen if fold not in trained]:

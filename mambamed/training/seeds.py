@@ -13,6 +13,7 @@ from mambamed.errors import RecipeError
 from mambamed.io.lock import waiting_lock
 from mambamed.io.ownership import Output
 from mambamed.io.tables import write_csv
+from mambamed.numerals import is_whole
 from mambamed.recipe import Recipe
 from mambamed.training.commands import predict_command, resume_command
 from mambamed.training.ranks import join_ranks
@@ -120,7 +121,7 @@ def chosen_seeds(seeds: str) -> list[int]:
     ([0, 1, 2], [4, 7])
     """
     parts = [part.strip() for part in seeds.split(",") if part.strip()]
-    if not parts or not all(part.isdigit() for part in parts) or seeds.strip() == "0":
+    if not parts or not all(map(is_whole, parts)) or seeds.strip() == "0":
         raise RecipeError(f"--seeds {seeds}: give the number of seeds, e.g. 3, or the seeds, e.g. 4,7")
     if "," in seeds:
         return list(dict.fromkeys(int(part) for part in parts))

@@ -12,6 +12,7 @@ from typing import cast
 from mambamed.documents.run import NO_FOLD, FoldName
 from mambamed.errors import RecipeError
 from mambamed.io.lock import is_locked, reading
+from mambamed.numerals import is_whole
 from mambamed.preparation.options import parse_bytes
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Progress, Silence
@@ -197,7 +198,7 @@ def chosen_folds(fold: FoldName | Sequence[FoldName], count: int, dataset: Path)
         return list(range(count))
     if not isinstance(fold, (int, str)):
         return [index for each in fold for index in chosen_folds(each, count, dataset)]
-    if not str(fold).isdigit() or int(fold) >= count:
+    if not is_whole(str(fold)) or int(fold) >= count:
         folds = "fold 0" if count == 1 else f"folds 0 to {count - 1}"
         raise RecipeError(f"--fold {fold}: {dataset} has {folds}. Choose one of them, all or none.")
     return [int(fold)]

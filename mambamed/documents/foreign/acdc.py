@@ -12,6 +12,7 @@ from mambamed.documents.base import ForeignDocument
 from mambamed.errors import DatasetError
 from mambamed.io.members import Source
 from mambamed.io.text_files import read_text
+from mambamed.numerals import is_whole
 from mambamed.schema_errors import shortened
 
 
@@ -40,7 +41,7 @@ class AcdcInfo(ForeignDocument):
             DatasetError: it is missing or invalid.
         """
         given = self.ED if phase == "ED" else self.ES
-        if not (given.isdecimal() and len(given) < 6):
+        if not is_whole(given):
             fact = f"expected the number of a frame, got {shortened(given)}" if given else "missing"
             raise DatasetError(f"{path}: {phase}: {fact}. Correct the file.")
         return int(given)

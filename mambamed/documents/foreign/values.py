@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from mambamed.cases import BACKGROUND, IGNORE
 from mambamed.documents.agreement import special
+from mambamed.numerals import is_whole
 from mambamed.schema_errors import repeated, shortened
 
 _LARGEST = 2**31 - 1  # of a label map's integers
@@ -23,7 +24,7 @@ def _text(value: Any) -> Any:
 
 def _whole(value: Any) -> int:
     """A whole number, which some datasets write as text or as 1.0."""
-    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:
+    if isinstance(value, str) and is_whole(value.strip()):
         value = int(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -43,7 +44,7 @@ def _label(value: Any) -> int | tuple[int, ...]:
 
 def _by_name(section: Any) -> Any:
     """Labels by name, also where they are given as `{"0": "background", "1": "liver"}`."""
-    if not isinstance(section, dict) or not all(key.isdecimal() for key in section):
+    if not isinstance(section, dict) or not all(map(is_whole, section)):
         return section
     names = [_text(name) for name in section.values()]
     if wrong := [name for name in names if not isinstance(name, str) or not name]:
@@ -72,8 +73,8 @@ def _special_names(labels: dict[str, int | tuple[int, ...]]) -> dict[str, int | 
 
 def _in_order(named: dict[str, str]) -> dict[str, str]:
     """Channels in the order of their numbers."""
-    if wrong := [key for key in named if not key.isdecimal()]:
-        raise ValueError(f"expected the numbers of channels as keys, got {wrong[0]!r}")
+    if wrong := [key for key in named if not is_whole(key)]:
+        raise ValueError(f"expected the numbers of channels as keys, got {shortened(wrong[0])}")
     if twice := repeated(named.values()):
         raise ValueError(f"expected a different name for each channel, got {shortened(twice)} twice")
     return {key: named[key] for key in sorted(named, key=int)}
