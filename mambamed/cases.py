@@ -77,7 +77,8 @@ class Case:
         channels: one file per channel, in the order of the manifest.
         label: label map, or a segmentation with named segments; None for prediction.
         segment_names: what the names of these segments are in a label map.
-        points: landmark name -> world position, mm, RAS+; None without landmarks.
+        points: landmark name -> world position, mm, RAS+, or None if the case lacks it; landmarks that are
+            not annotated are left out. None without landmarks.
         class_name: None without classes.
         subject: the person; cases of one subject stay in one part of a split. Default: that of a BIDS id,
             else the id.
@@ -88,7 +89,7 @@ class Case:
     id: str
     channels: tuple[ChannelFile, ...]
     label: Path | None = None
-    points: Mapping[str, tuple[float, float, float]] | None = None
+    points: Mapping[str, tuple[float, float, float] | None] | None = None
     class_name: str | None = None
     subject: str = ""
     covariates: Mapping[str, str] = field(default_factory=dict)

@@ -59,17 +59,19 @@ def locate(slabs: Iterable[Slab], geometry: CaseGeometry, task: Landmarks) -> Lo
 
 
 def learned_thresholds(
-    located: Sequence[Located], references: Sequence[Mapping[str, Sequence[float]]]
+    located: Sequence[Located], references: Sequence[Mapping[str, Sequence[float] | None]]
 ) -> dict[str, float]:
     """For each landmark, the score that best separates cases with and without it (Youden's index).
 
     The threshold is 0 (always present) for landmarks that are never or always absent in the `references`, one
-    per validation case: landmark -> position.
+    per validation case: landmark -> position, None if it is absent. Cases in which a landmark is not
+    annotated have no part in its threshold.
     """
     thresholds = {}
     for k, name in enumerate(located[0].names):
-        there = np.array([name in points for points in references], int)
-        scores = [float(found.scores[k]) for found in located]
+        known = [number for number, points in enumerate(references) if name in points]
+        there = np.array([references[number][name] is not None for number in known], int)
+        scores = [float(located[number].scores[k]) for number in known]
         thresholds[name] = (
             0.0 if there.all() or not there.any() else choose_threshold(there, scores, "youden")
         )

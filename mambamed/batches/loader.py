@@ -35,7 +35,7 @@ class Batch:
 
     image: Tensor  # `(B, C, X, Y, Z)` float32; covariates of classes are constant channels after the image's
     # `(B, X, Y, Z)` label values; or `(B, K, 3)` float32 positions of the landmarks in the patch, in voxels,
-    # NaN for those that the case lacks; or `(B,)` int64 class indices
+    # infinite for those that the case lacks, NaN for those not annotated; or `(B,)` int64 class indices
     reference: Tensor
     case_ids: tuple[str, ...]  # of each patch, for messages
 

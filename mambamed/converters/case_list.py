@@ -36,6 +36,7 @@ from mambamed.converters.dicom import ListedSeries
 from mambamed.converters.found_classes import found_classes
 from mambamed.converters.nnunet import channel_files
 from mambamed.converters.options import ConvertOptions, kind_of_channel
+from mambamed.converters.point_sets import landmarks_of, with_all_points
 from mambamed.converters.segmented import named_labels
 from mambamed.documents.agreement import Naming, disagreement, names_only_a_kind, spelled_alike
 from mambamed.documents.foreign.case_list import POINT_COLUMNS, CaseList
@@ -47,7 +48,7 @@ from mambamed.errors import CaseError, DatasetError
 from mambamed.io.case_columns import EXPECTED, CaseColumns
 from mambamed.io.images import case_id_of, read_header
 from mambamed.io.json_files import read_json
-from mambamed.io.points import Points, collected, point_suffix, to_world
+from mambamed.io.points import EVERY, Points, collected, point_suffix, to_world
 from mambamed.io.segments import is_segmentation
 from mambamed.io.tables import column_of, read_csv, unescaped
 from mambamed.schema_errors import named, shortened
@@ -115,6 +116,7 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
     if columns.cases.note and options.progress:
         options.progress.say(f"{listed.file}: {columns.cases.note}")
     manifest = _manifest(listed, columns, cases, options, folder_images)
+    cases = with_all_points(cases, manifest.landmarks)
     known = {case.id for case in cases}
     for path, (_, table) in tables.items():
         for case_id in sorted(set(table) - known):
@@ -321,11 +323,13 @@ def _text(cell: Any) -> str:
 def _points_of(
     cell: Any, case_id: str, file: Path, image: Path, tables: dict[Path, tuple[str, dict[str, Points]]]
 ) -> Points | None:
-    """Landmarks in a cell: an object of positions, a file of the case, or a file of all cases."""
+    """Landmarks in a cell: an object of positions, a file of the case or of all cases, or "absent"."""
     if isinstance(cell, Mapping):
         return to_world(collected(places(cell), f"{file}: points"), "RAS", file, None)
     if not _text(cell):
         return None
+    if _text(cell).lower() == "absent":
+        return {EVERY: None}
     path = file.parent / _text(cell)
     if path not in tables and point_suffix(path) in {".csv", ".tsv", ".json"} and _is_of_many(path):
         tables[path] = read_point_table(path)
@@ -388,7 +392,7 @@ def _manifest(
                 options.progress.say(f"{file}: labels: named by the recipe alone, the list has no names")
         else:
             labels, regions = named_labels(given, options.progress)
-    landmarks = tuple(document.landmarks or dict.fromkeys(n for c in cases for n in c.points or ()))
+    landmarks = tuple(document.landmarks or landmarks_of(cases))
     found = [case.class_name for case in cases]
     classes = document.classes or found_classes(found, columns.class_name or "class", file)
     return DatasetManifest.of(

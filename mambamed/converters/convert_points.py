@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -70,12 +69,12 @@ def convert_points(
                 f"-o {output}: expected one case, got {len(ordered)} in {source}. Use a .csv file, or --to "
                 "for a folder."
             )
-    count = sum(map(len, found.points.values()))
+    count = sum(point is not None for points in found.points.values() for point in points.values())
     faults = tuple(f"{case}: {error}" for case, error in found.faults.items())
     return ConvertSummary(output, tuple(found.points), count, faults)
 
 
-def _ordered(points: Points, names: tuple[str, ...]) -> Mapping[str, tuple[float, float, float]]:
+def _ordered(points: Points, names: tuple[str, ...]) -> Points:
     return {name: points[name] for name in names if name in points} if names else points
 
 

@@ -6,7 +6,8 @@
 | one table | `images/CASE.nii.gz` | `points.csv` with `case,landmark,x,y,z` (mm, RAS+) |
 | nnLandmark | `imagesTr/CASE_0000.nii.gz` | `all_landmarks_voxel.json`; `name_to_label.json` has the order |
 
-A landmark that is not in a file is absent in that case.
+A landmark that is not in a file is not annotated in that case. `mambamed.io.points` says how files state that
+a landmark is absent.
 
 Source: nnLandmark's readme, "Data Format" (Ertl et al. 2026, arXiv:2504.06742).
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from mambamed.cases import Case, ChannelFile
 from mambamed.converters.nnunet import channel_files
 from mambamed.converters.options import ConvertOptions, kind_of_channel
+from mambamed.converters.point_sets import landmarks_of, with_all_points
 from mambamed.documents.agreement import names_only_a_kind
 from mambamed.documents.base import validated
 from mambamed.documents.foreign.nnlandmark import NameToLabel, NnlandmarkDataset
@@ -79,6 +81,7 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
                 fault = f"{case_id}: {error}"
         cases.append(Case.found(case_id, tuple(map(ChannelFile, files)), points=points, fault=fault))
     manifest = _manifest(source, options, cases, width)
+    cases = with_all_points(cases, manifest.landmarks)
     if (source / _ALL_VOXELS).is_file():  # this document also lists the test cases
         tests = channel_files(source / "imagesTs")
         cases = [case for case in cases if case.channels or case.id not in tests]
@@ -97,7 +100,7 @@ def _manifest(source: Path, options: ConvertOptions, cases: list[Case], width: i
     channels = {name: kind_of_channel(name) for name in named}
     if options.channels and len(options.channels) == width and all(map(names_only_a_kind, named)):
         channels = dict(options.channels)
-    landmarks = list(dict.fromkeys(name for case in cases for name in case.points or ()))
+    landmarks = list(landmarks_of(cases))
     if (source / _ORDER).is_file():
         order = validated(NameToLabel, read_json(source / _ORDER), source / _ORDER).root
         landmarks = sorted(order, key=lambda name: order[name])

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from mambamed.cases import Case
 from mambamed.documents.point_files import read_point_table, read_points
 from mambamed.documents.prepared import PreparedIndex
 from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import Affine
 from mambamed.io.case_columns import CaseColumns
 from mambamed.io.images import case_id_of
-from mambamed.io.points import Points, names_points, point_suffix, to_world
+from mambamed.io.points import EVERY, Points, expanded, names_points, point_suffix, to_world
 from mambamed.io.tables import read_csv
 
 # If a case has several point files, the first of these formats is read.
@@ -24,7 +25,8 @@ _OTHER_DOCUMENTS = {f"{name}.json" for name in ("run", "summary", "dataset", "sp
 class PointSet:
     """Landmarks by case."""
 
-    points: Mapping[str, Points]  # case id -> landmark -> world mm, RAS+; without absent landmarks
+    # case id -> landmark -> world mm, RAS+; None if it is absent, no entry if it is not annotated
+    points: Mapping[str, Points]
     landmarks: tuple[str, ...]  # names in order; empty if only the cases name them
     source: str  # for messages
     subjects: Mapping[str, str] = field(default_factory=dict)  # case id -> subject, if known
@@ -33,6 +35,16 @@ class PointSet:
 
 
 AffineOf = Callable[[str], Affine | None]
+
+
+def landmarks_of(cases: Iterable[Case]) -> tuple[str, ...]:
+    """The landmarks that the cases name, in the order of their first occurrence."""
+    return tuple(dict.fromkeys(name for case in cases for name in case.points or () if name != EVERY))
+
+
+def with_all_points(cases: Iterable[Case], landmarks: Sequence[str]) -> list[Case]:
+    """The cases with the landmarks that `*` stands for."""
+    return [replace(case, points=case.points and expanded(dict(case.points), landmarks)) for case in cases]
 
 
 def read_point_set(place: Path, affine_of: AffineOf = lambda case_id: None) -> PointSet:
@@ -119,7 +131,7 @@ def _of_prepared(root: Path) -> PointSet:
         raise DatasetError(
             f"{root}: not a prepared dataset with landmarks. Give the folder of the point files."
         )
-    points: dict[str, Points] = {case.id: case.points or {} for case in index.cases}
+    points: dict[str, Points] = {case.id: dict(case.points or {}) for case in index.cases}
     return PointSet(points, index.landmarks, str(root), {case.id: case.subject for case in index.cases})
 
 
@@ -139,4 +151,6 @@ def _gathered(cases: Iterable[str], read: Callable[[str], Points], source: str) 
             points[case_id] = read(case_id)
         except CaseError as error:  # noqa: PERF203
             faults[case_id] = error
+    names = dict.fromkeys(name for found in points.values() for name in found if name != EVERY)
+    points = {case_id: expanded(found, names) for case_id, found in points.items()}
     return PointSet(points, (), source, faults=faults)

@@ -95,6 +95,8 @@ class LandmarkRow(Row):
     found: Count
     expected: Count
     spurious: Count
+    absent: Count = 0
+    """Points that are absent in the references; `spurious` of them were predicted."""
     values: dict[str, Number] = Field(default_factory=dict)
     sdr: dict[str, Number]
 
@@ -112,6 +114,8 @@ class CasePoints(Model):
     errors_mm: dict[str, Number]
     missed: tuple[str, ...]
     spurious: tuple[str, ...]
+    absent: tuple[str, ...] = ()
+    """Absent in the reference, spurious or not."""
 
 
 class NnunetCase(Model):

@@ -61,8 +61,8 @@ class CaseEntry(Model):
     class_name: str | None = Field(
         default=None, validation_alias=AliasChoices("class", "class_name"), serialization_alias="class"
     )
-    points: dict[str, tuple[Finite, Finite, Finite]] | None = None
-    """Landmark name -> world position, mm, RAS+."""
+    points: dict[str, tuple[Finite, Finite, Finite] | None] | None = None
+    """Landmark name -> world position, mm, RAS+; null if the case lacks it; none if it is not annotated."""
     covariates: dict[str, str] = Field(default_factory=dict)
     """What else is known of the case, name -> text."""
     shape: Shape

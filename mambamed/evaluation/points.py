@@ -36,6 +36,8 @@ from mambamed.report.tables import Table, shown, shown_interval
 from mambamed.schema_errors import named, some_of
 
 _ERROR = "error_mm"
+_ABSENT = "absent"  # in the reference, and not predicted
+_NOT_EXPECTED = ("spurious", _ABSENT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,8 @@ def evaluate_points(
     """Score landmarks by their distance to reference positions.
 
     A landmark that was not found, or whose case has no prediction, is a failure at every distance and is
-    excluded from mean errors.
+    excluded from mean errors. One that is absent in the reference is spurious if it was placed. A landmark
+    that the reference of a case does not name is not scored.
 
     Args:
         predictions, references: see `read_point_set`; matched by case and landmark name.
@@ -235,11 +238,13 @@ def _table(
             *(shown(s.values[name]) for name in others),
             *(shown(s.sdr[d]) for d in distances),
             f"{s.found} of {s.expected}",
-            str(s.spurious),
+            f"{s.spurious} of {s.absent}" if s.absent else "0",
         ]
         for s in summaries
     ]
     notes = ["MRE: mean ± SD of the radial error of the points found; SDR: part of all points found within"]
+    if summaries[-1].absent:
+        notes.append("spurious: points that were placed, of those that are absent in the reference")
     if faults:
         notes.append(f"{len(faults)} cases could not be scored; their landmarks count as missed")
     return Table(f"{cases} case{'s' * (cases != 1)}, {len(summaries) - 1} landmarks", headers, rows, notes)
@@ -284,7 +289,9 @@ def _written(
         summaries=tuple(_row(evaluation, s) for s in evaluation.summaries[:-1]),
         overall=_row(evaluation, evaluation.summaries[-1]),
         cases={
-            case: CasePoints(errors_mm=dict(s.errors_mm), missed=s.missed, spurious=s.spurious)
+            case: CasePoints(
+                errors_mm=dict(s.errors_mm), missed=s.missed, spurious=s.spurious, absent=s.absent
+            )
             for case, s in evaluation.cases.items()
         },
         faults=tuple(str(fault) for fault in evaluation.faults),
@@ -304,6 +311,7 @@ def _row(evaluation: PointEvaluation, s: LandmarkSummary) -> LandmarkRow:
         found=s.found,
         expected=s.expected,
         spurious=s.spurious,
+        absent=s.absent,
         sdr={f"{d:g}": value for d, value in s.sdr.items()},
     )
 
@@ -311,11 +319,12 @@ def _row(evaluation: PointEvaluation, s: LandmarkSummary) -> LandmarkRow:
 def _summary_rows(evaluation: PointEvaluation) -> tuple[list[str], list[list[Any]]]:
     mean, sd, *others = POINT_METRICS
     headers = ["landmark", mean, sd, "ci_low", "ci_high", *others]
-    headers += [f"sdr_{d:g}mm" for d in evaluation.distances_mm] + ["found", "expected", "spurious"]
+    headers += [f"sdr_{d:g}mm" for d in evaluation.distances_mm]
+    headers += ["found", "expected", "spurious", "absent"]
     rows = [
         [
             s.name, s.values[mean], s.values[sd], *evaluation.intervals[s.name],
-            *(s.values[name] for name in others), *s.sdr.values(), s.found, s.expected, s.spurious,
+            *(s.values[name] for name in others), *s.sdr.values(), s.found, s.expected, s.spurious, s.absent,
         ]
         for s in evaluation.summaries
     ]  # fmt: skip
@@ -330,10 +339,10 @@ def _case_rows(
     rows = []
     for case, score in evaluation.cases.items():
         status = dict.fromkeys(score.errors_mm, "found") | dict.fromkeys(score.missed, "missed")
-        status |= dict.fromkeys(score.spurious, "spurious")
+        status |= dict.fromkeys(score.absent, _ABSENT) | dict.fromkeys(score.spurious, "spurious")
         for name, what in status.items():
-            placed = found.points.get(case, {}).get(name, (None,) * 3)
-            there = truth.points[case].get(name, (None,) * 3)
+            placed = found.points.get(case, {}).get(name) or (None,) * 3
+            there = truth.points[case].get(name) or (None,) * 3
             person = truth.subjects[case]
             rows.append([case, name, what, score.errors_mm.get(name), *placed, *there, person])
     return headers, rows
@@ -384,14 +393,14 @@ def _read_back(folder: Path, name: str, summary: LandmarksSummary) -> Evaluated:
     values: dict[tuple[str, str, str], float] = {}
     subjects, cases = {}, {}
     for line, row in enumerate(rows, start=2):
-        if row["status"] == "spurious":
+        if row["status"] in _NOT_EXPECTED:
             continue
         unit, error = f"{row['case']}\n{row['landmark']}", read_number(folder, line, row[_ERROR])
         subjects[unit], cases[unit] = row.get("subject") or row["case"], row["case"]
         values[unit, row["landmark"], _ERROR] = values[unit, ALL, _ERROR] = error
         for rate, distance in rates.items():
             values[unit, ALL, rate] = float(error <= distance)
-    landmarks = list(dict.fromkeys(row["landmark"] for row in rows if row["status"] != "spurious"))
+    landmarks = list(dict.fromkeys(row["landmark"] for row in rows if row["status"] not in _NOT_EXPECTED))
     questions = [Question(each, _ERROR, higher_is_better=False) for each in (ALL, *landmarks)]
     questions += [Question(ALL, rate, higher_is_better=True) for rate in rates]
     rules = "radial error over the points that all found; a miss fails at every distance"

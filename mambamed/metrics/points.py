@@ -1,7 +1,8 @@
 """Landmarks: the distance of each to its reference, and how often it is small enough.
 
 A metric is a function and a row of `POINT_METRICS`. A missed landmark is a failure at every distance; a
-predicted one that the reference lacks is counted as spurious.
+predicted one that is absent in the reference is counted as spurious. Landmarks that the reference does not
+name are not annotated, and not scored.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class PointScores:
 
     errors_mm: Mapping[str, float]  # landmark -> radial error, if reference and prediction have it
     missed: tuple[str, ...]  # in the reference, but not found
-    spurious: tuple[str, ...]  # predicted, but not in the reference
+    spurious: tuple[str, ...]  # predicted, but absent in the reference
+    absent: tuple[str, ...] = ()  # in the reference, spurious or not
 
 
 @dataclass(frozen=True)
@@ -51,22 +53,28 @@ class LandmarkSummary:
     name: str
     expected: int  # points of the references
     found: int
-    spurious: int  # predicted points that the reference lacks
+    spurious: int  # predicted points that are absent in the reference
+    absent: int  # points that are absent in the references
     values: Mapping[str, float]  # every metric of `POINT_METRICS` over the points found; NaN if none
     sdr: Mapping[float, float]  # distance in mm -> fraction of the expected points found within it
 
 
-def score_points(reference: Mapping[str, Point], prediction: Mapping[str, Point]) -> PointScores:
-    """Match landmarks by name; world positions in mm, RAS+, may be absent or NaN.
-    >>> scores = score_points({"a": (0, 0, 0), "b": (1, 1, 1)}, {"a": (3, 0, 4), "c": (0, 0, 0)})
+def score_points(
+    reference: Mapping[str, Point | None], prediction: Mapping[str, Point | None]
+) -> PointScores:
+    """Match landmarks by name; world positions in mm, RAS+, are None or NaN if absent.
+
+    >>> truth = {"a": (0, 0, 0), "b": (1, 1, 1), "c": None}
+    >>> scores = score_points(truth, {"a": (3, 0, 4), "c": (0, 0, 0), "unknown": (1, 0, 0)})
     >>> scores.errors_mm, scores.missed, scores.spurious
     ({'a': 5.0}, ('b',), ('c',))
     """
-    there = {name: point for name, point in reference.items() if _is_placed(point)}
-    placed = {name: point for name, point in prediction.items() if _is_placed(point)}
+    there = {name: point for name, point in reference.items() if point and _is_placed(point)}
+    placed = {name: point for name, point in prediction.items() if point and _is_placed(point)}
     errors = {name: math.dist(point, placed[name]) for name, point in there.items() if name in placed}
     missed = tuple(name for name in there if name not in placed)
-    return PointScores(errors, missed, tuple(name for name in placed if name not in there))
+    absent = tuple(name for name in reference if name not in there)
+    return PointScores(errors, missed, tuple(name for name in placed if name in absent), absent)
 
 
 def summarize_points(
@@ -88,12 +96,14 @@ def _summary(
     errors = np.array([e for case in cases for name, e in case.errors_mm.items() if name in wanted])
     missed = sum(name in wanted for case in cases for name in case.missed)
     spurious = sum(name in wanted for case in cases for name in case.spurious)
+    absent = sum(name in wanted for case in cases for name in case.absent)
     expected, some = len(errors) + missed, len(errors) > 0
     return LandmarkSummary(
         title,
         expected,
         len(errors),
         spurious,
+        absent,
         values={name: m.function(errors) if some else math.nan for name, m in POINT_METRICS.items()},
         sdr={d: float(np.sum(errors <= d)) / expected if expected else math.nan for d in distances_mm},
     )

@@ -19,12 +19,14 @@ def faults_of_points(case: Case, manifest: DatasetManifest, image: Image) -> lis
     if not manifest.landmarks:
         return []
     if not case.points:
-        return [f"{case.id}: no landmarks for this case. Add them."]
+        return [f"{case.id}: no landmarks for this case. Add them, or state that they are absent."]
     faults = []
     unknown = [name for name in case.points if name not in manifest.landmarks]
     if unknown:
         faults.append(f"{case.id}: landmark {_shown(unknown)} is not one of the dataset. Correct its name.")
     for name, point in case.points.items():
+        if point is None:
+            continue
         if not np.isfinite(point).all():
             faults.append(f"{case.id}: landmark {name} has no position (NaN). Remove absent landmarks.")
             continue
@@ -64,8 +66,9 @@ def points_in_crop(case: Case, affine_to_box: np.ndarray, shape: Sequence[int]) 
         affine_to_box: voxel of the crop box -> world.
         shape: of the crop box.
     """
-    points = (case.points or {}).items()
-    outside = [name for name, point in points if _is_outside(world_to_voxel(affine_to_box, point), shape)]
+    points = {name: point for name, point in (case.points or {}).items() if point}
+    voxels = {name: world_to_voxel(affine_to_box, point) for name, point in points.items()}
+    outside = [name for name, voxel in voxels.items() if _is_outside(voxel, shape)]
     if not outside:
         return []
     return [

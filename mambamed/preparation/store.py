@@ -75,7 +75,8 @@ class PreparedCase:
         self.channels = entry.channels  # number of channels
         self.subject = entry.subject or entry.id
         self.class_name = entry.class_name  # None without classes
-        self.points = entry.points or None  # landmark name -> world position, mm, RAS+
+        # landmark name -> world position, mm, RAS+; None if it is absent; no entry if it is not annotated
+        self.points = entry.points or None
         self.covariates = entry.covariates  # name -> text
         self._files = CaseFiles.of(root, self.id)
         self._in_memory = in_memory
@@ -114,11 +115,19 @@ class PreparedCase:
 
     @property
     def points_voxel(self) -> dict[str, NDArray[np.float64]]:
-        """Landmark name -> `(3,)` position in prepared voxels, not rounded; may be cropped off."""
+        """Landmark name -> `(3,)` position in prepared voxels, not rounded; may be cropped off.
+
+        Without absent landmarks.
+        """
         if not self.points:
             return {}
         affine = self.geometry.affine_prepared
-        return {name: world_to_voxel(affine, point) for name, point in self.points.items()}
+        return {name: world_to_voxel(affine, point) for name, point in self.points.items() if point}
+
+    @property
+    def absent_points(self) -> tuple[str, ...]:
+        """The landmarks that the case lacks."""
+        return tuple(name for name, point in (self.points or {}).items() if point is None)
 
     def _read(self, path: Path, box: Box | None) -> NDArray:
         if self._in_memory:

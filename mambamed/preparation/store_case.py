@@ -118,7 +118,7 @@ def _draw(
     manifest: DatasetManifest,
 ) -> None:
     affine = geometry.affine_prepared
-    points = {name: world_to_voxel(affine, point) for name, point in (case.points or {}).items()}
+    points = {name: world_to_voxel(affine, point) for name, point in (case.points or {}).items() if point}
     names = {"channels": [*manifest.channels], "labels": manifest.labels, "landmarks": manifest.landmarks}
     write_bytes(files.picture, sheet_of(array, geometry.spacing_prepared, label, points, **names))
 
@@ -150,7 +150,7 @@ def settings_of(case: Case, plan: Plan, fix: FixGeometry) -> str:
     decisive = {"spacing_mm", "keep_spacing", "crop", "normalization"}
     relevant = {key: value for key, value in plan.to_json().items() if key in decisive}
     volumes = [channel.volume for channel in case.channels]
-    points = {name: list(point) for name, point in case.points.items()} if case.points else None
+    points = {name: point and list(point) for name, point in case.points.items()} if case.points else None
     text = json_line([FORMAT, stamps, volumes, relevant, case.subject, case.class_name, points])
     if case.covariates:
         text += json_line(dict(case.covariates))

@@ -97,7 +97,8 @@ class PointedCase(PatchCase):
         mirror_order: index of the landmark that each one becomes in an image mirrored across x.
 
     Attributes:
-        points: `(K, 3)` prepared voxels of the landmarks; NaN for landmarks that the case lacks.
+        points: `(K, 3)` prepared voxels of the landmarks; infinite for landmarks that the case lacks, NaN for
+            those that are not annotated.
     """
 
     def __init__(
@@ -107,9 +108,11 @@ class PointedCase(PatchCase):
         there = case.points_voxel
         rows = [there.get(name, np.full(3, np.nan)) for name in names]
         self.points: NDArray[np.float64] = np.array(rows, dtype=float).reshape(-1, 3)
+        self._placed = np.isfinite(self.points).all(1)
+        self.points[[name in case.absent_points for name in names]] = np.inf
         self._mirror_order = mirror_order
         nearest = np.round(self.points)
-        inside = ((nearest >= 0) & (nearest < self.shape)).all(1)  # False for NaN
+        inside = ((nearest >= 0) & (nearest < self.shape)).all(1)  # False for NaN and infinity
         numbers = np.flatnonzero(inside)
         self._foreground: NDArray = np.column_stack([numbers + 1, nearest[inside]]).astype(np.int32)
 
@@ -120,7 +123,8 @@ class PointedCase(PatchCase):
 
     def reference(self, label: NDArray, place: Place, mirrored: bool) -> NDArray | np.integer:
         """`(K, 3)` landmarks in voxels of the patch."""
-        points = place(self.points)
+        points = self.points.copy()
+        points[self._placed] = place(self.points[self._placed])
         if mirrored and self._mirror_order is not None:
             points = points[list(self._mirror_order)]
         return points.astype(np.float32)

@@ -43,13 +43,13 @@ def heatmaps(points: Tensor, grid: Sequence[int], shape: Shape, strides: Sequenc
     """Draw points as heatmaps.
 
     Args:
-        points: `(B, K, 3)` float32, voxels of the finest grid; NaN: absent.
+        points: `(B, K, 3)` float32, voxels of the finest grid; infinite: absent, NaN: not annotated.
         grid: `(X, Y, Z)` of the heatmaps.
         strides: voxels of the finest grid per voxel of this grid along each axis; voxel i is at
             `strides * i + (strides - 1) / 2`.
 
     Returns:
-        `(B, K, X, Y, Z)` float32 from 0 to 1; 0 for an absent landmark.
+        `(B, K, X, Y, Z)` float32 from 0 to 1; 0 for a landmark without a position.
     """
     squares = _squares(points, grid, shape, strides)
     if shape.kind == "gaussian":

@@ -17,6 +17,7 @@ from mambamed.documents.plan import Spacing
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.preparation.store import PreparedCase
 from mambamed.recipe import Recipe
+from mambamed.schema_errors import some_of
 from mambamed.tasks.base import Task
 from mambamed.tasks.cases import PatchCase, PointedCase
 from mambamed.tasks.heatmaps import Shape, heatmaps, is_inside, mean_over_heatmaps, strides_of
@@ -62,12 +63,36 @@ class Landmarks(Task):
         self.averages_mirror_images = not settings.offsets  # offsets are not mirrored
         self.mirror_order = mirror_order(self.names, pairs_in_use(recipe))
 
-    def case(self, prepared: PreparedCase) -> PatchCase:
-        """The case with its points."""
+    def case(self, prepared: PreparedCase) -> PatchCase | None:
+        """The case with its points; None if no landmark of the recipe is annotated in it."""
+        if not set(self.names) & set(prepared.points or ()):
+            return None
         return PointedCase(prepared, self.names, self.mirror_order)
 
+    def begin(self, training: Sequence[PatchCase], validation: Sequence[PatchCase]) -> None:
+        """Check that every landmark has a position in some training case.
+
+        Raises:
+            DatasetError: one has none.
+        """
+        placed = _counted(training, len(self.names))[:, 0]
+        if nowhere := [self.names[k] for k in np.flatnonzero(placed == 0) if training]:
+            raise DatasetError(
+                f"landmark {', '.join(nowhere)}: has no position in any training case. "
+                "Annotate it, or remove it from dataset.landmarks."
+            )
+
+    def count(self, cases: Sequence[PatchCase], left_out: int) -> str:
+        """Landmarks that some cases lack, or that are not annotated in all of them."""
+        parts = [f"{left_out} cases without annotated landmarks left out"] if left_out else []
+        for name, (placed, absent) in zip(self.names, _counted(cases, len(self.names)), strict=True):
+            unknown = len(cases) - placed - absent
+            if absent or unknown:
+                parts.append(f"{name} {placed} (absent {absent}, not annotated {unknown})")
+        return some_of(parts, most=10)
+
     def encode(self, reference: Tensor, shape: Sequence[int] = ()) -> Tensor:
-        """`(B, K, 3)` voxels, NaN if absent."""
+        """`(B, K, 3)` voxels, infinite if absent, NaN if not annotated."""
         return reference.float()
 
     def heatmaps(self, points: Tensor, grid: Sequence[int]) -> Tensor:
@@ -80,7 +105,7 @@ class Landmarks(Task):
         Args:
             outputs: `(B, outputs, X, Y, Z)`, or a list of them, the finest first. Depth i has weight 2^-i,
                 normalized to a sum of 1.
-            target: `(B, K, 3)` from `encode`.
+            target: `(B, K, 3)` from `encode`; landmarks that are not annotated do not count.
 
         Raises:
             RecipeError: the network is a classification network.
@@ -110,12 +135,14 @@ class Landmarks(Task):
         answer = level[:, :count]
         if settings.loss == "softmax":
             found = mean_over_heatmaps(answer, target, self._shape, strides)
-            loss = _spatial_cross_entropy(answer, found, is_inside(target, grid))
+            each = _spatial_cross_entropy(answer, found, is_inside(target, grid))
         elif settings.loss == "bce":
-            loss = _worst_bce(answer, heatmaps(target, level.shape[2:], self._shape, strides), settings.top_k)
+            each = _worst_bce(answer, heatmaps(target, level.shape[2:], self._shape, strides), settings.top_k)
         else:
             drawn = heatmaps(target, level.shape[2:], self._shape, strides)
-            loss = ((1 + settings.peak_weight * drawn) * (answer - drawn) ** 2).mean()
+            each = ((1 + settings.peak_weight * drawn) * (answer - drawn) ** 2).flatten(2).mean(2)
+        known = ~target.isnan().any(2)
+        loss = (each * known).sum() / known.sum().clamp_min(1)
         if settings.offsets:
             loss = loss + self._offset_loss(level[:, count:], target, strides)
         return loss
@@ -132,8 +159,9 @@ class Landmarks(Task):
             to_point = (target[..., axis, None, None, None] - places.view(view)) / sigma
             meant.append(to_point.expand(*target.shape[:2], *answer.shape[2:]))
         to_points = torch.stack(meant, dim=2)
-        near = (to_points.square().sum(2) <= _OFFSET_REACH_SIGMAS**2).unsqueeze(2)  # NaN is not
-        difference = functional.smooth_l1_loss(offsets, torch.nan_to_num(to_points), reduction="none")
+        near = (to_points.square().sum(2) <= _OFFSET_REACH_SIGMAS**2).unsqueeze(2)  # NaN and infinity are not
+        finite = torch.nan_to_num(to_points, nan=0.0, posinf=0.0, neginf=0.0)
+        difference = functional.smooth_l1_loss(offsets, finite, reduction="none")
         return (difference * near).sum() / (3 * near.sum()).clamp_min(1)
 
     def score(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -163,13 +191,13 @@ class Landmarks(Task):
 
 
 def _worst_bce(answer: Tensor, drawn: Tensor, share: float) -> Tensor:
-    """Mean binary cross-entropy over the `share` of voxels of each heatmap with the highest loss."""
+    """`(B, K)`: mean binary cross-entropy over the `share` of a heatmap's voxels with the highest loss."""
     each = functional.binary_cross_entropy_with_logits(answer, drawn, reduction="none").flatten(2)
-    return each.topk(max(1, math.ceil(share * each.shape[2])), dim=2, sorted=False).values.mean()
+    return each.topk(max(1, math.ceil(share * each.shape[2])), dim=2, sorted=False).values.mean(2)
 
 
 def _spatial_cross_entropy(answer: Tensor, found: Tensor, inside: Tensor) -> Tensor:
-    """Mean cross-entropy over the voxels and the class "absent", whose logit is 0.
+    """`(B, K)`: cross-entropy over the voxels and the class "absent", whose logit is 0.
 
     Args:
         answer: `(B, K, X, Y, Z)` logits.
@@ -177,4 +205,11 @@ def _spatial_cross_entropy(answer: Tensor, found: Tensor, inside: Tensor) -> Ten
         inside: `(B, K)` whether the landmark is present.
     """
     every = torch.logsumexp(answer.flatten(2), dim=2)
-    return (torch.logaddexp(every, torch.zeros_like(every)) - torch.where(inside, found, 0)).mean()
+    return torch.logaddexp(every, torch.zeros_like(every)) - torch.where(inside, found, 0)
+
+
+def _counted(cases: Sequence[PatchCase], landmarks: int) -> NDArray[np.int64]:
+    """`(K, 2)`: in how many cases each landmark has a position, and in how many it is absent."""
+    points = np.array([case.points for case in cases if isinstance(case, PointedCase)], float)
+    points = points.reshape(len(points), landmarks, 3)
+    return np.stack([np.isfinite(points).all(2).sum(0), np.isinf(points).any(2).sum(0)], axis=1)

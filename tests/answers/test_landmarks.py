@@ -69,7 +69,7 @@ def recipe() -> Recipe:
     )  # fmt: skip
 
 
-def blob_image(number: int) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[float, ...]]]:
+def blob_image(number: int) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[float, ...] | None]]:
     """Noise with a bright and mostly a dark blob, as a file stores it; and where they are in the world."""
     random = np.random.default_rng(number)
     affine = AFFINES[number % 3]
@@ -77,6 +77,7 @@ def blob_image(number: int) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[flo
     points = {}
     for name, height in (("bright", 3.0), ("dark", -3.0)):
         if name == "dark" and number % 5 == 0:
+            points[name] = None
             continue
         voxel = random.uniform(3, np.array(SHAPE) - 4)
         squares = sum((i - c) ** 2 for i, c in zip(np.indices(SHAPE), voxel, strict=True))
@@ -188,7 +189,7 @@ def test_evaluation_reads_what_landmarks_wrote(world, placed) -> None:
     for number in range(6):
         _, _, truth = blob_image(number)
         found = read_points(placed / f"c{number:02}.json")
-        errors += [np.linalg.norm(np.subtract(truth[name], found[name])) for name in found]
+        errors += [np.linalg.norm(np.subtract(truth[name], found[name])) for name in found if found[name]]
     assert evaluation.summaries[-1].values["mre_mm"] == pytest.approx(np.mean(errors))
     assert (evaluation.summaries[-1].expected, evaluation.summaries[-1].spurious) == (10, 0)
 
@@ -255,8 +256,9 @@ def test_a_threshold_is_learned_only_where_a_landmark_is_absent() -> None:
         return Located(("a", "b"), nowhere, nowhere, np.array(scores))
 
     place = (0.0, 0.0, 0.0)
-    both, one = {"a": place, "b": place}, {"a": place}
-    learned = learned_thresholds([located(0.1, 0.9), located(0.2, 0.6), located(0.3, 0.2)], [both, both, one])
+    both, one = {"a": place, "b": place}, {"a": place, "b": None}
+    found = [located(0.1, 0.9), located(0.2, 0.6), located(0.3, 0.2), located(0.4, 0.1)]
+    learned = learned_thresholds(found, [both, both, one, {"a": place}])  # not annotated in the last one
     # Half way between the score of the case that lacks it and the lowest of those that have it.
     assert learned == pytest.approx({"a": 0.0, "b": (0.6 + 0.2) / 2})
 

@@ -93,10 +93,19 @@ def test_a_json_list_holds_the_same(folder) -> None:
     ]
     (folder / "list.json").write_text(json.dumps({"channels": {"T1w": "mri"}, "cases": rows}))
     dataset = convert(folder / "list.json")
-    assert dataset.cases[0].points == {"nose": (1.0, 2.5, 3.0)}
+    assert dataset.cases[0].points == {"nose": (1.0, 2.5, 3.0), "chin": None}
     assert dataset.cases[0].covariates == {"age": "34"}
-    assert dataset.manifest.landmarks == ("nose",)
+    assert dataset.manifest.landmarks == ("nose", "chin")
     assert dataset.manifest.labels == {}
+
+
+def test_a_case_of_a_list_may_lack_all_landmarks(folder) -> None:
+    (folder / "p1" / "voxels.json").write_text('{"nose": [1, 2, 3], "chin": null}')
+    table = "case,image,points\np1,p1/t1.nii.gz,p1/voxels.json\np2,p2/t1.nii.gz,absent\n"
+    (folder / "l.csv").write_text(table)
+    first, second = convert(folder / "l.csv").cases
+    assert first.points == {"nose": tuple(voxel_to_world(LPS, [1, 2, 3]).tolist()), "chin": None}
+    assert second.points == {"nose": None, "chin": None}
 
 
 def test_points_of_a_list_lie_in_a_file_a_case_or_in_one_of_all(folder) -> None:

@@ -25,7 +25,10 @@ def test_a_summary_of_0_1_0_is_read_and_written_back_whole(task, tmp_path) -> No
     old, new = (json.loads(p.read_text()) for p in (path, tmp_path / "summary.json"))
     assert new.pop("task") == task
     for row in [*new["summaries"], *([new["overall"]] if task == "landmarks" else [])]:
-        row.pop("values", None)  # since 0.2.0
+        row.pop("values", None)  # since 0.2.0, as `absent`
+        assert row.pop("absent", 0) == 0
+    for case in new["cases"].values() if task == "landmarks" else ():
+        assert case.pop("absent") == []
     assert json.dumps(new, sort_keys=True) == json.dumps(old, sort_keys=True)
 
 

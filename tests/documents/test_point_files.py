@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mambamed.documents.point_files import read_point_table, read_points
 from mambamed.errors import CaseError, DatasetError
-from mambamed.io.points import to_world, write_point_table, write_points
+from mambamed.io.points import expanded, to_world, write_point_table, write_points
 from tests.real_data import DATA
 
 MICE = DATA / "mouse_skull_landmarks" / "landmarks"
@@ -38,7 +38,7 @@ def test_points_survive_a_round_trip(tmp_path_factory, suffix, points) -> None:
 def test_a_landmark_that_was_not_found_stays_absent(tmp_path, suffix) -> None:
     path = tmp_path / f"case{suffix}"
     write_points(path, {"nose": (1.0, 2.0, 3.0), "chin": (math.nan,) * 3}, scores={"nose": 0.9})
-    assert read_points(path) == {"nose": (1.0, 2.0, 3.0)}
+    assert read_points(path) == {"nose": (1.0, 2.0, 3.0), "chin": None}
 
 
 @needs_mice
@@ -105,7 +105,57 @@ def test_voxels_need_the_image_that_they_count(tmp_path) -> None:
 def test_what_nnlandmark_did_not_find_is_absent(tmp_path) -> None:
     absent = '{"1": {"coordinates": [null, null, null], "likelihood": 0.0}, "2": null}'
     (tmp_path / "a.json").write_text(absent)
-    assert read_points(tmp_path / "a.json", np.eye(4)) == {}
+    assert read_points(tmp_path / "a.json", np.eye(4)) == {"1": None, "2": None}
+
+
+THREE = {"nose": (1.0, 2.0, 3.0), "chin": None}  # "ear" is not annotated
+MARKUPS = {
+    "nose": {"position": [-1, -2, 3], "positionStatus": "defined"},
+    "chin": {"position": [0, 0, 0], "positionStatus": "missing"},
+    "ear": {"position": [0, 0, 0], "positionStatus": "undefined"},
+    "eye": {"position": [4, 5, 6], "positionStatus": "preview"},
+}
+FCSV = "# CoordinateSystem = 0\n# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "a.json",
+            '{"coordinate_system": "RAS", "points": {"nose": [1, 2, 3], "chin": null, "ear": "ignore"}}',
+        ),
+        ("a.json", '{"coordinate_system": "RAS", "points": {"nose": [1, 2, 3], "chin": "absent"}}'),
+        ("a.csv", "landmark,x,y,z\nnose,1,2,3\nchin,,,\n"),
+        ("a.csv", "landmark,x,y,z,Status\nnose,1,2,3,\nchin,0,0,0,absent\near,0,0,0,ignore\n"),
+        ("a.csv", "label,r,a,s,defined,status\nnose,1,2,3,1,\nchin,0,0,0,0,missing\near,0,0,0,0,\n"),
+        ("a.fcsv", f"{FCSV}# absent = chin\n1,1,2,3,0,0,0,1,0,0,0,nose,,,2,0\n"),
+        (
+            "a.fcsv",
+            f"{FCSV}1,1,2,3,0,0,0,1,1,1,0,nose,,\n2,0,0,0,0,0,0,1,1,1,0,chin,,,3,0\n3,0,0,0,0,0,0,1,1,1,0,ear,,,0,0\n",
+        ),
+        (
+            "a.mrk.json",
+            json.dumps({"markups": [{"controlPoints": [{"label": k} | v for k, v in MARKUPS.items()]}]}),
+        ),
+    ],
+)
+def test_what_is_absent_and_what_is_not_annotated_is_honored_in_every_format(tmp_path, name, text) -> None:
+    """The status of Slicer's points: "missing" is skipped, "undefined" not yet placed."""
+    (tmp_path / name).write_text(text)
+    assert read_points(tmp_path / name) == THREE
+
+
+def test_a_table_of_slicer_with_an_undefined_point_has_none_at_the_origin(tmp_path) -> None:
+    """As `ExportControlPointsToCSV` of 3D Slicer writes it."""
+    header = "label,l,p,s,defined,selected,visible,locked,description\n"
+    (tmp_path / "a.csv").write_text(header + "F-1,-1,-2,3,1,1,1,0,\nF-2,0,0,0,0,1,1,0,\n")
+    assert read_points(tmp_path / "a.csv") == {"F-1": (1.0, 2.0, 3.0)}
+
+
+def test_the_name_of_all_others_stands_for_those_that_the_file_does_not_name(tmp_path) -> None:
+    (tmp_path / "a.csv").write_text("landmark,x,y,z\nnose,1,2,3\n*,,,\n")
+    assert expanded(read_points(tmp_path / "a.csv"), ["chin", "nose"]) == THREE
 
 
 def test_a_table_holds_many_cases(tmp_path) -> None:
@@ -113,7 +163,7 @@ def test_a_table_holds_many_cases(tmp_path) -> None:
     write_point_table(tmp_path / "t.csv", cases, scores={"a": {"nose": 0.5}})
     system, found = read_point_table(tmp_path / "t.csv")
     assert system == "RAS"
-    assert found == {"a": {"nose": (1.0, 2.0, 3.0)}, "=b": {"nose": (0.1, 0.2, 0.3)}}
+    assert found == {"a": {"nose": (1.0, 2.0, 3.0), "chin": None}, "=b": {"nose": (0.1, 0.2, 0.3)}}
     (tmp_path / "v.json").write_text('{"a": {"nose": [1, 2, 3]}}')
     assert read_point_table(tmp_path / "v.json") == ("voxel", {"a": {"nose": (1.0, 2.0, 3.0)}})
     with pytest.raises(DatasetError, match="points of one case, got 2 cases"):
@@ -131,6 +181,13 @@ def test_a_table_holds_many_cases(tmp_path) -> None:
         ("landmark,x,y,z\nnose,nan,2,3\n", "landmark nose: .* is not a position"),
         ("landmark,x,y,z\n,1,2,3\n", "no name"),
         ("a,b\n1,2\n", "expected the columns landmark,x,y,z"),
+        (
+            "landmark,x,y,z,status\nnose,1,2,3,gone\n",
+            "nose: status: expected defined, absent or ignore, got gone",
+        ),
+        ("landmark,x,y,z,status\nnose,,,,present\n", "nose: status is present, but the row has no position"),
+        ("label,l,p,s,defined\nnose,1,2,3,perhaps\n", "nose: defined: expected 1 or 0, got perhaps"),
+        ("landmark,x,y,z\n*,1,2,3\n", r"\* stands for all other landmarks"),
     ],
 )
 def test_a_table_that_cannot_be_right_is_one_line(tmp_path, text, words) -> None:

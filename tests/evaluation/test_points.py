@@ -20,7 +20,7 @@ from mambamed.metrics.points import POINT_METRICS, PointMetric
 REFERENCE = {
     "p1": {"TCD 1": (0.0, 0.0, 0.0), "TCD 2": (10.0, 0.0, 0.0)},
     "p2": {"TCD 1": (1.0, 1.0, 1.0), "TCD 2": (5.0, 5.0, 5.0)},
-    "p3": {"TCD 1": (2.0, 2.0, 2.0)},
+    "p3": {"TCD 1": (2.0, 2.0, 2.0), "TCD 2": None},
 }
 # 5 mm off, exact; 2.5 mm off, missed; 0 off and a spurious one.
 PREDICTION = {
@@ -49,7 +49,8 @@ def test_errors_and_misses_are_those_of_the_hand(folders) -> None:
     assert one.values["sd_mm"] == pytest.approx(np.std([5, 2.5, 0], ddof=1))
     # A point at just 2.5 mm is within 2.5 mm.
     assert one.sdr == pytest.approx({2.0: 1 / 3, 2.5: 2 / 3, 3.0: 2 / 3, 4.0: 2 / 3})
-    assert (other.name, other.found, other.expected, other.spurious) == ("TCD 2", 1, 2, 1)
+    assert (other.name, other.found, other.expected) == ("TCD 2", 1, 2)
+    assert (other.spurious, other.absent) == (1, 1)
     assert other.values["mre_mm"] == 0
     assert other.sdr[4.0] == 0.5  # the missed one is a failure at any distance
     assert (every.name, every.found, every.expected) == ("all", 4, 5)
@@ -91,6 +92,8 @@ def test_files_say_what_the_tables_say(folders, tmp_path) -> None:
     assert [rows["p1", "TCD 1"][key] for key in ("status", "error_mm")] == ["found", "5.0"]
     assert rows["p2", "TCD 2"]["status"] == "missed"
     assert rows["p3", "TCD 2"]["status"] == "spurious"
+    assert summary["summaries"][1]["absent"] == summary["overall"]["absent"] == 1
+    assert summary["cases"]["p3"]["absent"] == ["TCD 2"]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "1 missed or spurious" in page
     assert evaluation.table.rows[-1][0] == "all"
@@ -117,6 +120,22 @@ def test_tables_and_chosen_landmarks_are_scored_too(folders, tmp_path) -> None:
     one = evaluate_points(predictions, tmp_path / "reference.csv", landmarks=["TCD 2"])
     assert [s.name for s in one.summaries] == ["TCD 2", "all"]
     assert one.summaries[-1].expected == 2
+
+
+def test_a_point_that_nobody_annotated_is_neither_spurious_nor_missed(folders, tmp_path) -> None:
+    """p3 has no entry of TCD 2, which is predicted there; in p1 it is absent, and not predicted."""
+    truth = {"p1": {"TCD 1": (0.0, 0.0, 0.0), "TCD 2": None}, "p3": {"TCD 1": (2.0, 2.0, 2.0)}}
+    write_point_table(tmp_path / "reference.csv", truth)
+    write_points(tmp_path / "found" / "p1.json", {"TCD 1": (3.0, 0.0, 4.0), "TCD 2": None})
+    write_points(tmp_path / "found" / "p3.json", PREDICTION["p3"])
+    evaluation = evaluate_points(tmp_path / "found", tmp_path / "reference.csv", output=tmp_path / "out")
+    every = evaluation.summaries[-1]
+    assert (every.found, every.expected, every.spurious, every.absent) == (2, 2, 0, 1)
+    with (tmp_path / "out" / "cases.csv").open() as file:
+        rows = [(row["case"], row["landmark"], row["status"]) for row in csv.DictReader(file)]
+    assert rows == [("p1", "TCD 1", "found"), ("p1", "TCD 2", "absent"), ("p3", "TCD 1", "found")]
+    again = api.compare([tmp_path / "out", tmp_path / "out"])
+    assert again is not None  # what is absent has no error to compare
 
 
 def test_sets_without_a_case_in_common_are_refused(folders, tmp_path) -> None:
@@ -182,16 +201,16 @@ def test_tables_of_slicer_are_read_on_both_sides(folders, tmp_path) -> None:
             folder = tmp_path / f"{name}{sign}"
             folder.mkdir()
             for case, points in points_of.items():
-                lines = [
-                    f"{landmark},{sign * x},{sign * y},{z},1,1,1,0,\n"
-                    for landmark, (x, y, z) in points.items()
-                    if not math.isnan(x)
-                ]
+                there = {landmark: p for landmark, p in points.items() if p and not math.isnan(p[0])}
+                lines = [f"{k},{sign * x},{sign * y},{z},1,1,1,0,\n" for k, (x, y, z) in there.items()]
                 header = f"label,{system},defined,selected,visible,locked,description\n"
                 (folder / f"{case}.csv").write_text(header + "".join(lines))
         sides.append(tmp_path / f"{name}-1")
     for predictions, references in (sides, (tmp_path / "p1", folders[1]), (folders[0], tmp_path / "r-1")):
         found = api.evaluate(predictions, references).summaries
-        assert [(s.found, s.expected, s.spurious) for s in found] == [(3, 3, 0), (1, 2, 1), (4, 5, 1)]
+        spurious = int(references == folders[1])  # only in Slicer's Markups is a landmark absent
+        assert [(s.found, s.expected, s.spurious) for s in found] == [
+            (3, 3, 0), (1, 2, spurious), (4, 5, spurious)
+        ]  # fmt: skip
         for ours, theirs in zip(found, before, strict=True):
             assert ours.values == pytest.approx(theirs.values, nan_ok=True)

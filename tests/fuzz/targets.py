@@ -134,7 +134,7 @@ def _points() -> Target:
             with contextlib.suppress(MambamedError):
                 read_point_table(path)
         for place in read_points(path, AFFINE).values():
-            assert len(place) == 3 and all(math.isfinite(value) for value in place)
+            assert place is None or (len(place) == 3 and all(map(math.isfinite, place)))
 
     return Target(seeds, attempt)
 

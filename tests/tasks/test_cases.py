@@ -16,13 +16,14 @@ from tests.batches.memory_case import MemoryCase
 
 MOVED = Augment(rotate=1, rotate_degrees=180, scale=1, noise=0, blur=0, brightness=0, contrast=0, gamma=0)
 MOVED = MOVED.model_copy(update={"low_resolution": 0, "elastic": 0.5, "elastic_mm": 2.0})
-NAMES = ("left", "right", "absent")
+NAMES = ("left", "right", "absent", "unknown")
 
 
 class Case:
     """Bright blobs of known places stand for the landmarks."""
 
     id, shape, class_name, covariates = "c", (30, 32, 28), "ad", {"age": "70", "sex": "n/a"}
+    absent_points = ("absent",)
 
     def __init__(self) -> None:
         self.points_voxel = {"left": np.array([12.0, 14.0, 11.0]), "right": np.array([17.0, 14.0, 16.0])}
@@ -35,10 +36,10 @@ class Case:
         return self.array[(slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))]
 
 
-def test_points_come_in_the_order_of_the_names_and_what_is_not_there_is_nan():
+def test_points_come_in_the_order_of_the_names_and_say_what_is_absent_or_unknown():
     case = PointedCase(Case(), NAMES)
     np.testing.assert_allclose(case.points[:2], [[12, 14, 11], [17, 14, 16]], atol=1e-9)
-    assert np.isnan(case.points[2]).all()
+    assert np.isinf(case.points[2]).all() and np.isnan(case.points[3]).all()
     assert case.foreground.tolist() == [[1, 12, 14, 11], [2, 17, 14, 16]]
 
 
@@ -48,7 +49,8 @@ def test_points_move_with_the_image(key):
     size = (40, 40, 40)
     reader = PatchReader({"c": PointedCase(Case(), NAMES)}, size, MOVED, (1.0, 1.0, 1.0))
     patch, points = reader.read(PatchRequest("c", (-5, -4, -6), (key,)))
-    assert points.shape == (3, 3) and points.dtype == np.float32 and np.isnan(points[2]).all()
+    assert points.shape == (4, 3) and points.dtype == np.float32
+    assert np.isposinf(points[2]).all() and np.isnan(points[3]).all()
     grid = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), -1)
     for channel in range(2):
         weight = np.maximum(patch[channel] - 0.05, 0)[..., None]
@@ -59,7 +61,9 @@ def test_left_and_right_change_names_in_a_mirror_image_and_only_there():
     plain = {"rotate": 0, "scale": 0}
     for mirror, swapped in ((("x",), (True, False)), ((), (False,))):
         augment = MOVED.model_copy(update={**plain, "mirror": mirror})
-        reader = PatchReader({"c": PointedCase(Case(), NAMES, (1, 0, 2))}, (40, 40, 40), augment, (1.0,) * 3)
+        reader = PatchReader(
+            {"c": PointedCase(Case(), NAMES, (1, 0, 2, 3))}, (40, 40, 40), augment, (1.0,) * 3
+        )
         seen = set()
         for key in range(8):
             patch, points = reader.read(PatchRequest("c", (-5, -4, -6), (key,)))

@@ -175,7 +175,7 @@ def test_planes_that_come_in_pieces_give_the_same_points() -> None:
 def test_an_absent_landmark_has_a_low_score_and_an_empty_heatmap() -> None:
     for loss in ("softmax", "mse", "bce"):
         task = landmarks_task(loss=loss)
-        points = torch.tensor([[[4.0, 5.0, 6.0], [math.nan] * 3, [7.0, 7.0, 7.0]]])
+        points = torch.tensor([[[4.0, 5.0, 6.0], [math.inf] * 3, [7.0, 7.0, 7.0]]])
         assert float(task.heatmaps(points, (12, 12, 12))[0, 1].abs().max()) == 0
         logits = ideal_logits(task, points[0].numpy(), (12, 12, 12))
         if loss == "softmax":
@@ -183,6 +183,51 @@ def test_an_absent_landmark_has_a_low_score_and_an_empty_heatmap() -> None:
         _, scores = task.decode(logits)
         assert scores[1] < 0.01 < 0.5 < min(scores[0], scores[2])
         assert task.score(logits[None], points)[0, :, 0].isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("loss", ["softmax", "mse", "bce"])
+@pytest.mark.parametrize("offsets", [False, True])
+def test_what_is_not_annotated_has_no_gradient_and_what_is_absent_has_one(loss, offsets) -> None:
+    task = landmarks_task(loss=loss, offsets=offsets)
+    points = torch.tensor([[[4.0, 5.0, 6.0], [math.inf] * 3, [math.nan] * 3]])
+    logits = torch.randn(1, task.outputs, 12, 12, 12, generator=torch.Generator().manual_seed(0))
+    logits.requires_grad_()
+    value = task.loss(logits, points)
+    value.backward()
+    assert bool(value.isfinite()) and logits.grad is not None and bool(logits.grad.isfinite().all())
+    changed = logits.grad.flatten(2).abs().sum(2)[0]
+    assert (changed[:3] > 0).tolist() == [True, True, False]
+    assert (changed[3:] > 0).tolist() == ([True] * 3 + [False] * 6 if offsets else [])
+    # By hand: without the third landmark, the mean over the other two is the same.
+    two = landmarks_task(names=NAMES[:2], loss=loss)
+    if not offsets:
+        expected = two.loss(logits.detach()[:, :2], points[:, :2])
+        assert float(value.detach()) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_log_counts_what_is_absent_or_not_annotated() -> None:
+    task = landmarks_task(names=("nose", "chin"))
+    places = {"nose": (1.0, 2.0, 3.0), "chin": (1.0, 1.0, 1.0)}
+    cases = [task.case(Stored(points)) for points in (places, {"nose": None}, {**places, "chin": None})]
+    assert task.count(cases, 1) == (
+        "1 cases without annotated landmarks left out, nose 2 (absent 1, not annotated 0), "
+        "chin 1 (absent 1, not annotated 1)"
+    )
+    assert task.count([task.case(Stored(places))], 0) == ""
+    assert task.case(Stored({"ear": places["nose"]})) is None
+    with pytest.raises(DatasetError, match="landmark chin: has no position in any training case"):
+        task.begin([cases[1], task.case(Stored({"nose": (1.0, 2.0, 3.0), "chin": None}))], [])
+
+
+class Stored:
+    """A prepared case of which only the landmarks are asked; voxels are mm."""
+
+    id, shape, class_name = "c", (8, 8, 8), None
+
+    def __init__(self, points) -> None:
+        self.points = points
+        self.points_voxel = {name: np.array(point) for name, point in points.items() if point}
+        self.absent_points = tuple(name for name, point in points.items() if point is None)
 
 
 def test_a_score_is_the_radial_error_in_mm_of_what_the_patch_shows() -> None:
@@ -204,7 +249,7 @@ def test_the_softmax_loss_is_cross_entropy_with_one_more_class_for_nowhere() -> 
     task = landmarks_task(names=("nose", "tail"), sigma_mm=1.0)
     random = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 2, 5, 6, 4, generator=random)
-    target = torch.tensor([[[2.0, 3.0, 1.0], [math.nan] * 3]])
+    target = torch.tensor([[[2.0, 3.0, 1.0], [math.inf] * 3]])
     drawn = task.heatmaps(target, (5, 6, 4))[0, 0].flatten()
     # The expectation is PyTorch's own cross-entropy over the voxels and a last class of logit 0.
     one = torch.cat([logits[0, 0].flatten(), torch.zeros(1)])

@@ -33,8 +33,13 @@ class VoxelsOfCase(RootModel[dict[str, Any]]):
 
 
 def places(entries: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Landmarks with a position: `[i, j, k]` or `{"coordinates": [i, j, k]}`; null if it was not found."""
+    """Landmarks with a position: `[i, j, k]` or `{"coordinates": [i, j, k]}`; None if it is absent.
+
+    A position is absent if it is null or "absent"; a landmark whose position is "ignore" is left out.
+    """
     for name, entry in entries.items():
         place = entry.get("coordinates") if isinstance(entry, dict) else entry
-        if place is not None and not (isinstance(place, list) and set(map(str, place)) == {"None"}):
+        if (isinstance(place, list) and set(map(str, place)) == {"None"}) or place == "absent":
+            place = None
+        if place != "ignore":
             yield name, place

@@ -54,8 +54,10 @@ class Markups(ForeignDocument):
         return markups
 
     def places(self) -> Iterator[tuple[str, Any]]:
-        """The points that have a position, in `coordinateSystem`."""
+        """The points in `coordinateSystem`: None if "missing"; without those that are not placed yet."""
         for markup in self.markups:
             for point in markup.control_points or ():
-                if point.position_status not in {"undefined", "missing"}:
+                if point.position_status == "missing":
+                    yield point.label, None
+                elif point.position_status not in {"undefined", "preview"}:
                     yield point.label, point.position
