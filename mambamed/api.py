@@ -73,6 +73,7 @@ Protocol = Literal[
 Checkpoint = Literal["best", "last"]
 Part = Literal["train", "val", "test"]
 Tta = Literal["mirror", "none"]
+Missing = Literal["reject", "zero"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 _Kind = TypeVar("_Kind")
@@ -382,6 +383,7 @@ def predict(
     statistics: bool = False,
     format: Literal["nifti", "seg-nrrd", "dicom-seg", "rtstruct"] = "nifti",
     part: Part | None = None,
+    missing: Missing = "reject",
     shard: str | None = None,
     max_ram: str | None = None,
     max_windows: int = 100_000,
@@ -409,6 +411,8 @@ def predict(
             require DICOM input.
         part: Predict this part of the split of a prepared dataset, which is then INPUT; the images are those
             that it was prepared from.
+        missing: How to handle cases without a file of some channel: report a fault (reject), or use zeros,
+            for models that were trained with training.augment.drop_channel.
         shard: Process only one of N parts of the cases, e.g. 1/4 (default: the torchrun or SLURM rank).
         max_ram: Maximum memory to use, e.g. 6G.
         max_windows: Reject images that need more sliding windows than this.
@@ -439,6 +443,7 @@ def classify(
     resume: bool = False,
     overwrite: bool = False,
     part: Part | None = None,
+    missing: Missing = "reject",
     shard: str | None = None,
     max_ram: str | None = None,
     max_vram: str | None = None,
@@ -479,6 +484,7 @@ def landmarks(
     overwrite: bool = False,
     preview: bool = False,
     part: Part | None = None,
+    missing: Missing = "reject",
     shard: str | None = None,
     max_ram: str | None = None,
     max_windows: int = 100_000,

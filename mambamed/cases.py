@@ -84,6 +84,8 @@ class Case:
             else the id.
         covariates: name -> text, as in the table of the dataset, e.g. age: "71.5".
         fault: why the case cannot be used, if this is known before its images are read.
+        missing: position -> name of the channels that have no file; `channels` are the others. If this is all
+            that is wrong, `fault` says it.
     """
 
     id: str
@@ -95,11 +97,16 @@ class Case:
     covariates: Mapping[str, str] = field(default_factory=dict)
     fault: str | None = None
     segment_names: SegmentNames | None = None
+    missing: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_case_id(self.id)
         if not self.subject:
             object.__setattr__(self, "subject", person_of(self.id))
+
+    def named(self, channels: Iterable[str]) -> list[str]:
+        """The names of the channels that have a file, in the order of `channels`; all are given."""
+        return [name for k, name in enumerate(channels) if k not in self.missing]
 
     @classmethod
     def found(cls, name: str, channels: tuple[ChannelFile, ...], **known: Any) -> Case:

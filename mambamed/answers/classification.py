@@ -124,7 +124,7 @@ class ClassificationAnswer(BaseAnswer):
         calibrations: one per network, in the order of members and folds.
         seeds: one per member.
         threshold: for two classes: probability from which the second one is predicted.
-        channel: name of the first channel, which the pictures of saliency maps show.
+        channels: their names; pictures of saliency maps show the first one that a case has.
     """
 
     stage: ClassVar[str] = "classifying"
@@ -136,7 +136,7 @@ class ClassificationAnswer(BaseAnswer):
     seeds: tuple[int, ...]
     threshold: float | None
     options: ClassOptions = ClassOptions()
-    channel: str = ""
+    channels: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, ensemble: Ensemble, output: Path, options: ClassOptions) -> ClassificationAnswer:
@@ -171,7 +171,7 @@ class ClassificationAnswer(BaseAnswer):
             tuple(member.run.recipe.training.seed for member in ensemble.members),
             threshold,
             options,
-            next(iter(ensemble.run.manifest.channels)),
+            tuple(ensemble.run.manifest.channels),
         )
 
     @property
@@ -295,7 +295,7 @@ class ClassificationAnswer(BaseAnswer):
         if isinstance(ready.like, Image):
             title = f"{case.id}: {label} {values[self.task.classes.index(label)]:.2f}"
             image = ready.like.array, ready.like.affine
-            draw_saliency(folder / f"{case.id}.png", title, *image, total, self.channel)
+            draw_saliency(folder / f"{case.id}.png", title, *image, total, case.named(self.channels)[0])
 
 
 def _maps_folder(output: Path) -> Output:

@@ -116,7 +116,7 @@ class LandmarksAnswer(BaseAnswer):
 
     Attributes:
         thresholds: landmark -> score below which it is absent.
-        channel: name of the first channel, which previews show.
+        channels: their names; previews show the first one that a case has.
         tables: whether the tables over all cases are written.
     """
 
@@ -126,7 +126,7 @@ class LandmarksAnswer(BaseAnswer):
     recipe: Recipe
     thresholds: Mapping[str, float]
     options: PointOptions = PointOptions()
-    channel: str = ""
+    channels: tuple[str, ...] = ()
     tables: bool = True
 
     @classmethod
@@ -145,8 +145,8 @@ class LandmarksAnswer(BaseAnswer):
                     f"{member.run.root}: its heatmaps differ from those of {first.root} (recipe: landmarks); "
                     "they cannot be averaged. Use one of the models."
                 )
-        channel = next(iter(first.manifest.channels))
-        return cls(task, first.recipe, _thresholds(ensemble, options.threshold), options, channel)
+        thresholds = _thresholds(ensemble, options.threshold)
+        return cls(task, first.recipe, thresholds, options, tuple(first.manifest.channels))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -168,8 +168,8 @@ class LandmarksAnswer(BaseAnswer):
 
             placed = located.placed(self.thresholds)
             voxels = {n: v for n, v in zip(located.names, located.voxels, strict=True) if n in placed}
-            image = ready.like.array, ready.like.affine
-            draw_points(_preview(case, folder), case.id, *image, voxels, located.names, self.channel)
+            image, channel = (ready.like.array, ready.like.affine), case.named(self.channels)[0]
+            draw_points(_preview(case, folder), case.id, *image, voxels, located.names, channel)
         image = case.channels[0].path.name
         write_located(folder / f"{case.id}.json", located, self.thresholds, self.recipe, image)
         return {}

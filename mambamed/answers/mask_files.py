@@ -6,7 +6,7 @@ import errno
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,9 +133,9 @@ def _colors(manifest: DatasetManifest) -> list[tuple[float, float, float]]:
 
 
 def statistics(
-    labels: NDArray, images: Sequence[Image], affine: Affine, manifest: DatasetManifest
+    labels: NDArray, images: Mapping[str, Image], affine: Affine, manifest: DatasetManifest
 ) -> dict[str, dict[str, object]]:
-    """Volume and mean intensity of each label or region, from `(X, Y, Z)` labels and the channels.
+    """Volume and mean intensity of each label or region, from `(X, Y, Z)` labels and the channels by name.
 
     Returns:
         Name -> `voxels`, `volume_ml`, and `mean`: channel -> mean intensity as stored, None without voxels.
@@ -147,7 +147,7 @@ def statistics(
     sums = [np.zeros(size) for _ in images]
     for plane in range(labels.shape[2]):  # avoids a copy of the volume
         flat = labels[:, :, plane].ravel()
-        for total, image in zip(sums, images, strict=True):
+        for total, image in zip(sums, images.values(), strict=True):
             total += np.bincount(flat, image.array[:, :, plane].ravel().astype(np.float64), minlength=size)
     found: dict[str, dict[str, object]] = {}
     for name, members in manifest.foreground.items():
@@ -155,7 +155,7 @@ def statistics(
         count = sum(count_of[value] for value in there)
         means = {
             channel: float(sum(total[value] for value in there)) / count if count else None
-            for channel, total in zip(manifest.channels, sums, strict=True)
+            for channel, total in zip(images, sums, strict=True)
         }
         found[name] = {"voxels": count, "volume_ml": count * voxel_ml, "mean": means}
     return found

@@ -137,12 +137,13 @@ class SegmentationAnswer(BaseAnswer):
         voxel_mm3 = abs(float(np.linalg.det(affine[:3, :3])))
         postprocess(labels, self.postprocessing, self.manifest, voxel_mm3)
         if "statistics" in files:
-            write_json(files["statistics"], statistics(labels, ready.images, affine, self.manifest))
+            images = dict(zip(case.named(self.manifest.channels), ready.images, strict=True))
+            write_json(files["statistics"], statistics(labels, images, affine, self.manifest))
         if "preview" in files:
             from mambamed.report.pictures import PicturedCase, draw_cases
 
             image = ready.images[0]
-            channel = next(iter(self.manifest.channels))
+            channel = case.named(self.manifest.channels)[0]
             pictured = PicturedCase(case.id, image.array, image.affine, prediction=labels, channel=channel)
             draw_cases(files["preview"], [pictured], self.manifest.labels)
         mask = folder / f"{case.id}{self.options.suffix}"

@@ -126,11 +126,12 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
     return RawDataset(manifest, sorted(cases, key=lambda case: case.id), documents=documents)
 
 
-def find_cases(source: Path, channels: Sequence[str]) -> list[Case]:
+def find_cases(source: Path, channels: Sequence[str], incomplete: bool = False) -> list[Case]:
     """The cases of a list to predict: images and covariates, without labels, landmarks and classes.
 
     Args:
         channels: the model's channel names, in order; a single channel may have another name in the list.
+        incomplete: whether the list may lack the columns of some channels, which are then `missing`.
 
     Raises DatasetError: not a list, or no column for a channel.
     """
@@ -138,6 +139,11 @@ def find_cases(source: Path, channels: Sequence[str]) -> list[Case]:
     columns = _columns(listed, ConvertOptions(channels=dict.fromkeys(channels, "mri")))
     columns = replace(columns, label=None, points=None, class_name=None)
     images = {} if columns.channels else _images_of(listed)
+    if incomplete and columns.channels:
+        alike = spelled_alike(channels, columns.channels)
+        if len(alike) == len(columns.channels):
+            headers = {name: columns.channels[alike[name]] if name in alike else "" for name in channels}
+            columns = replace(columns, channels=headers)
     lacking = [name for name in channels if columns.channels and name not in columns.channels]
     if lacking:
         found = ", ".join(map(named, columns.channels))
@@ -280,8 +286,11 @@ def _case(
         column = columns.cases.case or columns.cases.person
         raise DatasetError(f"{listed.file}: {column}: missing in the row {dict(row)}. Add the case id.")
     fault: str | None = None
+    missing: dict[int, str] = {}
     if columns.channels:
         empty = [name for name, column in columns.channels.items() if not _text(row.get(column))]
+        if len(empty) < len(columns.channels):
+            missing = {k: name for k, name in enumerate(columns.channels) if name in empty}
         cells = [_text(row.get(column)) for column in columns.channels.values()]
         channels = [listed.series.channel(parent / cell) for cell in cells if cell]
         if empty:
@@ -289,12 +298,13 @@ def _case(
     else:
         files = folder_images.get(case_id, {})
         channels = [ChannelFile(path) for _, path in sorted(files.items())]
-        missing = [f"{case_id}_{n:04d}" for n in range(_width(folder_images)) if n not in files]
+        without = [f"{case_id}_{n:04d}" for n in range(_width(folder_images)) if n not in files]
         if not channels:
             fault = f"{case_id}: stands in {listed.file}, but has no image. Add it, or remove the row."
-        elif missing:
+        elif without:
             folder = channels[0].path.parent
-            fault = f"{case_id}: channel {', '.join(missing)} is missing in {folder}. Add it."
+            missing = {n: f"{n:04d}" for n in range(_width(folder_images)) if n not in files}
+            fault = f"{case_id}: channel {', '.join(without)} is missing in {folder}. Add it."
     points = None
     if columns.points and fault is None:
         try:
@@ -313,6 +323,7 @@ def _case(
         subject=person,
         covariates={name: _text(row.get(name)) for name in columns.covariates},
         fault=fault,
+        missing=missing,
     )
 
 

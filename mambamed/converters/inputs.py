@@ -19,7 +19,7 @@ log = logging.getLogger("mambamed")
 _WHAT = "Give NIfTI, NRRD, MetaImage or DICOM, a folder of them, or a list of cases."
 
 
-def find_inputs(source: Path, channels: Sequence[str]) -> list[Case]:
+def find_inputs(source: Path, channels: Sequence[str], *, incomplete: bool = False) -> list[Case]:
     """Find the cases to predict, with the channels of the model.
 
     The layouts of a folder, in this order: nnU-Net's numbered channels (`CASE_0000.nii.gz`), if a 0000
@@ -29,12 +29,14 @@ def find_inputs(source: Path, channels: Sequence[str]) -> list[Case]:
     Args:
         source: an image, a folder, or a list of cases (.csv, .tsv, .json); see `case_list`.
         channels: the model's channel names, in order.
+        incomplete: whether channels may be missing in all cases: a list without their columns, or numbered
+            files without 0000. What is missing in a case is its `fault` nevertheless.
 
     Returns: Cases without labels, sorted by id; a missing or additional channel is the case's `fault`.
 
     Raises DatasetError: nothing to predict, or two files of one case.
     """
-    cases = _find(source, channels)
+    cases = _find(source, channels, incomplete)
     for one, other in differ_in_case_alone(case.id for case in cases):
         log.warning(
             "%s: %s and %s differ only in capital letters, which some file systems ignore", source, one, other
@@ -42,10 +44,10 @@ def find_inputs(source: Path, channels: Sequence[str]) -> list[Case]:
     return cases
 
 
-def _find(source: Path, channels: Sequence[str]) -> list[Case]:
+def _find(source: Path, channels: Sequence[str], incomplete: bool) -> list[Case]:
     if source.is_file():
         if case_list.recognizes(source):
-            return _checked(case_list.find_cases(source, channels), source)
+            return _checked(case_list.find_cases(source, channels, incomplete), source)
         if case_id_of(source) is None and is_dicom(source):
             case = Case.found(source.resolve().parent.name, (ChannelFile(source),))
             return _one_series_each([case], channels, source)
@@ -58,7 +60,8 @@ def _find(source: Path, channels: Sequence[str]) -> list[Case]:
     folder = source / "imagesTs" if (source / "imagesTs").is_dir() else source
     numbered = nnunet.numbered_channels(folder)
     # "patient_0001.nii.gz" alone is a patient; "patient_0000.nii.gz" is the first channel of one.
-    if any(0 in files for files in numbered.values()):
+    later = incomplete and any(0 < n < len(channels) for files in numbered.values() for n in files)
+    if later or any(0 in files for files in numbered.values()):
         by_key = {i: {f"{n:04d}": path for n, path in files.items()} for i, files in numbered.items()}
         return _by_channel(folder, by_key, [f"{n:04d}" for n in range(len(channels))], channels)
     if set(channels) == set(brats.CHANNELS) and (by_modality := _modalities(folder, channels)):
@@ -121,14 +124,17 @@ def _by_channel(
     """Cases from files by channel key; a missing or additional key is the case's `fault`."""
     cases = []
     for case_id, files in sorted(found.items()):
-        missing = [f"{key} ({name})" for key, name in zip(keys, channels, strict=True) if key not in files]
+        named_by = list(zip(keys, channels, strict=True))
+        missing = {k: name for k, (key, name) in enumerate(named_by) if key not in files}
         extra = [path.name for key, path in files.items() if key not in keys]
         fault = None
-        if missing:
-            fault = f"{case_id}: channel {', '.join(missing)} is missing in {folder}. Add it."
-        elif extra:
+        if extra:
             lines = f"{', '.join(extra)}: the model reads no such channel"
             fault = f"{case_id}: {lines}. Remove it from {folder}."
+        elif missing:
+            shown = ", ".join(f"{keys[k]} ({name})" for k, name in missing.items())
+            fault = f"{case_id}: channel {shown} is missing in {folder}. Add it."
         order = tuple(ChannelFile(files[key]) for key in keys if key in files)
-        cases.append(Case.found(case_id, order, fault=fault))
+        lacking = missing if order and not extra else {}
+        cases.append(Case.found(case_id, order, fault=fault, missing=lacking))
     return cases

@@ -33,6 +33,8 @@ class CaseResult(Model):
     status: Literal["waiting", "done", "failed"]
     input: tuple[FileStamp, ...] | None = None
     """Name, size in bytes and modification time in ns of each channel's file."""
+    missing: tuple[str, ...] = ()
+    """Channels without a file, which the network read as zeros."""
     covariates: dict[str, str | None] = Field(default_factory=dict)
     """Covariates that were read, name -> text."""
     sha256: Sha256 | None = None

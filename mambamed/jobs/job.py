@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from mambamed.converters.accounting import account_of, files_of
 from mambamed.converters.inputs import find_inputs
 from mambamed.converters.prepared import cases_of_part
 from mambamed.documents.account import Account
-from mambamed.errors import CaseError
+from mambamed.errors import CaseError, RecipeError
 from mambamed.io.images import read_header
 from mambamed.io.lock import reading
 from mambamed.io.write_errors import check_space
@@ -41,12 +41,15 @@ class JobOptions:
             Default: the rank that torchrun or SLURM set.
         part: the input is a prepared dataset, and only its cases for "train", "val" or "test" are done; their
             images are those that it was prepared from.
+        missing: what to do with cases that lack channels: "reject" them, or put a channel of "zero" in the
+            place of each, for models that were trained with `augment.drop_channel`.
     """
 
     resume: bool = False
     overwrite: bool = False
     shard: str | None = None
     part: str | None = None
+    missing: str = "reject"
 
 
 @dataclass(frozen=True)
@@ -110,17 +113,22 @@ def run_job(
     answer = answer_of(ensemble)
     for reason in ensemble.reasons:
         progress.say(reason)
+    zeros = options.missing == "zero"
+    if zeros:
+        _check_dropped(ensemble)
     shard = chosen_shard(options.shard)
     channels = list(ensemble.run.manifest.channels)
     folds = list(dict.fromkeys(fold for member in ensemble.members for fold in member.folds))
     if options.part is None:
-        found = find_inputs(Path(inputs), channels)
+        found = find_inputs(Path(inputs), channels, incomplete=zeros)
         account = account_of(Path(inputs), files_of(found))
     else:
         found = cases_of_part(Path(inputs), options.part, folds, channels)
         account = Account(files_read=len(files_of(found)))
     if account.line:
         progress.say(f"{inputs}: {account.line}")
+    if zeros:
+        found = [replace(case, fault=None) if case.missing else case for case in found]
     whole = place.named(answer.accept(found, progress))
     cases = shard.cases(whole)
     place.check_cases(whole)
@@ -130,6 +138,10 @@ def run_job(
         given = (cases, options.overwrite, shard, answer.covariates, names)
         record = Record(place, settings, ensemble.reasons, *given)
         missing = [c for c in cases if not (record.holds(c) and answer.is_complete(c, place.path))]
+        for case in missing:
+            if case.missing and case.fault is None:
+                lacking = ", ".join(channels[k] for k in case.missing)
+                progress.say(f"{case.id}: no file of the channel {lacking}: zeros in its place")
         _check_space(place, answer, missing)
         progress.start(answer.stage, len(missing), "cases")
         try:
@@ -146,6 +158,21 @@ def run_job(
         gathered=gathered,
         account=account,
     )
+
+
+def _check_dropped(ensemble: Ensemble) -> None:
+    """Raise RecipeError for models that have never seen a channel of zeros."""
+    for member in ensemble.members:
+        augment, channels = member.run.recipe.training.augment, member.run.manifest.channels
+        fact = ""
+        if len(channels) == 1:
+            fact = "reads one channel, which cannot be missing"
+        elif not augment.drop_channel:
+            fact = "was trained with training.augment.drop_channel 0: it has never seen a missing channel"
+        if fact:
+            raise RecipeError(
+                f"--missing zero: {member.model} {fact}. Remove the option, or use another model."
+            )
 
 
 def _check_space(place: OutputFolder, answer: Answer, cases: Sequence[Case]) -> None:

@@ -70,7 +70,7 @@ def _read_case(case: Case, plan: Plan, keep_images: bool) -> Ready:
             if doubt:
                 log.warning("%s: %s", channel.path, doubt)
         try:
-            array, geometry = prepare_image(images, plan)
+            array, geometry = prepare_image(images, plan, missing=case.missing)
         except CaseError as error:
             raise CaseError(f"{case.channels[0].path}: {error}") from error
     first = images[0]

@@ -198,10 +198,12 @@ class Record:
 
     def _input(self, case: Case) -> dict[str, Any]:
         covariates = {name: case.covariates.get(name) for name in self._covariates}
-        return {"input": _stamp(case), **({"covariates": covariates} if covariates else {})}
+        missing = {"missing": [*case.missing.values()]} if case.missing else {}
+        return {"input": _stamp(case), **missing, **({"covariates": covariates} if covariates else {})}
 
     def _same_input(self, entry: Mapping[str, Any], case: Case) -> bool:
-        return all(entry.get(key) == value for key, value in self._input(case).items())
+        known = {"missing": [], **self._input(case)}
+        return all((entry.get(key) or []) == value for key, value in known.items())
 
 
 def _merge(known: dict[str, Any], cases: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -21,19 +21,21 @@ from mambamed.preparation.scale_kernels import to_float16
 
 
 def prepare_image(
-    images: Sequence[Image], plan: Plan, *, dtype: DTypeLike = np.float32
+    images: Sequence[Image], plan: Plan, *, dtype: DTypeLike = np.float32, missing: Collection[int] = ()
 ) -> tuple[NDArray, CaseGeometry]:
     """Prepare the channels of one case.
 
     Args:
         images: one per channel, in the plan's order, on one grid.
         dtype: float32, or float16 as in the store; computed in float32.
+        missing: positions of channels that are not among the images; they are 0 everywhere, as normalized
+            channels are that training drops (`augment.drop_channel`).
 
     Returns: `(C, X, Y, Z)` on the prepared grid, axes closest to RAS+; and its geometry.
 
     Raises CaseError: the number of channels or their grids differ.
     """
-    if len(images) != len(plan.normalization):
+    if len(images) + len(missing) != len(plan.normalization):
         raise CaseError(
             f"{len(images)} channels, but the model expects {len(plan.normalization)}. Check the files."
         )
@@ -50,12 +52,16 @@ def prepare_image(
     channels = [channel[box] for channel in channels]
     spacing = spacing_of(affine_to_ras(first.affine, first.array.shape, orientation)).tolist()
     target = spacing if plan.keep_spacing else plan.spacing_mm
-    shape = fitting_shape(channels[0].shape, spacing, target, len(channels))
+    shape = fitting_shape(channels[0].shape, spacing, target, len(plan.normalization))
     masked = any(isinstance(each, ZScoreNonzero) for each in plan.normalization)
     mask = nonzero_mask(channels) if masked else None
     coarse = coarse_axis(spacing, target)
-    array = np.empty((len(channels), *shape), dtype)
-    for channel, normalization, out in zip(channels, plan.normalization, array, strict=True):
+    array = np.empty((len(plan.normalization), *shape), dtype)
+    there = [k for k in range(len(array)) if k not in missing]
+    for k in missing:
+        array[k] = 0
+    for channel, k in zip(channels, there, strict=True):
+        normalization, out = plan.normalization[k], array[k]
         scaling = Scaling.of(channel, normalization, mask)
         if channel.shape == shape:
             scaling.fill(channel, out)

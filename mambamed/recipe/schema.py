@@ -260,7 +260,8 @@ class Augment(Section):
     gamma: Probability = 0.3
     gamma_range: tuple[Positive, Positive] = (0.7, 1.5)
     drop_channel: Probability = 0.0
-    """Probability of setting each channel to zero (one always remains); for cases with missing channels."""
+    """Probability of setting each channel to zero (one always remains); `predict --missing
+    zero` then accepts cases with missing channels."""
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> Augment:

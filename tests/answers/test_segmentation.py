@@ -131,10 +131,10 @@ def test_a_case_that_memory_does_not_hold_is_named_and_the_rest_is_done(
 ) -> None:
     read = read_case.prepare_image
 
-    def sometimes(found, plan):
+    def sometimes(found, plan, **further):
         if found[0].array.shape[0] == 21:  # case_1
             raise MemoryError("Unable to allocate 90. GiB")
-        return read(found, plan)
+        return read(found, plan, **further)
 
     monkeypatch.setattr(read_case, "prepare_image", sometimes)
     summary = go(run, images, tmp_path / "out")
@@ -284,6 +284,48 @@ def test_channels_are_matched_by_their_numbers(tmp_path) -> None:
     write_nifti(tmp_path / "images" / "case_0001.nii.gz", blob((9, 9, 9)))
     summary = go(run, tmp_path / "images", tmp_path / "out")
     assert summary.cases == () and "shape" in summary.faults[0]
+
+
+def test_a_missing_channel_is_zeros_for_a_model_that_knows_them(tmp_path) -> None:
+    run = stub_run(tmp_path / "run", manifest=MANIFEST.changed(channels={"T1": "mri", "T2": "mri"}))
+    write_nifti(tmp_path / "in" / "a_0000.nii.gz", blob())
+    write_nifti(tmp_path / "in" / "a_0001.nii.gz", blob(seed=1))
+    write_nifti(tmp_path / "in" / "b_0001.nii.gz", blob(seed=2))
+    with pytest.raises(RecipeError, match=r"--missing zero: run was trained with .*drop_channel 0"):
+        go(run, tmp_path / "in", tmp_path / "out", missing="zero")
+    assert not (tmp_path / "out").exists()
+    recipe = tmp_path / "run" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("drop_channel: 0.0", "drop_channel: 0.3"))
+    options, heard = {"missing": "zero", "preview": True, "statistics": True}, Said()
+    summary = go(run, tmp_path / "in", tmp_path / "out", progress=heard, **options)
+    assert summary.cases == ("a", "b") and summary.faults == ()
+    assert "b: no file of the channel T1: zeros in its place" in heard.lines
+    entries = record_of(tmp_path / "out")["cases"]
+    assert entries["b"]["missing"] == ["T1"] and "missing" not in entries["a"]
+    measured = json.loads((tmp_path / "out" / "b_statistics.json").read_text())
+    assert list(measured["one"]["mean"]) == ["T2"]
+    assert go(run, tmp_path / "in", tmp_path / "out", **options).kept == 2
+    rejected = go(run, tmp_path / "in", tmp_path / "rejected")
+    assert rejected.cases == ("a",) and "channel 0000 (T1) is missing" in rejected.faults[0]
+    # Given later, the channel is used.
+    write_nifti(tmp_path / "in" / "b_0000.nii.gz", blob(seed=3))
+    assert go(run, tmp_path / "in", tmp_path / "out", **options).kept == 1
+    assert "missing" not in record_of(tmp_path / "out")["cases"]["b"]
+
+
+def test_a_model_of_one_channel_has_none_that_could_be_missing(run, images, tmp_path) -> None:
+    with pytest.raises(RecipeError, match="--missing zero: run reads one channel, which cannot be missing"):
+        go(run, images, tmp_path / "out", missing="zero")
+
+
+class Said(Silence):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
 
 
 def test_a_picture_is_drawn_where_it_is_asked_for(run, images, tmp_path) -> None:

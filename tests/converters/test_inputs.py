@@ -28,6 +28,20 @@ def test_inputs_with_numbered_channels(tmp_path) -> None:
     assert c2.fault is None
 
 
+def test_what_is_missing_is_known_by_position_and_name(tmp_path) -> None:
+    touch(tmp_path, "a_0001.nii.gz", "b_0001.nii.gz", "b_0002.nii.gz", "c_0001.nii.gz", "c_0007.nii.gz")
+    a, b, c = find_inputs(tmp_path, ["T1", "T2", "PD"], incomplete=True)
+    assert (a.missing, b.missing) == ({0: "T1", 2: "PD"}, {0: "T1"})
+    assert a.named(["T1", "T2", "PD"]) == ["T2"] and "0000 (T1), 0002 (PD) is missing" in (a.fault or "")
+    assert c.missing == {} and "c_0007.nii.gz: the model reads no such channel" in (c.fault or "")
+    (tmp_path / "l.csv").write_text("case,PD,T1\nd,d_pd.nii,\ne,,\n")
+    d, e = find_inputs(tmp_path / "l.csv", ["T1", "T2", "PD"], incomplete=True)
+    assert d.missing == {0: "T1", 1: "T2"} and [each.path.name for each in d.channels] == ["d_pd.nii"]
+    assert e.missing == {} and e.fault  # nothing is there
+    with pytest.raises(DatasetError, match="no column T1, T2, which the model needs"):
+        find_inputs(tmp_path / "l.csv", ["T1", "T2", "PD"])
+
+
 def test_inputs_of_a_list_have_images_and_covariates_but_no_answers(tmp_path) -> None:
     (tmp_path / "l.csv").write_text(
         "case,T2,T1,label,class,age\nb,b2.nii,b1.nii,no.nii,x,3\na,,a1.nii,no.nii,,4\n"

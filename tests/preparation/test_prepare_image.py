@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
+from mambamed.batches.augment import change_intensities
 from mambamed.documents.plan import Ct, Plan, ZScore, ZScoreNonzero, per_case
 from mambamed.errors import CaseError
 from mambamed.geometry import voxel_to_world, world_to_voxel
@@ -13,6 +14,7 @@ from mambamed.io.images import Image
 from mambamed.preparation.crop import nonzero_box, nonzero_mask
 from mambamed.preparation.normalize import Scaling
 from mambamed.preparation.prepare_image import prepare_image, prepare_label
+from mambamed.recipe import Augment
 
 RNG = np.random.default_rng(0)
 
@@ -135,3 +137,19 @@ def test_channels_that_do_not_fit_are_refused() -> None:
     moved[0, 3] = 20
     with pytest.raises(CaseError, match="channel 1 is not on the grid of channel 0: origin"):
         prepare_image([Image(array, np.eye(4)), Image(array, moved)], plan(channels=2))
+
+
+def test_a_missing_channel_is_zero_as_a_dropped_one_is_in_training() -> None:
+    """`change_intensities` sets a dropped channel of the normalized patch to 0."""
+    images = [Image(RNG.normal(7, 2, size=(8, 9, 10)).astype(np.float32), np.eye(4)) for _ in range(2)]
+    three = plan((1.5, 1.5, 1.5)).changed(normalization=(ZScore(),) * 3)
+    array, _ = prepare_image(images, three, missing=[1])
+    two, _ = prepare_image(images, three.changed(normalization=(ZScore(),) * 2))
+    assert (array[1] == 0).all()
+    np.testing.assert_array_equal(array[[0, 2]], two)
+    still = dict.fromkeys(("noise", "blur", "brightness", "contrast", "low_resolution", "gamma"), 0)
+    always = Augment(drop_channel=1.0, **still)
+    dropped = change_intensities(array.copy(), always, np.random.default_rng(0))
+    assert sum(bool((channel == 0).all()) for channel in dropped) >= 2
+    with pytest.raises(CaseError, match="2 channels, but the model expects 3"):
+        prepare_image(images, three)
