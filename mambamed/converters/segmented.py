@@ -17,7 +17,7 @@ from mambamed.documents.agreement import one_spelling_twice, spelled_alike, spel
 from mambamed.documents.manifest import RawDataset
 from mambamed.errors import CaseError, DatasetError
 from mambamed.io.images import read_header
-from mambamed.io.segments import Contents, is_segmentation, read_contents, read_parts, sets_of
+from mambamed.io.segments import Contents, is_segmentation, own_grid, read_contents, read_parts, sets_of
 from mambamed.progress import Progress, Silence
 from mambamed.schema_errors import named, some_of
 
@@ -107,12 +107,15 @@ def _seen(case: Case) -> _Seen | None:
     except CaseError:
         return None
     sets: dict[frozenset[str], int] = {}
-    if contents.may_overlap and case.channels:
-        image = case.channels[0]
-        with suppress(CaseError, ValueError):  # examining the case reports that
-            header = read_header(image.path, files=image.files)
-            parts = read_parts(case.label, header.shape, header.affine, resample=True)
-            codes, found = sets_of(parts, header.shape)
+    if contents.may_overlap:
+        with suppress(CaseError, ValueError):  # reading the case reports that
+            grid = own_grid(case.label)
+            if case.channels:
+                header = read_header(case.channels[0].path, files=case.channels[0].files)
+                grid = header.shape, header.affine
+            if grid is None:
+                return _Seen(case.id, case.label, contents, {})
+            codes, found = sets_of(read_parts(case.label, *grid, resample=True), grid[0])
             counts = np.bincount(codes.ravel(order="K"), minlength=len(found)).tolist()
             sets = {united: count for united, count in zip(found, counts, strict=True) if united and count}
     return _Seen(case.id, case.label, contents, sets)
@@ -156,13 +159,17 @@ def _with_plain(
     values: dict[str, int], seen: Sequence[_Seen], plain: Sequence[Case], progress: Progress | None
 ) -> dict[str, int]:
     """The values of segments and of label maps without names, which must agree."""
+    first: dict[object, tuple[str, int, Path]] = {}
     for each in seen:
         for name, value in each.contents.values.items():
-            if values[name] != value:
-                raise DatasetError(
-                    f"{plain[0].label}: has values without names, but {named(name)} has the value {value} in "
-                    f"{each.path} and another one elsewhere. Name the labels (docs/datasets.md)."
-                )
+            for key in (name, value):
+                other, number, path = first.setdefault(key, (name, value, each.path))
+                if (other, number) != (name, value):
+                    raise DatasetError(
+                        f"{plain[0].label}: has values without names, and segmentations disagree: "
+                        f"{named(other)} {number} ({path}) | {named(name)} {value} ({each.path}). "
+                        "Name the labels (docs/datasets.md)."
+                    )
     known = set(values.values())
     found = labels_in((case.label for case in plain), progress)
     return values | {name: value for name, value in found.items() if value and value not in known}

@@ -151,7 +151,7 @@ def evaluate(
     if report:
         title = f"Evaluation of {predictions.resolve().name}"
         lead = f"Predictions {predictions} against references {references}."
-        pictures = find_pictures(evaluation, worst, pairing.answers.names, backgrounds)
+        pictures = find_pictures(evaluation, worst, pairing.answers, backgrounds)
         written.append(write_report(evaluation, title, lead, detail_table(summaries, notes, level), pictures))
     written += write_tables(evaluation)
     return replace(evaluation, written=tuple(written))
@@ -174,7 +174,7 @@ def _score_all(
         futures = [
             pool.submit(
                 score_files, case, reference, prediction, answers.regions, answers.labels, metrics, rules,
-                resample, subject_of(case, subjects), answers.ignored, answers.source,
+                resample, subject_of(case, subjects), answers.ignored, answers.source, answers.segments,
             )
             for case, (reference, prediction) in pairing.pairs.items()
         ]  # fmt: skip

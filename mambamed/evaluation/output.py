@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from mambamed.cases import SegmentNames
 from mambamed.documents.evaluation import RegionRow, SegmentationSettings, SegmentationSummary
 from mambamed.errors import MambamedError
 from mambamed.evaluation.backgrounds import Backgrounds
+from mambamed.evaluation.label_pair import read_pair
+from mambamed.evaluation.pairing import Answers
 from mambamed.evaluation.result import Evaluation
 from mambamed.evaluation.scoring import CaseScores, on_grid_of
 from mambamed.evaluation.summary import case_rows, nnunet_keys, penalty_of, summary_rows
@@ -88,19 +91,19 @@ def write_report(
 
 
 def find_pictures(
-    evaluation: MaskEvaluation, count: int, names: Mapping[str, int], backgrounds: Backgrounds
+    evaluation: MaskEvaluation, count: int, answers: Answers, backgrounds: Backgrounds
 ) -> list[WorstCase]:
     """The worst cases, with pictures.
 
     Args:
-        names: label name -> value, for the legends (default: regions with one label).
+        answers: names of labels, for the legends (default: regions with one label) and for segmentations.
         backgrounds: the images behind the outlines.
     """
     alone = {name: members[0] for name, members in evaluation.regions.items() if len(members) == 1}
     found = []
     for case, reason in worst_cases(evaluation.cases, evaluation.metrics, evaluation.rules, count):
         image = backgrounds.find(case.case, case.reference)
-        picture, remark = _picture(case, names or alone, image)
+        picture, remark = _picture(case, answers.names or alone, answers.segments, image)
         found.append(WorstCase(case.case, f"{reason}{remark}", picture))
     return found
 
@@ -130,11 +133,14 @@ def worst_cases(
     return [(case, reason) for _, case, reason in found[:count]]
 
 
-def _picture(case: CaseScores, names: Mapping[str, int], path: Path | None) -> tuple[bytes | None, str]:
+def _picture(
+    case: CaseScores, names: Mapping[str, int], segments: SegmentNames, path: Path | None
+) -> tuple[bytes | None, str]:
     """Three planes of the case on its image, or on black; and a remark on the image."""
     assert case.prediction is not None
     try:
-        truth, answer = read_image(case.reference), read_image(case.prediction)
+        truth, answer = read_pair(case.reference, case.prediction, segments, resample=True)
+        assert answer is not None
         prediction = on_grid_of(truth, answer.array, answer.affine, case.prediction, resample=True)
     except MambamedError:
         return None, ""

@@ -7,14 +7,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mambamed.cases import IGNORE, person_of
+from mambamed.cases import IGNORE, Case, SegmentNames, person_of
 from mambamed.converters import brats
+from mambamed.converters.segmented import named_labels
 from mambamed.documents.agreement import Naming, disagreement, special
 from mambamed.documents.foreign.dataset_json import LabelNames
 from mambamed.documents.prediction import record_files
 from mambamed.errors import DatasetError
-from mambamed.io.images import case_id_of, labels_by_id
+from mambamed.io.images import case_id_of, labels_by_id, put_once
 from mambamed.io.json_files import read_json
+from mambamed.io.segments import is_segmentation
 from mambamed.numerals import is_whole
 from mambamed.schema_errors import some_of
 
@@ -32,6 +34,7 @@ class Answers:
         regions: name -> its labels, in the order of the tables; None: each label that occurs.
         source: where they were found, for messages.
         names: label name -> value, for legends.
+        segments: what the names of segments are in a label map, for files that have them.
         notes: about the names, for the table.
     """
 
@@ -39,6 +42,7 @@ class Answers:
     regions: Mapping[str, tuple[int, ...]] | None
     source: str
     names: Mapping[str, int] = field(default_factory=dict)
+    segments: SegmentNames = field(default_factory=SegmentNames)
     notes: tuple[str, ...] = ()
 
     @property
@@ -96,7 +100,10 @@ def pair_up(
             f"(predictions {ours}; references {theirs}). Name both by case."
         )
     extra = tuple(path for case_id, path in sorted(found.items()) if case_id not in known)
-    return Pairing(pairs, extra, _answers(predictions, references, labels, regions, is_brats and known))
+    files = [path for pair in pairs.values() for path in pair if path is not None]
+    files = files if any(map(is_segmentation, files)) else []
+    answers = _answers(predictions, references, labels, regions, is_brats and known, files)
+    return Pairing(pairs, extra, answers)
 
 
 def read_regions(text: str) -> dict[str, tuple[int, ...]]:
@@ -169,7 +176,7 @@ def find_references(source: Path) -> tuple[dict[str, Path], bool]:
         DatasetError: no such folder, no label maps, or two of one case.
     """
     if source.is_file():
-        case_id = case_id_of(source)
+        case_id = case_id_of(source) or (source.stem if is_segmentation(source) else None)
         if case_id is None:
             raise DatasetError(f"{source}: is not a label map. Expected .nii.gz, .nii, .nrrd or .mha.")
         return {case_id: source}, False
@@ -181,7 +188,7 @@ def find_references(source: Path) -> tuple[dict[str, Path], bool]:
     if segmentations:
         return segmentations, True
     folders = [source / name for name in _LABEL_FOLDERS if (source / name).is_dir()] or [source]
-    found = labels_by_id((path for folder in folders for path in folder.iterdir()), source)
+    found = _label_files((path for folder in folders for path in folder.iterdir()), source)
     if not found:
         raise DatasetError(
             f"{source}: no reference label maps found. Choose the folder that contains them, "
@@ -199,7 +206,7 @@ def find_predictions(source: Path, references: Iterable[str] = ()) -> dict[str, 
     _check_folder(source)
     known = set(references)
     found = {}
-    for case_id, path in labels_by_id(source.iterdir(), source).items():
+    for case_id, path in _label_files(source.iterdir(), source).items():
         stem = case_id.removesuffix("-seg").removesuffix("_seg")
         name = stem if stem in known and case_id not in known else case_id
         if name in found:
@@ -210,6 +217,16 @@ def find_predictions(source: Path, references: Iterable[str] = ()) -> dict[str, 
         raise DatasetError(
             f"{source}: no images (.nii.gz, .nii, .nrrd, .mha) found. Choose the folder of the predictions."
         )
+    return found
+
+
+def _label_files(paths: Iterable[Path], where: Path) -> dict[str, Path]:
+    """Case id -> label map or segmentation; DICOM objects count by the name of their file."""
+    files = sorted(path for path in paths if path.is_file())
+    found = labels_by_id(files, where)
+    for path in files:
+        if case_id_of(path) is None and is_segmentation(path):
+            put_once(found, path.stem, path, path.stem, where)
     return found
 
 
@@ -237,18 +254,24 @@ def _answers(
     labels: Mapping[str, int] | None,
     regions: Mapping[str, Sequence[int]] | None,
     brats_cases: dict[str, Path] | bool,
+    segmentations: Sequence[Path] = (),
 ) -> Answers:
     """The labels asked for, else those that are named next to the masks, after a check that all agree.
 
     A name that an option gives to a value may be new for `--regions`, but not for a recipe.
+
+    Args:
+        segmentations: all files, if some of them have named segments, else none.
     """
     found = [*_of_references(references), *_of_predictions(predictions)]
     if not found and isinstance(brats_cases, dict) and (known := _of_brats(references, brats_cases)):
         found = [known]
+    if not found and segmentations and not labels:
+        found = [_of_segments(segmentations)]
     for other in found[1:]:
         _check(other, found[0])
     if not labels and not regions:
-        return found[0] if found else Answers(None, None, "every label that occurs")
+        return _with_segments(found[0]) if found else Answers(None, None, "every label that occurs")
     named = {name: (value,) for name, value in (labels or {}).items() if value != 0 and name != IGNORE}
     united = {name: tuple(members) for name, members in (regions or {}).items()}
     members = {value for values in united.values() for value in values} | {0, *(labels or {}).values()}
@@ -259,7 +282,24 @@ def _answers(
         _check(other, asked, only_names=not labels)
         if not labels and (line := disagreement(asked.naming, other.naming)):
             notes.append(f"other names of the same labels: {line}")
-    return replace(asked, notes=tuple(notes))
+    return _with_segments(replace(asked, notes=tuple(notes)), asked if labels or not found else found[0])
+
+
+def _of_segments(files: Sequence[Path]) -> Answers:
+    """The names in the segmentations themselves."""
+    labels, regions = named_labels([Case(f"{n}", (), label=path) for n, path in enumerate(files)])
+    scored = {name: (value,) for name, value in labels.items() if value}
+    members = tuple(sorted(labels.values()))
+    return Answers(members, regions or scored, "the segmentations", labels)
+
+
+def _with_segments(answers: Answers, known: Answers | None = None) -> Answers:
+    """The answers, with what the names of segments are in a label map: in `known`, if it is given."""
+    known = known or answers
+    regions = dict(known.regions or {})
+    values = {value for members in regions.values() for value in members} - {*known.names.values()}
+    labels = {**known.names, **{f"label_{value}": value for value in sorted(values)}}
+    return replace(answers, segments=SegmentNames(labels, regions))
 
 
 def _of_brats(references: Path, cases: dict[str, Path]) -> Answers | None:

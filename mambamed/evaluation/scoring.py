@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mambamed.cases import SegmentNames
 from mambamed.errors import CaseError
+from mambamed.evaluation.label_pair import read_pair
 from mambamed.geometry import Affine, affine_to_ras, difference_of_grids, from_ras, orientation_of, to_ras
-from mambamed.io.images import Image, read_image
+from mambamed.io.images import Image
 from mambamed.memory import is_out_of_memory, too_large
 from mambamed.metrics import Metric
 from mambamed.metrics.rules import Rules
@@ -55,6 +57,7 @@ def score_files(
     subject: str = "",
     ignored: int | None = None,
     source: str = "the labels asked for",
+    names: SegmentNames | None = None,
 ) -> CaseScores:
     """Score one case; errors in its files become its `fault`.
 
@@ -66,15 +69,15 @@ def score_files(
         subject: the case itself if empty.
         ignored: label of the reference whose voxels are not scored.
         source: where the allowed labels are from, for messages.
+        names: what the names of segments are in a label map.
     """
     diagonal, fault, occurring = float("nan"), None, []
     try:
-        truth = read_image(reference)
+        truth, answer = read_pair(reference, prediction, names or SegmentNames(), resample)
         diagonal = float(np.linalg.norm(np.array(truth.array.shape) * truth.spacing))
         expected = integer_labels(truth.array, reference, allowed, source)
-        if prediction is None:
+        if prediction is None or answer is None:
             raise CaseError(f"{reference}: {case} has no prediction. Predict it, or use --only-predicted.")
-        answer = read_image(prediction)
         given = integer_labels(answer.array, prediction, allowed, source)
         given = on_grid_of(truth, given, answer.affine, prediction, resample)
         if ignored is not None:

@@ -21,6 +21,7 @@ from mambamed.io.dicom_files import pydicom
 from mambamed.io.images import MAX_VOXELS, faults_named
 from mambamed.io.segments import Contents, Part, Shape, other_lattice, placed, placement, resampled
 from mambamed.io.sizes import check_memory
+from mambamed.numerals import is_whole
 from mambamed.schema_errors import named
 
 BROKEN = (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError, OverflowError)
@@ -52,7 +53,7 @@ def items(document: Any, keyword: str) -> list[Any]:
 def add_name(values: dict[str, int], name: Any, number: Any, path: Path) -> None:
     """`values[name] = number`. Raises CaseError: no name, or one that is there already."""
     text = str(name or "").strip()
-    if not text or not text.isprintable() or not str(number).isdecimal():
+    if not text or not text.isprintable() or not is_whole(str(number)):
         raise CaseError(f"{path}: a segment without name or number. Name it.")
     if text in values:
         raise CaseError(f"{path}: two segments are named {named(text)}. Rename one of them.")

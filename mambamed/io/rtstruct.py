@@ -25,6 +25,7 @@ from mambamed.io.dicom_labels import BROKEN, add_name, items, read_dataset
 from mambamed.io.images import faults_named
 from mambamed.io.polygons import filled, outlines
 from mambamed.io.segments import Contents, Part, Shape
+from mambamed.numerals import is_whole
 from mambamed.schema_errors import named
 
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
@@ -82,7 +83,7 @@ def _contents(path: Path, document: Any) -> Contents:
 
 def _referenced(path: Path, contours: Any, known: Any) -> int:
     number = str(contours.get("ReferencedROINumber", ""))
-    if not number.isdecimal() or int(number) not in known:
+    if not is_whole(number) or int(number) not in known:
         raise CaseError(f"{path}: contours of a structure that is not described. Export it again.")
     return int(number)
 

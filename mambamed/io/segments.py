@@ -267,7 +267,7 @@ def other_lattice(path: Path, affine: Affine, image_affine: Affine) -> CaseError
     )
     return CaseError(
         f"{path}: is not on the voxels of its image: {fact}. Export it on the grid of the image, or use "
-        "--fix-geometry resample."
+        "--fix-geometry resample (in evaluate: --resample)."
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 from mambamed.documents.evaluation import read_summary
 from mambamed.evaluation.backgrounds import Backgrounds
 from mambamed.evaluation.output import find_pictures, worst_cases, write_report, write_tables
+from mambamed.evaluation.pairing import Answers
 from mambamed.io.tables import read_csv
 from mambamed.metrics import parse_metrics
 from mambamed.metrics.overlap import Counts
@@ -62,7 +63,9 @@ def test_a_case_is_pictured_if_its_files_can_be_read(tmp_path) -> None:
     nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / "a.nii")
     there = replace(CASES[0], reference=tmp_path / "a.nii", prediction=tmp_path / "a.nii")
     evaluation = replace(evaluation_in(tmp_path), cases=(there, CASES[1]))
-    second, first = find_pictures(evaluation, 2, {"organ": 1}, Backgrounds(None, tmp_path, frozenset()))
+    second, first = find_pictures(
+        evaluation, 2, Answers(None, None, "", {"organ": 1}), Backgrounds(None, tmp_path, frozenset())
+    )
     assert (first.case, second.case, second.picture) == ("a", "b", None)
     assert (first.picture or b"").startswith(b"\x89PNG")
 
