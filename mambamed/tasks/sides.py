@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mambamed.cases import BACKGROUND, IGNORE
 from mambamed.documents.manifest import DatasetManifest
@@ -22,18 +22,10 @@ _RIGHT = ("right", "r", "rh", "rt", "dexter", "dextra")
 _SIDES: dict[str, str] = {**dict.fromkeys(_LEFT, "left"), **dict.fromkeys(_RIGHT, "right")}
 _ANY_POSE_DEGREES = 90
 _OTHER = {"left": "right", "right": "left"}
-_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_]+|\d+")  # camelCase is two words
+_WORD = re.compile(r"[LlRr]\d+|[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_]+|\d+")  # camelCase is two words
 _JOINED = re.compile(r"(left|right)(\w+)")  # leftkidney
-
-
-def side_of(name: str) -> str | None:
-    """ "left" or "right" if a word of the name says so (left, l, lh, lt, right, ...), else None.
-
-    >>> side_of("kidney_l"), side_of("RightLung"), side_of("lh-V1"), side_of("liver"), side_of("left/right")
-    ('left', 'right', 'left', None, None)
-    """
-    found = {_SIDES[word] for word in _words(name) if word in _SIDES}
-    return found.pop() if len(found) == 1 else None
+# Words that are a side only if another name has the other side: L1 of L1 and R1, but not of L1 and L2.
+_DOUBTFUL = re.compile(r"(l|r)(\d+)|(\w+)(left|right)")
 
 
 def pairs_by_name(names: Iterable[str]) -> tuple[Pairs, tuple[str, ...]]:
@@ -43,10 +35,20 @@ def pairs_by_name(names: Iterable[str]) -> tuple[Pairs, tuple[str, ...]]:
     ((('eye_left', 'eye_right'),), ('ear_left',))
     >>> pairs_by_name(["L>R", "R>L", "left", "l", "right"])
     ((('L>R', 'R>L'),), ('left', 'l', 'right'))
+    >>> pairs_by_name(["vertebra_L1", "vertebra_L2", "node L3", "node R3", "kidneyleft", "kidneyright"])
+    ((('node L3', 'node R3'), ('kidneyleft', 'kidneyright')), ())
     """
+    names = list(names)
+    pairs, alone = _paired(names, _words)
+    taken = {*alone, *(name for pair in pairs for name in pair)}
+    doubtful, _ = _paired((name for name in names if name not in taken), _doubtful_words)
+    return (*pairs, *doubtful), alone
+
+
+def _paired(names: Iterable[str], words_of: Callable[[str], list[str]]) -> tuple[Pairs, tuple[str, ...]]:
     members: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
     for name in names:
-        words = tuple(_SIDES.get(word, f"={word}") for word in _words(name))
+        words = tuple(_SIDES.get(word, f"={word}") for word in words_of(name))
         if _OTHER.keys() & set(words):
             members[words].append(name)
     pairs, alone = [], []
@@ -60,11 +62,16 @@ def pairs_by_name(names: Iterable[str]) -> tuple[Pairs, tuple[str, ...]]:
 
 
 def _words(name: str) -> list[str]:
-    words: list[str] = []
-    for word in _WORD.findall(name):
-        joined = _JOINED.fullmatch(word.lower())
-        words += joined.groups() if joined else [word.lower()]
-    return words
+    return [part for word in _WORD.findall(name) for part in _parts(_JOINED, word.lower())]
+
+
+def _doubtful_words(name: str) -> list[str]:
+    return [part for word in _words(name) for part in _parts(_DOUBTFUL, word)]
+
+
+def _parts(pattern: re.Pattern[str], word: str) -> list[str]:
+    found = pattern.fullmatch(word)
+    return [part for part in found.groups() if part] if found else [word]
 
 
 def decided_mirroring(recipe: Recipe, manifest: DatasetManifest) -> tuple[Recipe, str]:

@@ -5,31 +5,33 @@ import pytest
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import RecipeError
 from mambamed.recipe import Recipe
-from mambamed.tasks.sides import decided_mirroring, mirroring_lines, pairs_by_name, side_of
+from mambamed.tasks.sides import decided_mirroring, mirroring_lines, pairs_by_name
 
 
 @pytest.mark.parametrize(
-    ("name", "side"),
+    ("name", "has_side"),
     [
-        ("kidney_left", "left"),
-        ("Left-Hippocampus", "left"),
-        ("rightVentricle", "right"),
-        ("R", "right"),
-        ("femur_r", "right"),
-        ("lh.V1", "left"),
-        ("rh-insula", "right"),
-        ("KidneyL", "left"),
-        ("LV", None),
-        ("liver", None),
-        ("copyright", None),
-        ("leftkidney", "left"),
-        ("Lung_Rt", "right"),
-        ("Anterior", None),
-        ("left and right", None),
+        ("kidney_left", True),
+        ("Left-Hippocampus", True),
+        ("rightVentricle", True),
+        ("R", True),
+        ("femur_r", True),
+        ("lh.V1", True),
+        ("rh-insula", True),
+        ("KidneyL", True),
+        ("LV", False),
+        ("liver", False),
+        ("copyright", False),
+        ("vertebrae_L5", False),
+        ("L5S1", False),
+        ("R2star", False),
+        ("leftkidney", True),
+        ("Lung_Rt", True),
+        ("Anterior", False),
     ],
 )
-def test_a_side_is_a_word_of_its_own(name, side) -> None:
-    assert side_of(name) == side
+def test_a_side_is_a_word_of_its_own(name, has_side) -> None:
+    assert pairs_by_name([name]) == ((), (name,) if has_side else ())
 
 
 def test_names_that_differ_only_in_the_side_are_a_pair() -> None:
