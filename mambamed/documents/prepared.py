@@ -11,7 +11,7 @@ from pydantic import AfterValidator, AliasChoices, Field, model_validator
 
 from mambamed.cases import check_case_id
 from mambamed.documents.account import Account
-from mambamed.documents.base import Count, Document, Finite, Fraction, Model, Positive, Size
+from mambamed.documents.base import Count, Finite, Fraction, Model, Positive, Size, SparseDocument
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan
 from mambamed.errors import DatasetError, MambamedError
@@ -144,7 +144,22 @@ class GeometryRecord(Model):
         return self
 
 
-class CaseRecord(Document):
+class LabelLoss(Model):
+    """What preparation keeps of a label of a case; see `preparation.losses`."""
+
+    voxels: Count
+    """On the native grid."""
+    in_crop: Count
+    """Of these, in the crop box."""
+    kept: Count
+    """Of these, with the same label in the nearest prepared voxel."""
+    components: Count | None = None
+    """Connected components on the native grid (26 neighbors); None if not counted."""
+    components_lost: Count = 0
+    """Of these, without a voxel that is kept."""
+
+
+class CaseRecord(SparseDocument):
     """cases/ID.json: written last, so it makes the case complete."""
 
     REMEDY: ClassVar[str] = _REMEDY
@@ -155,6 +170,8 @@ class CaseRecord(Document):
     geometry: GeometryRecord
     voxels: dict[LabelValue, Count]
     """Label value -> voxels on the prepared grid."""
+    losses: dict[LabelValue, LabelLoss] | None = None
+    """Label value -> what preparation keeps of it; empty if it neither cropped nor resampled the case."""
     sha256: dict[CaseFile, Sha256]
     """File of the case -> digest."""
 

@@ -18,7 +18,7 @@ from mambamed.cases import Case, ChannelFile, differ_in_case_alone
 from mambamed.documents.account import Account
 from mambamed.documents.manifest import DatasetManifest, RawDataset, agreed_manifest, named_by_recipe_alone
 from mambamed.documents.plan import Plan
-from mambamed.documents.prepared import CaseEntry, Fingerprint, ImageFile, PreparedIndex
+from mambamed.documents.prepared import CaseEntry, CaseRecord, Fingerprint, ImageFile, PreparedIndex
 from mambamed.documents.segment_names import with_segment_names
 from mambamed.documents.splits import Splits
 from mambamed.errors import CaseError, DatasetError, MambamedError, RecipeError
@@ -29,6 +29,7 @@ from mambamed.io.write_errors import check_space
 from mambamed.memory import memory_bytes
 from mambamed.preparation.examine import Examined, bytes_needed, examine, summary_of
 from mambamed.preparation.examine_answers import faults_of_classes
+from mambamed.preparation.losses import warning_of_losses, write_losses
 from mambamed.preparation.options import parse_bytes, preprocess_settings
 from mambamed.preparation.planning import make_plan, planned_spacing
 from mambamed.preparation.pool import cores, over_cases
@@ -56,7 +57,7 @@ _ENDS = {
     "references": (".nii.gz",),
     "qc": (".png",),
 }
-_ALL_CASES = {"qc": ("index.html",)}
+_ALL_CASES = {"qc": ("index.html", "losses.csv")}
 _DOCUMENTS = ("dataset.json", "plan.json", "splits.json", "fingerprint.json")
 
 
@@ -236,14 +237,15 @@ def prepare(
             (output / name).mkdir(exist_ok=True)
             remove_leftovers(output / name)
         progress.start("preparing", len(good), "cases")
-        entries: dict[str, CaseEntry] = {}
+        records: dict[str, CaseRecord] = {}
         work = [(case, plan, output, fix_geometry, manifest if qc else None) for case in good]
-        for case, entry in over_cases(store_case, work, count, progress):
-            if isinstance(entry, CaseError):
-                faults.append(str(entry))
-                findings.append(Finding(case.id, "fault", str(entry)))
+        for case, record in over_cases(store_case, work, count, progress):
+            if isinstance(record, CaseError):
+                faults.append(str(record))
+                findings.append(Finding(case.id, "fault", str(record)))
             else:
-                entries[case.id] = entry
+                records[case.id] = record
+        entries = {case_id: record.entry for case_id, record in records.items()}
         if not entries:
             raise DatasetError("\n".join(faults))
         wanted = _files_of(folders, entries)
@@ -252,6 +254,11 @@ def prepare(
                 ledger.remove(name)
         if qc:
             _write_index(output / "qc" / "index.html", manifest, entries, examined)
+            write_losses(output / "qc" / "losses.csv", manifest, records)
+        spacings = {case_id: seen.spacing_mm for case_id, seen in examined.items()}
+        if line := warning_of_losses(manifest, records, spacings):
+            findings.append(Finding(manifest.name, "warning", f"{manifest.name}: {line}"))
+            _tell(findings[-1:], progress)
         kept = [{part: [i for i in ids if i in entries] for part, ids in fold.items()} for fold in folds]
         Fingerprint(cases=tuple(summary_of(examined[case.id]) for case in good)).write(
             output / "fingerprint.json"

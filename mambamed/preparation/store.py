@@ -8,6 +8,7 @@ PREPARED/ dataset.json   the manifest and the cases       fingerprint.json  plan
           cases/ID.json             geometry and intensities; written last: it makes the case complete
           references/ID.nii.gz      the label map on the image's native grid, to validate against
           qc/ID.png  index.html     three planes of every case, its label outlined; may be absent
+          qc/losses.csv             what preparation keeps of each label of each case
 ```
 """
 

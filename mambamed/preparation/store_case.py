@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mambamed.cases import Case
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan
-from mambamed.documents.prepared import CaseEntry, CaseFile, CaseRecord
+from mambamed.documents.prepared import CaseEntry, CaseFile, CaseRecord, LabelLoss
 from mambamed.errors import CaseError, DatasetError
 from mambamed.geometry import from_ras, orientation_of, to_ras, world_to_voxel
 from mambamed.io.atomic import flushed_together, write_bytes
@@ -23,6 +23,7 @@ from mambamed.io.json_text import json_line
 from mambamed.io.ledger import remove
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.label_kernels import count_labels, foreground_places
+from mambamed.preparation.losses import losses_of
 from mambamed.preparation.prepare_image import label_integers, prepare_image, prepare_label
 from mambamed.preparation.reading import FixGeometry, read_channels, read_label
 from mambamed.preparation.store import FORMAT, CaseFiles, encode_array, encode_foreground, read_array
@@ -33,7 +34,7 @@ FOREGROUND_PER_LABEL = 10_000  # nnU-Net keeps as many
 
 def store_case(
     case: Case, plan: Plan, root: Path, fix: FixGeometry = "none", qc: DatasetManifest | None = None
-) -> CaseEntry:
+) -> CaseRecord:
     """Prepare a case, unless it already is there, prepared from the same files in the same way.
 
     The files are not flushed to the disk; the case's document holds their digests, by which the next run
@@ -47,7 +48,7 @@ def store_case(
         qc: draw the case into qc/ with the names of this dataset, where that picture is not there yet.
 
     Returns:
-        The entry of dataset.json.
+        The case's document, with its entry of dataset.json.
 
     Raises:
         CaseError: a file cannot be used.
@@ -61,13 +62,13 @@ def store_case(
             if qc is not None and not files.picture.is_file():
                 label = read_array(files.label) if known.entry.has_label else None
                 _draw(case, files, read_array(files.image), label, CaseGeometry.of(known.geometry), qc)
-            return known.entry
+            return known
         return _store(case, plan, files, settings, fix, qc)
 
 
 def _store(
     case: Case, plan: Plan, files: CaseFiles, settings: str, fix: FixGeometry, qc: DatasetManifest | None
-) -> CaseEntry:
+) -> CaseRecord:
     images = read_channels(case, fix)
     try:
         array, geometry = prepare_image(images, plan, dtype=np.float16)
@@ -85,9 +86,11 @@ def _store(
         has_label=case.label is not None,
     )
     voxels: Mapping[int, int] = {}
+    losses: dict[str, LabelLoss] = {}
     native, label = read_label(case, images[0], fix), None
     if native is not None:
         label = prepare_label(native, geometry)
+        losses = losses_of(native, label, geometry)
         rows, voxels = foreground_rows(label, case.id)
         written |= {"label": encode_array(label), "foreground": encode_foreground(rows)}
         write_image(files.reference, reference_labels(native, geometry), like=images[0])
@@ -99,14 +102,16 @@ def _store(
     remove(files.picture)
     if qc is not None:
         _draw(case, files, array, label, geometry, qc)
-    CaseRecord(
+    record = CaseRecord(
         settings=settings,
         entry=entry,
         geometry=geometry.record(),
         voxels={str(value): count for value, count in voxels.items()},
+        losses=losses,
         sha256=digests,
-    ).write(files.document)
-    return entry
+    )
+    record.write(files.document)
+    return record
 
 
 def _draw(
