@@ -12,6 +12,9 @@ from typing import Any
 from mambamed.errors import DatasetError
 
 BACKGROUND = "background"
+# What to do about two files or rows of one case: nothing of value may be lost.
+TWO_OF_ONE_ID = "If they are two visits, give each its own id; if one is a copy, move it elsewhere."
+ROWS_OF_ONE_ID = "If they are two visits, give each its own id; otherwise, merge the rows."
 _FORMULA = ("=", "+", "@")  # "-" is allowed: tables are written with an apostrophe before it
 _BIDS = re.compile(r"sub-[A-Za-z0-9]+(?=_|$)")
 IGNORE = "ignore"  # voxels that nobody has labeled: neither learned nor scored

@@ -91,6 +91,7 @@ def convert(
 
 
 def _check(dataset: RawDataset, source: Path) -> None:
+    from mambamed.cases import TWO_OF_ONE_ID
     from mambamed.schema_errors import named
 
     if not dataset.cases:
@@ -100,7 +101,7 @@ def _check(dataset: RawDataset, source: Path) -> None:
         if case.id in seen:
             both = (seen[case.id], case)
             first, second = (c.channels[0].path.name if c.channels else "one without images" for c in both)
-            raise DatasetError(f"{source}: duplicate case {case.id}: {first} and {second}. Keep one of them.")
+            raise DatasetError(f"{source}: duplicate case {case.id}: {first} and {second}. {TWO_OF_ONE_ID}")
         seen[case.id] = case
     manifest, count = dataset.manifest, len(dataset.cases)
     if manifest.labels or manifest.landmarks or manifest.classes:

@@ -62,7 +62,7 @@ def account_of(source: Path, used: Iterable[Path]) -> Account:
     def cannot_be_listed(error: OSError) -> None:
         add("folder that cannot be listed", Path(error.filename), True)
 
-    read, written, kind_of = 0, _Written(source), _Kinds()
+    read, written, kind_of = 0, Written(source), _Kinds()
     for path in files_below(source, cannot_be_listed):
         text = os.path.normpath(path)
         if text in known or (folders and not folders.isdisjoint(map(str, Path(text).parents))):
@@ -80,7 +80,7 @@ def other_files(places: Iterable[Path], used: Sequence[Path]) -> tuple[str, ...]
     return tuple(f"{place}: {line}" for place, line in lines.items() if line)
 
 
-class _Written:
+class Written:
     """The files below a folder that mambamed wrote, by the lists in its folders."""
 
     def __init__(self, source: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile
@@ -28,6 +29,7 @@ from mambamed.io.tables import column_of, read_csv
 
 _PARTICIPANTS = "participants.tsv"
 _CLASS_COLUMNS = ("diagnosis", "group", "dx", "class")
+_NO_CHANNELS = ("dseg", "probseg", "mask", "defacemask")
 _NOT_KNOWN = {"", "n/a", "na", "nan"}
 _SUBJECT = re.compile(r"sub-[^_]+")
 _SESSION = re.compile(r"ses-[^_]+")
@@ -47,8 +49,7 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
     known, columns = _table(source / _PARTICIPANTS, "participant_id")
     column = _class_column(source, options, columns)
     labels = _label_maps(source)
-    folders = sorted(p for pattern in ("sub-*/anat", "sub-*/ses-*/anat") for p in source.glob(pattern))
-    found = (_case(folder, source, list(channels), known, column, labels) for folder in folders)
+    found = (_case(folder, source, list(channels), known, column, labels) for folder in _folders(source))
     cases = [case for case in found if case is not None]
     classes = found_classes([case.class_name for case in cases], column or "class", source)
     if classes and not labels:
@@ -74,6 +75,38 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
     )
     documents = (source / _PARTICIPANTS, *source.glob("sub-*/*_sessions.tsv"))
     return RawDataset(manifest, sorted(cases, key=lambda case: case.id), documents=documents)
+
+
+def find_cases(source: Path, channels: Sequence[str]) -> list[Case]:
+    """The sessions to predict; none if no image has the suffix of a channel.
+
+    Args:
+        channels: the model's channel names, e.g. T1w or T1; a single channel may have another name if all
+            images have one suffix.
+    """
+    folders = _folders(source)
+    suffixes = {_suffix(path) for folder in folders for path in folder.iterdir()} - {"", *_NO_CHANNELS}
+    known = {suffix.lower().removesuffix("w"): suffix for suffix in sorted(suffixes)}
+    names = [known.get(name.lower().removesuffix("w"), "") for name in channels]
+    if len(channels) == len(suffixes) == 1:
+        names = list(suffixes)
+    if not any(names):
+        return []
+    wanted = [suffix or name for suffix, name in zip(names, channels, strict=True)]
+    people, _ = _table(source / _PARTICIPANTS, "participant_id")
+    found = (_case(folder, source, wanted, people, None, {}) for folder in folders)
+    cases = [case for case in found if case is not None]
+    cases = [replace(case, missing={k: channels[k] for k in case.missing}) for case in cases]
+    return sorted(cases, key=lambda case: case.id)
+
+
+def _folders(source: Path) -> list[Path]:
+    """The folders of anatomical images, with and without sessions."""
+    return sorted(p for pattern in ("sub-*/anat", "sub-*/ses-*/anat") for p in source.glob(pattern))
+
+
+def _suffix(path: Path) -> str:
+    return (case_id_of(path) or "").rpartition("_")[2]
 
 
 def _table(path: Path, key: str) -> tuple[dict[str, dict[str, str]], list[str]]:
@@ -124,8 +157,7 @@ def _case(
     case_id = f"{subject}_{session}" if session else subject
     files: dict[str, list[Path]] = {channel: [] for channel in channels}
     for path in sorted(folder.iterdir()):
-        suffix = (case_id_of(path) or "").rpartition("_")[2]
-        if suffix in files:
+        if (suffix := _suffix(path)) in files:
             files[suffix].append(path)
     if not any(files.values()):
         return None
@@ -135,7 +167,7 @@ def _case(
             fault = f"{case_id}: {channel} is missing in {folder}. Add it."
         elif len(paths) > 1:
             several = f"{len(paths)} images of {channel} ({', '.join(path.name for path in paths)})"
-            fault = f"{case_id}: {several}. Keep one, or write a list of cases."
+            fault = f"{case_id}: {several}. Write a list of cases that names the right one."
     facts = dict(known.get(case_id) or known.get(subject, {}))
     if session:
         sessions, _ = _table(source / subject / f"{subject}_sessions.tsv", "session_id")
@@ -149,6 +181,9 @@ def _case(
         subject=subject,
         covariates=facts,
         fault=fault,
+        missing={}
+        if any(len(paths) > 1 for paths in files.values())
+        else {k: name for k, (name, paths) in enumerate(files.items()) if not paths},
     )
 
 

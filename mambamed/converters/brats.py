@@ -76,7 +76,7 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
     cases = []
     for case_id, files in sorted(found.items()):
         missing = [name for name in (*names, answer) if name not in files]
-        fault = f"{case_id}: {', '.join(missing)} is missing in {source}. Add it or remove the case."
+        fault = f"{case_id}: {', '.join(missing)} is missing in {source}. Add it, or move the case elsewhere."
         channels = tuple(ChannelFile(files[name]) for name in names if name in files)
         known = {"label": files.get(answer), "subject": subject_of(case_id)}
         cases.append(Case.found(case_id, channels, **known, fault=fault if missing else None))

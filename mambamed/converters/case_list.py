@@ -120,7 +120,7 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
     known = {case.id for case in cases}
     for path, (_, table) in tables.items():
         for case_id in sorted(set(table) - known):
-            fault = f"{case_id}: has landmarks in {path}, but no row in {listed.file}. Add it or remove them."
+            fault = f"{case_id}: has landmarks in {path}, but no row in {listed.file}. Add the row."
             cases.append(Case.found(case_id, (), fault=fault))
     documents = (listed.file, listed.file.with_suffix(".json"), *_point_files(listed, columns, tables))
     return RawDataset(manifest, sorted(cases, key=lambda case: case.id), documents=documents)

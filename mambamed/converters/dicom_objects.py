@@ -52,7 +52,8 @@ def with_objects(source: Path, cases: Paired, objects: Sequence[Path]) -> tuple[
             kept.append(replace(case, label=given[0]))
         elif given:
             fault = (
-                f"{case.id}: {len(given)} segmentations of its series: {some_of(map(str, given))}. Keep one."
+                f"{case.id}: {len(given)} segmentations of its series: {some_of(map(str, given))}. "
+                "Name the right one in a list of cases."
             )
             kept.append(replace(case, label=given[0], fault=fault))
         elif case.subject in labeled and series.is_readable:
@@ -97,7 +98,7 @@ class _Lookup:
             )
         wanted = f"the series {some_of(contents.series)}" if contents.series else "no series"
         raise CaseError(
-            f"{path}: refers to {wanted}, of which {source} has no image. Add it, or remove this file."
+            f"{path}: refers to {wanted}, of which {source} has no image. Add it, or move this file."
         )
 
     def _slices(self) -> Mapping[str, str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mambamed.cases import Case, ChannelFile, differ_in_case_alone
-from mambamed.converters import brats, case_list, dicom, nnunet, prepared
+from mambamed.cases import TWO_OF_ONE_ID, Case, ChannelFile, differ_in_case_alone
+from mambamed.converters import bids, brats, case_list, dicom, nested, nnunet, prepared
+from mambamed.converters.accounting import account_of
 from mambamed.errors import DatasetError
 from mambamed.io.dicom import is_dicom
 from mambamed.io.images import case_id_of, images_by_id
@@ -16,6 +16,10 @@ from mambamed.schema_errors import repeated, some_of
 
 log = logging.getLogger("mambamed")
 
+_LAYOUTS = (
+    "CASE.nii.gz, CASE_0000.nii.gz, BraTS case folders, DICOM series, BIDS (sub-*/anat), and images in "
+    "subfolders that are named by the channels"
+)
 _WHAT = "Give NIfTI, NRRD, MetaImage or DICOM, a folder of them, or a list of cases."
 
 
@@ -24,7 +28,8 @@ def find_inputs(source: Path, channels: Sequence[str], *, incomplete: bool = Fal
 
     The layouts of a folder, in this order: nnU-Net's numbered channels (`CASE_0000.nii.gz`), if a 0000
     exists; BraTS modalities, if the model uses all four; one file per case, with several channels in its
-    fourth axis; BraTS modalities, if the model uses some; DICOM, one series per case.
+    fourth axis; BraTS modalities, if the model uses some; DICOM, one series per case; BIDS; images in
+    subfolders, see `nested`.
 
     Args:
         source: an image, a folder, or a list of cases (.csv, .tsv, .json); see `case_list`.
@@ -74,11 +79,13 @@ def _find(source: Path, channels: Sequence[str], incomplete: bool) -> list[Case]
         return _one_series_each([case for case, _ in dicom.series_cases(folder)], channels, folder)
     if not cases and prepared.recognizes(source):
         raise DatasetError(f"{source}: is a prepared dataset. Say which part to predict, e.g. --part test.")
+    if not cases and not (source / "imagesTr").is_dir():
+        cases = bids.find_cases(folder, channels) or nested.find_cases(folder, channels)
     if not cases:
         raise DatasetError(
             f"{folder}: no images to predict: {_expected_and_found(folder, channels)}. {_WHAT}"
         )
-    return cases
+    return _checked(cases, folder)
 
 
 def _expected_and_found(folder: Path, channels: Sequence[str]) -> str:
@@ -86,8 +93,8 @@ def _expected_and_found(folder: Path, channels: Sequence[str]) -> str:
     wanted = f"the model reads {len(channels)} channel{'s' * (len(channels) > 1)} ({', '.join(channels)})"
     if found := {name for files in brats.case_files(folder).values() for name in files} - {*brats.ANSWERS}:
         return f"{wanted}, and the cases in the folder have {len(found)} ({', '.join(sorted(found))})"
-    entries = Counter("folders" if path.is_dir() else path.suffix or "files" for path in folder.iterdir())
-    return f"{wanted}; found {some_of(f'{n} {kind}' for kind, n in entries.most_common()) or 'nothing'}"
+    entries = some_of((each.text for each in account_of(folder, ()).other), most=8)
+    return f"{wanted}; looked for {_LAYOUTS}; found {entries or 'nothing'}"
 
 
 def _modalities(folder: Path, channels: Sequence[str]) -> dict[str, dict[str, Path]]:
@@ -100,7 +107,8 @@ def _checked(cases: list[Case], source: Path) -> list[Case]:
     if not cases:
         raise DatasetError(f"{source}: no images to predict. Write one row per case.")
     if twice := repeated(case.id for case in cases):
-        raise DatasetError(f"{source}: duplicate case {twice}. Keep one of its rows.")
+        paths = [case.channels[0].path for case in cases if case.id == twice and case.channels]
+        raise DatasetError(f"{source}: duplicate case {twice}: {some_of(map(str, paths))}. {TWO_OF_ONE_ID}")
     return cases
 
 
@@ -130,7 +138,7 @@ def _by_channel(
         fault = None
         if extra:
             lines = f"{', '.join(extra)}: the model reads no such channel"
-            fault = f"{case_id}: {lines}. Remove it from {folder}."
+            fault = f"{case_id}: {lines}. Move it out of {folder}."
         elif missing:
             shown = ", ".join(f"{keys[k]} ({name})" for k, name in missing.items())
             fault = f"{case_id}: channel {shown} is missing in {folder}. Add it."

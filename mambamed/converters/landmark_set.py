@@ -71,7 +71,7 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
             fault = f"{case_id}: {len(files)} of {width} images of this case are in {source}. Add them."
         elif case_id not in answers:
             # nnLandmark's document lists test cases too; other datasets may have images without points.
-            fault = f"{case_id}: no landmarks for this case in {source}. Add them, or remove its image."
+            fault = f"{case_id}: no landmarks for this case in {source}. Add them, or move its image."
         else:
             try:
                 affine, path = read_header(files[0]).affine, where[case_id]

@@ -75,7 +75,7 @@ def _cases(source: Path, channels: int) -> list[Case]:
         cases.append(Case.found(case_id, order, label=masks.get(case_id), fault=fault))
     for case_id, path in masks.items():
         if case_id not in found:
-            fault = f"{case_id}: no image for the label {path}. Add it, or remove the label."
+            fault = f"{case_id}: no image for the label {path}. Add it, or move the label elsewhere."
             cases.append(Case.found(case_id, (), label=path, fault=fault))
     return cases
 

@@ -194,13 +194,13 @@ def _as_regions(labels: dict[str, int], seen: Sequence[_Seen]) -> Labels:
             ]:
                 raise DatasetError(
                     f"{each.path}: layers overlap: {each.sets[united]} voxels are in {named(name)} and "
-                    f"{named(partial[0])}, of which neither contains the other. Separate them, or give one "
-                    "of them up."
+                    f"{named(partial[0])}, of which neither contains the other. Separate them in the "
+                    "file."
                 )
             if twin := [other for other in within[name] if name in within[other]]:
                 raise DatasetError(
                     f"{each.path}: {named(name)} and {named(twin[0])} are the same voxels in every case. "
-                    "Remove one of them."
+                    "Unite them in the files, or list one of them in the labels of the recipe."
                 )
     parts = {name: [other for other in names if name in within[other]] for name in names}
     regions = {name: tuple(labels[n] for n in (name, *parts[name])) for name in names}

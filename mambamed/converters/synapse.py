@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mambamed.cases import Case, ChannelFile
+from mambamed.cases import TWO_OF_ONE_ID, Case, ChannelFile
 from mambamed.converters.options import ConvertOptions
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError
@@ -63,7 +63,7 @@ def _files(source: Path) -> tuple[dict[str, Path], dict[str, Path]]:
             if match[2] in files:
                 raise DatasetError(
                     f"{source}: duplicate case {match[1]}{match[2]}: {files[match[2]]} and "
-                    f"{path}. Keep one of them."
+                    f"{path}. {TWO_OF_ONE_ID}"
                 )
             files[match[2]] = path
     return found["img"], found["label"]

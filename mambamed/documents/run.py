@@ -70,7 +70,7 @@ class RunRecord(SparseDocument):
     """run.json of a run."""
 
     FAULT: ClassVar[type[MambamedError]] = ModelError
-    REMEDY: ClassVar[str] = "Restore run.json from a copy of the run, or delete it."
+    REMEDY: ClassVar[str] = "Restore run.json from a copy of the run, or move it elsewhere."
 
     recipe: str = ""
     folds: dict[Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,4}|none)$")], FoldRecord] = Field(

@@ -211,7 +211,7 @@ def _about_labels(cases: Sequence[CaseScores], regions: Mapping[str, tuple[int, 
 
 def _faults(cases: Sequence[CaseScores], pairing: Pairing) -> tuple[CaseError, ...]:
     lines = [case.fault for case in cases if case.fault is not None]
-    lines += [f"{path}: has no reference of this name. Remove it or add one." for path in pairing.extra]
+    lines += [f"{path}: has no reference of this name. Add it, or move the file." for path in pairing.extra]
     return tuple(CaseError(line) for line in lines)
 
 

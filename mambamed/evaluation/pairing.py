@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mambamed.cases import IGNORE, Case, SegmentNames, person_of
+from mambamed.cases import IGNORE, TWO_OF_ONE_ID, Case, SegmentNames, person_of
 from mambamed.converters import brats
 from mambamed.converters.segmented import named_labels
 from mambamed.documents.agreement import Naming, disagreement, special
@@ -211,7 +211,7 @@ def find_predictions(source: Path, references: Iterable[str] = ()) -> dict[str, 
         name = stem if stem in known and case_id not in known else case_id
         if name in found:
             both = f"{found[name].name} and {path.name}"
-            raise DatasetError(f"{source}: duplicate case {name}: {both}. Keep one.")
+            raise DatasetError(f"{source}: duplicate case {name}: {both}. {TWO_OF_ONE_ID}")
         found[name] = path
     if not found:
         raise DatasetError(

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mambamed.cases import person_of
+from mambamed.cases import ROWS_OF_ONE_ID, person_of
 from mambamed.io.tables import column_of, unescaped
 from mambamed.schema_errors import repeated
 
@@ -107,7 +107,7 @@ class CaseColumns:
         if not (case := repeated(cases)):
             return None
         hint = "" if self.case or self.session else " If its rows are visits, add a column session_id."
-        return f"{path}: duplicate case {case}. Keep one of its rows.{hint}"
+        return f"{path}: duplicate case {case}. {ROWS_OF_ONE_ID}{hint}"
 
 
 def _text(cell: Any) -> str:

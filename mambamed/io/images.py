@@ -17,6 +17,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mambamed.cases import TWO_OF_ONE_ID
 from mambamed.errors import CaseError, DatasetError, MambamedError
 from mambamed.geometry import Affine, spacing_of
 from mambamed.io.atomic import write_bytes
@@ -221,7 +222,7 @@ def put_once(found: dict[Any, Path], key: Any, path: Path, case_id: str, where: 
     """`found[key] = path`. Raises DatasetError: the case has another file under this key."""
     if key in found:
         both = f"{found[key].name} and {path.name}"
-        raise DatasetError(f"{where}: duplicate case {case_id}: {both}. Keep one of them.")
+        raise DatasetError(f"{where}: duplicate case {case_id}: {both}. {TWO_OF_ONE_ID}")
     found[key] = path
 
 

@@ -352,7 +352,7 @@ def collected(places: Iterable[tuple[str, Any]], where: Path | str) -> Points:
         if not name:
             raise DatasetError(f"{where}: a point has no name. Name it after its landmark.")
         if name in found:
-            raise DatasetError(f"{where}: duplicate landmark {named(name)}. Keep one of the two.")
+            raise DatasetError(f"{where}: duplicate landmark {named(name)}. Rename one of the two.")
         if place is None:
             found[name] = None
             continue

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mambamed.cases import ROWS_OF_ONE_ID
 from mambamed.errors import DatasetError
 from mambamed.io.tables import read_csv, unescaped, write_csv
 from mambamed.schema_errors import repeated
@@ -84,7 +85,7 @@ def read_probabilities(path: Path) -> Probabilities:
         if abs(total - 1) > _SUM_TOLERANCE:
             raise DatasetError(f"{path}: {cases[-1]}: probabilities sum to {total:g}, not 1. Correct them.")
     if twice := repeated(cases):
-        raise DatasetError(f"{path}: duplicate case {twice}. Keep one of its rows.")
+        raise DatasetError(f"{path}: duplicate case {twice}. {ROWS_OF_ONE_ID}")
     calibrated = all(row.get("calibrated", "no") == "yes" for row in rows)
     return Probabilities(classes, tuple(cases), values, _threshold(path, rows, len(names)), calibrated)
 

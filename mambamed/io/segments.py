@@ -164,7 +164,7 @@ def label_map(
     try:
         codes, sets = sets_of(read_parts(path, shape, affine, resample), shape)
     except ValueError as error:
-        raise CaseError(f"{path}: {error}. Remove segments.") from error
+        raise CaseError(f"{path}: {error}. Write several files with fewer segments.") from error
     values = [0] * len(sets)
     for code, united in enumerate(sets[1:], 1):
         fitting = names.values_of(united, frozenset(contents.values))

@@ -44,7 +44,7 @@ def faults_of_class(case: Case, manifest: DatasetManifest) -> list[str]:
     if not manifest.classes:
         return []
     if not case.class_name:
-        return [f"{case.id}: has no class. Add it, or remove the case."]
+        return [f"{case.id}: has no class. Add it, or take the case out of the list."]
     if case.class_name not in manifest.classes:
         known = _shown(manifest.classes)
         return [f"{case.id}: class {case.class_name!r} is not one of the dataset ({known}). Correct it."]

@@ -149,7 +149,7 @@ def test_a_case_with_a_channel_too_many_is_told_and_the_others_go_on(run, images
     summary = go(run, images, tmp_path / "out")
     assert summary.cases == ("case_0", "case_2")
     assert summary.faults == (
-        f"case_1: case_1_0001.nii.gz: the model reads no such channel. Remove it from {images}.",
+        f"case_1: case_1_0001.nii.gz: the model reads no such channel. Move it out of {images}.",
     )
     assert record_of(tmp_path / "out")["cases"]["case_1"]["status"] == "failed"
 

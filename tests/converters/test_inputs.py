@@ -84,5 +84,7 @@ def test_a_folder_of_other_channels_is_named_with_what_was_expected(tmp_path) ->
         find_inputs(tmp_path, ["MRI"])
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("")
-    with pytest.raises(DatasetError, match=r"the model reads 2 channels \(a, b\); found 1 \.txt\."):
+    with pytest.raises(
+        DatasetError, match=r"the model reads 2 channels \(a, b\); looked for .*; found 1 \.txt\."
+    ):
         find_inputs(tmp_path / "other", ["a", "b"])

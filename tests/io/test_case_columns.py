@@ -52,7 +52,7 @@ def test_a_second_row_of_a_person_asks_for_the_visits() -> None:
     alone, visits = CaseColumns.of(["participant_id"]), CaseColumns.of(["participant_id", "session_id"])
     assert alone is not None and visits is not None
     assert "add a column session_id" in (alone.twice("t.tsv", ["a", "a"]) or "")
-    assert (visits.twice("t.tsv", ["a_1", "a_1"]) or "").endswith("Keep one of its rows.")
+    assert (visits.twice("t.tsv", ["a_1", "a_1"]) or "").endswith("merge the rows.")
     assert visits.twice("t.tsv", ["a_1", "a_2"]) is None
 
 
