@@ -7,6 +7,7 @@ Source: DICOM PS3.3 C.8.20.2 (Segmentation Image Module), C.7.6.16 (Multi-frame 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from mambamed.schema_errors import named
 
 BROKEN = (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError, OverflowError)
 _LPS = np.array([-1.0, -1.0, 1.0])
+_WORD = re.compile(r"[A-Za-z0-9_. ]*")
 _EVEN = 0.01  # tolerance of distances, as a fraction of the step
 
 
@@ -50,6 +52,12 @@ def items(document: Any, keyword: str) -> list[Any]:
     return [*found] if found is not None and hasattr(found, "__iter__") and not isinstance(found, str) else []
 
 
+def word(item: Any, keyword: str) -> str:
+    """A UID or code of an item; empty if it is absent or cannot be one, so that it can stand in a message."""
+    text = str(item.get(keyword) or "")
+    return text if len(text) <= 64 and _WORD.fullmatch(text) else ""
+
+
 def add_name(values: dict[str, int], name: Any, number: Any, path: Path) -> None:
     """`values[name] = number`. Raises CaseError: no name, or one that is there already."""
     text = str(name or "").strip()
@@ -69,11 +77,11 @@ def read_contents(path: Path) -> Contents:
 
 
 def _contents(path: Path, document: Any) -> Contents:
-    kind = str(document.get("SegmentationType", "LABELMAP"))
+    kind = word(document, "SegmentationType")
     if kind not in {"BINARY", "LABELMAP"}:
         raise CaseError(
-            f"{path}: is a {kind} segmentation, of probabilities or parts of voxels. Choose a threshold, and "
-            "save it as BINARY."
+            f"{path}: is a segmentation of the type {kind or 'unknown'}, e.g. of probabilities. Choose a "
+            "threshold, and save it as BINARY."
         )
     values: dict[str, int] = {}
     for segment in items(document, "SegmentSequence"):
@@ -83,12 +91,12 @@ def _contents(path: Path, document: Any) -> Contents:
         add_name(values, segment.get("SegmentLabel"), number, path)
     if not values:
         raise CaseError(f"{path}: names no segments. Save it again.")
-    series = (str(each.get("SeriesInstanceUID", "")) for each in items(document, "ReferencedSeriesSequence"))
+    series = (word(each, "SeriesInstanceUID") for each in items(document, "ReferencedSeriesSequence"))
     return Contents(
         values,
-        may_overlap=kind == "BINARY" and len(values) > 1 and str(document.get("SegmentsOverlap")) != "NO",
+        may_overlap=kind == "BINARY" and len(values) > 1 and word(document, "SegmentsOverlap") != "NO",
         series=tuple(filter(None, series)),
-        frame=str(document.get("FrameOfReferenceUID", "")),
+        frame=word(document, "FrameOfReferenceUID"),
     )
 
 
@@ -129,7 +137,7 @@ def _frames(path: Path, document: Any) -> _Frames:
         return None
 
     directions, spacings, places, segments = [], [], [], []
-    is_map = "SegmentationType" in document and str(document.SegmentationType) == "LABELMAP"
+    is_map = word(document, "SegmentationType") == "LABELMAP"
     for number in range(count):
         directions.append(
             _numbers(of_frame(number, "PlaneOrientationSequence", "ImageOrientationPatient"), 6)

@@ -21,7 +21,7 @@ from mambamed.errors import CaseError
 from mambamed.geometry import Affine, voxel_to_world, world_to_voxel
 from mambamed.io.atomic import open_atomic
 from mambamed.io.dicom_files import pydicom
-from mambamed.io.dicom_labels import BROKEN, add_name, items, read_dataset
+from mambamed.io.dicom_labels import BROKEN, add_name, items, read_dataset, word
 from mambamed.io.images import faults_named
 from mambamed.io.polygons import filled, outlines
 from mambamed.io.segments import Contents, Part, Shape
@@ -54,24 +54,24 @@ def _contents(path: Path, document: Any) -> Contents:
     for contours in items(document, "ROIContourSequence"):
         number = _referenced(path, contours, names.values())
         kinds.setdefault(number, set()).update(
-            str(each.get("ContourGeometricType", "")) for each in items(contours, "ContourSequence")
+            word(each, "ContourGeometricType") for each in items(contours, "ContourSequence")
         )
     closed = {number for number, found in kinds.items() if found & {*_CLOSED}}
     for name, number in names.items():
         if number in closed and (other := kinds[number] - {*_CLOSED}):
+            shown = ", ".join(sorted(other)) or "unknown"
             raise CaseError(
-                f"{path}: {named(name)} has closed contours and others ({', '.join(sorted(other))}). "
-                "Remove the others."
+                f"{path}: {named(name)} has closed contours and others ({shown}). Remove the others."
             )
     values = {name: number for name, number in names.items() if number in closed}
     if not values:
         raise CaseError(f"{path}: has no structure with closed contours. Check the file.")
     frames, series = [], []
     for frame in items(document, "ReferencedFrameOfReferenceSequence"):
-        frames.append(str(frame.get("FrameOfReferenceUID", "")))
+        frames.append(word(frame, "FrameOfReferenceUID"))
         for study in items(frame, "RTReferencedStudySequence"):
             found = items(study, "RTReferencedSeriesSequence")
-            series += [str(each.get("SeriesInstanceUID", "")) for each in found]
+            series += [word(each, "SeriesInstanceUID") for each in found]
     return Contents(
         values,
         ignored=tuple(name for name, number in names.items() if kinds.get(number) and number not in closed),

@@ -110,7 +110,9 @@ def own_grid(path: Path) -> tuple[Shape, Affine] | None:
 
 
 def _module(path: Path) -> Any:
-    name = "seg_nrrd" if is_slicer_segmentation(path) else _MODULES[_dicom_kind(path)]
+    name = "seg_nrrd" if is_slicer_segmentation(path) else _MODULES.get(_dicom_kind(path))
+    if name is None:
+        raise CaseError(f"{path}: is not a segmentation (.seg.nrrd, SEG or RTSTRUCT). Check the file.")
     return importlib.import_module(f"mambamed.io.{name}")
 
 

@@ -33,10 +33,14 @@ from mambamed.documents.prepared import Fingerprint
 from mambamed.documents.schemas import KINDS
 from mambamed.documents.splits import Splits
 from mambamed.errors import MambamedError
+from mambamed.io.dicom_seg import write_segmentation
 from mambamed.io.images import read_image
 from mambamed.io.json_files import read_json
 from mambamed.io.ledger import LEDGER_NAME, Ledger
 from mambamed.io.points import write_points
+from mambamed.io.rtstruct import write_rtstruct
+from mambamed.io.seg_nrrd import write_seg_nrrd
+from mambamed.io.segments import read_contents, read_parts
 from mambamed.recipe import load_recipe
 from mambamed.run.checkpoint import read_checkpoint
 from mambamed.run.export import export_model, open_model
@@ -50,6 +54,7 @@ from tests.documents.foreign.test_mutations import SAMPLES, make_dataset
 from tests.documents.test_schemas import FILES
 from tests.faults.fault_files import ACCEPTED, AFFINE, REJECTED, WARNED, nifti, packed
 from tests.fuzz.mutations import mutated, mutated_json, mutated_pickle
+from tests.io.pydicom_series import write_axial
 
 TESTS = Path(__file__).resolve().parents[1]
 _SMALL = np.arange(60, dtype=np.int16).reshape(5, 4, 3)
@@ -104,6 +109,37 @@ def _nifti() -> Target:
         assert image.array.dtype.kind != "f" or np.isfinite(image.array).all()
 
     return Target(seeds, attempt, shaped)
+
+
+def _segmentations(kind: str) -> Target:
+    """Segmentations with named segments, placed on a grid of 5 x 4 x 6 voxels."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_axial(folder / "ct", [3.0 * n for n in range(6)], SliceThickness=3)
+        image = read_image(folder / "ct")
+        labels = np.zeros(image.array.shape, np.uint8)
+        labels[1:3, 1:3, 1:4], labels[3:, :2, 2:] = 1, 2
+        names, colors, path = {"one": (1,), "two": (2,)}, [(1.0, 0.0, 0.0)] * 2, folder / "a.dcm"
+        if kind == "slicer":
+            write_seg_nrrd(folder / "a.seg.nrrd", labels, image.affine, names, colors)
+            write_seg_nrrd(folder / "b.seg.nrrd", labels, image.affine, {**names, "both": (1, 2)}, colors * 2)
+        elif kind == "seg":
+            write_segmentation(path, labels, folder / "ct", {"background": 0, "one": 1, "two": 2}, "x")
+        else:
+            write_rtstruct(path, labels, folder / "ct", names, colors, "x")
+        seeds = [path.read_bytes() for path in sorted(folder.glob("[ab].*"))]
+
+    def attempt(data: bytes, folder: Path) -> None:
+        path = folder / ("a.seg.nrrd" if kind == "slicer" else "a.dcm")
+        path.write_bytes(data)
+        known = set(read_contents(path).values)
+        for resample in (False, True):
+            for part in read_parts(path, labels.shape, image.affine, resample):
+                assert part.name in known and part.mask.dtype == bool
+                ends = np.add(part.start, part.mask.shape)
+                assert min(part.start) >= 0 and (ends <= labels.shape).all()
+
+    return Target([*seeds, *_kept(kind)], attempt)
 
 
 _POINT_KINDS = (".mrk.json", ".fcsv", ".csv", ".json", ".tsv")
@@ -398,6 +434,9 @@ def _foreign(name: str) -> Target:
 
 TARGETS: dict[str, Callable[[], Target]] = {
     "nifti": _nifti,
+    "slicer": functools.partial(_segmentations, "slicer"),
+    "seg": functools.partial(_segmentations, "seg"),
+    "rtstruct": functools.partial(_segmentations, "rtstruct"),
     "points": _points,
     "recipe": _recipe,
     "checkpoint": _checkpoint,

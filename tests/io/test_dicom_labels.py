@@ -132,7 +132,7 @@ def test_fractions_are_refused(tmp_path) -> None:
     write_seg(
         tmp_path / "seg.dcm", tmp_path / "ct", masks().astype(np.float32) / 2, kind="FRACTIONAL", **more
     )
-    with pytest.raises(CaseError, match=r"seg\.dcm: is a FRACTIONAL segmentation"):
+    with pytest.raises(CaseError, match=r"seg\.dcm: is a segmentation of the type FRACTIONAL"):
         read_contents(tmp_path / "seg.dcm")
 
 
