@@ -9,6 +9,7 @@ landmarks or classes, write a list of cases, whose cells may be such folders.
 from __future__ import annotations
 
 import functools
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +20,11 @@ from mambamed.converters.options import ConvertOptions
 from mambamed.converters.segmented import named_labels
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.io.dicom import Series, find_series, is_dicom
-from mambamed.io.dicom_series import search_dicom
+from mambamed.io.dicom_series import search_dicom, slices_elsewhere, unreadable
 from mambamed.io.folders import files_below
 from mambamed.io.images import case_id_of
+
+log = logging.getLogger("mambamed")
 
 
 def recognizes(source: Path) -> bool:
@@ -72,8 +75,15 @@ class ListedSeries:
 
 
 def series_cases(source: Path) -> list[tuple[Case, str]]:
-    """One case per series, with its modality, sorted by id."""
-    return [(case, series.modality) for case, series in _cases(source, find_series(source))]
+    """One case per series, with its modality, sorted by id.
+
+    The unreadable files of a folder are a case without images. Slices in folders next to `source` are warned
+    about.
+    """
+    found = find_series(source)
+    if note := slices_elsewhere(source, {series.uid for series in found}):
+        log.warning("%s", note)
+    return [(case, series.modality) for case, series in _cases(source, found)]
 
 
 def _cases(source: Path, found: Sequence[Series]) -> list[tuple[Case, Series]]:
@@ -85,7 +95,9 @@ def _cases(source: Path, found: Sequence[Series]) -> list[tuple[Case, Series]]:
         name = "_".join(parts) or source.resolve().name
         if not series.is_readable:
             name = f"{name}_{series.files[0].name}"
-        elif several[series.folder] > 1:
+            cases.append((Case.found(name, (), fault=unreadable(series)), series))
+            continue
+        if several[series.folder] > 1:
             numbers[series.folder] += 1
             name = f"{name}_{numbers[series.folder]}"
         subject = parts[0] if parts else name

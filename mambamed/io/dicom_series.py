@@ -7,8 +7,10 @@ description with one slice each are one series.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +31,8 @@ from mambamed.io.dicom_files import (
 )
 from mambamed.io.folders import files_below
 from mambamed.schema_errors import some_of
+
+_MOST_NEIGHBORS = 200
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,8 @@ def series_of(path: Path, files: Sequence[Path] = ()) -> Series:
     if path.is_dir():
         found = search_dicom(path)
         series = [*found.series] or [*found.unreadable]
+        if not found.series and found.unreadable:
+            raise CaseError(unreadable(found.unreadable[0]))
         if not series:
             kinds = some_of(sorted(set(found.without_image.values())))
             fact = f"without DICOM images{f', only {kinds}' if kinds else ''}"
@@ -90,14 +96,53 @@ def series_of(path: Path, files: Sequence[Path] = ()) -> Series:
             raise CaseError(
                 f"{path}: contains {len(series)} DICOM series ({shown}). Give a file of one of them."
             )
-        return series[0]
+        return _complete(series[0], path)
     kind = kind_without_image(path)
     tags = {} if kind else tags_of(path)
     owner = next((each for each in search_dicom(path.parent).series if path in each.files), None)
     if owner is None:
         kind = kind_without_image(path, tags.get(CLASS)) or "no image"
         raise CaseError(f"{path}: is a DICOM file without an image ({kind}). Give a slice of a series.")
-    return owner
+    return _complete(owner, path.parent)
+
+
+def unreadable(series: Series) -> str:
+    """The fault of files that cannot be read."""
+    first, *others = series.files
+    more = f" (and {len(others)} more files)" if others else ""
+    return f"{first}{more}: is truncated or not DICOM. Copy it again, or move it elsewhere."
+
+
+def slices_elsewhere(source: Path, uids: Collection[str]) -> str:
+    """A line about folders next to `source` that hold slices of the same series; empty if there are none.
+
+    Only the first DICOM file of each folder is read.
+    """
+    source = Path(os.path.abspath(source))  # noqa: PTH100 - links are kept
+    folders = []
+    with suppress(OSError), os.scandir(source.parent) as listed:
+        folders = sorted(each.name for each in listed if _is_neighbor(each))
+    found = []
+    for name in folders[:_MOST_NEIGHBORS]:
+        folder = source.parent / name
+        files = (path for path in itertools.islice(files_below(folder), 20) if is_dicom(path))
+        if folder != source and (first := next(files, None)) is not None:
+            with suppress(CaseError):
+                found += [folder] if tags_of(first).get(SERIES) in {*uids} - {""} else []
+    if not found:
+        return ""
+    more = some_of(map(str, found))
+    return f"{more}: more slices of the series in {source}. Give {source.parent} to read all."
+
+
+def _is_neighbor(entry: os.DirEntry[str]) -> bool:
+    return not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
+
+
+def _complete(series: Series, source: Path) -> Series:
+    """The series with a note about slices next to the folder that was searched."""
+    note = slices_elsewhere(source, {series.uid})
+    return replace(series, notes=(*series.notes, note)) if note else series
 
 
 def search_dicom(source: Path) -> DicomFound:

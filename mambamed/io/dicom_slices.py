@@ -67,7 +67,7 @@ def stack(planes: Sequence[Plane], where: str) -> tuple[list[Plane], list[str]]:
     planes, copies = _without_copies(planes)
     if copies:
         shown = some_of(f"{copy.name} of {kept.name}" for copy, kept in copies)
-        notes.append(f"{len(copies)} copies of slices are left out: {shown}")
+        notes.append(f"copies of slices are left out: {shown}")
     if len(uids := {plane.tags.get(SERIES, "") for plane in planes}) > 1:
         notes.append(f"{len(uids)} SeriesInstanceUIDs, one per slice, are read as one series")
     if len(planes) < 2:

@@ -48,5 +48,6 @@ def test_a_damaged_file_is_a_case_of_its_own(tmp_path) -> None:
     (tmp_path / "b" / "1.dcm").write_bytes(b"cut off")
     a, b = find_inputs(tmp_path, ["MRI"])
     assert read_image(a.channels[0].path).array.shape == (35, 51, 32)
+    assert b.fault is not None and "1.dcm: is truncated or not DICOM" in b.fault
     with pytest.raises(CaseError, match=r"1\.dcm: is truncated"):
-        read_image(b.channels[0].path)
+        read_image(tmp_path / "b")

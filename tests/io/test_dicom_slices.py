@@ -51,14 +51,15 @@ def test_a_pixel_spacing_beyond_the_tolerance_is_left_out_or_refused(tmp_path) -
 )
 def test_a_localizer_among_the_slices_is_left_out_and_named(tmp_path, caplog, odd, what) -> None:
     """Named first, so that the true slices are not measured by it."""
-    write_axial(tmp_path, [2.0 * n for n in range(6)])
+    folder = tmp_path / "ct"
+    write_axial(folder, [2.0 * n for n in range(6)])
     odd = dict(odd)
     plane = some_voxels(1, shape=odd.pop("shape", (4, 5)))[0]
-    write_slice(tmp_path / "0.dcm", 5.0, plane, **odd)
-    image = read_image(tmp_path)
-    assert_equals_simpleitk(image, [tmp_path / f"{n}.dcm" for n in range(1, 7)])
+    write_slice(folder / "0.dcm", 5.0, plane, **odd)
+    image = read_image(folder)
+    assert_equals_simpleitk(image, [folder / f"{n}.dcm" for n in range(1, 7)])
     (record,) = caplog.records
-    assert f"{tmp_path}: series thin: 0.dcm: left out" in record.getMessage()
+    assert f"{folder}: series thin: 0.dcm: left out" in record.getMessage()
     assert re.search(what, record.getMessage())
 
 
@@ -82,7 +83,7 @@ def test_of_a_copied_slice_one_is_kept_and_said(tmp_path, caplog) -> None:
     shutil.copy(tmp_path / "a" / "2.dcm", tmp_path / "b" / "copy.dcm")
     image = read_image(tmp_path)
     np.testing.assert_array_equal(image.array, voxels.transpose(2, 1, 0))
-    assert "1 copies of slices are left out: b/copy.dcm of a/2.dcm" in caplog.text
+    assert "copies of slices are left out: b/copy.dcm of a/2.dcm" in caplog.text
 
 
 def test_one_uid_for_two_images_at_one_place_is_refused(tmp_path) -> None:
