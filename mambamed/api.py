@@ -435,6 +435,7 @@ def classify(
     threshold: float | None = None,
     covariates: AnyPath | None = None,
     saliency: bool = False,
+    saliency_method: Literal["gradients", "grad-cam"] = "gradients",
     folds: Items = "all",
     checkpoint: Checkpoint = "best",
     tta: Tta | None = None,
@@ -457,14 +458,15 @@ def classify(
             value (default: chosen on the validation cases).
         covariates: CSV or TSV file with the covariates that the model expects (e.g. age, sex) and a column
             named case.
-        saliency: Also write one Grad-CAM saliency map per case.
+        saliency: Also write one map per case of what speaks for the predicted class.
+        saliency_method: Method of the saliency maps: integrated gradients, or Grad-CAM.
     """
     _check_models(*cast("list[Path]", model))
     _check_input(Path(input))
     from mambamed.answers.classification import ClassOptions, classify
 
     job, serving = _options(locals())
-    options = ClassOptions(threshold, covariates, saliency)
+    options = ClassOptions(threshold, covariates, saliency, saliency_method)
     return classify(model, input, output, serving, job, options, progress)
 
 

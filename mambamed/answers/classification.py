@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from mambamed.answers.base import BaseAnswer, check_task
-from mambamed.answers.saliency import Cam, grad_cam, on_native_grid
+from mambamed.answers.saliency import METHODS, Cam, on_native_grid
 from mambamed.cases import Case
 from mambamed.documents.account import Account
 from mambamed.documents.run import Calibration
@@ -68,13 +68,21 @@ class ClassOptions:
         threshold: for two classes: the second (positive) one is predicted if its probability is at least
             this (default: the mean of those chosen on the folds' validation cases).
         covariates: table with a column `case` and one column per covariate.
-        saliency: also write Grad-CAM of the predicted class: `<output>_saliency/CASE.nii.gz` on the grid of
-            the input file, and CASE.png.
+        saliency: also write a map of what speaks for the predicted class: `<output>_saliency/CASE.nii.gz` on
+            the grid of the input file, and CASE.png; `<output>_saliency_METHOD` for another than the default
+            method.
+        saliency_method: one of `METHODS`.
     """
 
     threshold: float | None = None
     covariates: Path | None = None
     saliency: bool = False
+    saliency_method: str = "gradients"
+
+    def maps(self, output: Path) -> Path:
+        """The folder of the maps for a table."""
+        method = "" if self.saliency_method == next(iter(METHODS)) else f"_{self.saliency_method}"
+        return output.with_name(f"{output.stem}_saliency{method}")
 
 
 def classify(
@@ -99,19 +107,21 @@ def classify(
         raise RecipeError(f"-o {output}: expected the name of a table, e.g. preds.csv. Give another -o.")
     if output.exists() and not names_probabilities(output):
         raise RecipeError(f"{output}: already exists and is not a table of probabilities. Give another -o.")
-    if options.saliency and _maps(output).is_symlink():
-        raise foreign_file(_maps(output))
+    if options.saliency_method not in METHODS:
+        raise RecipeError(f"--saliency-method {options.saliency_method}: expected {' or '.join(METHODS)}.")
+    if options.saliency and options.maps(output).is_symlink():
+        raise foreign_file(options.maps(output))
     if options.saliency:
-        _maps_folder(output).check()
+        _maps_folder(options.maps(output)).check()
     place = OutputFolder(output.parent, "", (), (output.name,), f"{output.stem}.run")
     done = run_job(answer_of, place, models, inputs, serving, job, progress)
-    maps = _maps(output) if options.saliency else None
+    maps = options.maps(output) if options.saliency else None
     following = evaluate_command(output, inputs, job, "CLASSES.csv")
     numbers = (done.kept, done.faults, done.seconds)
     return ClassifySummary(output, done.gathered, maps, *numbers, following, done.account)
 
 
-# The result of a case: `(K,)` probabilities, and per network its Grad-CAM and patch size.
+# The result of a case: `(K,)` probabilities, and per network its map and patch size.
 ClassResult = tuple[NDArray[np.float64], list[tuple[Cam, tuple[int, ...]]]]
 
 
@@ -201,8 +211,8 @@ class ClassificationAnswer(BaseAnswer):
                 + threshold
             )
         if self.options.saliency:
-            _maps(self.output).mkdir(parents=True, exist_ok=True)
-            _maps_folder(self.output).begin()
+            self.options.maps(self.output).mkdir(parents=True, exist_ok=True)
+            _maps_folder(self.options.maps(self.output)).begin()
         names, table = self.covariates, self.options.covariates
         if table is not None and not names:
             raise RecipeError(f"--covariates {table}: the model has no covariates. Remove the option.")
@@ -249,8 +259,9 @@ class ClassificationAnswer(BaseAnswer):
         maps = []
         if self.options.saliency:
             shown = self.task.classes.index(self._label(ready.case, mean))
+            method = METHODS[self.options.saliency_method]
             for (network, _), patch in zip(networks, patches, strict=True):
-                maps.append((grad_cam(network, patch.to(ensemble.device), shown), tuple(patch.shape[1:])))
+                maps.append((method(network, patch.to(ensemble.device), shown), tuple(patch.shape[1:])))
         yield mean, maps
 
     def write(self, ready: Ready, parts: Iterable[ClassResult], folder: Path) -> dict[str, Any]:
@@ -262,7 +273,9 @@ class ClassificationAnswer(BaseAnswer):
     def is_complete(self, case: Case, folder: Path) -> bool:
         if not self.options.saliency:
             return True
-        return all((_maps(self.output) / f"{case.id}{end}").is_file() for end in (".nii.gz", ".png"))
+        return all(
+            (self.options.maps(self.output) / f"{case.id}{end}").is_file() for end in (".nii.gz", ".png")
+        )
 
     def gather(
         self, cases: Sequence[Case], finished: Mapping[str, Mapping[str, Any]], folder: Path
@@ -286,7 +299,7 @@ class ClassificationAnswer(BaseAnswer):
         """Write the mean of the networks' maps."""
         from mambamed.report.saliency import draw_saliency
 
-        case, label, folder = ready.case, self._label(ready.case, values), _maps(self.output)
+        case, label, folder = ready.case, self._label(ready.case, values), self.options.maps(self.output)
         total = np.zeros(ready.geometry.shape_native, np.float32)
         for cam, size in maps:
             total += on_native_grid(cam, ready.geometry, size)
@@ -298,12 +311,8 @@ class ClassificationAnswer(BaseAnswer):
             draw_saliency(folder / f"{case.id}.png", title, *image, total, case.named(self.channels)[0])
 
 
-def _maps_folder(output: Path) -> Output:
-    return Output(_maps(output), "folder of saliency maps")
-
-
-def _maps(output: Path) -> Path:
-    return output.with_name(f"{output.stem}_saliency")
+def _maps_folder(maps: Path) -> Output:
+    return Output(maps, "folder of saliency maps")
 
 
 def _read_covariates(

@@ -1,8 +1,11 @@
-"""Grad-CAM of a classifier, on the grid of the input file."""
+"""Where a classifier finds what speaks for a class, on the grid of the input file.
+
+`METHODS` maps the name of a method, `classify --saliency-method`, to its function.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,22 +16,61 @@ from torch import Tensor, nn
 
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.tasks.classification import center_start
+from mambamed.tasks.covariates import WithCovariates
 
 _FEWEST_VOXELS = 4  # per axis of the map; coarser maps do not localize
 _WINDOWED = (nn.Conv3d, nn.MaxPool3d, nn.AvgPool3d)
 _Grid = tuple[NDArray[np.float64], NDArray[np.float64]]  # step and start of `Cam`
 
 
+_STEPS = 16  # of the path of integrated gradients
+_SIGMA_VOXELS = 1.0  # single voxels of noise have large gradients too
+
+
 @dataclass(frozen=True)
 class Cam:
-    """A class activation map: `(x, y, z)` values from 0 to 1 on the grid of the features.
+    """A map: `(x, y, z)` values from 0 to 1 on the grid of the patch, or of features of the network.
 
-    Feature i is at voxel `start + step * i` of the patch, along each axis.
+    Value i is at voxel `start + step * i` of the patch, along each axis.
     """
 
     values: NDArray[np.float32]
     step: NDArray[np.float64]
     start: NDArray[np.float64]
+
+
+def integrated_gradients(network: nn.Module, patch: Tensor, class_index: int) -> Cam:
+    """How much each voxel adds to the log-odds of a class, smoothed; what speaks against it is 0.
+
+    The gradient is averaged over images between zeros (the mean of a normalized channel) and the patch, and
+    multiplied with the patch. Contributions are summed over the channels of the image; covariates are
+    constant.
+
+    Args:
+        network: maps `(1, C, X, Y, Z)` to `(1, K)` logits; in evaluation mode.
+        patch: `(C, X, Y, Z)`, on the network's device.
+
+    Returns:
+        The map; 0 everywhere if nothing supports the class.
+
+    Source:
+        Sundararajan et al. 2017, Axiomatic Attribution for Deep Networks, eq. 1, by the midpoint rule.
+    """
+    from scipy import ndimage
+
+    patch = patch.detach().float()
+    count = network.channels if isinstance(network, WithCovariates) else len(patch)
+    image, others, total = patch[:count], patch[count:], torch.zeros_like(patch[:count])
+    for step in range(_STEPS):
+        with torch.enable_grad():
+            between = (image * ((step + 0.5) / _STEPS)).requires_grad_()
+            logits = network(torch.cat([between, others])[None])[0]
+            rest = torch.cat([logits[:class_index], logits[class_index + 1 :]])
+            (slope,) = torch.autograd.grad(logits[class_index] - torch.logsumexp(rest, 0), between)
+        total += slope / _STEPS
+    spoken = ndimage.gaussian_filter((total * image).sum(0).cpu().numpy(), _SIGMA_VOXELS).clip(min=0)
+    highest = float(spoken.max())
+    return Cam((spoken / highest if highest > 0 else spoken).astype(np.float32), np.ones(3), np.zeros(3))
 
 
 def grad_cam(network: nn.Module, patch: Tensor, class_index: int) -> Cam:
@@ -82,6 +124,12 @@ def grad_cam(network: nn.Module, patch: Tensor, class_index: int) -> Cam:
     highest = float(spoken.max())
     values = (spoken / highest if highest > 0 else spoken).float().cpu().numpy()
     return Cam(values, *grids[tuple(features.shape[2:])])
+
+
+METHODS: dict[str, Callable[[nn.Module, Tensor, int], Cam]] = {
+    "gradients": integrated_gradients,
+    "grad-cam": grad_cam,
+}
 
 
 def _grid_after(module: nn.Module, grid: _Grid, before: Sequence[int], after: Sequence[int]) -> _Grid:

@@ -4,12 +4,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import nn
 
-from mambamed.answers.saliency import Cam, grad_cam, on_native_grid
+from mambamed.answers.saliency import Cam, grad_cam, integrated_gradients, on_native_grid
 from mambamed.geometry import Orientation
 from mambamed.networks import build_network
 from mambamed.preparation.grid import CaseGeometry
+from mambamed.tasks.covariates import WithCovariates
 
 
 class SeeThrough(nn.Module):
@@ -34,10 +36,48 @@ def test_the_map_is_where_the_class_is() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_what_speaks_against_a_class_is_not_shown() -> None:
+@pytest.mark.parametrize("method", [grad_cam, integrated_gradients])
+def test_what_speaks_against_a_class_is_not_shown(method) -> None:
     patch = torch.zeros(1, 8, 8, 8)
     patch[0, 2:4, 4:6, 4:6] = 3
-    assert (grad_cam(SeeThrough(), patch, 0).values == 0).all()
+    assert (method(SeeThrough(), patch, 0).values == 0).all()
+
+
+def test_the_contributions_to_a_sum_are_its_parts() -> None:
+    """By hand: the log-odds of class 1 are twice the mean, so that each voxel adds its value."""
+    patch = torch.zeros(1, 8, 8, 12)
+    patch[0, 2:4, 4:6, 8:10] = 3
+    found = integrated_gradients(SeeThrough(), patch, 1)
+    expected = ndimage.gaussian_filter(patch[0].numpy(), 1.0)
+    np.testing.assert_allclose(found.values, expected / expected.max(), atol=1e-5)
+    assert found.step.tolist() == [1, 1, 1] and found.start.tolist() == [0, 0, 0]
+
+
+class Brightest(nn.Module):
+    """Class 1 if a place of five voxels is bright, wherever it is."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = nn.functional.avg_pool3d(x[:, :1], 5, 1, 2)
+        highest = mean.flatten(1).amax(1)
+        return torch.stack([torch.zeros_like(highest), 9 * (highest - 1)], dim=1)
+
+
+def test_the_highest_place_lies_in_the_ball_that_decides() -> None:
+    random = np.random.default_rng(0)
+    for center in random.uniform(4, 20, (5, 3)):
+        ball = ((np.indices((24, 24, 24)) - center[:, None, None, None]) ** 2).sum(0) <= 9
+        image = random.normal(size=ball.shape) + 3 * ball
+        found = integrated_gradients(Brightest(), torch.from_numpy(image.astype(np.float32))[None], 1)
+        assert ball[np.unravel_index(int(found.values.argmax()), ball.shape)]
+
+
+def test_covariates_are_constant_and_may_be_unknown() -> None:
+    network = WithCovariates(Brightest(), 1, 2, 2).eval()
+    patch = torch.rand(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    unknown = torch.full_like(patch, float("nan"))
+    found = integrated_gradients(network, torch.cat([patch, torch.ones_like(patch), unknown]), 1)
+    assert found.values.max() == pytest.approx(1)
+    np.testing.assert_allclose(found.values, integrated_gradients(Brightest(), patch, 1).values, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["nnmamba_classifier", "resnet"])
