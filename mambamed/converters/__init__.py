@@ -42,6 +42,7 @@ CONVERTERS = {
     "bids": "mambamed.converters.bids",
     "csv": "mambamed.converters.case_list",
     "json": "mambamed.converters.case_list",
+    "slicer": "mambamed.converters.slicer",
     "dicom": "mambamed.converters.dicom",
 }
 
