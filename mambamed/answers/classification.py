@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,6 +34,7 @@ from mambamed.progress import Progress
 from mambamed.recipe import Evaluation, Recipe
 from mambamed.run.calibration import read_calibration
 from mambamed.run.device import memory_format
+from mambamed.schema_errors import some_of
 from mambamed.tasks.classification import Classification, centered
 from mambamed.tasks.covariates import covariate_numbers, with_covariates
 from mambamed.tasks.covariates_found import is_known
@@ -135,6 +137,7 @@ class ClassificationAnswer(BaseAnswer):
         seeds: one per member.
         threshold: for two classes: probability from which the second one is predicted.
         channels: their names; pictures of saliency maps show the first one that a case has.
+        ranges: covariate -> smallest and largest value in the dataset of the first model, if known.
     """
 
     stage: ClassVar[str] = "classifying"
@@ -147,6 +150,7 @@ class ClassificationAnswer(BaseAnswer):
     threshold: float | None
     options: ClassOptions = ClassOptions()
     channels: tuple[str, ...] = ()
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, ensemble: Ensemble, output: Path, options: ClassOptions) -> ClassificationAnswer:
@@ -182,6 +186,7 @@ class ClassificationAnswer(BaseAnswer):
             threshold,
             options,
             tuple(ensemble.run.manifest.channels),
+            ensemble.run.manifest.covariate_ranges,
         )
 
     @property
@@ -229,6 +234,8 @@ class ClassificationAnswer(BaseAnswer):
             without = [case.id for case in cases if not is_known(case.covariates.get(name))]
             if without:
                 progress.say(f"{name}: missing for {len(without)} cases ({without[0]} ...): the mean is used")
+            if line := _far_outside(name, cases, self.ranges.get(name)):
+                progress.say(f"warning: {line}")
         return list(cases)
 
     def work(self, ready: Ready, ensemble: Ensemble, progress: Progress) -> Iterator[ClassResult]:
@@ -309,6 +316,24 @@ class ClassificationAnswer(BaseAnswer):
             title = f"{case.id}: {label} {values[self.task.classes.index(label)]:.2f}"
             image = ready.like.array, ready.like.affine
             draw_saliency(folder / f"{case.id}.png", title, *image, total, case.named(self.channels)[0])
+
+
+def _far_outside(name: str, cases: Sequence[Case], known: tuple[float, float] | None) -> str | None:
+    """A line about cases whose number is farther from the training range than this is wide."""
+    if known is None:
+        return None
+    low, high = known
+    margin = high - low or max(abs(low), 1.0)
+    far = []
+    for case in cases:
+        text = case.covariates.get(name)
+        with suppress(ValueError):  # a fault of the case, which is reported when it is read
+            if is_known(text) and not low - margin <= float(text or "") <= high + margin:
+                far.append(f"{case.id}: {text}")
+    if not far:
+        return None
+    place = f"far outside the training range, {low:g} to {high:g}"
+    return f"{name} is {place}: {some_of(far)}. Check the unit; the probabilities have no basis there"
 
 
 def _maps_folder(maps: Path) -> Output:

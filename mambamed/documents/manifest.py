@@ -23,7 +23,7 @@ from mambamed.documents.agreement import (
     special,
     spelling,
 )
-from mambamed.documents.base import Document, fault_lines
+from mambamed.documents.base import Document, Finite, fault_lines
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.recipe import Recipe
 from mambamed.recipe.schema import ChannelKind
@@ -67,6 +67,8 @@ class DatasetManifest(Document):
     """Names of the landmarks, in the network's output order."""
     classes: Names = ()
     """Names of the classes, in the network's output order."""
+    covariate_ranges: dict[str, tuple[Finite, Finite]] = Field(default_factory=dict)
+    """Only of a model: covariate that is a number -> its smallest and largest value in the dataset."""
 
     @classmethod
     def of(cls, name: str, source: Path | None = None, **fields: Any) -> DatasetManifest:
@@ -171,6 +173,10 @@ def agreed_manifest(manifest: DatasetManifest, recipe: Recipe | None, *, choose:
             changes[key] = chosen
     if wanted.regions is not None:
         changes["regions"] = wanted.regions
+    if choose:
+        numbers = [name for name, kind in wanted.covariates.items() if kind == "number"]
+        ranges = manifest.covariate_ranges
+        changes["covariate_ranges"] = {name: ranges[name] for name in numbers if name in ranges}
     return manifest.changed(**changes)
 
 

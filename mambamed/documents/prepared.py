@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -111,8 +113,19 @@ class PreparedIndex(DatasetManifest):
 
     @property
     def manifest(self) -> DatasetManifest:
-        """The manifest without the cases."""
-        return DatasetManifest(**{name: getattr(self, name) for name in DatasetManifest.model_fields})
+        """The manifest without the cases, with the ranges of their numbers."""
+        known: dict[str, Any] = {name: getattr(self, name) for name in DatasetManifest.model_fields}
+        known["covariate_ranges"] = self._ranges()
+        return DatasetManifest(**known)
+
+    def _ranges(self) -> dict[str, tuple[float, float]]:
+        values: dict[str, list[float]] = {}
+        for case in self.cases:
+            for name, text in case.covariates.items():
+                with suppress(ValueError):
+                    values.setdefault(name, []).append(float(text))
+        finite = {name: [n for n in found if math.isfinite(n)] for name, found in values.items()}
+        return {name: (min(found), max(found)) for name, found in finite.items() if found}
 
 
 class GeometryRecord(Model):

@@ -17,6 +17,7 @@ from mambamed.evaluation.classification import evaluate_probabilities
 from mambamed.io.json_files import read_json, write_json
 from mambamed.io.probabilities import read_probabilities
 from mambamed.preparation.prepare import prepare
+from mambamed.progress import Silence
 from mambamed.recipe import Recipe
 from mambamed.run.calibration import read_calibration
 from mambamed.run.folder import Run
@@ -24,6 +25,16 @@ from mambamed.training import train
 from mambamed.training.validate import read_scores
 
 SHAPE = (16, 14, 12)
+
+
+class Collector(Silence):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
 
 
 def settings(seed: int) -> Recipe:
@@ -218,6 +229,29 @@ def test_a_list_of_cases_brings_their_covariates(world, tmp_path) -> None:
     )
     order = [every.probabilities.cases.index(case) for case in found.probabilities.cases]
     assert np.array_equal(found.probabilities.values, every.probabilities.values[order])
+
+
+def test_a_covariate_far_outside_the_training_range_is_told(world, tmp_path) -> None:
+    """Ages of the training cases are 51 to 79, those of the table in years but one in days."""
+    ranges = Run.open(world / "run_0").manifest.covariate_ranges
+    assert ranges == {"age": (51.0, 79.0)}
+    said = Collector()
+    ages = {"c01": "45", "c02": "7200", "c03": "n/a", "c04": "108", "c06": "-7200"}
+    (tmp_path / "known.csv").write_text("\n".join(["case,age", *map(",".join, ages.items())]))
+    table = {"covariates": tmp_path / "known.csv", "device": "cpu", "progress": said}
+    classify([world / "run_0"], world / "images", tmp_path / "p.csv", **table)
+    (line,) = [line for line in said.lines if "far outside" in line]
+    assert line.startswith(
+        "warning: age is far outside the training range, 51 to 79: c02: 7200, c04: 108, c06: -7"
+    )
+    old = tmp_path / "old"  # a run of an earlier version has no ranges
+    shutil.copytree(world / "run_0", old)
+    manifest = read_json(old / "dataset.json")
+    del manifest["covariate_ranges"]
+    write_json(old / "dataset.json", manifest)
+    silent = Collector()
+    classify([old], world / "images", tmp_path / "q.csv", **table | {"progress": silent})
+    assert not any("far outside" in line for line in silent.lines)
 
 
 def test_a_damaged_calibration_is_refused(world, tmp_path) -> None:
