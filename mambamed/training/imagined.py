@@ -40,6 +40,7 @@ class ImaginedCase:
         }
         last = np.array(self.shape) - 1
         self.points_voxel: dict[str, NDArray] = {name: random.uniform(0, last) for name in manifest.landmarks}
+        self.points, self.absent_points = self.points_voxel, ()
         places = random.integers(0, self.shape, (len(values), 3))
         self.foreground: NDArray = np.column_stack([values, places]).astype(np.int32)[1:]
 

@@ -99,3 +99,11 @@ def test_the_log_names_the_pairs_once_and_why_nothing_is_mirrored_across_x(recip
         train(changed, dry_run=True, device="cpu", progress=heard)
         assert sum("mirrored" in each for each in heard.lines) == 1
         assert any(each.startswith(line) for each in heard.lines)
+
+
+@pytest.mark.parametrize("name", ["hippocampus_points_nnmamba", "stroke_side_nnmamba"])
+def test_a_dry_run_without_data_takes_a_step_of_the_other_tasks(name, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["training.patch_size=[16,16,16]", "network.channels=4"]
+    step = train(load_recipe(name, small), dry_run=True, device="cpu").dry_run
+    assert step is not None and step.loss > 0
