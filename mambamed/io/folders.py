@@ -27,7 +27,7 @@ def files_below(source: Path, on_error: Callable[[OSError], None] | None = None)
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
                 if real not in seen:
                     seen.add(real)
@@ -35,3 +35,10 @@ def files_below(source: Path, on_error: Callable[[OSError], None] | None = None)
             else:
                 yield folder / entry.name
         waiting += reversed(folders)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links in a circle
+        return False

@@ -68,8 +68,10 @@ def test_dicom_that_was_not_read_has_its_kind(tmp_path) -> None:
 
 def test_links_that_lead_nowhere_and_pipes_are_named(tmp_path) -> None:
     (tmp_path / "gone.nii.gz").symlink_to(tmp_path / "none")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
     os.mkfifo(tmp_path / "pipe")
-    assert line_of(tmp_path) == "2 other files: 1 broken link gone.nii.gz, 1 pipe or device pipe"
+    expected = "3 other files: 2 broken links circle, gone.nii.gz, 1 pipe or device pipe"
+    assert line_of(tmp_path) == expected
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may list every folder")

@@ -194,8 +194,8 @@ def test_a_file_that_vanishes_after_it_was_listed_is_named(run, images, tmp_path
 
     find = job.find_inputs
 
-    def find_and_remove(*given):
-        cases = find(*given)
+    def find_and_remove(*given, **named):
+        cases = find(*given, **named)
         gone.unlink()
         return cases
 

@@ -37,7 +37,7 @@ def prepared_cases(folder) -> set[str]:
     ("table", "words"),
     [
         ("CASE,nose,500,-110,-60\n", ("CASE", "nose", "outside")),
-        ("CASE,nose,nan,-110,-60\n", ("CASE", "nose", "Remove landmarks that are absent")),
+        ("CASE,nose,nan,-110,-60\n", ("CASE", "nose", "Leave out the position")),
         (f"CASE,nose,{NOSE}\nGHOST,nose,{NOSE}\n", ("GHOST", "0 of 1 images")),
     ],
 )
