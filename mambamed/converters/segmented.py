@@ -194,8 +194,8 @@ def _as_regions(labels: dict[str, int], seen: Sequence[_Seen]) -> Labels:
             ]:
                 raise DatasetError(
                     f"{each.path}: layers overlap: {each.sets[united]} voxels are in {named(name)} and "
-                    f"{named(partial[0])}, of which neither contains the other. Separate them in the "
-                    "file."
+                    f"{named(partial[0])}, of which neither contains the other. Separate "
+                    "them, or define regions that share a label (docs/datasets.md)."
                 )
             if twin := [other for other in within[name] if name in within[other]]:
                 raise DatasetError(

@@ -7,13 +7,15 @@ if its center is, so the outline of a mask, which runs along the edges of voxels
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 Point = tuple[int, int]
+
+_MOST_CROSSINGS = 2**20  # of edges and rows at once, which bounds the memory
 
 
 def filled(polygons: Sequence[NDArray[np.float64]], shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -36,14 +38,24 @@ def filled(polygons: Sequence[NDArray[np.float64]], shape: tuple[int, int]) -> N
     # The centers at y between the ends of an edge, the lower end included.
     low = np.clip(np.ceil(np.minimum(start[:, 1], end[:, 1])), 0, height).astype(np.int64)
     high = np.clip(np.ceil(np.maximum(start[:, 1], end[:, 1])), 0, height).astype(np.int64)
-    counts = high - low
-    edge = np.repeat(np.arange(len(start)), counts)
-    y = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + low[edge]
-    (x0, y0), (x1, y1) = start[edge].T, end[edge].T
-    if len(edge):
+    for few in _in_parts(high - low):
+        counts = high[few] - low[few]
+        edge = np.repeat(np.arange(few.start, few.start + len(counts)), counts)
+        y = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + low[edge]
+        (x0, y0), (x1, y1) = start[edge].T, end[edge].T
         x = x0 + (y - y0) / (y1 - y0) * (x1 - x0)
         np.add.at(crossings, (np.clip(np.ceil(x), 0, width).astype(np.int64), y), 1)
     return (np.cumsum(crossings, axis=0)[:width] % 2).astype(bool)
+
+
+def _in_parts(counts: NDArray[np.int64]) -> Iterator[slice]:
+    """Edges with at most `_MOST_CROSSINGS` crossings together, or a single edge."""
+    total, start = np.cumsum(counts), 0
+    while start < len(counts):
+        before = int(total[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(total, before + _MOST_CROSSINGS, "right")))
+        yield slice(start, stop)
+        start = stop
 
 
 def outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:

@@ -102,6 +102,18 @@ def test_layers_that_share_a_part_are_refused(tmp_path) -> None:
         convert(tmp_path / "cases.csv")
 
 
+def test_regions_that_share_a_label_hold_layers_that_share_a_part(tmp_path) -> None:
+    listed(tmp_path, "a.seg.nrrd")
+    one, two = np.zeros((4, 1, 1), np.uint8), np.zeros((4, 1, 1), np.uint8)
+    one[:3], two[2:] = 1, 1
+    segmentation(tmp_path / "a.seg.nrrd", {"heart": (0, 1), "lung": (1, 1)}, [one, two])
+    (tmp_path / "cases.json").write_text(json.dumps({"labels": {"heart": [1, 3], "lung": [2, 3]}}))
+    dataset = convert(tmp_path / "cases.csv")
+    assert dataset.manifest.regions == {"heart": (1, 3), "lung": (2, 3)} and dataset.warnings == ()
+    (found,) = references(dataset, tmp_path / "out")
+    assert found[1:5, 1, 1].tolist() == [1, 1, 3, 2]
+
+
 def test_spelling_does_not_matter_but_in_one_file(tmp_path) -> None:
     listed(tmp_path, "a.seg.nrrd", "b.seg.nrrd")
     segmentation(tmp_path / "a.seg.nrrd", {"left kidney": (0, 1), "liver": (0, 2)})
