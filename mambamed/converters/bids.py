@@ -4,7 +4,7 @@ Every session with the channels is a case, `sub-01_ses-01`; `sub-01` is its subj
 `participants.tsv` or of the sessions' table: `--class-column`, or the first of diagnosis, group, dx, class.
 `participants.tsv` has one row per person, or one per visit if it has a column `session_id`.
 Cases with the class "n/a" are left out of a dataset of classes. All other columns become covariates.
-Label maps are those of `derivatives`, named `sub-01_..._dseg.nii.gz`.
+Label maps are those of `derivatives`, named `sub-01_..._dseg.nii.gz`; `dseg.tsv` names their labels.
 
 Source: the BIDS specification 1.10, bids-specification.readthedocs.io.
 """
@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile
+from mambamed.converters.bids_labels import label_tables, labels_of_tables
 from mambamed.converters.found_classes import found_classes
 from mambamed.converters.options import ConvertOptions
 from mambamed.converters.segmented import named_labels
@@ -56,8 +57,11 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
         cases = [case for case in cases if case.class_name or case.fault]
     named: Mapping[str, int] = {}
     regions: Mapping[str, tuple[int, ...]] = {}
+    tables = label_tables(source) if labels else []
     if labels:
-        if options.labels:
+        if stated := labels_of_tables(tables):
+            named = stated
+        elif options.labels:
             named = options.labels
             if options.progress and not any(case.label and is_segmentation(case.label) for case in cases):
                 options.progress.say(
@@ -73,7 +77,7 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
         regions=regions,
         classes=classes if not labels else (),
     )
-    documents = (source / _PARTICIPANTS, *source.glob("sub-*/*_sessions.tsv"))
+    documents = (source / _PARTICIPANTS, *source.glob("sub-*/*_sessions.tsv"), *tables)
     return RawDataset(manifest, sorted(cases, key=lambda case: case.id), documents=documents)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -98,10 +98,11 @@ def compare(
     left_out = sorted({q.region for each in read for q in each.questions} - asked)
     if not questions:
         raise DatasetError("compare: no region and metric in common. Evaluate both with the same metrics.")
+    people = _subjects(read, units)
     differences, rank_rows = [], []
     for question in questions:
         kept, values = _paired(read, units, question)
-        subjects = [read[0].subjects[unit] for unit in kept]
+        subjects = [people[unit] for unit in kept]
         ranks = mean_ranks(values, question.higher_is_better) if kept else [math.nan] * len(read)
         shown_ranks = [f"{rank:.2f}" for rank in ranks]
         rank_rows.append([question.region, question.metric, str(len(kept)), *shown_ranks])
@@ -110,7 +111,7 @@ def compare(
             means = (_mean(values[i]), _mean(values[j]))
             differences.append(Difference(question.region, question.metric, a.name, b.name, means, test))
     if all(evaluated.probabilities for evaluated in read):
-        differences += [_auc(a, b, units, level) for a, b in combinations(read, 2)]
+        differences += [_auc(a, b, units, people, level) for a, b in combinations(read, 2)]
     corrected = _corrected(differences)
     headers = ["region", "metric", read[0].units, *(evaluated.name for evaluated in read)]
     ranks = Table("mean rank, 1 = best", headers, rank_rows)
@@ -190,13 +191,32 @@ def _paired(
     return kept, np.array(columns, float).reshape(len(kept), len(read)).T
 
 
-def _auc(first: Evaluated, second: Evaluated, units: Sequence[str], level: float) -> Difference:
+def _subjects(read: Sequence[Evaluated], units: Sequence[str]) -> dict[str, str]:
+    """Unit -> subject, as any of the evaluations knows it.
+
+    Raises `DatasetError`: two evaluations name different subjects of a case.
+    """
+    people = {}
+    for unit in units:
+        case = read[0].cases[unit]
+        known = {each.subjects[unit]: each.name for each in read if each.subjects[unit] != case}
+        if len(known) > 1:
+            (one, here), (other, there), *_ = known.items()
+            fact = f"{case} is of the subject {one} in {here}, but of {other} in {there}"
+            raise DatasetError(f"compare: {fact}. Evaluate both against the same reference.")
+        people[unit] = next(iter(known), case)
+    return people
+
+
+def _auc(
+    first: Evaluated, second: Evaluated, units: Sequence[str], people: Mapping[str, str], level: float
+) -> Difference:
     """Compare AUC over the cases that are in every table."""
     tables = [*first.probabilities, *second.probabilities]
     cases = [case for case in units if all(case in table for table in tables)]
     truth = [first.truth[case] == first.classes[1] for case in cases]
     scores = [[[table[case] for case in cases] for table in each.probabilities] for each in (first, second)]
-    subjects = [first.subjects[case] for case in cases]
+    subjects = [people[case] for case in cases]
     found = auc_difference(truth, scores[0], scores[1], level, subjects)
     test = PairedTest(len(set(subjects)), found.second - found.first, found.interval, math.nan, math.nan)
     return Difference(ALL, AUC, first.name, second.name, (found.first, found.second), test, found.p)

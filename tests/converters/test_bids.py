@@ -85,3 +85,19 @@ def test_participants_may_have_one_row_per_visit(adni) -> None:
         ("sub-05_ses-m00", "pMCI"),
         ("sub-05_ses-m24", "AD"),
     ]
+
+
+def test_tables_of_derivatives_name_the_labels_and_must_agree(adni) -> None:
+    """The columns are those of BIDS 1.10, "Common image-derived labels"."""
+    root = adni / "derivatives" / "seg"
+    for subject in ("sub-01", "sub-02"):
+        write_small(root / subject / "anat" / f"{subject}_space-T1w_dseg.nii.gz", 3)
+    (root / "dseg.tsv").write_text("index\tname\tabbreviation\n3\tHippocampus\tHC\n4\tAmygdala\tAM\n")
+    manifest = convert(adni).manifest
+    assert manifest.labels == {"background": 0, "Hippocampus": 3, "Amygdala": 4}
+    assert convert(adni, labels={"background": 0, "Thalamus": 3}).manifest.labels == manifest.labels
+    (root / "sub-02" / "anat" / "sub-02_dseg.tsv").write_text("index\tname\n3\thippocampus\n5\tPons\n")
+    assert convert(adni).manifest.labels == {**manifest.labels, "Pons": 5}
+    (root / "sub-02" / "anat" / "sub-02_dseg.tsv").write_text("index\tname\n4\tHippocampus\n")
+    with pytest.raises(DatasetError, match=r"Hippocampus 3, Amygdala 4 \(.*\| Hippocampus 4 \("):
+        convert(adni)

@@ -126,3 +126,14 @@ def test_manifests_differ_in_the_order_of_channels_and_regions() -> None:
 def test_names_are_found_by_their_spelling_unless_that_is_ambiguous() -> None:
     known = ["Left Eye", "nose", "NOSE"]
     assert spelled_alike(["left_eye", "nose", "Nose"], known) == {"left_eye": "Left Eye", "nose": "nose"}
+
+
+def test_a_recipe_spells_ignore_and_background_as_they_are() -> None:
+    recipe = load_recipe("brats_nnmamba")
+    for labels, line in (
+        ({**BRATS_LABELS, "Ignore": 4}, "dataset.labels: 'Ignore' is spelled ignore"),
+        ({"Background": 0, "NCR": 1, "ED": 2, "ET": 3}, "'Background' is spelled background"),
+    ):
+        changed = recipe.model_copy(update={"dataset": recipe.dataset.model_copy(update={"labels": labels})})
+        with pytest.raises(RecipeError, match=line):
+            agreed_manifest(manifest(), changed, choose=False)

@@ -112,6 +112,26 @@ def test_a_second_row_of_every_person_changes_no_interval_and_no_test(tmp_path) 
     assert (second.delong_p, second.test.pairs) == (pytest.approx(first.delong_p), 12)
 
 
+def test_subjects_that_one_evaluation_knows_are_those_of_all(tmp_path) -> None:
+    random = np.random.default_rng(8)
+    rows = [f"{case},{('NC', 'AD')[TRUTH[k]]}" for k, case in enumerate(CASES)]
+    (tmp_path / "plain.csv").write_text("\n".join(["case,class", *rows]))
+    for name, size in (("two", 2), ("three", 3)):
+        lines = [f"{row},p{k // size}" for k, row in enumerate(rows)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["case,class,subject", *lines]))
+    for k in range(2):
+        table(tmp_path / f"{k}.csv", np.clip(0.3 * TRUTH + 0.7 * random.random(12), 0, 1))
+        for name in ("plain", "two", "three"):
+            evaluate_probabilities(
+                tmp_path / f"{k}.csv", tmp_path / f"{name}.csv", output=tmp_path / f"{name}_{k}"
+            )
+    both = compare([tmp_path / "two_0", tmp_path / "two_1"]).differences
+    mixed = compare([tmp_path / "plain_0", tmp_path / "two_1"]).differences
+    assert [d.test for d in mixed] == [d.test for d in both] and both[0].test.pairs == 6
+    with pytest.raises(DatasetError, match=r"c02 is of the subject p1 in two_0, but of p0 in three_1"):
+        compare([tmp_path / "two_0", tmp_path / "three_1"])
+
+
 def test_seeds_of_a_classifier_count_by_their_mean(tmp_path) -> None:
     random = np.random.default_rng(2)
     seeds = [np.clip(0.3 * TRUTH + 0.7 * random.random(12), 0, 1) for _ in range(4)]
