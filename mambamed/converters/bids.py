@@ -153,7 +153,7 @@ def _case(
     channels: Sequence[str],
     known: Mapping[str, Mapping[str, str]],
     column: str | None,
-    labels: Mapping[str, Path],
+    labels: Mapping[str, Sequence[Path]],
 ) -> Case | None:
     """The case of an `anat` folder; None if it has none of the channels."""
     parts = folder.relative_to(source).parts
@@ -172,6 +172,9 @@ def _case(
         elif len(paths) > 1:
             several = f"{len(paths)} images of {channel} ({', '.join(path.name for path in paths)})"
             fault = f"{case_id}: {several}. Write a list of cases that names the right one."
+    if len(maps := labels.get(case_id, ())) > 1:
+        several = f"{len(maps)} label maps ({', '.join(str(path) for path in maps)})"
+        fault = fault or f"{case_id}: {several}. Write a list of cases that names the right one."
     facts = dict(known.get(case_id) or known.get(subject, {}))
     if session:
         sessions, _ = _table(source / subject / f"{subject}_sessions.tsv", "session_id")
@@ -180,7 +183,7 @@ def _case(
     return Case(
         case_id,
         tuple(ChannelFile(paths[0]) for paths in files.values() if paths),
-        labels.get(case_id),
+        next(iter(maps), None),
         class_name=answer if answer.lower() not in _NOT_KNOWN else None,
         subject=subject,
         covariates=facts,
@@ -191,12 +194,13 @@ def _case(
     )
 
 
-def _label_maps(source: Path) -> dict[str, Path]:
-    """Case id -> label map of `derivatives`, the first if a case has several."""
-    found: dict[str, Path] = {}
+def _label_maps(source: Path) -> dict[str, list[Path]]:
+    """Case id -> its label maps in `derivatives`."""
+    found: dict[str, list[Path]] = {}
     for path in sorted((source / "derivatives").glob("**/anat/*_dseg.*")):
         name = case_id_of(path) or ""
         subject, session = _SUBJECT.match(name), _SESSION.search(name)
         if subject:
-            found.setdefault(f"{subject[0]}_{session[0]}" if session else subject[0], path)
+            case_id = f"{subject[0]}_{session[0]}" if session else subject[0]
+            found.setdefault(case_id, []).append(path)
     return found

@@ -133,12 +133,15 @@ class RawDataset:
     """Which files of the source were read."""
 
 
-def agreed_manifest(manifest: DatasetManifest, recipe: Recipe | None, *, choose: bool) -> DatasetManifest:
+def agreed_manifest(
+    manifest: DatasetManifest, recipe: Recipe | None, *, choose: bool, source: Path | None = None
+) -> DatasetManifest:
     """The dataset's manifest with the recipe's regions and spelling, after checking that both agree.
 
     Args:
         recipe: may select some of the classes or landmarks, in its own order.
         choose: keep only the selected classes and landmarks, in the recipe's order.
+        source: of the dataset, for messages.
 
     Raises:
         RecipeError: channels (names, order, kinds), labels or regions differ in what they mean, or a class or
@@ -148,9 +151,9 @@ def agreed_manifest(manifest: DatasetManifest, recipe: Recipe | None, *, choose:
         return manifest
     wanted = recipe.dataset
     changes: dict[str, Any] = {}
-    ours, theirs = f"recipe {recipe.name}", f"dataset {manifest.name}"
+    ours, theirs = f"recipe {recipe.name}", f"dataset {source or manifest.name}"
     if wanted.channels is not None:
-        _check_channels(recipe, manifest)
+        _check_channels(recipe, manifest, theirs)
         changes["channels"] = wanted.channels
     for key, names in (("labels", wanted.labels), ("regions", wanted.regions)):
         for name in names or ():
@@ -194,7 +197,7 @@ def named_by_recipe_alone(manifest: DatasetManifest, recipe: Recipe | None) -> s
     return f"labels are named by {where} alone, the dataset only has their numbers: {some_of(lines)}"
 
 
-def _check_channels(recipe: Recipe, manifest: DatasetManifest) -> None:
+def _check_channels(recipe: Recipe, manifest: DatasetManifest, theirs: str) -> None:
     """Raise `RecipeError` if the channels differ in number, order, kind or name.
 
     The only channel of a dataset may have a name that says no more than its kind, e.g. MRI.
@@ -207,7 +210,7 @@ def _check_channels(recipe: Recipe, manifest: DatasetManifest) -> None:
         one, other = sides
         raise RecipeError(
             f"recipe {recipe.name}: dataset.channels: names, order or kinds disagree: {one} "
-            f"(recipe {recipe.name}) | {other} (dataset {manifest.name}). {_REMEDY}"
+            f"(recipe {recipe.name}) | {other} ({theirs}). {_REMEDY}"
         )
 
 

@@ -159,7 +159,7 @@ def prepare(
     """
     began, progress = time.monotonic(), progress or Silence()
     settings = preprocess_settings(recipe, spacing)
-    manifest = agreed_manifest(raw.manifest, recipe, choose=False)
+    manifest = agreed_manifest(raw.manifest, recipe, choose=False, source=raw.source)
     split = split or (recipe.dataset.split if recipe else Split())
     split = stratified(split, manifest, recipe.task if recipe else None)
     if line := named_by_recipe_alone(raw.manifest, recipe):

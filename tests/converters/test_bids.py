@@ -101,3 +101,10 @@ def test_tables_of_derivatives_name_the_labels_and_must_agree(adni) -> None:
     (root / "sub-02" / "anat" / "sub-02_dseg.tsv").write_text("index\tname\n4\tHippocampus\n")
     with pytest.raises(DatasetError, match=r"Hippocampus 3, Amygdala 4 \(.*\| Hippocampus 4 \("):
         convert(adni)
+
+
+def test_several_label_maps_of_a_case_are_its_fault(adni) -> None:
+    for tool in ("fast", "first"):
+        write_small(adni / "derivatives" / tool / "sub-01" / "anat" / "sub-01_dseg.nii.gz", 3)
+    first = convert(adni).cases[0]
+    assert (first.fault or "").startswith("sub-01: 2 label maps (") and "first" in (first.fault or "")
