@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from mambamed.answers import segmentation
+from mambamed.answers import mask_files
 from mambamed.api import predict
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import CaseError, DatasetError, ModelError, RecipeError, RunError
@@ -227,7 +227,7 @@ def test_an_output_that_cannot_be_written_ends_the_command(run, images, tmp_path
     def full(path, *_, **__):
         raise RunError(f"{path}: cannot be written: the disk is full")
 
-    monkeypatch.setattr(segmentation, "write_image", full)
+    monkeypatch.setattr(mask_files, "write_image", full)
     with pytest.raises(RunError, match="disk is full"):
         go(run, images, tmp_path / "out")
     assert masks_of(tmp_path / "out") == {}
