@@ -18,7 +18,7 @@ from mambamed.schema_errors import named, some_of
 
 Values = frozenset[int]
 _SPECIAL = {"background": BACKGROUND, "ignore": IGNORE, "ignorelabel": IGNORE, "ignored": IGNORE}
-_MADE_UP = ("", "label", "class", "channel", "value", "region")
+_MADE_UP = re.compile(r"(label|class|channel|value|region|segment)?0*([0-9]{1,15})")
 _ONLY_A_KIND = {
     "image", "images", "img", "scan", "volume", "vol", "file", "filename", "path", "channel", "input", "data",
     "dicom", "series", "nifti", "mri", "mr", "ct", "modality",
@@ -58,10 +58,11 @@ def special(name: str) -> str:
 def names_only_a_number(name: str, value: int) -> bool:
     """Whether a name was made from its value.
 
-    >>> names_only_a_number("label_2", 2), names_only_a_number("2", 2), names_only_a_number("label_2", 1)
+    >>> names_only_a_number("label_02", 2), names_only_a_number("2", 2), names_only_a_number("label_2", 1)
     (True, True, False)
     """
-    return spelling(name) in {f"{word}{value}" for word in _MADE_UP}
+    match = _MADE_UP.fullmatch(spelling(name))
+    return match is not None and int(match[2]) == value
 
 
 def names_only_a_kind(channel: str) -> bool:

@@ -45,6 +45,7 @@ def test_only_capitals_spaces_and_separators_are_spelling(one, other, alike) -> 
         ({"background": 0}, {"background": 1}, "background 0 (A) | background 1 (B)"),
         ({"edema": 1}, {"label_1": 1, "2": 2}, None),
         ({"edema": 1}, {"label_2": 1}, "edema 1 (A) | label_2 1 (B)"),
+        ({"edema": 1, "core": 10}, {"Segment_01": 1, "label 10": 10, "0": 0}, None),
     ],
 )
 def test_labels_agree_by_value_and_name(one, other, line) -> None:
