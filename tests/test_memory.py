@@ -47,7 +47,7 @@ affine = np.diag([0.8, 0.8, 1.5, 1.0])
 rows, turned = tuple(map(tuple, affine)), orientation_of(affine)
 geometry = CaseGeometry(native, rows, turned, (0, 0, 0), native, prepared)
 organs = {"background": 0, **{f"organ_{n}": n for n in range(1, 117)}}
-manifest = DatasetManifest("body", {"ct": "ct"}, organs)
+manifest = DatasetManifest(name="body", channels={"ct": "ct"}, labels=organs)
 task = Segmentation(Recipe.model_validate({"network": {"name": "nnmamba"}}), manifest)
 image = torch.zeros(1, *prepared)
 image[:, 100:200, 50:200, 100:500] = 1
