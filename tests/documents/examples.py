@@ -41,12 +41,15 @@ def _plan() -> Any:
     return plan | {"normalization": [*plan["normalization"], *schemes]}
 
 
+ACCOUNT = {"files_read": 3, "other": [{"kind": "unreadable DICOM", "count": 2, "files": ["x.dcm"]}]}
+
+
 def _index() -> Any:
     index = _read("classification/prepared/dataset.json", group_by="subject")
     landmarks = read_json(SAMPLES / "landmarks/prepared/dataset.json")
     first = index["cases"][0] | {"points": landmarks["cases"][0]["points"]}
-    images = {"c0": [{"path": "/data/all.nii.gz", "volume": 0}]}
-    return index | {"cases": [first, *index["cases"][1:]], "images": images}
+    images = {"c0": [{"path": "/data/all.nii.gz", "volume": 0, "files": ["/data/1.dcm", "/data/2.dcm"]}]}
+    return index | {"cases": [first, *index["cases"][1:]], "images": images, "account": ACCOUNT}
 
 
 def _run() -> Any:
@@ -60,8 +63,13 @@ def _prediction() -> Any:
     record = _read("classification/prediction/classes.run.json", settings={"device": "cpu"})
     stamp = ["c0.nii.gz", 10167, 1795936758053880490]
     case = record["cases"]["c0"] | {"sha256": "0" * 64, "input": [stamp], "covariates": {"age": "50"}}
+    case |= {"missing": ["FLAIR"]}
     failed = record["cases"].pop("bad")
-    return record | {"cases": {"c0": case | {"probabilities": [0.25, 0.75], "fault": "none"}, "bad": failed}}
+    return (
+        record
+        | {"account": ACCOUNT}
+        | {"cases": {"c0": case | {"probabilities": [0.25, 0.75], "fault": "none"}, "bad": failed}}
+    )
 
 
 def _facts() -> Any:
@@ -78,11 +86,13 @@ def _comparison() -> Any:
     return {"format": 1, "differences": [{**names, "means": [0.25, 0.75], "test": test, **corrected}]}
 
 
+MORE = {"landmarks": ["tip"], "classes": ["left", "right"], "covariate_ranges": {"age": [20.0, 90.5]}}
+LOSS = {"voxels": 30, "in_crop": 29, "kept": 10, "components": 2, "components_lost": 1}
 EXAMPLES: list[tuple[type[Model], Any]] = [
-    (DatasetManifest, _read("segmentation/run/dataset.json", landmarks=["tip"], classes=["left", "right"])),
+    (DatasetManifest, _read("segmentation/run/dataset.json", **MORE)),
     (Plan, _plan()),
     (PreparedIndex, _index()),
-    (CaseRecord, _read("segmentation/prepared/cases/c1.json")),
+    (CaseRecord, _read("segmentation/prepared/cases/c1.json", losses={"1": LOSS})),
     (Fingerprint, {"cases": read_json(SAMPLES / "segmentation/prepared/fingerprint.json")}),
     (Splits, {"folds": [{"train": ["c0"], "val": ["c1"], "test": ["c2"]}]}),
     (RunRecord, _run()),
