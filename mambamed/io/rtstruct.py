@@ -10,7 +10,8 @@ Source: DICOM PS3.3 C.8.8.5 (Structure Set), C.8.8.6 (ROI Contour).
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,11 @@ from mambamed.io.segments import Contents, Part, Shape
 from mambamed.numerals import is_whole
 from mambamed.schema_errors import named
 
+log = logging.getLogger("mambamed")
+
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _SNAP = 0.1  # of the distance between slices
+_WIDEST_GAP = 5  # slices; structures that are farther apart are separate
 _LPS = np.array([-1.0, -1.0, 1.0])
 _CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, which the standard names here
@@ -126,6 +130,7 @@ def read_parts(path: Path, shape: Shape, affine: Affine, resample: bool = False)
                 f"{path}: a contour of {named(name)} lies outside the image. Check that it belongs to it."
             )
         slices.setdefault((name, number), []).append(points[:, [a, b]])
+    _warn_of_gaps(path, slices)
     parts = []
     for (name, number), polygons in slices.items():
         corners = np.concatenate(polygons)
@@ -136,6 +141,20 @@ def read_parts(path: Path, shape: Shape, affine: Affine, resample: bool = False)
         start[a], start[b], start[axis] = int(low[0]), int(low[1]), number
         parts.append(Part(name, (start[0], start[1], start[2]), np.expand_dims(mask, axis)))
     return parts
+
+
+def _warn_of_gaps(path: Path, slices: Iterable[tuple[str, int]]) -> None:
+    """Warn of slices without a contour between two that have one and are near each other."""
+    of_structures: dict[str, list[int]] = {}
+    for name, number in sorted(slices):
+        of_structures.setdefault(name, []).append(number)
+    for name, numbers in of_structures.items():
+        steps = np.diff(numbers)
+        if left_out := int((steps[steps <= _WIDEST_GAP] - 1).sum()):
+            log.warning(
+                "%s: %s has no contour in %d slices between slices with contours; they count as background",
+                *(path, named(name), left_out),
+            )
 
 
 def _contours(

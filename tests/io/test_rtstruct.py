@@ -203,6 +203,19 @@ def test_a_contour_a_little_off_counts_as_in_its_slice(series) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize(
+    ("slices", "left_out"), [((1, 2, 3), 0), ((1, 3, 5), 2), ((0, 5), 4), ((0, 1, 7, 8), 0)]
+)
+def test_slices_without_a_contour_are_reported(series, slices, left_out, caplog) -> None:
+    """Every second slice drawn is a gap of one; islands six slices apart are separate."""
+    folder, image = series
+    contours = [np.column_stack([SQUARE, [float(z)] * 4]) for z in slices]
+    with_contours(folder / "rs.dcm", image, contours)
+    label_map(folder / "rs.dcm", image.array.shape, image.affine, NAMES)
+    expected = f"one has no contour in {left_out} slices between slices with contours"
+    assert (expected in caplog.text) == bool(left_out) == ("no contour" in caplog.text)
+
+
 def edited(path, what: str) -> None:
     document = pydicom.dcmread(path)
     first = document.ROIContourSequence[0]
