@@ -23,7 +23,7 @@ from mambamed.converters.options import ConvertOptions
 from mambamed.converters.segmented import named_labels
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError
-from mambamed.io.case_columns import SESSION_COLUMNS, CaseColumns
+from mambamed.io.case_columns import SESSION_COLUMNS, CaseColumns, is_known
 from mambamed.io.images import case_id_of
 from mambamed.io.segments import is_segmentation
 from mambamed.io.tables import column_of, read_csv
@@ -31,7 +31,6 @@ from mambamed.io.tables import column_of, read_csv
 _PARTICIPANTS = "participants.tsv"
 _CLASS_COLUMNS = ("diagnosis", "group", "dx", "class")
 _NO_CHANNELS = ("dseg", "probseg", "mask", "defacemask")
-_NOT_KNOWN = {"", "n/a", "na", "nan"}
 _SUBJECT = re.compile(r"sub-[^_]+")
 _SESSION = re.compile(r"ses-[^_]+")
 
@@ -184,7 +183,7 @@ def _case(
         case_id,
         tuple(ChannelFile(paths[0]) for paths in files.values() if paths),
         next(iter(maps), None),
-        class_name=answer if answer.lower() not in _NOT_KNOWN else None,
+        class_name=answer if is_known(answer) else None,
         subject=subject,
         covariates=facts,
         fault=fault,

@@ -12,7 +12,7 @@ p01,p01,p01/t1.nii.gz,p01/flair.nii.gz,p01/seg.nii.gz,MS,34
 | `session_id`, `session`, `visit` | the visit, if there is no column `case` |
 | `label` (`seg`, `mask`) | label map |
 | `points` (`landmarks`) | point file of the case, or of all cases |
-| `class`, or the column of `--class-column` | class of the case |
+| `class`, or the column of `--class-column` | class of the case; empty or "n/a" if it is unknown |
 | any column with image files or DICOM folders | a channel with the name of the column |
 | any other | a covariate, e.g. age or sex |
 
@@ -45,7 +45,7 @@ from mambamed.documents.foreign.values import labels_and_regions
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.documents.point_files import read_point_table, read_points
 from mambamed.errors import CaseError, DatasetError
-from mambamed.io.case_columns import EXPECTED, CaseColumns
+from mambamed.io.case_columns import EXPECTED, CaseColumns, is_known
 from mambamed.io.images import case_id_of, read_header
 from mambamed.io.json_files import read_json
 from mambamed.io.points import EVERY, Points, collected, point_suffix, to_world
@@ -198,6 +198,11 @@ def _columns(listed: _List, options: ConvertOptions) -> _Columns:
             f"{listed.file}: {label}: expected paths of label maps, got {shortened(cells[0])}. "
             f"If these are classes, give --class-column {label}."
         )
+    used = {name.lower(): name for name in (*cases.used, label, points, class_name) if name}
+    for header in headers:
+        if (other := used.get(header.lower(), header)) != header and other != options.class_column:
+            both = f"{named(header)} and {named(other)}"
+            raise DatasetError(f"{listed.file}: columns {both} differ only in capitals. Rename one of them.")
     rest = [h for h in headers if h not in {*cases.used, label, points, class_name}]
     channels = _channels(listed, rest, options)
     covariates = tuple(header for header in rest if header not in channels.values())
@@ -312,6 +317,7 @@ def _case(
         except (CaseError, DatasetError) as error:
             fault = f"{case_id}: {error}"
     label = _text(row.get(columns.label)) if columns.label else ""
+    answer = _text(row.get(columns.class_name)) if columns.class_name else ""
     if "/" in case_id or "\\" in case_id:
         raise DatasetError(f"{listed.file}: case id {case_id!r} contains a path separator. Rename the case.")
     return Case.found(
@@ -319,7 +325,7 @@ def _case(
         tuple(channels),
         label=parent / label if label else None,
         points=points,
-        class_name=(_text(row.get(columns.class_name)) or None) if columns.class_name else None,
+        class_name=answer if is_known(answer) else None,
         subject=person,
         covariates={name: _text(row.get(name)) for name in columns.covariates},
         fault=fault,

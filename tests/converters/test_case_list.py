@@ -180,6 +180,7 @@ def test_a_numbered_channel_that_a_case_beside_its_table_lacks_is_named(tmp_path
         ("name,T1w\na,x.nii.gz\n", "no column case, case_id, id or participant_id"),
         ("case,T1w\n,x.nii.gz\n", "case: missing in the row"),
         ("case,T1w,class\na,x.nii.gz,u\na,y.nii.gz,v\n", "duplicate case a"),
+        ("case,T1w,class,Class\na,x.nii.gz,u,v\n", "columns class and Class differ only in capitals"),
         ("case,T1w,class\n../evil,x.nii.gz,u\n", "path separator"),
         ("case,class\na,u\n", "no column of images"),
         (f"case,class\na,{'long ' * 60}\n", "no column of images"),
@@ -323,3 +324,14 @@ def test_visits_of_bids_are_cases_and_participants_subjects(tmp_path) -> None:
     assert all(case.channels for case in dataset.cases) and not dataset.cases[0].covariates
     assert "one case per visit (columns participant_id and session_id)" in said.lines[0]
     assert [case.id for case in find_cases(tmp_path / "list.tsv", ["T1w"])] == [c.id for c in dataset.cases]
+
+
+def test_an_unknown_class_is_none_of_the_classes(tmp_path) -> None:
+    rows = [("a", "AD"), ("b", "n/a"), ("c", "NC"), ("d", "NaN")]
+    for case, _ in rows:
+        write_small(tmp_path / f"{case}.nii.gz")
+    lines = ["case,image,class", *(f"{case},{case}.nii.gz,{name}" for case, name in rows)]
+    (tmp_path / "cases.csv").write_text("\n".join(lines))
+    dataset = convert(tmp_path / "cases.csv")
+    assert dataset.manifest.classes == ("AD", "NC")
+    assert [case.class_name for case in dataset.cases] == ["AD", None, "NC", None]

@@ -11,6 +11,8 @@ from mambamed.io.case_columns import CaseColumns
     [
         ("case", "a", ("a", "a")),
         ("case,subject", "a,p", ("a", "p")),
+        ("case,subject", "a,n/a", ("a", "a")),
+        ("participant_id,session_id", "n/a,1", ("", "")),
         ("case,participant_id,session_id", "a,p,1", ("a", "p")),
         ("participant_id,session_id", "sub-01,ses-M00", ("sub-01_ses-M00", "sub-01")),
         ("participant_id,session_id", "sub-01,M00", ("sub-01_ses-M00", "sub-01")),
