@@ -409,7 +409,7 @@ def _manifest(
                 options.progress.say(f"{file}: labels: named by the recipe alone, the list has no names")
         else:
             labels, regions = named_labels(given, options.progress)
-    landmarks = tuple(document.landmarks or landmarks_of(cases))
+    landmarks = tuple(document.landmarks or landmarks_of(cases, file))
     found = [case.class_name for case in cases]
     classes = document.classes or found_classes(found, columns.class_name or "class", file)
     return DatasetManifest.of(

@@ -100,10 +100,11 @@ def _manifest(source: Path, options: ConvertOptions, cases: list[Case], width: i
     channels = {name: kind_of_channel(name) for name in named}
     if options.channels and len(options.channels) == width and all(map(names_only_a_kind, named)):
         channels = dict(options.channels)
-    landmarks = list(landmarks_of(cases))
     if (source / _ORDER).is_file():
         order = validated(NameToLabel, read_json(source / _ORDER), source / _ORDER).root
         landmarks = sorted(order, key=lambda name: order[name])
+    else:
+        landmarks = landmarks_of(cases, source)
     return DatasetManifest.of(
         name=source.resolve().name, source=source, channels=channels, landmarks=tuple(landmarks)
     )

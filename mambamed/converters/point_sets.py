@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mambamed.cases import Case
+from mambamed.documents.agreement import spelled_apart
 from mambamed.documents.point_files import read_point_table, read_points
 from mambamed.documents.prepared import PreparedIndex
 from mambamed.errors import CaseError, DatasetError
@@ -37,9 +38,18 @@ class PointSet:
 AffineOf = Callable[[str], Affine | None]
 
 
-def landmarks_of(cases: Iterable[Case]) -> tuple[str, ...]:
-    """The landmarks that the cases name, in the order of their first occurrence."""
-    return tuple(dict.fromkeys(name for case in cases for name in case.points or () if name != EVERY))
+def landmarks_of(cases: Iterable[Case], source: Path) -> tuple[str, ...]:
+    """The landmarks that the cases name, in the order of their first occurrence.
+
+    Raises DatasetError: two cases spell a landmark differently.
+    """
+    return _names_in({case.id: case.points or {} for case in cases}, str(source))
+
+
+def _names_in(points: Mapping[str, Iterable[str]], source: str) -> tuple[str, ...]:
+    if line := spelled_apart(points):
+        raise DatasetError(f"{source}: landmarks: spelled differently: {line}. Use one spelling.")
+    return tuple(dict.fromkeys(name for found in points.values() for name in found if name != EVERY))
 
 
 def with_all_points(cases: Iterable[Case], landmarks: Sequence[str]) -> list[Case]:
@@ -55,7 +65,7 @@ def read_point_set(place: Path, affine_of: AffineOf = lambda case_id: None) -> P
             prepared dataset.
         affine_of: case id -> affine of its image, for files in voxels.
 
-    Raises DatasetError: no such file, or not a file of points.
+    Raises DatasetError: no such file, not a file of points, or two cases spell a landmark differently.
     """
     if (place / "dataset.json").is_file():
         return _of_prepared(place)
@@ -151,6 +161,6 @@ def _gathered(cases: Iterable[str], read: Callable[[str], Points], source: str) 
             points[case_id] = read(case_id)
         except CaseError as error:  # noqa: PERF203
             faults[case_id] = error
-    names = dict.fromkeys(name for found in points.values() for name in found if name != EVERY)
+    names = _names_in(points, source)
     points = {case_id: expanded(found, names) for case_id, found in points.items()}
     return PointSet(points, (), source, faults=faults)

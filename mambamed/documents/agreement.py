@@ -7,6 +7,7 @@ classes uses these functions.
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections import defaultdict
@@ -27,6 +28,7 @@ _NUMBER = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]{0,15})?")
 _SEPARATORS = re.compile(r"[\s_\-]+")
 
 
+@functools.lru_cache(4096)
 def spelling(name: str) -> str:
     """A name without what only its spelling decides; separators stay where they carry meaning.
 
@@ -180,6 +182,31 @@ def spelled_alike(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
         if len(alike) == 1:
             found[name] = alike[0]
     return found
+
+
+def spelled_apart(sources: Mapping[str, Iterable[str]]) -> str | None:
+    """Two names that differ in spelling only, each with a source; None if there are none.
+
+    Names that some source has both, e.g. the landmarks N and n of bone and skin, are two.
+
+    >>> spelled_apart({"p1": ["Nose"], "p2": ["chin", "nose"]})
+    'Nose (p1) | nose (p2)'
+    >>> spelled_apart({"p1": ["N", "n"], "p2": ["n"]}) is None
+    True
+    """
+    first: dict[str, dict[str, str]] = {}
+    both: set[str] = set()
+    for source, names in sources.items():
+        here: dict[str, str] = {}
+        for name in names:
+            spelled = spelling(name)
+            first.setdefault(spelled, {}).setdefault(name, source)
+            if here.setdefault(spelled, name) != name:
+                both.add(spelled)
+    for spelled, found in first.items():
+        if len(found) > 1 and spelled not in both:
+            return " | ".join(f"{named(name)} ({source})" for name, source in [*found.items()][:2])
+    return None
 
 
 def one_spelling_twice(names: Iterable[str]) -> tuple[str, str] | None:

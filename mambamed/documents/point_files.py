@@ -46,7 +46,7 @@ class WorldPoints(ForeignDocument):
 
 
 def read_points(path: Path, affine: Affine | None = None) -> Points:
-    """The landmarks of one case: name -> position in world mm, RAS+, in the file's order, if present.
+    """The landmarks of one case, in the file's order: name -> position in world mm, RAS+, None if absent.
 
     Args:
         path: `.mrk.json`, `.fcsv`, `.csv`, `.tsv` or `.json`.
@@ -89,7 +89,7 @@ def read_point_table(path: Path) -> tuple[str, dict[str, Points]]:
 
     Returns:
         The coordinate system, "RAS", "LPS" or "voxel", and case id -> landmark -> position in it, which may
-        be NaN. Absent landmarks are left out. `to_world` converts the positions.
+        be NaN; None if the landmark is absent. `to_world` converts the positions.
 
     Raises:
         DatasetError: not such a file, a duplicate landmark, or a coordinate that is not a number.

@@ -124,3 +124,16 @@ def test_the_recipe_does_not_rename_a_channel_that_the_dataset_names(tmp_path) -
         (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": said}}))
         manifest = convert(tmp_path, "landmarks", channels={"T2w": "mri"}).manifest
         assert manifest.channels == {name: "mri"}
+
+
+def test_one_landmark_in_two_spellings_is_refused_unless_a_case_has_both(tmp_path) -> None:
+    """In cephalometry N is a point of the bone and n one of the skin."""
+    for case in ("a", "b"):
+        write_small(tmp_path / "images" / f"{case}.nii.gz")
+    places = (4.0, 12.0, -21.0), (5.0, 12.0, -21.0)
+    write_point_table(tmp_path / "points.csv", {"a": {"Left_Eye": places[0]}, "b": {"left eye": places[0]}})
+    with pytest.raises(DatasetError, match=r"spelled differently: Left_Eye \(a\) \| left eye \(b\)"):
+        convert(tmp_path)
+    both = {"a": dict(zip("Nn", places, strict=True)), "b": {"n": places[0]}}
+    write_point_table(tmp_path / "points.csv", both)
+    assert convert(tmp_path).manifest.landmarks == ("N", "n")

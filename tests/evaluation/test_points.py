@@ -214,3 +214,10 @@ def test_tables_of_slicer_are_read_on_both_sides(folders, tmp_path) -> None:
         ]  # fmt: skip
         for ours, theirs in zip(found, before, strict=True):
             assert ours.values == pytest.approx(theirs.values, nan_ok=True)
+
+
+def test_references_that_spell_a_landmark_differently_are_refused(folders, tmp_path) -> None:
+    truth = {"p1": {"TCD 1": (0.0, 0.0, 0.0)}, "p2": {"tcd_1": (1.0, 1.0, 1.0)}}
+    write_point_table(tmp_path / "reference.csv", truth)
+    with pytest.raises(DatasetError, match=r"spelled differently: TCD 1 \(p1\) \| tcd_1 \(p2\)"):
+        evaluate_points(folders[0], tmp_path / "reference.csv")
