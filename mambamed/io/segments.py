@@ -152,8 +152,8 @@ def label_map(
 ) -> NDArray[Any]:
     """A segmentation as label map on the grid of an image.
 
-    Raises CaseError: as `read_parts`; a segment is no label or region of `names`, or voxels are in several
-    segments that no label has in common.
+    Raises CaseError: as `read_parts`; a segment is no label or region of `names`, two segments are the same
+    one, or voxels are in several segments that no label has in common.
     """
     contents = read_contents(path)
     known = [*names.labels, *names.regions]
@@ -163,6 +163,13 @@ def label_map(
             f"{path}: segment {some_of([named(name) for name in unknown])} is not a label of the dataset "
             f"({expected}). Rename it in the file, or add it to the labels."
         )
+    first: dict[str, str] = {}
+    for name in contents.values:
+        if (other := first.setdefault(names.spelled.get(name, name), name)) != name:
+            raise CaseError(
+                f"{path}: segments {named(other)} and {named(name)} differ only in spelling. Rename one of "
+                "them."
+            )
     try:
         codes, sets = sets_of(read_parts(path, shape, affine, resample), shape)
     except ValueError as error:

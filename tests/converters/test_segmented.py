@@ -157,3 +157,11 @@ def test_a_change_of_names_prepares_a_case_again(tmp_path) -> None:
         (tmp_path / "cases.json").write_text(json.dumps(document))
         (found,) = references(convert(tmp_path / "cases.csv"), tmp_path / "out")
         assert found[1:3, 1, 1].tolist() == ([1, 2] if first == "liver" else [2, 1])
+
+
+def test_two_segments_of_one_given_label_are_refused(tmp_path) -> None:
+    listed(tmp_path, "a.seg.nrrd")
+    segmentation(tmp_path / "a.seg.nrrd", {"liver": (0, 1), "Liver": (0, 2)})
+    (tmp_path / "cases.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1}}))
+    with pytest.raises(DatasetError, match=r"a\.seg\.nrrd: segments liver and Liver differ only in spelling"):
+        prepare(convert(tmp_path / "cases.csv"), tmp_path / "out", qc=False, workers=1)
