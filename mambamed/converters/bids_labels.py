@@ -12,6 +12,8 @@ from mambamed.cases import BACKGROUND
 from mambamed.documents.agreement import Naming, disagreement, special
 from mambamed.errors import DatasetError
 from mambamed.io.tables import read_csv
+from mambamed.numerals import is_whole
+from mambamed.schema_errors import named
 
 
 def label_tables(source: Path) -> list[Path]:
@@ -22,7 +24,7 @@ def label_tables(source: Path) -> list[Path]:
 def labels_of_tables(tables: Sequence[Path]) -> dict[str, int]:
     """Name -> value of all tables, with the background; empty if none of them names labels.
 
-    Raises DatasetError: two tables disagree, or an index is not a whole number.
+    Raises DatasetError: two rows or tables disagree, or an index is not a whole number.
     """
     known: dict[str, int] = {}
     first: Naming | None = None
@@ -32,11 +34,13 @@ def labels_of_tables(tables: Sequence[Path]) -> dict[str, int]:
             continue
         found: dict[str, int] = {}
         for row in rows:
-            if not (row["index"].isascii() and row["index"].isdecimal()):
+            name, index = special(row["name"]), row["index"]
+            if not is_whole(index):
+                raise DatasetError(f"{path}: index: expected a whole number, got {named(index)}. Correct it.")
+            if found.setdefault(name, int(index)) != int(index):
                 raise DatasetError(
-                    f"{path}: index: expected a whole number, got {row['index']!r}. Correct it."
+                    f"{path}: {named(name)} has the values {found[name]} and {index}. Keep one of them."
                 )
-            found[special(row["name"])] = int(row["index"])
         naming = Naming.of(str(path), found)
         if first and (line := disagreement(first, naming)):
             raise DatasetError(f"{path}: names disagree: {line}. Correct one of them.")

@@ -108,3 +108,17 @@ def test_several_label_maps_of_a_case_are_its_fault(adni) -> None:
         write_small(adni / "derivatives" / tool / "sub-01" / "anat" / "sub-01_dseg.nii.gz", 3)
     first = convert(adni).cases[0]
     assert (first.fault or "").startswith("sub-01: 2 label maps (") and "first" in (first.fault or "")
+
+
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [
+        ("3\tHippocampus\n4\tHippocampus\n", "Hippocampus has the values 3 and 4"),
+        (f"{'9' * 5000}\tPons\n", "index: expected a whole number, got 999"),
+    ],
+)
+def test_a_table_of_labels_that_cannot_be_right_is_one_line(adni, rows, line) -> None:
+    write_small(adni / "derivatives" / "seg" / "sub-01" / "anat" / "sub-01_dseg.nii.gz", 3)
+    (adni / "derivatives" / "seg" / "dseg.tsv").write_text(f"index\tname\n{rows}")
+    with pytest.raises(DatasetError, match=line):
+        convert(adni)
