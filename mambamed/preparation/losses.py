@@ -40,7 +40,8 @@ def losses_of(native: Image, prepared: NDArray, geometry: CaseGeometry) -> dict[
         geometry: of the case.
     """
     label = label_integers(to_ras(native.array, orientation_of(native.affine)))
-    if prepared.shape == label.shape:
+    is_whole = not any(geometry.crop_start) and tuple(geometry.crop_stop) == label.shape
+    if is_whole and prepared.shape == label.shape:
         return {}
     from mambamed.preparation.loss_kernels import compare_labels, count_components  # compiled when needed
 

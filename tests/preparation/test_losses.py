@@ -83,6 +83,16 @@ def test_where_nothing_changes_nothing_is_measured() -> None:
     assert losses_of(native, prepare_label(native, geometry), geometry) == {}
 
 
+def test_a_crop_is_measured_even_if_resampling_restores_the_shape() -> None:
+    """By hand: the half with label 1 is cut off, the other half is doubled."""
+    label = np.full((8, 4, 4), 2, np.uint8)
+    label[4:] = 1
+    native = Image(label, np.eye(4))
+    geometry = geometry_of(native, (0, 0, 0), (4, 4, 4), (8, 4, 4))
+    found = losses_of(native, prepare_label(native, geometry), geometry)
+    assert {value: (loss.in_crop, loss.kept) for value, loss in found.items()} == {"1": (0, 0), "2": (64, 64)}
+
+
 def vessels(folder, spacing=0.5):
     """Cases a and b: an organ; in b also a vessel of 30 voxels in a row, and a lesion of one voxel."""
     affine = np.diag([spacing, spacing, spacing, 1])
