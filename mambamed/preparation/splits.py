@@ -169,17 +169,17 @@ def _dealt(
         return [list(groups[a:b]) for a, b in itertools.pairwise(ends)]
     room = list(sizes)
     parts: list[list[str]] = [[] for _ in sizes]
-    totals: dict[str, int] = {}
+    members: dict[str, list[str]] = {}
     for group in groups:
         for stratum in strata[group]:
-            totals[stratum] = totals.get(stratum, 0) + 1
-    lacking = {stratum: [total * size / len(groups) for size in sizes] for stratum, total in totals.items()}
-    waiting = list(groups)
+            members.setdefault(stratum, []).append(group)
+    left = {stratum: len(found) for stratum, found in members.items()}
+    lacking = {stratum: [total * size / len(groups) for size in sizes] for stratum, total in left.items()}
+    waiting = dict.fromkeys(groups)
     while waiting:
-        left = {s: sum(s in strata[g] for g in waiting) for s in totals}
-        present = [s for s in left if left[s]]
-        rarest = min(present, key=lambda s: (left[s], s)) if present else None
-        chosen = [g for g in waiting if rarest is None or rarest in strata[g]]
+        rarest = min((s for s in left if left[s]), key=lambda s: (left[s], s), default=None)
+        among = waiting if rarest is None else members[rarest]
+        chosen = [group for group in among if group in waiting]
         for group in chosen:
             open_parts = [part for part in range(len(sizes)) if room[part] > 0]
             want = {p: lacking[rarest][p] if rarest is not None else 0.0 for p in open_parts}
@@ -188,5 +188,6 @@ def _dealt(
             room[part] -= 1
             for stratum in strata[group]:
                 lacking[stratum][part] -= 1
-        waiting = [g for g in waiting if g not in set(chosen)]
+                left[stratum] -= 1
+            del waiting[group]
     return parts
