@@ -16,6 +16,7 @@ from mambamed.answers.base import BaseAnswer, check_task
 from mambamed.answers.saliency import METHODS, Cam, on_native_grid
 from mambamed.cases import Case
 from mambamed.documents.account import Account
+from mambamed.documents.agreement import spelled_alike
 from mambamed.documents.run import Calibration
 from mambamed.errors import CaseError, DatasetError, RecipeError
 from mambamed.io.case_columns import EXPECTED, CaseColumns
@@ -230,6 +231,7 @@ class ClassificationAnswer(BaseAnswer):
                 progress.say(f"{table}: read by person for {len(of_person)} cases ({of_person[0]} ...)")
             found = {c.id: known.get(c.id, known.get(c.subject, {})) for c in cases}
             cases = [replace(c, covariates={**c.covariates, **found[c.id]}) for c in cases]
+        cases = [replace(c, covariates={**c.covariates, **_respelled(c.covariates, names)}) for c in cases]
         for name in names:
             without = [case.id for case in cases if not is_known(case.covariates.get(name))]
             if without:
@@ -336,6 +338,11 @@ def _far_outside(name: str, cases: Sequence[Case], known: tuple[float, float] | 
     return f"{name} is {place}: {some_of(far)}. Check the unit; the probabilities have no basis there"
 
 
+def _respelled(covariates: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    """The covariates that the model reads, under its names."""
+    return {name: covariates[column] for name, column in spelled_alike(names, covariates).items()}
+
+
 def _maps_folder(maps: Path) -> Output:
     return Output(maps, "folder of saliency maps")
 
@@ -350,14 +357,17 @@ def _read_covariates(
     """
     headers, rows = read_csv(path)
     columns = CaseColumns.of(headers)
-    there = [name for name in names if name in headers]
+    there = spelled_alike(names, headers)
     if columns is None or not there:
         lacking = EXPECTED if columns is None else " or ".join(names)
         raise DatasetError(f"{path}: no column {lacking}; its columns are {', '.join(headers)}")
     named_by = [case for case, _ in columns.identify(rows, ids)]
     if fault := columns.twice(path, named_by):
         raise DatasetError(fault)
-    found = {case: {name: row[name] for name in there} for case, row in zip(named_by, rows, strict=True)}
+    found = {
+        case: {name: row[column] for name, column in there.items()}
+        for case, row in zip(named_by, rows, strict=True)
+    }
     return found, columns.note
 
 

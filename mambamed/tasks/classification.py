@@ -21,6 +21,7 @@ from mambamed.preparation.store import PreparedCase
 from mambamed.recipe import Recipe
 from mambamed.tasks.base import Task
 from mambamed.tasks.cases import ClassedCase, PatchCase
+from mambamed.tasks.covariates import Wanted, covariate_count
 from mambamed.tasks.sides import mirror_order, pairs_in_use
 
 
@@ -67,13 +68,19 @@ class Classification(Task):
         """Check the classes of a fold, and weight them equally in the loss if the recipe says so.
 
         Raises:
-            DatasetError: a class has no training case, or all validation cases have the same class.
+            DatasetError: a class has no training case, all validation cases have the same class, or a
+                covariate is unknown in all training cases.
         """
         counts = Counter(case.class_name for case in training)
         absent = [name for name in self.classes if not counts[name]]
         if absent:
             raise DatasetError(
                 f"class {', '.join(absent)}: no training case. Add some, or remove it from dataset.classes."
+            )
+        if unknown := _unknown_in_all(self._covariates, training):
+            raise DatasetError(
+                f"covariate {', '.join(unknown)}: unknown in all training cases. Correct the name in "
+                "dataset.covariates, or add the column to the table and prepare again."
             )
         if self._settings.class_balance:
             share = [len(training) / (self.outputs * counts[name]) for name in self.classes]
@@ -162,3 +169,14 @@ def center_start(shape: Sequence[int], patch_size: Sequence[int]) -> tuple[int, 
     """First voxel of the centered patch; negative if the case is smaller."""
     spare = [size - patch for size, patch in zip(shape, patch_size, strict=True)]
     return tuple(s // 2 if s >= 0 else -(-s // 2) for s in spare)
+
+
+def _unknown_in_all(wanted: Wanted, cases: Sequence[PatchCase]) -> list[str]:
+    """The covariates that no case has."""
+    unknown, start = [], 0
+    for name, kind in wanted.items():
+        stop = start + covariate_count({name: kind})
+        if stop > start and all(np.isnan(case.covariates[start:stop]).all() for case in cases):
+            unknown.append(name)
+        start = stop
+    return unknown

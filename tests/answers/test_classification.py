@@ -244,6 +244,14 @@ def test_a_covariate_far_outside_the_training_range_is_told(world, tmp_path) -> 
     assert line.startswith(
         "warning: age is far outside the training range, 51 to 79: c02: 7200, c04: 108, c06: -7"
     )
+    (tmp_path / "Known.csv").write_text((tmp_path / "known.csv").read_text().replace("age", "Age"))
+    classify(
+        [world / "run_0"],
+        world / "images",
+        tmp_path / "o.csv",
+        **table | {"covariates": tmp_path / "Known.csv"},
+    )
+    assert (tmp_path / "o.csv").read_text() == (tmp_path / "p.csv").read_text()
     old = tmp_path / "old"  # a run of an earlier version has no ranges
     shutil.copytree(world / "run_0", old)
     manifest = read_json(old / "dataset.json")

@@ -104,6 +104,21 @@ def test_what_cannot_be_learned_is_told() -> None:
         task().loss(torch.zeros(1, 2, 4, 4, 4), torch.tensor([0]))
 
 
+def test_a_covariate_that_no_training_case_has_is_refused() -> None:
+    asked = {"age": "number", "sex": ["F", "M"], "site": ["A"]}
+    recipe = Recipe.model_validate(
+        {"task": "classification", "network": {"name": "resnet"}, "dataset": {"covariates": asked}}
+    )
+    made = task_for(recipe, DatasetManifest(name="d", channels={"a": "mri"}, classes=("NC", "AD")))
+    cases = of_classes("NC", "AD")
+    for case, numbers in zip(cases, ([70.0, math.nan], [math.nan, math.nan]), strict=True):
+        case.covariates = np.array(numbers)
+    with pytest.raises(DatasetError, match="covariate sex: unknown in all training cases"):
+        made.begin(cases, [])
+    cases[1].covariates[1] = 1.0
+    made.begin(cases, [])
+
+
 @pytest.mark.parametrize("shape", [(9, 7, 8), (5, 16, 11), (12, 12, 12)])
 def test_the_middle_of_a_case_is_what_training_reads_of_it(shape) -> None:
     patch_size = (8, 10, 11)
