@@ -9,6 +9,8 @@ from pathlib import Path
 from mambamed.cases import TWO_OF_ONE_ID, Case, ChannelFile, differ_in_case_alone
 from mambamed.converters import bids, brats, case_list, dicom, nested, nnunet, prepared
 from mambamed.converters.accounting import account_of
+from mambamed.documents.agreement import Naming, disagreement
+from mambamed.documents.foreign.dataset_json import ChannelNames
 from mambamed.errors import DatasetError
 from mambamed.io.dicom import is_dicom
 from mambamed.io.images import case_id_of, images_by_id
@@ -39,7 +41,8 @@ def find_inputs(source: Path, channels: Sequence[str], *, incomplete: bool = Fal
 
     Returns: Cases without labels, sorted by id; a missing or additional channel is the case's `fault`.
 
-    Raises DatasetError: nothing to predict, or two files of one case.
+    Raises DatasetError: nothing to predict, two files of one case, or a `dataset.json` that numbers the
+        channels otherwise than the model.
     """
     cases = _find(source, channels, incomplete)
     for one, other in differ_in_case_alone(case.id for case in cases):
@@ -59,6 +62,7 @@ def _find(source: Path, channels: Sequence[str], incomplete: bool) -> list[Case]
         case_id = case_id_of(source)
         if case_id is None:
             raise DatasetError(f"{source}: is not an image. {_WHAT}")
+        _check_numbers(source.parent, channels)
         return [_case_of_file(case_id, source, channels)]
     if not source.is_dir():
         raise DatasetError(f"{source}: no such file or folder. Check the path.")
@@ -67,11 +71,13 @@ def _find(source: Path, channels: Sequence[str], incomplete: bool) -> list[Case]
     # "patient_0001.nii.gz" alone is a patient; "patient_0000.nii.gz" is the first channel of one.
     later = incomplete and any(0 < n < len(channels) for files in numbered.values() for n in files)
     if later or any(0 in files for files in numbered.values()):
+        _check_numbers(folder, channels)
         by_key = {i: {f"{n:04d}": path for n, path in files.items()} for i, files in numbered.items()}
         return _by_channel(folder, by_key, [f"{n:04d}" for n in range(len(channels))], channels)
     if set(channels) == set(brats.CHANNELS) and (by_modality := _modalities(folder, channels)):
         return _by_channel(folder, by_modality, channels, channels)
-    images = images_by_id(folder.glob("*"), folder)
+    if images := images_by_id(folder.glob("*"), folder):
+        _check_numbers(folder, channels)
     cases = [_case_of_file(case_id, path, channels) for case_id, path in images.items()]
     if not cases and set(channels) < set(brats.CHANNELS) and (by_modality := _modalities(folder, channels)):
         return _by_channel(folder, by_modality, channels, channels)
@@ -119,6 +125,19 @@ def _one_series_each(cases: list[Case], channels: Sequence[str], source: Path) -
             "Write a list of cases with one column per channel."
         )
     return _checked(cases, source)
+
+
+def _check_numbers(folder: Path, channels: Sequence[str]) -> None:
+    """Raise DatasetError if a `dataset.json` gives the name of a channel of the model to another number."""
+    for path in (folder / "dataset.json", folder.parent / "dataset.json"):
+        if names := ChannelNames.of(path) if len(channels) > 1 else ():
+            sides = Naming.in_order(str(path), names), Naming.in_order("the model", channels)
+            if line := disagreement(*sides, only_names=True):
+                raise DatasetError(
+                    f"{folder}: channels: numbers disagree: {line}. Write a list of cases with one column "
+                    "per channel."
+                )
+            return
 
 
 def _case_of_file(case_id: str, path: Path, channels: Sequence[str]) -> Case:

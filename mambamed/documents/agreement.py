@@ -101,8 +101,8 @@ class Naming:
 
     @classmethod
     def in_order(cls, source: str, names: Iterable[str]) -> Naming:
-        """Names by their place, from 1 on."""
-        return cls(source, {name: frozenset([place]) for place, name in enumerate(names, 1)})
+        """Names by their place, from 0 on."""
+        return cls(source, {name: frozenset([place]) for place, name in enumerate(names)})
 
     def shown(self, names: Iterable[str]) -> str:
         """Some names with their values, and where they stand."""

@@ -1,5 +1,7 @@
 """Images to predict: files, folders and lists without reference answers."""
 
+import json
+
 import pytest
 
 from mambamed.converters.inputs import find_inputs
@@ -88,3 +90,27 @@ def test_a_folder_of_other_channels_is_named_with_what_was_expected(tmp_path) ->
         DatasetError, match=r"the model reads 2 channels \(a, b\); looked for .*; found 1 \.txt\."
     ):
         find_inputs(tmp_path / "other", ["a", "b"])
+
+
+@pytest.mark.parametrize("image", ["imagesTs/a_0000.nii.gz", "imagesTs/a.nii.gz"])
+def test_numbers_of_channels_must_be_those_of_the_model(tmp_path, image) -> None:
+    """nnU-Net's and the Decathlon's documents name the channels that files or volumes number."""
+    touch(tmp_path, image, image.replace("_0000", "_0001"))
+    document = tmp_path / "dataset.json"
+    for names, line in (
+        ({"0": "T2", "1": "t1"}, r"T2 0, t1 1 \(.*dataset\.json\) \| T1 0, T2 1 \(the model\)"),
+        ({"1": "T1", "0": "PD"}, r"T1 1 \(.*dataset\.json\) \| T1 0 \(the model\)"),
+        ({"0": "t1", "1": "T-2"}, None),
+        ({"0": "first", "1": "second"}, None),
+        ("MRI", None),
+    ):
+        document.write_text(json.dumps({"channel_names": names, "labels": {}}))
+        for source in (tmp_path, tmp_path / "imagesTs", *(tmp_path.glob("imagesTs/a.nii.gz"))):
+            if line is None:
+                assert [case.fault for case in find_inputs(source, ["T1", "T2"])] == [None]
+            else:
+                with pytest.raises(DatasetError, match=f"numbers disagree: {line}"):
+                    find_inputs(source, ["T1", "T2"])
+    document.write_text(json.dumps({"channel_names": {"0": "T2", "1": "T1"}}))
+    (tmp_path / "l.csv").write_text("case,T2,T1\na,t2.nii,t1.nii\n")
+    assert len(find_inputs(tmp_path / "l.csv", ["T1", "T2"])) == 1

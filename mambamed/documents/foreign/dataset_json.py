@@ -12,6 +12,7 @@ from pydantic import AliasChoices, BeforeValidator, Field
 
 from mambamed.documents.base import ForeignDocument
 from mambamed.documents.foreign.values import Channels, InnerPath, Labels, Text, Whole
+from mambamed.io.json_files import read_json
 
 _REMEDY = "Correct the file, or choose another --format."
 
@@ -52,6 +53,28 @@ class LabelNames(ForeignDocument):
 
     labels: Labels
     regions: dict[str, tuple[Whole, ...]] = Field(default_factory=dict)
+
+
+class ChannelNames(ForeignDocument):
+    """The channels of any of these documents."""
+
+    REMEDY: ClassVar[str] = "Correct the file, or move it away from the images."
+
+    channels: Channels = Field(validation_alias=AliasChoices("channel_names", "modality"))
+
+    @classmethod
+    def of(cls, path: Path) -> tuple[str, ...]:
+        """The channels in the order of their numbers; empty if there is no such file, or it has no numbers.
+
+        Raises DatasetError: the file is damaged.
+        """
+        content = read_json(path) if path.is_file() else None
+        names = (
+            (content.get("channel_names") or content.get("modality")) if isinstance(content, dict) else None
+        )
+        if not isinstance(names, dict) or not names:
+            return ()
+        return tuple(cls.checked({"channel_names": names}, path).channels.values())
 
 
 class NnunetFiles(ForeignDocument):
