@@ -227,7 +227,8 @@ def _notes(
     notes = [f"classes: {', '.join(classes)}, from {reference.source}"]
     if len(classes) == 2:
         at = ", ".join(dict.fromkeys(shown(t.threshold or 0.0) for t in tables.values()))
-        notes.append(f"positive: {classes[1]}, from probability {at} on; AUC's interval: DeLong")
+        method = _method(reference)
+        notes.append(f"positive: {classes[1]}, from probability {at} on; AUC's interval: {method}")
     notes += [reference.note] if reference.note else []
     if people := repeated_people(reference.subject_of[case] for case in reference.class_of):
         notes.append(people)

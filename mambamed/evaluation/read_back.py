@@ -61,8 +61,9 @@ class Evaluated:
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def respelled(self, names: Sequence[str]) -> Evaluated:
-        """Regions or landmarks with these names where only the spelling differs."""
-        alike = spelled_alike(dict.fromkeys(each.region for each in self.questions), names)
+        """Regions or landmarks with these names where only the spelling differs, and none has the name."""
+        own = dict.fromkeys(each.region for each in self.questions)
+        alike = {name: each for name, each in spelled_alike(own, names).items() if each not in own}
         questions = [replace(each, region=alike.get(each.region, each.region)) for each in self.questions]
         values = {(unit, alike.get(name, name), key): v for (unit, name, key), v in self.values.items()}
         regions = {alike.get(name, name): members for name, members in self.regions.items()}

@@ -350,6 +350,7 @@ def test_visits_of_a_table_are_cases_of_persons(tmp_path) -> None:
     for each in found:
         assert not each.faults
         assert "40 cases of 10 subjects: intervals and tests are by subject" in each.table.notes
+        assert any("AUC's interval: by subject (Obuchowski 1997)" in note for note in each.table.notes)
         expected = bootstrap_interval(
             [a == b for a, b in zip(plain.labels, ["NC", "AD"] * 20, strict=True)],
             [n // 4 for n in range(40)],

@@ -15,6 +15,7 @@ from mambamed.errors import DatasetError
 from mambamed.evaluation.classification import evaluate_probabilities
 from mambamed.evaluation.compare import compare
 from mambamed.evaluation.points import evaluate_points
+from mambamed.evaluation.read_back import Evaluated, Question
 from mambamed.io.points import write_points
 from mambamed.io.probabilities import Probabilities, write_probabilities
 from mambamed.metrics.auc import auc_difference
@@ -203,3 +204,16 @@ def test_what_is_not_alike_is_never_compared(tmp_path) -> None:
     with pytest.raises(DatasetError, match=line):
         compare([tmp_path / "classes_a", tmp_path / "few"])
     assert compare([tmp_path / "classes_a", tmp_path / "few"], common=True).differences[0].test.pairs == 6
+
+
+def test_two_names_of_one_spelling_stay_two() -> None:
+    questions = tuple(Question(name, "error_mm", False) for name in ("N", "n", "chin"))
+    values = {("u", name, "error_mm"): k for k, name in enumerate(("N", "n", "chin"))}
+    both = Evaluated("x", "landmarks", questions, values, {}, {}, "")
+    found = both.respelled(["N", "Chin"])
+    assert [question.region for question in found.questions] == ["N", "n", "Chin"]
+    assert found.values == {
+        ("u", "N", "error_mm"): 0,
+        ("u", "n", "error_mm"): 1,
+        ("u", "Chin", "error_mm"): 2,
+    }
