@@ -7,6 +7,7 @@ description with one slice each are one series.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -92,9 +93,9 @@ def series_of(path: Path, files: Sequence[Path] = ()) -> Series:
             fact = f"without DICOM images{f', only {kinds}' if kinds else ''}"
             raise CaseError(f"{path}: is a folder {fact}. Check the path.")
         if len(series) > 1:
-            shown = ", ".join([*(each.name for each in series[:5]), *(["..."] if series[5:] else [])])
+            shown = some_of(f"{each.name} ({os.path.relpath(each.files[0], path)})" for each in series)
             raise CaseError(
-                f"{path}: contains {len(series)} DICOM series ({shown}). Give a file of one of them."
+                f"{path}: contains {len(series)} DICOM series: {shown}. Give a file of one of them."
             )
         return _complete(series[0], path)
     kind = kind_without_image(path)
@@ -116,7 +117,7 @@ def unreadable(series: Series) -> str:
 def slices_elsewhere(source: Path, uids: Collection[str]) -> str:
     """A line about folders next to `source` that hold slices of the same series; empty if there are none.
 
-    Only the first DICOM file of each folder is read.
+    Only the first DICOM file of each folder is read, and once.
     """
     source = Path(os.path.abspath(source))  # noqa: PTH100 - links are kept
     folders = []
@@ -125,14 +126,21 @@ def slices_elsewhere(source: Path, uids: Collection[str]) -> str:
     found = []
     for name in folders[:_MOST_NEIGHBORS]:
         folder = source.parent / name
-        files = (path for path in itertools.islice(files_below(folder), 20) if is_dicom(path))
-        if folder != source and (first := next(files, None)) is not None:
-            with suppress(CaseError):
-                found += [folder] if tags_of(first).get(SERIES) in {*uids} - {""} else []
+        with suppress(CaseError, OSError):
+            if folder != source and _first_uid(folder, folder.stat().st_mtime_ns) in {*uids} - {""}:
+                found.append(folder)
     if not found:
         return ""
     more = some_of(map(str, found))
     return f"{more}: more slices of the series in {source}. Give {source.parent} to read all."
+
+
+@functools.lru_cache(4096)
+def _first_uid(folder: Path, changed_ns: int) -> str | None:
+    """The SeriesInstanceUID of the first DICOM file in a folder that was last changed then."""
+    files = (path for path in itertools.islice(files_below(folder), 20) if is_dicom(path))
+    first = next(files, None)
+    return None if first is None else tags_of(first).get(SERIES)
 
 
 def _is_neighbor(entry: os.DirEntry[str]) -> bool:

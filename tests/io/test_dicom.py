@@ -72,7 +72,7 @@ def test_one_file_stands_for_its_series_among_several(tmp_path) -> None:
     second = write_series(tmp_path, [0, 2, 4, 6], series=2)
     np.testing.assert_array_equal(read_image(tmp_path / "000_2.dcm").array, second)
     assert [len(series.files) for series in find_series(tmp_path)] == [3, 4]
-    with pytest.raises(CaseError, match=r"contains 2 DICOM series \(series 1, series 2\)"):
+    with pytest.raises(CaseError, match=r"2 DICOM series: series 1 \(000_1\.dcm\), series 2 \(000_2"):
         read_image(tmp_path)
 
 
