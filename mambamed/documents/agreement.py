@@ -173,7 +173,7 @@ def spelled_alike(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
     {'left_eye': 'Left Eye'}
     """
     exact, candidates = set(), defaultdict(list)
-    for each in known:
+    for each in dict.fromkeys(known):
         exact.add(each)
         candidates[spelling(each)].append(each)
     found = {}

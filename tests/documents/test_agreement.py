@@ -127,6 +127,9 @@ def test_manifests_differ_in_the_order_of_channels_and_regions() -> None:
 def test_names_are_found_by_their_spelling_unless_that_is_ambiguous() -> None:
     known = ["Left Eye", "nose", "NOSE"]
     assert spelled_alike(["left_eye", "nose", "Nose"], known) == {"left_eye": "Left Eye", "nose": "nose"}
+    assert spelled_alike(["Liver"], ["liver", "spleen", "liver"]) == {
+        "Liver": "liver"
+    }  # a label and a region
 
 
 def test_a_recipe_spells_ignore_and_background_as_they_are() -> None:

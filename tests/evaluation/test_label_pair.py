@@ -71,6 +71,19 @@ def test_either_side_may_be_a_segmentation(tmp_path, sides) -> None:
     assert evaluate(tmp_path / "pred", tmp_path / "ref", metrics="dice", regions="liver=1").cases
 
 
+def test_the_sides_may_spell_a_segment_differently(tmp_path) -> None:
+    as_slicer(tmp_path / "ref" / "a.seg.nrrd", truth(), {"liver": 1, "tumor": 2})
+    as_slicer(tmp_path / "a.seg.nrrd", guess(), {"liver": 1, "tumor": 2})
+    (tmp_path / "pred").mkdir()
+    renamed = (tmp_path / "a.seg.nrrd").read_bytes().replace(b"liver", b"LIVER")
+    (tmp_path / "pred" / "a.seg.nrrd").write_bytes(renamed)
+    found = evaluate(tmp_path / "pred", tmp_path / "ref", metrics="dice")
+    assert found.faults == ()
+    assert {name: scores.values["dice"] for name, scores in found.cases[0].regions.items()} == {
+        name: pytest.approx(dice(name)) for name in ("liver", "tumor")
+    }
+
+
 def test_values_without_names_contradict_names_that_differ(tmp_path) -> None:
     as_nifti(tmp_path / "ref" / "a.nii.gz", truth())
     as_nifti(tmp_path / "ref" / "b.nii.gz", truth())
