@@ -314,13 +314,14 @@ def _of_brats(references: Path, cases: dict[str, Path]) -> Answers | None:
 
 
 def _of_references(references: Path) -> list[Answers]:
-    return _named_in(folder / _DOCUMENT for folder in (references, references.parent))[:1]
+    folder = references if references.is_dir() else references.parent
+    return _named_in(each / _DOCUMENT for each in (folder, folder.parent))[:1]
 
 
 def _of_predictions(predictions: Path) -> list[Answers]:
     """The names in the records of `predict`, and in a document of another program next to the masks."""
     folder = predictions if predictions.is_dir() else predictions.parent
-    documents = (each / _DOCUMENT for each in (predictions, predictions.parent))
+    documents = (each / _DOCUMENT for each in (folder, folder.parent))
     name = case_id_of(predictions) if predictions.is_file() else None
     own = record_files(folder, f"{name}.run") if name else []
     return [*_named_in(reversed([*record_files(folder), *own])), *_named_in(documents)[:1]]

@@ -122,6 +122,15 @@ def test_names_of_references_and_predictions_must_agree(tmp_path, first, second,
             pair_up(predictions, references, regions=regions)
 
 
+def test_names_are_those_of_the_dataset_also_for_single_files(tmp_path) -> None:
+    predictions = named(tmp_path / "p" / "q", "run.json", labels=NAMES)
+    references = touch(tmp_path / "r" / "labelsTr", "a.nii.gz")
+    (tmp_path / "r" / "dataset.json").write_text(json.dumps({"labels": {"Posterior": 1, "Anterior": 2}}))
+    for one, other in ((predictions, references), (predictions / "a.nii.gz", references / "a.nii.gz")):
+        with pytest.raises(DatasetError, match="names disagree: Posterior 1, Anterior 2"):
+            pair_up(one, other)
+
+
 def test_the_recipe_and_regions_must_agree_with_the_files(tmp_path) -> None:
     predictions = named(tmp_path / "p" / "q", "run.json", labels=NAMES)
     references = touch(tmp_path / "r" / "q", "a.nii.gz")
