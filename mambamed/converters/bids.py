@@ -27,6 +27,7 @@ from mambamed.io.case_columns import SESSION_COLUMNS, CaseColumns, is_known
 from mambamed.io.images import case_id_of
 from mambamed.io.segments import is_segmentation
 from mambamed.io.tables import column_of, read_csv
+from mambamed.schema_errors import some_of
 
 _PARTICIPANTS = "participants.tsv"
 _CLASS_COLUMNS = ("diagnosis", "group", "dx", "class")
@@ -52,7 +53,13 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
     found = (_case(folder, source, list(channels), known, column, labels) for folder in _folders(source))
     cases = [case for case in found if case is not None]
     classes = found_classes([case.class_name for case in cases], column or "class", source)
+    warnings = []
+    there = {*(case.id for case in cases), *(case.subject for case in cases)}
+    if without := [row for row in known if row not in there]:
+        warnings.append(f"{source / _PARTICIPANTS}: no image of {', '.join(channels)}: {some_of(without)}")
     if classes and not labels:
+        if unknown := [case.id for case in cases if not (case.class_name or case.fault)]:
+            warnings.append(f"{source}: {column} is not known, so left out: {some_of(unknown)}")
         cases = [case for case in cases if case.class_name or case.fault]
     named: Mapping[str, int] = {}
     regions: Mapping[str, tuple[int, ...]] = {}
@@ -77,7 +84,8 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
         classes=classes if not labels else (),
     )
     documents = (source / _PARTICIPANTS, *source.glob("sub-*/*_sessions.tsv"), *tables)
-    return RawDataset(manifest, sorted(cases, key=lambda case: case.id), documents=documents)
+    cases.sort(key=lambda case: case.id)
+    return RawDataset(manifest, cases, documents=documents, warnings=tuple(warnings))
 
 
 def find_cases(source: Path, channels: Sequence[str]) -> list[Case]:
@@ -142,7 +150,12 @@ def _class_column(source: Path, options: ConvertOptions, columns: Sequence[str])
                 f"{options.class_column!r}. Choose one of them."
             )
         return options.class_column
-    by_lower = {name.lower(): name for name in offered}
+    by_lower: dict[str, str] = {}
+    for name in dict.fromkeys(offered):
+        if (other := by_lower.setdefault(name.lower(), name)) != name and name.lower() in _CLASS_COLUMNS:
+            raise DatasetError(
+                f"{source}: columns {other} and {name} differ only in capitals. Name one with --class-column."
+            )
     return next((by_lower[name] for name in _CLASS_COLUMNS if name in by_lower), None)
 
 

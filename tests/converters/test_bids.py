@@ -122,3 +122,19 @@ def test_a_table_of_labels_that_cannot_be_right_is_one_line(adni, rows, line) ->
     (adni / "derivatives" / "seg" / "dseg.tsv").write_text(f"index\tname\n{rows}")
     with pytest.raises(DatasetError, match=line):
         convert(adni)
+
+
+def test_persons_without_image_or_class_are_named(tmp_path) -> None:
+    for number in range(1, 4):
+        write_small(tmp_path / f"sub-{number}" / "anat" / f"sub-{number}_T1w.nii.gz", seed=number)
+    rows = "sub-1\tA\nsub-2\tn/a\nsub-3\tB\nsub-4\tB\n"
+    (tmp_path / "participants.tsv").write_text(f"participant_id\tgroup\n{rows}")
+    dataset = convert(tmp_path)
+    assert [case.id for case in dataset.cases] == ["sub-1", "sub-3"]
+    assert dataset.warnings == (
+        f"{tmp_path}/participants.tsv: no image of T1w: sub-4",
+        f"{tmp_path}: group is not known, so left out: sub-2",
+    )
+    (tmp_path / "participants.tsv").write_text("participant_id\tgroup\tGroup\nsub-1\tA\tB\n")
+    with pytest.raises(DatasetError, match="columns group and Group differ only in capitals"):
+        convert(tmp_path)
