@@ -74,6 +74,11 @@ class Record:
         self._reject_changed(known, cases)
         for case in cases:  # so that a file that is replaced is not held against its old digest after a kill
             if known.get(case.id, {}).get("status") == "done" and not self._same_input(known[case.id], case):
+                if place.only:  # nothing else says that the file may be of another person
+                    raise RecipeError(
+                        f"{place.target}: is the result of another image, or the image has changed. Give "
+                        "another -o, or --overwrite."
+                    )
                 del known[case.id]
         # Every case has its entry before its file is written: a file without an entry is not ours.
         waiting = {case.id: {"status": "waiting"} for case in cases}

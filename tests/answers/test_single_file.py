@@ -11,7 +11,7 @@ from mambamed.cases import SegmentNames
 from mambamed.errors import RecipeError
 from mambamed.io.images import read_image
 from mambamed.io.segments import label_map
-from tests.answers.stubs import blob, stub_run, write_blobs
+from tests.answers.stubs import blob, stub_run, write_blobs, write_nifti
 from tests.io.pydicom_series import write_slice
 
 
@@ -54,6 +54,19 @@ def test_its_own_result_is_kept_and_what_somebody_changed_is_refused(run, scan, 
     assert mask.read_bytes() == b"edited by hand"
     assert go(run, scan, mask, overwrite=True).kept == 0
     assert nib.load(mask).shape == (20, 22, 18)
+
+
+def test_the_result_of_another_image_is_not_replaced(run, tmp_path) -> None:
+    """Two scans of one name in two folders: two persons."""
+    for number, person in enumerate(("anna", "bert")):
+        write_nifti(tmp_path / person / "t1.nii.gz", blob(seed=number))
+    mask = tmp_path / "mask.nii.gz"
+    go(run, tmp_path / "anna" / "t1.nii.gz", mask)
+    before = mask.read_bytes()
+    with pytest.raises(RecipeError, match=r"mask\.nii\.gz: is the result of another image"):
+        go(run, tmp_path / "bert" / "t1.nii.gz", mask)
+    assert mask.read_bytes() == before
+    assert go(run, tmp_path / "bert" / "t1.nii.gz", mask, overwrite=True).kept == 0
 
 
 @pytest.mark.parametrize("name", ["mask.nii.gz", "mask_preview.png"])
