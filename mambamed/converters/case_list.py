@@ -271,8 +271,9 @@ def _cases(
     named_by = columns.cases.identify(listed.rows, folder_images)
     if fault := columns.cases.twice(listed.file, (case_id for case_id, _ in named_by)):
         raise DatasetError(fault)
+    width = _width(folder_images)
     return [
-        _case(row, case_id, person, columns, listed, folder_images, tables)
+        _case(row, case_id, person, columns, listed, folder_images.get(case_id, {}), width, tables)
         for row, (case_id, person) in zip(listed.rows, named_by, strict=True)
     ]
 
@@ -283,9 +284,11 @@ def _case(
     person: str,
     columns: _Columns,
     listed: _List,
-    folder_images: Mapping[str, Mapping[int, Path]],
+    files: Mapping[int, Path],
+    width: int,
     tables: dict[Path, tuple[str, dict[str, Points]]],
 ) -> Case:
+    """`files`: channel number -> image, if the list has no column of images; of `width` channels."""
     parent = listed.file.parent
     if not case_id:
         column = columns.cases.case or columns.cases.person
@@ -301,14 +304,13 @@ def _case(
         if empty:
             fault = f"{case_id}: channel {', '.join(empty)} has no file in {listed.file}. Add it."
     else:
-        files = folder_images.get(case_id, {})
         channels = [ChannelFile(path) for _, path in sorted(files.items())]
-        without = [f"{case_id}_{n:04d}" for n in range(_width(folder_images)) if n not in files]
+        without = [f"{case_id}_{n:04d}" for n in range(width) if n not in files]
         if not channels:
             fault = f"{case_id}: stands in {listed.file}, but has no image. Add it, or remove the row."
         elif without:
             folder = channels[0].path.parent
-            missing = {n: f"{n:04d}" for n in range(_width(folder_images)) if n not in files}
+            missing = {n: f"{n:04d}" for n in range(width) if n not in files}
             fault = f"{case_id}: channel {', '.join(without)} is missing in {folder}. Add it."
     points = None
     if columns.points and fault is None:
