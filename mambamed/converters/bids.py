@@ -23,7 +23,7 @@ from mambamed.converters.options import ConvertOptions
 from mambamed.converters.segmented import named_labels
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.errors import DatasetError
-from mambamed.io.case_columns import SESSION_COLUMNS, CaseColumns, is_known
+from mambamed.io.case_columns import SESSION_COLUMNS, CaseColumns, is_stated
 from mambamed.io.images import case_id_of
 from mambamed.io.segments import is_segmentation
 from mambamed.io.tables import column_of, read_csv
@@ -196,7 +196,7 @@ def _case(
         case_id,
         tuple(ChannelFile(paths[0]) for paths in files.values() if paths),
         next(iter(maps), None),
-        class_name=answer if is_known(answer) else None,
+        class_name=answer if is_stated(answer) else None,
         subject=subject,
         covariates=facts,
         fault=fault,

@@ -45,7 +45,7 @@ from mambamed.documents.foreign.values import labels_and_regions
 from mambamed.documents.manifest import DatasetManifest, RawDataset
 from mambamed.documents.point_files import read_point_table, read_points
 from mambamed.errors import CaseError, DatasetError
-from mambamed.io.case_columns import EXPECTED, CaseColumns, is_known
+from mambamed.io.case_columns import EXPECTED, CaseColumns, is_stated
 from mambamed.io.images import case_id_of, read_header
 from mambamed.io.json_files import read_json
 from mambamed.io.points import EVERY, Points, collected, point_suffix, to_world
@@ -327,7 +327,7 @@ def _case(
         tuple(channels),
         label=parent / label if label else None,
         points=points,
-        class_name=answer if is_known(answer) else None,
+        class_name=answer if is_stated(answer) else None,
         subject=person,
         covariates={name: _text(row.get(name)) for name in columns.covariates},
         fault=fault,

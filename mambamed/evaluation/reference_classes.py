@@ -10,7 +10,7 @@ from mambamed.documents.agreement import spelled_alike
 from mambamed.documents.prepared import PreparedIndex
 from mambamed.errors import DatasetError
 from mambamed.evaluation.pairing import subject_of
-from mambamed.io.case_columns import EXPECTED, CaseColumns
+from mambamed.io.case_columns import EXPECTED, CaseColumns, is_stated
 from mambamed.io.tables import read_csv, unescaped
 from mambamed.schema_errors import some_of
 
@@ -116,6 +116,10 @@ def _of_classes(
             f"{path}: no case has one of the classes {', '.join(classes)} (found: "
             f"{some_of(sorted(set(found.values()))) or 'none'}). Choose a table with them."
         )
-    others = {case: name for case, name in found.items() if name and case not in known}
-    why_not = {case: f"has no class in {source}. Add it." for case, name in found.items() if not name}
+    others = {case: name for case, name in found.items() if is_stated(name) and case not in known}
+    why_not = {
+        case: f"has no class in {source}. Add it."
+        for case, name in found.items()
+        if not is_stated(name) and case not in known
+    }
     return ReferenceClasses(known, subjects, source, others, why_not, note)

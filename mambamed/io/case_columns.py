@@ -27,10 +27,10 @@ EXPECTED = "case, case_id, id or participant_id"  # for messages
 _NOT_KNOWN = {"", "n/a", "na", "nan"}
 
 
-def is_known(cell: str) -> bool:
+def is_stated(cell: str) -> bool:
     """Whether a cell says something, i.e. is not empty and not the "n/a" of BIDS or of a program.
 
-    >>> is_known("n/a"), is_known("NaN"), is_known(""), is_known("0")
+    >>> is_stated("n/a"), is_stated("NaN"), is_stated(""), is_stated("0")
     (False, False, False, True)
     """
     return cell.strip().lower() not in _NOT_KNOWN
@@ -95,7 +95,7 @@ class CaseColumns:
         [('sub-1_ses-M00', 'sub-1')]
         """
         persons = [_text(row.get(self.person)) if self.person else "" for row in rows]
-        persons = [person if is_known(person) else "" for person in persons]
+        persons = [person if is_stated(person) else "" for person in persons]
         if self.case:
             cases = [_text(row.get(self.case)) for row in rows]
         elif self.session:
@@ -130,7 +130,7 @@ def _visit(person: str, session: str) -> str:
     >>> _visit("sub-01", "02"), _visit("01", "ses-02"), _visit("p1", "2"), _visit("p1", "n/a")
     ('sub-01_ses-02', 'sub-01_ses-02', 'p1_2', 'p1')
     """
-    if not person or not is_known(session):
+    if not person or not is_stated(session):
         return person
     if person.startswith("sub-") and not session.startswith("ses-"):
         session = f"ses-{session}"

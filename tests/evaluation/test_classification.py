@@ -359,3 +359,13 @@ def test_visits_of_a_table_are_cases_of_persons(tmp_path) -> None:
     assert any(
         "one case per visit (columns participant_id and session_id)" in n for n in found[0].table.notes
     )
+
+
+def test_an_unknown_class_is_no_other_class(tmp_path) -> None:
+    write_probabilities(tmp_path / "p.csv", binary(0)[0])
+    classes = ["n/a", "sMCI", *["NC", "AD"] * 19]
+    found = evaluate_probabilities(tmp_path / "p.csv", write_classes(tmp_path / "c.csv", classes))
+    assert [str(fault) for fault in found.faults] == [
+        f"{tmp_path}/p.csv: c00: has no class in column class of c.csv. Add it."
+    ]
+    assert any(note.startswith("1 cases of another class (sMCI)") for note in found.table.notes)
