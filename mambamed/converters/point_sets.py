@@ -82,7 +82,8 @@ def read_point_set(place: Path, affine_of: AffineOf = lambda case_id: None) -> P
     if suffix is None:
         raise DatasetError(f"{place}: not a point file. Use .json, .mrk.json, .fcsv or .csv.")
     case_id = place.name[: -len(suffix)]
-    return PointSet({case_id: read_points(place, affine_of(case_id))}, (), place.name)
+    points = read_points(place, affine_of(case_id))
+    return PointSet({case_id: expanded(points, [name for name in points if name != EVERY])}, (), place.name)
 
 
 def holds_points(place: Path) -> bool:

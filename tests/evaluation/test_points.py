@@ -221,3 +221,12 @@ def test_references_that_spell_a_landmark_differently_are_refused(folders, tmp_p
     write_point_table(tmp_path / "reference.csv", truth)
     with pytest.raises(DatasetError, match=r"spelled differently: TCD 1 \(p1\) \| tcd_1 \(p2\)"):
         evaluate_points(folders[0], tmp_path / "reference.csv")
+
+
+def test_the_name_of_all_others_is_no_landmark_of_a_single_file(tmp_path) -> None:
+    for folder, rows in (("p", "nose,1,2,4\nchin,1,1,1\n"), ("r", "nose,1,2,3\n*,,,\n")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.csv").write_text(f"landmark,x,y,z\n{rows}")
+    found = evaluate_points(tmp_path / "p" / "a.csv", tmp_path / "r" / "a.csv")
+    assert [(s.name, s.found, s.absent) for s in found.summaries] == [("nose", 1, 0), ("all", 1, 0)]
+    assert "only in the predictions: chin" in found.table.notes
