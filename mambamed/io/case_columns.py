@@ -6,11 +6,12 @@
 | a person and `session_id`, `session` or `visit` | `PERSON_SESSION`, e.g. `sub-01_ses-02` | the person |
 | a person alone | the person | the person |
 
-A case is a visit. An id like `sub-01_ses-02` names its person, `sub-01`, by itself.
+A case is a visit. Programs that write whole numbers as 1.0 mean the visit 1. An id like `sub-01_ses-02` names its person, `sub-01`, by itself.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ PERSON_COLUMNS = ("subject", "subject_id", "patient", "patient_id")
 SESSION_COLUMNS = ("session_id", "session", "visit_id", "visit")
 EXPECTED = "case, case_id, id or participant_id"  # for messages
 _NOT_KNOWN = {"", "n/a", "na", "nan"}
+_FLOAT = re.compile(r"([0-9]+)\.0+")
 
 
 def is_stated(cell: str) -> bool:
@@ -127,9 +129,11 @@ def _text(cell: Any) -> str:
 def _visit(person: str, session: str) -> str:
     """The id of a visit; BIDS' prefixes are completed if one of the two has its own.
 
-    >>> _visit("sub-01", "02"), _visit("01", "ses-02"), _visit("p1", "2"), _visit("p1", "n/a")
+    >>> _visit("sub-01", "02"), _visit("01", "ses-02"), _visit("p1", "2.0"), _visit("p1", "n/a")
     ('sub-01_ses-02', 'sub-01_ses-02', 'p1_2', 'p1')
     """
+    if match := _FLOAT.fullmatch(session):
+        session = match[1]
     if not person or not is_stated(session):
         return person
     if person.startswith("sub-") and not session.startswith("ses-"):

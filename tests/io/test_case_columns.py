@@ -19,6 +19,8 @@ from mambamed.io.case_columns import CaseColumns
         ("participant_id,session_id", "01,ses-M00", ("sub-01_ses-M00", "01")),
         ("participant_id,session_id", "sub-01,n/a", ("sub-01", "sub-01")),
         ("Patient,Visit", "p1,2", ("p1_2", "p1")),
+        ("patient,visit", "p1,2.0", ("p1_2", "p1")),
+        ("patient,visit", "p1,2.05", ("p1_2.05", "p1")),
         ("participant_id", "sub-01", ("sub-01", "sub-01")),
         ("participant_id,subject", "scan1,p", ("scan1", "p")),
         ("subject_id", "p", ("p", "p")),
