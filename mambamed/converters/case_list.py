@@ -110,6 +110,13 @@ def convert(source: Path, options: ConvertOptions) -> RawDataset:
     """The cases of a list. Raises DatasetError: not a list, or missing or invalid columns."""
     listed = _read(source)
     columns = _columns(listed, options)
+    stated = {*listed.document.channels, *(options.channels or {})}
+    others = [c for name, c in columns.channels.items() if c.lower() in _LABEL and name not in stated]
+    if others:
+        both = f"{named(columns.label or '')} and {named(others[0])}"
+        raise DatasetError(
+            f"{listed.file}: columns {both} both are label maps by their names. Rename the one that is not."
+        )
     tables: dict[Path, tuple[str, dict[str, Points]]] = {}
     folder_images = {} if columns.channels else _images_of(listed)
     cases = _cases(columns, listed, folder_images, tables)
@@ -179,7 +186,8 @@ def _columns(listed: _List, options: ConvertOptions) -> _Columns:
         remedy = "Write one row per case, or give the folder of a dataset, not its document."
         raise DatasetError(f"{listed.file}: no cases. {remedy}")
     headers = list(dict.fromkeys(key for row in listed.rows for key in row))
-    cases = CaseColumns.of([header for header in headers if header != options.class_column])
+    without = [header for header in headers if header != options.class_column]
+    cases = CaseColumns.of(without)
     if cases is None:
         raise DatasetError(f"{listed.file}: no column {EXPECTED}. Add a column with the case ids.")
     if options.class_column is not None and options.class_column not in headers:
@@ -188,10 +196,8 @@ def _columns(listed: _List, options: ConvertOptions) -> _Columns:
             f"--class-column: expected a column of {listed.file} ({shown}), got "
             f"{options.class_column!r}. Choose one of them."
         )
-    label, points = (column_of(headers, names) for names in (_LABEL, POINT_COLUMNS))
+    label, points = (column_of(without, names) for names in (_LABEL, POINT_COLUMNS))
     class_name = options.class_column or column_of(headers, _CLASS)
-    if label is not None and label == options.class_column:
-        label = None
     cells = [cell for row in listed.rows if label and (cell := _text(row.get(label)))]
     if cells and not _holds_images(listed, label or "") and not any("/" in cell for cell in cells):
         raise DatasetError(

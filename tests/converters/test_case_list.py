@@ -326,6 +326,20 @@ def test_visits_of_bids_are_cases_and_participants_subjects(tmp_path) -> None:
     assert [case.id for case in find_cases(tmp_path / "list.tsv", ["T1w"])] == [c.id for c in dataset.cases]
 
 
+def test_a_second_column_of_label_maps_is_no_channel(tmp_path) -> None:
+    write_small(tmp_path / "a.nii.gz")
+    write_small(tmp_path / "m.nii.gz", value=1)
+    (tmp_path / "cases.csv").write_text("case,T1,mask,seg\na,a.nii.gz,m.nii.gz,m.nii.gz\n")
+    with pytest.raises(DatasetError, match="columns seg and mask both are label maps by their names"):
+        convert(tmp_path / "cases.csv")
+    assert len(find_cases(tmp_path / "cases.csv", ["T1"])) == 1
+    stated = convert(tmp_path / "cases.csv", channels={"T1": "mri", "mask": "mri"}).manifest
+    assert list(stated.channels) == ["T1", "mask"]
+    (tmp_path / "cases.csv").write_text("case,T1,label,seg\na,a.nii.gz,ill,m.nii.gz\n")
+    (case,) = convert(tmp_path / "cases.csv", class_column="label").cases
+    assert (case.label, case.class_name, len(case.channels)) == (tmp_path / "m.nii.gz", "ill", 1)
+
+
 def test_an_unknown_class_is_none_of_the_classes(tmp_path) -> None:
     rows = [("a", "AD"), ("b", "n/a"), ("c", "NC"), ("d", "NaN")]
     for case, _ in rows:
