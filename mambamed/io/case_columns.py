@@ -6,7 +6,8 @@
 | a person and `session_id`, `session` or `visit` | `PERSON_SESSION`, e.g. `sub-01_ses-02` | the person |
 | a person alone | the person | the person |
 
-A case is a visit. Programs that write whole numbers as 1.0 mean the visit 1. An id like `sub-01_ses-02` names its person, `sub-01`, by itself.
+A case is a visit. Programs that write whole numbers as 1.0 mean the visit 1. An id like `sub-01_ses-02` names
+its person, `sub-01`, by itself.
 """
 
 from __future__ import annotations
