@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile
 from mambamed.documents.parts import entries_of_part
-from mambamed.documents.prepared import PreparedIndex
+from mambamed.documents.prepared import ImageFile, PreparedIndex
 from mambamed.documents.run import FoldName
 from mambamed.errors import DatasetError, RecipeError
 
@@ -15,6 +15,15 @@ from mambamed.errors import DatasetError, RecipeError
 def recognizes(source: Path) -> bool:
     """Whether a folder is a prepared dataset."""
     return (source / "plan.json").is_file() and (source / "splits.json").is_file()
+
+
+def images_of(source: Path) -> dict[str, tuple[ChannelFile, ...]]:
+    """Case id -> the images that `prepare` read, for a prepared dataset; nothing for other folders."""
+    if not recognizes(source):
+        return {}
+    return {
+        case: _files(images) for case, images in PreparedIndex.read(source / "dataset.json").images.items()
+    }
 
 
 def cases_of_part(source: Path, part: str, folds: Sequence[FoldName], channels: Sequence[str]) -> list[Case]:
@@ -46,13 +55,14 @@ def cases_of_part(source: Path, part: str, folds: Sequence[FoldName], channels: 
                 f"{source / 'dataset.json'}: does not say where the images of {entry.id} are. Run the same "
                 "'mambamed prepare' command again; finished cases are kept."
             )
-        files = tuple(
-            ChannelFile(Path(image.path), image.volume, tuple(map(Path, image.files)))
-            for image in index.images[entry.id]
-        )
+        files = _files(index.images[entry.id])
         needed = (path for file in files for path in (file.path, *file.files))
         gone = next((path for path in needed if not path.exists()), None)
         fault = None if gone is None else f"{gone}: no such file. Put it back, or prepare the dataset again."
         known_of_case = {"subject": entry.subject, "covariates": entry.covariates, "fault": fault}
         cases.append(Case(entry.id, files, **known_of_case))
     return cases
+
+
+def _files(images: Sequence[ImageFile]) -> tuple[ChannelFile, ...]:
+    return tuple(ChannelFile(Path(i.path), i.volume, tuple(map(Path, i.files))) for i in images)

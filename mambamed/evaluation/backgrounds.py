@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mambamed.cases import ChannelFile
-from mambamed.converters import brats, dicom
+from mambamed.converters import brats, dicom, prepared
 from mambamed.errors import DatasetError, MambamedError
 from mambamed.io.images import SUFFIXES, case_id_of, is_slicer_segmentation
 
@@ -27,7 +27,8 @@ class Backgrounds:
     """Images of cases.
 
     Attributes:
-        images: folder of `--images`; None: images are searched next to the references.
+        images: folder of `--images`; None: images are those that a prepared dataset was made from, or are
+            searched next to the references.
         references: as given to `evaluate`.
         cases: ids of all cases, of which none is a part of another's name.
     """
@@ -60,6 +61,7 @@ class Backgrounds:
 
     def _candidates(self, case: str, reference: Path) -> Iterator[Path]:
         if self.images is None:
+            yield from map(_place, self._prepared.get(case, ()))
             folder = reference.parent
             if folder != self.references:
                 yield from _modalities(folder, case)
@@ -70,6 +72,10 @@ class Backgrounds:
         yield from self._nested.get(case, ())
         if case in self._series:
             yield self._series[case]
+
+    @functools.cached_property
+    def _prepared(self) -> dict[str, tuple[ChannelFile, ...]]:
+        return prepared.images_of(self.references)
 
     @functools.cached_property
     def _nested(self) -> dict[str, list[Path]]:
@@ -107,7 +113,7 @@ class Backgrounds:
 def _place(series: ChannelFile) -> Path:
     """A path that stands for a series: one of its files, or the folder that holds them all."""
     folders = {file.parent for file in series.files}
-    return series.path if len(folders) == 1 else Path(os.path.commonpath(folders))
+    return series.path if len(folders) < 2 else Path(os.path.commonpath(folders))
 
 
 def _by_name(folders: Iterable[Path], case: str) -> Iterator[Path]:

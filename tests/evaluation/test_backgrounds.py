@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from mambamed.converters import convert
 from mambamed.errors import DatasetError
 from mambamed.evaluation.backgrounds import Backgrounds
+from mambamed.preparation.prepare import prepare
+from tests.preparation.test_prepare import make_dataset
 
 CASES = frozenset({"p1", "p10", "BraTS-GLI-00001-000", "sub-01", "sub-02_ses-1"})
 
@@ -54,3 +57,12 @@ def test_a_folder_without_any_image_of_the_cases_is_rejected(tmp_path) -> None:
     touch(tmp_path, "p1.nii.gz")
     assert Backgrounds(tmp_path, tmp_path, CASES).check() == sorted(CASES - {"p1"})
     assert Backgrounds(None, tmp_path, CASES).check() == []
+
+
+def test_the_images_of_a_prepared_dataset_are_those_that_were_prepared(tmp_path) -> None:
+    raw = make_dataset(tmp_path / "raw", cases=2)
+    prepare(convert(raw), tmp_path / "prepared", workers=1, qc=False)
+    reference = next((tmp_path / "prepared" / "references").iterdir())
+    case = reference.name.removesuffix(".nii.gz")
+    image = Backgrounds(None, tmp_path / "prepared", frozenset([case])).find(case, reference)
+    assert image == raw / "imagesTr" / f"{case}_0000.nii.gz"
