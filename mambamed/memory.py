@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import platform
@@ -157,6 +156,8 @@ def resident_bytes() -> int:
 def give_back_freed_memory() -> None:
     """Hand what is free back to the system, which `run.device.keep_freed_memory` keeps (glibc only)."""
     if platform.libc_ver()[0] == "glibc":
+        import ctypes  # late: for the start of every command
+
         ctypes.CDLL(None).malloc_trim(0)
 
 

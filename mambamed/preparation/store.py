@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -203,6 +202,8 @@ def encode_array(array: NDArray) -> bytes:
     cubes of up to 64 voxels over all channels, blocks of up to 32 voxels of one channel. Both divide an axis
     evenly, because the last one is stored and decompressed at full size.
     """
+    import blosc2  # late: predict needs no prepared arrays
+
     chunk = tuple(_even(n, CHUNK) for n in array.shape[-3:])
     # The annotations of blosc2 name every kind of store that its functions may return.
     stored: Any = blosc2.asarray(
@@ -219,6 +220,8 @@ def read_array(path: Path, box: Box | None = None) -> NDArray:
 
     Raises DatasetError: the file is absent or damaged.
     """
+    import blosc2
+
     try:
         # A handle per call: a handle must not be used by two threads.
         stored: Any
