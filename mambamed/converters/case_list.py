@@ -313,7 +313,7 @@ def _case(
         channels = [ChannelFile(path) for _, path in sorted(files.items())]
         without = [f"{case_id}_{n:04d}" for n in range(width) if n not in files]
         if not channels:
-            fault = f"{case_id}: stands in {listed.file}, but has no image. Add it, or remove the row."
+            fault = f"{case_id}: stands in {listed.file}, but has no image. Add it."
         elif without:
             folder = channels[0].path.parent
             missing = {n: f"{n:04d}" for n in range(width) if n not in files}

@@ -75,7 +75,7 @@ def _by_name(images: Path, labels: Path) -> list[Case]:
         cases.append(Case.found(case_id, order, label=masks.get(case_id), fault=fault))
     for case_id, path in masks.items():
         if case_id not in found:
-            fault = f"{case_id}: no image for the label {path}. Add it, or remove the label."
+            fault = f"{case_id}: no image for the label {path}. Add it."
             cases.append(Case.found(case_id, (), label=path, fault=fault))
     return cases
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,19 +11,20 @@ from typing import Any, Literal
 from mambamed.cases import IGNORE, TWO_OF_ONE_ID, Case, SegmentNames, person_of
 from mambamed.converters import brats
 from mambamed.converters.segmented import named_labels
-from mambamed.documents.agreement import Naming, disagreement, special
+from mambamed.documents.agreement import Naming, disagreement, special, spelling
 from mambamed.documents.foreign.dataset_json import LabelNames
 from mambamed.documents.prediction import record_files
-from mambamed.errors import DatasetError
+from mambamed.errors import CaseError, DatasetError
 from mambamed.io.images import case_id_of, labels_by_id, put_once
 from mambamed.io.json_files import read_json
-from mambamed.io.segments import is_segmentation
+from mambamed.io.segments import is_segmentation, read_contents
 from mambamed.numerals import is_whole
-from mambamed.schema_errors import some_of
+from mambamed.schema_errors import named, some_of
 
 # "references" lies in a prepared dataset.
 _LABEL_FOLDERS = ("labelsTr", "labelsTs", "labelsVal", "references")
 _DOCUMENT = "dataset.json"
+_SEGMENTATIONS = "the segmentations"
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,34 @@ def pair_up(
     files = [path for pair in pairs.values() for path in pair if path is not None]
     files = files if any(map(is_segmentation, files)) else []
     answers = _answers(predictions, references, labels, regions, is_brats and known, files)
+    if answers.source == _SEGMENTATIONS:
+        answers = replace(answers, notes=(*answers.notes, *_notes_on_segments(pairs, answers)))
     return Pairing(pairs, extra, answers)
+
+
+def _notes_on_segments(pairs: Mapping[str, tuple[Path, Path | None]], answers: Answers) -> list[str]:
+    """Names that one side has alone, and values without a name that are taken for those of segments."""
+    references = [reference for reference, _ in pairs.values()]
+    predictions = [prediction for _, prediction in pairs.values() if prediction]
+    sides = {"references": references, "predictions": predictions}
+    found: dict[str, dict[str, str]] = {}
+    notes = []
+    for side, files in sides.items():
+        names = found.setdefault(side, {})
+        for path in filter(is_segmentation, files):
+            with suppress(CaseError):  # scoring the case reports it
+                names |= {spelling(name): name for name in read_contents(path).values}
+        if bare := [path for path in files if not is_segmentation(path)]:
+            listed = some_of(f"{named(name)} {value}" for name, value in answers.names.items() if value)
+            notes.append(
+                f"{side} without names of labels ({some_of(path.name for path in bare)}): their values are "
+                f"taken for those of the segmentations: {listed}"
+            )
+    for side, other in (tuple(sides), tuple(sides)[::-1]):
+        alone = [name for spelled, name in found[side].items() if spelled not in found[other]]
+        if alone and found[other]:
+            notes.append(f"only the {side} have {some_of(map(named, alone))}")
+    return notes
 
 
 def read_regions(text: str) -> dict[str, tuple[int, ...]]:
@@ -290,7 +319,7 @@ def _of_segments(files: Sequence[Path]) -> Answers:
     labels, regions = named_labels([Case(f"{n}", (), label=path) for n, path in enumerate(files)])
     scored = {name: (value,) for name, value in labels.items() if value}
     members = tuple(sorted(labels.values()))
-    return Answers(members, regions or scored, "the segmentations", labels)
+    return Answers(members, regions or scored, _SEGMENTATIONS, labels)
 
 
 def _with_segments(answers: Answers, known: Answers | None = None) -> Answers:

@@ -43,7 +43,7 @@ def read_dataset(path: Path, pixels: bool = False) -> Any:
             f"{path}: segmentations and structure sets require pydicom. Run pip install 'mambamed[dicom]'."
         ) from error
     except (OSError, *BROKEN) as error:
-        raise CaseError(f"{path}: is truncated or not DICOM. Copy it again, or remove it.") from error
+        raise CaseError(f"{path}: is truncated or not DICOM. Copy it again.") from error
 
 
 def items(document: Any, keyword: str) -> list[Any]:

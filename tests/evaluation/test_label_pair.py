@@ -71,6 +71,22 @@ def test_either_side_may_be_a_segmentation(tmp_path, sides) -> None:
     assert evaluate(tmp_path / "pred", tmp_path / "ref", metrics="dice", regions="liver=1").cases
 
 
+def test_names_that_one_side_has_alone_are_said(tmp_path) -> None:
+    as_slicer(tmp_path / "ref" / "a.seg.nrrd", truth(), {"liver": 1, "tumor": 2})
+    as_slicer(tmp_path / "named" / "a.seg.nrrd", guess(), {"liver": 1, "tumor": 2})
+    path = tmp_path / "named" / "a.seg.nrrd"
+    path.write_bytes(path.read_bytes().replace(b"_Name:=liver", b"_Name:=organ"))
+    notes = evaluate(tmp_path / "named", tmp_path / "ref", metrics="dice").table.notes
+    assert "only the references have liver" in notes and "only the predictions have organ" in notes
+    as_nifti(tmp_path / "bare" / "a.nii.gz", guess())
+    notes = evaluate(tmp_path / "bare", tmp_path / "ref", metrics="dice").table.notes
+    assert any(
+        "predictions without names of labels (a.nii.gz)" in n and "liver 1, tumor 2" in n for n in notes
+    )
+    notes = evaluate(tmp_path / "ref", tmp_path / "ref", metrics="dice").table.notes
+    assert not any("only the" in note or "without names" in note for note in notes)
+
+
 def test_the_sides_may_spell_a_segment_differently(tmp_path) -> None:
     as_slicer(tmp_path / "ref" / "a.seg.nrrd", truth(), {"liver": 1, "tumor": 2})
     as_slicer(tmp_path / "a.seg.nrrd", guess(), {"liver": 1, "tumor": 2})
