@@ -67,11 +67,16 @@ def read(path: Path, max_voxels: int, files: Sequence[Path] = ()) -> tuple[NDArr
     for note in grid.notes:
         log.warning("%s", note)
     slices = (
-        _frames_of(grid) if grid.frames is not None else [_slice(file, grid.shape) for file in grid.files]
+        iter(_frames_of(grid)) if grid.frames is not None else (_slice(f, grid.shape) for f in grid.files)
     )
-    dtype = np.result_type(*slices)  # RescaleSlope may differ from slice to slice
-    array = np.empty(grid.shape, dtype, order="F")
-    for z, plane in enumerate(slices):
+    first = next(slices)
+    check_memory(path, grid.shape, first.dtype)
+    array = np.empty(grid.shape, first.dtype, order="F")
+    array[:, :, 0] = first
+    for z, plane in enumerate(slices, 1):
+        if (dtype := np.result_type(array, plane)) != array.dtype:  # RescaleSlope may differ between slices
+            check_memory(path, grid.shape, dtype)
+            array = array.astype(dtype, order="F")
         array[:, :, z] = plane
     return array, grid.affine
 

@@ -137,3 +137,15 @@ def test_damaged_numbers_are_named_without_their_text(tmp_path) -> None:
     with pytest.raises(CaseError, match=r"\(0028,0030\): expected 2 numbers, got 0") as error:
         read_image(tmp_path)
     assert "Jane" not in str(error.value)
+
+
+def test_slices_have_their_own_rescale_slopes(tmp_path) -> None:
+    """Each slice by hand: slope * stored + intercept; a fraction in the third makes all of them floats."""
+    stored, slopes = some_voxels(4), (1, 2, 0.5, 1)
+    for number, (plane, slope) in enumerate(zip(stored, slopes, strict=True)):
+        scaling = {"RescaleSlope": slope, "RescaleIntercept": -1000}
+        write_slice(tmp_path / f"{number}.dcm", 2.0 * number, plane, **scaling)
+    array = read_image(tmp_path).array
+    expected = stored * np.array(slopes)[:, None, None] - 1000.0
+    assert array.dtype.kind == "f"
+    np.testing.assert_allclose(array, expected.transpose(2, 1, 0))
