@@ -28,7 +28,7 @@ plane looks to the left."""
 # Distinguishable for color-blind readers (Okabe & Ito 2008).
 _FIRST_COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 _GOLDEN = 0.6180339887
-_SAMPLES = 100  # along an axis, for the gray window
+_SAMPLES = 32  # along an axis, for the gray window
 _DARKEST = 0.15  # of the range of the content: its distance to black
 _LEGEND_ROW, _LEGEND_MARK, _LEGEND_LETTER = 0.21, 0.5, 0.083  # inches
 
@@ -55,7 +55,8 @@ def gray_window(volume: NDArray) -> tuple[float, float]:
     """
     sample = volume[tuple(slice(None, None, -(-n // _SAMPLES)) for n in volume.shape)]
     values = np.asarray(sample, np.float64).ravel()
-    content = values[values != values[0]] if (values != values[0]).any() else values
+    differs = values != values[0]
+    content = values[differs] if differs.any() else values
     lowest, (low, high) = float(values.min()), np.percentile(content, (0.5, 99.5))
     black = max(lowest, float(low - _DARKEST * (high - low))) if high > low else lowest
     return black, max(float(high), black + 1e-6)
