@@ -58,6 +58,8 @@ _NO_IMAGES = {
     "1.2.840.10008.5.1.4.1.1.9": "waveform",
     "1.2.840.10008.5.1.4.34": "RT object",
 }
+# What pydicom raises for damaged files and values.
+BROKEN = (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError, OverflowError)
 _SUFFIXES = (".dcm", ".ima", ".dicom")
 _MAGIC_AT, _MAGIC = 128, b"DICM"
 _HEAD = 2**16
@@ -122,6 +124,21 @@ def pydicom() -> Any:
         warnings.filterwarnings("ignore", module=rf"{name}(\.|$)")
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return pydicom
+
+
+def read_dataset(path: Path, pixels: bool = False) -> Any:
+    """A DICOM file as a data set of pydicom.
+
+    Raises CaseError: damaged, or pydicom is not installed.
+    """
+    try:
+        return pydicom().dcmread(path, stop_before_pixels=not pixels)
+    except ImportError as error:
+        raise CaseError(
+            f"{path}: enhanced DICOM, SEG and RTSTRUCT require pydicom. Run pip install 'mambamed[dicom]'."
+        ) from error
+    except (OSError, *BROKEN) as error:
+        raise CaseError(f"{path}: is truncated or not DICOM. Copy it again.") from error
 
 
 def tags_of(path: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mambamed.errors import CaseError
-from mambamed.io.dicom_files import pydicom
+from mambamed.io.dicom_files import BROKEN, read_dataset
 
 CONVERT = "Convert it to NIfTI, e.g. with dcm2niix."
 IMAGES = {
@@ -37,7 +37,6 @@ _PLACED = {
     "DiffusionBValue": "MRDiffusionSequence",
 }
 _OF_ALL = ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel")
-_BROKEN = (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError)
 
 
 def frame_tags(file: Path) -> list[dict[str, str]]:
@@ -71,7 +70,7 @@ def read_frames(file: Path) -> NDArray:
     try:
         planes = document.pixel_array
         stored = planes.reshape(-1, *planes.shape[-2:])
-    except _BROKEN as error:
+    except BROKEN as error:
         raise CaseError(
             f"{file}: corrupt: its frames cannot be decoded ({type(error).__name__}). Copy it again."
         ) from error
@@ -91,14 +90,7 @@ def read_frames(file: Path) -> NDArray:
 
 
 def _read(file: Path, pixels: bool) -> Any:
-    try:
-        document = pydicom().dcmread(file, stop_before_pixels=not pixels)
-    except ImportError as error:
-        raise CaseError(
-            f"{file}: enhanced DICOM requires pydicom. Run pip install 'mambamed[dicom]'."
-        ) from error
-    except (OSError, *_BROKEN) as error:
-        raise CaseError(f"{file}: is truncated or not DICOM. Copy it again, or move it elsewhere.") from error
+    document = read_dataset(file, pixels)
     if str(document.get("SOPClassUID")) not in IMAGES:
         kind = getattr(document.get("SOPClassUID"), "name", "of no kind")
         raise CaseError(f"{file}: {_count(document)} frames ({kind}), not CT, MR or PET. {CONVERT}")

@@ -18,32 +18,16 @@ from numpy.typing import NDArray
 
 from mambamed.errors import CaseError
 from mambamed.geometry import Affine, spacing_of
-from mambamed.io.dicom_files import pydicom
+from mambamed.io.dicom_files import BROKEN, read_dataset
 from mambamed.io.images import MAX_VOXELS, faults_named
 from mambamed.io.segments import Contents, Part, Shape, other_lattice, placed, placement, resampled
 from mambamed.io.sizes import check_memory
 from mambamed.numerals import is_whole
 from mambamed.schema_errors import named
 
-BROKEN = (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError, OverflowError)
 _LPS = np.array([-1.0, -1.0, 1.0])
 _WORD = re.compile(r"[A-Za-z0-9_. ]*")
 _EVEN = 0.01  # tolerance of distances, as a fraction of the step
-
-
-def read_dataset(path: Path, pixels: bool = False) -> Any:
-    """A DICOM file as a data set of pydicom.
-
-    Raises CaseError: damaged, or pydicom is not installed.
-    """
-    try:
-        return pydicom().dcmread(path, stop_before_pixels=not pixels)
-    except ImportError as error:
-        raise CaseError(
-            f"{path}: segmentations and structure sets require pydicom. Run pip install 'mambamed[dicom]'."
-        ) from error
-    except (OSError, *BROKEN) as error:
-        raise CaseError(f"{path}: is truncated or not DICOM. Copy it again.") from error
 
 
 def items(document: Any, keyword: str) -> list[Any]:

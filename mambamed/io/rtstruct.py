@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from mambamed.errors import CaseError
 from mambamed.geometry import Affine, voxel_to_world, world_to_voxel
 from mambamed.io.atomic import open_atomic
-from mambamed.io.dicom_files import pydicom
-from mambamed.io.dicom_labels import BROKEN, add_name, items, read_dataset, word
+from mambamed.io.dicom_files import BROKEN, pydicom, read_dataset
+from mambamed.io.dicom_labels import add_name, items, word
 from mambamed.io.images import faults_named
 from mambamed.io.polygons import filled, outlines
 from mambamed.io.segments import Contents, Part, Shape
