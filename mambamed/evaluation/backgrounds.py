@@ -59,13 +59,15 @@ class Backgrounds:
         """The image of a case, or None; `reference` is its label map."""
         return next((path for path in self._candidates(case, reference) if path.exists()), None)
 
+    def beside(self, case: str, reference: Path) -> list[Path]:
+        """The images of a BraTS case in the folder of its reference."""
+        return [] if reference.parent == self.references else _modalities(reference.parent, case)
+
     def _candidates(self, case: str, reference: Path) -> Iterator[Path]:
         if self.images is None:
             yield from map(_place, self._prepared.get(case, ()))
-            folder = reference.parent
-            if folder != self.references:
-                yield from _modalities(folder, case)
-            yield from _by_name((folder.parent / name for name in ("imagesTr", "imagesTs")), case)
+            yield from self.beside(case, reference)
+            yield from _by_name((reference.parent.parent / name for name in ("imagesTr", "imagesTs")), case)
             return
         yield from _by_name((self.images, self.images / "imagesTr", self.images / "imagesTs"), case)
         yield from _modalities(self.images, case)

@@ -129,6 +129,7 @@ def evaluate(
             f"{count} references have no prediction and count as missed, unless --only-predicted is given"
         )
     used = [path for pair in whole.pairs.values() for path in pair if path is not None]
+    used += [image for case, (path, _) in whole.pairs.items() for image in backgrounds.beside(case, path)]
     others = other_files((predictions, references), [*used, *whole.extra])
     notes += others
     if left := len(whole.pairs) - len(pairing.pairs):

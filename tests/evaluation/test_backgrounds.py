@@ -66,3 +66,11 @@ def test_the_images_of_a_prepared_dataset_are_those_that_were_prepared(tmp_path)
     case = reference.name.removesuffix(".nii.gz")
     image = Backgrounds(None, tmp_path / "prepared", frozenset([case])).find(case, reference)
     assert image == raw / "imagesTr" / f"{case}_0000.nii.gz"
+
+
+def test_images_in_the_folder_of_a_brats_reference_belong_to_its_case(tmp_path) -> None:
+    case = "BraTS-GLI-00001-000"
+    names = [f"{case}/{case}-{end}.nii.gz" for end in ("seg", "t1n", "t1c", "t2w", "t2f")]
+    touch(tmp_path, *names, f"{case}/notes.txt")
+    beside = Backgrounds(None, tmp_path, CASES).beside(case, tmp_path / names[0])
+    assert {path.name for path in beside} == {Path(name).name for name in names[1:]}
