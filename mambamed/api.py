@@ -663,7 +663,7 @@ def import_weights(
     output: AnyPath,
     data: AnyPath | None = None,
     set: Texts | None = None,
-    axis_order: Literal["zyx", "xyz"] = "zyx",
+    axis_order: Literal["zyx", "xyz"] | None = None,
     fold: int = 0,
 ) -> ImportSummary:
     """Convert published weights into a run folder that can be used for prediction.
@@ -677,7 +677,8 @@ def import_weights(
         output: Output run folder.
         data: Prepared dataset, for settings that the recipe does not specify.
         set: Override a recipe key, e.g. network.head=paper.
-        axis_order: Axis order of the training arrays: zyx if read with SimpleITK, xyz with nibabel.
+        axis_order: Axis order of the training arrays: zyx if read with SimpleITK, xyz with nibabel (default:
+            as the authors of the network read them).
         fold: Fold number to store the weights under.
     """
     from mambamed.recipe import load_recipe

@@ -12,10 +12,13 @@ Options with the same meaning in all networks that have them, so that the classe
     deep_supervision        in training, return a list of logits with the strides above, the finest first
     gradient_checkpointing  recompute each stage or part in the backward pass instead of storing it
     axis_order              "xyz", or "zyx" for weights trained on (z, y, x) arrays; see `blocks.scan_axes`
+                            and, for networks that permute the volume instead, `dense.DenseNetwork`
 
 A class may also have these attributes:
 
     channels_last   True if it is faster on a CPU with tensors in channels-last order
+    public_names    method: the table of its authors' names for `import-weights`; see `public_names`
+    public_axis_order   axis order of the arrays on which its authors trained; default: "zyx"
     examples        options, as in a recipe, one per row of the table in docs/networks.md; default: ("",)
     small           options that make it small enough for tests; default: few channels and stages
 """

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from mambamed.errors import RecipeError
@@ -27,6 +26,7 @@ from mambamed.networks.parts.blocks import (
     crop_logits,
     make_norm,
     pad_to_divisor,
+    pad_to_grid,
 )
 
 
@@ -95,7 +95,9 @@ class UNETR(_DenseBaseline):
 
     def forward(self, x: Tensor) -> Answer:
         """`(B, in_channels, X, Y, Z)` -> `(B, K, X, Y, Z)` logits."""
-        return crop_logits([self.network(_pad_to(x, self.grid))], x.shape[2:], self.deep_supervision_strides)
+        return crop_logits(
+            [self.network(pad_to_grid(x, self.grid))], x.shape[2:], self.deep_supervision_strides
+        )
 
 
 class SwinUNETR(_DenseBaseline):
@@ -279,7 +281,7 @@ class ViT(_Baseline):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, in_channels, X, Y, Z)` -> `(B, out_channels)` logits."""
-        return self.network(_pad_to(x, self.grid))[0]
+        return self.network(pad_to_grid(x, self.grid))[0]
 
 
 def _monai(name: str, *channels: int, **options: Any) -> nn.Module:
@@ -299,18 +301,6 @@ def _monai(name: str, *channels: int, **options: Any) -> nn.Module:
 def _multiple_of_16(patch_size: Sequence[int]) -> Triple:
     x, y, z = (-(-int(size) // 16) * 16 for size in patch_size)
     return x, y, z
-
-
-def _pad_to(x: Tensor, grid: Triple) -> Tensor:
-    """Pad the end of each axis with zeros to the grid for which positions were learned."""
-    missing = [size - given for size, given in zip(grid, x.shape[2:], strict=True)]
-    if min(missing) < 0:
-        shape = " x ".join(map(str, x.shape[2:]))
-        raise RecipeError(
-            f"network.patch_size: built for {' x '.join(map(str, grid))} voxels, given {shape}; "
-            "set it to the largest input"
-        )
-    return functional.pad(x, [pad for size in reversed(missing) for pad in (0, size)])
 
 
 def _replace_norms(network: nn.Module, norm: Norm) -> None:

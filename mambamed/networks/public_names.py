@@ -4,6 +4,8 @@ A family is a table of rows (pattern of the public name, ours), tried from top t
 the pattern are passed to the right side as integers. What follows the pattern (`weight`, `running_mean`,
 `mamba.A_log`, ...) is the same in both. Rows whose right side is None name copies of other tensors.
 
+The networks of `FAMILIES` have their table here; the others have a method `public_names`.
+
 Source: nnMamba (`nnMamba.py` of both versions, `nnMamba4cls.py`), SegMamba (`model_segmamba/segmamba.py`),
 U-Mamba and TamingMambas (their `nets`), dynamic-network-architectures, MONAI's blocks: only the names.
 """
@@ -18,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mambamed.networks import network_class
 from mambamed.networks.parts.blocks import AxisOrder
+from mambamed.networks.parts.dense import DenseNetwork, Row
 from mambamed.numerals import is_whole
 
-Row = tuple[str, Callable[..., str] | None]
 _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # of DataParallel and torch.compile
 _COUNTER = "num_batches_tracked"
 
@@ -40,13 +43,15 @@ def translate(
     """Rename a public state dict for one of our networks, and compare the two key by key.
 
     Args:
-        name: of the network, in `NETWORKS`; KeyError if it has no table.
+        name: of the network, one for which `has_public_names` is true.
         network: built like that of the weights; its own weights are not changed.
         public: the authors' state dict.
         axis_order: of the arrays used for training. For "zyx" the kernels are transposed to our axes; the
-            network's option of this name does the same for the scans.
+            network's option of this name does the same for the scans. A `DenseNetwork` keeps the kernels,
+            because its option permutes the volume instead.
     """
-    rows, own = FAMILIES[name](network), network.state_dict()
+    rows, own = _rows_of(name, network), network.state_dict()
+    transposed = axis_order == "zyx" and not isinstance(network, DenseNetwork)
     weights: dict[str, Tensor] = {}
     faults: list[str] = []
     for key, tensor in public.items():
@@ -54,7 +59,7 @@ def translate(
         if not known:
             faults.append(f"unknown {key} {tuple(tensor.shape)}")
         elif ours is not None:
-            if axis_order == "zyx" and tensor.ndim == 5:
+            if transposed and tensor.ndim == 5:
                 tensor = tensor.permute(0, 1, 4, 3, 2).contiguous()
             if ours not in own:
                 faults.append(f"unknown {key} {tuple(tensor.shape)}: this network has no {ours}")
@@ -64,6 +69,22 @@ def translate(
             weights[ours] = tensor
     faults += _unmatched(own, weights)
     return Translation(weights, faults)
+
+
+def has_public_names(name: str) -> bool:
+    """Whether published weights can be imported for a network in `NETWORKS`."""
+    return name in FAMILIES or hasattr(network_class(name), "public_names")
+
+
+def public_axis_order(name: str) -> AxisOrder:
+    """The axis order of the arrays on which a network's authors trained."""
+    return getattr(network_class(name), "public_axis_order", "zyx")
+
+
+def _rows_of(name: str, network: nn.Module) -> list[Row]:
+    if name in FAMILIES:
+        return FAMILIES[name](network)
+    return network.public_names()  # type: ignore[operator]
 
 
 def _renamed(key: str, rows: list[Row]) -> tuple[str | None, bool]:

@@ -11,9 +11,9 @@ from mambamed.documents.plan import Plan, per_case
 from mambamed.errors import ModelError, RecipeError
 from mambamed.io.atomic import write_bytes
 from mambamed.io.lock import reading
-from mambamed.networks import options_of
+from mambamed.networks import NETWORKS, options_of
 from mambamed.networks.parts.blocks import AxisOrder
-from mambamed.networks.public_names import FAMILIES, translate
+from mambamed.networks.public_names import has_public_names, public_axis_order, translate
 from mambamed.preparation.store import PreparedDataset
 from mambamed.recipe import Recipe
 from mambamed.run.checkpoint import encode_checkpoint, load_weights
@@ -40,7 +40,7 @@ def import_weights(
     recipe: Recipe,
     output: Path,
     prepared: Path | None = None,
-    axis_order: AxisOrder = "zyx",
+    axis_order: AxisOrder | None = None,
     fold: int = 0,
 ) -> ImportSummary:
     """Make a run of weights that authors published.
@@ -50,7 +50,7 @@ def import_weights(
         recipe: of the network as it was trained.
         output: the run folder; it may be there, with other folds of the same recipe.
         prepared: a prepared dataset, for plan and labels; without one the recipe says them itself.
-        axis_order: of the arrays that the weights were trained on.
+        axis_order: of the arrays that the weights were trained on; None: as the network's authors read them.
         fold: which fold of the run they become.
 
     Raises:
@@ -58,10 +58,12 @@ def import_weights(
         RecipeError: a network without a table of public names; a recipe that lacks what a plan needs.
     """
     name = recipe.network.name
-    if name not in FAMILIES:
+    if not has_public_names(name):
         raise RecipeError(
-            f"recipe {recipe.name}: published weights can be read for {', '.join(FAMILIES)}, not for {name}."
+            f"recipe {recipe.name}: published weights can be read for "
+            f"{', '.join(filter(has_public_names, NETWORKS))}, not for {name}."
         )
+    axis_order = axis_order or public_axis_order(name)
     check_writing(output, [fold], [weights])
     public = read_state_dict(weights)
     if axis_order == "zyx" and "axis_order" in options_of(name):

@@ -124,6 +124,18 @@ def pad_to_divisor(x: Tensor, divisor: Sequence[int]) -> Tensor:
     return functional.pad(x, [pad for size in reversed(missing) for pad in (0, size)])
 
 
+def pad_to_grid(x: Tensor, grid: Triple) -> Tensor:
+    """Pad the end of each axis with zeros to the grid for which positions were learned."""
+    missing = [size - given for size, given in zip(grid, x.shape[2:], strict=True)]
+    if min(missing) < 0:
+        shape = " x ".join(map(str, x.shape[2:]))
+        raise RecipeError(
+            f"network.patch_size: built for {' x '.join(map(str, grid))} voxels, given {shape}; "
+            "set it to the largest input"
+        )
+    return functional.pad(x, [pad for size in reversed(missing) for pad in (0, size)])
+
+
 def pad_to_two_voxels(x: Tensor, stride: int) -> Tensor:
     """Pad the end of the first axis of `(B, C, X, Y, Z)` with zeros if the stride would leave one voxel.
 
