@@ -31,6 +31,7 @@ CROSS_CUTTING = {
     "networks/test_compile": "every network under torch.export and torch.compile",
     "networks/test_contract": "what every network guarantees, over the whole table",
     "networks/test_networks_page": "docs/networks.md against the networks",
+    "networks/test_public_layout": "the notation in which tests list published keys and shapes",
     "networks/test_published_plans": "several networks at the plans of their papers",
     "preparation/test_round_trip": "real label maps to the prepared grid and back",
     "ssm/test_agreement": "all backends against one float64 reference",

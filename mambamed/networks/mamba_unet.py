@@ -24,10 +24,18 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from mambamed.networks.nnunet_resenc import residual_encoder
+from mambamed.networks.nnunet_resenc import residual_encoder, residual_encoder_names
 from mambamed.networks.parts.blocks import AxisOrder, Norm, check_choice, run_checkpointed, scan_axes
+from mambamed.networks.parts.dense import Row
 from mambamed.networks.parts.topology import make_topology
-from mambamed.networks.parts.unet import ResidualUnit, UNet, transposed_steps
+from mambamed.networks.parts.unet import (
+    COPIES,
+    DECODER_NAMES,
+    ResidualUnit,
+    UNet,
+    residual_unit_names,
+    transposed_steps,
+)
 from mambamed.ssm import Mamba
 from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
 
@@ -155,3 +163,30 @@ class MambaUNet(UNet):
         steps = transposed_steps(topology, unit, [2] * (len(encoder) - 1))
         super().__init__(topology, encoder, steps, out_channels, deep_supervision, gradient_checkpointing)
         self.mixer = mixer
+
+    def public_names(self) -> list[Row]:
+        """Rows for TamingMambas; see `mambamed.networks.public_names`.
+
+        Its class names are `SegMamba` for "uni", `PanSegMamba` for "bi" and `MultiSegMamba` for "multi".
+        """
+        block = lambda i, k=0: f"stages.{i}.1.blocks.{k}"  # noqa: E731
+        ways = {"fwd": "forth", "bwd": "back"}
+        part = lambda name: "linear." if name == "head" else f"{name}."  # noqa: E731
+        layer, way, trans = r"encoder\.mamba_layers\.(\d)", "(fwd|bwd)_mamba", r"(mamba|norm1|norm2|head)\."
+        return [
+            *COPIES,
+            *residual_encoder_names("" if self.mixer == "none" else ".0"),
+            (rf"{layer}\.mamba\.{way}\.{trans}", lambda i, w, n: f"{block(i)}.{ways[w]}.{part(n)}"),
+            (
+                rf"{layer}\.mambas\.(\d)\.{way}\.{trans}",
+                lambda i, k, w, n: f"{block(i, k)}.{ways[w]}.{part(n)}",
+            ),
+            (rf"{layer}\.mambas\.(\d)\.norm\.", lambda i, k: f"{block(i, k)}.norm."),
+            (rf"{layer}\.mamba\.norm\.", lambda i: f"{block(i)}.norm."),
+            (rf"{layer}\.mamba\.{trans}", lambda i, name: f"{block(i)}.{part(name)}"),
+            (rf"{layer}\.norm\.", lambda i: f"stages.{i}.1.norm."),
+            *residual_unit_names(
+                r"decoder\.stages\.(\d)\.blocks\.(\d+)", lambda i, j: f"steps.{i}.convolve.{j}"
+            ),
+            *DECODER_NAMES,
+        ]

@@ -40,11 +40,29 @@ from mambamed.networks.parts.blocks import (
     run_checkpointed,
     scan_axes,
 )
+from mambamed.networks.parts.dense import Row
 from mambamed.ssm import Mamba
 from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
 
 Mixer = Literal["miccss", "mic", "plain", "none"]
 Head = Literal["linear", "wide", "paper"]
+
+# Names of the public code: the convolutional encoder, and the parts of a Mamba between convolutions.
+_BLOCK = r"layer(\d)\.(\d+)\."
+ENCODER_NAMES: list[Row] = [
+    (r"in_conv\.conv\.", lambda: "stem."),
+    (rf"{_BLOCK}conv(\d)", lambda i, j, k: f"stages.{i - 1}.{j}.conv{k}"),
+    (rf"{_BLOCK}bn(\d)", lambda i, j, k: f"stages.{i - 1}.{j}.norm{k}"),
+    (rf"{_BLOCK}downsample", lambda i, j: f"stages.{i - 1}.{j}.shortcut"),
+]
+MIC_NAMES = {
+    "nin": "conv_in.0",
+    "norm": "conv_in.1",
+    "nin2": "conv_out.0",
+    "norm2": "conv_out.1",
+    "mamba": "mamba",
+}
+MIC_PARTS = rf"({'|'.join(MIC_NAMES)})\."
 
 
 class MambaInConvolution(nn.Module):
@@ -150,6 +168,13 @@ class Decoder(nn.Module):
         return crop_logits(outputs, shape, self.strides)
 
 
+DECODER_NAMES: list[Row] = [
+    (r"conv([567])\.conv\.", lambda i: f"decoder.steps.{i - 5}.convs."),
+    (r"conv8\.conv\.", lambda: "decoder.head.convs."),
+    (r"ds(\d)_cls_conv\.", lambda i: f"decoder.deep_heads.{i - 1}."),
+]
+
+
 class _DoubledConv(nn.Module):
     """Trilinear upsampling by 2, then the convolutions on it and on the skip, if there is one."""
 
@@ -222,3 +247,15 @@ class NnMamba(nn.Module):
             skips.append(skip(features))
             features = run_checkpointed(stage, features, wanted=again)
         return self.decoder(features, skips, x.shape[2:], again)
+
+    def public_names(self) -> list[Row]:
+        """Rows for `nnMamba.py`; see `mambamed.networks.public_names`."""
+        return [
+            *ENCODER_NAMES,
+            (
+                rf"{_BLOCK}mamba_layer\.{MIC_PARTS}",
+                lambda i, j, part: f"stages.{i - 1}.{j}.mixer.{MIC_NAMES[part]}.",
+            ),
+            (r"att(\d)\.layer([12])\.", lambda i, k: f"skips.{i - 1}.weigh.{2 * k - 2}."),
+            *DECODER_NAMES,
+        ]

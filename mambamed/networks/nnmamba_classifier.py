@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mambamed.networks.nnmamba import MambaInConvolution, Mixer
+from mambamed.networks.nnmamba import ENCODER_NAMES, MIC_NAMES, MIC_PARTS, MambaInConvolution, Mixer
 from mambamed.networks.parts.blocks import (
     AxisOrder,
     DoubleConv,
@@ -35,6 +35,7 @@ from mambamed.networks.parts.blocks import (
     run_checkpointed,
     scan_axes,
 )
+from mambamed.networks.parts.dense import Row
 from mambamed.ssm import Mamba
 
 
@@ -101,3 +102,12 @@ class NnMambaClassifier(nn.Module):
             return columns
         # no ReLU before it, as in the public code: means of ReLU outputs are not negative
         return columns + self.sequence(columns.transpose(1, 2)).transpose(1, 2)
+
+    def public_names(self) -> list[Row]:
+        """Rows for `nnMamba4cls.py`; see `mambamed.networks.public_names`."""
+        return [
+            (rf"mamba_layer_stem\.{MIC_PARTS}", lambda part: f"reader.{MIC_NAMES[part]}."),
+            (r"mamba_seq\.mamba\.", lambda: "sequence."),
+            *ENCODER_NAMES,
+            (r"mlp\.", lambda: "mlp."),
+        ]

@@ -24,7 +24,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from mambamed.networks.nnmamba import Decoder, Head
+from mambamed.networks.nnmamba import DECODER_NAMES, ENCODER_NAMES, Decoder, Head
 from mambamed.networks.parts.blocks import (
     Answer,
     AxisOrder,
@@ -38,6 +38,7 @@ from mambamed.networks.parts.blocks import (
     run_checkpointed,
     scan_axes,
 )
+from mambamed.networks.parts.dense import Row
 from mambamed.ssm import Mamba
 from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
 
@@ -125,6 +126,15 @@ class NnMambaV1(nn.Module):
             read = run_checkpointed(reader, features[-1], wanted=again)
         return self.decoder(read, features[:-1], x.shape[2:], again)
 
+    def public_names(self) -> list[Row]:
+        """Rows for version 1 of `nnMamba.py`; see `mambamed.networks.public_names`."""
+        return [
+            (r"mamba_layer_stem\.", lambda: "readers.0."),
+            (r"mamba_layer_(\d)\.", lambda i: f"readers.{i}."),
+            *ENCODER_NAMES,
+            *DECODER_NAMES,
+        ]
+
 
 class NnMambaV1Classifier(nn.Module):
     """nnMamba v1 for classification: one Mamba at the stem, the mean of c4, two linear layers.
@@ -161,3 +171,11 @@ class NnMambaV1Classifier(nn.Module):
         for part in (self.stem, self.reader, *self.stages):
             x = run_checkpointed(part, x, wanted=self.gradient_checkpointing)
         return self.mlp(x.mean((2, 3, 4)))
+
+    def public_names(self) -> list[Row]:
+        """Rows for the first `nnMamba4cls.py`; see `mambamed.networks.public_names`."""
+        return [
+            (r"mamba_layer_stem\.", lambda: "reader."),
+            *ENCODER_NAMES,
+            (r"mlp\.", lambda: "mlp."),
+        ]

@@ -10,8 +10,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from mambamed.networks.parts.blocks import Norm
+from mambamed.networks.parts.dense import Row
 from mambamed.networks.parts.topology import make_topology, per_stage
-from mambamed.networks.parts.unet import ConvUnit, UNet, encoder_stages, transposed_steps
+from mambamed.networks.parts.unet import (
+    COPIES,
+    DECODER_NAMES,
+    UNIT,
+    ConvUnit,
+    UNet,
+    encoder_stages,
+    transposed_steps,
+    unit_part,
+)
 
 
 class NnUNet(UNet):
@@ -39,3 +49,8 @@ class NnUNet(UNet):
         encoder = encoder_stages(in_channels, topology, unit, counts)
         steps = transposed_steps(topology, unit, counts[-2::-1])
         super().__init__(topology, encoder, steps, out_channels, deep_supervision, gradient_checkpointing)
+
+    def public_names(self) -> list[Row]:
+        """Rows for PlainConvUNet; see `mambamed.networks.public_names`."""
+        stage = rf"encoder\.stages\.(\d)\.0\.convs\.(\d+)\.{UNIT}"
+        return [*COPIES, (stage, lambda i, j, p: f"stages.{i}.{j}.{unit_part(p)}"), *DECODER_NAMES]

@@ -13,8 +13,21 @@ from typing import Any
 from torch import nn
 
 from mambamed.networks.parts.blocks import Norm
+from mambamed.networks.parts.dense import Row
 from mambamed.networks.parts.topology import Topology, make_topology, per_stage
-from mambamed.networks.parts.unet import ONE, ConvUnit, ResidualUnit, UNet, encoder_stages, transposed_steps
+from mambamed.networks.parts.unet import (
+    COPIES,
+    DECODER_NAMES,
+    ONE,
+    UNIT,
+    ConvUnit,
+    ResidualUnit,
+    UNet,
+    encoder_stages,
+    residual_unit_names,
+    transposed_steps,
+    unit_part,
+)
 
 _BLOCKS = (1, 3, 4, 6, 6, 6, 6, 6)
 
@@ -46,6 +59,10 @@ class NnUNetResEnc(UNet):
         steps = transposed_steps(topology, unit, [1] * (len(encoder) - 1))
         super().__init__(topology, encoder, steps, out_channels, deep_supervision, gradient_checkpointing)
 
+    def public_names(self) -> list[Row]:
+        """Rows for ResidualEncoderUNet; see `mambamed.networks.public_names`."""
+        return [*COPIES, *residual_encoder_names(), *DECODER_NAMES]
+
 
 def residual_encoder(
     in_channels: int, topology: Topology, counts: Sequence[int], norm: Norm
@@ -55,3 +72,12 @@ def residual_encoder(
     unit = functools.partial(ResidualUnit, norm=norm)
     first, *others = encoder_stages(topology.widths[0], topology, unit, counts)
     return [nn.Sequential(stem, first), *others]
+
+
+def residual_encoder_names(inner: str = "") -> list[Row]:
+    """Rows of `residual_encoder`; `inner`: where its stages lie in ours, if a layer follows each."""
+    place = lambda i, j: f"stages.{i}{inner}.{j}" if i else f"stages.0{inner}.1.{j}"  # noqa: E731
+    return [
+        (rf"encoder\.stem\.convs\.0\.{UNIT}", lambda part: f"stages.0{inner}.0.{unit_part(part)}"),
+        *residual_unit_names(r"encoder\.stages\.(\d)\.blocks\.(\d+)", place),
+    ]

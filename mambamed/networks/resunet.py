@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mambamed.networks.nnmamba import Decoder, Head
+from mambamed.networks.nnmamba import DECODER_NAMES, ENCODER_NAMES, Decoder, Head
 from mambamed.networks.parts.blocks import (
     Answer,
     DoubleConv,
@@ -24,6 +24,7 @@ from mambamed.networks.parts.blocks import (
     residual_stage,
     run_checkpointed,
 )
+from mambamed.networks.parts.dense import Row
 
 
 class ResUNet(nn.Module):
@@ -63,3 +64,7 @@ class ResUNet(nn.Module):
         for stage in self.stages:
             features.append(run_checkpointed(stage, features[-1], wanted=again))
         return self.decoder(features[-1], features[:-1], x.shape[2:], again)
+
+    def public_names(self) -> list[Row]:
+        """Rows for the ResUNet of the same code; see `mambamed.networks.public_names`."""
+        return [*ENCODER_NAMES, *DECODER_NAMES]

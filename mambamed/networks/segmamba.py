@@ -50,6 +50,7 @@ from mambamed.networks.parts.blocks import (
     run_checkpointed,
     scan_axes,
 )
+from mambamed.networks.parts.dense import Row
 from mambamed.ssm import BidirectionalMamba
 from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
 
@@ -144,6 +145,20 @@ class ResidualConv(nn.Module):
         y = functional.leaky_relu(self.norm1(self.conv1(x)), 0.01, inplace=True)
         short = x if self.shortcut is None else self.shortcut(x)
         return functional.leaky_relu(self.norm2(self.conv2(y)) + short, 0.01, inplace=True)
+
+
+def _conv(k: int) -> str:
+    return "shortcut.0" if k == 3 else f"conv{k}"
+
+
+# Names of MONAI's UNETR blocks around an encoder, for the decoder of this network.
+UNETR_NAMES: list[Row] = [
+    (r"encoder(\d)\.layer\.conv(\d)\.conv\.", lambda i, k: f"encoders.{i - 1}.{_conv(k)}."),
+    (r"decoder1\.layer\.conv(\d)\.conv\.", lambda k: f"last.{_conv(k)}."),
+    (r"decoder(\d)\.transp_conv\.conv\.", lambda i: f"decoders.{5 - i}.up."),
+    (r"decoder(\d)\.conv_block\.conv(\d)\.conv\.", lambda i, k: f"decoders.{5 - i}.block.{_conv(k)}."),
+    (r"out\.conv\.conv\.", lambda: "head."),
+]
 
 
 class UpBlock(nn.Module):
@@ -244,6 +259,33 @@ class SegMamba(nn.Module):
             coarse = reversed(levels[:-1])
             outputs += [head(level) for head, level in zip(self.deep_heads, coarse, strict=False)]
         return crop_logits(outputs, shape, self.deep_supervision_strides)
+
+    def public_names(self) -> list[Row]:
+        """Rows for `model_segmamba/segmamba.py`; see `mambamed.networks.public_names`.
+
+        The first version has layer norms where the others have none.
+        """
+        before = 2 if self.version == "gsc" else 1  # parts of a stage before its Mamba layers
+        norms: list[Row] = []
+        if self.version == "first":
+            norms = [
+                (r"vit\.downsample_layers\.0\.1\.", lambda: "stages.0.0.1.norm."),
+                (r"vit\.downsample_layers\.(\d)\.0\.", lambda i: f"stages.{i}.0.0." + ("norm." if i else "")),
+            ]
+        gsc = {"proj": "spatial.0", "proj2": "spatial.3", "proj3": "gate.0", "proj4": "fuse.0"}
+        stage = r"vit\.stages\.(\d)\.(\d+)"
+        return [
+            *norms,
+            (r"vit\.downsample_layers\.(\d)\.(\d)\.", lambda i, j: f"stages.{i}.0.{j}."),
+            (r"vit\.gscs\.(\d)\.(proj[234]?)\.", lambda i, part: f"stages.{i}.1.{gsc[part]}."),
+            (rf"{stage}\.norm1?\.", lambda i, j: f"stages.{i}.{j + before}.norm."),
+            (rf"{stage}\.mamba\.", lambda i, j: f"stages.{i}.{j + before}.mamba."),
+            (rf"{stage}\.norm2\.", lambda i, j: f"stages.{i}.{j + before}.mlp.0."),
+            (rf"{stage}\.mlp\.fc(\d)\.", lambda i, j, k: f"stages.{i}.{j + before}.mlp.{2 * k - 1}."),
+            (r"vit\.norm(\d)\.", lambda i: f"outputs.{i}.0.norm."),
+            (r"vit\.mlps\.(\d)\.fc(\d)\.", lambda i, k: f"outputs.{i}.{2 * k - 1}."),
+            *UNETR_NAMES,
+        ]
 
 
 def _down(in_channels: int, out_channels: int, version: Version, norm: Norm, first: bool) -> nn.Sequential:

@@ -11,7 +11,7 @@ such weights fit only one patch size, so that `patch_size` is required and other
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -20,13 +20,16 @@ from torch.nn import functional
 from mambamed.errors import RecipeError
 from mambamed.networks.nnmamba_v1 import VoxelMamba
 from mambamed.networks.parts.blocks import AxisOrder, Norm, check_choice, make_norm, scan_axes
+from mambamed.networks.parts.dense import Row
 from mambamed.networks.parts.topology import Triple, make_topology
 from mambamed.networks.parts.unet import (
+    COPIES,
     ONE,
     SLOPE,
     DecoderStep,
     ResidualUnit,
     UNet,
+    residual_unit_names,
     same_padding,
     strided_shape,
 )
@@ -120,6 +123,30 @@ class UMamba(UNet):
             steps.append(DecoderStep(up, _blocks(2 * width, width, kernel, ONE, units, norm)))
         super().__init__(topology, encoder, steps, out_channels, deep_supervision, gradient_checkpointing)
         self.mixer = mixer
+
+    def public_names(self) -> list[Row]:
+        """Rows for U-Mamba's `nets`; see `mambamed.networks.public_names`."""
+        inner = "" if self.mixer == "none" else ".0"  # next to the Mamba layer
+        stage = lambda i, j: f"stages.{i}{inner}.{j}" if i else f"stages.0{inner}.1.{j}"  # noqa: E731
+        rows: list[Row] = [
+            *COPIES,
+            (r"mamba_layer\.", lambda: f"stages.{len(self.stages) - 1}.1."),
+            (r"encoder\.mamba_layers\.(\d)\.", lambda i: f"stages.{i}.1."),
+            (r"decoder\.upsample_layers\.(\d)\.", lambda i: f"steps.{i}.up."),
+            (r"decoder\.seg_layers\.(\d)\.", lambda i: f"heads.{i}."),
+        ]
+        places: list[tuple[str, Callable[..., str]]] = [
+            (r"encoder\.stem\.(\d+)", lambda j: f"stages.0{inner}.0.{j}"),
+            (r"encoder\.stages\.(\d)\.(\d+)", stage),
+            (r"decoder\.stages\.(\d)\.(\d+)", lambda i, j: f"steps.{i}.convolve.{j}"),
+        ]
+        for public, ours in places:
+            rows += residual_unit_names(public, ours)
+            # BasicResBlock; its third convolution is the shortcut.
+            rows.append((rf"{public}\.conv3\.", lambda *at, ours=ours: f"{ours(*at)}.shortcut."))
+            part = rf"{public}\.((?:conv|norm)[12])\."
+            rows.append((part, lambda *at, ours=ours: f"{ours(*at[:-1])}.{at[-1]}."))
+        return rows
 
 
 def _blocks(

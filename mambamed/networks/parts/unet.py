@@ -23,11 +23,40 @@ from mambamed.networks.parts.blocks import (
     run_checkpointed,
     strided_shape,
 )
+from mambamed.networks.parts.dense import Row
 from mambamed.networks.parts.topology import Topology, Triple
 
 Block = Callable[[int, int, Triple, Triple], nn.Module]  # in, out, kernel, stride
 SLOPE = 0.01
 ONE: Triple = (1, 1, 1)  # no stride
+
+
+# Names of dynamic-network-architectures. Its units list their layers twice, its decoder contains the encoder.
+COPIES: list[Row] = [(r"decoder\.encoder\.", None), (r".*\.all_modules\.", None)]
+UNIT = r"(conv|norm)\."  # of a conv unit, whose parts are numbered in ours
+DECODER_NAMES: list[Row] = [
+    (r"decoder\.transpconvs\.(\d)\.", lambda i: f"steps.{i}.up."),
+    (r"decoder\.seg_layers\.(\d)\.", lambda i: f"heads.{i}."),
+    (
+        rf"decoder\.stages\.(\d)\.convs\.(\d+)\.{UNIT}",
+        lambda i, j, p: f"steps.{i}.convolve.{j}.{unit_part(p)}",
+    ),
+]
+
+
+def unit_part(public: str) -> str:
+    """Number of a part of a conv unit, by its public name."""
+    return "0." if public == "conv" else "1."
+
+
+def residual_unit_names(public: str, ours: Callable[..., str]) -> list[Row]:
+    """Rows of a residual unit at a place of the public network, and at the same place of ours."""
+    return [
+        (rf"{public}\.conv1\.{UNIT}", lambda *at: f"{ours(*at[:-1])}.first.{unit_part(at[-1])}"),
+        (rf"{public}\.conv2\.{UNIT}", lambda *at: f"{ours(*at[:-1])}.{at[-1]}."),
+        (rf"{public}\.skip\.(\d)\.conv\.", lambda *at: f"{ours(*at[:-1])}.shortcut.{at[-1]}."),
+        (rf"{public}\.skip\.(\d)\.norm\.", lambda *at: f"{ours(*at[:-1])}.shortcut.{at[-1] + 1}."),
+    ]
 
 
 class ConvUnit(nn.Sequential):
