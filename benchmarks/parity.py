@@ -42,8 +42,15 @@ class Reference:
     axis_order: str = "zyx"
 
 
+_TRANSUNET = {
+    "name": "transunet",
+    "patch_size": [16, 64, 96],
+    "strides": [1, [1, 2, 2], 2, 2, 2, [1, 2, 2]],
+}
 REFERENCES = {
     "nnmamba_cls_head": Reference({"name": "nnmamba_classifier", "hierarchy": "concat"}, "classification"),
+    "transunet3d": Reference(_TRANSUNET | {"layer_scale": "residual"}),
+    "transunet3d_plain": Reference(_TRANSUNET),
 }
 
 

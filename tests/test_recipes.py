@@ -28,6 +28,8 @@ NAMES = list(shipped_recipes())
 OF_THE_PAPERS = ("brats", "amos", "synapse", "acdc", "msd_braintumor", "adni", "fetal")
 MONAI = {"unetr", "swin_unetr", "segresnet", "mednext", "vnet", "vit"}
 TWO = "training.batch_size=2"
+FIXED = {"unetr", "vit", "transunet"}  # networks for one patch
+PERMUTED = {"transunet"}  # those whose recipes give it in the order z, y, x
 SMALL = [
     name for name in NAMES if name.startswith("hippocampus") and load_recipe(name).task == "segmentation"
 ]
@@ -134,6 +136,7 @@ NARROW = {
     **{name: ["channels=4"] for name in ("nnmamba", "nnmamba_v1", "nnmamba_classifier")},
     **{name: ["channels=4"] for name in ("segmamba", "resunet", "resnet", "densenet")},
     "unetr": ["channels=4", "hidden=24", "mlp=24", "heads=2"],
+    "transunet": ["channels=4", "max_channels=16", "hidden=24", "mlp=24", "heads=2"],
     "vit": ["hidden=24", "mlp=24", "heads=2", "layers=2"],
     "swin_unetr": ["channels=12"],
     "segresnet": ["channels=8"],
@@ -146,8 +149,9 @@ def dry_run(name: str, *overrides: str):
     recipe = load(name, "training.batch_size=2", "dataset.prepared=nowhere", *overrides)
     patch = json.dumps(smallest_patch(recipe))
     sized = ["training.batch_size=2", "dataset.prepared=nowhere", f"training.patch_size={patch}"]
-    if recipe.network.name in {"unetr", "vit"} or recipe.network.options.get("variant") == "enc":
-        sized.append(f"network.patch_size={patch}")
+    if recipe.network.name in FIXED or recipe.network.options.get("variant") == "enc":
+        turn = -1 if recipe.network.name in PERMUTED else 1
+        sized.append(f"network.patch_size={json.dumps(smallest_patch(recipe)[::turn])}")
     recipe = load(name, *overrides, *sized)
     return recipe, train(recipe, dry_run=True, device="cpu", precision="fp32").dry_run
 

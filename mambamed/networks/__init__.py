@@ -20,6 +20,7 @@ A class may also have these attributes:
     public_names    method: the table of its authors' names for `import-weights`; see `public_names`
     public_axis_order   axis order of the arrays on which its authors trained; default: "zyx"
     examples        options, as in a recipe, one per row of the table in docs/networks.md; default: ("",)
+    may_be_zero     options that accept 0 although their default is a whole number above 0
     small           options that make it small enough for tests; default: few channels and stages
 """
 
@@ -46,6 +47,7 @@ NETWORKS = {
     "umamba": "mambamed.networks.umamba:UMamba",
     "nnunet": "mambamed.networks.nnunet:NnUNet",
     "nnunet_resenc": "mambamed.networks.nnunet_resenc:NnUNetResEnc",
+    "transunet": "mambamed.networks.transunet:TransUNet",
     "resunet": "mambamed.networks.resunet:ResUNet",
     "resnet": "mambamed.networks.resnet:ResNet",
     "densenet": "mambamed.networks.densenet:DenseNet",
@@ -80,8 +82,9 @@ def build_network(name: str, in_channels: int, out_channels: int, **options: Any
             raise RecipeError(
                 f"network.{option}: unknown option of {name}{hint} Known options: {', '.join(known)}."
             )
+    may_be_zero = getattr(network, "may_be_zero", ())
     for option, value in options.items():
-        if fact := _fault_of(value, known[option].default):
+        if fact := _fault_of(value, 0 if option in may_be_zero else known[option].default):
             raise RecipeError(f"network.{option}: {fact}. Correct the value.")
     try:
         built = network(in_channels, out_channels, **options)

@@ -33,7 +33,6 @@ class ImportSummary:
     tensors: int  # how many tensors of the file it took
     parameters: int  # of the network
     axis_order: AxisOrder  # of the arrays that the weights were trained on
-    notes: tuple[str, ...] = ()  # what was changed or assumed, one sentence or two each
 
 
 def import_weights(
@@ -63,10 +62,6 @@ def import_weights(
         raise RecipeError(
             f"recipe {recipe.name}: published weights can be read for "
             f"{', '.join(filter(has_public_names, NETWORKS))}, not for {name}."
-        )
-    if recipe.dataset.covariates:
-        raise RecipeError(
-            f"recipe {recipe.name}: dataset.covariates: published weights have none. Remove the key."
         )
     axis_order = axis_order or public_axis_order(name)
     check_writing(output, [fold], [weights])
@@ -103,8 +98,7 @@ def import_weights(
         for file in files:
             write_bytes(file, content)
     parameters = sum(p.numel() for p in network.parameters())
-    notes = translation.notes
-    return ImportSummary(output, name, len(translation.weights), parameters, axis_order, notes)
+    return ImportSummary(output, name, len(translation.weights), parameters, axis_order)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ Source: Isensee et al. 2021 (nnU-Net), Supplement, "Network topology".
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,8 +27,19 @@ class Topology:
     @property
     def divisor(self) -> Triple:
         """Product of the strides along each axis."""
-        x, y, z = (math.prod(axis) for axis in zip(*self.strides, strict=True))
-        return x, y, z
+        return self.scales[-1]
+
+    @property
+    def scales(self) -> tuple[Triple, ...]:
+        """Voxels of the input per voxel of each stage.
+
+        >>> Topology((4, 8, 8), ((1, 1, 1), (1, 2, 2), (2, 2, 2)), ((3, 3, 3),) * 3).scales
+        ((1, 1, 1), (1, 2, 2), (2, 4, 4))
+        """
+        totals = [(1, 1, 1)]
+        for x, y, z in self.strides:
+            totals.append((totals[-1][0] * x, totals[-1][1] * y, totals[-1][2] * z))
+        return tuple(totals[1:])
 
 
 def unet_topology(

@@ -138,11 +138,7 @@ class UNet(nn.Module):
         self.steps = nn.ModuleList(steps)
         widths = topology.widths[-2::-1] if deep_supervision else topology.widths[:1]
         self.heads = nn.ModuleList(nn.Conv3d(width, out_channels, 1) for width in widths)
-        strides, total = [], ONE
-        for stride in topology.strides[:-1]:
-            total = (total[0] * stride[0], total[1] * stride[1], total[2] * stride[2])
-            strides.append(total)
-        self.deep_supervision_strides = strides if deep_supervision else strides[:1]
+        self.deep_supervision_strides = list(topology.scales[: -1 if deep_supervision else 1])
         he_initialize(self)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
@@ -179,12 +175,17 @@ def encoder_stages(
     return [chain(block, *stage) for stage in plan]
 
 
-def transposed_steps(topology: Topology, block: Block, counts: Sequence[int]) -> list[DecoderStep]:
-    """Decoder steps that upsample by a transposed convolution of the stage's stride; the coarsest first."""
+def transposed_steps(
+    topology: Topology, block: Block, counts: Sequence[int], bias: bool = True
+) -> list[DecoderStep]:
+    """Decoder steps that upsample by a transposed convolution of the stage's stride; the coarsest first.
+
+    `bias`: of the transposed convolutions.
+    """
     steps = []
     for level in range(len(topology.widths) - 1, 0, -1):
         below, width, stride = topology.widths[level], topology.widths[level - 1], topology.strides[level]
-        up = nn.ConvTranspose3d(below, width, stride, stride)
+        up = nn.ConvTranspose3d(below, width, stride, stride, bias=bias)
         blocks = chain(block, counts[len(steps)], 2 * width, width, topology.kernels[level - 1], ONE)
         steps.append(DecoderStep(up, blocks))
     return steps

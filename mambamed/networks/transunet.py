@@ -1,0 +1,252 @@
+"""TransUNet in 3D: nnU-Net with a vision transformer at its bottom.
+
+Source: Chen et al., "TransUNet: Rethinking the U-Net architecture design for medical image segmentation
+through the lens of transformers", Medical Image Analysis 2024, and the authors' code. With the widths W of
+nnU-Net's plan, from the coarsest grid to the finest:
+
+    U-Net   two conv units per stage and per decoder step, transposed convolutions without bias, a 1x1x1 head
+            without bias on every step
+    bottom  conv1 W -> hidden, + learned positions, dropout; `vit_depth` blocks; LN; conv1 hidden -> W. The
+            result replaces the output of the bottom stage: there is no residual around the transformer
+    block   x + A(LN(x)), then x + MLP(LN(x)); LN with eps 1e-6; A with separate linear layers for query, key,
+            value and output; MLP hidden -> mlp -> hidden with GELU, and dropout after both layers
+
+`layer_scale`, with g learned per channel and 1e-5 at the start, for both branches f of a block:
+
+    none      x + f(LN(x))
+    branch    x + g f(LN(x)), the usual LayerScale (Touvron et al. 2021)
+    residual  g x + f(LN(x)), as in the authors' code for Synapse: it scales the residual, so that the
+              transformer has almost no skip connections at the start
+
+The authors start from weights of ImageNet; here the transformer starts from random numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mambamed.errors import RecipeError
+from mambamed.networks.parts.blocks import AxisOrder, Norm, check_choice, run_checkpointed
+from mambamed.networks.parts.dense import DenseNetwork, Row
+from mambamed.networks.parts.topology import Triple, make_topology
+from mambamed.networks.parts.unet import ConvUnit, encoder_stages, he_initialize, transposed_steps
+
+LayerScale = Literal["none", "branch", "residual"]
+_EPS = 1e-6  # of the transformer's layer norms
+_SCALE = 1e-5  # of layer scale at the start
+
+
+class Attention(nn.Module):
+    """Multi-head attention of tokens among themselves, with one linear layer each for q, k, v and output."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, L, width)` -> the same shape."""
+        parts = [
+            f(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value)
+        ]
+        y = functional.scaled_dot_product_attention(*parts)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """A block of the transformer; see the formulas of the module."""
+
+    def __init__(self, width: int, mlp: int, heads: int, dropout: float, layer_scale: LayerScale) -> None:
+        super().__init__()
+        self.layer_scale = layer_scale
+        self.norm1 = nn.LayerNorm(width, _EPS)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, _EPS)
+        self.fc1 = nn.Linear(width, mlp)
+        self.fc2 = nn.Linear(mlp, width)
+        self.dropout = nn.Dropout(dropout)
+        scales = [None if layer_scale == "none" else nn.Parameter(torch.full((width,), _SCALE)) for _ in "12"]
+        self.scale1, self.scale2 = scales
+        for layer in (self.fc1, self.fc2):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.normal_(layer.bias, std=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, L, width)` -> the same shape."""
+        x = self._sum(x, self.attention(self.norm1(x)), self.scale1)
+        hidden = self.dropout(functional.gelu(self.fc1(self.norm2(x))))
+        return self._sum(x, self.dropout(self.fc2(hidden)), self.scale2)
+
+    def _sum(self, x: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
+        if scale is None:
+            return x + branch
+        return x + scale * branch if self.layer_scale == "branch" else scale * x + branch
+
+
+class BottomTransformer(nn.Module):
+    """Replaces the features of a small grid by those that a vision transformer makes of its voxels.
+
+    Args:
+        channels: of the features.
+        grid: the only shape that fits, because positions are learned.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        grid: Sequence[int],
+        depth: int,
+        width: int,
+        mlp: int,
+        heads: int,
+        dropout: float,
+        layer_scale: LayerScale,
+        gradient_checkpointing: bool,
+    ) -> None:
+        super().__init__()
+        self.gradient_checkpointing = gradient_checkpointing
+        self.embed = nn.Conv3d(channels, width, 1)
+        self.positions = nn.Parameter(torch.zeros(1, grid[0] * grid[1] * grid[2], width))
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(width, mlp, heads, dropout, layer_scale) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, _EPS)
+        self.project = nn.Conv3d(width, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, channels, D, H, W)` -> the same shape."""
+        tokens = self.dropout(self.embed(x).flatten(2).transpose(1, 2) + self.positions)
+        for block in self.blocks:
+            tokens = run_checkpointed(block, tokens, wanted=self.gradient_checkpointing)
+        return self.project(self.norm(tokens).transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
+class TransUNet(DenseNetwork):
+    """TransUNet.
+
+    Args:
+        vit_depth: blocks of the transformer; 0 for none, which leaves nnU-Net.
+        patch_size: of the training, in the order of the network's axes, from which strides and kernels are
+            planned unless they are given. With a transformer, positions are learned for it: a smaller input
+            is padded to it, a larger one is a RecipeError.
+        hidden, mlp, heads: width of the transformer, of its MLPs, and its attention heads.
+        layer_scale: "none", "branch" or "residual"; see the formulas of the module.
+        dropout: probability, of the transformer's inputs and in its MLPs.
+        plan: see `topology.make_topology`; in the order of the network's axes.
+    """
+
+    examples = ("patch_size: [128, 128, 128]",)
+    may_be_zero = ("vit_depth",)
+    small: ClassVar = {
+        "patch_size": [32, 32, 32],
+        "channels": 4,
+        "stages": 3,
+        "vit_depth": 1,
+        "hidden": 24,
+        "mlp": 32,
+        "heads": 4,
+        "dropout": 0.0,
+    }
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        vit_depth: int = 12,
+        patch_size: Sequence[int] = (128, 128, 128),
+        hidden: int = 768,
+        mlp: int = 3072,
+        heads: int = 12,
+        layer_scale: LayerScale = "none",
+        dropout: float = 0.1,
+        norm: Norm = "instance",
+        deep_supervision: bool = True,
+        gradient_checkpointing: bool = False,
+        axis_order: AxisOrder = "xyz",
+        **plan: Any,
+    ) -> None:
+        check_choice("layer_scale", layer_scale, ("none", "branch", "residual"))
+        if heads < 1 or hidden % heads:
+            raise RecipeError(
+                f"network.heads: expected a divisor of {hidden}, got {heads}. Change one of them."
+            )
+        topology = make_topology(patch_size=patch_size, **plan)
+        widths, divisor = topology.widths, topology.divisor
+        grid = _multiple_of(divisor, patch_size)
+        super().__init__(
+            divisor,
+            strides=topology.scales[: -1 if deep_supervision else 1],
+            axis_order=axis_order,
+            patch_size=grid if vit_depth else None,
+        )
+        self.deep_supervision = deep_supervision
+        self.gradient_checkpointing = gradient_checkpointing
+        unit, counts = functools.partial(ConvUnit, norm=norm), [2] * len(widths)
+        self.stages = nn.ModuleList(encoder_stages(in_channels, topology, unit, counts))
+        self.steps = nn.ModuleList(transposed_steps(topology, unit, counts, bias=False))
+        heads_of = widths[-2::-1] if deep_supervision else widths[:1]
+        self.heads = nn.ModuleList(nn.Conv3d(width, out_channels, 1, bias=False) for width in heads_of)
+        he_initialize(self)
+        bottom = [size // each for size, each in zip(grid, divisor, strict=True)]
+        sizes = (vit_depth, hidden, mlp, heads, dropout, layer_scale, gradient_checkpointing)
+        self.transformer = BottomTransformer(widths[-1], bottom, *sizes) if vit_depth else nn.Identity()
+
+    def compute(self, x: Tensor) -> list[Tensor]:
+        """`(B, in_channels, D, H, W)` -> logits of every step, the finest first; outside training one."""
+        again, skips = self.gradient_checkpointing, []
+        for stage in self.stages:
+            x = run_checkpointed(stage, x, wanted=again)
+            skips.append(x)
+        x = self.transformer(skips.pop())
+        features = []
+        for step in self.steps:
+            x = run_checkpointed(step, x, skips.pop(), wanted=again)
+            features.append(x)
+        if not (self.training and self.deep_supervision):
+            return [self.heads[-1](x)]
+        return [head(f) for head, f in zip(self.heads, features, strict=True)][::-1]
+
+    def public_names(self) -> list[Row]:
+        """Names of the authors' code, whose U-Net is that of nnU-Net v1."""
+        unit, part = r"(conv|instnorm)\.", {"conv": 0, "instnorm": 1}
+        block = r"transformer\.encoder\.layer\.(\d+)"
+        return [
+            (
+                rf"conv_blocks_context\.(\d)\.blocks\.(\d)\.{unit}",
+                lambda i, j, p: f"stages.{i}.{j}.{part[p]}.",
+            ),
+            (
+                rf"conv_blocks_context\.(\d)\.(\d)\.blocks\.0\.{unit}",
+                lambda i, j, p: f"stages.{i}.{j}.{part[p]}.",
+            ),
+            (
+                rf"conv_blocks_localization\.(\d)\.(\d)\.blocks\.0\.{unit}",
+                lambda u, j, p: f"steps.{u}.convolve.{j}.{part[p]}.",
+            ),
+            (r"tu\.(\d)\.", lambda u: f"steps.{u}.up."),
+            (r"seg_outputs\.(\d)\.", lambda u: f"heads.{u}."),
+            (r"transformer\.embeddings\.patch_embeddings\.", lambda: "transformer.embed."),
+            (r"transformer\.embeddings\.position_embeddings", lambda: "transformer.positions"),
+            (rf"{block}\.attention_norm\.", lambda i: f"transformer.blocks.{i}.norm1."),
+            (rf"{block}\.ffn_norm\.", lambda i: f"transformer.blocks.{i}.norm2."),
+            (rf"{block}\.attn\.", lambda i: f"transformer.blocks.{i}.attention."),
+            (rf"{block}\.ffn\.", lambda i: f"transformer.blocks.{i}."),
+            (rf"{block}\.ls(\d)\.gamma", lambda i, k: f"transformer.blocks.{i}.scale{k}"),
+            (r"transformer\.encoder\.encoder_norm\.", lambda: "transformer.norm."),
+            (r"conv_more\.", lambda: "transformer.project."),
+        ]
+
+
+def _multiple_of(divisor: Triple, patch_size: Sequence[int]) -> Triple:
+    """The patch, rounded up to a multiple of the divisor."""
+    d, h, w = (-(-int(size) // each) * each for size, each in zip(patch_size, divisor, strict=True))
+    return d, h, w
