@@ -17,8 +17,9 @@ from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan, Triple
 from mambamed.errors import RecipeError
 from mambamed.memory import is_out_of_memory, memory_bytes
-from mambamed.networks import options_of
+from mambamed.networks import network_class, options_of
 from mambamed.networks.cost import network_cost
+from mambamed.networks.parts.dense import DenseNetwork
 from mambamed.progress import Progress
 from mambamed.recipe import Recipe
 from mambamed.run.device import autocast
@@ -100,15 +101,17 @@ def with_patch(recipe: Recipe, plan: Plan, patch: Triple, batch: int) -> Recipe:
 
     For a network that is planned by patch and spacing, if the recipe lists no stages, they are also in
     `network.patch_size` and `network.spacing_mm`: strides and kernels then follow nnU-Net's rule for
-    anisotropic grids.
+    anisotropic grids. They are in the order of the axes of the network.
     """
     training = recipe.training.model_copy(update={"patch_size": patch, "batch_size": batch})
     changes: dict[str, Any] = {"training": training}
     own = recipe.network.options
     known = options_of(recipe.network.name)
     if {"patch_size", "spacing_mm"} <= set(known) and not own.keys() & {"stages", "strides", "kernels"}:
-        document = recipe.network.model_dump() | {"patch_size": list(patch)}
-        document.setdefault("spacing_mm", [round(edge, 4) for edge in plan.spacing_mm])
+        permuted = issubclass(network_class(recipe.network.name), DenseNetwork)
+        turn = -1 if permuted and own.get("axis_order") == "zyx" else 1
+        document = recipe.network.model_dump() | {"patch_size": list(patch[::turn])}
+        document.setdefault("spacing_mm", [round(edge, 4) for edge in plan.spacing_mm[::turn]])
         changes["network"] = type(recipe.network).model_validate(document)
     return recipe.model_copy(update=changes)
 

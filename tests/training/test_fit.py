@@ -91,6 +91,14 @@ def test_strides_and_kernels_are_planned_for_anisotropic_spacing() -> None:
     assert kept.network == listed.network
 
 
+def test_a_network_that_permutes_the_volume_gets_patch_and_spacing_in_its_order() -> None:
+    asked = recipe("transunet", training={"patch_size": (64, 48, 32)}, axis_order="zyx")
+    fit = fit_recipe(asked, PLAN, MANIFEST, 8 * GIB, PLACE, Silence(), by_voxels(1.0))
+    assert fit.training.patch_size == (64, 48, 32)
+    assert fit.network.options["patch_size"] == [32, 48, 64]
+    assert fit.network.options["spacing_mm"] == [5.0, 0.8, 0.8]
+
+
 def test_the_probe_measures_the_scan_that_a_formula_of_convolutions_leaves_out() -> None:
     """Twice the batch, twice the memory but for the weights; half precision less; with scans more."""
     patch = (32, 32, 32)
