@@ -217,6 +217,8 @@ def import_weights(summary: ImportSummary) -> None:
         ["run", str(summary.run)],
     ]
     _table("imported weights", ["property", "value"], rows)
+    for note in summary.notes:
+        print(note)
     _next(command_line("predict", summary.run, "IMAGES", "-o", "masks"))
 
 

@@ -9,12 +9,12 @@ With `channels` = C, at an input of `(X, Y, Z)`:
     c2, c3, c4  3 residual blocks each    2C, X/4   4C, X/8   8C, X/16
     p   means of c2, c3, c4 as 2C rows of 1, 2 and 4 columns: (B, 2C, 7)
     q   p + Mamba(p), the columns being the tokens
-    MLP 14C -> C -> classes, ReLU and dropout between
+    MLP 14C -> C -> classes, ReLU and dropout between, of the rows of q
 
 Departures of the text from the code, which is followed here: MICCSS at the stem (`mixer="miccss"`), maxima
-instead of means, and 1+2+3 columns, which cannot contain the channels of the stages. The ISBI form of the
-code (`hierarchy="concat"`) passes p to the MLP directly. The matched control (`mixer="none"`) has no scan:
-the stem keeps the 1x1x1 convolutions of MIC, and q = p.
+instead of means, and 1+2+3 columns, which cannot contain the channels of the stages. In the ISBI form of the
+code (`hierarchy="concat"`) the MLP reads the means one after another. The matched control (`mixer="none"`)
+has no scan: the stem keeps the 1x1x1 convolutions of MIC, and q = p.
 """
 
 from __future__ import annotations
@@ -47,10 +47,11 @@ class NnMambaClassifier(nn.Module):
         channels: C, width at half resolution; 32 in the paper.
         mixer: of the stem, "mic" (the public code), "miccss" (the text: four readings of X*Y*Z/8 tokens), or
             "none": no scan at all.
-        hierarchy: "sequence" (a Mamba over the seven columns) or "concat" (none).
+        hierarchy: "sequence" (a Mamba over the seven columns) or "concat" (the means as they are, no Mamba).
         dropout: probability, before the last linear layer.
     """
 
+    public_axis_order = "xyz"  # read with nibabel
     examples = ("", "hierarchy: concat")
 
     def __init__(
@@ -78,7 +79,10 @@ class NnMambaClassifier(nn.Module):
         reads_sequence = hierarchy == "sequence" and mixer != "none"
         self.sequence = Mamba(2 * channels, d_state, d_conv=2, expand=2) if reads_sequence else None
         first, last = nn.Linear(14 * channels, channels), nn.Linear(channels, out_channels)
-        self.mlp = nn.Sequential(first, nn.ReLU(inplace=True), nn.Dropout(dropout), last)
+        mlp = nn.Sequential(first, nn.ReLU(inplace=True), nn.Dropout(dropout), last)
+        # Two names, because weights for one order of the inputs must not load for the other: up to version
+        # 0.2, the MLP of "concat" was `mlp`, and its inputs were the rows of p.
+        self.mlp, self.mlp_of_means = (None, mlp) if hierarchy == "concat" else (mlp, None)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, in_channels, X, Y, Z)` -> `(B, out_channels)` logits."""
@@ -89,10 +93,13 @@ class NnMambaClassifier(nn.Module):
         for stage in self.stages:
             features = run_checkpointed(stage, features, wanted=again)
             means.append(features.mean((2, 3, 4)))
+        if self.mlp_of_means is not None:
+            return self.mlp_of_means(torch.cat(means, dim=1))
+        assert self.mlp is not None
         return self.mlp(self.read_hierarchy(means).flatten(1))
 
     def read_hierarchy(self, means: list[Tensor]) -> Tensor:
-        """Stage means `(B, 2C)`, `(B, 4C)`, `(B, 8C)` -> `(B, 2C, 7)`.
+        """Stage means `(B, 2C)`, `(B, 4C)`, `(B, 8C)` -> q, `(B, 2C, 7)`.
 
         Channel c of stage k (0, 1, 2) goes to row `c div 2^k`, and there to column `c mod 2^k` of its 2^k.
         """
@@ -109,5 +116,5 @@ class NnMambaClassifier(nn.Module):
             (rf"mamba_layer_stem\.{MIC_PARTS}", lambda part: f"reader.{MIC_NAMES[part]}."),
             (r"mamba_seq\.mamba\.", lambda: "sequence."),
             *ENCODER_NAMES,
-            (r"mlp\.", lambda: "mlp."),
+            (r"mlp\.", lambda: "mlp." if self.mlp_of_means is None else "mlp_of_means."),
         ]

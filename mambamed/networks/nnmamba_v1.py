@@ -142,6 +142,8 @@ class NnMambaV1Classifier(nn.Module):
     In the public code `out_channels`, the classes, is 1 for two classes, and C, `channels`, is 32.
     """
 
+    public_axis_order = "xyz"  # read with nibabel
+
     def __init__(
         self,
         in_channels: int,

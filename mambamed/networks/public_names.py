@@ -11,7 +11,7 @@ The tables contain only the names of the public code.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,10 @@ from mambamed.numerals import is_whole
 
 _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # of DataParallel and torch.compile
 _COUNTER = "num_batches_tracked"
+_BINARY = (
+    "The weights have one output for two classes; its sigmoid is the probability of the second class. Check "
+    "the order of dataset.classes."
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Translation:
 
     weights: dict[str, Tensor]  # our name -> tensor
     faults: list[str]  # one description per key that does not fit
+    notes: tuple[str, ...] = ()  # what was changed so that they fit
 
 
 def translate(
@@ -50,8 +55,10 @@ def translate(
     """
     rows, own = network.public_names(), network.state_dict()  # type: ignore[operator]
     transposed = axis_order == "zyx" and not isinstance(network, DenseNetwork)
+    per_case = not hasattr(network, "deep_supervision_strides")
     weights: dict[str, Tensor] = {}
     faults: list[str] = []
+    notes: tuple[str, ...] = ()
     for key, tensor in public.items():
         ours, known = _renamed(_WRAPPERS.sub("", key), rows)
         if not known:
@@ -59,6 +66,9 @@ def translate(
         elif ours is not None:
             if transposed and tensor.ndim == 5:
                 tensor = tensor.permute(0, 1, 4, 3, 2).contiguous()
+            if ours in own and per_case and _is_binary(own[ours].shape, tensor.shape):
+                tensor = torch.cat([torch.zeros_like(tensor), tensor])
+                notes = (_BINARY,)
             if ours not in own:
                 faults.append(f"unknown {key} {tuple(tensor.shape)}: this network has no {ours}")
             elif own[ours].shape != tensor.shape:
@@ -66,7 +76,7 @@ def translate(
                 faults.append(f"shape {key} -> {ours}: {shapes}")
             weights[ours] = tensor
     faults += _unmatched(own, weights)
-    return Translation(weights, faults)
+    return Translation(weights, faults, notes)
 
 
 def has_public_names(name: str) -> bool:
@@ -77,6 +87,14 @@ def has_public_names(name: str) -> bool:
 def public_axis_order(name: str) -> AxisOrder:
     """The axis order of the arrays on which a network's authors trained."""
     return getattr(network_class(name), "public_axis_order", "zyx")
+
+
+def _is_binary(own: Sequence[int], public: Sequence[int]) -> bool:
+    """Whether an output layer for two classes has one output in the public network, a logit for a sigmoid.
+
+    With a logit of zero for the first class, the softmax gives sigmoid(logit) for the second, exactly.
+    """
+    return len(own) in (1, 2) and own[0] == 2 and public[0:1] == (1,) and own[1:] == public[1:]
 
 
 def _renamed(key: str, rows: list[Row]) -> tuple[str | None, bool]:

@@ -33,6 +33,7 @@ class ImportSummary:
     tensors: int  # how many tensors of the file it took
     parameters: int  # of the network
     axis_order: AxisOrder  # of the arrays that the weights were trained on
+    notes: tuple[str, ...] = ()  # what was changed or assumed, one sentence or two each
 
 
 def import_weights(
@@ -62,6 +63,10 @@ def import_weights(
         raise RecipeError(
             f"recipe {recipe.name}: published weights can be read for "
             f"{', '.join(filter(has_public_names, NETWORKS))}, not for {name}."
+        )
+    if recipe.dataset.covariates:
+        raise RecipeError(
+            f"recipe {recipe.name}: dataset.covariates: published weights have none. Remove the key."
         )
     axis_order = axis_order or public_axis_order(name)
     check_writing(output, [fold], [weights])
@@ -98,7 +103,8 @@ def import_weights(
         for file in files:
             write_bytes(file, content)
     parameters = sum(p.numel() for p in network.parameters())
-    return ImportSummary(output, name, len(translation.weights), parameters, axis_order)
+    notes = translation.notes
+    return ImportSummary(output, name, len(translation.weights), parameters, axis_order, notes)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

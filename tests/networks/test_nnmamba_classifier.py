@@ -18,7 +18,7 @@ def test_it_has_the_parameters_of_the_public_code(hierarchy, millions) -> None:
 
 def test_channel_c_of_stage_k_stands_in_row_c_div_2_to_the_k() -> None:
     """The rule of architectures.md, section 5, one channel at a time."""
-    network = build_network("nnmamba_classifier", 1, 2, channels=4, hierarchy="concat")
+    network = build_network("nnmamba_classifier", 1, 2, channels=4, mixer="none")  # q = p
     means = [torch.randn(2, 8 * 2**k) for k in range(3)]
     p = network.read_hierarchy(means)
     assert p.shape == (2, 8, 7)
@@ -30,13 +30,34 @@ def test_channel_c_of_stage_k_stands_in_row_c_div_2_to_the_k() -> None:
 def test_the_sequence_is_read_column_by_column_and_added() -> None:
     torch.manual_seed(0)
     network = build_network("nnmamba_classifier", 1, 2, channels=4)
-    plain = build_network("nnmamba_classifier", 1, 2, channels=4, hierarchy="concat")
+    plain = build_network("nnmamba_classifier", 1, 2, channels=4, mixer="none")
     means = [torch.rand(1, 8 * 2**k) for k in range(3)]
     with torch.no_grad():
         columns = plain.read_hierarchy(means)
         read = network.sequence(torch.stack([columns[0, :, t] for t in range(7)])[None])[0]
         expected = columns + torch.stack(list(read), dim=1)
         torch.testing.assert_close(network.read_hierarchy(means), expected)
+
+
+def test_concat_reads_the_means_of_one_stage_after_those_of_another() -> None:
+    """The MLP adds its inputs with weights 1, 2, 3, ...; the maps of a stage have one value."""
+    network = build_network("nnmamba_classifier", 1, 1, channels=2, hierarchy="concat").eval()
+    first, last = network.mlp_of_means[0], network.mlp_of_means[3]
+    with torch.no_grad():
+        first.weight[:], first.bias[:], last.weight[:], last.bias[:] = torch.arange(1.0, 29), 0, 1, 0
+    for stage, value in zip(network.stages, (5.0, 7.0, 11.0), strict=True):  # of 4, 8 and 16 channels
+        stage.register_forward_hook(lambda *call, value=value: torch.full_like(call[-1], value))
+    expected = 2 * (5 * sum(range(1, 5)) + 7 * sum(range(5, 13)) + 11 * sum(range(13, 29)))
+    with torch.no_grad():
+        assert network(torch.randn(1, 1, 32, 32, 32)).item() == expected
+
+
+def test_weights_of_the_former_concat_do_not_load() -> None:
+    """Up to version 0.2 its MLP was `mlp`, with interleaved inputs."""
+    assert not any(
+        key.startswith("mlp.")
+        for key in build_network("nnmamba_classifier", 1, 2, channels=4, hierarchy="concat").state_dict()
+    )
 
 
 def test_the_stem_reads_once_and_the_hierarchy_once_as_counted() -> None:

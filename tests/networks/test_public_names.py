@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mambamed.networks import NETWORKS
+from mambamed.networks import NETWORKS, build_network
 from mambamed.networks.public_names import has_public_names, translate
 from tests.networks.small_networks import small
 
@@ -360,6 +360,34 @@ def test_every_key_that_does_not_fit_is_named_at_once() -> None:
             "one tensor in this network",
         ]
     )
+
+
+@pytest.mark.parametrize(
+    ("form", "last"), [("nnMamba classifier", "mlp.3"), ("nnMamba v1 classifier", "mlp.2")]
+)
+def test_one_logit_for_two_classes_becomes_two_outputs_with_its_sigmoid(form, last) -> None:
+    """The public classifiers have one output and a binary cross-entropy."""
+    name, options, names = PUBLIC[form]
+    torch.manual_seed(1)
+    single = with_scattered_norms(build_network(name, 2, 1, channels=8, **options)).eval()
+    pair = build_network(name, 2, 2, channels=8, **options).eval()
+    translation = translate(name, pair, made_of(single, names), "xyz")
+    assert translation.faults == []
+    assert "one output for two classes" in " ".join(translation.notes)
+    pair.load_state_dict(translation.weights)
+    x = torch.randn(2, 2, 32, 32, 32)
+    with torch.no_grad():
+        logit, probabilities = single(x)[:, 0], pair(x).softmax(dim=1)
+    torch.testing.assert_close(probabilities[:, 1], logit.sigmoid())
+    three = translate(name, build_network(name, 2, 3, channels=8), made_of(single, names), "xyz")
+    assert f"shape {last}.bias -> {last}.bias: (1,) instead of (3,)" in three.faults
+
+
+def test_one_output_of_voxels_is_not_two() -> None:
+    name, options, names = PUBLIC["ResUNet"]
+    single = build_network(name, 2, 1, channels=8, **options)
+    faults = translate(name, build_network(name, 2, 2, channels=8, **options), made_of(single, names)).faults
+    assert any(fault.startswith("shape conv8.conv.0.bias") for fault in faults)
 
 
 @pytest.mark.parametrize("version", ["first", "paper"])

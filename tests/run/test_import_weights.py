@@ -135,6 +135,18 @@ def test_a_trained_fold_is_not_replaced(tmp_path) -> None:
     import_weights(tmp_path / "weights.pth", recipe_in(tmp_path), run, fold=1)
 
 
+def test_a_recipe_with_covariates_is_refused(tmp_path) -> None:
+    text = (
+        RECIPE.replace("segmentation", "classification")
+        .replace("labels: {background: 0, a: 1, b: 2}", "classes: [a, b]\n  covariates: {age: number}")
+        .replace("nnunet, channels: 4, stages: 2, blocks: 1", "nnmamba_classifier, channels: 4")
+        .replace("inference: {tta: none}\n", "")
+    )
+    torch.save(public(original()), tmp_path / "weights.pth")
+    with pytest.raises(RecipeError, match=r"dataset\.covariates: published weights have none"):
+        import_weights(tmp_path / "weights.pth", recipe_in(tmp_path, text), tmp_path / "run")
+
+
 def test_every_key_that_does_not_fit_is_in_the_message(tmp_path) -> None:
     weights = public(original())
     del weights["decoder.seg_layers.0.bias"]
