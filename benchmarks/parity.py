@@ -51,6 +51,8 @@ REFERENCES = {
     "nnmamba_cls_head": Reference({"name": "nnmamba_classifier", "hierarchy": "concat"}, "classification"),
     "transunet3d": Reference(_TRANSUNET | {"layer_scale": "residual"}),
     "transunet3d_plain": Reference(_TRANSUNET),
+    "cotr": Reference({"name": "cotr"}),
+    "cotr_wstd": Reference({"name": "cotr", "weight_standardization": True}),
 }
 
 

@@ -135,6 +135,7 @@ def test_the_page_of_recipes_is_up_to_date() -> None:
 NARROW = {
     **{name: ["channels=4"] for name in ("nnmamba", "nnmamba_v1", "nnmamba_classifier")},
     **{name: ["channels=4"] for name in ("segmamba", "resunet", "resnet", "densenet")},
+    "cotr": ["channels=4", "layers=1"],
     "unetr": ["channels=4", "hidden=24", "mlp=24", "heads=2"],
     "transunet": ["channels=4", "max_channels=16", "hidden=24", "mlp=24", "heads=2"],
     "vit": ["hidden=24", "mlp=24", "heads=2", "layers=2"],

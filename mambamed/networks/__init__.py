@@ -44,6 +44,7 @@ NETWORKS = {
     "nnmamba_v1_classifier": "mambamed.networks.nnmamba_v1:NnMambaV1Classifier",
     "segmamba": "mambamed.networks.segmamba:SegMamba",
     "mamba_unet": "mambamed.networks.mamba_unet:MambaUNet",
+    "cotr": "mambamed.networks.cotr:CoTr",
     "umamba": "mambamed.networks.umamba:UMamba",
     "nnunet": "mambamed.networks.nnunet:NnUNet",
     "nnunet_resenc": "mambamed.networks.nnunet_resenc:NnUNetResEnc",

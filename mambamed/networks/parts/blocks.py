@@ -178,7 +178,7 @@ def crop_logits(outputs: Sequence[Tensor], shape: Sequence[int], strides: Sequen
     return cropped if len(cropped) > 1 else cropped[0]
 
 
-def run_checkpointed(part: nn.Module, *inputs: Tensor | bool, wanted: bool) -> Tensor:
+def run_checkpointed(part: nn.Module, *inputs: object, wanted: bool) -> Tensor:
     """`part(*inputs)`; if wanted, its activations are recomputed in the backward pass instead of stored.
 
     The recomputation does not change running statistics, so that training gives the same numbers.
