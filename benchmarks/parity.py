@@ -53,6 +53,7 @@ REFERENCES = {
     "transunet3d_plain": Reference(_TRANSUNET),
     "cotr": Reference({"name": "cotr"}),
     "cotr_wstd": Reference({"name": "cotr", "weight_standardization": True}),
+    "segmamba_v3_nores": Reference({"name": "segmamba", "residual": False}),
 }
 
 

@@ -18,6 +18,7 @@ A class may also have these attributes:
 
     channels_last   True if it is faster on a CPU with tensors in channels-last order
     public_names    method: the table of its authors' names for `import-weights`; see `public_names`
+    public_options  static method: what published weights tell of the options; see `public_names`
     public_axis_order   axis order of the arrays on which its authors trained; default: "zyx"
     examples        options, as in a recipe, one per row of the table in docs/networks.md; default: ("",)
     may_be_zero     options that accept 0 although their default is a whole number above 0
@@ -105,6 +106,12 @@ def build_network(name: str, in_channels: int, out_channels: int, **options: Any
 def options_of(name: str) -> list[str]:
     """The options of a network, by its name in `NETWORKS`."""
     return list(_parameters(name))
+
+
+def default_of(name: str, option: str) -> Any:
+    """The default of an option of a network; None if it does not have the option."""
+    parameter = _parameters(name).get(option)
+    return None if parameter is None else parameter.default
 
 
 def _parameters(name: str) -> dict[str, inspect.Parameter]:

@@ -5,11 +5,13 @@ name, ours), tried from top to bottom. Numbers matched by the pattern are passed
 integers. What follows the pattern (`weight`, `running_mean`, `mamba.A_log`, ...) is the same in both. Rows
 whose right side is None name copies of other tensors.
 
-The tables contain only the names of the public code.
+The tables contain only the names of the public code. A static method `public_options(public, options)` lists
+what is known of the authors' options from the public state dict, given the recipe's, as `PublicOption`s.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mambamed.networks import network_class
+from mambamed.errors import RecipeError
+from mambamed.networks import default_of, network_class
 from mambamed.networks.parts.blocks import AxisOrder
 from mambamed.networks.parts.dense import DenseNetwork, Row
 from mambamed.numerals import is_whole
@@ -38,6 +41,11 @@ class Translation:
     weights: dict[str, Tensor]  # our name -> tensor
     faults: list[str]  # one description per key that does not fit
     notes: tuple[str, ...] = ()  # what was changed so that they fit
+
+    @property
+    def only_lacks(self) -> bool:
+        """Whether everything in the file fits, but tensors are missing in it."""
+        return bool(self.faults) and all(fault.startswith("missing ") for fault in self.faults)
 
 
 def translate(
@@ -77,6 +85,41 @@ def translate(
             weights[ours] = tensor
     faults += _unmatched(own, weights)
     return Translation(weights, faults, notes)
+
+
+def settle_options(
+    name: str, options: Mapping[str, Any], public: Mapping[str, Tensor]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Options with which a network computes as that of the published weights, and what was set or assumed.
+
+    Args:
+        name: of the network, one for which `has_public_names` is true.
+        options: of the recipe.
+        public: the authors' state dict.
+
+    Raises RecipeError: the recipe lacks an option that no key shows; all of them are named.
+    """
+    settled, notes, asked = dict(options), [], []
+    describe = getattr(network_class(name), "public_options", None)
+    own = {_WRAPPERS.sub("", key): tensor for key, tensor in public.items()}
+    for fact in describe(own, options) if describe else ():
+        given = options.get(fact.option, default_of(name, fact.option))
+        if fact.known == "shown" and given != fact.value:
+            notes.append(f"network.{fact.option}: set to {_written(fact.value)}. {fact.remark}")
+            settled[fact.option] = fact.value
+        elif fact.known == "assumed" and fact.option not in options:
+            what = f"{_written(fact.value)}, because no key of the file shows it"
+            notes.append(f"network.{fact.option}: assumed {what}. {fact.remark}")
+            settled[fact.option] = fact.value
+        elif fact.known == "asked" and fact.option not in options:
+            asked.append(f"network.{fact.option}: no key of the file shows it. {fact.remark}")
+    if asked:
+        raise RecipeError("\n".join(asked))
+    return settled, tuple(notes)
+
+
+def _written(value: Any) -> str:
+    return json.dumps(value) if not isinstance(value, str) else value
 
 
 def has_public_names(name: str) -> bool:

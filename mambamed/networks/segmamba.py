@@ -14,8 +14,10 @@ arXiv 2401.13560, and the authors' code. With `channels` = C, at an input of `(X
     Mamba   twice x + Mamba(LN(x)), in three orders: forward, backward, inter-slice
     output  IN, then 1x1x1 conv -> 2W, GELU, 1x1x1 conv -> W; only for the decoder
 
+`residual=False` is the code of 26 March to 4 June 2024: the same without the residual, x = Mamba(LN(x)).
+
 `version="first"` (January 2024): layer norms instead of the encoder's instance norms, no GSC, two orders
-(forward, backward), x = Mamba(LN(x)) without residual, 4W instead of 2W.
+(forward, backward), no residual around the Mamba, 4W instead of 2W.
 
 `version="paper"` (Eq. 1 of the text, early 2024): stem and down without norms; twice x + Mamba(LN(x)), two
 orders, then x + MLP(LN(x)), W -> 4W -> W; the decoder receives the output unchanged.
@@ -24,14 +26,14 @@ Departures: the text calls the stem depth-wise, but in the code, and here, it is
 inter-slice order splits a sequence into a fixed number of runs, which are slices only for a patch of 128^3;
 `nslices="auto"` uses the stage's own depth along X.
 
-The matched control (`mixer="none"`) omits the residual branches LN - Mamba; in "first", which has no
-residual, it omits the Mamba and keeps the LN.
+The matched control (`mixer="none"`) omits the residual branches LN - Mamba; without residual, it omits the
+Mamba and keeps the LN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +52,7 @@ from mambamed.networks.parts.blocks import (
     run_checkpointed,
     scan_axes,
 )
-from mambamed.networks.parts.dense import Row
+from mambamed.networks.parts.dense import PublicOption, Row
 from mambamed.ssm import BidirectionalMamba
 from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
 
@@ -99,10 +101,16 @@ class MambaLayer(nn.Module):
     """
 
     def __init__(
-        self, channels: int, version: Version, nslices: int | None, mixer: Mixer = "mamba", axes: Triple = XYZ
+        self,
+        channels: int,
+        version: Version,
+        nslices: int | None,
+        mixer: Mixer = "mamba",
+        axes: Triple = XYZ,
+        residual: bool = True,
     ) -> None:
         super().__init__()
-        self.residual, self.nslices, self.axes = version != "first", nslices, axes
+        self.residual, self.nslices, self.axes = residual, nslices, axes
         self.norm = self.mamba = self.mlp = None
         if mixer == "mamba" or not self.residual:
             self.norm = nn.LayerNorm(channels)
@@ -119,11 +127,21 @@ class MambaLayer(nn.Module):
         if self.norm is not None:
             y = self.norm(tokens)
             if self.mamba is not None:
-                y = self.mamba(y, nslices=self.nslices or x.shape[2 + self.axes[0]])
+                y = self.mamba(y, nslices=self._slices_of(x))
             tokens = tokens + y if self.residual else y
         if self.mlp is not None:
             tokens = tokens + self.mlp(tokens)
         return grid_from_tokens(tokens, x.shape[2:], self.axes)
+
+    def _slices_of(self, x: Tensor) -> int:
+        if self.nslices is None:
+            return x.shape[2 + self.axes[0]]
+        if (voxels := x[0, 0].numel()) % self.nslices:
+            raise RecipeError(
+                f"network.nslices: expected a divisor of the {voxels} voxels of a stage, got {self.nslices}. "
+                "Use auto, or a patch size of multiples of 32."
+            )
+        return self.nslices
 
 
 class ResidualConv(nn.Module):
@@ -183,6 +201,7 @@ class SegMamba(nn.Module):
         depths: Mamba layers of each stage.
         version: "gsc", "first" or "paper", see the module.
         nslices: "auto", or the four fixed numbers of the public code, (64, 32, 16, 8).
+        residual: x + Mamba(LN(x)) instead of Mamba(LN(x)) (default: true, in version "first" false).
     """
 
     examples = ("", "version: first", "version: paper")
@@ -198,6 +217,7 @@ class SegMamba(nn.Module):
         depths: Sequence[int] = (2, 2, 2, 2),
         version: Version = "gsc",
         nslices: Literal["auto"] | Sequence[int] = "auto",
+        residual: bool | None = None,
         mixer: Mixer = "mamba",
         norm: Norm = "instance",
         deep_supervision: bool = False,
@@ -214,6 +234,7 @@ class SegMamba(nn.Module):
         if nslices != "auto" and (not isinstance(nslices, Sequence) or len(nslices) != 4):
             raise RecipeError(f"network.nslices: expected auto or four numbers, got {nslices!r}. Use auto.")
         axes = scan_axes(axis_order)
+        residual = version != "first" if residual is None else residual
         widths = [channels * 2**stage for stage in range(4)]
         bottom = hidden or 2 * widths[-1]
         self.divisor = (16, 16, 16)
@@ -227,7 +248,7 @@ class SegMamba(nn.Module):
             before = in_channels if i == 0 else widths[i - 1]
             slices = None if nslices == "auto" else int(nslices[i])
             gsc = [GatedSpatialConv(width, norm)] if version == "gsc" else []
-            layers = [MambaLayer(width, version, slices, mixer, axes) for _ in range(depths[i])]
+            layers = [MambaLayer(width, version, slices, mixer, axes, residual) for _ in range(depths[i])]
             down = _down(before, width, version, norm, first=i == 0)
             self.stages.append(nn.Sequential(down, *gsc, *layers))
             self.outputs.append(_output(width, version, norm))
@@ -260,6 +281,26 @@ class SegMamba(nn.Module):
             outputs += [head(level) for head, level in zip(self.deep_heads, coarse, strict=False)]
         return crop_logits(outputs, shape, self.deep_supervision_strides)
 
+    @staticmethod
+    def public_options(public: Mapping[str, Tensor], options: Mapping[str, Any]) -> list[PublicOption]:
+        """The version, by keys that others lack; see `mambamed.networks.public_names`."""
+        if "vit.norm0.weight" in public:
+            january = "The file has layer norms as in the code of January 2024"
+            found = [PublicOption("version", "first", "shown", f"{january}.")]
+            if options.get("residual"):
+                remark = f"{january}, which has no residual around the Mamba."
+                found.append(PublicOption("residual", False, "shown", remark))
+            return found
+        if any(key.startswith("vit.gscs.") for key in public):
+            return [
+                PublicOption(
+                    "version", "gsc", "shown", "The file has gated convolutions (since March 2024)."
+                ),
+                PublicOption("residual", None, "asked", _RESIDUAL),
+                PublicOption("nslices", [64, 32, 16, 8], "assumed", "The public code has no other numbers."),
+            ]
+        return []
+
     def public_names(self) -> list[Row]:
         """Rows for `model_segmamba/segmamba.py`; see `mambamed.networks.public_names`.
 
@@ -286,6 +327,12 @@ class SegMamba(nn.Module):
             (r"vit\.mlps\.(\d)\.fc(\d)\.", lambda i, k: f"outputs.{i}.{2 * k - 1}."),
             *UNETR_NAMES,
         ]
+
+
+_RESIDUAL = (
+    "Use --set network.residual=false for weights of the code of 26 March to 4 June 2024, "
+    "--set network.residual=true for those of later code (MICCAI 2024)."
+)
 
 
 def _down(in_channels: int, out_channels: int, version: Version, norm: Norm, first: bool) -> nn.Sequential:

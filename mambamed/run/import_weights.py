@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -11,9 +13,14 @@ from mambamed.documents.plan import Plan, per_case
 from mambamed.errors import ModelError, RecipeError
 from mambamed.io.atomic import write_bytes
 from mambamed.io.lock import reading
-from mambamed.networks import NETWORKS, options_of
+from mambamed.networks import NETWORKS, default_of, options_of
 from mambamed.networks.parts.blocks import AxisOrder
-from mambamed.networks.public_names import has_public_names, public_axis_order, translate
+from mambamed.networks.public_names import (
+    has_public_names,
+    public_axis_order,
+    settle_options,
+    translate,
+)
 from mambamed.preparation.store import PreparedDataset
 from mambamed.recipe import Recipe
 from mambamed.run.checkpoint import encode_checkpoint, load_weights
@@ -22,6 +29,11 @@ from mambamed.run.folder import check_writing, create_run, planned_run, writing
 from mambamed.run.model import make_network
 from mambamed.run.tensors import read_tensors
 from mambamed.run.torch_files import read_torch_file
+
+_NO_HEADS = (
+    "network.deep_supervision: set to false. The file lacks the heads of deep supervision, which are used in "
+    "training alone."
+)
 
 
 @dataclass(frozen=True)
@@ -71,9 +83,10 @@ def import_weights(
     axis_order = axis_order or public_axis_order(name)
     check_writing(output, [fold], [weights])
     public = read_state_dict(weights)
+    options, notes = settle_options(name, recipe.network.options, public)
     if axis_order == "zyx" and "axis_order" in options_of(name):
-        options = {"name": name, **recipe.network.options, "axis_order": "zyx"}
-        recipe = recipe.model_copy(update={"network": type(recipe.network).model_validate(options)})
+        options["axis_order"] = "zyx"
+    recipe = _with_options(recipe, options)
     if prepared is None:
         plan, manifest = plan_of(recipe), manifest_of(recipe)
     else:
@@ -83,6 +96,15 @@ def import_weights(
     run = planned_run(recipe, plan, manifest, output, as_trained=True)
     network = make_network(run.recipe, run.manifest)
     translation = translate(name, network, public, axis_order)
+    if translation.only_lacks and options.get("deep_supervision", default_of(name, "deep_supervision")):
+        # Heads for training alone may be missing; the network without them has the same output.
+        without = _with_options(recipe, {**options, "deep_supervision": False})
+        single = planned_run(without, plan, manifest, output, as_trained=True)
+        smaller = make_network(single.recipe, single.manifest)
+        fitting = translate(name, smaller, public, axis_order)
+        if not fitting.faults:
+            run, network, translation = single, smaller, fitting
+            notes += (_NO_HEADS,)
     if translation.faults:
         count, lines = len(translation.faults), "\n  ".join(translation.faults)
         raise ModelError(
@@ -103,8 +125,14 @@ def import_weights(
         for file in files:
             write_bytes(file, content)
     parameters = sum(p.numel() for p in network.parameters())
-    notes = translation.notes
+    notes += translation.notes
     return ImportSummary(output, name, len(translation.weights), parameters, axis_order, notes)
+
+
+def _with_options(recipe: Recipe, options: Mapping[str, Any]) -> Recipe:
+    """A recipe with other options of its network."""
+    network = type(recipe.network).model_validate({"name": recipe.network.name, **options})
+    return recipe.model_copy(update={"network": network})
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

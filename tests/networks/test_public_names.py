@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mambamed.errors import RecipeError
 from mambamed.networks import NETWORKS, build_network
-from mambamed.networks.public_names import has_public_names, translate
+from mambamed.networks.public_names import has_public_names, settle_options, translate
 from tests.networks.small_networks import small
 
 MAMBA = ["A_log", "D", "in_proj.weight", "conv1d.weight", "conv1d.bias"]
@@ -417,6 +418,31 @@ def test_the_earlier_forms_of_segmamba_have_their_names_too(version) -> None:
     assert translation.faults == []
     own = network.state_dict()
     assert all(torch.equal(own[key], tensor) for key, tensor in translation.weights.items())
+
+
+GSC = {"vit.gscs.0.proj.weight": torch.zeros(1)}
+JANUARY = {"module.vit.norm0.weight": torch.zeros(1)}
+
+
+def test_weights_of_segmamba_with_and_without_residual_have_the_same_keys_so_that_the_user_is_asked() -> None:
+    with pytest.raises(RecipeError, match=r"network\.residual: .*26 March to 4 June 2024.*MICCAI 2024"):
+        settle_options("segmamba", {"version": "gsc"}, GSC)
+    for residual in (False, True):
+        options, notes = settle_options("segmamba", {"version": "paper", "residual": residual}, GSC)
+        assert options == {"version": "gsc", "residual": residual, "nslices": [64, 32, 16, 8]}
+        assert [note.split(":")[0] for note in notes] == ["network.version", "network.nslices"]
+
+
+def test_weights_of_segmamba_of_january_are_recognized() -> None:
+    assert settle_options("segmamba", {"version": "first"}, JANUARY) == ({"version": "first"}, ())
+    options, notes = settle_options("segmamba", {"version": "gsc", "residual": True}, JANUARY)
+    assert options == {"version": "first", "residual": False}
+    assert all("January 2024" in note for note in notes)
+
+
+def test_an_assumption_about_a_key_that_the_recipe_states_is_left_out() -> None:
+    options, notes = settle_options("segmamba", {"residual": True, "nslices": "auto"}, GSC)
+    assert (options["nslices"], notes) == ("auto", ())
 
 
 def test_networks_of_this_file_have_public_names() -> None:

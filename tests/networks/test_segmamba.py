@@ -49,10 +49,35 @@ def test_the_papers_layer_is_equation_1() -> None:
     assert wide.out_features == 16
 
 
+def test_without_residual_the_layer_is_the_mamba_alone() -> None:
+    """The code of 26 March to 4 June 2024: x = Mamba(LN(x)) in three orders; first: in two."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 4, 3, 2, 5)
+    for version, options in (("gsc", {"residual": False}), ("first", {})):
+        network = build_network("segmamba", 1, 2, channels=4, version=version, **options)
+        layer = network.stages[0][-1]
+        with torch.no_grad():
+            y = layer.mamba(layer.norm(x.flatten(2).transpose(1, 2)), nslices=3)
+            torch.testing.assert_close(layer(x), y.transpose(1, 2).reshape(x.shape))
+        with_residual = build_network("segmamba", 1, 2, channels=4, version=version, residual=True)
+        with_residual.load_state_dict(network.state_dict())
+        with torch.no_grad():
+            torch.testing.assert_close(with_residual.stages[0][-1](x), x + layer(x))
+
+
+def test_fixed_slices_that_do_not_divide_a_stage_are_refused() -> None:
+    network = build_network("segmamba", 1, 2, channels=2, depths=[1, 1, 1, 1], nslices=[64, 32, 16, 8])
+    with pytest.raises(
+        RecipeError, match=r"network\.nslices: expected a divisor of the 216 voxels .* got 16"
+    ):
+        network(torch.randn(1, 1, 48, 48, 48))
+
+
 @pytest.mark.parametrize("version", ["gsc", "first", "paper"])
 def test_the_control_lacks_the_mamba_alone(version) -> None:
     torch.manual_seed(0)
-    layer, x = MambaLayer(4, version, None, "none"), torch.randn(1, 4, 3, 2, 5)
+    network = build_network("segmamba", 1, 2, channels=4, version=version, mixer="none")
+    layer, x = network.stages[0][-1], torch.randn(1, 4, 3, 2, 5)
     with torch.no_grad():
         expected = {"gsc": x, "first": functional.layer_norm(x.movedim(1, -1), (4,)).movedim(-1, 1)}
         if version == "paper":

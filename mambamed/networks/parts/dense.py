@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -18,6 +20,24 @@ from mambamed.networks.parts.blocks import (
 
 # A row of a table of public names: pattern of the public name, ours; see `public_names`.
 Row = tuple[str, Callable[..., str] | None]
+
+
+@dataclass(frozen=True)
+class PublicOption:
+    """An option of the network to which published weights belong; see `public_names.settle_options`.
+
+    Args:
+        option: its name in our network.
+        value: of the authors' network.
+        known: "shown": the keys of the file show it. "assumed": they do not, but the authors have one value.
+            "asked": they do not, and the authors published weights with several values.
+        remark: a sentence on where the value comes from; for "asked", on the values.
+    """
+
+    option: str
+    value: Any
+    known: Literal["shown", "assumed", "asked"]
+    remark: str
 
 
 class DenseNetwork(nn.Module):
