@@ -35,6 +35,7 @@ from torch.nn import functional
 from mambamed.errors import RecipeError
 from mambamed.networks.parts.blocks import AxisOrder, Norm, Triple, check_choice, make_norm, run_checkpointed
 from mambamed.networks.parts.dense import DenseNetwork, Row
+from mambamed.networks.parts.positions import sines
 from mambamed.networks.parts.unet import SLOPE
 
 Sampling = Literal["public", "aligned"]
@@ -286,7 +287,7 @@ class CoTr(DenseNetwork):
         grids = zip(shapes, self.level_positions, strict=True)
         levels = Levels(
             shapes,
-            positions=torch.cat([sines(shape, width, device) + vector for shape, vector in grids]),
+            positions=torch.cat([sines(shape, width, device, first=0.5) + vector for shape, vector in grids]),
             centers=torch.cat([grid_centers(shape, device) for shape in shapes])[:, self.listed],
             sizes=torch.tensor([[[shape[axis] for axis in self.listed]] for shape in shapes], device=device),
         )
@@ -319,24 +320,6 @@ class CoTr(DenseNetwork):
             (rf"{root}ds(\d)_cls_conv\.", lambda i: f"deep_heads.{i}."),
             (rf"{root}cls_conv\.", lambda: "head."),
         ]
-
-
-def sines(shape: Triple, width: int, device: torch.device) -> Tensor:
-    """Positions of a grid: `(D H W, width)`, a third of the width per axis, sine and cosine in turn.
-
-    Number k of an axis is the sine (k even) or cosine of g / 10000^(3 (k div 3) / (width / 3)), where
-    g = 2 pi (n - 0.5) / (N + 1e-6) for n = 1 .. N. Pairs and frequencies are those of the public code.
-    """
-    each = width // 3
-    k = torch.arange(each, device=device)
-    frequency = 10000.0 ** (3 * k.div(3, rounding_mode="floor") / each)
-    parts = []
-    for axis, size in enumerate(shape):
-        g = (torch.arange(size, device=device) + 0.5) / (size + 1e-6) * (2 * math.pi)
-        angle = g[:, None] / frequency
-        table = torch.where(k % 2 == 0, angle.sin(), angle.cos())  # (N, each)
-        parts.append(table.view([size if a == axis else 1 for a in range(3)] + [each]).expand(*shape, each))
-    return torch.cat(parts, dim=-1).flatten(0, 2)
 
 
 def grid_centers(shape: Triple, device: torch.device) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional
 from mambamed.errors import RecipeError
 from mambamed.networks import build_network
 from mambamed.networks.cost import network_cost
-from mambamed.networks.cotr import DecoderUnit, DeformableAttention, Levels, StandardizedConv, sines
+from mambamed.networks.cotr import DecoderUnit, DeformableAttention, Levels, StandardizedConv
 from mambamed.networks.public_names import public_axis_order, translate
 from tests.networks.small_networks import small, small_options
 
@@ -171,18 +171,6 @@ def test_offsets_begin_in_one_direction_per_head() -> None:
         expected = way / way.abs().max() * (point + 1)
         torch.testing.assert_close(bias[head, 0, point], expected)
         torch.testing.assert_close(bias[head, 1, point], expected)
-
-
-def test_positions_are_sines_and_cosines_in_turn() -> None:
-    """A third per axis; frequencies change every three numbers, as written in the public code."""
-    shape, each = (2, 3, 4), 8
-    table = sines(shape, 3 * each, torch.device("cpu"))
-    for row, place in enumerate(itertools.product(*map(range, shape))):
-        for axis, k in itertools.product(range(3), range(each)):
-            g = (place[axis] + 1 - 0.5) / (shape[axis] + 1e-6) * 2 * math.pi
-            a = g / 10000 ** (3 * (k // 3) / each)
-            expected = math.sin(a) if k % 2 == 0 else math.cos(a)
-            assert table[row, axis * each + k] == pytest.approx(expected, abs=1e-5)
 
 
 def test_standardized_kernels_have_no_mean_and_unit_variance() -> None:
