@@ -35,11 +35,14 @@ class Reference:
     """How the network of a reference is written in a recipe.
 
     `axis_order` is that of the array `x`: for "zyx", the volume (X, Y, Z) is `x` with its axes reversed.
+    `queries`: the outputs are masks and classes of queries, of the last layer, then of the start and of each
+    layer in between.
     """
 
     network: Mapping[str, Any]
     task: str = "segmentation"
     axis_order: str = "zyx"
+    queries: bool = False
 
 
 _TRANSUNET = {
@@ -51,6 +54,9 @@ REFERENCES = {
     "nnmamba_cls_head": Reference({"name": "nnmamba_classifier", "hierarchy": "concat"}, "classification"),
     "transunet3d": Reference(_TRANSUNET | {"layer_scale": "residual"}),
     "transunet3d_plain": Reference(_TRANSUNET),
+    "transunet3d_both": Reference(
+        _TRANSUNET | {"layer_scale": "residual", "queries": 20, "query_layer_scale": True}, queries=True
+    ),
     "cotr": Reference({"name": "cotr"}),
     "cotr_wstd": Reference({"name": "cotr", "weight_standardization": True}),
     "segmamba_v3_nores": Reference({"name": "segmamba", "residual": False}),
@@ -70,6 +76,9 @@ def compare(folder: Path, name: str, reference: Reference) -> None:
     document = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     arrays = np.load(folder / f"{name}.npz")
     expected = [torch.from_numpy(arrays[key]) for key in sorted(arrays) if key.startswith("y")]
+    if reference.queries:
+        last, *others = [logits_of(*pair) for pair in zip(expected[::2], expected[1::2], strict=True)]
+        expected = [last, *reversed(others)]
     x = torch.from_numpy(arrays["x"]).float()
     network = imported(folder, document, reference, x, expected[0].shape[1])
     parameters = sum(p.numel() for p in network.parameters())
@@ -87,6 +96,11 @@ def compare(folder: Path, name: str, reference: Reference) -> None:
         size = wanted.max() - wanted.min() if wanted.ndim == 5 else wanted.abs().max()
         row = f"{name:22} y{i:<5} {parameters:12,} {document['parameters']:12,}"
         print(f"{row} {float((given - wanted).abs().max() / size):20.1e}", flush=True)
+
+
+def logits_of(masks: Tensor, classes: Tensor) -> Tensor:
+    """`(B, Q, D, H, W)` and `(B, Q, K + 1)` -> the logits of a network with queries."""
+    return torch.einsum("bqk,bqdhw->bkdhw", classes.softmax(2)[..., :-1], masks.sigmoid()).log()
 
 
 def imported(folder: Path, document: dict, reference: Reference, x: Tensor, classes: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""TransUNet in 3D: nnU-Net with a vision transformer at its bottom.
+"""TransUNet in 3D: nnU-Net with a vision transformer at its bottom, queries that read its decoder, or both.
 
 Source: Chen et al., "TransUNet: Rethinking the U-Net architecture design for medical image segmentation
 through the lens of transformers", Medical Image Analysis 2024, and the authors' code. With the widths W of
@@ -18,7 +18,10 @@ nnU-Net's plan, from the coarsest grid to the finest:
     residual  g x + f(LN(x)), as in the authors' code for Synapse: it scales the residual, so that the
               transformer has almost no skip connections at the start
 
-The authors start from weights of ImageNet; here the transformer starts from random numbers.
+With `queries`, a query decoder replaces the heads; see `parts.query_decoder`.
+
+Departs: the authors start from weights of ImageNet, here the transformer starts from random numbers. In their
+code with queries, the heads of the U-Net exist without a use; here they do not.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from torch.nn import functional
 from mambamed.errors import RecipeError
 from mambamed.networks.parts.blocks import AxisOrder, Norm, check_choice, run_checkpointed
 from mambamed.networks.parts.dense import DenseNetwork, Row
+from mambamed.networks.parts.query_decoder import LEVELS, QueryDecoder
 from mambamed.networks.parts.topology import Triple, make_topology
 from mambamed.networks.parts.unet import ConvUnit, encoder_stages, he_initialize, transposed_steps
 
@@ -133,17 +137,24 @@ class TransUNet(DenseNetwork):
     """TransUNet.
 
     Args:
-        vit_depth: blocks of the transformer; 0 for none, which leaves nnU-Net.
+        vit_depth: blocks of the transformer; 0 for none: nnU-Net, or with queries the authors' decoder form.
         patch_size: of the training, in the order of the network's axes, from which strides and kernels are
             planned unless they are given. With a transformer, positions are learned for it: a smaller input
             is padded to it, a larger one is a RecipeError.
         hidden, mlp, heads: width of the transformer, of its MLPs, and its attention heads.
         layer_scale: "none", "branch" or "residual"; see the formulas of the module.
         dropout: probability, of the transformer's inputs and in its MLPs.
+        queries: their number, 20 in the authors' code; 0 for the heads of nnU-Net.
+        query_layers: layers of the query decoder.
+        query_layer_scale: see `query_decoder`.
         plan: see `topology.make_topology`; in the order of the network's axes.
     """
 
-    examples = ("patch_size: [128, 128, 128]",)
+    examples = (
+        "patch_size: [128, 128, 128]",
+        "vit_depth: 0, queries: 20",
+        "patch_size: [128, 128, 128], queries: 20",
+    )
     may_be_zero = ("vit_depth",)
     small: ClassVar = {
         "patch_size": [32, 32, 32],
@@ -168,6 +179,9 @@ class TransUNet(DenseNetwork):
         heads: int = 12,
         layer_scale: LayerScale = "none",
         dropout: float = 0.1,
+        queries: int = 0,
+        query_layers: int = 2,
+        query_layer_scale: bool = False,
         norm: Norm = "instance",
         deep_supervision: bool = True,
         gradient_checkpointing: bool = False,
@@ -182,9 +196,15 @@ class TransUNet(DenseNetwork):
         topology = make_topology(patch_size=patch_size, **plan)
         widths, divisor = topology.widths, topology.divisor
         grid = _multiple_of(divisor, patch_size)
+        if queries and len(widths) <= LEVELS:
+            raise RecipeError(
+                f"network.queries: expected 0 with {len(widths)} stages, got {queries}. "
+                f"Give 0, or at least {LEVELS + 1} stages."
+            )
+        scales = [(1, 1, 1)] * (query_layers + 1) if queries else topology.scales[:-1]
         super().__init__(
             divisor,
-            strides=topology.scales[: -1 if deep_supervision else 1],
+            strides=scales if deep_supervision else scales[:1],
             axis_order=axis_order,
             patch_size=grid if vit_depth else None,
         )
@@ -194,11 +214,18 @@ class TransUNet(DenseNetwork):
         self.stages = nn.ModuleList(encoder_stages(in_channels, topology, unit, counts))
         self.steps = nn.ModuleList(transposed_steps(topology, unit, counts, bias=False))
         heads_of = widths[-2::-1] if deep_supervision else widths[:1]
-        self.heads = nn.ModuleList(nn.Conv3d(width, out_channels, 1, bias=False) for width in heads_of)
+        self.heads = nn.ModuleList(
+            nn.Conv3d(width, out_channels, 1, bias=False) for width in ([] if queries else heads_of)
+        )
         he_initialize(self)
         bottom = [size // each for size, each in zip(grid, divisor, strict=True)]
         sizes = (vit_depth, hidden, mlp, heads, dropout, layer_scale, gradient_checkpointing)
         self.transformer = BottomTransformer(widths[-1], bottom, *sizes) if vit_depth else nn.Identity()
+        self.queries: QueryDecoder | None = None
+        if queries:
+            levels = widths[LEVELS:0:-1]  # of the decoder steps before the last one
+            decoder = (levels, widths[0], out_channels, queries, query_layers, query_layer_scale)
+            self.queries = QueryDecoder(*decoder)
 
     def compute(self, x: Tensor) -> list[Tensor]:
         """`(B, in_channels, D, H, W)` -> logits of every step, the finest first; outside training one."""
@@ -207,19 +234,27 @@ class TransUNet(DenseNetwork):
             x = run_checkpointed(stage, x, wanted=again)
             skips.append(x)
         x = self.transformer(skips.pop())
-        features = []
+        features = [x]
         for step in self.steps:
             x = run_checkpointed(step, x, skips.pop(), wanted=again)
             features.append(x)
-        if not (self.training and self.deep_supervision):
+        every = self.training and self.deep_supervision
+        if self.queries is not None:
+            return self.queries(features[-1 - LEVELS : -1], x, every)
+        if not every:
             return [self.heads[-1](x)]
-        return [head(f) for head, f in zip(self.heads, features, strict=True)][::-1]
+        return [head(f) for head, f in zip(self.heads, features[1:], strict=True)][::-1]
 
     def public_names(self) -> list[Row]:
-        """Names of the authors' code, whose U-Net is that of nnU-Net v1."""
+        """Names of the authors' code, whose U-Net is that of nnU-Net v1.
+
+        With queries, its heads of the U-Net and the projections of levels that no layer reads are dropped.
+        """
         unit, part = r"(conv|instnorm)\.", {"conv": 0, "instnorm": 1}
         block = r"transformer\.encoder\.layer\.(\d+)"
+        rows: list[Row] = [] if self.queries is None else self.queries.public_names()
         return [
+            *rows,
             (
                 rf"conv_blocks_context\.(\d)\.blocks\.(\d)\.{unit}",
                 lambda i, j, p: f"stages.{i}.{j}.{part[p]}.",

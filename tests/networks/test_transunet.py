@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mambamed.errors import RecipeError
 from mambamed.networks import build_network
@@ -58,6 +59,23 @@ def test_it_costs_what_the_public_code_costs(inputs, outputs, patch, options, gm
     assert round(found, 1) == gmacs
 
 
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "options", "depth", "decoder", "both"),
+    [(1, 14, SYNAPSE, 12, "32.78", "118.52"), (4, 4, BRATS, 1, "33.19", "40.83")],
+)
+def test_parameters_with_queries_are_those_of_the_public_code(
+    inputs, outputs, options, depth, decoder, both
+) -> None:
+    """There with layer scale, heads of the U-Net, and a projection (64 -> 192, norm) of an unread level."""
+    unused = outputs * (320 + 256 + 128 + 64 + 32) + 64 * 192 + 3 * 192
+    options = options | {"queries": 20, "query_layer_scale": True}
+    for wanted, form in (
+        (decoder, {"vit_depth": 0}),
+        (both, {"vit_depth": depth, "layer_scale": "residual"}),
+    ):
+        assert f"{(count(on_meta(inputs, outputs, **options, **form)) + unused) / 1e6:.2f}" == wanted
+
+
 def test_the_default_is_the_published_size() -> None:
     assert count(on_meta(4, 4)) == count(on_meta(4, 4, **BRATS, vit_depth=12))
 
@@ -95,6 +113,27 @@ conv_more                                             conv(768, 320, 1)
 LAYER_SCALE = """
 transformer.encoder.layer.{0..11}.ls{1,2}.gamma       tensor(768)
 """
+QUERIES = """
+input_proj.{i=0..2}.0                                 conv(2 ** (8 - i), 192, 1)
+input_proj.{0..2}.1                                   norm(192)
+linear_mask_features                                  conv(32, 192, 1)
+predictor.query_{feat,embed}.weight                   tensor(20, 192)
+predictor.level_embed.weight                          tensor(3, 192)
+predictor.transformer_cross_attention_layers.{0,1}.multihead_attn.in_proj_weight  tensor(576, 192)
+predictor.transformer_cross_attention_layers.{0,1}.multihead_attn.in_proj_bias    tensor(576)
+predictor.transformer_cross_attention_layers.{0,1}.multihead_attn.out_proj        linear(192, 192)
+predictor.transformer_cross_attention_layers.{0,1}.norm                           norm(192)
+predictor.transformer_self_attention_layers.{0,1}.self_attn.in_proj_weight        tensor(576, 192)
+predictor.transformer_self_attention_layers.{0,1}.self_attn.in_proj_bias          tensor(576)
+predictor.transformer_self_attention_layers.{0,1}.self_attn.out_proj              linear(192, 192)
+predictor.transformer_self_attention_layers.{0,1}.norm                            norm(192)
+predictor.transformer_ffn_layers.{0,1}.linear1        linear(192, 1536)
+predictor.transformer_ffn_layers.{0,1}.linear2        linear(1536, 192)
+predictor.transformer_ffn_layers.{0,1}.norm           norm(192)
+predictor.decoder_norm                                norm(192)
+predictor.class_embed                                 linear(192, 15)
+predictor.mask_embed.layers.{0..2}                    linear(192, 192)
+"""
 
 
 def faults_of(network, *parts: str) -> list[str]:
@@ -111,6 +150,16 @@ def test_the_public_names_are_those_of_every_tensor(layer_scale) -> None:
     assert faults_of(network, UNET, HEADS, TRANSFORMER, scales) == []
     assert read_layout(UNET + HEADS + TRANSFORMER + scales).parameters == count(network)
     assert len(faults_of(network, UNET, HEADS, TRANSFORMER, "" if scales else LAYER_SCALE)) == 24
+
+
+def test_the_public_names_of_queries_leave_out_what_is_not_used() -> None:
+    network = on_meta(1, 14, **PARITY, queries=20)
+    assert faults_of(network, UNET, HEADS, TRANSFORMER, QUERIES) == []
+    unused = 14 * 800 + 64 * 192 + 3 * 192
+    assert read_layout(UNET + HEADS + TRANSFORMER + QUERIES).parameters == count(network) + unused
+    scale = "predictor.transformer_{self_attention,ffn}_layers.{0,1}.ls1.gamma tensor(192)"
+    network = on_meta(1, 14, **PARITY, vit_depth=0, queries=20, query_layer_scale=True)
+    assert faults_of(network, UNET, HEADS, QUERIES, scale) == []
 
 
 def literal_transformer(x: Tensor, w: dict[str, Tensor], heads: int, scale: str) -> Tensor:
@@ -221,6 +270,58 @@ def test_the_axis_order_turns_the_volume() -> None:
     for given, expected in zip(turned(x.permute(0, 1, 4, 3, 2)), network(x), strict=True):
         torch.testing.assert_close(given.permute(0, 1, 4, 3, 2), expected)
     assert turned.deep_supervision_strides == [(1, 1, 1), (2, 2, 1)]
+
+
+QUERIED = {"queries": 5, "stages": 4}
+
+
+@pytest.mark.parametrize("form", [{"vit_depth": 0}, {"vit_depth": 1}])
+def test_queries_train_with_the_losses_of_all_networks(form) -> None:
+    network, x = small("transunet", **QUERIED, **form).train(), torch.randn(2, 2, 17, 20, 9)
+    outputs = network(x)
+    assert [tuple(y.shape) for y in outputs] == [(2, 3, 17, 20, 9)] * 3
+    assert network.deep_supervision_strides == [(1, 1, 1)] * 3
+    sum(functional.cross_entropy(y, torch.ones(2, 17, 20, 9).long()) for y in outputs).backward()
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), key
+    single = small("transunet", **QUERIED, **form, deep_supervision=False).train()(x)
+    torch.testing.assert_close(single, outputs[0])
+
+
+def test_queries_read_the_three_levels_before_the_finest() -> None:
+    """Four stages: the bottom, 1/4 and 1/2. Two layers leave the last of them unread."""
+    network = small("transunet", **QUERIED).eval()
+    seen = []
+    network.queries.register_forward_hook(lambda _, given, out: seen.append((given[0], given[1])))
+    with torch.no_grad():
+        network(torch.zeros(1, 2, 32, 32, 32))
+    ((levels, finest),) = seen
+    assert [tuple(x.shape[1:]) for x in levels] == [(32, 4, 4, 4), (16, 8, 8, 8), (8, 16, 16, 16)]
+    assert tuple(finest.shape[1:]) == (4, 32, 32, 32)
+
+
+def test_queries_compute_in_float32_under_autocast() -> None:
+    network, x = small("transunet", **QUERIED).eval(), torch.randn(1, 2, 17, 20, 9)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rounded = network(x)
+    assert rounded.dtype == torch.float32
+    with torch.no_grad():
+        exact = network(x)
+    assert (rounded - exact).norm() < 0.1 * exact.norm()
+
+
+def test_a_network_with_queries_can_be_exported() -> None:
+    network, x = small("transunet", **QUERIED).eval(), torch.randn(1, 2, 17, 20, 9)
+    with torch.no_grad():
+        program = torch.export.export(network, (x,))
+        torch.testing.assert_close(program.module()(x), network(x), rtol=1e-4, atol=1e-5)
+
+
+def test_queries_need_four_stages() -> None:
+    with pytest.raises(
+        RecipeError, match=r"network\.queries: expected 0 with 3 stages, got 5\. Give 0, or at"
+    ):
+        small("transunet", queries=5)
 
 
 @pytest.mark.parametrize("option", [{"layer_scale": "all"}, {"heads": 5}])
