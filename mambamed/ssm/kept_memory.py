@@ -52,9 +52,3 @@ def _give_back(block: np.ndarray) -> None:
         _free.append(block)
         while sum(b.size for b in _free) > LIMIT:
             del _free[0]
-
-
-def release() -> None:
-    """Free all unused memory."""
-    with _lock:
-        _free.clear()

@@ -2,9 +2,17 @@
 
 import gc
 
+import pytest
 import torch
 
 from mambamed.ssm import kept_memory
+
+
+@pytest.fixture(autouse=True)
+def _nothing_kept(monkeypatch) -> None:
+    """Without what earlier tests left, in use or in reference cycles: it would come back in between."""
+    gc.collect()
+    monkeypatch.setattr(kept_memory, "_free", [])
 
 
 def test_a_block_is_used_again_once_nothing_looks_at_it() -> None:
@@ -21,7 +29,6 @@ def test_a_block_is_used_again_once_nothing_looks_at_it() -> None:
 
 
 def test_no_more_than_the_limit_is_kept(monkeypatch) -> None:
-    monkeypatch.setattr(kept_memory, "_free", [])
     monkeypatch.setattr(kept_memory, "LIMIT", kept_memory.SMALLEST * 2)
     blocks = [kept_memory.empty(kept_memory.SMALLEST) for _ in range(5)]
     blocks.clear()
