@@ -22,6 +22,7 @@ from mambamed.report.planes import SIDES, across_and_up, color_of, gray_window, 
 
 _SIDE = 192  # pixels of the longest edge (in mm) of a case
 _CHANNELS = 4
+_COLORS = 192  # at most, beside at least 64 gray levels
 _GAP = 4
 _TEXT = 11  # height of the letters, pixels
 _LINE = 16  # of a line of text
@@ -56,50 +57,79 @@ def sheet_of(
         labels: name -> value, for the legend.
         landmarks: names of all landmarks, in the order of their colors (default: those of `points`).
     """
-    from PIL import Image, ImageDraw
+    from PIL import Image
 
     points = points or {}
-    place = _middle(label, image.shape[1:], points)
-    edges = np.array(image.shape[1:]) * np.asarray(spacing_mm, float)
+    shape, place = np.array(image.shape[1:]), _middle(label, image.shape[1:], points)
+    edges = shape * np.asarray(spacing_mm, float)
     size = np.maximum(1, np.round(edges * (_SIDE / edges.max()))).astype(int)
     named = {name: color_of(k) for k, name in enumerate(landmarks or points) if name in points}
     values = [] if label is None else [int(value) for value in np.unique(label) if value > 0]
     names = names_by_value(labels)
     legend = [(names.get(value, f"label {value}"), color_of(value - 1)) for value in values]
     legend += named.items()
+    palette = _Palette([color for _, color in legend])
+    entry_of = np.zeros(max(values, default=0) + 1, np.uint8)
+    entry_of[values] = [palette.entries[color_of(value - 1)] for value in values]
     planes = [(axis, *across_and_up(axis)) for axis in (2, 1, 0)]
     width = sum(int(size[across]) + _GAP for _, across, _ in planes)
     tallest = max(int(size[up]) for _, _, up in planes)
     lines = _wrapped(legend, width)
     shown = image[:_CHANNELS]
     height = len(shown) * (_LINE + tallest + _GAP) + len(lines) * _LINE
-    sheet = Image.new("RGB", (width, height))
-    draw = ImageDraw.Draw(sheet)
+    sheet = np.full((height, width), palette.black, np.uint8)
     for row, channel in enumerate(shown):
         top = row * (_LINE + tallest + _GAP)
-        _write(sheet, (2, top + 1), channels[row] if channels else f"channel {row}")
+        _write(sheet, palette, (2, top + 1), channels[row] if channels else f"channel {row}")
         window, left = gray_window(channel), 0
         for axis, across, up in planes:
-            picture = _gray(np.take(channel, place[axis], axis), window, size[across], size[up])
+            grid = int(size[up]), int(size[across])
+            picture = sheet[top + _LINE :, left:][: grid[0], : grid[1]]
+            picture[:] = _enlarged(palette.grays(_seen(channel, axis, place), window), grid)
             if label is not None:
-                _outline(picture, _enlarged(np.take(label, place[axis], axis), size[across], size[up]))
+                _outline(picture, _enlarged(_seen(label, axis, place), grid), entry_of)
             for name, color in named.items():
-                here = points[name][[across, up]], np.array(image.shape[1:])[[across, up]]
-                _cross(picture, *here, color)
-            # Up on top; the patient's right on the left of axial and coronal planes.
-            picture = picture[:: -1 if axis != 0 else 1, ::-1]
-            pixels = np.ascontiguousarray(np.swapaxes(picture, 0, 1))
-            sheet.paste(Image.fromarray(pixels), (left, top + _LINE))
-            _letter_sides(sheet, axis, (left, top + _LINE), (int(size[across]), int(size[up])))
-            left += int(size[across]) + _GAP
+                here = (points[name] + 0.5) / shape
+                column = here[across] if axis == 0 else 1 - here[across]
+                _cross(picture, 1 - here[up], column, palette.entries[color])
+            _letter_sides(sheet, palette, axis, (left, top + _LINE), grid)
+            left += grid[1] + _GAP
     for number, line in enumerate(lines):
         y = height - (len(lines) - number) * _LINE
         for x, name, color in line:
-            draw.rectangle((x, y + 3, x + 9, y + 12), fill=color)
-            _write(sheet, (x + 13, y + 1), name, color)
+            sheet[y + 3 : y + 13, x : x + 10] = palette.entries[color]
+            _write(sheet, palette, (x + 13, y + 1), name)
+    picture = Image.fromarray(sheet)
+    picture.putpalette(palette.colors())
     buffer = io.BytesIO()
-    sheet.save(buffer, format="png", compress_level=_COMPRESSION)
+    picture.save(buffer, format="png", compress_level=_COMPRESSION)
     return buffer.getvalue()
+
+
+class _Palette:
+    """Gray levels, then the colors of a legend, 256 in all: a third of the bytes of a picture in RGB.
+
+    Beyond 192 colors the first ones recur.
+    """
+
+    black = 0
+
+    def __init__(self, colors: Sequence[str]) -> None:
+        self._distinct = list(dict.fromkeys(colors))
+        self.white = 255 - min(len(self._distinct), _COLORS)
+        free = 255 - self.white
+        self.entries = {color: self.white + 1 + k % free for k, color in enumerate(self._distinct)}
+
+    def grays(self, plane: NDArray, window: tuple[float, float]) -> NDArray[np.uint8]:
+        """The gray levels of intensities in a window."""
+        low, high = window
+        levels = (np.asarray(plane, np.float32) - low) * (self.white / (high - low))
+        return np.clip(levels, 0, self.white).astype(np.uint8)
+
+    def colors(self) -> bytes:
+        """Red, green and blue of every entry."""
+        grays = np.linspace(0, 255, self.white + 1).round().astype(np.uint8)
+        return grays.repeat(3).tobytes() + b"".join(bytes.fromhex(c[1:]) for c in self._distinct[:_COLORS])
 
 
 def write_index(
@@ -138,77 +168,83 @@ def _middle(label: NDArray | None, shape: Sequence[int], points: Mapping[str, ND
     return [n // 2 for n in shape]
 
 
-def _gray(plane: NDArray, window: tuple[float, float], width: int, height: int) -> NDArray[np.uint8]:
-    """`(width, height, 3)`."""
-    low, high = window
-    gray = np.clip((np.asarray(plane, np.float32) - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
-    return np.repeat(_enlarged(gray, width, height)[..., None], 3, axis=2)
+def _seen(volume: NDArray, axis: int, place: Sequence[int]) -> NDArray:
+    """Rows and columns of a plane: up on top; the patient's right on the left of axial and coronal planes."""
+    plane = volume.take(place[axis], axis)
+    return plane.T[::-1] if axis == 0 else plane.T[::-1, ::-1]
 
 
-def _enlarged(plane: NDArray, width: int, height: int) -> NDArray:
-    """`(width, height)` by the nearest pixel."""
-    first, second = (
-        np.minimum((np.arange(m) + 0.5) * n // m, n - 1).astype(int)
-        for n, m in zip(plane.shape, (width, height), strict=True)
-    )
-    return plane[np.ix_(first, second)]
+def _enlarged(plane: NDArray, grid: tuple[int, int]) -> NDArray:
+    """Rows and columns of a grid, by the nearest pixel."""
+    rows, columns = (_nearest(n, m) for n, m in zip(plane.shape, grid, strict=True))
+    return plane.take(rows, 0).take(columns, 1)
 
 
-def _outline(picture: NDArray[np.uint8], labels: NDArray) -> None:
-    """Color the pixels of a label that touch another value."""
-    padded = np.pad(labels, 1)
-    inner = padded[1:-1, 1:-1]
-    rim = np.zeros(inner.shape, bool)
-    for neighbor in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]):
-        rim |= neighbor != inner
-    rim &= inner > 0
-    for value in np.unique(inner[rim]):
-        picture[rim & (inner == value)] = _rgb(color_of(int(value) - 1))
+@functools.lru_cache(maxsize=1000)
+def _nearest(pixels: int, wanted: int) -> NDArray[np.intp]:
+    return np.minimum((np.arange(wanted) + 0.5) * pixels // wanted, pixels - 1).astype(np.intp)
 
 
-def _cross(picture: NDArray[np.uint8], point: NDArray, shape: NDArray, color: str) -> None:
-    x, y = np.floor((point + 0.5) / shape * picture.shape[:2]).astype(int)
-    for dx, dy in ((0, 0), (-2, 0), (-1, 0), (1, 0), (2, 0), (0, -2), (0, -1), (0, 1), (0, 2)):
-        if 0 <= x + dx < picture.shape[0] and 0 <= y + dy < picture.shape[1]:
-            picture[x + dx, y + dy] = _rgb(color)
+def _outline(picture: NDArray[np.uint8], labels: NDArray, entry_of: NDArray[np.uint8]) -> None:
+    """Color the pixels of a label that touch another value or the edge."""
+    rim = np.zeros(labels.shape, bool)
+    for rims, values in ((rim, labels), (rim.T, labels.T)):
+        differs = values[1:] != values[:-1]
+        rims[1:] |= differs
+        rims[:-1] |= differs
+        rims[[0, -1]] = True
+    rim &= labels > 0
+    picture[rim] = entry_of[labels[rim]]
 
 
-def _rgb(color: str) -> tuple[int, int, int]:
-    red, green, blue = bytes.fromhex(color[1:])
-    return red, green, blue
+def _cross(picture: NDArray[np.uint8], down: float, across: float, entry: int) -> None:
+    """A cross at a place, as a fraction of the height and of the width."""
+    y, x = np.floor(np.array([down, across]) * picture.shape).astype(int)
+    for dy, dx in ((0, 0), (-2, 0), (-1, 0), (1, 0), (2, 0), (0, -2), (0, -1), (0, 1), (0, 2)):
+        if 0 <= x + dx < picture.shape[1] and 0 <= y + dy < picture.shape[0]:
+            picture[y + dy, x + dx] = entry
 
 
-def _letter_sides(sheet: Any, axis: int, corner: tuple[int, int], size: tuple[int, int]) -> None:
-    (left, top), (width, height) = corner, size
+def _letter_sides(
+    sheet: NDArray[np.uint8], palette: _Palette, axis: int, corner: tuple[int, int], grid: tuple[int, int]
+) -> None:
+    (left, top), (height, width) = corner, grid
     middle, half = (left + width / 2, top + height / 2), _TEXT / 2 + 2
     places = (
         (left + half, middle[1]), (left + width - half, middle[1]),
         (middle[0], top + half), (middle[0], top + height - half),
     )  # fmt: skip
     for letter, place in zip(SIDES[axis], places, strict=True):
-        _write(sheet, place, letter, is_centered=True)
+        _write(sheet, palette, place, letter, is_centered=True)
 
 
 def _write(
-    sheet: Any, place: tuple[float, float], text: str, color: str = "white", *, is_centered: bool = False
+    sheet: NDArray[np.uint8],
+    palette: _Palette,
+    place: tuple[float, float],
+    text: str,
+    *,
+    is_centered: bool = False,
 ) -> None:
-    """Text with its upper left corner, or its center, at a place."""
-    stamp = _stamp(text, color)
-    x, y = place
-    if is_centered:
-        left, top, right, bottom = stamp.getbbox() or (0, 0, 0, 0)
-        x, y = x - (left + right) / 2, y - (top + bottom) / 2
-    sheet.paste(stamp, (round(x), round(y)), stamp)
+    """White text with its upper left corner, or its center, at a place; what is outside is cut off."""
+    grays, covers, center = _stamp(text)
+    x, y = (round(p - c * is_centered) for p, c in zip(place, center, strict=True))
+    left, top = max(0, -x), max(0, -y)
+    below = sheet[y + top :, x + left :][: grays.shape[0] - top, : grays.shape[1] - left]
+    part = slice(top, top + below.shape[0]), slice(left, left + below.shape[1])
+    np.copyto(below, (grays[part] * palette.white).astype(np.uint8), where=covers[part])
 
 
 @functools.lru_cache(maxsize=1000)
-def _stamp(text: str, color: str) -> Any:
-    """A text with a black rim on a transparent image; names recur in every case."""
+def _stamp(text: str) -> tuple[NDArray[np.float32], NDArray[np.bool_], tuple[float, float]]:
+    """Brightness (0 to 1) of a text with a black rim, the pixels that it covers, their center (x, y)."""
     from PIL import Image, ImageDraw
 
-    image = Image.new("RGBA", (round(_font().getlength(text)) + 4, _LINE + 2))
-    ImageDraw.Draw(image).text((0, 0), text, color, _font(), stroke_width=1, stroke_fill="black")
-    return image
+    image = Image.new("LA", (round(_font().getlength(text)) + 4, _LINE + 2))
+    ImageDraw.Draw(image).text((0, 0), text, (255, 255), _font(), stroke_width=1, stroke_fill=(0, 255))
+    gray, alpha = np.moveaxis(np.asarray(image), -1, 0)
+    left, top, right, bottom = image.getchannel("A").getbbox() or (0, 0, 0, 0)
+    return gray / np.float32(255), alpha > 127, ((left + right) / 2, (top + bottom) / 2)
 
 
 @functools.cache
