@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from mambamed.cli.commands import app
+from mambamed.cli.commands import make_app
 from mambamed.cli.reference import reference
 from mambamed.recipe import load_recipe, shipped_recipes
 from tests.answers.stubs import stub_run, write_blobs
@@ -35,7 +35,7 @@ ALL = [(page.name, line) for page in PAGES for line in commands_of(page)]
 def parse(line: str) -> dict:
     """Parse as the command line would, without running the command."""
     words = shlex.split(line.replace("…", "x"), comments=True)[1:]
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(make_app())
     while words and hasattr(command, "commands") and words[0] in command.commands:
         command = command.commands[words.pop(0)]
     assert not hasattr(command, "commands"), f"no such command: {line}"

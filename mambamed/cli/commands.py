@@ -2,32 +2,55 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from mambamed import __version__, api
+from mambamed.arguments import described
 from mambamed.cli.command import command, print_fault
 from mambamed.cli.options import typed
 from mambamed.terminal import printable
 
-app = typer.Typer(
-    help="3D medical imaging with Mamba networks: segmentation, landmarks and classification.",
-    epilog="Start with 'mambamed demo'. Exit codes: 0 done, 1 failed, 2 invalid usage, 3 some cases failed.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
-recipes = typer.Typer(help="List, make, show and check recipes.", no_args_is_help=True)
-app.add_typer(recipes, name="recipes")
+
+def make_app(words: Collection[str] | None = None) -> typer.Typer:
+    """The command line.
+
+    Args:
+        words: the arguments of this call. A command that they do not name gets its help, but no parameters,
+            so that the list of commands appears quickly (default: all parameters of all commands).
+    """
+    app = typer.Typer(
+        help="3D medical imaging with Mamba networks: segmentation, landmarks and classification.",
+        epilog="Start with 'mambamed demo'. "
+        "Exit codes: 0 done, 1 failed, 2 invalid usage, 3 some cases failed.",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+    )
+    recipes = typer.Typer(help="List, make, show and check recipes.", no_args_is_help=True)
+    app.add_typer(recipes, name="recipes")
+    app.callback()(_global)
+    app.command("help")(_help)
+    for group, table in ((app, _COMMANDS), (recipes, _RECIPES)):
+        for function, arguments in table.items():
+            name = function.__name__.removeprefix("recipes_").replace("_", "-")
+            if words is None or name in words:
+                group.command(name)(command(typed(function, arguments), _shown(function.__name__)))
+            else:
+                group.command(name, help=described(function, api.predict)[0])(_not_called)
+    return app
 
 
-def run_app(app: typer.Typer) -> None:
+def run_app(arguments: Sequence[str]) -> None:
     """Run the command line and exit; faults of its usage repeat arguments, which may be names of files."""
+    is_completion = any(name.startswith("_MAMBAMED_") for name in os.environ)
+    app = make_app(None if is_completion else arguments)
     try:
-        code = app(prog_name="mambamed", standalone_mode=False)
+        code = app(arguments, prog_name="mambamed", standalone_mode=False)
     except Exception as error:
         if (describe := getattr(error, "format_message", None)) is None:
             raise
@@ -37,7 +60,7 @@ def run_app(app: typer.Typer) -> None:
         shown.format_message = lambda: printable(describe())
         rich_format_error(shown)
         code = shown.exit_code
-        if "--json" in sys.argv[1:]:
+        if "--json" in arguments:
             print_fault("UsageError", describe(), code)
     sys.exit(code)
 
@@ -59,7 +82,10 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+def _not_called() -> None:
+    pass
+
+
 def _global(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
@@ -68,12 +94,12 @@ def _global(
     pass
 
 
-@app.command("help")
 def _help(
     command: Annotated[list[str] | None, typer.Argument(help="Command, e.g. train, or recipes show.")] = None,
 ) -> None:
     """Show the help of a command."""
-    app([*(command or ()), "--help"], prog_name="mambamed", standalone_mode=False)
+    words = command or []
+    make_app(words)([*words, "--help"], prog_name="mambamed", standalone_mode=False)
 
 
 # Commands, and how many of their parameters are arguments; the others are options.
@@ -101,7 +127,3 @@ _RECIPES = {
     api.recipes_check: 1,
     api.recipes_schema: 0,
 }
-for _group, _table in ((app, _COMMANDS), (recipes, _RECIPES)):
-    for _each, _arguments in _table.items():
-        _name = _each.__name__.removeprefix("recipes_").replace("_", "-")
-        _group.command(_name)(command(typed(_each, _arguments), _shown(_each.__name__)))

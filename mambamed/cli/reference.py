@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from typer.models import ArgumentInfo
 
-from mambamed.cli.commands import app, recipes
+from mambamed.cli.commands import make_app
 
 
 def reference() -> str:
@@ -21,7 +21,10 @@ def reference() -> str:
 
 
 def _commands() -> Iterator[tuple[str, Callable[..., Any]]]:
-    for prefix, group in (("mambamed", app), ("mambamed recipes", recipes)):
+    app = make_app()
+    groups = {f"mambamed {group.name}": group.typer_instance for group in app.registered_groups}
+    for prefix, group in ({"mambamed": app} | groups).items():
+        assert group is not None
         for info in group.registered_commands:
             assert info.callback is not None
             yield f"{prefix} {info.name or info.callback.__name__}", info.callback

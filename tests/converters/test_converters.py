@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mambamed.cli.commands import app
+from mambamed.cli.commands import make_app
 from mambamed.cli.reference import reference
 from mambamed.converters import CONVERTERS, convert
 from mambamed.errors import DatasetError
@@ -46,7 +46,7 @@ def test_a_folder_without_images_is_one_line(tmp_path) -> None:
 def test_every_converter_is_a_choice_of_the_command_line() -> None:
     section = re.search(r"`--format` ([^|]+) \|", reference())
     assert section is not None and section[1].split(", ") == ["auto", *CONVERTERS]
-    refused = CliRunner().invoke(app, ["prepare", "anything", "--format", "tiff"])
+    refused = CliRunner().invoke(make_app(), ["prepare", "anything", "--format", "tiff"])
     assert refused.exit_code == 2 and "'tiff' is not one of 'auto'" in refused.output
 
 

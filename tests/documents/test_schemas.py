@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import mambamed
-from mambamed.cli.commands import app
+from mambamed.cli.commands import make_app
 from mambamed.documents.base import Document
 from mambamed.documents.schemas import KINDS
 from mambamed.errors import MambamedError, RecipeError
@@ -192,10 +192,10 @@ def test_a_schema_is_json() -> None:
 
 def test_the_command_lists_the_kinds_and_prints_a_schema() -> None:
     runner = CliRunner()
-    listed = runner.invoke(app, ["schema", "--json"])
+    listed = runner.invoke(make_app(), ["schema", "--json"])
     assert [line["kind"] for line in json.loads(listed.stdout)] == list(KINDS)
-    assert "plan.json" in runner.invoke(app, ["schema"]).stdout
-    assert json.loads(runner.invoke(app, ["schema", "plan"]).stdout) == mambamed.schema("plan")
+    assert "plan.json" in runner.invoke(make_app(), ["schema"]).stdout
+    assert json.loads(runner.invoke(make_app(), ["schema", "plan"]).stdout) == mambamed.schema("plan")
 
 
 def test_a_misspelled_kind_is_suggested() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from typer.testing import CliRunner
 
-from mambamed.cli.commands import app
+from mambamed.cli.commands import make_app
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def call(*arguments: object) -> Answer:
     logger = logging.getLogger("mambamed")
     handlers = list(logger.handlers)
     try:
-        done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        done = CliRunner().invoke(make_app(), [str(argument) for argument in arguments])
     finally:
         logger.handlers[:] = handlers
     if done.exception is not None and not isinstance(done.exception, SystemExit):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mambamed.cli.commands import app
+from mambamed.cli.commands import make_app
 from mambamed.errors import RecipeError
 from mambamed.recipe import dump_recipe, load_recipe, parse_recipe_of_run, recipe_schema
 from mambamed.recipe.applicability import APPLIES_TO
@@ -146,11 +146,11 @@ def test_all_files_are_checked_before_the_command_fails(tmp_path) -> None:
     for name in ("a", "b"):
         files.append(tmp_path / f"{name}.yaml")
         files[-1].write_text(NETWORK + "evaluation: {metrics: [dicee]}\n")
-    done = CliRunner().invoke(app, ["recipes", "check", *map(str, files), "hippocampus_nnmamba"])
+    done = CliRunner().invoke(make_app(), ["recipes", "check", *map(str, files), "hippocampus_nnmamba"])
     assert done.exit_code == 2
     assert all(f"{file}:2: evaluation.metrics" in done.stderr for file in files)
 
 
 def test_a_valid_recipe_is_reported_as_ok() -> None:
-    done = CliRunner().invoke(app, ["recipes", "check", "hippocampus_nnmamba"])
+    done = CliRunner().invoke(make_app(), ["recipes", "check", "hippocampus_nnmamba"])
     assert (done.exit_code, done.stdout) == (0, "hippocampus_nnmamba: OK\n")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from mambamed.cli.commands import app
+from mambamed.cli.commands import make_app
 from mambamed.run import doctor
 from mambamed.run.doctor import EXTRAS, examine_machine
 from mambamed.ssm.scan import BACKENDS, chosen_backend, why_unavailable
@@ -93,7 +93,7 @@ def test_a_look_that_breaks_is_a_line_of_its_own(monkeypatch) -> None:
 
 
 def test_the_command_shows_a_table_or_json(tmp_path) -> None:
-    done = CliRunner().invoke(app, ["doctor", str(tmp_path)])
+    done = CliRunner().invoke(make_app(), ["doctor", str(tmp_path)])
     assert done.exit_code == 0 and "scan: cpu" in done.stdout and "torch" in done.stdout
-    document = json.loads(CliRunner().invoke(app, ["doctor", str(tmp_path), "--json"]).stdout)
+    document = json.loads(CliRunner().invoke(make_app(), ["doctor", str(tmp_path), "--json"]).stdout)
     assert {"name", "state", "fact", "advice"} == set(document["checks"][0]) and document["version"]
