@@ -58,6 +58,7 @@ REFERENCES = {
         _TRANSUNET | {"layer_scale": "residual", "queries": 20, "query_layer_scale": True}, queries=True
     ),
     "cotr": Reference({"name": "cotr"}),
+    "unimiss": Reference({"name": "unimiss", "patch_size": [16, 96, 64]}),
     "cotr_wstd": Reference({"name": "cotr", "weight_standardization": True}),
     "segmamba_v3_nores": Reference({"name": "segmamba", "residual": False}),
 }

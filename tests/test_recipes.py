@@ -28,8 +28,8 @@ NAMES = list(shipped_recipes())
 OF_THE_PAPERS = ("brats", "amos", "synapse", "acdc", "msd_braintumor", "adni", "fetal")
 MONAI = {"unetr", "swin_unetr", "segresnet", "mednext", "vnet", "vit"}
 TWO = "training.batch_size=2"
-FIXED = {"unetr", "vit", "transunet"}  # networks for one patch
-PERMUTED = {"transunet"}  # those whose recipes give it in the order z, y, x
+FIXED = {"unetr", "vit", "transunet", "unimiss"}  # networks for one patch
+PERMUTED = {"transunet", "unimiss"}  # those whose recipes give it in the order z, y, x
 SMALL = [
     name for name in NAMES if name.startswith("hippocampus") and load_recipe(name).task == "segmentation"
 ]
@@ -88,7 +88,9 @@ def test_the_average_of_a_papers_row_is_the_mean_of_its_regions() -> None:
     """A slip in copying one number would show here; the papers' own rounding makes up to 0.02.
 
     SegMamba's table disagrees with itself in one place: the HD95 of SwinUNETR-V2 average 4.61, not 4.51.
+    nnMamba's gives 8.38 for UniMiSS's, which average 8.35.
     """
+    own_faults = {("brats_swin_unetr_v2", " HD95"): 0.1, ("brats_unimiss", " HD95"): -0.03}
     checked = 0
     for name in NAMES:
         paper = load_recipe(name).paper
@@ -97,8 +99,7 @@ def test_the_average_of_a_papers_row_is_the_mean_of_its_regions() -> None:
             average = paper.get(f"Average{ending}")
             if isinstance(average, float) and all(isinstance(part, float) for part in parts):
                 mean = sum(part for part in parts if isinstance(part, float)) / 3
-                own_fault = 0.1 if (name, ending) == ("brats_swin_unetr_v2", " HD95") else 0.0
-                assert mean == pytest.approx(average + own_fault, abs=0.03), name
+                assert mean == pytest.approx(average + own_faults.get((name, ending), 0.0), abs=0.03), name
                 checked += 1
     assert checked >= 16
 
@@ -136,6 +137,7 @@ NARROW = {
     **{name: ["channels=4"] for name in ("nnmamba", "nnmamba_v1", "nnmamba_classifier")},
     **{name: ["channels=4"] for name in ("segmamba", "resunet", "resnet", "densenet")},
     "cotr": ["channels=4", "layers=1"],
+    "unimiss": ["channels=4", "variant=tiny"],
     "unetr": ["channels=4", "hidden=24", "mlp=24", "heads=2"],
     "transunet": ["channels=4", "max_channels=16", "hidden=24", "mlp=24", "heads=2"],
     "vit": ["hidden=24", "mlp=24", "heads=2", "layers=2"],
