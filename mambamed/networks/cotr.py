@@ -24,9 +24,9 @@ the larger grid then has K channels instead of C.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ from torch.nn import functional
 
 from mambamed.errors import RecipeError
 from mambamed.networks.parts.blocks import AxisOrder, Norm, Triple, check_choice, make_norm, run_checkpointed
-from mambamed.networks.parts.dense import DenseNetwork, Row
+from mambamed.networks.parts.dense import DenseNetwork, PublicOption, Row
 from mambamed.networks.parts.positions import sines
 from mambamed.networks.parts.unet import SLOPE
 
@@ -295,6 +295,15 @@ class CoTr(DenseNetwork):
             tokens = run_checkpointed(layer, tokens, levels, wanted=self.gradient_checkpointing)
         parts = tokens.transpose(1, 2).split([math.prod(shape) for shape in shapes], dim=2)
         return [part.unflatten(2, shape) for part, shape in zip(parts, shapes, strict=True)][::-1]
+
+    @staticmethod
+    def public_options(public: Mapping[str, Tensor], options: Mapping[str, Any]) -> list[PublicOption]:
+        """Two options without parameters, which the authors' trainer does not use."""
+        remark = "The authors' trainer does not standardize weights."
+        return [
+            PublicOption("weight_standardization", False, "assumed", remark),
+            PublicOption("sampling", "public", "assumed", "The public code has no other sampling."),
+        ]
 
     def public_names(self) -> list[Row]:
         """Names of the authors' code."""

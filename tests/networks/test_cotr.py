@@ -12,7 +12,8 @@ from mambamed.errors import RecipeError
 from mambamed.networks import build_network
 from mambamed.networks.cost import network_cost
 from mambamed.networks.cotr import DecoderUnit, DeformableAttention, Levels, StandardizedConv
-from mambamed.networks.public_names import public_axis_order, translate
+from mambamed.networks.public_names import public_axis_order, settle_options, translate
+from tests.networks.public_layout import read_layout
 from tests.networks.small_networks import small, small_options
 
 
@@ -34,56 +35,64 @@ def test_it_needs_less_than_the_multiplications_of_the_public_code() -> None:
     assert round(network_cost(on_meta(14), 1, (48, 192, 192)).gmacs + unneeded) == 563
 
 
-def public_layout() -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the public state dict with 1 channel and 14 classes."""
-    root, shapes = "U_ResTran3D.", {}
+# Names and shapes of the public state dict with 1 channel and 14 classes.
+LAYOUT = """
+U_ResTran3D.backbone.conv1                         conv(1, 64, 7, bias=False)
+U_ResTran3D.backbone.norm1                         norm(64)
+U_ResTran3D.backbone.layer1.0.conv1                conv(64, 192, 3, bias=False)
+U_ResTran3D.backbone.layer1.0.downsample.0         conv(64, 192, 1, bias=False)
+U_ResTran3D.backbone.layer2.0.conv1                conv(192, 384, 3, bias=False)
+U_ResTran3D.backbone.layer2.0.downsample.0         conv(192, 384, 1, bias=False)
+U_ResTran3D.backbone.layer3.0.conv1                conv(384, 384, 3, bias=False)
+U_ResTran3D.backbone.layer3.0.downsample.0         conv(384, 384, 1, bias=False)
+U_ResTran3D.backbone.layer1.{1,2}.conv1            conv(192, 192, 3, bias=False)
+U_ResTran3D.backbone.layer2.{1,2}.conv1            conv(384, 384, 3, bias=False)
+U_ResTran3D.backbone.layer3.1.conv1                conv(384, 384, 3, bias=False)
+U_ResTran3D.backbone.layer{i=1..3}.0.downsample.1  norm(min(192 * i, 384))
+U_ResTran3D.backbone.layer{i=1..2}.{0..2}.norm1    norm(192 * i)
+U_ResTran3D.backbone.layer3.{0,1}.norm1            norm(384)
+U_ResTran3D.encoder_Detrans.level_embed            tensor(2, 384)
+{layers}.{0..5}.self_attn.sampling_offsets         linear(384, 6 * 2 * 4 * 3)
+{layers}.{0..5}.self_attn.attention_weights        linear(384, 6 * 2 * 4)
+{layers}.{0..5}.self_attn.{value_proj,output_proj} linear(384, 384)
+{layers}.{0..5}.linear1                            linear(384, 1536)
+{layers}.{0..5}.linear2                            linear(1536, 384)
+{layers}.{0..5}.{norm1,norm2}                      norm(384)
+U_ResTran3D.transposeconv_stage2                   transposed(384, 384, 2, bias=False)
+U_ResTran3D.transposeconv_stage1                   transposed(384, 192, 2, bias=False)
+U_ResTran3D.transposeconv_stage0                   transposed(192, 64, 2, bias=False)
+U_ResTran3D.stage2_de.resconv{1,2}.conv            conv(384, 384, 3, bias=False)
+U_ResTran3D.stage1_de.resconv{1,2}.conv            conv(192, 192, 3, bias=False)
+U_ResTran3D.stage0_de.resconv{1,2}.conv            conv(64, 64, 3, bias=False)
+U_ResTran3D.stage2_de.resconv{1,2}.norm            norm(384)
+U_ResTran3D.stage1_de.resconv{1,2}.norm            norm(192)
+U_ResTran3D.stage0_de.resconv{1,2}.norm            norm(64)
+U_ResTran3D.ds2_cls_conv                           conv(384, 14, 1)
+U_ResTran3D.ds1_cls_conv                           conv(192, 14, 1)
+U_ResTran3D.{ds0_cls_conv,cls_conv}                conv(64, 14, 1)
+"""
 
-    def norm(key: str, width: int) -> None:
-        shapes[f"{root}{key}.weight"] = shapes[f"{root}{key}.bias"] = (width,)
 
-    def linear(key: str, before: int, after: int) -> None:
-        shapes[f"{root}{key}.weight"], shapes[f"{root}{key}.bias"] = (after, before), (after,)
-
-    shapes[f"{root}backbone.conv1.weight"] = (64, 1, 7, 7, 7)
-    norm("backbone.norm1", 64)
-    before = 64
-    for i, (units, width) in enumerate(((3, 192), (3, 384), (2, 384)), start=1):
-        for j in range(units):
-            place = f"backbone.layer{i}.{j}"
-            shapes[f"{root}{place}.conv1.weight"] = (width, before, 3, 3, 3)
-            norm(f"{place}.norm1", width)
-            if j == 0:
-                shapes[f"{root}{place}.downsample.0.weight"] = (width, before, 1, 1, 1)
-                norm(f"{place}.downsample.1", width)
-            before = width
-    shapes[f"{root}encoder_Detrans.level_embed"] = (2, 384)
-    for i in range(6):
-        place = f"encoder_Detrans.encoder.layers.{i}"
-        linear(f"{place}.self_attn.sampling_offsets", 384, 6 * 2 * 4 * 3)
-        linear(f"{place}.self_attn.attention_weights", 384, 6 * 2 * 4)
-        linear(f"{place}.self_attn.value_proj", 384, 384)
-        linear(f"{place}.self_attn.output_proj", 384, 384)
-        linear(f"{place}.linear1", 384, 1536)
-        linear(f"{place}.linear2", 1536, 384)
-        norm(f"{place}.norm1", 384)
-        norm(f"{place}.norm2", 384)
-    for i, below, width in ((2, 384, 384), (1, 384, 192), (0, 192, 64)):
-        shapes[f"{root}transposeconv_stage{i}.weight"] = (below, width, 2, 2, 2)
-        for k in (1, 2):
-            shapes[f"{root}stage{i}_de.resconv{k}.conv.weight"] = (width, width, 3, 3, 3)
-            norm(f"stage{i}_de.resconv{k}.norm", width)
-    for key, width in (("ds2_cls_conv", 384), ("ds1_cls_conv", 192), ("ds0_cls_conv", 64), ("cls_conv", 64)):
-        shapes[f"{root}{key}.weight"], shapes[f"{root}{key}.bias"] = (14, width, 1, 1, 1), (14,)
-    return shapes
+def public_weights() -> dict[str, Tensor]:
+    layout = read_layout(LAYOUT, layers="U_ResTran3D.encoder_Detrans.encoder.layers")
+    assert layout.parameters == 41_872_504
+    return {key: torch.empty(shape, device="meta") for key, shape in layout.shapes.items()}
 
 
 @pytest.mark.parametrize("standardized", [False, True])
 def test_the_public_names_are_those_of_every_parameter(standardized) -> None:
     network = on_meta(14, weight_standardization=standardized)
-    public = {key: torch.empty(shape, device="meta") for key, shape in public_layout().items()}
-    translation = translate("cotr", network, public, public_axis_order("cotr"))
+    translation = translate("cotr", network, public_weights(), public_axis_order("cotr"))
     assert translation.faults == []
     assert set(translation.weights) == set(network.state_dict())
+
+
+def test_options_that_no_key_shows_are_those_of_the_authors_trainer() -> None:
+    options, notes = settle_options("cotr", {}, public_weights())
+    assert options == {"weight_standardization": False, "sampling": "public"}
+    assert len(notes) == 2
+    given = {"weight_standardization": True, "sampling": "aligned"}
+    assert settle_options("cotr", given, public_weights()) == (given, ())
 
 
 def attention_of(sampling: str, shape: tuple[int, int, int]) -> tuple[DeformableAttention, Levels]:
