@@ -43,6 +43,7 @@ from mambamed.errors import RecipeError
 from mambamed.networks.parts.blocks import (
     Answer,
     AxisOrder,
+    ChannelNorm,
     Norm,
     Triple,
     check_choice,
@@ -59,18 +60,6 @@ from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
 Version = Literal["gsc", "first", "paper"]
 Mixer = Literal["mamba", "none"]
 XYZ: Triple = (0, 1, 2)
-
-
-class ChannelNorm(nn.Module):
-    """Layer norm over the channels of `(B, C, X, Y, Z)`."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels, 1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, C, X, Y, Z)` -> the same shape."""
-        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class GatedSpatialConv(nn.Module):

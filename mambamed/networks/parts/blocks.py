@@ -41,6 +41,18 @@ def make_norm(norm: Norm, channels: int, affine: bool = True) -> nn.Module:
     return InstanceNorm(channels, affine=affine) if norm == "instance" else nn.Identity()
 
 
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of `(B, C, X, Y, Z)`."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, X, Y, Z)` -> the same shape."""
+        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
+
+
 def scan_axes(axis_order: AxisOrder) -> Triple:
     """Order of the grid's axes in a scan, the last one fastest: a recipe's `network.axis_order`.
 
