@@ -37,12 +37,14 @@ class Reference:
     `axis_order` is that of the array `x`: for "zyx", the volume (X, Y, Z) is `x` with its axes reversed.
     `queries`: the outputs are masks and classes of queries, of the last layer, then of the start and of each
     layer in between.
+    `built_for_x`: the option patch_size of the network is the shape of `x`.
     """
 
     network: Mapping[str, Any]
     task: str = "segmentation"
     axis_order: str = "zyx"
     queries: bool = False
+    built_for_x: bool = False
 
 
 _TRANSUNET = {
@@ -50,6 +52,8 @@ _TRANSUNET = {
     "patch_size": [16, 64, 96],
     "strides": [1, [1, 2, 2], 2, 2, 2, [1, 2, 2]],
 }
+# Heads of deep supervision that the reference lacks are left out on import.
+_NNFORMER: dict[str, Any] = {"name": "nnformer", "deep_supervision": True}
 REFERENCES = {
     "nnmamba_cls_head": Reference({"name": "nnmamba_classifier", "hierarchy": "concat"}, "classification"),
     "transunet3d": Reference(_TRANSUNET | {"layer_scale": "residual"}),
@@ -61,6 +65,11 @@ REFERENCES = {
     "unimiss": Reference({"name": "unimiss", "patch_size": [16, 96, 64]}),
     "cotr_wstd": Reference({"name": "cotr", "weight_standardization": True}),
     "segmamba_v3_nores": Reference({"name": "segmamba", "residual": False}),
+    "nnformer_tumor": Reference(
+        _NNFORMER | {"channels": 96, "token_size": [4, 4, 4], "decoder_heads": [6, 12, 24]}, built_for_x=True
+    ),
+    "nnformer_synapse": Reference(_NNFORMER, built_for_x=True),
+    "nnformer_acdc": Reference(_NNFORMER | {"variant": "acdc"}, built_for_x=True),
 }
 
 
@@ -141,7 +150,8 @@ def recipe_of(reference: Reference, x: Tensor, classes: int) -> dict[str, Any]:
         "task": reference.task,
         "dataset": dataset,
         "preprocess": {"spacing": [1, 1, 1], "normalize": "zscore"},
-        "network": dict(reference.network),
+        "network": dict(reference.network)
+        | ({"patch_size": list(x.shape[2:])} if reference.built_for_x else {}),
         "training": {"patch_size": patch, "batch_size": 2},
     }
 

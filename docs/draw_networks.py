@@ -5,7 +5,8 @@
 Without names, all networks. A picture shows a network as it computes, from left to right. Each box is one
 part that runs: the deeper it is, the coarser its grid; the wider it is, the more channels it has. Blue parts
 contain a Mamba, grey ones only convolutions. The shapes are those of the network on the meta device for a
-patch of 128^3. The rows are counted for the options in `examples` of the network's class.
+patch of 128^3, or for the only patch on which it computes. The rows are counted for the options in `examples`
+of the network's class.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def parts_of(network: nn.Module, in_channels: int) -> list[Part]:
 
     descend("", network)
     with torch.no_grad():
-        network.eval()(torch.zeros(1, in_channels, PATCH, PATCH, PATCH, device="meta"))
+        network.eval()(torch.zeros(1, in_channels, *patch_of(network), device="meta"))
     return ran
 
 
@@ -114,6 +115,11 @@ def built(name: str, options: str) -> tuple[nn.Module, int]:
         return build_network(name, 1, 1, **given), 1
 
 
+def patch_of(network: nn.Module) -> tuple[int, int, int]:
+    """The patch for which a network is counted: 128^3, unless it is built for another one."""
+    return getattr(network, "grid", None) or (PATCH, PATCH, PATCH)
+
+
 def examples(name: str) -> tuple[str, ...]:
     """The options of the rows of a network."""
     return getattr(network_class(name), "examples", ("",))
@@ -133,7 +139,7 @@ def rows(name: str) -> str:
     lines = []
     for options in examples(name):
         network, inputs = built(name, options)
-        cost = network_cost(network, inputs, (PATCH, PATCH, PATCH))
+        cost = network_cost(network, inputs, patch_of(network))
         lines.append(
             f"| `{name}` | {f'`{options}`' if options else ''} | {cost.parameters / 1e6:.3f} "
             f"| {cost.gmacs:.1f} | {cost.scan_g:.2f} | {cost.longest_sequence} |\n"

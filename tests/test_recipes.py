@@ -28,8 +28,8 @@ NAMES = list(shipped_recipes())
 OF_THE_PAPERS = ("brats", "amos", "synapse", "acdc", "msd_braintumor", "adni", "fetal")
 MONAI = {"unetr", "swin_unetr", "segresnet", "mednext", "vnet", "vit"}
 TWO = "training.batch_size=2"
-FIXED = {"unetr", "vit", "transunet", "unimiss"}  # networks for one patch
-PERMUTED = {"transunet", "unimiss"}  # those whose recipes give it in the order z, y, x
+FIXED = {"unetr", "vit", "transunet", "unimiss", "nnformer"}  # networks for one patch
+PERMUTED = {"transunet", "unimiss", "nnformer"}  # those whose recipes give it in the order z, y, x
 SMALL = [
     name for name in NAMES if name.startswith("hippocampus") and load_recipe(name).task == "segmentation"
 ]
@@ -57,6 +57,8 @@ def divisor_of(recipe: Recipe) -> tuple[int, ...]:
 
 def smallest_patch(recipe: Recipe) -> list[int]:
     """Two voxels remain at the bottom, as instance norms need, along the first axis alone."""
+    if recipe.network.name == "nnformer":  # rounds its patch_size up
+        return [32, 32, 16]
     a, b, c = (max(n, 16) for n in divisor_of(recipe))
     return [2 * a, b, c]
 
@@ -140,6 +142,7 @@ NARROW = {
     "unimiss": ["channels=4", "variant=tiny"],
     "unetr": ["channels=4", "hidden=24", "mlp=24", "heads=2"],
     "transunet": ["channels=4", "max_channels=16", "hidden=24", "mlp=24", "heads=2"],
+    "nnformer": ["channels=8", "heads=[1,1,1,1]", "decoder_heads=[1,1,1]"],
     "vit": ["hidden=24", "mlp=24", "heads=2", "layers=2"],
     "swin_unetr": ["channels=12"],
     "segresnet": ["channels=8"],

@@ -51,6 +51,7 @@ NETWORKS = {
     "transunet": "mambamed.networks.transunet:TransUNet",
     "cotr": "mambamed.networks.cotr:CoTr",
     "unimiss": "mambamed.networks.unimiss:UniMiss",
+    "nnformer": "mambamed.networks.nnformer:NnFormer",
     "resunet": "mambamed.networks.resunet:ResUNet",
     "resnet": "mambamed.networks.resnet:ResNet",
     "densenet": "mambamed.networks.densenet:DenseNet",

@@ -70,8 +70,9 @@ class TestEveryNetworkAtLength:
 
     def test_it_takes_any_norm_at_small_shapes(self, name) -> None:
         """Instance norm cannot normalize one voxel, nor batch norm one voxel of one patch."""
-        for norm in ("instance", "batch"):
-            network = small(name, norm=norm).train()
+        has_norm = "norm" in inspect.signature(type(small(name))).parameters
+        for options in ({"norm": "instance"}, {"norm": "batch"}) if has_norm else ({},):
+            network = small(name, **options).train()
             for shape in ((16, 16, 16), (5, 3, 7)):
                 outputs = network(torch.randn(1, 2, *shape))
                 finest = outputs[0] if isinstance(outputs, list) else outputs

@@ -49,7 +49,7 @@ def test_the_parameters_of_the_table_are_true(draw, name, options, millions) -> 
 def test_the_operations_of_the_table_are_true(draw, row) -> None:
     name, options, _, gmacs, scan_g, longest = row
     network, inputs = draw.built(name, options)
-    cost = network_cost(network, inputs, (128, 128, 128))
+    cost = network_cost(network, inputs, draw.patch_of(network))
     assert (f"{cost.gmacs:.1f}", f"{cost.scan_g:.2f}", str(cost.longest_sequence)) == (gmacs, scan_g, longest)
 
 
