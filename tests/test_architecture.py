@@ -34,6 +34,7 @@ CROSS_CUTTING = {
     "networks/test_public_layout": "the notation in which tests list published keys and shapes",
     "networks/test_published_plans": "several networks at the plans of their papers",
     "preparation/test_round_trip": "real label maps to the prepared grid and back",
+    "run/test_public_layouts": "every public layout through import-weights",
     "ssm/test_agreement": "all backends against one float64 reference",
     "ssm/test_real_case": "one checkpoint, every backend, the same masks",
     "ssm/test_triton_kernels": "forward and backward kernels, in one process with the interpreter",

@@ -4,7 +4,8 @@ Source: Lumetti et al., "Accurate 3D Medical Image Segmentation with Mambas", se
 sizes, which the text does not give, as in their public code (TamingMambas).
 
 nnU-Net's residual U-Net with two residual units per stage on both sides, and after every stage of the encoder
-a Mamba layer, whose output both the next stage and the skip receive:
+a Mamba layer, whose output both the next stage and the skip receive (`mamba_at="skips"`, a variant of the
+code that the paper does not describe: the skip alone):
 
     MambaTrans   x + Mamba(LN(x)), then x + Linear(LN(x)): one linear layer, no activation
     uni          MambaTrans(LN(tokens))
@@ -19,14 +20,14 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from mambamed.networks.nnunet_resenc import residual_encoder, residual_encoder_names
 from mambamed.networks.parts.blocks import AxisOrder, Norm, check_choice, run_checkpointed, scan_axes
-from mambamed.networks.parts.dense import Row
+from mambamed.networks.parts.dense import PublicOption, Row
 from mambamed.networks.parts.topology import make_topology
 from mambamed.networks.parts.unet import (
     COPIES,
@@ -122,6 +123,7 @@ class MambaUNet(UNet):
     Args:
         directions: "uni", "bi" or "multi".
         orders: axis orders of "multi": "code", "paper", or "all" six.
+        mamba_at: "stages", or "skips": the next stage reads the stage's output before the Mamba layer.
         d_state_cap: the number of states is the stage's width, but at most this (default: 256 for uni and bi,
             64 for multi).
         gradient_checkpointing: recompute each stage in the backward pass, and in it each sequence, so that
@@ -138,6 +140,7 @@ class MambaUNet(UNet):
         *,
         directions: Directions = "bi",
         orders: Literal["code", "paper", "all"] = "code",
+        mamba_at: Literal["stages", "skips"] = "stages",
         d_state_cap: int | None = None,
         mixer: Literal["mamba", "none"] = "mamba",
         norm: Norm = "instance",
@@ -149,6 +152,7 @@ class MambaUNet(UNet):
         known = {"code": CODE_ORDERS, "paper": PAPER_ORDERS, "all": tuple(itertools.permutations(range(3)))}
         check_choice("directions", directions, _STATE_CAP)
         check_choice("orders", orders, known)
+        check_choice("mamba_at", mamba_at, ("stages", "skips"))
         check_choice("mixer", mixer, ("mamba", "none"))
         topology = make_topology(**plan)
         encoder = residual_encoder(in_channels, topology, [2] * len(topology.widths), norm)
@@ -162,7 +166,28 @@ class MambaUNet(UNet):
         unit = functools.partial(ResidualUnit, norm=norm)
         steps = transposed_steps(topology, unit, [2] * (len(encoder) - 1))
         super().__init__(topology, encoder, steps, out_channels, deep_supervision, gradient_checkpointing)
-        self.mixer = mixer
+        self.mixer, self.mamba_at = mixer, mamba_at
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """As in `UNet`; at the skips, the Mamba layers are beside the path through the stages."""
+        if self.mamba_at == "stages" or self.mixer == "none":
+            return super().encode(x)
+        again, skips = self.gradient_checkpointing, []
+        for stage, layer in self.stages:  # type: ignore[misc]
+            x = run_checkpointed(stage, x, wanted=again)
+            skips.append(run_checkpointed(layer, x, wanted=again))
+        return skips
+
+    @staticmethod
+    def public_options(public: Mapping[str, Tensor], options: Mapping[str, Any]) -> list[PublicOption]:
+        """Directions by their layers; orders and place have no keys; see `mambamed.networks.public_names`."""
+        if any(".mambas." in key for key in public):
+            remark = "The order of the paper has the same keys."
+            return [_directions("multi"), PublicOption("orders", "code", "assumed", remark)]
+        if any(".fwd_mamba." in key for key in public):
+            remark = "The class SegMambaSkip of the same code (skips) has the same keys."
+            return [_directions("bi"), PublicOption("mamba_at", "stages", "assumed", remark)]
+        return [_directions("uni")] if any(".mamba_layers." in key for key in public) else []
 
     def public_names(self) -> list[Row]:
         """Rows for TamingMambas; see `mambamed.networks.public_names`.
@@ -189,4 +214,9 @@ class MambaUNet(UNet):
                 r"decoder\.stages\.(\d)\.blocks\.(\d+)", lambda i, j: f"steps.{i}.convolve.{j}"
             ),
             *DECODER_NAMES,
+            *self.head_names(),
         ]
+
+
+def _directions(found: Directions) -> PublicOption:
+    return PublicOption("directions", found, "shown", "The file has the layers of this form.")

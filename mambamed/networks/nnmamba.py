@@ -19,8 +19,8 @@ gives that form, with otherwise the same parameter names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -40,12 +40,13 @@ from mambamed.networks.parts.blocks import (
     run_checkpointed,
     scan_axes,
 )
-from mambamed.networks.parts.dense import Row
+from mambamed.networks.parts.dense import PublicOption, Row
 from mambamed.ssm import Mamba
 from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
 
 Mixer = Literal["miccss", "mic", "plain", "none"]
 Head = Literal["linear", "wide", "paper"]
+Padding = Literal["end", "symmetric"]
 
 # Names of the public code: the convolutional encoder, and the parts of a Mamba between convolutions.
 _BLOCK = r"layer(\d)\.(\d+)\."
@@ -149,7 +150,14 @@ class Decoder(nn.Module):
         deep = widths[::-1] if deep_supervision else ()
         self.deep_heads = nn.ModuleList(nn.Conv3d(width, out_channels, 1) for width in deep)
 
-    def forward(self, x: Tensor, skips: Sequence[Tensor], shape: Sequence[int], again: bool) -> Answer:
+    def forward(
+        self,
+        x: Tensor,
+        skips: Sequence[Tensor],
+        shape: Sequence[int],
+        again: bool,
+        start: Sequence[int] = (0, 0, 0),
+    ) -> Answer:
         """Logits, the finest first.
 
         Args:
@@ -157,6 +165,7 @@ class Decoder(nn.Module):
             skips: widths C, 2C, 4C at strides 2, 4, 8.
             shape: `(X, Y, Z)` of the input before padding.
             again: whether the steps are recomputed in the backward pass.
+            start: first voxel of the input in the padded one.
         """
         levels = []
         for step, skip in zip(self.steps, reversed(skips), strict=True):  # type: ignore[arg-type]
@@ -165,14 +174,23 @@ class Decoder(nn.Module):
         outputs = [run_checkpointed(self.head, x, wanted=again)]
         if self.training:
             outputs += [head(level) for head, level in zip(self.deep_heads, reversed(levels), strict=False)]
-        return crop_logits(outputs, shape, self.strides)
+        return crop_logits(outputs, shape, self.strides, start)
 
+    @staticmethod
+    def public_options(public: Mapping[str, Tensor]) -> list[PublicOption]:
+        """Whether the logits have a norm."""
+        if "conv8.conv.4.weight" in public:
+            return [PublicOption("head", "paper", "shown", "The file has a norm on the logits.")]
+        return [PublicOption("head", "linear", "shown", "The file has no norm on the logits.")]
 
-DECODER_NAMES: list[Row] = [
-    (r"conv([567])\.conv\.", lambda i: f"decoder.steps.{i - 5}.convs."),
-    (r"conv8\.conv\.", lambda: "decoder.head.convs."),
-    (r"ds(\d)_cls_conv\.", lambda i: f"decoder.deep_heads.{i - 1}."),
-]
+    def public_names(self) -> list[Row]:
+        """Rows of the decoder and its heads."""
+        deep = (lambda i: f"decoder.deep_heads.{i - 1}.") if len(self.deep_heads) else None
+        return [
+            (r"conv([567])\.conv\.", lambda i: f"decoder.steps.{i - 5}.convs."),
+            (r"conv8\.conv\.", lambda: "decoder.head.convs."),
+            (r"ds(\d)_cls_conv\.", deep),
+        ]
 
 
 class _DoubledConv(nn.Module):
@@ -201,6 +219,8 @@ class NnMamba(nn.Module):
         deep_supervision: in training, also return logits at strides 2, 4, 8 from 1x1x1 heads on c7, c6, c5
             (the form of the authors' released trainers).
         head: see `Decoder`.
+        padding: of inputs whose shape is not a multiple of 16: "end", or "symmetric" as in the code of
+            TamingMambas.
     """
 
     channels_last = True
@@ -219,11 +239,14 @@ class NnMamba(nn.Module):
         norm: Norm = "batch",
         deep_supervision: bool = True,
         head: Head = "linear",
+        padding: Padding = "end",
         gradient_checkpointing: bool = False,
         axis_order: AxisOrder = "xyz",
     ) -> None:
         super().__init__()
         axes = scan_axes(axis_order)
+        check_choice("padding", padding, ("end", "symmetric"))
+        self.symmetric = padding == "symmetric"
         self.divisor = (16, 16, 16)
         self.gradient_checkpointing = gradient_checkpointing
         widths = (channels, 2 * channels, 4 * channels)
@@ -240,13 +263,31 @@ class NnMamba(nn.Module):
 
     def forward(self, x: Tensor) -> Answer:
         """`(B, in_channels, X, Y, Z)` -> `(B, K, X, Y, Z)` logits; a list in training with depths."""
-        again = self.gradient_checkpointing
-        features = run_checkpointed(self.stem, pad_to_divisor(x, self.divisor), wanted=again)
+        again, shape = self.gradient_checkpointing, x.shape[2:]
+        x = pad_to_divisor(x, self.divisor, self.symmetric)
+        start = [
+            (padded - size) // 2 * self.symmetric for padded, size in zip(x.shape[2:], shape, strict=True)
+        ]
+        features = run_checkpointed(self.stem, x, wanted=again)
         skips = []
         for stage, skip in zip(self.stages, self.skips, strict=True):
             skips.append(skip(features))
             features = run_checkpointed(stage, features, wanted=again)
-        return self.decoder(features, skips, x.shape[2:], again)
+        return self.decoder(features, skips, shape, again, start)
+
+    @staticmethod
+    def public_options(public: Mapping[str, Tensor], options: Mapping[str, Any]) -> list[PublicOption]:
+        """Head and form of the Mamba; see `mambamed.networks.public_names`."""
+        found = Decoder.public_options(public)
+        if any(".mamba_layer.nin2." in key for key in public):
+            remark = "Its ablation mic has the same keys."
+            found.append(PublicOption("mixer", "miccss", "assumed", remark))
+        elif any(".mamba_layer.nin." in key for key in public):
+            remark = "The file has no second convolution beside the Mambas."
+            found.append(PublicOption("mixer", "plain", "shown", remark))
+            remark = "Of the codes with these keys, only that of TamingMambas pads."
+            found.append(PublicOption("padding", "symmetric", "assumed", remark))
+        return found
 
     def public_names(self) -> list[Row]:
         """Rows for `nnMamba.py`; see `mambamed.networks.public_names`."""
@@ -257,5 +298,5 @@ class NnMamba(nn.Module):
                 lambda i, j, part: f"stages.{i - 1}.{j}.mixer.{MIC_NAMES[part]}.",
             ),
             (r"att(\d)\.layer([12])\.", lambda i, k: f"skips.{i - 1}.weigh.{2 * k - 2}."),
-            *DECODER_NAMES,
+            *self.decoder.public_names(),
         ]

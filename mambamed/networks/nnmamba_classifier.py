@@ -19,7 +19,8 @@ has no scan: the stem keeps the 1x1x1 convolutions of MIC, and q = p.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ from mambamed.networks.parts.blocks import (
     run_checkpointed,
     scan_axes,
 )
-from mambamed.networks.parts.dense import Row
+from mambamed.networks.parts.dense import PublicOption, Row
 from mambamed.ssm import Mamba
 
 
@@ -109,6 +110,16 @@ class NnMambaClassifier(nn.Module):
             return columns
         # no ReLU before it, as in the public code: means of ReLU outputs are not negative
         return columns + self.sequence(columns.transpose(1, 2)).transpose(1, 2)
+
+    @staticmethod
+    def public_options(public: Mapping[str, Tensor], options: Mapping[str, Any]) -> list[PublicOption]:
+        """What the MLP reads, and the form of the stem; see `mambamed.networks.public_names`."""
+        sequence = any(key.startswith("mamba_seq.") for key in public)
+        hierarchy, has = ("sequence", "has a") if sequence else ("concat", "has no")
+        return [
+            PublicOption("hierarchy", hierarchy, "shown", f"The file {has} Mamba over the means."),
+            PublicOption("mixer", "mic", "assumed", "The public code scans once; miccss has the same keys."),
+        ]
 
     def public_names(self) -> list[Row]:
         """Rows for `nnMamba4cls.py`; see `mambamed.networks.public_names`."""

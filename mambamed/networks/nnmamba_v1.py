@@ -20,11 +20,12 @@ The head departs as in version 2. The matched control (`mixer="none"`) omits LN 
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from mambamed.networks.nnmamba import DECODER_NAMES, ENCODER_NAMES, Decoder, Head
+from mambamed.networks.nnmamba import ENCODER_NAMES, Decoder, Head
 from mambamed.networks.parts.blocks import (
     Answer,
     AxisOrder,
@@ -38,7 +39,7 @@ from mambamed.networks.parts.blocks import (
     run_checkpointed,
     scan_axes,
 )
-from mambamed.networks.parts.dense import Row
+from mambamed.networks.parts.dense import PublicOption, Row
 from mambamed.ssm import Mamba
 from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
 
@@ -126,13 +127,20 @@ class NnMambaV1(nn.Module):
             read = run_checkpointed(reader, features[-1], wanted=again)
         return self.decoder(read, features[:-1], x.shape[2:], again)
 
+    @staticmethod
+    def public_options(public: Mapping[str, Tensor], options: Mapping[str, Any]) -> list[PublicOption]:
+        """The head and the places of the Mambas; see `mambamed.networks.public_names`."""
+        at = "stem" if any(key.startswith("mamba_layer_stem.") for key in public) else "stages"
+        remark = "The file has its Mambas there."
+        return [*Decoder.public_options(public), PublicOption("mamba_at", at, "shown", remark)]
+
     def public_names(self) -> list[Row]:
         """Rows for version 1 of `nnMamba.py`; see `mambamed.networks.public_names`."""
         return [
             (r"mamba_layer_stem\.", lambda: "readers.0."),
             (r"mamba_layer_(\d)\.", lambda i: f"readers.{i}."),
             *ENCODER_NAMES,
-            *DECODER_NAMES,
+            *self.decoder.public_names(),
         ]
 
 

@@ -53,4 +53,9 @@ class NnUNet(UNet):
     def public_names(self) -> list[Row]:
         """Rows for PlainConvUNet; see `mambamed.networks.public_names`."""
         stage = rf"encoder\.stages\.(\d)\.0\.convs\.(\d+)\.{UNIT}"
-        return [*COPIES, (stage, lambda i, j, p: f"stages.{i}.{j}.{unit_part(p)}"), *DECODER_NAMES]
+        return [
+            *COPIES,
+            (stage, lambda i, j, p: f"stages.{i}.{j}.{unit_part(p)}"),
+            *DECODER_NAMES,
+            *self.head_names(),
+        ]

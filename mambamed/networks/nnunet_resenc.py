@@ -61,7 +61,7 @@ class NnUNetResEnc(UNet):
 
     def public_names(self) -> list[Row]:
         """Rows for ResidualEncoderUNet; see `mambamed.networks.public_names`."""
-        return [*COPIES, *residual_encoder_names(), *DECODER_NAMES]
+        return [*COPIES, *residual_encoder_names(), *DECODER_NAMES, *self.head_names()]
 
 
 def residual_encoder(

@@ -11,7 +11,6 @@ what is known of the authors' options from the public state dict, given the reci
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -119,7 +118,8 @@ def settle_options(
 
 
 def _written(value: Any) -> str:
-    return json.dumps(value) if not isinstance(value, str) else value
+    """As in a recipe."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def has_public_names(name: str) -> bool:

@@ -13,9 +13,12 @@ which is nnMamba v1 without its Mambas, layer by layer. The head departs from it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 
-from mambamed.networks.nnmamba import DECODER_NAMES, ENCODER_NAMES, Decoder, Head
+from mambamed.networks.nnmamba import ENCODER_NAMES, Decoder, Head
 from mambamed.networks.parts.blocks import (
     Answer,
     DoubleConv,
@@ -24,7 +27,7 @@ from mambamed.networks.parts.blocks import (
     residual_stage,
     run_checkpointed,
 )
-from mambamed.networks.parts.dense import Row
+from mambamed.networks.parts.dense import PublicOption, Row
 
 
 class ResUNet(nn.Module):
@@ -65,6 +68,11 @@ class ResUNet(nn.Module):
             features.append(run_checkpointed(stage, features[-1], wanted=again))
         return self.decoder(features[-1], features[:-1], x.shape[2:], again)
 
+    @staticmethod
+    def public_options(public: Mapping[str, Tensor], options: Mapping[str, Any]) -> list[PublicOption]:
+        """The head; see `mambamed.networks.public_names`."""
+        return Decoder.public_options(public)
+
     def public_names(self) -> list[Row]:
         """Rows for the ResUNet of the same code; see `mambamed.networks.public_names`."""
-        return [*ENCODER_NAMES, *DECODER_NAMES]
+        return [*ENCODER_NAMES, *self.decoder.public_names()]

@@ -11,7 +11,7 @@ such weights fit only one patch size, so that `patch_size` is required and other
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch.nn import functional
 from mambamed.errors import RecipeError
 from mambamed.networks.nnmamba_v1 import VoxelMamba
 from mambamed.networks.parts.blocks import AxisOrder, Norm, check_choice, make_norm, scan_axes
-from mambamed.networks.parts.dense import Row
+from mambamed.networks.parts.dense import PublicOption, Row
 from mambamed.networks.parts.topology import Triple, make_topology
 from mambamed.networks.parts.unet import (
     COPIES,
@@ -124,6 +124,20 @@ class UMamba(UNet):
         super().__init__(topology, encoder, steps, out_channels, deep_supervision, gradient_checkpointing)
         self.mixer = mixer
 
+    @staticmethod
+    def public_options(public: Mapping[str, Tensor], options: Mapping[str, Any]) -> list[PublicOption]:
+        """The variant; strides have no keys, because nothing upsamples by weights; see `public_names`."""
+        found = []
+        if any(key.startswith("mamba_layer.") for key in public):
+            found.append(PublicOption("variant", "bot", "shown", "The file has one Mamba."))
+        elif any(key.startswith("encoder.mamba_layers.") for key in public):
+            found.append(PublicOption("variant", "enc", "shown", "The file has a Mamba per stage."))
+        stages = len({key.split(".")[2] for key in public if key.startswith("encoder.stages.")})
+        if stages > 1 and not options.keys() & {"strides", "patch_size", "stages"}:
+            remark = "nnU-Net's plans state the strides of the stages."
+            found.append(PublicOption("strides", [1, *[2] * (stages - 1)], "assumed", remark))
+        return found
+
     def public_names(self) -> list[Row]:
         """Rows for U-Mamba's `nets`; see `mambamed.networks.public_names`."""
         inner = "" if self.mixer == "none" else ".0"  # next to the Mamba layer
@@ -133,7 +147,7 @@ class UMamba(UNet):
             (r"mamba_layer\.", lambda: f"stages.{len(self.stages) - 1}.1."),
             (r"encoder\.mamba_layers\.(\d)\.", lambda i: f"stages.{i}.1."),
             (r"decoder\.upsample_layers\.(\d)\.", lambda i: f"steps.{i}.up."),
-            (r"decoder\.seg_layers\.(\d)\.", lambda i: f"heads.{i}."),
+            *self.head_names(),
         ]
         places: list[tuple[str, Callable[..., str]]] = [
             (r"encoder\.stem\.(\d+)", lambda j: f"stages.0{inner}.0.{j}"),

@@ -1,7 +1,7 @@
 """The shell blocks of the pages, executed on small data in the layouts that they name.
 
-Trainings are cut to one step of small patches. Not executed: `pip install`, `sh run ...` and `python -m
-pytest ...` (continuous integration runs them), and docs/networks.md, whose weights are those of the paper.
+Trainings are cut to one step of small patches, and imported weights get a small patch. Not executed: `pip
+install`, `sh run ...` and `python -m pytest ...` (continuous integration runs them).
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mambamed.io.images import read_image, write_image
 from tests.answers.stubs import blob, stub_run, write_nifti
 from tests.faults.in_process import call
 from tests.io.test_dicom import write_series
+from tests.networks.public_layout import read_layout
 from tests.test_docs import ROOT
 
 SHAPE = (20, 22, 18)
@@ -27,8 +29,9 @@ SMALL = [
     for key in ("epochs=1", "steps_per_epoch=1", "batch_size=1", "patch_size=[16,16,16]")
     for part in ("--set", f"training.{key}")
 ]
-NOT_EXECUTED = ("pip install", "sh run", "python -m pytest", "TRITON_INTERPRET=1", "mambamed import-weights")
+NOT_EXECUTED = ("pip install", "sh run", "python -m pytest", "TRITON_INTERPRET=1")
 RAS = np.eye(4)
+LAYOUTS = ROOT / "tests" / "networks" / "public_layouts"
 
 
 def image(path: Path, seed: int = 0) -> None:
@@ -236,6 +239,13 @@ def own_data_page(here: Path) -> None:
     image(here / "NewImages" / "new.nii.gz")
 
 
+def networks_page(here: Path) -> None:
+    files = [LAYOUTS / f"nnmamba_{part}.txt" for part in ("encoder", "decoder", "skips", "miccss")]
+    listed = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    torch.save(read_layout(listed, channels=4, outputs=3, width=32).tensors(), here / "nnmamba_brats.pth")
+    brats(here / "IMAGES", 1)
+
+
 PAGES = {
     "README.md": readme,
     "docs/landmarks.md": landmarks_page,
@@ -245,6 +255,7 @@ PAGES = {
     "docs/preparation.md": preparation_page,
     "docs/how-long.md": dry_run_page,
     "docs/recipes.md": lambda here: None,
+    "docs/networks.md": networks_page,
     "docs/scan.md": lambda here: None,
 }
 
@@ -268,5 +279,7 @@ def test_the_shell_blocks_of_a_page_run(page, tmp_path, monkeypatch) -> None:
         words = shlex.split(line)[1:]
         if words[0] == "train":
             words += SMALL
+        if words[0] == "import-weights":
+            words += ["--set", "training.patch_size=[32,32,32]"]
         done = call(*words)
         assert done.code == 0, (line, done)

@@ -8,14 +8,13 @@ One line per group of keys: a pattern, a space, and what lies below it:
     layer{i=1..3}.2.mamba_layer    = layer{i}.1.mamba_layer
     pos_embed                      tensor(1, 512, 768)
 
-Braces list values, `{0,2}`, or a range with both ends, `{0..2}`; `{i=...}` names the value for later braces
-and for the expression. A line with "=" repeats the tensors below another key, which must come before. Text
-after "#" is a comment.
+Braces list values, `{0,2}`, or a range with both ends, `{0..2}`, whose end may be an expression, without
+spaces, of names. `{i=...}` names the value for later braces and for the expression. A line with "=" repeats
+the tensors below another key, which must come before. Text after "#" is a comment.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -72,26 +71,28 @@ def read_layout(text: str, **values: object) -> Layout:
             if wanted.startswith("="):
                 _copy(layout, prefix, _filled(wanted[1:].strip(), named))
             else:
-                for end, shape in eval(wanted, {"__builtins__": {}} | KINDS | named).items():
+                for end, shape in eval(wanted, dict(KINDS), named).items():
                     _add(layout, f"{prefix}.{end}" if end else prefix, shape)
     return layout
 
 
 def _keys(pattern: str, named: dict[str, object]) -> Iterator[tuple[str, dict[str, object]]]:
-    parts = re.split(r"(\{[^}]*\})", pattern)
-    choices: list[list[tuple[str | None, str]]] = []
-    for part in parts:
-        name, equals, listed = part.strip("{}").rpartition("=") if part.startswith("{") else ("", "", part)
-        if not part.startswith("{") or (not equals and listed in named):
-            choices.append([(None, part)])
-            continue
-        first, dots, last = listed.partition("..")
-        values = map(str, range(int(first), int(last) + 1)) if dots else listed.split(",")
-        choices.append([(name or None, value) for value in values])
-    for chosen in itertools.product(*choices):
-        here = dict(named)
-        here |= {name: int(value) if value.isdecimal() else value for name, value in chosen if name}
-        yield _filled("".join(value for _, value in chosen), here), here
+    """Keys of a pattern, each with the values of its named braces."""
+    brace = re.search(r"\{([^}]*)\}", pattern)
+    if brace is None:
+        yield pattern, named
+        return
+    name, equals, listed = brace[1].partition("=")
+    if not equals:
+        name, listed = "", brace[1]
+    first, dots, last = listed.partition("..")
+    if dots:
+        values = [str(k) for k in range(int(first), int(eval(last, dict(KINDS), named)) + 1)]
+    else:
+        values = [str(named[listed])] if listed in named else listed.split(",")
+    for value in values:
+        known = {name: int(value) if value.isdecimal() else value} if name else {}
+        yield from _keys(pattern[: brace.start()] + value + pattern[brace.end() :], named | known)
 
 
 def _filled(pattern: str, named: dict[str, object]) -> str:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mambamed.networks import build_network
 from mambamed.networks.mamba_unet import CODE_ORDERS, BothWays, MambaLayer, MambaTrans
 
 
@@ -44,3 +45,36 @@ def test_many_directions_are_the_mean_over_sequences_written_out(orders) -> None
             for token, (i, j, k) in zip(answer, places, strict=True):
                 expected[:, i, j, k] += token / len(orders)
         torch.testing.assert_close(layer(x)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_at_the_skips_the_next_stage_reads_what_the_layer_does_not_change() -> None:
+    """TamingMambas' SegMambaSkip, stage by stage; both networks have the same weights."""
+    torch.manual_seed(0)
+    options = {"channels": 4, "stages": 3}
+    network = build_network("mamba_unet", 1, 2, mamba_at="skips", **options).eval()
+    x = torch.randn(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        skips, path = [], x
+        for stage, layer in network.stages:
+            path = stage(path)
+            skips.append(layer(path))
+        y = skips[2]
+        for step, skip in zip(network.steps, (skips[1], skips[0]), strict=True):
+            y = step(y, skip)
+        torch.testing.assert_close(network(x), network.heads[-1](y))
+        other = build_network("mamba_unet", 1, 2, **options).eval()
+        other.load_state_dict(network.state_dict())
+        assert not torch.allclose(other(x), network(x), atol=1e-3)
+
+
+def test_at_the_skips_every_parameter_is_trained_with_and_without_recomputation() -> None:
+    gradients = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        options = {"channels": 4, "stages": 3, "mamba_at": "skips", "gradient_checkpointing": again}
+        network = build_network("mamba_unet", 1, 2, **options).train()
+        sum(y.square().mean() for y in network(torch.ones(2, 1, 16, 16, 24))).backward()
+        gradients.append({key: p.grad for key, p in network.named_parameters()})
+    for key, gradient in gradients[0].items():
+        assert gradient is not None, key
+        torch.testing.assert_close(gradients[1][key], gradient, rtol=1e-4, atol=1e-6)

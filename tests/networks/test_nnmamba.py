@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mambamed.networks import build_network
 from mambamed.networks.nnmamba import MambaInConvolution, SkipScaling
@@ -114,3 +115,24 @@ def test_logits_of_the_papers_head_are_never_negative_and_ours_may_be() -> None:
     x = torch.randn(2, 1, 16, 16, 32)
     assert build_network("nnmamba", 1, 2, channels=8, head="paper").eval()(x).min() >= 0
     assert build_network("nnmamba", 1, 2, channels=8).eval()(x).min() < 0
+
+
+def test_symmetric_padding_has_its_larger_half_at_the_end() -> None:
+    """TamingMambas' copy: 28 voxels become 32 by 2 and 2, 14 become 16 by 1 and 1, 13 by 1 and 2."""
+    torch.manual_seed(0)
+    network = build_network("nnmamba", 1, 2, channels=2, mixer="plain", padding="symmetric").eval()
+    x = torch.randn(1, 1, 28, 14, 13)
+    with torch.no_grad():
+        padded = network(functional.pad(x, (1, 2, 1, 1, 2, 2)))
+        assert torch.equal(network(x), padded[:, :, 2:30, 1:15, 1:14])
+        at_the_end = build_network("nnmamba", 1, 2, channels=2, mixer="plain").eval()
+        at_the_end.load_state_dict(network.state_dict())
+        assert torch.equal(
+            at_the_end(x), at_the_end(functional.pad(x, (0, 3, 0, 2, 0, 4)))[:, :, :28, :14, :13]
+        )
+
+
+def test_symmetric_padding_crops_the_coarser_logits_at_their_stride() -> None:
+    network = build_network("nnmamba", 1, 2, channels=2, padding="symmetric").train()
+    outputs = network(torch.randn(2, 1, 28, 14, 13))
+    assert [tuple(y.shape[2:]) for y in outputs] == [(28, 14, 13), (14, 7, 7), (7, 4, 4), (4, 2, 2)]

@@ -116,8 +116,10 @@ def residual_stage(
     )
 
 
-def pad_to_divisor(x: Tensor, divisor: Sequence[int]) -> Tensor:
+def pad_to_divisor(x: Tensor, divisor: Sequence[int], symmetric: bool = False) -> Tensor:
     """Pad the end of each spatial axis of `(B, C, X, Y, Z)` with zeros to a multiple of the divisor.
+
+    `symmetric`: pad both ends, with the larger half at the end.
 
     If a single voxel would remain at the bottom of the network, the first axis gets one more divisor:
     instance norm, and batch norm of one patch, cannot normalize a single number.
@@ -127,13 +129,17 @@ def pad_to_divisor(x: Tensor, divisor: Sequence[int]) -> Tensor:
     torch.Size([1, 1, 8, 16, 4])
     >>> pad_to_divisor(torch.zeros(1, 1, 4, 4, 1), (4, 4, 4)).shape
     torch.Size([1, 1, 8, 4, 4])
+    >>> pad_to_divisor(torch.ones(1, 1, 2, 2, 5), (1, 1, 8), symmetric=True)[0, 0, 0, 0]
+    tensor([0., 1., 1., 1., 1., 1., 0., 0.])
     """
     missing = [-size % each for size, each in zip(x.shape[2:], divisor, strict=True)]
     if all(size + pad == each for size, pad, each in zip(x.shape[2:], missing, divisor, strict=True)):
         missing[0] += divisor[0]
     if not any(missing):
         return x
-    return functional.pad(x, [pad for size in reversed(missing) for pad in (0, size)])
+    before = [size // 2 if symmetric else 0 for size in missing]
+    ends = zip(reversed(before), reversed(missing), strict=True)
+    return functional.pad(x, [pad for first, size in ends for pad in (first, size - first)])
 
 
 def pad_to_grid(x: Tensor, grid: Triple) -> Tensor:
@@ -164,9 +170,10 @@ def pad_to_two_voxels(x: Tensor, stride: int) -> Tensor:
     return functional.pad(x, [0, 0, 0, 0, 0, stride + 1 - x.shape[2]])
 
 
-def crop_to(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """The first `shape` voxels of `(B, C, X, Y, Z)`: the inverse of `pad_to_divisor`."""
-    return x[:, :, : shape[0], : shape[1], : shape[2]]
+def crop_to(x: Tensor, shape: Sequence[int], start: Sequence[int] = (0, 0, 0)) -> Tensor:
+    """The `shape` voxels of `(B, C, X, Y, Z)` from `start` on: the inverse of `pad_to_divisor`."""
+    a, b, c = start
+    return x[:, :, a : a + shape[0], b : b + shape[1], c : c + shape[2]]
 
 
 def strided_shape(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:
@@ -178,13 +185,19 @@ def strided_shape(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...
     return tuple(-(-size // each) for size, each in zip(shape, stride, strict=True))
 
 
-def crop_logits(outputs: Sequence[Tensor], shape: Sequence[int], strides: Sequence[Triple]) -> Answer:
+def crop_logits(
+    outputs: Sequence[Tensor],
+    shape: Sequence[int],
+    strides: Sequence[Triple],
+    start: Sequence[int] = (0, 0, 0),
+) -> Answer:
     """Crop `(B, K, X, Y, Z)` logits of a padded grid, the finest first, to the grid of the input.
 
-    Logits of depth d get `strided_shape(shape, strides[d])`. A single tensor is returned without a list.
+    Logits of depth d get `strided_shape(shape, strides[d])`. `start` is the input's first voxel in the padded
+    grid; with a stride, it is rounded down. A single tensor is returned without a list.
     """
     cropped = [
-        crop_to(logits, strided_shape(shape, stride))
+        crop_to(logits, strided_shape(shape, stride), [a // s for a, s in zip(start, stride, strict=True)])
         for logits, stride in zip(outputs, strides, strict=False)
     ]
     return cropped if len(cropped) > 1 else cropped[0]

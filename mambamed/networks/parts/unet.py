@@ -36,7 +36,6 @@ COPIES: list[Row] = [(r"decoder\.encoder\.", None), (r".*\.all_modules\.", None)
 UNIT = r"(conv|norm)\."  # of a conv unit, whose parts are numbered in ours
 DECODER_NAMES: list[Row] = [
     (r"decoder\.transpconvs\.(\d)\.", lambda i: f"steps.{i}.up."),
-    (r"decoder\.seg_layers\.(\d)\.", lambda i: f"heads.{i}."),
     (
         rf"decoder\.stages\.(\d)\.convs\.(\d+)\.{UNIT}",
         lambda i, j, p: f"steps.{i}.convolve.{j}.{unit_part(p)}",
@@ -144,11 +143,7 @@ class UNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """`(B, in_channels, X, Y, Z)` -> `(B, K, X, Y, Z)` logits; a list in training with depths."""
         shape = x.shape[2:]
-        x = pad_to_divisor(x, self.divisor)
-        skips: list[Tensor] = []
-        for stage in self.stages:
-            x = run_checkpointed(stage, x, wanted=self.gradient_checkpointing)
-            skips.append(x)
+        skips = self.encode(pad_to_divisor(x, self.divisor))
         x = skips.pop()
         features = []
         for step in self.steps:
@@ -158,6 +153,21 @@ class UNet(nn.Module):
             return crop_to(self.heads[-1](x), shape)
         depths = zip(self.heads, features, reversed(self.deep_supervision_strides), strict=True)
         return [crop_to(head(f), strided_shape(shape, s)) for head, f, s in depths][::-1]
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """`(B, in_channels, X, Y, Z)`, multiples of `divisor` -> the outputs of the stages."""
+        skips: list[Tensor] = []
+        for stage in self.stages:
+            x = run_checkpointed(stage, x, wanted=self.gradient_checkpointing)
+            skips.append(x)
+        return skips
+
+    def head_names(self) -> list[Row]:
+        """Rows of the heads. The public networks have all of them, even without deep supervision."""
+        if self.deep_supervision:
+            return [(r"decoder\.seg_layers\.(\d)\.", lambda i: f"heads.{i}.")]
+        finest = (rf"decoder\.seg_layers\.{len(self.steps) - 1}\.", lambda: "heads.0.")
+        return [finest, (r"decoder\.seg_layers\.", None)]
 
 
 def chain(block: Block, count: int, before: int, width: int, kernel: Triple, stride: Triple) -> nn.Sequential:
