@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -142,13 +144,45 @@ class _LiveBytes(TorchDispatchMode):
         self.now -= self._live.pop(storage)
 
 
+@contextmanager
+def _fused_attention() -> Iterator[None]:
+    """Attention on the meta device as fused kernels compute it, which store no matrix of all pairs of tokens.
+
+    Otherwise torch forms this matrix there. A mode of torch cannot do this, because the recomputation of
+    checkpointed parts runs outside of it.
+    """
+    plain = functional.scaled_dot_product_attention
+
+    def fused(
+        query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **given: Any
+    ) -> Any:
+        learned = attn_mask is not None and attn_mask.requires_grad
+        if (
+            not query.is_meta
+            or query.ndim != 4
+            or learned
+            or given.get("dropout_p")
+            or given.get("enable_gqa")
+        ):
+            return plain(query, key, value, attn_mask, **given)
+        operator = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        is_causal, scale = given.get("is_causal", False), given.get("scale")
+        return operator(query, key, value, is_causal=is_causal, attn_mask=attn_mask, scale=scale)[0]
+
+    setattr(functional, plain.__name__, fused)
+    try:
+        yield
+    finally:
+        setattr(functional, plain.__name__, plain)
+
+
 def _training_bytes(
     network: nn.Module, in_channels: int, patch_size: Sequence[int], batch_size: int
 ) -> tuple[int, int]:
     """Bytes held after a forward pass, and peak during forward and backward, without the weights."""
     live = _LiveBytes()
     live.leave_out([*network.parameters(), *network.buffers()])
-    with live:
+    with live, _fused_attention():
         outputs = _training_outputs(network, in_channels, patch_size, batch_size)
         after_forward = live.now
         _backward(outputs)

@@ -109,3 +109,23 @@ def test_memory_grows_with_the_batch() -> None:
     one, two = (cost_of("nnmamba_v1", 4, 4, {}, (64, 64, 64), batch) for batch in (1, 2))
     assert two.activations_gib == pytest.approx(2 * one.activations_gib, rel=0.05)
     assert two.conv_gmacs == one.conv_gmacs
+
+
+class _Attention(nn.Module):
+    def __init__(self, learned_mask: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8, device="meta")
+        self.mask = nn.Parameter(torch.zeros(4096, 4096, device="meta")) if learned_mask else None
+
+    def forward(self, x):
+        tokens = self.linear(x.flatten(2).transpose(1, 2))[:, None]
+        return nn.functional.scaled_dot_product_attention(tokens, tokens, tokens, attn_mask=self.mask)
+
+
+def test_attention_keeps_no_matrix_of_all_pairs_unless_its_mask_is_learned() -> None:
+    """Of 4096 tokens, the matrix has 64 MiB in float32; tokens of 8 channels and all else a few MiB."""
+    matrix = 4096**2 * 4 / 2**30
+    fused = network_cost(_Attention(False), 8, (16, 16, 16), 1)
+    assert fused.training_gib < matrix / 10
+    assert fused.product_gmacs == pytest.approx((2 * 4096**2 * 8 + 4096 * 8**2) / 1e9)
+    assert network_cost(_Attention(True), 8, (16, 16, 16), 1).activations_gib > matrix
