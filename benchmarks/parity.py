@@ -70,6 +70,8 @@ REFERENCES = {
     ),
     "nnformer_synapse": Reference(_NNFORMER, built_for_x=True),
     "nnformer_acdc": Reference(_NNFORMER | {"variant": "acdc"}, built_for_x=True),
+    "vitpose3d": Reference({"name": "vitpose", "patch_size": [32, 32, 32]}, "landmarks"),
+    "crate": Reference({"name": "crate", "patch_size": [32, 40, 32]}, "classification", "xyz"),
 }
 
 
@@ -119,10 +121,15 @@ def imported(folder: Path, document: dict, reference: Reference, x: Tensor, clas
     assert specification is not None and specification.loader is not None
     rule = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(rule)
+    tables = [
+        key
+        for key in document.get("integer_buffers_not_filled", ())
+        if not key.endswith("num_batches_tracked")  # 0 by the rule, as in a new network
+    ]
     state = {
         key: torch.from_numpy(rule.value(key, shape, document["seed"]).reshape(shape))
         for key, shape in document["state_dict"].items()
-        if key not in document.get("integer_buffers_not_filled", ())
+        if key not in tables
     }
     for copy, key in (document.get("aliases") or {}).items():
         state[copy] = state[key].clone()

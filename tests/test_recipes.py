@@ -28,7 +28,8 @@ NAMES = list(shipped_recipes())
 OF_THE_PAPERS = ("brats", "amos", "synapse", "acdc", "msd_braintumor", "adni", "fetal")
 MONAI = {"unetr", "swin_unetr", "segresnet", "mednext", "vnet", "vit"}
 TWO = "training.batch_size=2"
-FIXED = {"unetr", "vit", "transunet", "unimiss", "nnformer"}  # networks for one patch
+FIXED = {"unetr", "vit", "transunet", "unimiss", "nnformer", "vitpose", "crate"}  # networks for one patch
+SMALL_GRID = {"unetr", "vit", "vitpose", "crate"}  # of these, those for any multiple of 16
 PERMUTED = {"transunet", "unimiss", "nnformer"}  # those whose recipes give it in the order z, y, x
 SMALL = [
     name for name in NAMES if name.startswith("hippocampus") and load_recipe(name).task == "segmentation"
@@ -59,6 +60,8 @@ def smallest_patch(recipe: Recipe) -> list[int]:
     """Two voxels remain at the bottom, as instance norms need, along the first axis alone."""
     if recipe.network.name == "nnformer":  # rounds its patch_size up
         return [32, 32, 16]
+    if recipe.network.name in SMALL_GRID:
+        return [32, 16, 16]
     a, b, c = (max(n, 16) for n in divisor_of(recipe))
     return [2 * a, b, c]
 
@@ -144,6 +147,8 @@ NARROW = {
     "transunet": ["channels=4", "max_channels=16", "hidden=24", "mlp=24", "heads=2"],
     "nnformer": ["channels=8", "heads=[1,1,1,1]", "decoder_heads=[1,1,1]"],
     "vit": ["hidden=24", "mlp=24", "heads=2", "layers=2"],
+    "vitpose": ["width=16", "depth=1"],
+    "crate": ["width=24", "depth=1"],
     "swin_unetr": ["channels=12"],
     "segresnet": ["channels=8"],
     "mednext": ["size=S", "channels=4"],

@@ -27,6 +27,7 @@ from mambamed.networks.parts.blocks import (
     make_norm,
     pad_to_divisor,
     pad_to_grid,
+    rounded_up_patch,
 )
 
 
@@ -88,7 +89,7 @@ class UNETR(_DenseBaseline):
         norm: Norm | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
-        grid = _multiple_of_16(patch_size)
+        grid = rounded_up_patch(patch_size, 16)
         sizes = dict(img_size=grid, feature_size=channels, hidden_size=hidden, mlp_dim=mlp, num_heads=heads)
         super().__init__(_monai("UNETR", in_channels, out_channels, **sizes), norm, gradient_checkpointing)
         self.divisor = self.grid = grid
@@ -241,16 +242,17 @@ class VNet(_DenseBaseline):
 
 
 class ViT(_Baseline):
-    """Vision transformer for classification (Dosovitskiy et al. 2021), over patches of 16^3.
+    """Vision transformer for classification (Dosovitskiy et al. 2021), over cubes of 16^3 or 8^3 voxels.
 
     Args:
         patch_size: of the training, for which positions are learned. A smaller input is padded to it, a
             larger one is a RecipeError.
+        token: voxels along each axis of a cube that becomes one token.
         hidden, mlp, layers, heads: width of the transformer, of its MLPs, its blocks, its attention heads
             (default: those of ViT-B).
     """
 
-    examples = ("patch_size: [128, 128, 128]",)
+    examples = ("patch_size: [128, 128, 128]", "patch_size: [128, 128, 128], token: 8")
     small: ClassVar = {"patch_size": [32, 32, 32], "hidden": 24, "mlp": 32, "layers": 2, "heads": 4}
 
     def __init__(
@@ -259,6 +261,7 @@ class ViT(_Baseline):
         out_channels: int,
         *,
         patch_size: Sequence[int] = (96, 96, 96),
+        token: int = 16,
         hidden: int = 768,
         mlp: int = 3072,
         layers: int = 12,
@@ -267,14 +270,18 @@ class ViT(_Baseline):
         norm: Norm | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
-        grid = _multiple_of_16(patch_size)
+        grid = rounded_up_patch(patch_size, token)
         sizes = dict(
             hidden_size=hidden, mlp_dim=mlp, num_layers=layers, num_heads=heads, dropout_rate=dropout
         )
         network = _monai(
-            "ViT", in_channels, img_size=grid, patch_size=(16, 16, 16), classification=True,
+            "ViT", in_channels, img_size=grid, patch_size=(token, token, token), classification=True,
             num_classes=out_channels, **sizes, post_activation="none",  # MONAI's default is tanh
         )  # fmt: skip
+        for module in network.modules():
+            if hasattr(module, "use_flash_attention"):
+                # Equal up to rounding, without the matrix of all pairs. MONAI's also drops out in prediction.
+                vars(module)["use_flash_attention"] = dropout == 0
         super().__init__(network, norm, gradient_checkpointing)
         self.grid = grid
         self.divisor = (1, 1, 1)
@@ -296,11 +303,6 @@ def _monai(name: str, *channels: int, **options: Any) -> nn.Module:
             f"network.name: {name} is MONAI's, which is not installed ({error}); "
             "pip install 'mambamed[baselines]'"
         ) from error
-
-
-def _multiple_of_16(patch_size: Sequence[int]) -> Triple:
-    x, y, z = (-(-int(size) // 16) * 16 for size in patch_size)
-    return x, y, z
 
 
 def _replace_norms(network: nn.Module, norm: Norm) -> None:

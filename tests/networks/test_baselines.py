@@ -26,12 +26,14 @@ THEIRS = {
     ("mednext", "L"): lambda: nets.MedNeXtL(in_channels=4, out_channels=4, kernel_size=5),
     ("vnet", ""): lambda: nets.VNet(3, 4, 4),
     ("vit", ""): lambda: nets.ViT(4, CUBE, (16, 16, 16), classification=True, num_classes=4),
+    ("vit", "token 8"): lambda: nets.ViT(4, CUBE, (8, 8, 8), classification=True, num_classes=4),
 }
 OURS = {
     "v2": {"v2": True},
     "S": {"size": "S", "deep_supervision": False},
     "M": {"size": "M", "deep_supervision": False},
     "L": {"size": "L", "kernel": 5, "deep_supervision": False},
+    "token 8": {"token": 8},
 }
 
 
@@ -70,6 +72,27 @@ def test_logits_of_the_vision_transformer_have_no_bound() -> None:
     with torch.no_grad():
         network.network.classification_head.bias.fill_(5.0)
         assert network(torch.zeros(1, 2, 32, 32, 32)).min() > 1
+
+
+def test_the_vision_transformer_for_adni_has_3332_tokens_and_88_million_parameters() -> None:
+    """MONAI's, 88.002 M, 112 x 136 x 112 voxels in cubes of 8^3; less the idle norms (above)."""
+    with torch.device("meta"):
+        network = build_network("vit", 1, 2, patch_size=[112, 136, 112], token=8)
+    assert network.network.patch_embedding.position_embeddings.shape[1] == 3332
+    assert round((count(network) + 12 * 2 * 768) / 1e6, 3) == 88.002
+
+
+def test_attention_of_the_vision_transformer_is_monais_without_the_matrix_of_all_pairs() -> None:
+    network, x = small("vit", token=8).eval(), torch.randn(2, 2, 32, 32, 32)
+    with torch.no_grad():
+        answer = network(x)
+        for block in network.network.blocks:
+            assert block.attn.use_flash_attention
+            block.attn.use_flash_attention = False
+        torch.testing.assert_close(answer, network(x))
+    with_dropout = small("vit", dropout=0.5).eval()  # MONAI's fused attention would drop out here too
+    with torch.no_grad():
+        torch.testing.assert_close(with_dropout(x), with_dropout(x), rtol=0, atol=0)
 
 
 def test_a_norm_that_is_asked_for_replaces_all() -> None:

@@ -154,6 +154,20 @@ def pad_to_grid(x: Tensor, grid: Triple) -> Tensor:
     return functional.pad(x, [pad for size in reversed(missing) for pad in (0, size)])
 
 
+def rounded_up_patch(patch_size: Sequence[int], multiple: int) -> Triple:
+    """The option `patch_size` of a network, rounded up along each axis; RecipeError unless of three numbers.
+
+    >>> rounded_up_patch([113, 137, 8], 8)
+    (120, 144, 8)
+    """
+    if len(patch_size) != 3:
+        raise RecipeError(
+            f"network.patch_size: expected three numbers, got {list(patch_size)}. Give one per axis."
+        )
+    x, y, z = (-(-int(size) // multiple) * multiple for size in patch_size)
+    return x, y, z
+
+
 def pad_to_two_voxels(x: Tensor, stride: int) -> Tensor:
     """Pad the end of the first axis of `(B, C, X, Y, Z)` with zeros if the stride would leave one voxel.
 
