@@ -10,7 +10,6 @@ from __future__ import annotations
 
 # pyright: reportArgumentType=false
 # The arguments arrive converted, see `arguments`.
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from mambamed.converters import CONVERTERS
-from mambamed.errors import RecipeError
+from mambamed.errors import RecipeError, RunError
 from mambamed.terminal import command_line
 
 if TYPE_CHECKING:
@@ -229,6 +228,7 @@ def train(
         gpus: Number of GPUs (one process per GPU). Can also be launched with torchrun.
         log: Also log training curves to tensorboard or wandb.
     """
+    given = dict(locals())
     from mambamed.recipe import load_recipe
 
     if recipe is None and data is None:
@@ -240,14 +240,16 @@ def train(
     _check_models(*([init_from] if init_from is not None else ()))
     from mambamed.training import train
     from mambamed.training.general import recipe_to_train
-    from mambamed.training.launch import launch, launched
+    from mambamed.training.launch import launch, launched, words_of
     from mambamed.training.ranks import leave_ranks
     from mambamed.training.seeds import train_seeds
 
     if launched(gpus):
-        if sys.argv[1:2] != ["train"]:
-            raise RecipeError("train(): gpus: needs the command line. Run mambamed train --gpus N.")
-        raise SystemExit(launch(gpus, sys.argv[1:]))
+        if dry_run:
+            raise RecipeError("train: dry_run: measures one GPU. Set gpus to 1.")
+        if code := launch(gpus, words_of(given)):
+            raise RunError(f"train: {gpus} processes ended with exit code {code}. Read their messages above.")
+        gpus, resume = 1, True  # nothing is left to train: the summary is read from the run
     began, notes, measured = time.monotonic(), (), False
     if asked is None:
         asked, notes, measured = recipe_to_train(

@@ -79,6 +79,11 @@ def command(function: Callable[..., Any], show: Callable[[Any], None]) -> Callab
     def run(*, json_output: bool, quiet: bool, verbose: bool, **arguments: Any) -> None:
         _start_logging(quiet, verbose)
         try:
+            if arguments.get("gpus", 1) > 1:
+                from mambamed.training.launch import launch, launched
+
+                if launched(arguments["gpus"]):
+                    raise SystemExit(launch(arguments["gpus"], sys.argv[1:]))
             if "progress" in signature.parameters:
                 from mambamed.cli.progress import open_progress
 

@@ -34,7 +34,7 @@ def choose_device(wanted: str = "auto") -> tuple[torch.device, str]:
     """
     if wanted == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda"), f"{torch.cuda.get_device_name()} is available"
+            return _current_gpu(), f"{torch.cuda.get_device_name()} is available"
         if torch.backends.mps.is_available():
             return torch.device("mps"), "Apple's GPU is available"
         return torch.device("cpu"), "no GPU that torch can use"
@@ -48,7 +48,12 @@ def choose_device(wanted: str = "auto") -> tuple[torch.device, str]:
         )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise RecipeError("--device mps: torch cannot use Metal on this machine. Choose cpu.")
-    return torch.device(wanted), "asked for"
+    return _current_gpu() if wanted == "cuda" else torch.device(wanted), "asked for"
+
+
+def _current_gpu() -> torch.device:
+    """With its number, which some functions of torch.cuda require."""
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:

@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mambamed.errors import RecipeError
 from mambamed.training.stopping import STOP_SIGNALS
@@ -15,6 +16,25 @@ from mambamed.training.stopping import STOP_SIGNALS
 def launched(gpus: int) -> bool:
     """Whether this process still has to start the processes that train."""
     return gpus > 1 and "WORLD_SIZE" not in os.environ
+
+
+def words_of(arguments: Mapping[str, Any]) -> list[str]:
+    """The words of `mambamed train` for the arguments of `api.train`, without `gpus` and `progress`.
+
+    >>> words_of({"recipe": "r.yaml", "set": ["a=1", "b=2"], "init_from": None, "dry_run": True, "gpus": 2})
+    ['train', 'r.yaml', '--set', 'a=1', '--set', 'b=2', '--dry-run']
+    """
+    words = ["train", *([str(arguments["recipe"])] if arguments["recipe"] is not None else [])]
+    for name, value in arguments.items():
+        flag = f"--{name.replace('_', '-')}"
+        if name in ("recipe", "gpus", "progress") or value is None or value is False:
+            continue
+        if value is True:
+            words.append(flag)
+            continue
+        for each in value if isinstance(value, list | tuple) else [value]:
+            words += [flag, str(each)]
+    return words
 
 
 def launch(gpus: int, arguments: Sequence[str]) -> int:

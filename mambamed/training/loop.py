@@ -191,9 +191,12 @@ class Loop:
                 f"{self.run.fold_folder(self._fold)}: loss not finite in {BAD_STEPS_IN_ROW} steps in a row "
                 f"at step {old.step}, after {ROLLBACKS} roll-backs. Lower training.optimizer.lr or use fp32."
             )
+        scaler = self.state.scaler.state_dict()  # the scale of the checkpoint may be the one that overflowed
         self._ranks.wait()
         self.state.restore(self.run.checkpoint(self._fold, "last"))
         self._ranks.wait()
+        if scaler:
+            self.state.scaler.load_state_dict(scaler)
         new = self.state.counters
         new.rollbacks, new.rate_factor = old.rollbacks + 1, old.rate_factor / 2
         new.skipped, new.seconds, new.skipped_in_row = old.skipped, old.seconds, 0

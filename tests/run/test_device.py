@@ -26,6 +26,16 @@ def test_auto_names_a_device_and_a_reason():
     assert device.type in {"cpu", "cuda", "mps"} and reason
 
 
+@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+def test_a_gpu_has_its_number(monkeypatch, wanted):
+    """torch.cuda.set_per_process_memory_fraction, for --max-vram, rejects a device without one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H200")
+    assert choose_device(wanted)[0] == torch.device("cuda", 1)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(RecipeError, match=r"--device cuda: .* sees 0 CUDA devices\. Choose cpu"):

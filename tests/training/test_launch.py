@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mambamed.errors import RecipeError
+import mambamed
+from mambamed.errors import RecipeError, RunError
 from mambamed.training.launch import launch, launched
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,3 +55,28 @@ def test_more_processes_than_gpus_are_rejected(monkeypatch) -> None:
     assert launched(2) and not launched(1)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert not launched(2)
+
+
+def test_a_call_from_python_starts_the_processes_with_its_own_arguments(monkeypatch, tmp_path) -> None:
+    """Not with the arguments of the program that calls it; the summary is that of the finished run."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    program = tmp_path / "torchrun"
+    program.write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" > {tmp_path}/words\nexit 7\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(sys, "argv", ["notebook.py", "--unknown"])
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("extends: hippocampus_nnmamba\n")
+    prepared = tmp_path / "prepared"
+    prepared.mkdir()
+    (prepared / "dataset.json").write_text("{}")
+    with pytest.raises(RunError, match="2 processes ended with exit code 7"):
+        mambamed.train(recipe, prepared, tmp_path / "run", fold=[0, 2], set="training.epochs=3", gpus=2)
+    words = (tmp_path / "words").read_text().split("\n")
+    begin = words.index("train")
+    assert words[begin : begin + 2] == ["train", str(recipe)]
+    assert {"--gpus", "--unknown", "--progress"}.isdisjoint(words)
+    expected = {"--fold": "0,2", "--set": "training.epochs=3", "--output": str(tmp_path / "run")}
+    for flag, value in (expected | {"--data": str(prepared)}).items():
+        assert words[words.index(flag) + 1] == value

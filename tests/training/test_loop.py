@@ -13,7 +13,7 @@ from mambamed.batches.loader import Batch
 from mambamed.errors import RunError
 from mambamed.run.checkpoint import read_checkpoint
 from mambamed.training.schedule import learning_rate
-from tests.training.tiny import StopAfter, Undisturbed, same_numbers, tiny_loop, tiny_recipe
+from tests.training.tiny import FP16_SCALE, StopAfter, Undisturbed, same_numbers, tiny_loop, tiny_recipe
 
 
 def final(loop):
@@ -141,6 +141,15 @@ def test_ten_bad_steps_in_a_row_roll_back_to_the_last_checkpoint_with_half_the_r
     expected = 0.5 * learning_rate(schedule, base, 19, 20)
     assert loop.state.optimizer.param_groups[0]["lr"] == pytest.approx(expected)
     assert loop.state.is_finite()
+
+
+def test_a_roll_back_keeps_the_lowered_scale_of_fp16(tmp_path):
+    """The checkpoint of step 0 holds the scale that overflowed; ten overflows halve it ten times."""
+    recipe = tiny_recipe(epochs=1, steps_per_epoch=20)
+    loop = tiny_loop(tmp_path, recipe, "fp16", reader=NanAt(range(10), first_stream_only=True))
+    assert loop.go(Undisturbed()) is None
+    assert loop.state.counters.rollbacks == 1
+    assert loop.state.scaler.get_scale() == FP16_SCALE / 2**10
 
 
 def test_a_loss_that_stays_bad_ends_with_one_line(tmp_path):
