@@ -41,11 +41,6 @@ class Translation:
     faults: list[str]  # one description per key that does not fit
     notes: tuple[str, ...] = ()  # what was changed so that they fit
 
-    @property
-    def only_lacks(self) -> bool:
-        """Whether everything in the file fits, but tensors are missing in it."""
-        return bool(self.faults) and all(fault.startswith("missing ") for fault in self.faults)
-
 
 def translate(
     name: str, network: nn.Module, public: Mapping[str, Tensor], axis_order: AxisOrder = "zyx"

@@ -27,7 +27,7 @@ code with queries, the heads of the U-Net exist without a use; here they do not.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -36,7 +36,7 @@ from torch.nn import functional
 
 from mambamed.errors import RecipeError
 from mambamed.networks.parts.blocks import AxisOrder, Norm, check_choice, run_checkpointed
-from mambamed.networks.parts.dense import DenseNetwork, Row
+from mambamed.networks.parts.dense import DenseNetwork, PublicOption, Row
 from mambamed.networks.parts.query_decoder import LEVELS, QueryDecoder
 from mambamed.networks.parts.topology import Triple, make_topology
 from mambamed.networks.parts.unet import ConvUnit, encoder_stages, he_initialize, transposed_steps
@@ -244,6 +244,17 @@ class TransUNet(DenseNetwork):
         if not every:
             return [self.heads[-1](x)]
         return [head(f) for head, f in zip(self.heads, features[1:], strict=True)][::-1]
+
+    @staticmethod
+    def public_options(public: Mapping[str, Tensor], options: Mapping[str, Any]) -> list[PublicOption]:
+        """Layer scale and heads of the transformer; see `mambamed.networks.public_names`."""
+        if not any(key.startswith("transformer.") for key in public):
+            return []
+        found = [PublicOption("heads", 12, "assumed", "All configurations of the authors have 12.")]
+        if any(key.endswith(".ls1.gamma") for key in public):
+            remark = "The authors' code scales the residual; branch has the same keys."
+            found.append(PublicOption("layer_scale", "residual", "assumed", remark))
+        return found
 
     def public_names(self) -> list[Row]:
         """Names of the authors' code, whose U-Net is that of nnU-Net v1.

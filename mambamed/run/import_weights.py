@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mambamed.documents.plan import Plan, per_case
 from mambamed.errors import ModelError, RecipeError
@@ -16,6 +16,7 @@ from mambamed.io.lock import reading
 from mambamed.networks import NETWORKS, default_of, options_of
 from mambamed.networks.parts.blocks import AxisOrder
 from mambamed.networks.public_names import (
+    Translation,
     has_public_names,
     public_axis_order,
     settle_options,
@@ -25,11 +26,16 @@ from mambamed.preparation.store import PreparedDataset
 from mambamed.recipe import Recipe
 from mambamed.run.checkpoint import encode_checkpoint, load_weights
 from mambamed.run.cost import manifest_of
-from mambamed.run.folder import check_writing, create_run, planned_run, writing
+from mambamed.run.folder import Run, check_writing, create_run, planned_run, writing
 from mambamed.run.model import make_network
 from mambamed.run.tensors import read_tensors
 from mambamed.run.torch_files import read_torch_file
 
+_DEEP = "deep_supervision"
+_HEADS = (
+    "network.deep_supervision: set to true. The file has the heads of deep supervision, which are used in "
+    "training alone."
+)
 _NO_HEADS = (
     "network.deep_supervision: set to false. The file lacks the heads of deep supervision, which are used in "
     "training alone."
@@ -86,25 +92,26 @@ def import_weights(
     options, notes = settle_options(name, recipe.network.options, public)
     if axis_order == "zyx" and "axis_order" in options_of(name):
         options["axis_order"] = "zyx"
-    recipe = _with_options(recipe, options)
     if prepared is None:
         plan, manifest = plan_of(recipe), manifest_of(recipe)
     else:
         with reading(prepared):
             dataset = PreparedDataset.open(prepared)
         plan, manifest = dataset.plan, dataset.manifest
-    run = planned_run(recipe, plan, manifest, output, as_trained=True)
-    network = make_network(run.recipe, run.manifest)
-    translation = translate(name, network, public, axis_order)
-    if translation.only_lacks and options.get("deep_supervision", default_of(name, "deep_supervision")):
-        # Heads for training alone may be missing; the network without them has the same output.
-        without = _with_options(recipe, {**options, "deep_supervision": False})
-        single = planned_run(without, plan, manifest, output, as_trained=True)
-        smaller = make_network(single.recipe, single.manifest)
-        fitting = translate(name, smaller, public, axis_order)
-        if not fitting.faults:
-            run, network, translation = single, smaller, fitting
-            notes += (_NO_HEADS,)
+
+    def built_with(options: Mapping[str, Any]) -> tuple[Run, nn.Module, Translation]:
+        run = planned_run(_with_options(recipe, options), plan, manifest, output, as_trained=True)
+        network = make_network(run.recipe, run.manifest)
+        return run, network, translate(name, network, public, axis_order)
+
+    run, network, translation = built_with(options)
+    if translation.faults and _DEEP in options_of(name):
+        # The heads of training alone may be in the file or not; the output is the same.
+        deep = not options.get(_DEEP, default_of(name, _DEEP))
+        other = built_with({**options, _DEEP: deep})
+        if not other[2].faults:
+            run, network, translation = other
+            notes += (_HEADS if deep else _NO_HEADS,)
     if translation.faults:
         count, lines = len(translation.faults), "\n  ".join(translation.faults)
         raise ModelError(

@@ -10,7 +10,7 @@ from torch.nn import functional
 from mambamed.errors import RecipeError
 from mambamed.networks import build_network
 from mambamed.networks.cost import network_cost
-from mambamed.networks.public_names import translate
+from mambamed.networks.public_names import settle_options, translate
 from mambamed.networks.transunet import BottomTransformer
 from tests.networks.public_layout import read_layout
 from tests.networks.small_networks import small
@@ -150,6 +150,17 @@ def test_the_public_names_are_those_of_every_tensor(layer_scale) -> None:
     assert faults_of(network, UNET, HEADS, TRANSFORMER, scales) == []
     assert read_layout(UNET + HEADS + TRANSFORMER + scales).parameters == count(network)
     assert len(faults_of(network, UNET, HEADS, TRANSFORMER, "" if scales else LAYER_SCALE)) == 24
+
+
+def test_options_that_no_key_shows_are_those_of_the_authors() -> None:
+    """Layer scale of branch and residual has the same keys; without its keys there is none."""
+    scaled = {key: torch.empty(0) for key in read_layout(TRANSFORMER + LAYER_SCALE).shapes}
+    plain = {key: torch.empty(0) for key in read_layout(TRANSFORMER).shapes}
+    options, notes = settle_options("transunet", {}, scaled)
+    assert (options, len(notes)) == ({"heads": 12, "layer_scale": "residual"}, 2)
+    assert settle_options("transunet", {}, plain)[0] == {"heads": 12}
+    assert settle_options("transunet", {"heads": 6, "layer_scale": "branch"}, scaled)[1] == ()
+    assert settle_options("transunet", {}, {"tu.0.weight": torch.empty(0)}) == ({}, ())
 
 
 def test_the_public_names_of_queries_leave_out_what_is_not_used() -> None:

@@ -22,6 +22,7 @@ import mambamed
 from mambamed.run.folder import Run
 from mambamed.run.model import load_network
 from tests.networks.public_layout import Layout, read_layout
+from tests.networks.test_nnformer import CUBES, KEYS
 
 FILES = Path(__file__).parents[1] / "networks" / "public_layouts"
 
@@ -260,3 +261,17 @@ def test_the_public_layout_becomes_a_run_that_computes(name, tmp_path) -> None:
     x = torch.randn(1, 2, *public.network.get("patch_size", (32, 32, 32)))
     with torch.no_grad():
         assert network(x).shape[1] == max(public.classes, 2)
+
+
+@pytest.mark.parametrize("stated", [False, True])
+def test_heads_of_training_alone_may_be_there_or_not_whatever_the_recipe_states(stated, tmp_path) -> None:
+    """nnFormer's two coarser heads exist only with deep supervision."""
+    values = CUBES | {"C": 32, "heads": [1, 2, 4, 8], "back": [1, 2, 4], "P": 4, "inputs": 2}
+    text = f"{KEYS}\nfinal.{{i=0..{0 if stated else 2}}}.up transposed(C * 2**i, 3, P)"
+    torch.save(read_layout(text, **values).tensors(), tmp_path / "public.pth")
+    network = {"name": "nnformer", "channels": 32, "patch_size": [128, 128, 128], "deep_supervision": stated}
+    public = Public((), network, ({}, 0.0))
+    summary = mambamed.import_weights(tmp_path / "public.pth", recipe(public, tmp_path), tmp_path / "run")
+    assert summary.notes[-1].startswith(f"network.deep_supervision: set to {str(not stated).lower()}")
+    options = Run.open(tmp_path / "run").recipe.network.options
+    assert options["deep_supervision"] is not stated
