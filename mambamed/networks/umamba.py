@@ -66,7 +66,11 @@ class ChannelMamba(VoxelMamba):
 
 
 class NearestUp(nn.Module):
-    """Nearest upsampling by the stride, then a 1x1x1 convolution to the skip's width."""
+    """Nearest upsampling by the stride, and a 1x1x1 convolution to the skip's width.
+
+    Departs: the public code convolves after the upsampling, for up to eight times the voxels; the results
+    are equal.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: Triple) -> None:
         super().__init__()
@@ -75,7 +79,7 @@ class NearestUp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, in_channels, X, Y, Z)` -> `(B, out_channels, X stride, ...)`."""
-        return self.conv(functional.interpolate(x, scale_factor=self.stride, mode="nearest"))
+        return functional.interpolate(self.conv(x), scale_factor=self.stride, mode="nearest")
 
 
 class UMamba(UNet):

@@ -1,8 +1,9 @@
 import pytest
+import torch
 
 from mambamed.errors import RecipeError
 from mambamed.networks import build_network
-from mambamed.networks.umamba import ChannelMamba, VoxelMamba
+from mambamed.networks.umamba import ChannelMamba, NearestUp, VoxelMamba
 
 
 def test_the_bottom_of_enc_reads_channels_where_voxels_are_few() -> None:
@@ -12,3 +13,11 @@ def test_the_bottom_of_enc_reads_channels_where_voxels_are_few() -> None:
     assert [type(layer) for layer in layers] == [VoxelMamba, VoxelMamba, VoxelMamba, ChannelMamba]
     with pytest.raises(RecipeError, match=r"network\.patch_size"):
         build_network("umamba", 1, 2, variant="enc")
+
+
+def test_a_decoder_step_repeats_voxels_and_convolves() -> None:
+    """As the public code orders it: repeat each voxel by the stride, then weigh the channels."""
+    up, x = NearestUp(3, 2, (1, 2, 2)), torch.randn(1, 3, 2, 3, 4)
+    repeated = x.repeat_interleave(2, 3).repeat_interleave(2, 4)
+    expected = torch.einsum("kc,bcxyz->bkxyz", up.conv.weight[:, :, 0, 0, 0], repeated)
+    torch.testing.assert_close(up(x), expected + up.conv.bias[:, None, None, None])
