@@ -32,7 +32,7 @@ def choose_workplace(
     Returns: The workplace, and one line per choice, including the scan backend, with the reason for it.
     """
     chosen, why_device = choose_device(device)
-    if one_per_gpu and chosen.type == "cuda" and chosen.index is None:
+    if one_per_gpu and chosen.type == "cuda" and ":" not in device:  # no number was asked for
         number = own_gpu(torch.cuda.device_count())
         if number is not None:
             chosen, why_device = torch.device("cuda", number), f"{why_device}; one of several processes"

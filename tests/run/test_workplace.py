@@ -1,0 +1,36 @@
+"""Several processes on one machine use one GPU each, unless one is asked for by its number."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mambamed.run.workplace import choose_workplace
+
+
+@pytest.fixture
+def four_gpus(monkeypatch) -> list[torch.device]:
+    """A machine that says it has four; returns the devices that were made current."""
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "H200")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    return current
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+def test_each_process_takes_its_own_gpu(four_gpus, wanted) -> None:
+    place, lines = choose_workplace(wanted, "fp32", one_per_gpu=True)
+    assert place.device == torch.device("cuda", 2) and four_gpus == [place.device]
+    assert "one of several processes" in lines["device"]
+
+
+def test_a_number_is_respected(four_gpus) -> None:
+    assert choose_workplace("cuda:1", "fp32", one_per_gpu=True)[0].device == torch.device("cuda", 1)
+    assert choose_workplace("cuda", "fp32")[0].device == torch.device("cuda", 0)
+    assert not four_gpus
