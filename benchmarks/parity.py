@@ -62,6 +62,7 @@ REFERENCES = {
         _TRANSUNET | {"layer_scale": "residual", "queries": 20, "query_layer_scale": True}, queries=True
     ),
     "cotr": Reference({"name": "cotr"}),
+    "segmamba_v2": Reference({"name": "segmamba", "version": "v2"}),
     "unimiss": Reference({"name": "unimiss", "patch_size": [16, 96, 64]}),
     "cotr_wstd": Reference({"name": "cotr", "weight_standardization": True}),
     "segmamba_v3_nores": Reference({"name": "segmamba", "residual": False}),

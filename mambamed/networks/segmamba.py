@@ -22,6 +22,13 @@ arXiv 2401.13560, and the authors' code. With `channels` = C, at an input of `(X
 `version="paper"` (Eq. 1 of the text, early 2024): stem and down without norms; twice x + Mamba(LN(x)), two
 orders, then x + MLP(LN(x)), W -> 4W -> W; the decoder receives the output unchanged.
 
+`version="v2"` (2025, SegMamba-V2) is another encoder on the first residual block's output, at the full grid:
+
+    down    conv3 stride 2
+    units   s * gate(mean s), s = x + two paths of convolutions with kernels up to 5 (see `parts.segmamba_v2`)
+    Mamba   in stages 2 and 3: x + Mamba(LN(x)), summed over three axis orders, all forward, shared weights
+    output  as in "gsc"
+
 Departures: the text calls the stem depth-wise, but in the code, and here, it is dense. In the public code the
 inter-slice order splits a sequence into a fixed number of runs, which are slices only for a patch of 128^3;
 `nslices="auto"` uses the stage's own depth along X.
@@ -54,10 +61,11 @@ from mambamed.networks.parts.blocks import (
     scan_axes,
 )
 from mambamed.networks.parts.dense import PublicOption, Row
+from mambamed.networks.parts.segmamba_v2 import V2_NAMES, conv_norm_relu, large_kernel_stage
 from mambamed.ssm import BidirectionalMamba
 from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
 
-Version = Literal["gsc", "first", "paper"]
+Version = Literal["gsc", "first", "paper", "v2"]
 Mixer = Literal["mamba", "none"]
 XYZ: Triple = (0, 1, 2)
 
@@ -67,18 +75,13 @@ class GatedSpatialConv(nn.Module):
 
     def __init__(self, channels: int, norm: Norm) -> None:
         super().__init__()
-        self.spatial = nn.Sequential(*_conv_norm_relu(channels, 3, norm), *_conv_norm_relu(channels, 3, norm))
-        self.gate = _conv_norm_relu(channels, 1, norm)
-        self.fuse = _conv_norm_relu(channels, 1, norm)
+        self.spatial = nn.Sequential(*conv_norm_relu(channels, 3, norm), *conv_norm_relu(channels, 3, norm))
+        self.gate = conv_norm_relu(channels, 1, norm)
+        self.fuse = conv_norm_relu(channels, 1, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, X, Y, Z)` -> the same shape."""
         return x + self.fuse(self.spatial(x) + self.gate(x))
-
-
-def _conv_norm_relu(channels: int, kernel: int, norm: Norm) -> nn.Sequential:
-    conv = nn.Conv3d(channels, channels, kernel, padding=kernel // 2)
-    return nn.Sequential(conv, make_norm(norm, channels, affine=False), nn.ReLU(inplace=True))
 
 
 class MambaLayer(nn.Module):
@@ -187,13 +190,13 @@ class SegMamba(nn.Module):
     Args:
         channels: C, width of the first stage, doubled with each of the four; 48 in the paper.
         hidden: width at the bottom of the decoder (default: 16 C).
-        depths: Mamba layers of each stage.
-        version: "gsc", "first" or "paper", see the module.
-        nslices: "auto", or the four fixed numbers of the public code, (64, 32, 16, 8).
-        residual: x + Mamba(LN(x)) instead of Mamba(LN(x)) (default: true, in version "first" false).
+        depths: Mamba layers of each stage; in v2 also its large-kernel units, with a Mamba in the last two.
+        version: "gsc", "first", "paper" or "v2", see the module.
+        nslices: "auto", or the four fixed numbers of the public code, (64, 32, 16, 8); not in v2.
+        residual: x + Mamba(LN(x)) instead of Mamba(LN(x)) (default: false in "first", else true); not in v2.
     """
 
-    examples = ("", "version: first", "version: paper")
+    examples = ("", "version: first", "version: paper", "version: v2")
     small: ClassVar = {"channels": 4, "depths": [1, 1, 1, 1]}
 
     def __init__(
@@ -214,7 +217,7 @@ class SegMamba(nn.Module):
         axis_order: AxisOrder = "xyz",
     ) -> None:
         super().__init__()
-        check_choice("version", version, ("gsc", "first", "paper"))
+        check_choice("version", version, ("gsc", "first", "paper", "v2"))
         check_choice("mixer", mixer, ("mamba", "none"))
         if len(depths) != 4:
             raise RecipeError(
@@ -222,6 +225,9 @@ class SegMamba(nn.Module):
             )
         if nslices != "auto" and (not isinstance(nslices, Sequence) or len(nslices) != 4):
             raise RecipeError(f"network.nslices: expected auto or four numbers, got {nslices!r}. Use auto.")
+        for option, lacked in (("nslices", nslices == "auto"), ("residual", residual is None)):
+            if version == "v2" and not lacked:
+                raise RecipeError(f"network.{option}: version v2 has no such option. Remove it.")
         axes = scan_axes(axis_order)
         residual = version != "first" if residual is None else residual
         widths = [channels * 2**stage for stage in range(4)]
@@ -233,13 +239,17 @@ class SegMamba(nn.Module):
         self.deep_supervision_strides: list[Triple] = [(s, s, s) for s in strides]
         self.stages = nn.ModuleList()
         self.outputs = nn.ModuleList()
-        for i, width in enumerate(widths):
-            before = in_channels if i == 0 else widths[i - 1]
-            slices = None if nslices == "auto" else int(nslices[i])
-            gsc = [GatedSpatialConv(width, norm)] if version == "gsc" else []
-            layers = [MambaLayer(width, version, slices, mixer, axes, residual) for _ in range(depths[i])]
-            down = _down(before, width, version, norm, first=i == 0)
-            self.stages.append(nn.Sequential(down, *gsc, *layers))
+        inputs = (channels if version == "v2" else in_channels, *widths[:-1])
+        for i, (before, width) in enumerate(zip(inputs, widths, strict=True)):
+            if version == "v2":
+                layers = depths[i] if i > 1 and mixer == "mamba" else 0
+                self.stages.append(large_kernel_stage(before, width, depths[i], layers, norm, axes))
+            else:
+                slices = None if nslices == "auto" else int(nslices[i])
+                gsc = [GatedSpatialConv(width, norm)] if version == "gsc" else []
+                scans = [MambaLayer(width, version, slices, mixer, axes, residual) for _ in range(depths[i])]
+                down = _down(before, width, version, norm, first=i == 0)
+                self.stages.append(nn.Sequential(down, *gsc, *scans))
             self.outputs.append(_output(width, version, norm))
         into = zip((in_channels, *widths), (*widths, bottom), strict=True)
         self.encoders = nn.ModuleList(ResidualConv(before, after, norm) for before, after in into)
@@ -256,6 +266,7 @@ class SegMamba(nn.Module):
         again = self.gradient_checkpointing
         encoders = list(self.encoders)
         skips = [run_checkpointed(encoders[0], x, wanted=again)]
+        x = skips[0] if self.version == "v2" else x
         for stage, output, encoder in zip(self.stages, self.outputs, encoders[1:], strict=True):
             x = run_checkpointed(stage, x, wanted=again)
             skips.append(run_checkpointed(encoder, run_checkpointed(output, x, wanted=again), wanted=again))
@@ -273,6 +284,8 @@ class SegMamba(nn.Module):
     @staticmethod
     def public_options(public: Mapping[str, Tensor], options: Mapping[str, Any]) -> list[PublicOption]:
         """The version, by keys that others lack; see `mambamed.networks.public_names`."""
+        if any(".deep_path." in key for key in public):
+            return [PublicOption("version", "v2", "shown", "The file has the large kernels of SegMamba-V2.")]
         if "vit.norm0.weight" in public:
             january = "The file has layer norms as in the code of January 2024"
             found = [PublicOption("version", "first", "shown", f"{january}.")]
@@ -295,6 +308,13 @@ class SegMamba(nn.Module):
 
         The first version has layer norms where the others have none.
         """
+        outputs: list[Row] = [
+            (r"vit\.norm(\d)\.", lambda i: f"outputs.{i}.0.norm."),
+            (r"vit\.mlps\.(\d)\.fc(\d)\.", lambda i, k: f"outputs.{i}.{2 * k - 1}."),
+            *UNETR_NAMES,
+        ]
+        if self.version == "v2":
+            return [*V2_NAMES, *outputs]
         before = 2 if self.version == "gsc" else 1  # parts of a stage before its Mamba layers
         norms: list[Row] = []
         if self.version == "first":
@@ -312,9 +332,7 @@ class SegMamba(nn.Module):
             (rf"{stage}\.mamba\.", lambda i, j: f"stages.{i}.{j + before}.mamba."),
             (rf"{stage}\.norm2\.", lambda i, j: f"stages.{i}.{j + before}.mlp.0."),
             (rf"{stage}\.mlp\.fc(\d)\.", lambda i, j, k: f"stages.{i}.{j + before}.mlp.{2 * k - 1}."),
-            (r"vit\.norm(\d)\.", lambda i: f"outputs.{i}.0.norm."),
-            (r"vit\.mlps\.(\d)\.fc(\d)\.", lambda i, k: f"outputs.{i}.{2 * k - 1}."),
-            *UNETR_NAMES,
+            *outputs,
         ]
 
 
