@@ -28,9 +28,9 @@ NAMES = list(shipped_recipes())
 OF_THE_PAPERS = ("brats", "amos", "synapse", "acdc", "msd_braintumor", "adni", "fetal")
 MONAI = {"unetr", "swin_unetr", "segresnet", "mednext", "vnet", "vit"}
 TWO = "training.batch_size=2"
-FIXED = {"unetr", "vit", "transunet", "unimiss", "nnformer", "vitpose", "crate"}  # networks for one patch
-SMALL_GRID = {"unetr", "vit", "vitpose", "crate"}  # of these, those for any multiple of 16
-PERMUTED = {"transunet", "unimiss", "nnformer"}  # those whose recipes give it in the order z, y, x
+SMALL_GRID = {"unetr", "vit", "vit_seg", "vitpose", "crate"}  # networks for one patch, any multiple of 16
+PERMUTED = {"transunet", "unimiss", "nnformer"}  # also for one patch, which recipes give in the order z, y, x
+FIXED = SMALL_GRID | PERMUTED
 SMALL = [
     name for name in NAMES if name.startswith("hippocampus") and load_recipe(name).task == "segmentation"
 ]
@@ -146,6 +146,7 @@ NARROW = {
     "unetr": ["channels=4", "hidden=24", "mlp=24", "heads=2"],
     "transunet": ["channels=4", "max_channels=16", "hidden=24", "mlp=24", "heads=2"],
     "nnformer": ["channels=8", "heads=[1,1,1,1]", "decoder_heads=[1,1,1]"],
+    **{name: ["channels=4", "hidden=24", "mlp=24", "heads=2"] for name in ("vit_seg", "dit_seg")},
     "vit": ["hidden=24", "mlp=24", "heads=2", "layers=2"],
     "vitpose": ["width=16", "depth=1"],
     "crate": ["width=24", "depth=1"],

@@ -52,6 +52,8 @@ NETWORKS = {
     "cotr": "mambamed.networks.cotr:CoTr",
     "unimiss": "mambamed.networks.unimiss:UniMiss",
     "nnformer": "mambamed.networks.nnformer:NnFormer",
+    "vit_seg": "mambamed.networks.vit_seg:ViTSeg",
+    "dit_seg": "mambamed.networks.dit_seg:DiTSeg",
     "resunet": "mambamed.networks.resunet:ResUNet",
     "vitpose": "mambamed.networks.vitpose:ViTPose",
     "resnet": "mambamed.networks.resnet:ResNet",

@@ -35,10 +35,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mambamed.errors import RecipeError
-from mambamed.networks.parts.blocks import AxisOrder, Norm, check_choice, run_checkpointed
+from mambamed.networks.parts.blocks import AxisOrder, Norm, check_choice, rounded_up_patch, run_checkpointed
 from mambamed.networks.parts.dense import DenseNetwork, PublicOption, Row
 from mambamed.networks.parts.query_decoder import LEVELS, QueryDecoder
-from mambamed.networks.parts.topology import Triple, make_topology
+from mambamed.networks.parts.topology import make_topology
 from mambamed.networks.parts.unet import ConvUnit, encoder_stages, he_initialize, transposed_steps
 
 LayerScale = Literal["none", "branch", "residual"]
@@ -195,7 +195,7 @@ class TransUNet(DenseNetwork):
             )
         topology = make_topology(patch_size=patch_size, **plan)
         widths, divisor = topology.widths, topology.divisor
-        grid = _multiple_of(divisor, patch_size)
+        grid = rounded_up_patch(patch_size, divisor)
         if queries and len(widths) <= LEVELS:
             raise RecipeError(
                 f"network.queries: expected 0 with {len(widths)} stages, got {queries}. "
@@ -290,9 +290,3 @@ class TransUNet(DenseNetwork):
             (r"transformer\.encoder\.encoder_norm\.", lambda: "transformer.norm."),
             (r"conv_more\.", lambda: "transformer.project."),
         ]
-
-
-def _multiple_of(divisor: Triple, patch_size: Sequence[int]) -> Triple:
-    """The patch, rounded up to a multiple of the divisor."""
-    d, h, w = (-(-int(size) // each) * each for size, each in zip(patch_size, divisor, strict=True))
-    return d, h, w

@@ -154,7 +154,7 @@ def pad_to_grid(x: Tensor, grid: Triple) -> Tensor:
     return functional.pad(x, [pad for size in reversed(missing) for pad in (0, size)])
 
 
-def rounded_up_patch(patch_size: Sequence[int], multiple: int) -> Triple:
+def rounded_up_patch(patch_size: Sequence[int], multiple: int | Triple) -> Triple:
     """The option `patch_size` of a network, rounded up along each axis; RecipeError unless of three numbers.
 
     >>> rounded_up_patch([113, 137, 8], 8)
@@ -164,7 +164,8 @@ def rounded_up_patch(patch_size: Sequence[int], multiple: int) -> Triple:
         raise RecipeError(
             f"network.patch_size: expected three numbers, got {list(patch_size)}. Give one per axis."
         )
-    x, y, z = (-(-int(size) // multiple) * multiple for size in patch_size)
+    multiples = (multiple,) * 3 if isinstance(multiple, int) else multiple
+    x, y, z = (-(-int(size) // each) * each for size, each in zip(patch_size, multiples, strict=True))
     return x, y, z
 
 
