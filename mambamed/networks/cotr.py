@@ -298,11 +298,12 @@ class CoTr(DenseNetwork):
 
     @staticmethod
     def public_options(public: Mapping[str, Tensor], options: Mapping[str, Any]) -> list[PublicOption]:
-        """Two options without parameters, which the authors' trainer does not use."""
+        """Options without parameters; of heads and points, the keys show only the product."""
         remark = "The authors' trainer does not standardize weights."
         return [
             PublicOption("weight_standardization", False, "assumed", remark),
             PublicOption("sampling", "public", "assumed", "The public code has no other sampling."),
+            PublicOption("heads", 6, "assumed", "The authors' trainer has 6."),
         ]
 
     def public_names(self) -> list[Row]:

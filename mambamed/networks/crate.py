@@ -17,8 +17,8 @@ configuration needs inputs of 104 x 128 x 104 voxels; here any multiple of 8.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ from mambamed.networks.parts.blocks import (
     rounded_up_patch,
     run_checkpointed,
 )
-from mambamed.networks.parts.dense import Row
+from mambamed.networks.parts.dense import PublicOption, Row
 
 _TOKEN = 8  # voxels along each axis
 _STEP = 0.1  # s
@@ -121,6 +121,15 @@ class Crate(nn.Module):
         for layer in self.layers:
             tokens = run_checkpointed(layer, tokens, wanted=self.gradient_checkpointing)
         return self.head(tokens[:, 0])
+
+    @staticmethod
+    def public_options(public: Mapping[str, Tensor], options: Mapping[str, Any]) -> list[PublicOption]:
+        """What no key shows: heads and, of the number of tokens, the patch; see `public_names`."""
+        found = [PublicOption("heads", 12, "assumed", "The authors' code has 12.")]
+        if "pos_embedding" in public and public["pos_embedding"].shape[1:2] == (13 * 16 * 13 + 1,):
+            patch = [8 * 13, 8 * 16, 8 * 13]
+            found.append(PublicOption("patch_size", patch, "assumed", "The number of tokens agrees."))
+        return found
 
     def public_names(self) -> list[Row]:
         """Names of the nnMamba authors' 3D CRATE."""

@@ -128,7 +128,10 @@ class ViTPose(DenseNetwork):
         """The head, by its second norm; see `mambamed.networks.public_names`."""
         if "conv7.conv.4.weight" not in public:
             return []
-        return [PublicOption("head", "paper", "shown", "The file has norms of the heatmaps.")]
+        return [
+            PublicOption("head", "paper", "shown", "The file has norms of the heatmaps."),
+            PublicOption("heads", 6, "assumed", "The authors' code has 6."),
+        ]
 
     def public_names(self) -> list[Row]:
         """Names of the authors' landmark pipeline."""

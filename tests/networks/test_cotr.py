@@ -89,9 +89,9 @@ def test_the_public_names_are_those_of_every_parameter(standardized) -> None:
 
 def test_options_that_no_key_shows_are_those_of_the_authors_trainer() -> None:
     options, notes = settle_options("cotr", {}, public_weights())
-    assert options == {"weight_standardization": False, "sampling": "public"}
-    assert len(notes) == 2
-    given = {"weight_standardization": True, "sampling": "aligned"}
+    assert options == {"weight_standardization": False, "sampling": "public", "heads": 6}
+    assert len(notes) == 3
+    given = {"weight_standardization": True, "sampling": "aligned", "heads": 4}
     assert settle_options("cotr", given, public_weights()) == (given, ())
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional
 from mambamed.errors import RecipeError
 from mambamed.networks import build_network
 from mambamed.networks.cost import network_cost
-from mambamed.networks.public_names import public_axis_order, translate
+from mambamed.networks.public_names import public_axis_order, settle_options, translate
 from tests.networks.public_layout import read_layout
 
 # The names that the specification lists; n: tokens, c: channels, k: outputs
@@ -57,6 +57,15 @@ def test_the_public_names_are_those_of_every_tensor() -> None:
     translation = translate("crate", network, layout.tensors(), public_axis_order("crate"))
     assert translation.faults == []
     assert set(translation.weights) == set(network.state_dict())
+
+
+def test_heads_and_patch_of_public_weights_are_assumed() -> None:
+    """104 x 128 x 104 voxels have 2704 tokens; other patches with as many have the same keys."""
+    public = read_layout(LAYOUT, n=2704, c=1, k=1).tensors()
+    options, notes = settle_options("crate", {}, public)
+    assert options == {"heads": 12, "patch_size": [104, 128, 104]}
+    assert len(notes) == 2
+    assert settle_options("crate", {"heads": 12}, read_layout(LAYOUT, n=6, c=1, k=1).tensors())[1] == ()
 
 
 def written_out(state: dict[str, Tensor], x: Tensor) -> Tensor:

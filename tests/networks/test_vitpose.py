@@ -62,8 +62,9 @@ def test_the_public_names_are_those_of_every_tensor() -> None:
 def test_the_head_of_public_weights_is_the_papers() -> None:
     public = read_layout(LAYOUT, n=1, k=6).tensors()
     options, notes = settle_options("vitpose", {}, public)
-    assert options == {"head": "paper"}
-    assert notes == ("network.head: set to paper. The file has norms of the heatmaps.",)
+    assert options == {"head": "paper", "heads": 6}
+    assert notes[0] == "network.head: set to paper. The file has norms of the heatmaps."
+    assert notes[1].startswith("network.heads: assumed 6, because no key of the file shows it.")
 
 
 def written_out(state: dict[str, Tensor], x: Tensor) -> Tensor:
