@@ -284,11 +284,13 @@ class SegMamba(nn.Module):
     @staticmethod
     def public_options(public: Mapping[str, Tensor], options: Mapping[str, Any]) -> list[PublicOption]:
         """The version, by keys that others lack; see `mambamed.networks.public_names`."""
+        norm = PublicOption("norm", "instance", "shown", "The norms around the convolutions have no weights.")
         if any(".deep_path." in key for key in public):
-            return [PublicOption("version", "v2", "shown", "The file has the large kernels of SegMamba-V2.")]
+            remark = "The file has the large kernels of SegMamba-V2."
+            return [PublicOption("version", "v2", "shown", remark), norm]
         if "vit.norm0.weight" in public:
             january = "The file has layer norms as in the code of January 2024"
-            found = [PublicOption("version", "first", "shown", f"{january}.")]
+            found = [PublicOption("version", "first", "shown", f"{january}."), norm]
             if options.get("residual"):
                 remark = f"{january}, which has no residual around the Mamba."
                 found.append(PublicOption("residual", False, "shown", remark))
@@ -298,6 +300,7 @@ class SegMamba(nn.Module):
                 PublicOption(
                     "version", "gsc", "shown", "The file has gated convolutions (since March 2024)."
                 ),
+                norm,
                 PublicOption("residual", None, "asked", _RESIDUAL),
                 PublicOption("nslices", [64, 32, 16, 8], "assumed", "The public code has no other numbers."),
             ]

@@ -440,6 +440,14 @@ def test_weights_of_segmamba_of_january_are_recognized() -> None:
     assert all("January 2024" in note for note in notes)
 
 
+def test_norms_of_segmamba_without_weights_are_not_taken_for_none() -> None:
+    """Instance norms without weights have no keys, as no norms."""
+    for public in (JANUARY, GSC, {"vit.gscs.0.0.deep_path.0.block.0.weight": torch.zeros(1)}):
+        options, notes = settle_options("segmamba", {"norm": "none", "residual": False}, public)
+        assert options["norm"] == "instance"
+        assert any(note.startswith("network.norm: set to instance") for note in notes)
+
+
 def test_an_assumption_about_a_key_that_the_recipe_states_is_left_out() -> None:
     options, notes = settle_options("segmamba", {"residual": True, "nslices": "auto"}, GSC)
     assert (options["nslices"], notes) == ("auto", ())
