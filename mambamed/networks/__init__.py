@@ -44,6 +44,7 @@ NETWORKS = {
     "nnmamba_v1": "mambamed.networks.nnmamba_v1:NnMambaV1",
     "nnmamba_v1_classifier": "mambamed.networks.nnmamba_v1:NnMambaV1Classifier",
     "segmamba": "mambamed.networks.segmamba:SegMamba",
+    "uxnet": "mambamed.networks.uxnet:UXNet",
     "mamba_unet": "mambamed.networks.mamba_unet:MambaUNet",
     "umamba": "mambamed.networks.umamba:UMamba",
     "nnunet": "mambamed.networks.nnunet:NnUNet",
