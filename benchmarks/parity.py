@@ -48,14 +48,13 @@ class Reference:
 
 
 _TRANSUNET = {"name": "transunet", "strides": [1, [1, 2, 2], 2, 2, 2, [1, 2, 2]]}
-_BOTH = _TRANSUNET | {"layer_scale": "residual", "queries": 20, "query_layer_scale": True}
 # Heads of deep supervision that the reference lacks are left out on import.
 _NNFORMER: dict[str, Any] = {"name": "nnformer", "deep_supervision": True}
 REFERENCES = {
     "nnmamba_cls_head": Reference({"name": "nnmamba_classifier", "hierarchy": "concat"}, "classification"),
-    "transunet3d": Reference(_TRANSUNET | {"layer_scale": "residual"}, built_for_x=True),
+    "transunet3d": Reference(_TRANSUNET, built_for_x=True),
     "transunet3d_plain": Reference(_TRANSUNET, built_for_x=True),
-    "transunet3d_both": Reference(_BOTH, built_for_x=True, queries=True),
+    "transunet3d_both": Reference(_TRANSUNET, built_for_x=True, queries=True),
     "design_vit_seg": Reference({"name": "vit_seg"}, axis_order="xyz", built_for_x=True),
     "design_dit": Reference({"name": "dit_seg"}, axis_order="xyz"),
     "cotr": Reference({"name": "cotr"}),

@@ -27,6 +27,7 @@ code with queries, the heads of the U-Net exist without a use; here they do not.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -247,13 +248,27 @@ class TransUNet(DenseNetwork):
 
     @staticmethod
     def public_options(public: Mapping[str, Tensor], options: Mapping[str, Any]) -> list[PublicOption]:
-        """Layer scale and heads of the transformer; see `mambamed.networks.public_names`."""
-        if not any(key.startswith("transformer.") for key in public):
+        """Depth, heads and layer scale of the transformer, and the queries; see `public_names`."""
+        if not any(key.startswith("conv_blocks_context.") for key in public):
             return []
-        found = [PublicOption("heads", 12, "assumed", "All configurations of the authors have 12.")]
-        if any(key.endswith(".ls1.gamma") for key in public):
+        depth = _count(r"transformer\.encoder\.layer\.(\d+)\.", public)
+        found = [PublicOption("vit_depth", depth, "shown", "This is the number of blocks in the file.")]
+        if depth:
+            found.append(PublicOption("heads", 12, "assumed", "All configurations of the authors have 12."))
+        if "transformer.encoder.layer.0.ls1.gamma" in public:
             remark = "The authors' code scales the residual; branch has the same keys."
             found.append(PublicOption("layer_scale", "residual", "assumed", remark))
+        states = public.get("predictor.query_feat.weight")
+        queries = 0 if states is None else len(states)
+        found.append(PublicOption("queries", queries, "shown", "This is the number of queries in the file."))
+        if queries:
+            layers = _count(r"predictor\.transformer_ffn_layers\.(\d+)\.", public)
+            scaled = any(re.match(r"predictor\..*gamma$", key) for key in public)
+            found.append(
+                PublicOption("query_layers", layers, "shown", "This is the number of layers in the file.")
+            )
+            remark = f"The file has {'' if scaled else 'no '}layer scale in the query decoder."
+            found.append(PublicOption("query_layer_scale", scaled, "shown", remark))
         return found
 
     def public_names(self) -> list[Row]:
@@ -290,3 +305,8 @@ class TransUNet(DenseNetwork):
             (r"transformer\.encoder\.encoder_norm\.", lambda: "transformer.norm."),
             (r"conv_more\.", lambda: "transformer.project."),
         ]
+
+
+def _count(pattern: str, public: Mapping[str, Tensor]) -> int:
+    """How many different numbers the keys have at a place."""
+    return len({found[1] for key in public if (found := re.match(pattern, key))})

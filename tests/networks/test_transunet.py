@@ -134,6 +134,9 @@ predictor.decoder_norm                                norm(192)
 predictor.class_embed                                 linear(192, 15)
 predictor.mask_embed.layers.{0..2}                    linear(192, 192)
 """
+QUERY_SCALE = """
+predictor.transformer_{self_attention,ffn}_layers.{0,1}.ls1.gamma  tensor(192)
+"""
 
 
 def faults_of(network, *parts: str) -> list[str]:
@@ -152,10 +155,15 @@ def test_the_public_names_are_those_of_every_tensor(layer_scale) -> None:
     assert len(faults_of(network, UNET, HEADS, TRANSFORMER, "" if scales else LAYER_SCALE)) == 24
 
 
+def public_file(*parts: str) -> dict[str, Tensor]:
+    return {
+        key: torch.empty(shape, device="meta") for key, shape in read_layout("".join(parts)).shapes.items()
+    }
+
+
 def test_options_that_no_key_shows_are_those_of_the_authors() -> None:
     """Layer scale of branch and residual has the same keys; without its keys there is none."""
-    scaled = {key: torch.empty(0) for key in read_layout(TRANSFORMER + LAYER_SCALE).shapes}
-    plain = {key: torch.empty(0) for key in read_layout(TRANSFORMER).shapes}
+    scaled, plain = public_file(UNET, TRANSFORMER, LAYER_SCALE), public_file(UNET, TRANSFORMER)
     options, notes = settle_options("transunet", {}, scaled)
     assert (options, len(notes)) == ({"heads": 12, "layer_scale": "residual"}, 2)
     assert settle_options("transunet", {}, plain)[0] == {"heads": 12}
@@ -163,14 +171,29 @@ def test_options_that_no_key_shows_are_those_of_the_authors() -> None:
     assert settle_options("transunet", {}, {"tu.0.weight": torch.empty(0)}) == ({}, ())
 
 
+def test_the_file_shows_the_form() -> None:
+    """12 blocks, or none with 20 queries, whose decoder has layer scale of its own."""
+    decoder = public_file(UNET, HEADS, QUERIES, QUERY_SCALE)
+    options, notes = settle_options("transunet", {"query_layers": 5}, decoder)
+    wanted = {"vit_depth": 0, "queries": 20, "query_layers": 2, "query_layer_scale": True}
+    assert (options, len(notes)) == (wanted, 4)
+    encoder = public_file(UNET, HEADS, TRANSFORMER)
+    assert settle_options("transunet", wanted, encoder)[0] == wanted | {
+        "vit_depth": 12,
+        "queries": 0,
+        "heads": 12,
+    }
+    both = settle_options("transunet", {}, public_file(UNET, TRANSFORMER, QUERIES))[0]
+    assert both == {"heads": 12, "queries": 20}
+
+
 def test_the_public_names_of_queries_leave_out_what_is_not_used() -> None:
     network = on_meta(1, 14, **PARITY, queries=20)
     assert faults_of(network, UNET, HEADS, TRANSFORMER, QUERIES) == []
     unused = 14 * 800 + 64 * 192 + 3 * 192
     assert read_layout(UNET + HEADS + TRANSFORMER + QUERIES).parameters == count(network) + unused
-    scale = "predictor.transformer_{self_attention,ffn}_layers.{0,1}.ls1.gamma tensor(192)"
     network = on_meta(1, 14, **PARITY, vit_depth=0, queries=20, query_layer_scale=True)
-    assert faults_of(network, UNET, HEADS, QUERIES, scale) == []
+    assert faults_of(network, UNET, HEADS, QUERIES, QUERY_SCALE) == []
 
 
 def literal_transformer(x: Tensor, w: dict[str, Tensor], heads: int, scale: str) -> Tensor:
