@@ -283,7 +283,7 @@ class NnMamba(nn.Module):
             remark = "Its ablation mic has the same keys."
             found.append(PublicOption("mixer", "miccss", "assumed", remark))
         elif any(".mamba_layer.nin." in key for key in public):
-            remark = "The file has no second convolution beside the Mambas."
+            remark = "The file has no second convolution next to the Mambas."
             found.append(PublicOption("mixer", "plain", "shown", remark))
             remark = "Of the codes with these keys, only that of TamingMambas pads."
             found.append(PublicOption("padding", "symmetric", "assumed", remark))
