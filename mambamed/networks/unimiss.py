@@ -30,9 +30,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mambamed.errors import RecipeError
-from mambamed.networks.parts.blocks import AxisOrder, Norm, Triple, check_choice, make_norm, run_checkpointed
+from mambamed.networks.parts.blocks import (
+    AxisOrder,
+    Norm,
+    Triple,
+    check_choice,
+    rounded_up_patch,
+    run_checkpointed,
+)
 from mambamed.networks.parts.dense import DenseNetwork, PublicOption, Row
-from mambamed.networks.parts.unet import SLOPE
+from mambamed.networks.parts.unet import ONE, ConvUnit
 
 Variant = Literal["small", "tiny"]
 # Blocks of E1 .. E4, D0 .. D2.
@@ -40,16 +47,7 @@ _DEPTHS: dict[Variant, Sequence[int]] = {"small": (2, 3, 4, 3, 3, 4, 3), "tiny":
 _HEADS, _REDUCTIONS = (1, 2, 4, 8), (6, 4, 2, 1)  # of E1 .. E4; D0 has the heads of E4, and so on
 _STRIDES: tuple[Triple, ...] = ((1, 1, 1), (1, 2, 2), (2, 4, 4), (4, 8, 8), (8, 16, 16))
 _DIVISOR: Triple = (16, 32, 32)
-
-
-class ConvUnit(nn.Sequential):
-    """conv without bias, same padding - norm - LeakyReLU 0.01."""
-
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, stride: int | Triple, norm: Norm
-    ) -> None:
-        conv = nn.Conv3d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
-        super().__init__(conv, make_norm(norm, out_channels), nn.LeakyReLU(SLOPE, inplace=True))
+_THREE: Triple = (3, 3, 3)
 
 
 class ReducedAttention(nn.Module):
@@ -156,7 +154,7 @@ class UniMiss(DenseNetwork):
         gradient_checkpointing: bool = False,
         axis_order: AxisOrder = "xyz",
     ) -> None:
-        patch = _rounded_up(patch_size)
+        patch = rounded_up_patch(patch_size, _DIVISOR)
         strides = _STRIDES[: 5 if deep_supervision else 1]
         super().__init__(_DIVISOR, strides=strides, axis_order=axis_order, patch_size=patch)
         check_choice("variant", variant, _DEPTHS)
@@ -166,19 +164,19 @@ class UniMiss(DenseNetwork):
         widths = [channels, channels * 3 // 2, 4 * channels, 8 * channels, 16 * channels]
         grids = [(patch[0] >> i, patch[1] >> i + 1, patch[2] >> i + 1) for i in range(5)]  # of E0 .. E4
         self.gradient_checkpointing = again
-        self.stem = ConvUnit(in_channels, channels, 7, (1, 2, 2), norm)
+        self.stem = ConvUnit(in_channels, channels, (7, 7, 7), (1, 2, 2), norm, bias=False)
         self.downs, self.encoders = nn.ModuleList(), nn.ModuleList()
         self.ups, self.decoders = nn.ModuleList(), nn.ModuleList()
         for i in range(4):
             shape = (widths[i + 1], grids[i + 1], depths[i], _HEADS[i], _REDUCTIONS[i])
-            self.downs.append(ConvUnit(widths[i], widths[i + 1], 3, 2, norm))
+            self.downs.append(ConvUnit(widths[i], widths[i + 1], _THREE, (2, 2, 2), norm, bias=False))
             self.encoders.append(Transformer(*shape, encoder=True, recomputed=again))
         for i, stage in enumerate((3, 2, 1)):
             shape = (widths[stage], grids[stage], depths[4 + i], _HEADS[stage], _REDUCTIONS[stage - 1])
             self.ups.append(nn.ConvTranspose3d(widths[stage + 1], widths[stage], 2, 2))
             self.decoders.append(Transformer(*shape, encoder=False, recomputed=again, last=i == 2))
         self.last_up = nn.ConvTranspose3d(widths[1], channels, 2, 2)
-        self.last = ConvUnit(channels, channels, 3, 1, norm)
+        self.last = ConvUnit(channels, channels, _THREE, ONE, norm, bias=False)
         self.head = nn.Conv3d(channels, out_channels, 1)
         deep = widths[:4] if deep_supervision else []
         self.deep_heads = nn.ModuleList(nn.Conv3d(width, out_channels, 1) for width in deep)
@@ -245,9 +243,3 @@ class UniMiss(DenseNetwork):
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
-
-
-def _rounded_up(patch_size: Sequence[int]) -> Triple:
-    """The patch, rounded up to multiples of (16, 32, 32)."""
-    d, h, w = (-(-int(size) // each) * each for size, each in zip(patch_size, _DIVISOR, strict=True))
-    return d, h, w

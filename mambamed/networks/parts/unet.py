@@ -59,12 +59,18 @@ def residual_unit_names(public: str, ours: Callable[..., str]) -> list[Row]:
 
 
 class ConvUnit(nn.Sequential):
-    """conv (bias, padding (k - 1) / 2) - norm - LeakyReLU 0.01."""
+    """conv (padding (k - 1) / 2) - norm - LeakyReLU 0.01."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: Triple, stride: Triple, norm: Norm
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: Triple,
+        stride: Triple,
+        norm: Norm,
+        bias: bool = True,
     ) -> None:
-        conv = nn.Conv3d(in_channels, out_channels, kernel, stride, padding=same_padding(kernel))
+        conv = nn.Conv3d(in_channels, out_channels, kernel, stride, same_padding(kernel), bias=bias)
         super().__init__(conv, make_norm(norm, out_channels), nn.LeakyReLU(SLOPE, inplace=True))
 
 
