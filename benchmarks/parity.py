@@ -62,6 +62,7 @@ REFERENCES = {
     "unimiss": Reference({"name": "unimiss", "patch_size": [16, 96, 64]}),
     "cotr_wstd": Reference({"name": "cotr", "weight_standardization": True}),
     "segmamba_v3_nores": Reference({"name": "segmamba", "residual": False}),
+    "transbts": Reference({"name": "transbts"}, axis_order="xyz", built_for_x=True),
     "uxnet": Reference({"name": "uxnet"}, axis_order="xyz"),
     "nnformer_tumor": Reference(
         _NNFORMER | {"channels": 96, "token_size": [4, 4, 4], "decoder_heads": [6, 12, 24]}, built_for_x=True

@@ -28,7 +28,15 @@ NAMES = list(shipped_recipes())
 OF_THE_PAPERS = ("brats", "amos", "synapse", "acdc", "msd_braintumor", "adni", "fetal")
 MONAI = {"unetr", "swin_unetr", "segresnet", "mednext", "vnet", "vit"}
 TWO = "training.batch_size=2"
-SMALL_GRID = {"unetr", "vit", "vit_seg", "vitpose", "crate"}  # networks for one patch, any multiple of 16
+SMALL_GRID = {
+    "unetr",
+    "vit",
+    "vit_seg",
+    "vitpose",
+    "crate",
+    "transbts",
+    "nnformer",
+}  # networks for one patch, any multiple of 16
 PERMUTED = {"transunet", "unimiss", "nnformer"}  # also for one patch, which recipes give in the order z, y, x
 FIXED = SMALL_GRID | PERMUTED
 SMALL = [
@@ -58,8 +66,6 @@ def divisor_of(recipe: Recipe) -> tuple[int, ...]:
 
 def smallest_patch(recipe: Recipe) -> list[int]:
     """Two voxels remain at the bottom, as instance norms need, along the first axis alone."""
-    if recipe.network.name == "nnformer":  # rounds its patch_size up
-        return [32, 32, 16]
     if recipe.network.name in SMALL_GRID:
         return [32, 16, 16]
     a, b, c = (max(n, 16) for n in divisor_of(recipe))
@@ -147,6 +153,7 @@ NARROW = {
     "transunet": ["channels=4", "max_channels=16", "hidden=24", "mlp=24", "heads=2"],
     "nnformer": ["channels=8", "heads=[1,1,1,1]", "decoder_heads=[1,1,1]"],
     **{name: ["channels=4", "hidden=24", "mlp=24", "heads=2"] for name in ("vit_seg", "dit_seg")},
+    "transbts": ["channels=8", "hidden=16", "mlp=24", "heads=2"],
     "vit": ["hidden=24", "mlp=24", "heads=2", "layers=2"],
     "vitpose": ["width=16", "depth=1"],
     "crate": ["width=24", "depth=1"],

@@ -53,6 +53,7 @@ NETWORKS = {
     "cotr": "mambamed.networks.cotr:CoTr",
     "unimiss": "mambamed.networks.unimiss:UniMiss",
     "nnformer": "mambamed.networks.nnformer:NnFormer",
+    "transbts": "mambamed.networks.transbts:TransBTS",
     "vit_seg": "mambamed.networks.vit_seg:ViTSeg",
     "dit_seg": "mambamed.networks.dit_seg:DiTSeg",
     "resunet": "mambamed.networks.resunet:ResUNet",
