@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mambamed.answers.classification import calibrated
 from mambamed.answers.validation import Network, Scored
-from mambamed.documents.run import FoldName
+from mambamed.documents.splits import FoldName
 from mambamed.evaluation.classification import evaluate_probabilities
 from mambamed.io.probabilities import Probabilities, write_probabilities
 from mambamed.metrics.calibration import softmax

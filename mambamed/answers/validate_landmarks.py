@@ -10,7 +10,7 @@ import torch
 
 from mambamed.answers.located import Located, learned_thresholds, locate, write_located
 from mambamed.answers.validation import Network, Scored
-from mambamed.documents.run import FoldName
+from mambamed.documents.splits import FoldName
 from mambamed.evaluation.points import evaluate_points
 from mambamed.preparation.store import PreparedCase, PreparedDataset
 from mambamed.progress import Progress

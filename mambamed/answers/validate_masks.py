@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mambamed.answers.validation import Network, Scored
-from mambamed.documents.run import FoldName
+from mambamed.documents.splits import FoldName
 from mambamed.evaluation.masks import evaluate
 from mambamed.io.images import read_header, write_image
 from mambamed.preparation.store import CaseFiles, PreparedCase, PreparedDataset

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from mambamed.documents.run import FoldName
+from mambamed.documents.splits import FoldName
 from mambamed.evaluation.result import Evaluation
 from mambamed.preparation.store import PreparedCase, PreparedDataset
 from mambamed.progress import Progress

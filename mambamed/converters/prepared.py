@@ -8,7 +8,7 @@ from pathlib import Path
 from mambamed.cases import Case, ChannelFile
 from mambamed.documents.parts import entries_of_part
 from mambamed.documents.prepared import ImageFile, PreparedIndex
-from mambamed.documents.run import FoldName
+from mambamed.documents.splits import FoldName
 from mambamed.errors import DatasetError, RecipeError
 
 

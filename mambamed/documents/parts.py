@@ -7,21 +7,9 @@ from pathlib import Path
 
 from mambamed.documents.prediction import PredictionRecord, records_of
 from mambamed.documents.prepared import CaseEntry, PreparedIndex
-from mambamed.documents.run import FoldName
-from mambamed.documents.splits import Splits, cases_of, groups_of
+from mambamed.documents.splits import FoldName, cases_of, splits_of
 from mambamed.errors import RecipeError
 from mambamed.numerals import is_whole
-
-
-def splits_of(prepared: Path, index: PreparedIndex) -> list[dict[str, list[str]]]:
-    """The folds of a prepared dataset, as `Splits.read_for` reads and checks them.
-
-    Raises:
-        DatasetError: splits.json cannot be used, e.g. a case or a group is in two parts of one fold.
-    """
-    group_by = index.group_by or "case"  # 0.1.0 did not record it: accept any split
-    group_of = groups_of({case.id: case for case in index.cases}, group_by)
-    return Splits.read_for(prepared / "splits.json", group_of, group_by)
 
 
 def entries_of_part(prepared: Path, part: str, folds: Sequence[FoldName] = ()) -> list[CaseEntry]:

@@ -10,8 +10,6 @@ from mambamed.documents.base import Count, Document, Fraction, Model, Positive, 
 from mambamed.documents.prepared import Sha256
 from mambamed.errors import MambamedError, ModelError
 
-NO_FOLD = "none"  # of a training on all cases but those of the test part, without validation
-FoldName = int | str  # its number, or "none"
 Number = Annotated[float, Field(allow_inf_nan=True)]  # NaN: undefined
 
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
 from pydantic import Field
 
 from mambamed.documents.base import Model
-from mambamed.documents.run import NO_FOLD, FoldName
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.io.json_files import read_json, write_json
 from mambamed.schema_errors import named
+
+if TYPE_CHECKING:
+    from mambamed.documents.prepared import PreparedIndex
+
+NO_FOLD = "none"  # of a training on all cases but those of the test part, without validation
+FoldName = int | str  # its number, or "none"
 
 PARTS = ("train", "val", "test")
 _MANY = 5
@@ -155,3 +160,14 @@ def _faults(fold: Mapping[str, list[str]], group_of: Mapping[str, str], group_by
 def shown(names: list[str]) -> str:
     """Some of the names, for a message."""
     return ", ".join(map(named, names[:_MANY])) + (" ..." if len(names) > _MANY else "")
+
+
+def splits_of(prepared: Path, index: PreparedIndex) -> list[dict[str, list[str]]]:
+    """The folds of a prepared dataset, as `Splits.read_for` reads and checks them.
+
+    Raises:
+        DatasetError: splits.json cannot be used, e.g. a case or a group is in two parts of one fold.
+    """
+    group_by = index.group_by or "case"  # 0.1.0 did not record it: accept any split
+    group_of = groups_of({case.id: case for case in index.cases}, group_by)
+    return Splits.read_for(prepared / "splits.json", group_of, group_by)

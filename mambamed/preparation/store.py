@@ -26,9 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mambamed.documents.manifest import DatasetManifest
-from mambamed.documents.parts import splits_of
 from mambamed.documents.plan import Plan, Triple
 from mambamed.documents.prepared import CaseEntry, CaseRecord, PreparedIndex, check_channels
+from mambamed.documents.splits import splits_of
 from mambamed.errors import DatasetError
 from mambamed.geometry import world_to_voxel
 from mambamed.memory import is_out_of_memory, memory_bytes

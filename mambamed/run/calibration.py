@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mambamed.documents.run import Calibration, FoldName
+from mambamed.documents.run import Calibration
+from mambamed.documents.splits import FoldName
 from mambamed.errors import ModelError
 from mambamed.run.folder import Run
 

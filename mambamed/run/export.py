@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import mambamed
-from mambamed.documents.run import Calibration, FoldName, ModelIndex, ModelMember, Thresholds
+from mambamed.documents.run import Calibration, ModelIndex, ModelMember, Thresholds
+from mambamed.documents.splits import FoldName
 from mambamed.errors import ModelError
 from mambamed.io.atomic import open_atomic
 from mambamed.io.json_text import json_text

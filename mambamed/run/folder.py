@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from mambamed.documents.manifest import DatasetManifest, agreed_manifest
 from mambamed.documents.plan import Plan
 from mambamed.documents.prepared import check_channels
-from mambamed.documents.run import NO_FOLD, FoldName, FoldRecord, RunRecord
+from mambamed.documents.run import FoldRecord, RunRecord
+from mambamed.documents.splits import NO_FOLD, FoldName
 from mambamed.errors import DatasetError, MambamedError, ModelError, RecipeError, RunError
 from mambamed.io.atomic import remove_leftovers, write_text
 from mambamed.io.lock import folder_lock, is_locked, waiting_lock

@@ -7,7 +7,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from mambamed.documents.run import FoldName, ScoreRecord
+from mambamed.documents.run import ScoreRecord
+from mambamed.documents.splits import FoldName
 from mambamed.errors import MambamedError, ModelError
 from mambamed.io.lock import is_locked
 from mambamed.io.tables import read_csv

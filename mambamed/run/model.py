@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mambamed.documents.manifest import DatasetManifest
-from mambamed.documents.run import FoldName
+from mambamed.documents.splits import FoldName
 from mambamed.errors import ModelError, RecipeError
 from mambamed.io.members import Source
 from mambamed.networks import build_network

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mambamed.documents.run import FoldName, Thresholds
+from mambamed.documents.run import Thresholds
+from mambamed.documents.splits import FoldName
 from mambamed.errors import ModelError
 from mambamed.run.folder import Run
 

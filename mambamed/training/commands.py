@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mambamed.documents.run import FoldName
+from mambamed.documents.splits import FoldName
 from mambamed.tasks.base import task_class
 from mambamed.terminal import command_line
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mambamed import __version__
-from mambamed.documents.run import FoldName
+from mambamed.documents.splits import FoldName
 from mambamed.io.atomic import write_text
 from mambamed.io.lock import reading
 from mambamed.io.ownership import own_file

@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from mambamed.batches.loader import Batch, PatchReader, batches_ahead
 from mambamed.batches.sampler import PatchSource, random_stream
-from mambamed.documents.run import NO_FOLD, FoldName
+from mambamed.documents.splits import NO_FOLD, FoldName
 from mambamed.errors import RunError
 from mambamed.run.device import autocast, peak_memory
 from mambamed.run.folder import Run

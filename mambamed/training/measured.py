@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from mambamed.documents.run import FoldName
+from mambamed.documents.splits import FoldName
 from mambamed.io.lock import reading
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Progress, Silence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from mambamed.documents.run import FoldName
+from mambamed.documents.splits import FoldName
 from mambamed.errors import RecipeError
 from mambamed.io.write_errors import check_space
 from mambamed.memory import free_memory_bytes

@@ -16,8 +16,7 @@ from torch import nn
 
 from mambamed.batches.loader import PatchReader
 from mambamed.batches.sampler import PatchSource, Sampler
-from mambamed.documents.run import NO_FOLD, FoldName
-from mambamed.documents.splits import cases_of
+from mambamed.documents.splits import NO_FOLD, FoldName, cases_of
 from mambamed.errors import RecipeError
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Progress

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from mambamed.documents.run import FoldName
+from mambamed.documents.splits import FoldName
 from mambamed.errors import RecipeError, RunError
 from mambamed.io.atomic import write_text
 from mambamed.io.ledger import refuse_links

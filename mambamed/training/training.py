@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from mambamed.documents.run import NO_FOLD, FoldName
+from mambamed.documents.splits import NO_FOLD, FoldName
 from mambamed.errors import RecipeError
 from mambamed.io.lock import is_locked, reading
 from mambamed.numerals import is_whole

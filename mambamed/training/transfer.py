@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mambamed.documents.run import FoldName
+from mambamed.documents.splits import FoldName
 from mambamed.errors import ModelError
 from mambamed.run.checkpoint import check_finite, read_checkpoint
 from mambamed.run.export import open_model

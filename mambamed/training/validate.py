@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mambamed.answers.validation import Network, validation_of
 from mambamed.documents.evaluation import read_summary
-from mambamed.documents.run import FoldName
+from mambamed.documents.splits import FoldName
 from mambamed.errors import DatasetError
 from mambamed.preparation.store import PreparedDataset
 from mambamed.report.tables import text_lines

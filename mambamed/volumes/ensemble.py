@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mambamed.documents.run import FoldName
+from mambamed.documents.splits import FoldName
 from mambamed.errors import ModelError, RecipeError
 from mambamed.networks import network_class
 from mambamed.preparation.options import parse_bytes
