@@ -145,7 +145,8 @@ def test_the_page_of_recipes_is_up_to_date() -> None:
 
 # Options that make a network narrow; those of a plan take others.
 NARROW = {
-    **{name: ["channels=4"] for name in ("nnmamba", "nnmamba_v1", "nnmamba_classifier")},
+    **{name: ["channels=4"] for name in ("nnmamba", "nnmamba_v1")},
+    **{name: ["channels=4"] for name in ("nnmamba_classifier", "nnmamba_v1_classifier")},
     **{name: ["channels=4"] for name in ("segmamba", "uxnet", "resunet", "resnet", "densenet")},
     "cotr": ["channels=4", "layers=1"],
     "unimiss": ["channels=4", "variant=tiny"],

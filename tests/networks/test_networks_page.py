@@ -12,6 +12,7 @@ import pytest
 
 from mambamed.networks import NETWORKS
 from mambamed.networks.cost import network_cost
+from mambamed.networks.public_names import has_public_names
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -56,6 +57,13 @@ def test_the_operations_of_the_table_are_true(draw, row) -> None:
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name.startswith("nnmamba")])
 def test_pictures_are_those_of_todays_networks(draw, name) -> None:  # the others take seconds each
     assert draw.picture(name) == (DOCS / "networks" / f"{name}.svg").read_text(), AGAIN
+
+
+def test_the_page_names_the_networks_whose_published_weights_cannot_be_imported() -> None:
+    monais = {name for name, place in NETWORKS.items() if "baselines" in place}
+    assert {name for name in NETWORKS if not has_public_names(name)} == {"resnet", "densenet"} | monais
+    sentence = "all networks but `resnet`, `densenet` and the baselines from MONAI."
+    assert sentence in " ".join(PAGE.split())
 
 
 TOY = '''"""A network of one convolution."""
