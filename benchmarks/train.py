@@ -4,7 +4,6 @@
     python benchmarks/train.py --part all --write docs/benchmarks.md
     python benchmarks/train.py --part accuracy --side nnmamba     # likewise the other sides, each on its own
     python benchmarks/train.py --part accuracy --side draw --write docs/benchmarks.md
-    python benchmarks/train.py --part gpu --write docs/benchmarks.md
 
 Each side of a speed comparison is a process of one thread, its memory handled as that side handles it; they
 work in turns, so that whatever else the machine does falls on both. Times are CPU-seconds, the mean of all
@@ -33,10 +32,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import training_accuracy
-import training_gpu
 import training_nnunet
 import training_patches
-from training_report import write_accuracy, write_gpu, write_speed
+from training_report import write_accuracy, write_speed
 
 from mambamed.converters import convert
 from mambamed.preparation.prepare import prepare
@@ -45,8 +43,9 @@ from mambamed.progress import Silence
 from mambamed.recipe import load_recipe
 from mambamed.run.device import keep_freed_memory
 from mambamed.run.folder import create_run, planned_run
+from mambamed.run.workplace import choose_workplace
 from mambamed.training.journal import SilentJournal
-from mambamed.training.session import Session, choose_workplace
+from mambamed.training.session import Session
 
 DATA = Path(os.environ.get("MAMBAMED_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 SPEED_PARTS = ("step", "augment", "loader")
@@ -56,7 +55,7 @@ Work = Callable[[], Any]
 def main() -> None:
     """Measure, print, and write where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=(*SPEED_PARTS, "all", "accuracy", "gpu"), default="all")
+    parser.add_argument("--part", choices=(*SPEED_PARTS, "all", "accuracy"), default="all")
     parser.add_argument("--source", type=Path, default=DATA / "Task04_Hippocampus")
     parser.add_argument(
         "--folder", type=Path, default=Path("benchmark_train"), help="of datasets, runs and results"
@@ -71,18 +70,12 @@ def main() -> None:
     parser.add_argument(
         "--result", type=Path, help="accuracy: JSON file in the place of FOLDER/accuracy/SIDE"
     )
-    parser.add_argument("--shape", type=int, default=128, help="gpu: edge of the patch")
     parser.add_argument(
         "--write", type=Path, help="Markdown file whose sections of this benchmark are replaced"
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
-    if options.part == "gpu":
-        training_gpu.measure(options.folder / "gpu.json", options.shape)
-        if options.write:
-            write_gpu(options.write, options.folder / "gpu.json")
-        return
     if options.part == "accuracy":
         measure_accuracy(options)
         return
@@ -251,7 +244,7 @@ def our_step(prepared: Path, fold: int, folder: Path) -> Work:
     dataset = PreparedDataset.open(prepared)
     root = folder / "runs" / f"step_{time.time_ns()}"
     run = create_run(planned_run(recipe, dataset.plan, dataset.manifest, root))
-    place, _ = choose_workplace(recipe, "cpu", None)
+    place, _ = choose_workplace("cpu", recipe.training.precision)
     session = Session(run, dataset, fold, place, Silence())
     state, batch = session.fresh_state(), session.first_batch()
     if tuple(batch.image.shape) != (2, 1, 40, 56, 40):

@@ -27,9 +27,10 @@ from mambamed.progress import Silence
 from mambamed.recipe import load_recipe
 from mambamed.run.device import keep_freed_memory
 from mambamed.run.folder import create_run, planned_run
+from mambamed.run.workplace import choose_workplace
 from mambamed.training.journal import SilentJournal
 from mambamed.training.loop import Loop
-from mambamed.training.session import Session, choose_workplace
+from mambamed.training.session import Session
 from mambamed.training.validation_patches import ValidationPatches
 from mambamed.volumes.ensemble import windows_of
 from mambamed.volumes.restore import native_labels
@@ -71,7 +72,7 @@ class Ours:
         chosen = load_recipe(recipe, [*overrides, *endless])
         self._dataset = dataset
         self._run = create_run(planned_run(chosen, dataset.plan, dataset.manifest, folder))
-        self._place, _ = choose_workplace(chosen, "cpu", None)
+        self._place, _ = choose_workplace("cpu", chosen.training.precision)
         self._session = Session(self._run, dataset, fold, self._place, Silence())
         self._run.fold_folder(fold).mkdir(parents=True, exist_ok=True)
         self._state = self._session.fresh_state()

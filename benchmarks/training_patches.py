@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from training_nnunet import use_folder
 
-from mambamed.batches.loader import Box, PatchReader
+from mambamed.batches.loader import PatchReader
 from mambamed.batches.sampler import PatchRequest, Sampler
-from mambamed.preparation.store import PreparedDataset
+from mambamed.preparation.store import Box, PreparedDataset
 from mambamed.recipe import Augment
 from mambamed.run.device import keep_freed_memory
 

@@ -102,27 +102,6 @@ def write_accuracy(file: Path, results: Path) -> None:
     replace_section(file, "train-accuracy", "train.py", [title, "", *lines])
 
 
-def write_gpu(file: Path, result: Path) -> None:
-    """The table of recipes on a GPU."""
-    document = json.loads(result.read_text())
-    lines = [
-        f"`python benchmarks/train.py --part gpu` on {document['device']}, torch {document['torch']}: "
-        "2 x 4 x "
-        f"{document['edge']}^3, bf16, whole steps of the loop on random numbers.",
-        "",
-        "| recipe | scan | compiled | steps/s | peak, GiB |",
-        "|---|---|---|--:|--:|",
-    ]
-    for row in document["rows"]:
-        peak = "" if row.get("peak_gib") is None else f"{row['peak_gib']:.1f}"
-        speed = row.get("fault") or f"{row['steps_a_second']:.2f}"
-        lines.append(
-            f"| `{row['recipe']}` | {row['backend']} | {'yes' if row['compiled'] else 'no'} | "
-            f"{speed} | {peak} |"
-        )
-    replace_section(file, "train-gpu", "train.py", ["## Training on a GPU", "", *lines])
-
-
 def draw_curves(known: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Mean Dice of the two structures over the CPU minutes of training."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
