@@ -45,7 +45,7 @@ class PatchCase(ABC):
 
     @abstractmethod
     def reference(self, label: NDArray, place: Place, mirrored: bool) -> NDArray | np.integer:
-        """The part of `Batch.reference` that belongs to one patch.
+        """The part of `Batch.target` that belongs to one patch.
 
         Args:
             label: label values of the patch; zeros if `label` returned None.

@@ -63,8 +63,8 @@ class Segmentation(Task):
         # (number of labels, number of names): whether a label belongs to a name.
         self._members = torch.tensor(members)
         self._mirror(recipe, manifest)
-        lookup = torch.full((max(manifest.labels.values()) + 1,), _STRANGE)
-        lookup[self._label_values] = torch.arange(len(self._label_values))
+        lookup = np.full(max(manifest.labels.values()) + 1, _STRANGE, np.int64)
+        lookup[self._label_values] = np.arange(len(self._label_values))
         if self._ignored is not None:
             lookup[self._ignored] = _UNKNOWN
         self._index_of = lookup
@@ -110,16 +110,16 @@ class Segmentation(Task):
         Raises:
             DatasetError: a value is not a label of the dataset.
         """
-        labels = reference.long()
-        lookup = self._index_of.to(labels.device)
-        low, high = (int(v) for v in torch.aminmax(labels))
-        target = lookup[labels] if low >= 0 and high < len(lookup) else None
-        if target is None or bool((target == _STRANGE).any()):
-            strange = sorted(set(torch.unique(labels).tolist()) - {*self._label_values, self._ignored})
+        labels = reference.cpu().numpy()  # threads that read batches call this: numpy starts none of its own
+        target = None
+        if labels.min() >= 0 and labels.max() < len(self._index_of):
+            target = np.take(self._index_of, labels)
+        if target is None or (target == _STRANGE).any():
+            strange = sorted(set(np.unique(labels).tolist()) - {*self._label_values, self._ignored})
             raise DatasetError(
                 f"labels {strange} are not in the manifest {self._label_values}. Prepare the dataset again."
             )
-        return target
+        return torch.from_numpy(target).to(reference.device)
 
     def loss(self, outputs: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
         """Soft Dice plus (binary) cross-entropy, as a weighted mean over the depths of deep supervision.

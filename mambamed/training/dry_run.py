@@ -74,10 +74,10 @@ def take_one_step(state: TrainingState, task: Task, batch: Batch, place: Workpla
 
 def _step(state: TrainingState, task: Task, batch: Batch, place: Workplace) -> float:
     """One optimizer update; returns the loss before it."""
-    image = batch.image.to(place.device, memory_format=place.layout)
+    image, target = batch.on(place.device, place.layout)
     with autocast(place.device, place.precision):
         outputs = state.network.train()(image)
-    loss = task.loss(outputs, task.encode(batch.reference.to(place.device), image.shape[2:]))
+    loss = task.loss(outputs, target)
     state.optimizer.zero_grad(set_to_none=True)
     state.scaler.scale(loss).backward()
     state.scaler.step(state.optimizer)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from mambamed.batches.loader import Batch, PatchReader, batches_ahead
+from mambamed.batches.loader import Batch, PatchReader, batches_ahead, loader_threads
 from mambamed.batches.sampler import PatchSource, random_stream
 from mambamed.documents.splits import NO_FOLD, FoldName
 from mambamed.errors import RunError
@@ -52,7 +52,7 @@ class Patches:
 
     # number of roll-backs -> sampler; each draws other patches, so that a bad patch is not repeated
     sampler: Callable[[int], PatchSource]
-    reader: PatchReader  # of training patches, with augmentation
+    reader: PatchReader  # of training patches, with augmentation and encoding
     validation: ValidationPatches  # scored after each epoch; empty without validation cases
 
 
@@ -109,7 +109,9 @@ class Loop:
         """Take steps until the end, a request to stop, or a roll-back."""
         counters = self.state.counters
         sampler = self.patches.sampler(counters.rollbacks)
-        with closing(batches_ahead(sampler, self.patches.reader, counters.step, sys.maxsize)) as batches:
+        device, reader = self._place.device, self.patches.reader
+        threads, pin = loader_threads(device, self._ranks.beside), device.type == "cuda"
+        with closing(batches_ahead(sampler, reader, counters.step, sys.maxsize, threads, pin)) as batches:
             for batch in batches:
                 self._take_step(batch)
                 counters.step += 1
@@ -144,8 +146,7 @@ class Loop:
         key += () if self._ranks.leads else (self._ranks.rank,)  # dropout differs between processes
         torch.manual_seed(int(random_stream(*key).integers(2**63)))
         self._set_rate(counters.step)
-        image = batch.image.to(place.device, memory_format=place.layout, non_blocking=True)
-        target = self._task.encode(batch.reference.to(place.device, non_blocking=True), image.shape[2:])
+        image, target = batch.on(place.device, place.layout)
 
         state.network.train()
         self._statistics.keep()

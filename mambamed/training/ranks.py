@@ -31,6 +31,7 @@ class Ranks:
 
     rank: int = 0
     world: int = 1  # number of processes
+    beside: int = 1  # number of those on this machine
 
     @property
     def leads(self) -> bool:
@@ -124,7 +125,8 @@ def join_ranks(device: str) -> tuple[Ranks, str]:
         # If imported later, its functions' default arguments would keep the group alive after `leave_ranks`.
         importlib.import_module("torch.distributed.nn.functional")
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
-    return Ranks(dist.get_rank(), dist.get_world_size()), device
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    return Ranks(dist.get_rank(), dist.get_world_size(), beside), device
 
 
 def leave_ranks() -> None:

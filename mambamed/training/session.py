@@ -252,7 +252,9 @@ class Session:
 
     def _reader(self) -> PatchReader:
         plan = self.run.plan
-        return PatchReader(self._training, plan.patch_size, self._settings.augment, plan.spacing_mm)
+        return PatchReader(
+            self._training, plan.patch_size, self._settings.augment, plan.spacing_mm, self.task.encode
+        )
 
     def _sampler(self, rollbacks: int) -> PatchSource:
         plan, settings = self.run.plan, self._settings
@@ -289,7 +291,7 @@ class Session:
             centered, count = self.task.centered, self._epoch_passes
             sampler = Sampler(validation, plan.patch_size, 1, settings.foreground, key, centered)
             requests = [r for k in range(count) for r in sampler.requests(k)]
-        unvaried = PatchReader(validation, plan.patch_size, None, plan.spacing_mm)
+        unvaried = PatchReader(validation, plan.patch_size, None, plan.spacing_mm, self.task.encode)
         patches = ValidationPatches(requests, unvaried, self.task, plan.batch_size)
         return Loop(
             self.run,

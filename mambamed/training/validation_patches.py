@@ -17,7 +17,7 @@ from mambamed.tasks.base import Task
 class ValidationPatches:
     """A fixed set of patches, the same after each epoch, so that epochs can be compared.
 
-    The reader must not augment.
+    The reader encodes, and must not augment.
     """
 
     def __init__(
@@ -42,9 +42,7 @@ class ValidationPatches:
         loss, numbers = 0.0, []
         for first in range(0, len(self._requests), self._batch_size):
             requests = self._requests[first : first + self._batch_size]
-            batch = self._reader.batch(requests)
-            image = batch.image.to(device, memory_format=layout)
-            target = self._task.encode(batch.reference.to(device), image.shape[2:])
+            image, target = self._reader.batch(requests).on(device, layout)
             with autocast(device, precision):
                 logits = network(image)
             loss += float(self._task.loss(logits, target)) * len(requests)

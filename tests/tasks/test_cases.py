@@ -78,7 +78,7 @@ def test_a_class_is_its_place_among_the_names_and_a_strange_one_is_refused():
     assert ClassedCase(Case(), ("nc", "ad")).class_index == 1
     reader = PatchReader({"c": ClassedCase(Case(), ("nc", "ad"))}, (8, 8, 8), None, (1, 1, 1))
     batch = reader.batch([PatchRequest("c", (0, 0, 0), (0,))] * 2)
-    assert batch.reference.tolist() == [1, 1]
+    assert batch.target.tolist() == [1, 1]
     with pytest.raises(DatasetError, match="c: class 'ad' is not one of nc, mci"):
         ClassedCase(Case(), ("nc", "mci"))
 

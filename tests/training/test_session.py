@@ -35,7 +35,7 @@ def test_foreground_patches_are_centered_on_every_label_but_the_ignored_one(
     )
     batch = session.first_batch()
     assert batch.image.shape == (16, 1, 4, 4, 4)
-    assert set(batch.reference[:, 2, 2, 2].tolist()) == centers
+    assert set(batch.target[:, 2, 2, 2].tolist()) == centers
 
 
 def test_seed_and_fold_decide_the_first_weights(prepared, tmp_path):

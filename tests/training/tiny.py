@@ -142,7 +142,8 @@ def tiny_loop(
     )
     cases = {f"c{i}": LabeledCase(TinyCase(i)) for i in range(6)}
     others = {f"v{i}": LabeledCase(TinyCase(100 + i)) for i in range(2)}
-    training = PatchReader(cases, PATCH, settings.augment, (1.0, 1.0, 1.0))
+    training = PatchReader(cases, PATCH, settings.augment, (1.0, 1.0, 1.0), run.task.encode)
+    unvaried = PatchReader(others, PATCH, None, (1.0, 1.0, 1.0), run.task.encode)
     chosen = Sampler(others, PATCH, 1, 0.5, (0, 0, 9))
     requests = [r for k in range(settings.validation_patches) for r in chosen.requests(k)]
     return Loop(
@@ -152,7 +153,7 @@ def tiny_loop(
         Patches(
             lambda rollbacks: Sampler(cases, PATCH, 2, 0.5, (0, 0, rollbacks)),
             reader(training) if reader else training,
-            ValidationPatches(requests, PatchReader(others, PATCH, None, (1.0, 1.0, 1.0)), run.task, 2),
+            ValidationPatches(requests, unvaried, run.task, 2),
         ),
         Workplace(torch.device("cpu"), precision, layout, compiled),
         Journal(run.fold_folder(0), Spoken()),
