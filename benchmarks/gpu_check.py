@@ -51,7 +51,7 @@ from gpu_rows import append_row, show
 CHECKOUT = Path(__file__).resolve().parents[1]
 FULL_SECONDS, CPU_SECONDS = 470, 3600  # for all tasks
 TASK_SECONDS = {"compile": 100, "predict": 90, "train": 100}  # limit per task; 60 for the others
-CPU_FACTOR = 4  # of these limits on a CPU
+CPU_FACTOR = 10  # of these limits on a CPU
 WARM_SECONDS = 130
 # The tasks of processes that compile at the same time: Triton compiles a set of kernels per kind of numbers,
 # state size, direction and alignment, which takes seconds each.
