@@ -20,8 +20,8 @@ use it, and ends with a softmax where ours gives logits. Its weights of two unus
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ from mambamed.networks.parts.blocks import (
     rounded_up_patch,
     run_checkpointed,
 )
-from mambamed.networks.parts.dense import DenseNetwork, Row
+from mambamed.networks.parts.dense import DenseNetwork, PublicOption, Row
 from mambamed.networks.parts.tokens import attend
 
 _GROUPS = 8  # of the group norms
@@ -195,6 +195,16 @@ class TransBTS(DenseNetwork):
         for step in self.steps:
             x = run_checkpointed(step, x, skips.pop(), wanted=again)
         return [self.head(x)]
+
+    @staticmethod
+    def public_options(public: Mapping[str, Tensor], options: Mapping[str, Any]) -> list[PublicOption]:
+        """What no key shows: heads and, of the number of tokens, the patch; see `public_names`."""
+        found = [PublicOption("heads", 8, "assumed", "The authors' code has 8.")]
+        positions = public.get("position_encoding.position_embeddings")
+        if positions is not None and positions.shape[1:2] == (16**3,):
+            remark = "The number of tokens agrees."
+            found.append(PublicOption("patch_size", [128, 128, 128], "assumed", remark))
+        return found
 
     def public_names(self) -> list[Row]:
         """Rows for the public code; see `mambamed.networks.public_names`."""

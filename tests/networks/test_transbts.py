@@ -10,7 +10,7 @@ from torch.nn import functional
 from mambamed.errors import RecipeError
 from mambamed.networks import build_network
 from mambamed.networks.cost import network_cost
-from mambamed.networks.public_names import public_axis_order, translate
+from mambamed.networks.public_names import public_axis_order, settle_options, translate
 from mambamed.networks.transbts import Layer, Unit, UpStep
 from tests.networks.public_layout import read_layout
 from tests.networks.small_networks import small
@@ -75,6 +75,15 @@ def test_the_public_keys_fit_and_those_of_idle_layers_are_ignored() -> None:
     assert translate("transbts", network, public, "xyz").faults == []
     assert read_layout(USED).parameters == count(network)
     assert public_axis_order("transbts") == "xyz"
+
+
+def test_heads_and_patch_of_public_weights_are_assumed() -> None:
+    """The keys of 4096 tokens are those of 128^3 voxels, but also of other patches."""
+    options, notes = settle_options("transbts", {}, read_layout(USED).tensors())
+    assert options == {"heads": 8, "patch_size": [128, 128, 128]}
+    assert len(notes) == 2
+    given = {"heads": 8, "patch_size": [64, 128, 256]}
+    assert settle_options("transbts", given, read_layout(USED).tensors()) == (given, ())
 
 
 def test_positions_of_another_patch_are_a_fault() -> None:
