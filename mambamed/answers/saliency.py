@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mambamed.errors import ModelError
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.tasks.classification import center_start
 from mambamed.tasks.covariates import WithCovariates
@@ -87,7 +88,7 @@ def grad_cam(network: nn.Module, patch: Tensor, class_index: int) -> Cam:
         The map; 0 everywhere if nothing supports the class.
 
     Raises:
-        ValueError: the network has no 3D features.
+        ModelError: the network has no 3D features.
 
     Source:
         Selvaraju et al. 2017, Grad-CAM, eq. 1 and 2.
@@ -96,8 +97,8 @@ def grad_cam(network: nn.Module, patch: Tensor, class_index: int) -> Cam:
     grids: dict[tuple[int, ...], _Grid] = {tuple(patch.shape[1:]): (np.ones(3), np.zeros(3))}
 
     def remember(module: nn.Module, inputs: Any, output: Any) -> None:
-        if not isinstance(output, Tensor) or output.ndim != 5:
-            return
+        if not isinstance(output, Tensor) or output.ndim != 5 or len(output) != 1:
+            return  # len: MONAI's attention gives queries, keys and values in one tensor of five axes
         if output.requires_grad:
             seen.append(output)
         shape = tuple(output.shape[2:])
@@ -115,7 +116,10 @@ def grad_cam(network: nn.Module, patch: Tensor, class_index: int) -> Cam:
         for hook in hooks:
             hook.remove()
     if not seen:
-        raise ValueError(f"{type(network).__name__}: has no features with places; nothing can be shown")
+        name = type(network).__name__
+        raise ModelError(
+            f"--saliency-method: grad-cam needs features on a grid, {name} has none. Use gradients."
+        )
     fine = [features for features in seen if min(features.shape[2:]) >= _FEWEST_VOXELS]
     features = (fine or seen)[-1]
     (slope,) = torch.autograd.grad(logits[0, class_index], features)

@@ -20,7 +20,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mambamed.errors import RecipeError
 from mambamed.networks.parts.blocks import (
@@ -32,6 +31,7 @@ from mambamed.networks.parts.blocks import (
     run_checkpointed,
 )
 from mambamed.networks.parts.dense import DenseNetwork, PublicOption, Row
+from mambamed.networks.parts.tokens import attend
 
 _TOKEN = 8  # voxels along each axis
 _EPS = 1e-6
@@ -55,9 +55,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, L, C)` -> the same shape."""
-        q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(q, k, v)  # (B, heads, L, C // heads)
-        x = x + self.proj(attended.transpose(1, 2).flatten(2))
+        x = x + self.proj(attend(self.qkv(self.norm1(x)), self.heads))
         return x + self.mlp(self.norm2(x))
 
 

@@ -8,6 +8,7 @@ from scipy import ndimage
 from torch import nn
 
 from mambamed.answers.saliency import Cam, grad_cam, integrated_gradients, on_native_grid
+from mambamed.errors import ModelError
 from mambamed.geometry import Orientation
 from mambamed.networks import build_network
 from mambamed.preparation.grid import CaseGeometry
@@ -124,8 +125,17 @@ def test_a_strided_convolution_lies_on_its_first_voxel_and_padding_behind_moves_
 
 def test_a_network_without_places_cannot_be_shown() -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(512, 2)).eval()
-    with pytest.raises(ValueError, match="no features with places"):
+    with pytest.raises(ModelError, match=r"grad-cam needs features on a grid.*Use gradients\."):
         grad_cam(flat, torch.randn(1, 8, 8, 8), 0)
+
+
+def test_a_vision_transformer_is_shown_at_its_cubes_of_voxels() -> None:
+    """Its attention has a tensor of five axes that is no grid: queries, keys and values."""
+    small = {"patch_size": [32, 32, 32], "hidden": 24, "mlp": 32, "layers": 1, "heads": 4}
+    network = build_network("vit", 1, 2, token=8, **small).eval()
+    cam = grad_cam(network, torch.rand(1, 32, 32, 32), 1)
+    assert cam.values.shape == (4, 4, 4)
+    assert cam.step.tolist() == [8, 8, 8] and cam.start.tolist() == [3.5, 3.5, 3.5]
 
 
 def test_a_hot_place_is_as_hot_at_the_same_point_of_the_world() -> None:
