@@ -58,6 +58,18 @@ class Layout:
                 state[key] = torch.randn(shape, generator=generator) / 10
         return state
 
+    def balanced(self, seed: int = 0) -> dict[str, Tensor]:
+        """As `tensors`, but of sizes with which signals neither vanish nor grow from layer to layer."""
+        state = self.tensors(seed)
+        for key, tensor in state.items():
+            if tensor.ndim > 1 and key.endswith("weight"):
+                tensor *= 10 / tensor[0].numel() ** 0.5
+            elif tensor.ndim > 1:  # positions and other learned tokens
+                tensor *= 10
+            elif key.endswith("weight"):  # of norms
+                tensor += 1
+        return state
+
 
 def read_layout(text: str, **values: object) -> Layout:
     """Expand a text in the notation above; `values` are names that its expressions and braces may use."""

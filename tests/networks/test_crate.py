@@ -100,14 +100,14 @@ def written_out(state: dict[str, Tensor], x: Tensor) -> Tensor:
 @pytest.mark.parametrize("axis_order", ["xyz", "zyx"])
 def test_public_weights_give_what_the_formula_gives(axis_order) -> None:
     layout = read_layout(LAYOUT, n=2 * 3 * 1, c=2, k=1)
-    state = layout.tensors()
+    state = layout.balanced()
     network = build_network("crate", 2, 1, patch_size=[16, 24, 8], axis_order=axis_order).eval()
     network.load_state_dict(translate("crate", network, state, axis_order).weights)
     array = torch.randn(2, 2, 16, 24, 8)
     with torch.no_grad():
         expected = written_out(state, array)
         answer = network(array if axis_order == "xyz" else array.permute(0, 1, 4, 3, 2))
-    torch.testing.assert_close(answer, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(answer, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_dictionary_starts_he_uniform_and_the_positions_normal() -> None:
