@@ -193,6 +193,7 @@ class MedNeXt(_DenseBaseline):
     examples = ("", "size: L, kernel: 5")
     small: ClassVar = {"size": "S", "channels": 4}
 
+    channels_last = True  # depthwise convolutions: 0.65 of the time with kernels of 3
     divisor = (16, 16, 16)
 
     def __init__(
