@@ -26,7 +26,7 @@ from mambamed.networks.parts.dense import DenseNetwork, Row
 from mambamed.numerals import is_whole
 
 _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # of DataParallel and torch.compile
-_COUNTER = "num_batches_tracked"
+COUNTER = "num_batches_tracked"  # of batch norms; no result depends on it
 _BINARY = (
     "The weights have one output for two classes; its sigmoid is the probability of the second class. Check "
     "the order of dataset.classes."
@@ -156,7 +156,7 @@ def _unmatched(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list
     missing, differing = [], []
     for names in groups.values():
         given = [weights[name] for name in names if name in weights]
-        if names[0].endswith(_COUNTER):
+        if names[0].endswith(COUNTER):
             continue
         if not given:
             missing.append(f"missing {names[0]} {tuple(own[names[0]].shape)}")

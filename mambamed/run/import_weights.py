@@ -16,6 +16,7 @@ from mambamed.io.lock import reading
 from mambamed.networks import NETWORKS, default_of, options_of
 from mambamed.networks.parts.blocks import AxisOrder
 from mambamed.networks.public_names import (
+    COUNTER,
     Translation,
     has_public_names,
     public_axis_order,
@@ -118,7 +119,8 @@ def import_weights(
             f"{weights}: {count} keys do not fit {name} as recipe {recipe.name} builds it:\n  {lines}\n"
             "set the recipe's network options (--set network.…) as the weights were trained"
         )
-    load_weights(network, translation.weights, weights)
+    counters = {key: count for key, count in network.state_dict().items() if key.endswith(COUNTER)}
+    load_weights(network, counters | translation.weights, weights)  # some files lack the counters
     with writing(output, [fold], [weights]):
         create_run(run, folds=[fold])
         facts = {"step": 0, "epoch": 0, "imported_from": weights.name, "axis_order": axis_order}

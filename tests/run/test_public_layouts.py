@@ -263,6 +263,16 @@ def test_the_public_layout_becomes_a_run_that_computes(name, tmp_path) -> None:
         assert network(x).shape[1] == max(public.classes, 2)
 
 
+def test_counters_of_batch_norms_may_be_missing(tmp_path) -> None:
+    public = PUBLIC["nnMamba v2"]
+    tensors = layout(public, {"channels": 2, "outputs": public.classes, **public.small}).tensors()
+    kept = {key: tensor for key, tensor in tensors.items() if not key.endswith("num_batches_tracked")}
+    assert len(kept) < len(tensors)
+    torch.save(kept, tmp_path / "public.pth")
+    mambamed.import_weights(tmp_path / "public.pth", recipe(public, tmp_path), tmp_path / "run")
+    assert load_network(Run.open(tmp_path / "run"), 0)
+
+
 @pytest.mark.parametrize("stated", [False, True])
 def test_heads_of_training_alone_may_be_there_or_not_whatever_the_recipe_states(stated, tmp_path) -> None:
     """nnFormer's two coarser heads exist only with deep supervision."""
