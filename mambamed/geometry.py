@@ -82,6 +82,10 @@ class Orientation:
     flips: tuple[bool, bool, bool]
 
 
+AS_STORED = Orientation((0, 1, 2), (False, False, False))
+"""Keeps the axes of an array."""
+
+
 def orientation_of(affine: Affine) -> Orientation:
     """The orientation closest to RAS+: each array axis is assigned to the most parallel world axis.
 

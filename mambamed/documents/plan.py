@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -65,15 +65,35 @@ class ZScoreNonzero(_WithoutNumbers):
     scheme: Literal["zscore_nonzero"] = "zscore_nonzero"  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
+class MinMax(_WithoutNumbers):
+    """Map the smallest and the largest intensity of each case to 0 and 1."""
+
+    scheme: Literal["minmax"] = "minmax"  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class Rgb(_WithoutNumbers):
+    """Divide by 255."""
+
+    scheme: Literal["rgb"] = "rgb"  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
 class Unchanged(_WithoutNumbers):
     """Keep intensities as they are."""
 
     scheme: Literal["none"] = "none"  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
-PerCase = ZScore | ZScoreNonzero | Unchanged
+PerCase = ZScore | ZScoreNonzero | MinMax | Rgb | Unchanged
 Normalization = Annotated[Ct | PerCase, Field(discriminator="scheme")]
-_PER_CASE = {"zscore": ZScore, "zscore_nonzero": ZScoreNonzero, "none": Unchanged}
+_PER_CASE: dict[str, type[PerCase]] = {
+    "zscore": ZScore,
+    "zscore_nonzero": ZScoreNonzero,
+    "minmax": MinMax,
+    "rgb": Rgb,
+    "none": Unchanged,
+}
+# Keys that are written only if they differ from their default.
+_SELDOM = ("axes", "like_nnunet")
 
 
 def per_case(scheme: str) -> PerCase:
@@ -91,7 +111,7 @@ class Plan(Document):
     REMEDY: ClassVar[str] = "Copy the run again, or prepare the dataset again."
 
     spacing_mm: tuple[Edge, Edge, Edge]
-    """Voxel spacing of the prepared grid (x, y, z), RAS+ axes."""
+    """Voxel spacing of the prepared grid (x, y, z), in the order of `axes`."""
     shape_median: tuple[Size, Size, Size]
     """Median shape of the prepared training cases."""
     patch_size: Annotated[tuple[Size, Size, Size], AfterValidator(_not_too_large)]
@@ -104,3 +124,14 @@ class Plan(Document):
     """One per channel, in the manifest's order."""
     keep_spacing: bool = False
     """Each case keeps its own spacing; `spacing_mm` is then the median, for planning."""
+    axes: Literal["ras", "stored"] = "ras"
+    """Axes of the prepared grid: reordered to be closest to RAS+, or as the file stores them."""
+    like_nnunet: bool = False
+    """Of an imported nnU-Net: use the voxel spacing of the header, the Gaussian of its windows and its
+    interpolation of logits, where mambamed's differ."""
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        fields = type(self).model_fields
+        unset = {key for key in _SELDOM if getattr(self, key) == fields[key].default}
+        return {key: value for key, value in super().to_json().items() if key not in unset}

@@ -29,6 +29,7 @@ class CaseGeometry:
     crop_start: Triple
     crop_stop: Triple
     shape_prepared: Triple
+    nearest_axis: int | None = None  # along which logits take the nearest plane on the way back, as nnU-Net
 
     @property
     def shape_cropped(self) -> Triple:

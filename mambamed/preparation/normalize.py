@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mambamed.documents.plan import Ct, Normalization, Unchanged, ZScoreNonzero
+from mambamed.documents.plan import Ct, MinMax, Normalization, Rgb, Unchanged, ZScoreNonzero
 from mambamed.preparation.image_kernels import in_kernel_type, moments
 from mambamed.preparation.resample import plane_as_float32
 from mambamed.preparation.scale_kernels import scale_into
@@ -36,10 +36,16 @@ class Scaling:
             mask: for "zscore_nonzero": voxels that are measured; the others become 0.
 
         Source:
-            nnU-Net's ZScoreNormalization, CTNormalization and NoNormalization. A constant channel becomes 0.
+            nnU-Net's ZScoreNormalization, CTNormalization, RescaleTo01Normalization, RGBTo01Normalization and
+            NoNormalization. A constant channel becomes 0, except by "rgb" and "none".
         """
         if isinstance(normalization, Unchanged):
             return cls(-np.inf, np.inf, 0.0, 1.0)
+        if isinstance(normalization, Rgb):
+            return cls(-np.inf, np.inf, 0.0, 1 / 255)
+        if isinstance(normalization, MinMax):
+            low, high = float(channel.min()), float(channel.max())
+            return cls(-np.inf, np.inf, low, 1 / max(high - low, _LEAST_STD))
         if isinstance(normalization, Ct):
             factor = 1 / max(normalization.std, _LEAST_STD)
             return cls(normalization.low, normalization.high, normalization.mean, factor)

@@ -9,7 +9,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from mambamed.documents.plan import Plan, ZScoreNonzero
 from mambamed.errors import CaseError
-from mambamed.geometry import affine_to_ras, difference_of_grids, orientation_of, spacing_of, to_ras
+from mambamed.geometry import (
+    AS_STORED,
+    difference_of_grids,
+    orientation_of,
+    spacing_of,
+    to_ras,
+)
 from mambamed.io.images import Image
 from mambamed.preparation.crop import nonzero_box, nonzero_mask
 from mambamed.preparation.grid import CaseGeometry
@@ -31,7 +37,7 @@ def prepare_image(
         missing: positions of channels that are not among the images; they are 0 everywhere, as normalized
             channels are that training drops (`augment.drop_channel`).
 
-    Returns: `(C, X, Y, Z)` on the prepared grid, axes closest to RAS+; and its geometry.
+    Returns: `(C, X, Y, Z)` on the prepared grid, whose axes are those of the plan; and its geometry.
 
     Raises CaseError: the number of channels or their grids differ.
     """
@@ -44,13 +50,13 @@ def prepare_image(
         fact = difference_of_grids(first.array.shape, first.affine, image.array.shape, image.affine)
         if fact:
             raise CaseError(f"channel {number} is not on the grid of channel 0: {fact}. Resample it.")
-    orientation = orientation_of(first.affine)
+    orientation = AS_STORED if plan.axes == "stored" else orientation_of(first.affine)
     channels = [in_kernel_type(to_ras(image.array, orientation)) for image in images]
     x, y, z = channels[0].shape
     start, stop = nonzero_box(channels) if plan.crop == "nonzero" else ((0, 0, 0), (x, y, z))
     box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     channels = [channel[box] for channel in channels]
-    spacing = spacing_of(affine_to_ras(first.affine, first.array.shape, orientation)).tolist()
+    spacing = _spacing(first, plan.like_nnunet)[list(orientation.axes)].tolist()
     target = spacing if plan.keep_spacing else plan.spacing_mm
     shape = fitting_shape(channels[0].shape, spacing, target, len(plan.normalization))
     masked = any(isinstance(each, ZScoreNonzero) for each in plan.normalization)
@@ -78,8 +84,22 @@ def prepare_image(
         crop_start=start,
         crop_stop=stop,
         shape_prepared=shape,
+        nearest_axis=coarse_axis(target, spacing) if plan.like_nnunet else None,
     )
     return array, geometry
+
+
+def _spacing(image: Image, of_header: bool) -> NDArray[np.float64]:
+    """Voxel spacing in array order: of the affine, or of a NIfTI header, if both agree.
+
+    They differ by rounding, which decides where a shape lies halfway between two numbers.
+    """
+    spacing = spacing_of(image.affine)
+    if of_header and image.header is not None:
+        stated = np.abs(np.asarray(image.header["pixdim"][1:4], np.float64))
+        if np.allclose(stated, spacing, rtol=1e-4, atol=0):
+            return stated
+    return spacing
 
 
 def prepare_label(label: Image, geometry: CaseGeometry) -> NDArray:

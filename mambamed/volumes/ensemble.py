@@ -251,6 +251,7 @@ def windows_of(run: Run, overlap: float | None, tta: str | None, device: torch.d
         patch_size=run.plan.patch_size,
         overlap=overlap,
         gaussian=settings.gaussian,
+        like_nnunet=run.plan.like_nnunet,
         mirror_axes=tuple(_AXIS[axis] for axis in mirrored),
         batch_size=1 if device.type == "cpu" else run.plan.batch_size,
         mirror_order=run.task.mirror_order,

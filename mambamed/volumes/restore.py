@@ -12,9 +12,9 @@ from torch import Tensor
 from mambamed.geometry import to_ras
 from mambamed.io.images import smallest_integer
 from mambamed.preparation.grid import CaseGeometry
-from mambamed.preparation.splines import linear_neighbors
+from mambamed.preparation.splines import linear_neighbors, nearest_neighbors
 from mambamed.tasks.segmentation import Segmentation
-from mambamed.volumes.restore_kernels import decide_planes, widen_planes
+from mambamed.volumes.restore_kernels import Neighbors, decide_planes, widen_planes
 from mambamed.volumes.window_sum import SLAB_BYTES, Slab
 
 
@@ -41,7 +41,7 @@ def labels_of_slabs(
 
     Source:
         Isensee et al. 2021 (nnU-Net) resamples in the same way before the decision; it takes the nearest
-        plane along a coarse axis, here that axis is linear too.
+        plane along a coarse axis, here that axis is linear too, unless `geometry.nearest_axis` says so.
     """
     native = np.zeros(geometry.shape_native, smallest_integer(max(task.values)), order="F")
     box = tuple(slice(a, b) for a, b in zip(geometry.crop_start, geometry.crop_stop, strict=True))
@@ -55,7 +55,7 @@ def labels_of_slabs(
     filler: _Filler | None = None
     for slab in slabs:
         if filler is None:
-            filler = _Filler(cropped, slab.axis, geometry.shape_prepared, task, values)
+            filler = _Filler(cropped, slab.axis, geometry, task, values)
         filler.take(slab)
     if filler is None or not filler.is_complete:
         raise ValueError(f"the slabs do not fill the prepared volume {geometry.shape_prepared}")
@@ -77,20 +77,27 @@ class _Filler:
     Args:
         labels: `(X, Y, Z)` view to be filled, axes as in the prepared grid.
         axis: of the slabs.
-        shape: of the prepared volume.
+        geometry: the shape of the prepared volume, and the axis without interpolation.
         outputs: a view like `labels` for the probabilities of each output; empty: none.
     """
 
     def __init__(
-        self, labels: NDArray, axis: int, shape: Sequence[int], task: Segmentation, outputs: Sequence[NDArray]
+        self,
+        labels: NDArray,
+        axis: int,
+        geometry: CaseGeometry,
+        task: Segmentation,
+        outputs: Sequence[NDArray],
     ) -> None:
+        shape = geometry.shape_prepared
         self._planes = np.moveaxis(labels, axis, 0)
         self._probabilities = [np.moveaxis(each, axis, 0) for each in outputs]
         self._size = shape[axis]
         a, b = (k for k in range(3) if k != axis)
         self._plane_shape = (shape[a], shape[b])
-        along, across, inner = (linear_neighbors(shape[k], labels.shape[k]) for k in (axis, a, b))
-        self._along, self._across, self._inner = map(_with_float32_weights, (along, across, inner))
+        self._along, self._across, self._inner = (
+            _neighbors(shape[k], labels.shape[k], k == geometry.nearest_axis) for k in (axis, a, b)
+        )
         self._order = np.array(task.order, np.int64)
         self._values = np.array(task.values, np.int32)
         self._by_regions = bool(task.by_regions)
@@ -157,6 +164,9 @@ class _Filler:
         return wide
 
 
-def _with_float32_weights(neighbors: tuple[NDArray, NDArray, NDArray]) -> tuple[NDArray, NDArray, NDArray]:
-    low, high, weight = neighbors
+def _neighbors(length: int, new_length: int, nearest: bool) -> Neighbors:
+    if nearest:
+        index = nearest_neighbors(length, new_length)
+        return index, index, np.zeros(new_length, np.float32)
+    low, high, weight = linear_neighbors(length, new_length)
     return low, high, weight.astype(np.float32)

@@ -30,6 +30,7 @@ class Windows:
     patch_size: Triple  # voxels of a window
     overlap: float = 0.5  # fraction of a window that its neighbor along an axis covers too
     gaussian: bool = True  # weight the center of a window more than its border
+    like_nnunet: bool = False  # the center of the Gaussian is voxel size // 2, half a voxel behind the middle
     mirror_axes: tuple[int, ...] = ()  # spatial axes whose mirrored copies are included; 2^n passes
     batch_size: int = 1  # windows per pass; on a CPU one is as fast as many
     mirror_order: tuple[int, ...] | None = None  # see `forward.ForwardPass`
@@ -86,7 +87,7 @@ def window_slabs(
     starts = [window_positions(size, patch, windows.overlap) for size, patch in sides]
     total = WindowSum(
         windows.patch_size, windows.gaussian, padded.shape[1:], starts, axis, on_message=on_message,
-        max_ram=max_ram,
+        max_ram=max_ram, like_nnunet=windows.like_nnunet,
     )  # fmt: skip
     forward = ForwardPass(
         networks, windows.mirror_axes, windows.batch_size, device, precision, layout, on_message,

@@ -49,6 +49,7 @@ class WindowSum:
         axis: of the slabs.
         on_message: callback that receives a line if the device has too little memory.
         max_ram: bytes that this process may use, or None.
+        like_nnunet: see `gaussian_profile`.
     """
 
     def __init__(
@@ -61,12 +62,13 @@ class WindowSum:
         *,
         on_message: Callable[[str], None],
         max_ram: int | None = None,
+        like_nnunet: bool = False,
     ) -> None:
         self._on_message, self._max_ram = on_message, max_ram
         self._axis, self._depth, self._patch = axis, patch_size[axis], patch_size
         self._others = [a for a in range(3) if a != axis]
         self._plane_shape = [shape[a] for a in self._others]
-        profiles = [gaussian_profile(n) if gaussian else torch.ones(n) for n in patch_size]
+        profiles = [gaussian_profile(n, like_nnunet) if gaussian else torch.ones(n) for n in patch_size]
         covered = [_coverage(*each) for each in zip(shape, profiles, starts, strict=True)]
         order = (axis, *self._others)
         self._weights, self._scales = [profiles[n] for n in order], [1 / covered[n] for n in order]
@@ -199,12 +201,15 @@ def _mapped_zeros(shape: tuple[int, ...]) -> Tensor:
     return torch.frombuffer(pages, dtype=torch.float32).view(shape)
 
 
-def gaussian_profile(size: int) -> Tensor:
+def gaussian_profile(size: int, like_nnunet: bool = False) -> Tensor:
     """Weights along one axis: a Gaussian of sigma = size / 8 around the center.
 
     The border lies at four sigma: the product of three is 4e-11 in a corner, which float32 can represent.
+
+    Args:
+        like_nnunet: the center is voxel size // 2, half a voxel behind the middle of an even size.
     """
-    offset = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
+    offset = torch.arange(size, dtype=torch.float64) - (size // 2 if like_nnunet else (size - 1) / 2)
     return torch.exp(-0.5 * (offset / (size / 8)) ** 2).float()
 
 

@@ -36,8 +36,8 @@ def _read(name: str, **more: Any) -> Any:
 
 
 def _plan() -> Any:
-    schemes = [{"scheme": scheme} for scheme in ("zscore", "zscore_nonzero", "none")]
-    plan = _read("segmentation/run/plan.json")
+    schemes = [{"scheme": scheme} for scheme in ("zscore", "zscore_nonzero", "minmax", "rgb", "none")]
+    plan = _read("segmentation/run/plan.json", axes="stored", like_nnunet=True)
     return plan | {"normalization": [*plan["normalization"], *schemes]}
 
 

@@ -38,7 +38,8 @@ def test_a_plan_of_0_1_0_is_read_and_written_back_with_its_format(tmp_path) -> N
         ({"crop": "nonzer"}, "crop: expected 'nonzero' or 'none', got 'nonzer'. Copy the run"),
         (
             {"normalization": [{"scheme": "zscroe"}]},
-            "normalization.0.scheme: expected one of 'ct', 'zscore', 'zscore_nonzero', 'none', got 'zscroe'",
+            "normalization.0.scheme: expected one of 'ct', 'zscore', 'zscore_nonzero', 'minmax', 'rgb', "
+            "'none', got 'zscroe'",
         ),
         ({"normalization": [{"scheme": "CT", "mean": 0.0}]}, "normalization.0.scheme: expected one of 'ct'"),
         ({"normalization": [{"mean": 0.0}]}, "normalization.0.scheme: missing."),

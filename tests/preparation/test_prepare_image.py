@@ -2,12 +2,13 @@
 
 import itertools
 
+import nibabel as nib
 import numpy as np
 import pytest
 import scipy.ndimage
 
 from mambamed.batches.augment import change_intensities
-from mambamed.documents.plan import Ct, Plan, ZScore, ZScoreNonzero, per_case
+from mambamed.documents.plan import Ct, MinMax, Plan, Rgb, ZScore, ZScoreNonzero, per_case
 from mambamed.errors import CaseError
 from mambamed.geometry import voxel_to_world, world_to_voxel
 from mambamed.io.images import Image
@@ -67,9 +68,16 @@ def test_normalization_is_nnunets(dtype) -> None:
         normalized(channel, ct, None), (np.clip(exact, 20, 150) - 60) / 30, rtol=1e-5, atol=1e-5
     )
 
+    least, largest = exact.min(), exact.max()
+    np.testing.assert_allclose(
+        normalized(channel, MinMax(), None), (exact - least) / (largest - least), rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(normalized(channel, Rgb(), None), exact / 255, rtol=1e-6)
+
 
 def test_a_constant_channel_becomes_zero_and_an_outlier_does_not_overflow() -> None:
-    assert np.all(normalized(np.full((3, 3, 3), 7), ZScore(), None) == 0)
+    for scheme in (ZScore(), MinMax()):
+        assert np.all(normalized(np.full((3, 3, 3), 7), scheme, None) == 0)
     channel = RNG.normal(size=(4, 4, 4)).astype(np.float32)
     channel[0, 0, 0] = 3e38
     assert np.isfinite(normalized(channel, ZScore(), None)).all()
@@ -92,6 +100,38 @@ def test_any_way_of_storing_a_volume_gives_the_same_prepared_array(axes, signs) 
     ours, other = prepare_image([Image(stored, affine @ turn)], plan((1.5, 1.5, 1.5)))
     np.testing.assert_allclose(ours, reference, atol=1e-5)
     np.testing.assert_allclose(other.affine_prepared, geometry.affine_prepared, atol=1e-9)
+
+
+def test_axes_as_stored_are_cropped_and_resampled_in_the_order_of_the_file() -> None:
+    array = RNG.normal(size=(12, 10, 8)).astype(np.float32) + 9
+    array[:2] = 0
+    affine = np.array([[0, -2.0, 0, 1], [0, 0, 3.0, 2], [-1.0, 0, 0, 3], [0, 0, 0, 1]])
+    stored = plan((2.0, 2.0, 1.5)).changed(axes="stored")
+    ours, geometry = prepare_image([Image(array, affine)], stored)
+    reference, _ = prepare_image([Image(array, np.diag([1.0, 2.0, 3.0, 1.0]))], plan((2.0, 2.0, 1.5)))
+    np.testing.assert_array_equal(ours, reference)
+    assert geometry.crop_start == (2, 0, 0) and geometry.shape_prepared == (5, 10, 16)
+    corner = voxel_to_world(geometry.affine_prepared, (-0.5, -0.5, -0.5))
+    np.testing.assert_allclose(corner, voxel_to_world(affine, (1.5, -0.5, -0.5)))
+
+
+def test_like_nnunet_the_spacing_is_that_of_the_header() -> None:
+    """35 voxels of 0.5 mm are 17.5 of 1 mm, rounded to 18; by the rounded directions they are 17.49999."""
+    header = nib.Nifti1Header()
+    header["pixdim"][1:4] = 0.5, 1.0, 1.0
+    affine = np.diag([0.49999997, 1.0, 1.0, 1.0])
+    image = Image(RNG.normal(size=(35, 8, 8)).astype(np.float32), affine, header)
+    assert prepare_image([image], plan())[0].shape == (1, 17, 8, 8)
+    assert prepare_image([image], plan().changed(like_nnunet=True))[0].shape == (1, 18, 8, 8)
+    header["pixdim"][1] = 0.6  # not the spacing of this affine
+    assert prepare_image([image], plan().changed(like_nnunet=True))[0].shape == (1, 17, 8, 8)
+
+
+def test_like_nnunet_logits_take_the_nearest_slice_along_a_coarse_axis() -> None:
+    image = Image(RNG.normal(size=(8, 9, 10)).astype(np.float32), np.diag([1.0, 1.0, 5.0, 1.0]))
+    like = plan((1.0, 1.0, 2.0)).changed(like_nnunet=True)
+    assert prepare_image([image], like)[1].nearest_axis == 2
+    assert prepare_image([image], plan((1.0, 1.0, 2.0)))[1].nearest_axis is None
 
 
 def test_the_prepared_grid_covers_the_box_of_the_native_one() -> None:

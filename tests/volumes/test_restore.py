@@ -80,6 +80,23 @@ def test_logits_are_resampled_before_the_decision() -> None:
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("piece", [1, 100])
+def test_along_the_nearest_axis_logits_are_repeated(axis, piece) -> None:
+    """By hand: five voxels read planes 0, 0, 1, 1, 1, as halfway the upper one is nearest."""
+    first, second = [0.5, 0.0, -9.0], [0.0, 0.3, -9.0]
+    shape, native = [1, 1, 1], [1, 1, 1]
+    shape[axis], native[axis] = 2, 5
+    logits = torch.tensor([first, second]).T.reshape(3, *shape)
+    size = tuple(native)
+    same = tuple(map(tuple, np.eye(4).tolist()))
+    parts = logits.movedim(1 + axis, 0).contiguous().split(piece)
+    slabs = [Slab(axis, n * piece, part) for n, part in enumerate(parts)]
+    for nearest, expected in ((axis, [0, 0, 1, 1, 1]), (None, [0, 0, 0, 1, 1])):
+        geometry = CaseGeometry(size, same, orientation_of(np.eye(4)), (0, 0, 0), size, tuple(shape), nearest)
+        assert labels_of_slabs(slabs, geometry, LABELS).ravel().tolist() == expected
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("native", [(13, 9, 14), (5, 30, 4), (6, 7, 8), (1, 1, 1)])
 @pytest.mark.parametrize("piece", [1, 2, 100])
 def test_slabs_give_what_torch_gives_of_the_whole(axis, native, piece) -> None:

@@ -4,7 +4,9 @@ import itertools
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 from torch import nn
 
@@ -64,6 +66,16 @@ def test_gaussian_weights_are_those_of_the_formula() -> None:
                 covered[x : x + patch, :, z : z + patch] += weight
     ours = window_logits([network], image, Windows((patch, patch, patch)), device=CPU)
     torch.testing.assert_close(ours, (total / covered).float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [16, 15])
+def test_weights_like_nnunets_are_a_smoothed_peak_at_half_of_the_size(size) -> None:
+    """nnU-Net smooths a single one at voxel size // 2 by sigma = size / 8 and scales the largest to 1."""
+    peak = np.zeros(size)
+    peak[size // 2] = 1
+    smoothed = scipy.ndimage.gaussian_filter(peak, size / 8, mode="constant")
+    ours = gaussian_profile(size, like_nnunet=True).numpy()
+    np.testing.assert_allclose(ours, smoothed / smoothed.max(), rtol=1e-5)
 
 
 def test_mirrored_copies_are_averaged_in_the_images_own_direction() -> None:
