@@ -29,6 +29,7 @@ class NnUNet(UNet):
 
     Args:
         blocks: conv units of a stage and of the decoder step back to it; one number, or one per stage.
+        decoder_blocks: conv units of each decoder step, the coarsest first, if they differ from `blocks`.
         plan: see `topology.make_topology`.
     """
 
@@ -38,6 +39,7 @@ class NnUNet(UNet):
         out_channels: int,
         *,
         blocks: int | Sequence[int] = 2,
+        decoder_blocks: int | Sequence[int] | None = None,
         norm: Norm = "instance",
         deep_supervision: bool = True,
         gradient_checkpointing: bool = False,
@@ -47,7 +49,8 @@ class NnUNet(UNet):
         unit = functools.partial(ConvUnit, norm=norm)
         counts = per_stage("blocks", blocks, len(topology.widths))
         encoder = encoder_stages(in_channels, topology, unit, counts)
-        steps = transposed_steps(topology, unit, counts[-2::-1])
+        of_steps = per_stage("decoder_blocks", decoder_blocks or counts[-2::-1], len(topology.widths) - 1)
+        steps = transposed_steps(topology, unit, of_steps)
         super().__init__(topology, encoder, steps, out_channels, deep_supervision, gradient_checkpointing)
 
     def public_names(self) -> list[Row]:

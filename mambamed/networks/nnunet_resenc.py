@@ -37,6 +37,7 @@ class NnUNetResEnc(UNet):
 
     Args:
         blocks: residual units of each stage (default: 1, 3, 4, 6, 6, ...).
+        decoder_blocks: conv units of each decoder step, the coarsest first; one number, or one per step.
         plan: see `topology.make_topology`.
     """
 
@@ -46,6 +47,7 @@ class NnUNetResEnc(UNet):
         out_channels: int,
         *,
         blocks: int | Sequence[int] | None = None,
+        decoder_blocks: int | Sequence[int] = 1,
         norm: Norm = "instance",
         deep_supervision: bool = True,
         gradient_checkpointing: bool = False,
@@ -56,7 +58,8 @@ class NnUNetResEnc(UNet):
         counts = per_stage("blocks", blocks or _BLOCKS[:count], count)
         encoder = residual_encoder(in_channels, topology, counts, norm)
         unit = functools.partial(ConvUnit, norm=norm)
-        steps = transposed_steps(topology, unit, [1] * (len(encoder) - 1))
+        of_steps = per_stage("decoder_blocks", decoder_blocks, len(encoder) - 1)
+        steps = transposed_steps(topology, unit, of_steps)
         super().__init__(topology, encoder, steps, out_channels, deep_supervision, gradient_checkpointing)
 
     def public_names(self) -> list[Row]:

@@ -94,6 +94,7 @@ def make_topology(
     kernels: PerStage | None = None,
     patch_size: Sequence[int] | None = None,
     spacing_mm: Sequence[float] | None = None,
+    widths: Sequence[int] | None = None,
 ) -> Topology:
     """The topology of a recipe's options; RecipeError if they contradict each other.
 
@@ -105,6 +106,7 @@ def make_topology(
         patch_size: voxels (x, y, z); without `stages` and `strides`, nnU-Net's rule plans strides and kernels
             for it, see `unet_topology`.
         spacing_mm: of the prepared grid, for that rule (default: isotropic).
+        widths: one per stage, instead of `channels` and `max_channels`.
 
     >>> make_topology(32, 320).widths
     (32, 64, 128, 256, 320, 320)
@@ -113,21 +115,19 @@ def make_topology(
         if patch_size is not None and stages is None and strides is None:
             strides, planned = unet_topology(patch_size, spacing_mm or (1.0, 1.0, 1.0))
             kernels = kernels or planned
-        count = stages or (len(strides) if strides else 6)
+        count = stages or len(strides or widths or range(6))
         strides = strides or [1, *([2] * (count - 1))]
         kernels = kernels or [3] * count
         made = Topology(
-            widths=tuple(min(channels * 2**i, max_channels) for i in range(count)),
+            widths=tuple(widths or (min(channels * 2**i, max_channels) for i in range(count))),
             strides=tuple(_triple(stride) for stride in strides),
             kernels=tuple(_triple(kernel) for kernel in kernels),
         )
     except (TypeError, ValueError) as error:
         raise RecipeError(f"network: strides, kernels, patch_size or spacing_mm: {error}") from error
-    if not len(strides) == len(kernels) == count >= 2:
-        raise RecipeError(
-            f"network: {count} stages, {len(strides)} strides, {len(kernels)} kernels: give the same number, "
-            "at least 2"
-        )
+    if not len(made.widths) == len(strides) == len(kernels) == count >= 2:
+        lengths = f"{count} stages, {len(strides)} strides, {len(kernels)} kernels, {len(made.widths)} widths"
+        raise RecipeError(f"network: {lengths}: give the same number, at least 2")
     if any(k % 2 == 0 for kernel in made.kernels for k in kernel):
         raise RecipeError(f"network.kernels: {list(kernels)}: an even size shifts the grid. Use odd numbers.")
     return made

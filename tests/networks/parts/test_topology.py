@@ -38,6 +38,11 @@ def test_what_a_recipe_lists_goes_before_the_rule() -> None:
     assert (made.strides[1], made.kernels[0]) == (PLANE, CUBE)
 
 
+def test_widths_may_be_listed() -> None:
+    assert make_topology(widths=[4, 8, 12]).widths == (4, 8, 12)
+    assert make_topology(widths=[4, 8, 12]).strides == ((1, 1, 1), (2, 2, 2), (2, 2, 2))
+
+
 def test_the_divisor_is_the_product_of_the_strides() -> None:
     assert make_topology(8, 64, strides=[1, [1, 2, 2], 2]).divisor == (2, 4, 4)
 
