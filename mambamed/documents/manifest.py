@@ -63,6 +63,9 @@ class DatasetManifest(Document):
     regions: dict[Name, Annotated[tuple[int, ...], Field(min_length=1)]] = Field(default_factory=dict)
     """Region name -> the labels it unites; may overlap ("WT": (1, 2, 3)). Empty: labels exclude each other
     and are predicted by softmax."""
+    region_values: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = ()
+    """Label that each region writes into a mask, later regions over earlier ones, as nnU-Net's
+    `regions_class_order`. Empty: regions with fewer labels are written over those with more."""
     landmarks: Names = ()
     """Names of the landmarks, in the network's output order."""
     classes: Names = ()
@@ -98,7 +101,15 @@ class DatasetManifest(Document):
                 raise ValueError(
                     f"regions: {region} names labels {unknown} that are not among {sorted(values)}"
                 )
+        if self.region_values and len(self.region_values) != len(self.regions):
+            raise ValueError(
+                f"region_values: expected one per region, {len(self.regions)}, got {len(self.region_values)}"
+            )
         return self
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready values, without empty `region_values`."""
+        return {key: value for key, value in super().to_json().items() if value or key != "region_values"}
 
     @property
     def foreground(self) -> dict[str, tuple[int, ...]]:
@@ -109,7 +120,7 @@ class DatasetManifest(Document):
 
     def difference(self, other: DatasetManifest) -> str | None:
         """The first key, apart from the name, in which another manifest differs, with both values."""
-        for key in ("channels", "labels", "regions", "landmarks", "classes"):
+        for key in ("channels", "labels", "regions", "region_values", "landmarks", "classes"):
             mine, theirs = getattr(self, key), getattr(other, key)
             in_order = key in {"channels", "regions"}  # that of the network's inputs and outputs
             if mine != theirs or (in_order and list(mine) != list(theirs)):
@@ -174,8 +185,8 @@ def agreed_manifest(
             raise _differs(recipe, manifest, f"{key} {unknown} are not among those", list(found))
         if choose and chosen is not None:
             changes[key] = chosen
-    if wanted.regions is not None:
-        changes["regions"] = wanted.regions
+    if wanted.regions is not None and list(wanted.regions.items()) != list(manifest.regions.items()):
+        changes |= {"regions": wanted.regions, "region_values": ()}
     if choose:
         numbers = [name for name, kind in wanted.covariates.items() if kind == "number"]
         ranges = manifest.covariate_ranges

@@ -51,7 +51,10 @@ class Segmentation(Task):
         self.by_regions = bool(manifest.regions)
         if self.by_regions:
             self.names = tuple(manifest.regions)
-            self.order, self.values = region_writing(manifest.regions)
+            if manifest.region_values:
+                self.order, self.values = tuple(range(len(self.names))), manifest.region_values
+            else:
+                self.order, self.values = region_writing(manifest.regions)
             members = [[v in manifest.regions[name] for name in self.names] for v in self._label_values]
         else:
             name_of = {value: name for name, value in labels.items()}

@@ -20,6 +20,20 @@ def test_regions_of_nnunet_become_labels_and_regions(tmp_path) -> None:
     assert manifest.regions == {"whole": (1, 2, 3), "core": (2, 3), "active": (3,)}
 
 
+def test_regions_keep_the_order_of_the_file(tmp_path) -> None:
+    nnunet(tmp_path, labels={"background": 0, "edema": 1, "whole": [1, 2], "ignore": 3})
+    manifest = convert(tmp_path).manifest
+    assert list(manifest.regions.items()) == [("edema", (1,)), ("whole", (1, 2))]
+    assert manifest.labels == {"background": 0, "edema": 1, "label_2": 2, "ignore": 3}
+
+
+def test_lists_of_one_value_are_labels(tmp_path) -> None:
+    """nnU-Net trains regions only if a list has several values."""
+    nnunet(tmp_path, labels={"background": 0, "a": [1], "b": [2]})
+    manifest = convert(tmp_path).manifest
+    assert (manifest.labels, manifest.regions) == ({"background": 0, "a": 1, "b": 2}, {})
+
+
 @pytest.mark.parametrize(
     ("lost", "words"),
     [("imagesTr/c1_0001.nii.gz", "c1: channel c1_0001 is missing"), ("labelsTr/c1.nii.gz", "c1: no label")],

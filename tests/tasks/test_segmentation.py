@@ -150,6 +150,17 @@ def test_regions_in_any_order_write_their_own_labels():
     assert order == (2, 1, 0) and values == (3, 1, 2)
 
 
+def test_regions_write_the_labels_that_the_manifest_gives_in_its_order():
+    """B is written last, with 3, although A has fewer labels and would write 2 by the rule."""
+    regions = {"A": (1, 2), "B": (2, 3, 1)}
+    fields = {"labels": {"background": 0, "a": 1, "b": 2, "c": 3}, "regions": regions}
+    manifest = DatasetManifest(name="d", channels={"x": "mri"}, region_values=(1, 3), **fields)
+    logits = np.array([[1.0, 1, -1], [-1, 1, -1]]).reshape(2, 3, 1, 1)
+    assert Segmentation(recipe(), manifest).decode(logits).ravel().tolist() == [1, 3, 0]
+    with pytest.raises(ValueError, match="region_values: expected one per region, 2, got 1"):
+        manifest.changed(region_values=(1,))
+
+
 def test_two_equal_regions_cannot_be_written():
     with pytest.raises(DatasetError, match=r"region a .*label map cannot show it"):
         region_writing({"a": (1, 2), "b": (2, 1)})

@@ -102,14 +102,17 @@ def labels_and_regions(
 ) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
     """Labels and regions of nnU-Net's `labels`: values, or lists of values if regions overlap.
 
+    The regions keep their order, which is that of nnU-Net's outputs. If no list has several values, all are
+    labels.
+
     >>> labels_and_regions({"background": 0, "whole": (1, 2), "core": 2})
     ({'background': 0, 'label_1': 1, 'core': 2}, {'whole': (1, 2), 'core': (2,)})
     """
+    several = {name: value if isinstance(value, tuple) else (value,) for name, value in section.items()}
+    if all(len(values) == 1 for values in several.values()):
+        return {name: values[0] for name, values in several.items()}, {}
     numbers = {name: value for name, value in section.items() if isinstance(value, int)}
-    regions = {name: value for name, value in section.items() if isinstance(value, tuple)}
-    if not regions:
-        return numbers, {}
-    regions |= {name: (value,) for name, value in numbers.items() if value != 0 and name != IGNORE}
+    regions = {name: values for name, values in several.items() if set(values) != {0} and name != IGNORE}
     ignored = {numbers[IGNORE]} if IGNORE in numbers else set()
     values = sorted({value for members in regions.values() for value in members} | ignored)
     named = {value: name for name, value in numbers.items()}
