@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import pickletools
+import re
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +31,8 @@ from mambamed.run.tensors import MOST_NUMBERS, read_flat
 _MOST_MEMBERS = 100_000
 _LONGEST_PICKLE = 2**23  # 200 bytes per tensor are usual
 _MOST_AXES = 8
+_MOST_VALUES = 1_000_000  # of what is no tensor, and is asked for
+_NUMPY_NUMBER = re.compile(r"b1|[iu][1248]|f[248]")
 _REMEDY = "Ask for a safetensors file, or for the file as torch.save wrote it."
 _PLAIN = "Ask for a safetensors file, or save its state dict alone."
 # Where checkpoints of training frameworks keep the weights, nnU-Net's first
@@ -92,12 +96,53 @@ class _View:
     stride: tuple[int, ...]
 
 
+@dataclass
+class _NumpyType:
+    """A type of NumPy's numbers."""
+
+    code: str
+    byte_order: str = "="
+
+
+@dataclass(frozen=True)
 class _Other:
-    """A value that is no weight: a number of NumPy, a device, a type, ..."""
+    """A value that is neither weight, number nor text: a device, an array of NumPy, ..."""
+
+    name: str = "an object"
 
 
 class _MalformedError(Exception):
     pass
+
+
+@dataclass(frozen=True)
+class TorchFile:
+    """What a file of `torch.save` describes; the numbers of its tensors are not read yet."""
+
+    path: Path
+    content: Any
+    members: Mapping[str, Member]
+    prefix: str
+
+    def weights(self) -> dict[str, Tensor]:
+        """The named tensors: of a state dict, alone or in a checkpoint; errors as of `read_torch_file`."""
+        return _weights_of(self)
+
+    def value(self, *keys: str) -> Any:
+        """What stands below keys of nested dictionaries, JSON-ready: lists for tuples, numbers for NumPy's.
+
+        None if there is no such key.
+
+        Raises:
+            ModelError: it holds something else than text, numbers, lists and dictionaries; it is named.
+        """
+        found = self.content
+        for key in keys:
+            found = found.get(key) if isinstance(found, Mapping) else None
+        try:
+            return _plain(found, f"{self.path}: {'.'.join(keys)}", [_MOST_VALUES])
+        except RecursionError as error:
+            raise ModelError(f"{self.path}: {'.'.join(keys)}: nested too deeply. {_PLAIN}") from error
 
 
 def read_torch_file(path: Path) -> dict[str, Tensor]:
@@ -106,6 +151,11 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: it is of another kind, damaged, holds more than data, or claims more than it holds.
     """
+    return open_torch_file(path).weights()
+
+
+def open_torch_file(path: Path) -> TorchFile:
+    """Read what a file of `torch.save` describes; errors as of `read_torch_file`."""
     try:
         with path.open("rb") as file:
             start = file.read(4)
@@ -132,12 +182,19 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
             content = _followed(described)
     except (_MalformedError, ValueError, TypeError, IndexError, KeyError, Warning) as error:
         raise ModelError(f"{described}: does not describe tensors ({error}). Copy the file again.") from error
+    return TorchFile(path, content, members, prefix)
+
+
+def _weights_of(file: TorchFile) -> dict[str, Tensor]:
+    path, content, members, prefix = file.path, file.content, file.members, file.prefix
     for key in _WEIGHTS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
     if not isinstance(content, Mapping):
-        kind = {_View: "a tensor", _Other: "one value"}.get(type(content), type(content).__name__)
+        kind = {_View: "a tensor", _Other: "one value", bytes: "one value"}.get(
+            type(content), type(content).__name__
+        )
         raise ModelError(f"{path}: holds {kind}, not named tensors. Save the state dict.")
     views = {str(name): view for name, view in content.items() if isinstance(view, _View)}
     if not views:
@@ -150,6 +207,21 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
         if key not in storages:
             storages[key] = _read_storage(members[f"{prefix}data/{key}"], view.storage.dtype)
     return {name: _placed(storages[view.storage.key], view) for name, view in views.items()}
+
+
+def _plain(value: Any, where: str, left: list[int]) -> Any:
+    """See `TorchFile.value`; `left` counts down, as a pickle may name one list many times."""
+    left[0] -= 1
+    if left[0] < 0:
+        raise ModelError(f"{where}: expected at most {_MOST_VALUES} values. {_PLAIN}")
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{where}.{key}", left) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}.{number}", left) for number, item in enumerate(value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    kind = value.name if isinstance(value, _Other) else "a tensor" if isinstance(value, _View) else str(value)
+    raise ModelError(f"{where}: expected text, numbers, lists or dictionaries, got {kind}. {_PLAIN}")
 
 
 def _placed(storage: Tensor, view: _View) -> Tensor:
@@ -238,7 +310,9 @@ def _followed(described: Member) -> Any:
                 if isinstance(stack[-1], dict):
                     stack[-1].update(zip(map(_key, values[::2]), values[1::2], strict=True))
             case "BUILD":
-                last(1)  # the attributes of a value, which are not weights
+                (state,) = last(1)  # the attributes of a value, which are not weights
+                if isinstance(stack[-1], _NumpyType) and isinstance(state, tuple) and len(state) > 1:
+                    stack[-1].byte_order = str(state[1])
             case "GLOBAL":
                 stack.append(_known(str(value), described))
             case "REDUCE" | "NEWOBJ":
@@ -276,13 +350,30 @@ def _made(called: Any, arguments: Any) -> Any:
         return {_key(key): value for key, value in pairs}
     if name in {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}:
         return arguments[0]
+    if name == "_codecs.encode" and isinstance(arguments[0], str) and arguments[1] == "latin1":
+        return arguments[0].encode("latin1")  # bytes, in pickles of protocol 2
+    if name == "numpy.dtype":
+        return _NumpyType(str(arguments[0]))
+    if name.endswith("multiarray.scalar") and len(arguments) == 2:
+        return _number(*arguments)
     if name != "torch._utils._rebuild_tensor_v2":
-        return _Other()
+        return _Other(name or "an object")
     storage, offset, shape, stride = arguments[:4]
     whole = all(type(n) is int and 0 <= n <= MOST_NUMBERS for n in (offset, *shape, *stride))
     if not isinstance(storage, _Storage) or not whole or not len(shape) == len(stride) <= _MOST_AXES:
         raise _MalformedError("a tensor without storage, shape or stride")
     return _View(storage, offset, tuple(shape), tuple(stride))
+
+
+def _number(kind: Any, data: Any) -> Any:
+    """A number of NumPy from its bytes."""
+    known = isinstance(kind, _NumpyType) and _NUMPY_NUMBER.fullmatch(kind.code)
+    if not known or kind.byte_order not in ("<", ">", "|", "=") or not isinstance(data, bytes):
+        return _Other("numpy.generic")
+    dtype = np.dtype(kind.byte_order + kind.code)
+    if len(data) != dtype.itemsize:
+        raise _MalformedError("a number of another length than its type")
+    return np.frombuffer(data, dtype)[0].item()
 
 
 def _storage(identifier: Any) -> _Storage | _Other:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mambamed.errors import ModelError
-from mambamed.run.torch_files import read_torch_file
+from mambamed.run.torch_files import open_torch_file, read_torch_file
 
 
 def saved(path, content):
@@ -54,6 +54,43 @@ def test_what_torch_saves_comes_back(tmp_path, content) -> None:
     for name, tensor in wanted.items():
         assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor.detach()), name
         assert found[name].stride() == tensor.stride()
+
+
+def test_what_is_no_tensor_comes_back_as_plain_data(tmp_path) -> None:
+    numbers = [np.float64(0.1), np.float32(0.5), np.int64(-3), np.uint8(7), np.bool_(True), np.float16(2)]
+    content = {
+        "args": {
+            "plans": {"x": [1, (2.5, None)], 3: "é"},
+            "numbers": numbers,
+        },
+        "weights": {"w": torch.ones(2)},
+        "device": torch.device("cpu"),
+        "array": {"a": np.ones(3)},
+    }
+    file = open_torch_file(saved(tmp_path / "w.pth", content))
+    assert file.value("args", "plans") == {"x": [1, [2.5, None]], "3": "é"}
+    found = file.value("args", "numbers")
+    assert found == [0.1, 0.5, -3, 7, True, 2.0] and [type(n) for n in found][2:5] == [int, int, bool]
+    assert file.value("args", "none") is None and file.value("none", "below") is None
+    for key, kind in (("weights", "weights.w: .* got a tensor"), ("device", "device: .* got torch.device")):
+        with pytest.raises(ModelError, match=f"w.pth: {kind}"):
+            file.value(key)
+    with pytest.raises(ModelError, match=r"array\.a: expected text, numbers, .* got numpy"):
+        file.value("array")
+
+
+def test_data_that_name_a_list_many_times_are_refused(tmp_path) -> None:
+    """A pickle of a few bytes that would unfold to 2^40 values, and one that holds itself."""
+    many: list = [1]
+    for _ in range(40):
+        many = [many, many]
+    endless: list = []
+    endless.append(endless)
+    file = open_torch_file(saved(tmp_path / "w.pth", {"many": many, "endless": endless}))
+    with pytest.raises(ModelError, match=r"many.*: expected at most 1000000 values"):
+        file.value("many")
+    with pytest.raises(ModelError, match="endless: nested too deeply"):
+        file.value("endless")
 
 
 def rewritten(path, change=lambda name, data: data, compression=zipfile.ZIP_STORED, extra=()):
