@@ -661,37 +661,50 @@ def compare(
 
 def import_weights(
     weights: AnyPath,
-    recipe: AnyRecipe,
-    output: AnyPath,
+    recipe: AnyRecipe | None = None,
+    output: AnyPath = Path("runs/imported"),
     data: AnyPath | None = None,
     set: Texts | None = None,
     axis_order: Literal["zyx", "xyz"] | None = None,
-    fold: int = 0,
+    fold: int | None = None,
 ) -> ImportSummary:
     """Convert published weights into a run folder that can be used for prediction.
 
     Supports nnMamba, SegMamba, U-Mamba, TamingMambas and nnU-Net. No code in the file is executed. Loading is
     strict: every missing, unexpected or mismatched key is reported.
 
+    A model of nnU-Net 2 needs no recipe: network, preprocessing, labels, regions and mirroring are read from
+    the checkpoint, or from plans.json and dataset.json in the model folder.
+
     Args:
-        weights: Published state dict (.safetensors, .pth) or nnU-Net checkpoint.
-        recipe: Recipe that describes the network as it was trained.
+        weights: Published state dict (.safetensors, .pth), nnU-Net checkpoint, or nnU-Net model folder, of
+            which all folds are converted.
+        recipe: Recipe that describes the network as it was trained (not needed for nnU-Net).
         output: Output run folder.
         data: Prepared dataset, for settings that the recipe does not specify.
         set: Override a recipe key, e.g. network.head=paper.
         axis_order: Axis order of the training arrays: zyx if read with SimpleITK, xyz with nibabel (default:
             as the authors of the network read them).
-        fold: Fold number to store the weights under.
+        fold: Fold number to store the weights under (default: that of the nnU-Net checkpoint, else 0).
     """
+    from mambamed.errors import RecipeError
     from mambamed.recipe import load_recipe
 
+    if recipe is None:
+        for option, value in (("-d", data), ("--set", set), ("--axis-order", axis_order)):
+            if value is not None:
+                raise RecipeError(f"{option}: needs --recipe. Remove it, or give the recipe of the network.")
+        _check_input(Path(weights))
+        from mambamed.run.import_nnunet import import_nnunet
+
+        return import_nnunet(Path(weights), Path(output), fold)
     asked = load_recipe(recipe, set or ())
     _check_input(Path(weights))
     if data is not None:
         _check_prepared(Path(data))
     from mambamed.run.import_weights import import_weights
 
-    return import_weights(weights, asked, output, prepared=data, axis_order=axis_order, fold=fold)
+    return import_weights(weights, asked, output, prepared=data, axis_order=axis_order, fold=fold or 0)
 
 
 def demo(

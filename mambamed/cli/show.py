@@ -214,6 +214,7 @@ def import_weights(summary: ImportSummary) -> None:
         ["parameters", _million(summary.parameters)],
         ["tensors in the file", str(summary.tensors)],
         ["axis order of the training arrays", summary.axis_order],
+        ["folds", ", ".join(map(str, summary.folds))],
         ["run", str(summary.run)],
     ]
     _table("imported weights", ["property", "value"], rows)

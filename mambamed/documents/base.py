@@ -64,8 +64,8 @@ class Model(BaseModel):
         return cls.checked(content, path)
 
     @classmethod
-    def checked(cls: type[Reading], content: Any, path: Source) -> Reading:
-        """Check parsed JSON; `path` is named in the faults."""
+    def checked(cls: type[Reading], content: Any, path: Source | str) -> Reading:
+        """Check parsed JSON; `path`, a file or a place in one, is named in the faults."""
         return validated(cls, content, path, cls.FAULT, cls.REMEDY)
 
     def changed(self: Reading, **changes: Any) -> Reading:
@@ -95,7 +95,7 @@ class Document(Model):
     """Version of this kind of file; files of mambamed 0.1.0 have none and count as 1."""
 
     @classmethod
-    def checked(cls: type[Reading], content: Any, path: Source) -> Reading:
+    def checked(cls: type[Reading], content: Any, path: Source | str) -> Reading:
         """Check parsed JSON, after its format; see `Model.checked`."""
         newest = getattr(cls, "FORMAT", 1)
         for key in getattr(cls, "NUMBERS", ()):
@@ -125,7 +125,7 @@ class ForeignDocument(Model):
 def validated(
     model: type[AnyModel],
     content: Any,
-    path: Source,
+    path: Source | str,
     fault: type[MambamedError] = DatasetError,
     remedy: str = "Correct the file.",
 ) -> AnyModel:

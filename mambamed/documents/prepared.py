@@ -102,7 +102,7 @@ class PreparedIndex(DatasetManifest):
         return self
 
     @classmethod
-    def checked(cls, content: Any, path: Source) -> PreparedIndex:
+    def checked(cls, content: Any, path: Source | str) -> PreparedIndex:
         """Check what `read_json` gave; see `Document.checked`."""
         if isinstance(content, Mapping) and "prepared_format" not in content:
             raise DatasetError(

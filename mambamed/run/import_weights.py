@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mambamed.documents.plan import Plan, per_case
+from mambamed.documents.splits import FoldName
 from mambamed.errors import ModelError, RecipeError
 from mambamed.io.atomic import write_bytes
 from mambamed.io.lock import reading
@@ -29,6 +30,7 @@ from mambamed.run.checkpoint import encode_checkpoint, load_weights
 from mambamed.run.cost import manifest_of
 from mambamed.run.folder import Run, check_writing, create_run, planned_run, writing
 from mambamed.run.model import make_network
+from mambamed.run.nnunet_model import mirrored_axes
 from mambamed.run.tensors import read_tensors
 from mambamed.run.torch_files import read_torch_file
 
@@ -51,7 +53,8 @@ class ImportSummary:
     network: str
     tensors: int  # how many tensors of the file it took
     parameters: int  # of the network
-    axis_order: AxisOrder  # of the arrays that the weights were trained on
+    axis_order: str  # of the arrays that the weights were trained on, e.g. zyx
+    folds: tuple[FoldName, ...]  # of the run, that were imported
     notes: tuple[str, ...] = ()  # what was changed or assumed, one sentence or two each
 
 
@@ -91,6 +94,11 @@ def import_weights(
     check_writing(output, [fold], [weights])
     public = read_state_dict(weights)
     options, notes = settle_options(name, recipe.network.options, public)
+    if (allowed := mirrored_axes(weights)) is not None:
+        axes = tuple(sorted(axis_order[axis] for axis in allowed))
+        if {*axes} != {*recipe.training.augment.mirror}:
+            recipe = _mirroring(recipe, axes)
+            notes += (f"mirrored axes: {', '.join(axes) or 'none'}, as in the checkpoint.",)
     if axis_order == "zyx" and "axis_order" in options_of(name):
         options["axis_order"] = "zyx"
     if prepared is None:
@@ -123,19 +131,33 @@ def import_weights(
     load_weights(network, counters | translation.weights, weights)  # some files lack the counters
     with writing(output, [fold], [weights]):
         create_run(run, folds=[fold])
-        facts = {"step": 0, "epoch": 0, "imported_from": weights.name, "axis_order": axis_order}
-        tensors = {f"network.{key}": tensor for key, tensor in network.state_dict().items()}
-        content = encode_checkpoint(tensors, facts)
-        files = [run.checkpoint(fold, checkpoint) for checkpoint in ("best", "last")]
-        if any(file.is_file() and file.read_bytes() != content for file in files):
-            raise RecipeError(
-                f"{run.fold_folder(fold)}: already contains a trained model. Give another -o or --fold."
-            )
-        for file in files:
-            write_bytes(file, content)
+        write_fold(run, fold, network, {"imported_from": weights.name, "axis_order": axis_order})
     parameters = sum(p.numel() for p in network.parameters())
     notes += translation.notes
-    return ImportSummary(output, name, len(translation.weights), parameters, axis_order, notes)
+    return ImportSummary(output, name, len(translation.weights), parameters, axis_order, (fold,), notes)
+
+
+def write_fold(run: Run, fold: FoldName, network: nn.Module, facts: Mapping[str, Any]) -> None:
+    """Write imported weights as both checkpoints of a fold.
+
+    Raises RecipeError: the fold has other weights.
+    """
+    tensors = {f"network.{key}": tensor for key, tensor in network.state_dict().items()}
+    content = encode_checkpoint(tensors, {"step": 0, "epoch": 0, **facts})
+    files = [run.checkpoint(fold, checkpoint) for checkpoint in ("best", "last")]
+    if any(file.is_file() and file.read_bytes() != content for file in files):
+        raise RecipeError(
+            f"{run.fold_folder(fold)}: already contains a trained model. Give another -o or --fold."
+        )
+    for file in files:
+        write_bytes(file, content)
+
+
+def _mirroring(recipe: Recipe, axes: tuple[str, ...]) -> Recipe:
+    """The recipe with the axes that are mirrored."""
+    training = recipe.training
+    augment = training.augment.model_copy(update={"mirror": axes})
+    return recipe.model_copy(update={"training": training.model_copy(update={"augment": augment})})
 
 
 def _with_options(recipe: Recipe, options: Mapping[str, Any]) -> Recipe:

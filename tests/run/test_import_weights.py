@@ -81,6 +81,17 @@ def test_an_imported_run_answers_as_the_original(tmp_path, axis_order) -> None:
         torch.testing.assert_close(answer, network(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("axis_order", "axes"), [("zyx", ("x", "z")), ("xyz", ("x", "z"))])
+def test_a_checkpoint_of_nnunet_says_which_axes_are_mirrored(tmp_path, axis_order, axes) -> None:
+    content = {"network_weights": public(original()), "inference_allowed_mirroring_axes": (0, 2)}
+    torch.save(content, tmp_path / "c.pth")
+    recipe = recipe_in(tmp_path)
+    assert recipe.training.augment.mirror == ("x", "y", "z")
+    summary = import_weights(tmp_path / "c.pth", recipe, tmp_path / "run", axis_order=axis_order)
+    assert Run.open(tmp_path / "run").recipe.training.augment.mirror == axes
+    assert summary.notes == ("mirrored axes: x, z, as in the checkpoint.",)
+
+
 def test_an_imported_run_predicts(tmp_path) -> None:
     from mambamed.api import predict
 

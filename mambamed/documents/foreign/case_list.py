@@ -42,7 +42,7 @@ class CaseList(ForeignDocument):
     """Column -> cell."""
 
     @classmethod
-    def checked(cls, content: Any, path: Source) -> CaseList:
+    def checked(cls, content: Any, path: Source | str) -> CaseList:
         """Check the document, or a plain list of cases; empty values are ignored."""
         content = {"cases": content} if isinstance(content, list) else content
         if isinstance(content, dict):

@@ -36,7 +36,7 @@ class TensorTable(Model):
     tensors: dict[str, TensorEntry]
 
     @classmethod
-    def checked(cls, content: Any, path: Source) -> TensorTable:
+    def checked(cls, content: Any, path: Source | str) -> TensorTable:
         """Check what `parse_json` gave; see `Model.checked`."""
         if isinstance(content, Mapping):
             tensors = {name: entry for name, entry in content.items() if name != _METADATA}
