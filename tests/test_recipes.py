@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from mambamed.converters import convert
 from mambamed.io.tables import read_csv
@@ -93,6 +94,17 @@ def test_a_recipe_says_where_its_numbers_come_from(name) -> None:
     assert "Table" in str(recipe.paper["source"])
     assert any(isinstance(number, float) for number in recipe.paper.values())
     assert re.search(r"[Dd]iffers|paper|public code", header), "the header must say what is as in the paper"
+
+
+def test_a_recipe_with_another_network_does_not_inherit_the_papers_numbers() -> None:
+    """brats_segmamba_v2 showed those of the first SegMamba."""
+    documents = {name: yaml.safe_load(path.read_text("utf-8")) for name, path in shipped_recipes().items()}
+    inherited = [
+        name
+        for name, document in documents.items()
+        if "network" in document and "paper" not in document and load_recipe(name).paper
+    ]
+    assert not inherited
 
 
 def test_the_average_of_a_papers_row_is_the_mean_of_its_regions() -> None:
