@@ -20,6 +20,7 @@ A class may also have these attributes:
     public_names    method: the table of its authors' names for `import-weights`; see `public_names`
     public_options  static method: what published weights tell of the options; see `public_names`
     public_axis_order   axis order of the arrays on which its authors trained; default: "zyx"
+    sizes_in_own_order  True if patch and windows are in the order in which it computes, not in X, Y, Z
     examples        options, as in a recipe, one per row of the table in docs/networks.md; default: ("",)
     may_be_zero     options that accept 0 although their default is a whole number above 0
     small           options that make it small enough for tests; default: few channels and stages

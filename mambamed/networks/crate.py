@@ -76,6 +76,7 @@ class Crate(nn.Module):
     """
 
     public_axis_order: ClassVar[AxisOrder] = "xyz"
+    sizes_in_own_order: ClassVar[bool] = True
     examples = ("patch_size: [128, 128, 128]",)
     small: ClassVar = {"patch_size": [24, 24, 32], "width": 16, "depth": 2, "heads": 2}
 

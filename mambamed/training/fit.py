@@ -19,7 +19,6 @@ from mambamed.errors import RecipeError
 from mambamed.memory import is_out_of_memory, memory_bytes
 from mambamed.networks import network_class, options_of
 from mambamed.networks.cost import network_cost
-from mambamed.networks.parts.dense import DenseNetwork
 from mambamed.progress import Progress
 from mambamed.recipe import Recipe
 from mambamed.run.device import autocast
@@ -99,21 +98,40 @@ def device_memory(device: torch.device) -> int:
 def with_patch(recipe: Recipe, plan: Plan, patch: Triple, batch: int) -> Recipe:
     """The recipe with this patch and batch in `training.patch_size` and `training.batch_size`.
 
-    For a network that is planned by patch and spacing, if the recipe lists no stages, they are also in
-    `network.patch_size` and `network.spacing_mm`: strides and kernels then follow nnU-Net's rule for
-    anisotropic grids. They are in the order of the axes of the network.
+    The network gets its `network_sizes`, except that a recipe that gives both patches keeps them, and one
+    that lists stages, strides or kernels keeps these.
     """
     training = recipe.training.model_copy(update={"patch_size": patch, "batch_size": batch})
     changes: dict[str, Any] = {"training": training}
     own = recipe.network.options
-    known = options_of(recipe.network.name)
-    if {"patch_size", "spacing_mm"} <= set(known) and not own.keys() & {"stages", "strides", "kernels"}:
-        permuted = issubclass(network_class(recipe.network.name), DenseNetwork)
-        turn = -1 if permuted and own.get("axis_order") == "zyx" else 1
-        document = recipe.network.model_dump() | {"patch_size": list(patch[::turn])}
-        document.setdefault("spacing_mm", [round(edge, 4) for edge in plan.spacing_mm[::turn]])
-        changes["network"] = type(recipe.network).model_validate(document)
+    sizes = network_sizes(recipe.network.name, patch, plan.spacing_mm, own.get("axis_order"))
+    if own.keys() & {"stages", "strides", "kernels"}:
+        sizes = {key: value for key, value in sizes.items() if key in own}
+    if recipe.training.patch_size is not None and "spacing_mm" not in sizes and "patch_size" in own:
+        sizes = {}
+    if "spacing_mm" in own:
+        sizes.pop("spacing_mm", None)
+    if sizes:
+        changes["network"] = type(recipe.network).model_validate(recipe.network.model_dump() | sizes)
     return recipe.model_copy(update=changes)
+
+
+def network_sizes(
+    name: str, patch: Triple, spacing_mm: Sequence[float], axis_order: object = None
+) -> dict[str, list]:
+    """Options of a network that follow from the patch of the training, in the order of its own axes.
+
+    `patch_size`, for networks with learned positions or windows; also `spacing_mm` for those whose strides
+    and kernels follow nnU-Net's rule for anisotropic grids.
+    """
+    known, network = options_of(name), network_class(name)
+    permuted = getattr(network, "sizes_in_own_order", False) and axis_order == "zyx"
+    turn = -1 if permuted else 1
+    sizes = {
+        "patch_size": list(patch[::turn]),
+        "spacing_mm": [round(edge, 4) for edge in spacing_mm[::turn]],
+    }
+    return {key: value for key, value in sizes.items() if key in known}
 
 
 def probe_step(

@@ -14,7 +14,6 @@ from typing import Any
 from mambamed.documents.plan import Triple
 from mambamed.errors import RecipeError
 from mambamed.memory import free_memory_bytes
-from mambamed.networks import options_of
 from mambamed.preparation.options import parse_bytes
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Silence
@@ -23,7 +22,7 @@ from mambamed.run.folder import planned_run
 from mambamed.run.training_cost import duration
 from mambamed.run.workplace import Workplace
 from mambamed.tasks.proposals import FORMS, NETWORKS_OF_TASKS, Form, Proposal
-from mambamed.training.fit import device_memory, probe_step, smaller_patch
+from mambamed.training.fit import device_memory, network_sizes, probe_step, smaller_patch
 from mambamed.training.measured import measured_step
 from mambamed.training.schedule import Pace, steps_that_fit
 
@@ -46,6 +45,7 @@ class Given:
     channels: int | None = None
     patch: Triple | None = None
     batch: int | None = None
+    axis_order: str | None = None
 
     @classmethod
     def of(cls, asked: dict[str, Any]) -> Given:
@@ -57,6 +57,7 @@ class Given:
             network.get("channels"),
             tuple(patch) if patch else None,
             training.get("batch_size"),
+            network.get("axis_order"),
         )
 
 
@@ -243,11 +244,13 @@ class Sizer:
             choices.append(Choice("network.channels", size.width, size.why_width))
         for number, (name, value) in enumerate(self._form.options.items()):
             choices.append(Choice(f"network.{name}", value, "" if number else self._form.why))
-        if {"patch_size", "spacing_mm"} <= set(options_of(self._network)):
-            spacing = [round(edge, 4) for edge in self._dataset.plan.spacing_mm]
+        spacing = self._dataset.plan.spacing_mm
+        sizes = network_sizes(self._network, size.patch, spacing, self._given.axis_order)
+        why = "the network is built for one patch"
+        if "spacing_mm" in sizes:
             why = "strides and kernels follow nnU-Net's rule for this patch and spacing"
-            choices.append(Choice("network.patch_size", list(size.patch), why))
-            choices.append(Choice("network.spacing_mm", spacing))
+        for number, (option, value) in enumerate(sizes.items()):
+            choices.append(Choice(f"network.{option}", value, "" if number else why))
         return choices
 
 

@@ -99,6 +99,32 @@ def test_a_network_that_permutes_the_volume_gets_patch_and_spacing_in_its_order(
     assert fit.network.options["spacing_mm"] == [5.0, 0.8, 0.8]
 
 
+@pytest.mark.parametrize(
+    ("name", "order", "expected"),
+    [
+        ("unetr", None, [64, 48, 32]),
+        ("unimiss", "xyz", [64, 48, 32]),
+        ("unimiss", "zyx", [32, 48, 64]),
+        ("crate", "zyx", [32, 48, 64]),
+        ("segmamba", "zyx", None),
+    ],
+)
+def test_a_network_for_one_patch_is_built_for_that_of_the_training(name, order, expected) -> None:
+    asked = recipe(name, training={"patch_size": (64, 48, 32)}, **({"axis_order": order} if order else {}))
+    fit = fit_recipe(asked, PLAN, MANIFEST, 8 * GIB, PLACE, Silence(), by_voxels(1.0))
+    assert fit.network.options.get("patch_size") == expected
+    assert "spacing_mm" not in fit.network.options
+
+
+def test_a_smaller_patch_replaces_that_of_the_network_but_not_where_the_recipe_gives_both() -> None:
+    asked = recipe("nnformer", patch_size=[128, 128, 128])
+    fit = fit_recipe(asked, PLAN, MANIFEST, 8 * GIB, PLACE, Silence(), by_voxels(1.0))
+    assert tuple(fit.network.options["patch_size"]) == fit.training.patch_size
+    both = recipe("nnformer", training={"patch_size": (96, 96, 96)}, patch_size=[128, 128, 128])
+    kept = fit_recipe(both, PLAN, MANIFEST, 8 * GIB, PLACE, Silence(), by_voxels(1.0))
+    assert kept.network == both.network
+
+
 def test_the_probe_measures_the_scan_that_a_formula_of_convolutions_leaves_out() -> None:
     """Twice the batch, twice the memory but for the weights; half precision less; with scans more."""
     patch = (32, 32, 32)

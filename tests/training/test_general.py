@@ -96,6 +96,16 @@ def test_what_is_asked_is_kept() -> None:
     assert (recipe.training.patch_size, recipe.training.batch_size) == ((32, 32, 32), 1)
 
 
+def test_a_network_for_one_patch_is_built_for_that_of_the_recipe() -> None:
+    recipe = made(0.02, 0.2, asked={"network": {"name": "unimiss"}}).recipe
+    assert recipe.network.options["patch_size"] == [40, 56, 40]
+    turned = {"name": "unimiss", "axis_order": "zyx"}
+    training = {"patch_size": [64, 48, 32]}
+    overrides = ["training.patch_size=[64,48,32]", "network.axis_order=zyx"]
+    recipe = made(0.02, 0.2, asked={"network": turned, "training": training}, overrides=overrides).recipe
+    assert recipe.network.options["patch_size"] == [32, 48, 64]
+
+
 @pytest.mark.parametrize(
     ("fields", "task"),
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -53,6 +53,8 @@ class DenseNetwork(nn.Module):
         patch_size: the only shape on which the network computes, e.g. because of learned positions, in the
             order D, H, W. A smaller input is padded to it, a larger one is a RecipeError.
     """
+
+    sizes_in_own_order: ClassVar[bool] = True
 
     def __init__(
         self,
