@@ -45,6 +45,7 @@ class Segmentation(Task):
         if len(manifest.labels) < 2:
             raise DatasetError(f"{manifest.name}: has no foreground label: there is nothing to segment.")
         self._loss, self._spacing_mm = recipe.training.loss, spacing_mm
+        self._network = recipe.network.name
         labels = {name: value for name, value in manifest.labels.items() if name != IGNORE}
         self._ignored = manifest.labels.get(IGNORE)
         self._label_values = sorted(labels.values())
@@ -133,11 +134,19 @@ class Segmentation(Task):
                 the nearest voxel. The boundary loss is only that of the finest depth.
             target: `(B, X, Y, Z)` from `encode`; voxels of the label "ignore" do not count.
 
+        Raises:
+            RecipeError: the network is a classification network.
+
         Source:
             Isensee et al. 2021 (nnU-Net), "Training procedure": Dice + CE, weights halved at each depth.
             In contrast to nnU-Net, the coarsest depth counts too.
         """
         depths = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+        if depths[0].ndim != 5:
+            raise RecipeError(
+                f"network.name: {self._network} is a classification network; segmentation needs one with a "
+                "dense output."
+            )
         weights = depth_weights(self._loss.depth_weights, len(depths))
         total = torch.zeros((), device=depths[0].device)
         for logits, weight in zip(depths, weights, strict=True):

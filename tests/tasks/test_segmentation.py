@@ -190,6 +190,11 @@ def test_the_number_of_outputs():
     assert by_regions().names == ("WT", "TC", "ET")
 
 
+def test_a_network_of_cases_is_refused() -> None:
+    with pytest.raises(RecipeError, match="nnmamba is a classification network"):
+        by_labels().loss(torch.zeros(2, 4), torch.zeros(2, 3, 3, 3))
+
+
 def test_a_dataset_without_labels_is_refused():
     with pytest.raises(DatasetError, match="nothing to segment"):
         Segmentation(recipe(), DatasetManifest(name="d", channels={"a": "mri"}, labels={"background": 0}))
