@@ -109,8 +109,7 @@ def relative_index(size: Triple, form: RelativeIndex) -> Tensor:
     The factor of the first axis is 3 b - 1 in the public code for windows of (a, b, c) tokens. The exact one
     is (2 b - 1) (2 c - 1), which gives each relative position an entry of its own.
     """
-    _, b, c = size
-    factors = (3 * b - 1, 2 * b - 1, 1) if form == "public" else ((2 * b - 1) * (2 * c - 1), 2 * c - 1, 1)
+    factors = _factors(size, form)
     count = math.prod(size)
     index = torch.zeros(count, count, dtype=torch.long)
     axes = torch.meshgrid(*(torch.arange(n) for n in size), indexing="ij")
@@ -118,6 +117,12 @@ def relative_index(size: Triple, form: RelativeIndex) -> Tensor:
         at = at.flatten()
         index += factor * (at[:, None] - at[None, :] + n - 1)
     return index
+
+
+def _factors(size: Triple, form: RelativeIndex) -> Triple:
+    """Of the relative position along each axis, in the index of the table of biases."""
+    _, b, c = size
+    return (3 * b - 1, 2 * b - 1, 1) if form == "public" else ((2 * b - 1) * (2 * c - 1), 2 * c - 1, 1)
 
 
 class Attention(nn.Module):
@@ -304,6 +309,16 @@ class NnFormer(DenseNetwork):
         patch = _rounded_up(_three("patch_size", patch_size or default["patch_size"]), token, variant)
         grids, sizes = _grids(patch, token, variant), _sizes(windows or default["windows"], variant)
         divided = [_windows_of(grid, size, variant) for grid, size in zip(grids, sizes, strict=True)]
+        for window in divided:
+            last = sum(
+                2 * (n - 1) * f
+                for n, f in zip(window.size, _factors(window.size, relative_index), strict=True)
+            )
+            if last >= math.prod(2 * n - 1 for n in window.size):
+                raise RecipeError(
+                    f"network.windows: expected no axis much shorter than the others with relative_index: "
+                    f"public, got {list(window.size)}. Change it or use relative_index: exact."
+                )
         width = channels or default["channels"]
         widths = [width * 2**i for i in range(4)]
         depths = _listed("depths", depths, 4)

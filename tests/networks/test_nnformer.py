@@ -448,3 +448,14 @@ def test_zyx_computes_on_the_volume_with_its_axes_reversed() -> None:
     with torch.no_grad():
         for expected, found in zip(network(x), turned(x.permute(0, 1, 4, 3, 2)), strict=True):
             torch.testing.assert_close(found.permute(0, 1, 4, 3, 2), expected)
+
+
+def test_the_public_index_does_not_leave_the_table_of_flat_windows() -> None:
+    """5 x 5 x 1 tokens: it reaches 8 * 14 + 8 * 9 = 184, of 9 * 9 = 81 entries."""
+    flat = dict(variant="acdc", windows=[[5, 5, 1]] * 4, channels=8, heads=[1, 2, 2, 2])
+    flat |= dict(patch_size=[6, 32, 32], drop_path=0.0)
+    with pytest.raises(
+        RecipeError, match=r"network\.windows: expected .* got \[5, 5, 1\]\. Change it or use"
+    ):
+        build_network("nnformer", 1, 2, **flat)
+    build_network("nnformer", 1, 2, **flat, relative_index="exact")(torch.zeros(1, 1, 6, 32, 32))
