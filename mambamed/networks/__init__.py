@@ -95,7 +95,10 @@ def build_network(name: str, in_channels: int, out_channels: int, **options: Any
             )
     may_be_zero = getattr(network, "may_be_zero", ())
     for option, value in options.items():
-        if fact := _fault_of(value, 0 if option in may_be_zero else known[option].default):
+        default = known[option].default
+        if _is_number(default) and not _is_number(value) and not isinstance(value, list | tuple):
+            raise RecipeError(f"network.{option}: expected a number, got {value!r}. Correct the value.")
+        if fact := _fault_of(value, 0 if option in may_be_zero else default):
             raise RecipeError(f"network.{option}: {fact}. Correct the value.")
     try:
         built = network(in_channels, out_channels, **options)
@@ -148,11 +151,15 @@ def _fault_of(value: Any, default: Any) -> str:
     """
     if isinstance(value, list | tuple):
         return next((fault for item in value if (fault := _fault_of(item, 1))), "")
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not _is_number(value):
         return ""
     counts = isinstance(value, int) and isinstance(default, int) and default > 0 and default is not True
     least = 1 if counts else 0
     return "" if least <= value <= _LARGEST else f"expected {least} to {_LARGEST}, got {value}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _hint(word: str, known: Any) -> str:

@@ -21,6 +21,8 @@ from mambamed.networks import build_network
         ),
         ("nnunet", {"channels": 0}, "network.channels: expected 1 to 1048576, got 0. Correct the value."),
         ("nnunet", {"channels": 10**9}, "network.channels: expected 1 to 1048576, got 1000000000. Correct"),
+        ("vitpose", {"heads": True}, "network.heads: expected a number, got True. Correct the value."),
+        ("crate", {"width": "wide"}, "network.width: expected a number, got 'wide'. Correct the value."),
         ("resunet", {"blocks": -1}, "network.blocks: expected 1 to 1048576, got -1. Correct the value."),
         ("resnet", {"dropout": -0.5}, "network.dropout: expected 0 to 1048576, got -0.5. Correct the value."),
         (

@@ -198,6 +198,13 @@ def test_a_patch_is_rounded_up_and_larger_inputs_are_refused() -> None:
         network(torch.zeros(1, 2, 33, 8, 8))
 
 
+def test_the_smallest_patch_leaves_two_voxels_to_normalize() -> None:
+    """One more multiple along the first axis; of a single voxel, instance norm fails in training."""
+    network = small("unimiss", patch_size=[3, 5, 1])
+    assert network.divisor == (32, 32, 32)
+    network.train()(torch.randn(1, 2, 3, 5, 1))
+
+
 @pytest.mark.parametrize(
     ("option", "line"),
     [

@@ -157,8 +157,11 @@ def pad_to_grid(x: Tensor, grid: Triple) -> Tensor:
 def rounded_up_patch(patch_size: Sequence[int], multiple: int | Triple) -> Triple:
     """The option `patch_size` of a network, rounded up along each axis; RecipeError unless of three numbers.
 
-    >>> rounded_up_patch([113, 137, 8], 8)
-    (120, 144, 8)
+    If it is a single multiple along all axes, the first axis gets another one, for the reason of
+    `pad_to_divisor`.
+
+    >>> rounded_up_patch([113, 137, 8], 8), rounded_up_patch([8, 8, 8], 8)
+    ((120, 144, 8), (16, 8, 8))
     """
     if len(patch_size) != 3:
         raise RecipeError(
@@ -166,7 +169,7 @@ def rounded_up_patch(patch_size: Sequence[int], multiple: int | Triple) -> Tripl
         )
     multiples = (multiple,) * 3 if isinstance(multiple, int) else multiple
     x, y, z = (-(-int(size) // each) * each for size, each in zip(patch_size, multiples, strict=True))
-    return x, y, z
+    return (2 * x, y, z) if (x, y, z) == tuple(multiples) else (x, y, z)
 
 
 def pad_to_two_voxels(x: Tensor, stride: int) -> Tensor:
