@@ -670,8 +670,8 @@ def import_weights(
 ) -> ImportSummary:
     """Convert published weights into a run folder that can be used for prediction.
 
-    Supports nnMamba, SegMamba, U-Mamba, TamingMambas and nnU-Net. No code in the file is executed. Loading is
-    strict: every missing, unexpected or mismatched key is reported.
+    Supports the networks with public names in docs/networks.md, and nnU-Net checkpoints. No code in the file
+    is executed. Loading is strict: every missing, unexpected or mismatched key is reported.
 
     A model of nnU-Net 2 needs no recipe: network, preprocessing, labels, regions and mirroring are read from
     the checkpoint, or from plans.json and dataset.json in the model folder.
