@@ -74,6 +74,7 @@ def take_steps(here: Here, loop: Any, state: Any, batch: Any, count: int) -> tup
         began = time.perf_counter()
         loop._take_step(batch)
         here.wait()
+        loop._count()
         seconds.append(time.perf_counter() - began)
         state.counters.step += 1
         taken = state.counters.loss_count > before[1]

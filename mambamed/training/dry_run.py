@@ -15,13 +15,14 @@ from mambamed.batches.loader import Batch
 from mambamed.errors import RecipeError, RunError
 from mambamed.memory import free_memory_bytes, is_out_of_memory, shortage
 from mambamed.networks.cost import network_cost, step_gflops
-from mambamed.run.device import autocast, peak_memory
+from mambamed.run.device import peak_memory
 from mambamed.run.folder import Run
 from mambamed.run.model import input_channels, make_network
 from mambamed.run.training_cost import TrainingCost
 from mambamed.run.workplace import Workplace
 from mambamed.tasks.base import Task
 from mambamed.training.state import TrainingState
+from mambamed.training.step import Steps
 
 _REPEATS = 3
 _ENOUGH_SECONDS = 10.0
@@ -46,7 +47,7 @@ class DryRun:
 
 
 def take_one_step(state: TrainingState, task: Task, batch: Batch, place: Workplace, run: Run) -> DryRun:
-    """Forward, loss, backward and update on one batch of full size, measured; changes the state.
+    """Take training steps on one batch of full size, as the loop does, and measure them; changes the state.
 
     Steps are repeated, at most three times, until ten seconds have passed.
     """
@@ -54,9 +55,10 @@ def take_one_step(state: TrainingState, task: Task, batch: Batch, place: Workpla
     gflops = step_gflops(without_numbers(run), batch.image.shape[1], patch_size, len(batch.image))
     times: list[float] = []
     losses: list[float] = []
+    steps = Steps(state, task, place, run.recipe.training.clip)
     while len(times) <= _REPEATS and sum(times) < _ENOUGH_SECONDS:
         began = time.monotonic()
-        losses.append(_step(state, task, batch, place))
+        losses.append(steps.take(batch, len(times)).read()[0])
         times.append(time.monotonic() - began)
     network = state.network
     return DryRun(
@@ -70,19 +72,6 @@ def take_one_step(state: TrainingState, task: Task, batch: Batch, place: Workpla
         peak_gib=peak_memory(place.device) / 2**30,
         loss=losses[0],
     )
-
-
-def _step(state: TrainingState, task: Task, batch: Batch, place: Workplace) -> float:
-    """One optimizer update; returns the loss before it."""
-    image, target = batch.on(place.device, place.layout)
-    with autocast(place.device, place.precision):
-        outputs = state.network.train()(image)
-    loss = task.loss(outputs, target)
-    state.optimizer.zero_grad(set_to_none=True)
-    state.scaler.scale(loss).backward()
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    return float(loss.detach())  # waits for the device
 
 
 def within_memory(run: Run, place: Workplace) -> tuple[Run, str | None]:

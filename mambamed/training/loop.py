@@ -6,26 +6,26 @@ import math
 import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch.nn.utils import clip_grad_norm_
 
 from mambamed.batches.loader import Batch, PatchReader, batches_ahead, loader_threads
 from mambamed.batches.sampler import PatchSource, random_stream
 from mambamed.documents.splits import NO_FOLD, FoldName
 from mambamed.errors import RunError
-from mambamed.run.device import autocast, peak_memory
+from mambamed.run.device import peak_memory
 from mambamed.run.folder import Run
 from mambamed.run.workplace import Workplace
 from mambamed.training.costs import cost_of
 from mambamed.training.journal import Journal
-from mambamed.training.optimize import RunningStatistics
 from mambamed.training.ranks import Ranks
 from mambamed.training.schedule import Pace, learning_rate, steps_that_fit
 from mambamed.training.state import TrainingState
+from mambamed.training.step import Outcome, Steps, is_finite
 from mambamed.training.stopping import StopRequests
 from mambamed.training.validation_patches import ValidationPatches
 
@@ -64,6 +64,7 @@ class Loop:
         final_passes: number of patches in the validation of whole volumes, for `--max-hours`.
         ranks: this process among those that train together.
         clock: seconds from any starting point.
+        queued: see `Steps`; the loss of such a step is read when the next one is queued.
     """
 
     def __init__(
@@ -78,12 +79,16 @@ class Loop:
         final_passes: int = 0,
         ranks: Ranks = Ranks(),  # noqa: B008 - frozen
         clock: Callable[[], float] = time.monotonic,
+        queued: bool | None = None,
     ) -> None:
         self.run, self.state, self.patches, self.journal = run, state, patches, journal
         self._fold, self._task, self._settings = fold, run.task, run.recipe.training
         self._place, self._final_passes, self._ranks, self._clock = place, final_passes, ranks, clock
-        self._forward = torch.compile(state.network, dynamic=False) if place.compiled else state.network
-        self._statistics = RunningStatistics(state.network)
+        forward = torch.compile(state.network, dynamic=False) if place.compiled else state.network
+        self._steps = Steps(state, run.task, place, self._settings.clip, ranks, forward, queued)
+        self._unread: deque[tuple[int, tuple[str, ...], Outcome]] = (
+            deque()
+        )  # steps whose loss is not counted yet
         self._step_seconds: list[float] = []
         self._cost_told = False
         self._last_lap = clock()
@@ -141,41 +146,33 @@ class Loop:
 
     def _take_step(self, batch: Batch) -> None:
         """One optimizer update, skipped if loss or gradient are not finite."""
-        state, counters, place = self.state, self.state.counters, self._place
+        counters = self.state.counters
         key = (self._settings.seed, stream_of(self._fold), counters.rollbacks, _MODEL_STREAM, counters.step)
         key += () if self._ranks.leads else (self._ranks.rank,)  # dropout differs between processes
         torch.manual_seed(int(random_stream(*key).integers(2**63)))
         self._set_rate(counters.step)
-        image, target = batch.on(place.device, place.layout)
+        self._unread.append((counters.step, batch.case_ids, self._steps.take(batch, counters.step)))
+        self._count(all_but=1 if self._steps.queued else 0)
+        if counters.skipped_in_row:
+            self._count()  # so that a roll-back begins after the same step on every device
 
-        state.network.train()
-        self._statistics.keep()
-        with autocast(place.device, place.precision):
-            outputs = self._forward(image)
-        loss = self._task.loss(outputs, target)
-        state.optimizer.zero_grad(set_to_none=True)
-        state.scaler.scale(loss).backward()
-        self._ranks.average_gradients(state.network.parameters())
-        state.scaler.unscale_(state.optimizer)
-        norm = clip_grad_norm_(state.network.parameters(), self._settings.clip or math.inf)
-        value = self._ranks.mean(float(loss.detach()), place.device)
-        if math.isfinite(value) and math.isfinite(float(norm)):
-            state.scaler.step(state.optimizer)
-            if state.average:
-                state.average.update(state.network, counters.step)
-            counters.loss_sum += value
-            counters.loss_count += 1
-            counters.skipped_in_row = 0
-        else:
-            self._statistics.put_back()
+    def _count(self, all_but: int = 0) -> None:
+        """Count the losses of the steps taken, all but the last ones, which a GPU may still compute."""
+        counters = self.state.counters
+        while len(self._unread) > all_but:
+            step, case_ids, outcome = self._unread.popleft()
+            loss, norm = outcome.read()
+            if is_finite(loss, norm):
+                counters.loss_sum += loss
+                counters.loss_count += 1
+                counters.skipped_in_row = 0
+                continue
             counters.skipped += 1
             counters.skipped_in_row += 1
-            what = f"loss {value}, gradient {float(norm)}"
             self.journal.say(
-                f"step {counters.step}: {what}: skipped ({counters.skipped} so far); "
-                f"patches of {', '.join(batch.case_ids)}"
+                f"step {step}: loss {loss}, gradient {norm}: skipped ({counters.skipped} so far); "
+                f"patches of {', '.join(case_ids)}"
             )
-        state.scaler.update()
 
     def _set_rate(self, step: int) -> None:
         """Set the learning rate of a step, counted from 0."""
@@ -214,6 +211,7 @@ class Loop:
         Returns the reason for stopping if a signal comes during the scoring, which is then done when the
         training is resumed; or None.
         """
+        self._count()
         state, counters, place, task = self.state, self.state.counters, self._place, self._task
         validation, epoch = self.patches.validation, math.ceil(counters.step / self._settings.steps_per_epoch)
         began = self._clock()
@@ -276,6 +274,7 @@ class Loop:
         return self._ranks.agree((steps, planned))
 
     def _save(self) -> None:
+        self._count()
         if self._ranks.leads:
             self.state.save(self.run.checkpoint(self._fold, "last"))
 

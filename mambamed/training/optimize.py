@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+# pyright: reportPrivateImportUsage=false
 import torch
 from torch import Tensor, nn
 
@@ -85,15 +86,18 @@ class WeightAverage:
         self._decay = decay
 
     @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
-        """Include the weights after `step`."""
+    def update(self, network: nn.Module, step: int, skipped: Tensor | None = None) -> None:
+        """Include the weights after `step`, unless `skipped`, a number on their device, is 1."""
         own, new = _unique_tensors(self.network), _unique_tensors(network)
         share = 1 - min(self._decay, (1 + step) / (10 + step))
         floats = [(a, b) for a, b in zip(own, new, strict=True) if a.is_floating_point()]
         # As in torch's own swa_utils: all tensors in one call.
-        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-            [a for a, _ in floats], [b for _, b in floats], share
-        )
+        if skipped is None:
+            torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], share)
+        else:
+            change = torch._foreach_sub([b for _, b in floats], [a for a, _ in floats])
+            torch._foreach_mul_(change, share * (1 - skipped))
+            torch._foreach_add_([a for a, _ in floats], change)
         for a, b in zip(own, new, strict=True):
             if not a.is_floating_point():
                 a.copy_(b)
@@ -116,7 +120,7 @@ class RunningStatistics:
         for kept, live in zip(self._kept, self._live, strict=True):
             kept.copy_(live)
 
-    def put_back(self) -> None:
-        """Restore the remembered buffers."""
+    def put_back(self, wanted: Tensor | None = None) -> None:
+        """Restore the remembered buffers, or only if `wanted`, a number on their device, is 1."""
         for kept, live in zip(self._kept, self._live, strict=True):
-            live.copy_(kept)
+            live.copy_(kept if wanted is None else torch.where(wanted.bool(), kept, live))

@@ -47,6 +47,12 @@ class Ranks:
         dist.all_reduce(tensor)
         return float(tensor) / self.world
 
+    def average(self, numbers: Tensor) -> None:
+        """Replace each number by its mean over all processes, NaN if one is NaN; does not wait for a GPU."""
+        if self.world > 1:
+            dist.all_reduce(numbers)
+            numbers /= self.world
+
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace each gradient by its mean over all processes."""
         if self.world == 1:

@@ -125,6 +125,7 @@ def tiny_loop(
     reader: Any = None,
     compiled: bool = False,
     clock: Any = time.monotonic,
+    queued: bool | None = None,
 ) -> Loop:
     """A loop at step 0; `reader` may wrap the patch reader."""
     run = tiny_run(root, recipe)
@@ -159,6 +160,7 @@ def tiny_loop(
         Journal(run.fold_folder(0), Spoken()),
         final_passes=4,
         clock=clock,
+        queued=queued,
     )
 
 
