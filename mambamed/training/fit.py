@@ -2,13 +2,13 @@
 
 The memory of a convolution network follows from a formula, that of a network with scans does not. So a step
 is taken on the meta device, where tensors have no content, and the memory of all live tensors is counted; on
-a CUDA device the choice is then tried in a real step.
+a CUDA device the choice is then tried in real training steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,11 +19,15 @@ from mambamed.errors import RecipeError
 from mambamed.memory import is_out_of_memory, memory_bytes
 from mambamed.networks import network_class, options_of
 from mambamed.networks.cost import network_cost
-from mambamed.progress import Progress
+from mambamed.preparation.store import PreparedDataset
+from mambamed.progress import Progress, Silence
 from mambamed.recipe import Recipe
-from mambamed.run.device import autocast
+from mambamed.run.folder import Run
 from mambamed.run.model import input_channels, make_network
 from mambamed.run.workplace import Workplace
+from mambamed.training.imagined import ImaginedDataset
+from mambamed.training.session import Session
+from mambamed.training.step import Steps
 
 _USABLE = 0.9  # of the budget; the rest is for workspaces and fragmentation
 _HALF = 0.6  # of float32's memory that bf16 and fp16 need: weights, norms and scans stay in float32
@@ -31,6 +35,7 @@ _STEP = 16  # voxels by which an axis is shortened
 _LEAST = 32
 _LEAST_BATCH = 2
 _MOST_BATCH = 16
+_STEPS = 2  # of a probe on the device
 _GIB = 2**30
 
 Probe = Callable[[Recipe, Triple, int], float]
@@ -148,30 +153,50 @@ def probe_step(
     estimate = cost.training_gib * (_HALF if half else 1.0)
     if place.device.type != "cuda":
         return estimate
-    return max(estimate * 0.5, _on_cuda(recipe, manifest, patch, batch, place))
+    return max(estimate * 0.5, real_step_gib(recipe, manifest, patch, batch, place))
 
 
-def _on_cuda(recipe: Recipe, manifest: DatasetManifest, patch: Triple, batch: int, place: Workplace) -> float:
-    """Peak memory of the allocator during forward and backward, GiB, plus Adam's moments."""
+def real_step_gib(
+    recipe: Recipe, manifest: DatasetManifest, patch: Triple, batch: int, place: Workplace
+) -> float:
+    """Peak memory of training steps on random numbers, GiB; NaN if the device does not count it.
+
+    The steps are those of the training loop: with loss, targets, optimizer, moving average and clipping. Two
+    steps are taken, because the first one makes the optimizer's state. Infinite if memory runs out.
+    """
+    counted = place.device.type == "cuda"
+    before = 0
+    if counted:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(place.device)
+        before = torch.cuda.memory_reserved(place.device)
+    fits = _takes_steps(recipe, manifest, patch, batch, place)
+    if not counted:
+        return float("nan" if fits else "inf")
+    peak = torch.cuda.max_memory_reserved(place.device)
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(place.device)
-    before = torch.cuda.memory_reserved(place.device)
+    return (peak - before) / _GIB if fits else float("inf")
+
+
+def _takes_steps(
+    recipe: Recipe, manifest: DatasetManifest, patch: Triple, batch: int, place: Workplace
+) -> bool:
+    """Take training steps; whether memory sufficed."""
+    training = recipe.training.model_copy(update={"patch_size": patch, "batch_size": batch})
+    recipe = recipe.model_copy(update={"training": training})
     try:
-        network = make_network(recipe, manifest).to(place.device).train()
-        image = torch.zeros(batch, input_channels(recipe, manifest), *patch, device=place.device)
-        with autocast(place.device, place.precision):
-            outputs = network(image.contiguous(memory_format=place.layout))
-        depths = outputs if isinstance(outputs, list) else [outputs]
-        torch.autograd.backward(depths, [torch.zeros_like(depth) for depth in depths])
-        moments = 2 * sum(p.nbytes for p in network.parameters())
-        return (torch.cuda.max_memory_reserved(place.device) - before + moments) / _GIB
+        dataset = ImaginedDataset(recipe, manifest)
+        run = Run(dataset.root, recipe, dataset.plan, manifest)
+        session = Session(run, cast(PreparedDataset, dataset), 0, place, Silence())
+        state, data = session.fresh_state(), session.first_batch()
+        steps = Steps(state, session.task, place, training.clip)
+        for number in range(_STEPS):
+            steps.take(data, number).read()
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        return float("inf")
-    finally:
-        network = image = outputs = depths = None
-        torch.cuda.empty_cache()
+        return False
+    return True
 
 
 def smaller_patch(patch: Triple, median: Sequence[int], used: float, gib: float) -> Triple | None:

@@ -56,10 +56,11 @@ class ImaginedCase:
 class ImaginedDataset:
     """Replaces `PreparedDataset` in a training session: as many cases as a batch, or as classes.
 
-    Raises RecipeError if the recipe takes channels, targets or the patch from the dataset.
+    `manifest` None: that of the recipe; RecipeError if the recipe takes channels or targets from the dataset,
+    or if it has no patch size.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, manifest: DatasetManifest | None = None) -> None:
         patch = recipe.training.patch_size
         if patch is None:
             raise RecipeError(
@@ -67,7 +68,7 @@ class ImaginedDataset:
                 "add --set training.patch_size=[X,Y,Z], or -d PREPARED"
             )
         self.root = Path("random numbers")
-        self.manifest = manifest_of(recipe)
+        self.manifest = manifest or manifest_of(recipe)
         spacing, kind = recipe.preprocess.spacing, recipe.preprocess.normalize
         self.plan = Plan(
             spacing_mm=spacing if isinstance(spacing, tuple) else (1.0, 1.0, 1.0),

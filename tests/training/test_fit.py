@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from types import SimpleNamespace
 from typing import cast
 
@@ -15,8 +16,11 @@ from mambamed.progress import Silence
 from mambamed.recipe import Recipe
 from mambamed.run.folder import create_run, planned_run
 from mambamed.run.workplace import Workplace
-from mambamed.training.fit import fit_recipe, probe_step
+from mambamed.training import fit as fit_module
+from mambamed.training.fit import fit_recipe, probe_step, real_step_gib
+from mambamed.training.step import Steps
 from mambamed.training.training import _fitted
+from tests.exhausted import every_library, fails
 
 GIB = 2**30
 MANIFEST = DatasetManifest(name="made", channels={"ct": "ct"}, labels={"background": 0, "organ": 1})
@@ -134,6 +138,48 @@ def test_the_probe_measures_the_scan_that_a_formula_of_convolutions_leaves_out()
     half = probe_step(recipe(channels=8), MANIFEST, patch, 2, dataclasses.replace(PLACE, precision="bf16"))
     assert half < small
     assert probe_step(recipe(channels=8, mixer="none"), MANIFEST, patch, 2, PLACE) < small
+
+
+def test_the_probe_of_a_device_takes_the_steps_of_the_training(monkeypatch) -> None:
+    """Loss, target, clipping, optimizer and moving average: by the step that loop and dry run take."""
+    taken, take = [], Steps.take
+
+    def watched(self, batch, step):
+        outcome = take(self, batch, step)
+        state, (loss, norm) = self._state, outcome.read()
+        taken.append((step, loss > 0, norm > 0, len(state.optimizer.state) > 0, state.average is not None))
+        return outcome
+
+    monkeypatch.setattr(Steps, "take", watched)
+    asked = recipe(channels=4, training={"ema": 0.9})
+    assert math.isnan(real_step_gib(asked, MANIFEST, (16, 16, 16), 2, PLACE))  # a CPU does not count
+    assert taken == [(0, True, True, True, True), (1, True, True, True, True)]
+
+
+@pytest.mark.parametrize("place", ["torch.Tensor.backward", "torch.optim.AdamW.step", "numpy.stack"])
+@every_library
+def test_a_step_in_which_any_library_runs_out_of_memory_does_not_fit(
+    error, words, place, monkeypatch
+) -> None:
+    monkeypatch.setattr(place, fails(error))
+    asked = recipe(channels=4, training={"optimizer": {"name": "adamw"}})
+    assert real_step_gib(asked, MANIFEST, (16, 16, 16), 1, PLACE) == math.inf
+
+
+def test_other_errors_of_a_probe_are_raised(monkeypatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "backward", fails(RuntimeError("Sizes of tensors must match")))
+    with pytest.raises(RuntimeError, match="must match"):
+        real_step_gib(recipe(channels=4), MANIFEST, (16, 16, 16), 1, PLACE)
+
+
+def test_a_step_that_does_not_fit_on_the_device_makes_the_patch_smaller(monkeypatch) -> None:
+    """Whatever the estimate says: here real steps fit up to 64 voxels along each axis."""
+    gib = {True: 1.0, False: math.inf}
+    monkeypatch.setattr(fit_module, "real_step_gib", lambda _, __, patch, *___: gib[max(patch) <= 64])
+    cuda = dataclasses.replace(PLACE, device=torch.device("cuda", 0))
+    plan = PLAN.changed(shape_median=(96, 96, 96))
+    fit = fit_recipe(recipe(channels=4), plan, MANIFEST, 64 * GIB, cuda, Silence()).training
+    assert max(fit.patch_size) <= 64 and fit.batch_size == 2
 
 
 def test_a_run_that_has_begun_keeps_its_patch(tmp_path) -> None:
