@@ -55,6 +55,7 @@ def learned(here: Here) -> tuple[Any, Any, Any]:
     here.row(learned=True, first_loss=losses[0], last_loss=statistics.mean(losses[-3:]), steps=steps)
     if not here.small and not losses[-1] < 0.8 * losses[0]:
         here.row(fault=f"the loss did not fall: {losses[0]:.3f} to {losses[-1]:.3f}")
+    torch.backends.cudnn.benchmark = False  # as `predict` has it
     shape = (40, 44, 36) if here.small else (240, 240, 155)
     return network.eval(), session, case(shape, 12345)
 

@@ -53,7 +53,7 @@ def training(
     given = [f"training.patch_size={patch}", f"training.batch_size={here.batch}"]
     given += [text.format(patch=patch) for text in overrides] + [f"training.precision={precision}", *changes]
     recipe = load_recipe(recipe_name, given)
-    place, _ = choose_workplace(str(here.device), precision)
+    place, _ = choose_workplace(str(here.device), precision, search=True)
     place = dataclasses.replace(
         place, compiled=compile_steps, **({} if layout is None else {"layout": layout})
     )
@@ -85,26 +85,23 @@ def take_steps(here: Here, loop: Any, state: Any, batch: Any, count: int) -> tup
 def train(here: Here, name: str, precision: str, setting: str = "") -> None:
     """Measure steps of a recipe, and compare their memory with the planner's estimates."""
     layout = torch.channels_last_3d if "channels_last" in setting else None
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = "no_benchmark" not in setting
     changes = ("network.gradient_checkpointing=true",) if "checkpointed" in setting else ()
     estimates: dict[str, float] = {}
     here.free()
-    try:
-        with training(here, name, precision, layout=layout, changes=changes) as (session, state, loop, batch):
-            if not setting and precision == "bf16":
-                estimates = planner(here, session)
-                here.free()
-            seconds, losses = take_steps(here, loop, state, batch, 1 + here.steps)
-            finite = state.is_finite()
-            here.row(
-                network=name, precision=session.place.precision, setting=setting,
-                step_s=statistics.median(seconds[1:]), first_s=seconds[0], seconds=seconds, losses=losses,
-                skipped=state.counters.skipped, finite=finite, **here.peaks(), **estimates,
-                **({} if finite else {"fault": "weights are not finite"}),
-            )  # fmt: skip
-    finally:
-        torch.backends.cudnn.benchmark = before
+    with training(here, name, precision, layout=layout, changes=changes) as (session, state, loop, batch):
+        if "no_benchmark" in setting:
+            torch.backends.cudnn.benchmark = False  # the next session sets it anew
+        if not setting and precision == "bf16":
+            estimates = planner(here, session)
+            here.free()
+        seconds, losses = take_steps(here, loop, state, batch, 1 + here.steps)
+        finite = state.is_finite()
+        here.row(
+            network=name, precision=session.place.precision, setting=setting,
+            step_s=statistics.median(seconds[1:]), first_s=seconds[0], seconds=seconds, losses=losses,
+            skipped=state.counters.skipped, finite=finite, **here.peaks(), **estimates,
+            **({} if finite else {"fault": "weights are not finite"}),
+        )  # fmt: skip
 
 
 def planner(here: Here, session: Any) -> dict[str, float]:

@@ -32,6 +32,8 @@ class SessionRecord(Provenance):
     precision: str
     scan_backend: str
     layout: str
+    cudnn: str | None = None
+    """Of a CUDA device; not recorded by mambamed 0.1.0."""
     compile: str
     processes: str | None = None
     recipe: str | None = None

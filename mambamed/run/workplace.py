@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mambamed.run.device import choose_device, choose_precision, memory_format, own_gpu
+from mambamed.run.device import choose_device, choose_precision, memory_format, own_gpu, set_cudnn
 from mambamed.ssm import chosen_backend
 
 
@@ -21,13 +21,14 @@ class Workplace:
 
 
 def choose_workplace(
-    device: str, precision: str, one_per_gpu: bool = False
+    device: str, precision: str, one_per_gpu: bool = False, search: bool = False
 ) -> tuple[Workplace, dict[str, str]]:
-    """Choose device, precision and memory layout.
+    """Choose device, precision and memory layout, and set up cuDNN for a CUDA device.
 
     Args:
         device, precision: see `choose_device` and `choose_precision`.
         one_per_gpu: whether processes started by torchrun or SLURM on one machine use one GPU each.
+        search: see `set_cudnn`; for training.
 
     Returns: The workplace, and one line per choice, including the scan backend, with the reason for it.
     """
@@ -46,4 +47,6 @@ def choose_workplace(
         "scan_backend": f"scan backend {backend}: {why_backend}",
         "layout": f"memory layout {str(layout).removeprefix('torch.')}",
     }
+    if chosen.type == "cuda":
+        lines["cudnn"] = set_cudnn(search)
     return Workplace(chosen, kind, layout), lines

@@ -80,7 +80,7 @@ def new_recipe(
     Raises:
         RecipeError: nothing to learn from, too little time or memory, or the file is somebody else's.
     """
-    place, _ = choose_workplace(device, "auto")
+    place, _ = choose_workplace(device, "auto", search=True)
     with reading(data):
         dataset = PreparedDataset.open(data)
         asked = {"task": task, "network": {"name": network} if network else {}}
@@ -134,7 +134,7 @@ def recipe_to_train(
                 False,
             )
     ranks, device = join_ranks(device)
-    place, _ = choose_workplace(device, precision or "auto")
+    place, _ = choose_workplace(device, precision or "auto", search=True)
     progress = (progress or Silence()) if ranks.leads else Silence()
     made: tuple[Recipe, tuple[str, ...]] | None = None
     if ranks.leads:

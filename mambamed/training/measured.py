@@ -29,7 +29,7 @@ def measured_recipe(recipe: Recipe, data: Path, device: str, progress: Progress 
         dataset = PreparedDataset.open(data)
         run = planned_run(recipe, dataset.plan, dataset.manifest, Path(recipe.name))
         counted = recipe_cost(recipe, run)
-        place, _ = choose_workplace(device, recipe.training.precision)
+        place, _ = choose_workplace(device, recipe.training.precision, search=True)
         step, _ = measured_step(run, dataset, 0, place, progress or Silence())
     return replace(counted, training=step.cost)
 

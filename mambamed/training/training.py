@@ -103,7 +103,8 @@ def train(
         run = planned_run(recipe, dataset.plan, dataset.manifest, root)
         folds = chosen_folds(fold, len(dataset.splits), dataset.root)
         ranks, device = join_ranks(device)
-        place, reasons = choose_workplace(device, precision or recipe.training.precision)
+        kind = precision or recipe.training.precision
+        place, reasons = choose_workplace(device, kind, search=not deterministic)
         if ranks.world > 1:
             share = f"{ranks.world} processes, {run.plan.batch_size} patches per step each"
             reasons["processes"] = f"processes {share}"
@@ -177,7 +178,7 @@ def _dry_run_without_data(
     dataset = ImaginedDataset(recipe)
     root = output or Path("runs") / recipe.name
     run = planned_run(recipe, dataset.plan, dataset.manifest, root)
-    place, reasons = choose_workplace(device, precision or recipe.training.precision)
+    place, reasons = choose_workplace(device, precision or recipe.training.precision, search=True)
     missing = recipe.dataset.prepared or "dataset.prepared is not given"
     progress.say(
         f"no prepared dataset ({missing}): the step is taken on random numbers of the recipe's shapes"

@@ -30,6 +30,20 @@ def test_each_process_takes_its_own_gpu(four_gpus, wanted) -> None:
     assert "one of several processes" in lines["device"]
 
 
+@pytest.mark.parametrize(("search", "how"), [(True, "measures"), (False, "chooses")])
+def test_cudnn_is_set_up_and_reported_for_a_gpu_alone(four_gpus, monkeypatch, search, how) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", not search)
+    _, lines = choose_workplace("cuda", "fp32", search=search)
+    assert torch.backends.cudnn.benchmark is search
+    # torch's own defaults
+    tf32 = "at fp32: convolutions in TF32, matrix products in float32"
+    assert lines["cudnn"].startswith(f"cuDNN {how} its algorithms") and lines["cudnn"].endswith(tf32)
+    assert lines["layout"] == "memory layout contiguous_format"
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    _, lines = choose_workplace("cpu", "fp32", search=True)
+    assert "cudnn" not in lines and not torch.backends.cudnn.benchmark
+
+
 def test_a_number_is_respected(four_gpus) -> None:
     assert choose_workplace("cuda:1", "fp32", one_per_gpu=True)[0].device == torch.device("cuda", 1)
     assert choose_workplace("cuda", "fp32")[0].device == torch.device("cuda", 0)
