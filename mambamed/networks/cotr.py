@@ -35,6 +35,7 @@ from torch.nn import functional
 from mambamed.errors import RecipeError
 from mambamed.networks.parts.blocks import AxisOrder, Norm, Triple, check_choice, make_norm, run_checkpointed
 from mambamed.networks.parts.dense import DenseNetwork, PublicOption, Row
+from mambamed.networks.parts.doubling import doubled
 from mambamed.networks.parts.positions import sines
 from mambamed.networks.parts.unet import SLOPE
 
@@ -274,7 +275,7 @@ class CoTr(DenseNetwork):
         for up, unit, skip in zip(self.ups, self.units, (c2, maps[1], maps[0]), strict=True):
             x = run_checkpointed(unit, up(x) + skip, wanted=again)
             levels.append(x)
-        outputs = [functional.interpolate(self.head(x), scale_factor=(1, 2, 2), mode="trilinear")]
+        outputs = [doubled(self.head(x), axes=(3, 4))]
         if self.training:
             outputs += [head(y) for head, y in zip(self.deep_heads, reversed(levels), strict=False)]
         return outputs

@@ -24,7 +24,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mambamed.networks.parts.blocks import (
     Answer,
@@ -41,6 +40,7 @@ from mambamed.networks.parts.blocks import (
     scan_axes,
 )
 from mambamed.networks.parts.dense import PublicOption, Row
+from mambamed.networks.parts.doubling import doubled
 from mambamed.ssm import Mamba
 from mambamed.ssm.orders import grid_from_tokens, tokens_from_grid
 
@@ -201,8 +201,8 @@ class _DoubledConv(nn.Module):
         self.convs = convs
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        doubled = functional.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
-        return self.convs(doubled if skip is None else torch.cat([doubled, skip], dim=1))
+        x = doubled(x)
+        return self.convs(x if skip is None else torch.cat([x, skip], dim=1))
 
 
 class NnMamba(nn.Module):

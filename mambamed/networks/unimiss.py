@@ -39,6 +39,7 @@ from mambamed.networks.parts.blocks import (
     run_checkpointed,
 )
 from mambamed.networks.parts.dense import DenseNetwork, PublicOption, Row
+from mambamed.networks.parts.doubling import doubled
 from mambamed.networks.parts.unet import ONE, ConvUnit
 
 Variant = Literal["small", "tiny"]
@@ -195,7 +196,7 @@ class UniMiss(DenseNetwork):
             x = decoder(up(x) + skip)
             levels.append(x)
         levels.append(run_checkpointed(self.last, self.last_up(x) + skips[0], wanted=again))
-        answer = functional.interpolate(self.head(levels[-1]), scale_factor=(1, 2, 2), mode="trilinear")
+        answer = doubled(self.head(levels[-1]), axes=(3, 4))
         if not self.training:
             return [answer]
         deep = zip(self.deep_heads, reversed(levels), strict=False)

@@ -31,6 +31,7 @@ from mambamed.networks.parts.blocks import (
     run_checkpointed,
 )
 from mambamed.networks.parts.dense import DenseNetwork, PublicOption, Row
+from mambamed.networks.parts.doubling import Doubled
 from mambamed.networks.parts.tokens import attend
 
 _TOKEN = 8  # voxels along each axis
@@ -146,6 +147,4 @@ class ViTPose(DenseNetwork):
 
 def _doubled(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
     """Trilinear upsampling by 2, then the convolutions."""
-    return nn.Sequential(
-        nn.Upsample(scale_factor=2, mode="trilinear"), DoubleConv(in_channels, out_channels, 1, norm)
-    )
+    return nn.Sequential(Doubled(), DoubleConv(in_channels, out_channels, 1, norm))
