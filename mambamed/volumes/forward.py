@@ -55,10 +55,14 @@ class ForwardPass:
         self._buffer: Tensor | None = None
         self._cached: tuple[tuple[float, ...], Tensor] | None = None
 
-    def __call__(self, patches: Sequence[Tensor]) -> list[Tensor]:
+    def __call__(self, patches: Sequence[Tensor], resident: list[Tensor] | None = None) -> list[Tensor]:
         """Logits `(K, *patch)` or `(K,)` of each patch `(C, *patch)`, on the device.
 
         float32; bfloat16 for a single pass on a CPU if the network outputs it. RunError if no patch fits.
+
+        Args:
+            patches: on the CPU.
+            resident: the same patches in the device's memory, if they are there; emptied if memory runs out.
         """
         logits: list[Tensor | None] = [None] * len(patches)
         values = [_only_value(patch) for patch in patches]
@@ -68,18 +72,23 @@ class ForwardPass:
                 logits[number] = self._cached[1]
             else:
                 computed.append(number)
-        for number, result in zip(computed, self._in_batches([patches[n] for n in computed]), strict=True):
+        sources = patches if resident is None else resident
+        chosen = [sources[n] for n in computed]
+        if resident is not None:
+            resident.clear()
+        results = self._in_batches([patches[n] for n in computed], chosen)
+        for number, result in zip(computed, results, strict=True):
             logits[number] = result
             value = values[number]
             if value is not None and result.numel() * result.element_size() <= _CACHED_BYTES:
                 self._cached = (value, result.clone())  # not a view, which would keep the whole batch
         return [each for each in logits if each is not None]
 
-    def _in_batches(self, patches: Sequence[Tensor]) -> list[Tensor]:
+    def _in_batches(self, patches: list[Tensor], sources: list[Tensor]) -> list[Tensor]:
         results: list[Tensor] = []
         reduced = False
         while len(results) < len(patches):
-            batch = patches[len(results) : len(results) + self.batch_size]
+            batch = sources[len(results) : len(results) + self.batch_size]
             try:
                 with torch.inference_mode():
                     results += list(self._mean(self._stacked(batch)))
@@ -89,6 +98,7 @@ class ForwardPass:
                     raise
                 lack, reduced = shortage(error), True
             # Outside the handler, because the error references the activations that are to be freed.
+            batch, sources[:] = [], patches  # none is a view of an image on the device
             self._reduce_memory(lack)
         return results
 

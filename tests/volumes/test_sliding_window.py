@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mambamed.errors import CaseError, RunError
-from mambamed.volumes import window_sum
+from mambamed.volumes import sliding_window, window_sum
 from mambamed.volumes.forward import class_logits
 from mambamed.volumes.sliding_window import Windows, window_logits, window_positions, window_slabs
 from mambamed.volumes.window_sum import gaussian_profile
@@ -206,6 +206,44 @@ def test_windows_without_content_are_computed_once() -> None:
     network, windows = Counting(), Windows((8, 8, 8), overlap=0)
     torch.testing.assert_close(window_logits([network], image, windows, device=CPU), image + 1)
     assert sum(network.batches) == 3  # two with content, and one for all the others
+
+
+@pytest.mark.parametrize("shape", [(20, 17, 33), (9, 40, 16)])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_windows_cut_from_a_copy_on_the_device_give_the_same_bits(shape, batch_size, monkeypatch) -> None:
+    image, network = torch.randn(2, *shape), Smooth().eval()
+    image[:, :, :, :8] = 1.5  # uniform windows, too
+    windows = Windows((8, 8, 8), batch_size=batch_size, mirror_axes=(1,))
+    expected = window_logits([network], image, windows, device=CPU)
+    cut = []
+    original = sliding_window._Source.cut
+    monkeypatch.setattr(sliding_window, "_free_bytes", lambda device: 2**30)  # as a GPU would answer
+    monkeypatch.setattr(
+        sliding_window._Source, "cut", lambda self, boxes: cut.append(got := original(self, boxes)) or got
+    )
+    assert torch.equal(window_logits([network], image, windows, device=CPU), expected)
+    assert cut and not any(cut)  # there was a copy, and no list keeps its windows alive
+
+
+def test_a_copy_on_the_device_is_given_back_if_memory_runs_out(monkeypatch) -> None:
+    class Short(Counting):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.tries += 1
+            if self.tries == 2:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().forward(x)
+
+    monkeypatch.setattr(sliding_window, "_free_bytes", lambda device: 2**30)
+    image, said = torch.randn(1, 8, 8, 32), []
+    network = Short()
+    network.tries = 0
+    slabs = window_slabs(
+        [network], image, Windows((8, 8, 8), overlap=0), device=CPU, axis=0, on_message=said.append
+    )
+    torch.testing.assert_close(torch.cat([slab.planes for slab in slabs]).movedim(0, 1), image + 1)
+    assert said == ["cpu: out of memory; the windows are now summed on the CPU"]
+    with pytest.raises(RunError, match="a single window"):  # there is nothing more to give back
+        list(window_slabs([Counting(room=0)], image, Windows((8, 8, 8)), device=CPU))
 
 
 def test_too_little_memory_makes_the_batch_smaller_and_is_told_once() -> None:
