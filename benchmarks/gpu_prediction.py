@@ -67,7 +67,7 @@ def predicted(
     said: list[str] = []
     counts: list[int] = []
 
-    windows = Windows((here.edge,) * 3, 0.5, True, (), here.batch if device.type == "cuda" else 1)
+    windows = Windows((here.edge,) * 3, batch_size=here.batch if device.type == "cuda" else 1)
     slabs = window_slabs(
         [network],
         image.cpu(),

@@ -232,14 +232,14 @@ def mambapy_scan() -> Callable[..., Any]:
     return scan
 
 
-# Settings of mambamed.ssm.triton. "lanes": a lane of the forward kernels holds all states of one channel.
-VARIANTS = {
+# Settings of mambamed.ssm.triton; LANE_STATES is that of its forward kernels, see `triton_forward.tile_of`.
+VARIANTS: dict[str, dict[str, int]] = {
     "as it is": {},
-    "lanes": {"lanes": True},
+    "spread over lanes": {"LANE_STATES": 0},
+    "a channel per lane": {"LANE_STATES": 256},
     "2048 programs": {"PROGRAMS": 2048},
-    "lanes, 2048 programs": {"lanes": True, "PROGRAMS": 2048},
-    "lanes, 4096 programs": {"lanes": True, "PROGRAMS": 4096},
-    "lanes, at most 256 chunks": {"lanes": True, "MOST_CHUNKS": 256},
+    "4096 programs": {"PROGRAMS": 4096},
+    "at most 256 chunks": {"MOST_CHUNKS": 256},
 }
 
 
@@ -280,25 +280,22 @@ def tune(here: Here, number: str) -> None:
 
 
 @contextlib.contextmanager
-def changed(here: Here, module: Any, settings: dict[str, Any]) -> Iterator[None]:
+def changed(here: Here, module: Any, settings: dict[str, int]) -> Iterator[None]:
     """The Triton backend with other numbers, and other layouts of the tiles of its forward kernels."""
     from mambamed.ssm import triton_forward
 
-    before = {name: getattr(module, name) for name in settings if name != "lanes"}
+    before = {name: getattr(module, name) for name in settings if name != "LANE_STATES"}
     kernels = {name: getattr(triton_forward, name) for name in ("chunk_states", "outputs")}
     for name in before:
         setattr(module, name, settings[name])
-    if settings.get("lanes"):
-        # If contiguity is hidden, the compiler gives a channel to each lane, instead of 4 x 4 numbers.
-        plain = "return n[:, None] * D + d[None, :], n_there"
-        offsets = "n[:, None] * D + d[None, :]"
-        hidden = f"return tl.max_contiguous(tl.multiple_of({offsets}, [1, 1]), [1, 1]), n_there"
+    if "LANE_STATES" in settings:
+        plain, wanted = "tl.constexpr(16)", f"tl.constexpr({settings['LANE_STATES']})"
         source = Path(triton_forward.__file__).read_text()
-        path = here.out / "lanes_forward.py"
-        path.write_text(source.replace(plain, hidden))
-        if plain not in source:
-            raise RuntimeError("triton_forward.tile_of has changed. Update the variant `lanes`.")
-        spec = importlib.util.spec_from_file_location("lanes_forward", path)
+        if source.count(plain) != 1:
+            raise RuntimeError("triton_forward.LANE_STATES has changed. Update the variants of it.")
+        path = here.out / f"lanes_{settings['LANE_STATES']}.py"  # Triton reads a kernel's source from a file
+        path.write_text(source.replace(plain, wanted))
+        spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec is not None and spec.loader is not None
         lanes = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(lanes)

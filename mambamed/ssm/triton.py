@@ -25,6 +25,7 @@ PROGRAMS = 8192  # about two rounds of warps on a large GPU; more chunks than ne
 MOST_CHUNKS = 1024  # processed one after the other by `carry`
 FEWEST_CHUNKS = 64
 STRETCH = 32  # tokens between two states that the forward pass stores for the backward pass
+_MOST_WARPS = 8
 CHANNELS = 32  # per program: one per lane, 128 bytes per load
 
 
@@ -87,11 +88,12 @@ def _tiles(states: int, backward: bool) -> dict[str, int]:
     """Tile and warps of a kernel: 16 numbers of the state per lane.
 
     Forwards the states of a channel are summed in one thread if possible, so that many states mean fewer
-    channels; backwards there are partial sums per channel block, so that many states mean more warps.
+    channels; backwards there are partial sums per channel block, so that many states mean more warps, but at
+    most 8: with 16, a thread has only 128 registers.
     """
     padded = 1 << (states - 1).bit_length()  # to a power of two
-    block = CHANNELS if backward else max(4, min(CHANNELS, 512 // padded))
-    return {"STATES": padded, "BLOCK": block, "num_warps": max(1, min(16, padded * block // 512))}
+    block = max(4, min(CHANNELS, (_MOST_WARPS if backward else 1) * 512 // padded))
+    return {"STATES": padded, "BLOCK": block, "num_warps": max(1, min(_MOST_WARPS, padded * block // 512))}
 
 
 def _strided(t: Tensor | None) -> tuple:

@@ -6,8 +6,8 @@ The sequence is divided into K chunks of T tokens, numbered in the order of the 
     carry           the state before each chunk: a loop over the K chunks, exp(A sum dt) being a chunk's decay
     outputs         every chunk again, from its true initial state, with the outputs
 
-A program processes one chunk and BLOCK channels of one batch entry; its state is a tile `(STATES, BLOCK)`,
-lanes along the channels, in registers from the first token to the last. Tokens are processed in blocks of
+A program processes one chunk and BLOCK channels of one batch entry; its state is a tile `(STATES, BLOCK)`
+(see `tile_of`), in registers from the first token to the last. Tokens are processed in blocks of
 UNROLL whose loads are issued together. Beyond the end of the sequence dt is 0: nothing decays or enters.
 
 Everything is float32. A is multiplied by log2(e), so that exp(dt A) is one exp2. Token numbers have 32 bits,
@@ -25,6 +25,7 @@ import triton
 import triton.language as tl
 
 UNROLL = 8
+LANE_STATES: tl.constexpr = tl.constexpr(16)  # states of a channel that one lane holds, at most
 
 
 @triton.jit
@@ -42,9 +43,18 @@ def numbered(first, size, L, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def tile_of(n, d, n_there, d_there, D):
-    """Offsets `(STATES, BLOCK)` into an `(N, D)` matrix, and which of them exist."""
-    return n[:, None] * D + d[None, :], n_there[:, None] & d_there[None, :]
+def tile_of(n, d, n_there, d_there, D, BY_CHANNEL: tl.constexpr):
+    """Offsets `(STATES, BLOCK)` into an `(N, D)` matrix, and which of them exist.
+
+    Triton lays out a tile for loads at these offsets. If it knows that channels are contiguous, a lane holds
+    several channels and a part of their states, and each sum over states is exchanged between lanes.
+    `BY_CHANNEL` hides it for up to `LANE_STATES` states: a lane then holds all states of a channel, which
+    suits the forward pass; loads still are of 128 bytes. The backward pass also sums over channels.
+    """
+    offsets = n[:, None] * D + d[None, :]
+    if BY_CHANNEL and n.shape[0] <= LANE_STATES:
+        offsets = tl.max_contiguous(tl.multiple_of(offsets, [1, 1]), [1, 1])
+    return offsets, n_there[:, None] & d_there[None, :]
 
 
 @triton.jit
@@ -123,7 +133,7 @@ def chunk_states(
     block, chunk, entry = program(blocks, K)
     d, d_there, d_until = numbered(block * BLOCK, D, L, BLOCK)
     n, n_there, n_until = numbered(0, N, L, STATES)
-    tile, tile_there = tile_of(n, d, n_there, d_there, D)
+    tile, tile_there = tile_of(n, d, n_there, d_there, D, BY_CHANNEL=True)
     decay_rate = tl.load(A2 + tile, mask=tile_there, other=0.0)
     shift = channel_numbers(bias, d, d_there, BLOCK)
     u_base, u_step = sequence(u, u_b, u_d, u_l, entry, d, L, REVERSE)
@@ -192,7 +202,7 @@ def outputs(
     block, chunk, entry = program(blocks, K)
     d, d_there, d_until = numbered(block * BLOCK, D, L, BLOCK)
     n, n_there, n_until = numbered(0, N, L, STATES)
-    tile, tile_there = tile_of(n, d, n_there, d_there, D)
+    tile, tile_there = tile_of(n, d, n_there, d_there, D, BY_CHANNEL=True)
     decay_rate = tl.load(A2 + tile, mask=tile_there, other=0.0)
     shift = channel_numbers(bias, d, d_there, BLOCK)
     through = channel_numbers(skip, d, d_there, BLOCK)

@@ -67,6 +67,12 @@ def assert_agrees(inputs, delta_softplus=True, reverse=False, wanted_from=select
     assert all(error < 1e-4 for error in errors.values()), errors
 
 
+def test_many_states_are_divided_among_fewer_channels() -> None:
+    """The backward kernels process 16 channels per program: here two blocks, the second incomplete."""
+    assert triton._tiles(256, backward=True)["BLOCK"] == 16
+    assert_agrees(scan_inputs(1, 20, 40, 256))
+
+
 @pytest.mark.parametrize(
     ("batch", "channels", "length", "states", "extras", "reverse"),
     [(1, 6, 18, 16, True, True), (2, 3, 1, 8, False, False), (1, 3, 10, 5, False, True)],
