@@ -94,4 +94,4 @@ def test_recipes_take_one_line_each_at_80_columns() -> None:
     lines = text.decode().splitlines()
     assert max(map(len, lines)) <= 80
     assert sum(line.startswith("mouse_skull_nnmamba ") for line in lines) == 1
-    assert len(lines) == 8  # a header and seven recipes
+    assert len(lines) == 10  # a header and nine recipes

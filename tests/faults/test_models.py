@@ -115,7 +115,7 @@ HOSTILE = {
     "elsewhere": ("extends: /etc/passwd\nnetwork: {name: nnmamba}", "extends"),
     "expression": (
         "network: {name: nnmamba, channels: \"$__import__('os').system('touch CANARY')\"}",
-        "nnmamba",
+        "network.channels",
     ),
     "bomb": ("network: " + "[" * 3000, "nested"),
 }
