@@ -122,11 +122,10 @@ def ct_organs(step: int, axis: int, spacing: float) -> list[Case]:
 
 
 def oblique_mr() -> list[Case]:
-    """An MR with its axes in another order, on an oblique grid; its labels are ranges of intensity."""
+    """An MR with its axes in another order, on an oblique grid; its labels are ranges of smoothed intensity."""
     image = turned(nib.load(DATA / "ct_organs" / "example_mr_sm.nii.gz"), (2, 0, 1))
     array = image.get_fdata().astype(np.float32)
-    smooth = ndimage.gaussian_filter(array, 1.0)
-    labels = np.digitize(smooth, [60, 160, 300]).astype(np.uint8)
+    labels = np.digitize(ndimage.gaussian_filter(array, 3.0), [80, 240]).astype(np.uint8)
     angle = np.deg2rad(17)
     rotation = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
     affine = image.affine.copy()
@@ -189,7 +188,7 @@ ROWS = {
         "MR on an oblique grid, 3d_lowres",
         oblique_mr,
         ("MR",),
-        {"background": 0, "a": 1, "b": 2, "c": 3},
+        {"background": 0, "dark": 1, "bright": 2},
         (24, 32, 24),
         configuration="3d_lowres",
         spacing=(4.1, 3.7, 4.3),
