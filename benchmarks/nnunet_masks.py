@@ -122,7 +122,7 @@ def ct_organs(step: int, axis: int, spacing: float) -> list[Case]:
 
 
 def oblique_mr() -> list[Case]:
-    """An MR with its axes in another order, on an oblique grid; its labels are ranges of smoothed intensity."""
+    """An MR with its axes in another order, on an oblique grid; labels are ranges of intensity."""
     image = turned(nib.load(DATA / "ct_organs" / "example_mr_sm.nii.gz"), (2, 0, 1))
     array = image.get_fdata().astype(np.float32)
     labels = np.digitize(ndimage.gaussian_filter(array, 3.0), [80, 240]).astype(np.uint8)
