@@ -13,7 +13,8 @@ from torch.nn import functional
 from mambamed.errors import RecipeError
 from mambamed.networks import build_network
 from mambamed.networks.cost import network_cost
-from mambamed.networks.nnformer import Block, Windows, relative_index
+from mambamed.networks.nnformer import Block
+from mambamed.networks.parts.window_attention import Windows, relative_index
 from mambamed.networks.public_names import settle_options, translate
 from tests.networks.public_layout import read_layout
 

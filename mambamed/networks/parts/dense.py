@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -40,7 +41,7 @@ class PublicOption:
     remark: str
 
 
-class DenseNetwork(nn.Module):
+class DenseNetwork(nn.Module, ABC):
     """Base of networks whose windows, positions or strides depend on the order of the axes.
 
     The network itself computes on `(B, C, D, H, W)`. With `axis_order="xyz"` these are the axes of the
@@ -71,9 +72,9 @@ class DenseNetwork(nn.Module):
         self.divisor = self.grid or self._turned(divisor)
         self.deep_supervision_strides = [self._turned(stride) for stride in strides]
 
+    @abstractmethod
     def compute(self, x: Tensor) -> list[Tensor]:
         """`(B, in_channels, D, H, W)` of a permitted shape -> logits at `strides`; outside training one."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Answer:
         """`(B, in_channels, X, Y, Z)` -> `(B, K, X, Y, Z)` logits; a list in training with depths."""
