@@ -2,7 +2,8 @@
 `mambamed.ssm.cpu_forward`.
 
 float32 tensors whose channels are adjacent in memory (`stride(1) == 1`, the transposed view of a `(B, L, D)`
-tensor or a slice of one) are read in place; others are copied first. A `reverse` scan gets the address of the
+tensor or a slice of one) or whose tokens are (`stride(2) == 1`, the layout of mamba_ssm) are read in place;
+others are copied first. A `reverse` scan gets the address of the
 last token and negative strides. Work is divided over batch entries and blocks of channels.
 """
 
@@ -17,7 +18,7 @@ from torch.nn import functional
 
 from mambamed.ssm import kept_memory
 from mambamed.ssm.cpu_threads import run_kernel, shares, workers
-from mambamed.ssm.rows import Rows, address, round_up, vector_width
+from mambamed.ssm.rows import TILE, Rows, address, round_up, vector_width
 
 FLOAT64 = False  # the kernels support only float32
 log = logging.getLogger(__name__)
@@ -44,8 +45,6 @@ def unavailable() -> str | None:
 
 def saved_shape(batch: int, length: int, d_inner: int, d_state: int) -> tuple[int, ...]:
     """`(B, K, N', D')`: the states before each of K tiles, channels and states rounded up for the kernels."""
-    from mambamed.ssm.cpu_forward import TILE
-
     width = vector_width()
     states = round_up(d_state, width // 2)
     return (batch, -(-length // TILE), states, round_up(d_inner, width))
@@ -64,7 +63,7 @@ class _Scan:
         self.softplus, self.gated, self.reverse = delta_softplus, z is not None, reverse
         self.u, self.delta = self.rows(u), self.rows(delta)
         self.z = self.u if z is None else self.rows(z)
-        self.B, self.C = Rows(B, self.states, reverse), Rows(C, self.states, reverse)
+        self.B, self.C = (Rows(t, self.states, reverse, turned=True) for t in (B, C))
         rates = (A.float() * LOG2E).T
         if rates.shape != (self.states, self.columns):
             rates = functional.pad(rates, (0, self.columns - rates.shape[1], 0, self.states - rates.shape[0]))
@@ -72,7 +71,7 @@ class _Scan:
         self.skip, self.bias = self._per_channel(D), self._per_channel(delta_bias)
 
     def rows(self, tensor: Tensor) -> Rows:
-        return Rows(tensor, self.columns, self.reverse)
+        return Rows(tensor, self.columns, self.reverse, turned=True)
 
     def new_rows(self) -> Rows:
         return self.rows(kept_memory.empty(self.batch, self.length, self.columns).transpose(1, 2))
@@ -85,11 +84,9 @@ class _Scan:
 
     def inputs(self, b: int, column: int) -> tuple[int, ...]:
         """The first arguments of every kernel, for the channels from `column` on of batch entry b."""
-        rows = (self.u.at(b, 0, column), self.u.stride, self.delta.at(b, 0, column), self.delta.stride)
-        gate = (self.z.at(b, 0, column), self.z.stride)
-        projections = (self.B.at(b), self.B.stride, self.C.at(b), self.C.stride)
+        sequences = (*self.u.place(b, column), *self.delta.place(b, column), *self.z.place(b, column))
         parameters = (address(self.rates, 0, column), address(self.skip, column), address(self.bias, column))
-        return (*rows, *gate, *projections, *parameters, self.columns * 4)
+        return (*sequences, *self.B.place(b), *self.C.place(b), *parameters, self.columns * 4)
 
     def tasks(self) -> list[tuple[int, int, int]]:
         """(batch entry, first block, end block) of each task."""
@@ -101,7 +98,7 @@ class _Scan:
 def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save):
     """See `mambamed.ssm.scan` for the interface."""
     from mambamed.ssm.cpu_backward import scratch_floats
-    from mambamed.ssm.cpu_forward import TILE, forward_kernel
+    from mambamed.ssm.cpu_forward import forward_kernel
 
     scan = _Scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
     out = scan.new_rows()
@@ -110,7 +107,7 @@ def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, s
     state = kept_memory.zeros(scan.batch, scan.states, scan.columns)
     kept = kept_memory.empty(scan.batch, -(-scan.length // TILE) if save else 0, scan.states, scan.columns)
     tasks = scan.tasks()
-    scratch = kept_memory.empty(len(tasks), scratch_floats(scan.width))
+    scratch = kept_memory.empty(len(tasks), scratch_floats(scan.width, scan.states))
     table = []
     for i, (b, first, end) in enumerate(tasks):
         column = first * scan.width
@@ -148,12 +145,12 @@ def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_so
     for part in (*dB, *dC):
         part.zero_()
     dB_rows, dC_rows = ([Rows(part, scan.states, reverse) for part in parts] for parts in (dB, dC))
-    scratch = kept_memory.empty(len(tasks), scratch_floats(scan.width))
+    scratch = kept_memory.empty(len(tasks), scratch_floats(scan.width, scan.states))
     table = []
     for i, (b, first, end) in enumerate(tasks):
         column, dB_i, dC_i = first * scan.width, dB_rows[i % pieces], dC_rows[i % pieces]
         table.append((
-            *scan.inputs(b, column), g.at(b, 0, column), g.stride, address(saved, b, 0, 0, column),
+            *scan.inputs(b, column), *g.place(b, column), address(saved, b, 0, 0, column),
             saved.stride(1) * 4, du.at(b, 0, column), du.stride, ddelta.at(b, 0, column), ddelta.stride,
             dz.at(b, 0, column), dz.stride, dB_i.at(b), dB_i.stride, dC_i.at(b), dC_i.stride,
             address(adjoint, b, 0, column), address(dA, b, 0, column), address(lost_dA) - address(dA),

@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 from numba import types
 
-from mambamed.ssm.cpu_forward import TILE
 from mambamed.ssm.lanes import (
     FLOAT,
     compile_kernel,
@@ -25,7 +24,9 @@ from mambamed.ssm.lanes import (
     store_rows,
     store_zero,
 )
+from mambamed.ssm.rows import TILE
 from mambamed.ssm.simd import LOG2E, STAMP, LaneSums, Value, emitter, exp2, fma, sigmoid, softplus
+from mambamed.ssm.turned import tile_rows
 
 
 @emitter(lambda *arguments: types.void)
@@ -160,26 +161,58 @@ def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Calla
         arguments = next_task(table, stamp)
         while arguments != 0:
             (
-                u, rows_u, delta, rows_delta, z, rows_z, B, rows_B, C, rows_C, rates, skip, bias, row_state,
-                g, rows_g, kept, step_kept, du, rows_du, ddelta, rows_ddelta, dz, rows_dz, dB, rows_dB, dC,
-                rows_dC, adjoint, dA, lost_dA, dD, dbias, lost, scratch, length, groups, blocks,
-            ) = load_arguments(arguments, 38)  # fmt: skip
+                u, rows_u, columns_u, delta, rows_delta, columns_delta, z, rows_z, columns_z,
+                B, rows_B, columns_B, C, rows_C, columns_C, rates, skip, bias, row_state,
+                g, rows_g, columns_g, kept, step_kept, du, rows_du, ddelta, rows_ddelta, dz, rows_dz,
+                dB, rows_dB, dC, rows_dC, adjoint, dA, lost_dA, dD, dbias, lost, scratch, length, groups,
+                blocks,
+            ) = load_arguments(arguments, 44)  # fmt: skip
             area = TILE * vector
             dts, dtus, slopes, dys = scratch, scratch + area, scratch + 2 * area, scratch + 3 * area
             gates, ys = scratch + 4 * area, scratch + 5 * area
             by_B, by_A = scratch + 6 * area, scratch + 7 * area
             decays = scratch + 8 * area
             states = decays + group * area
+            tile_u = states + group * area + group * vector
+            tile_delta, tile_z, tile_g = tile_u + area, tile_u + 2 * area, tile_u + 3 * area
+            tile_B, row_B = tile_u + 4 * area, groups * group * FLOAT
+            tile_C = tile_B + TILE * row_B
             for tile_and_block in range((length + TILE - 1) // TILE * blocks - 1, -1, -1):
                 tile = tile_and_block // blocks
-                x = (tile_and_block - tile * blocks) * vector
+                block = tile_and_block - tile * blocks
+                x, c = block * vector, block * width
                 first = tile * TILE
                 count = min(TILE, length - first)
+                shift = TILE - count
+                us, row_u, next_u, step_u = tile_rows(
+                    u + c * columns_u, rows_u, columns_u, first, shift, tile_u, vector, True, width
+                )
+                deltas, row_delta, next_delta, step_delta = tile_rows(
+                    delta + c * columns_delta, rows_delta, columns_delta, first, shift, tile_delta, vector,
+                    True, width,
+                )  # fmt: skip
+                zs, row_z, next_z, step_z = tile_rows(
+                    z + c * columns_z, rows_z, columns_z, first, shift, tile_z, vector, gated != 0, width
+                )
+                gs, row_g, next_g, step_g = tile_rows(
+                    g + c * columns_g, rows_g, columns_g, first, shift, tile_g, vector, True, width
+                )
+                Bs, step_B, Cs, step_C = B, rows_B, C, rows_C
+                last = block == blocks - 1
+                for n in range((groups - 1) * group, -1, -group):
+                    Bs, step_B, _, _ = tile_rows(
+                        B + n * columns_B, rows_B, columns_B, first, shift, tile_B + n * FLOAT, row_B,
+                        last, group,
+                    )  # fmt: skip
+                    Cs, step_C, _, _ = tile_rows(
+                        C + n * columns_C, rows_C, columns_C, first, shift, tile_C + n * FLOAT, row_B,
+                        last, group,
+                    )  # fmt: skip
                 for i in range(count):
-                    t, o = first + i, i * vector
+                    o = i * vector
                     prepare_adjoint(
-                        delta + t * rows_delta + x, bias + x, is_softplus, u + t * rows_u + x,
-                        g + t * rows_g + x, z + t * rows_z + x, gated,
+                        deltas + i * row_delta, bias + x, is_softplus, us + i * row_u,
+                        gs + i * row_g, zs + i * row_z, gated,
                         dts + o, dtus + o, slopes + o, dys + o, gates + o, width,
                     )  # fmt: skip
                     store_zero(ys + o, width)
@@ -191,15 +224,14 @@ def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Calla
                     h = load_rows(kept + tile * step_kept + at, row_state, width, group)
                     store_rows(states, vector, h)
                     for i in range(count):
-                        t, o, e = first + i, i * vector, i * group * vector
+                        o, e = i * vector, i * group * vector
                         # the previous tile, line by line: all at once would wait for each other
-                        before = t - TILE
-                        prefetch(u + before * rows_u + x, 0)
-                        prefetch(delta + before * rows_delta + x, 0)
-                        prefetch(z + before * rows_z + x, 0)
-                        prefetch(g + before * rows_g + x, 0)
+                        prefetch(next_u + i * step_u - 2 * TILE * rows_u, 0)
+                        prefetch(next_delta + i * step_delta - 2 * TILE * rows_delta, 0)
+                        prefetch(next_z + i * step_z - 2 * TILE * rows_z, 0)
+                        prefetch(next_g + i * step_g - 2 * TILE * rows_g, 0)
                         h = advance_keeping(
-                            h, A, dts + o, dtus + o, ys + o, B + t * rows_B + n, C + t * rows_C + n,
+                            h, A, dts + o, dtus + o, ys + o, Bs + i * step_B + n, Cs + i * step_C + n,
                             decays + e, states + e + group * vector, width,
                         )  # fmt: skip
                     q = load_rows(adjoint + at, row_state, width, group)
@@ -211,7 +243,7 @@ def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Calla
                         prefetch(ddelta + before * rows_ddelta + x, 1)
                         prefetch(dz + before * rows_dz + x, 1)
                         q, a = retreat(
-                            q, a, A, dts + o, dtus + o, dys + o, B + t * rows_B + n, C + t * rows_C + n,
+                            q, a, A, dts + o, dtus + o, dys + o, Bs + i * step_B + n, Cs + i * step_C + n,
                             decays + e, states + e, states + e + group * vector, by_B + o, by_A + o,
                             dB + t * rows_dB + n, dC + t * rows_dC + n, width,
                         )  # fmt: skip
@@ -221,7 +253,7 @@ def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Calla
                 for i in range(count):
                     t, o = first + i, i * vector
                     totals = finish_adjoint(
-                        u + t * rows_u + x, dts + o, slopes + o, is_softplus, dys + o, gates + o, gated, ys
+                        us + i * row_u, dts + o, slopes + o, is_softplus, dys + o, gates + o, gated, ys
                         + o, skip + x, by_B + o, by_A + o, du + t * rows_du + x, ddelta + t * rows_ddelta +
                         x, dz + t * rows_dz + x, totals, width,
                     )  # fmt: skip
@@ -231,9 +263,9 @@ def make_backward(width: int, is_softplus: int, gated: int, stamp: int) -> Calla
     return backward
 
 
-def scratch_floats(width: int) -> int:
-    """Size of the scratch area that each kernel needs."""
-    return 8 * TILE * width + (width // 2) * width * (2 * TILE + 1)
+def scratch_floats(width: int, states: int) -> int:
+    """Size of the scratch area that each kernel needs for this many states."""
+    return 12 * TILE * width + (width // 2) * width * (2 * TILE + 1) + 2 * TILE * states
 
 
 @functools.cache

@@ -5,7 +5,8 @@ of these channels are kept in registers, B and C are broadcast. The sequence is 
 tokens; within a tile, values shared by all states (step size, input, gate) are computed once into a scratch
 area, then the states are processed in groups that fit into the registers. All arguments are addresses and
 strides in bytes; `rows_x` is the stride from one token of x to the next, negative if the sequence is read
-backwards. Channel blocks are the inner loop, so that whole rows of the tensors are read.
+backwards, `columns_x` that from one channel to the next (see `mambamed.ssm.turned`). Channel blocks are the
+inner loop, so that whole rows of the tensors are read.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from mambamed.ssm.lanes import (
     prefetch,
     store_rows,
 )
+from mambamed.ssm.rows import TILE
 from mambamed.ssm.simd import STAMP, Value, emitter, exp2, fma, sigmoid, softplus
+from mambamed.ssm.turned import tile_rows
 
-TILE = 16  # tokens between two stored states
 ABREAST = 4  # states, and tokens, whose exponentials are computed together
 
 
@@ -83,7 +85,7 @@ def advance(states, rates, dt: Value, dtu: Value, y: Value, B: Value, C: Value, 
 
 def make_forward(width: int, group: int, is_softplus: int, gated: int, stamp: int) -> Callable:
     """The forward kernel for `group` states at a time, with or without softplus and gate."""
-    vector = width * FLOAT
+    vector, half = width * FLOAT, width // 2
     area = TILE * vector
 
     @compile_kernel
@@ -92,28 +94,51 @@ def make_forward(width: int, group: int, is_softplus: int, gated: int, stamp: in
         arguments = next_task(table, stamp)
         while arguments != 0:
             (
-                u, rows_u, delta, rows_delta, z, rows_z, B, rows_B, C, rows_C, rates, skip, bias, row_state,
+                u, rows_u, columns_u, delta, rows_delta, columns_delta, z, rows_z, columns_z,
+                B, rows_B, columns_B, C, rows_C, columns_C, rates, skip, bias, row_state,
                 out, rows_out, state, kept, step_kept, scratch, length, groups, blocks,
-            ) = load_arguments(arguments, 23)  # fmt: skip
+            ) = load_arguments(arguments, 28)  # fmt: skip
             dts, dtus, ys, gates = scratch, scratch + area, scratch + 2 * area, scratch + 3 * area
+            tile_u, tile_delta, tile_z = scratch + 4 * area, scratch + 5 * area, scratch + 6 * area
+            tile_B, row_B = scratch + 7 * area, groups * group * FLOAT
+            tile_C = tile_B + TILE * row_B
             for tile_and_block in range((length + TILE - 1) // TILE * blocks):
                 tile = tile_and_block // blocks
-                x = (tile_and_block - tile * blocks) * vector
+                block = tile_and_block - tile * blocks
+                x, c = block * vector, block * width
                 first = tile * TILE
                 count = min(TILE, length - first)
+                shift = TILE - count
+                us, row_u, next_u, step_u = tile_rows(
+                    u + c * columns_u, rows_u, columns_u, first, shift, tile_u, vector, True, width
+                )
+                deltas, row_delta, next_delta, step_delta = tile_rows(
+                    delta + c * columns_delta, rows_delta, columns_delta, first, shift, tile_delta, vector,
+                    True, width,
+                )  # fmt: skip
+                zs, row_z, next_z, step_z = tile_rows(
+                    z + c * columns_z, rows_z, columns_z, first, shift, tile_z, vector, gated != 0, width
+                )
+                Bs, step_B, Cs, step_C = B, rows_B, C, rows_C
+                for n in range(groups * group - half, -1, -half):
+                    Bs, step_B, _, _ = tile_rows(
+                        B + n * columns_B, rows_B, columns_B, first, shift, tile_B + n * FLOAT, row_B,
+                        block == 0, half,
+                    )  # fmt: skip
+                    Cs, step_C, _, _ = tile_rows(
+                        C + n * columns_C, rows_C, columns_C, first, shift, tile_C + n * FLOAT, row_B,
+                        block == 0, half,
+                    )  # fmt: skip
                 whole = count - count % ABREAST
                 for i in range(0, whole, ABREAST):
-                    t, o = first + i, i * vector
                     prepare_tokens(
-                        delta + t * rows_delta + x, rows_delta, bias + x, is_softplus, u + t * rows_u + x,
-                        rows_u, skip + x, z + t * rows_z + x, rows_z, gated, scratch + o, area, ABREAST,
-                        width,
+                        deltas + i * row_delta, row_delta, bias + x, is_softplus, us + i * row_u, row_u,
+                        skip + x, zs + i * row_z, row_z, gated, scratch + i * vector, area, ABREAST, width,
                     )  # fmt: skip
                 for i in range(whole, count):
-                    t, o = first + i, i * vector
                     prepare_tokens(
-                        delta + t * rows_delta + x, rows_delta, bias + x, is_softplus, u + t * rows_u + x,
-                        rows_u, skip + x, z + t * rows_z + x, rows_z, gated, scratch + o, area, 1, width,
+                        deltas + i * row_delta, row_delta, bias + x, is_softplus, us + i * row_u, row_u,
+                        skip + x, zs + i * row_z, row_z, gated, scratch + i * vector, area, 1, width,
                     )  # fmt: skip
                 for g in range(groups):
                     at, n = g * group * row_state + x, g * group * FLOAT
@@ -122,15 +147,14 @@ def make_forward(width: int, group: int, is_softplus: int, gated: int, stamp: in
                         store_rows(kept + tile * step_kept + at, row_state, h)
                     A = load_rows(rates + at, row_state, width, group)
                     for i in range(count):
-                        t, o = first + i, i * vector
+                        o = i * vector
                         # the next tile, line by line: all at once would wait for each other
-                        later = t + TILE
-                        prefetch(u + later * rows_u + x, 0)
-                        prefetch(delta + later * rows_delta + x, 0)
-                        prefetch(z + later * rows_z + x, 0)
-                        prefetch(out + later * rows_out + x, 1)
+                        prefetch(next_u + i * step_u, 0)
+                        prefetch(next_delta + i * step_delta, 0)
+                        prefetch(next_z + i * step_z, 0)
+                        prefetch(out + (first + i + TILE) * rows_out + x, 1)
                         h = advance(
-                            h, A, dts + o, dtus + o, ys + o, B + t * rows_B + n, C + t * rows_C + n, width
+                            h, A, dts + o, dtus + o, ys + o, Bs + i * step_B + n, Cs + i * step_C + n, width
                         )
                     store_rows(state + at, row_state, h)
                 for i in range(count):

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+TILE = 16  # tokens that the kernels of the scan read at once
+
 
 @functools.cache
 def vector_width() -> int:
@@ -35,19 +37,25 @@ class Rows:
 
     Read in place if the tensor is float32, its X are adjacent in memory and `columns` many; else copied, and
     padded with zeros to `columns`. `reverse`: the first row is the last token, and strides are negative.
+    `turned`: its tokens may be adjacent instead, if they fill a tile (see `mambamed.ssm.turned`).
     """
 
-    def __init__(self, tensor: Tensor, columns: int, reverse: bool):
+    def __init__(self, tensor: Tensor, columns: int, reverse: bool, turned: bool = False):
         rows = tensor.transpose(1, 2)  # (B, L, X)
         if rows.dtype != torch.float32:
             rows = rows.float()
         if rows.shape[2] != columns:
             rows = functional.pad(rows, (0, columns - rows.shape[2]))
-        if rows.stride(2) != 1 and columns > 1:
+        turned = turned and rows.stride(1) == 1 and rows.shape[1] >= TILE
+        if rows.stride(2) != 1 and columns > 1 and not turned:
             rows = rows.contiguous()
         self.tensor = rows
-        self.reverse = reverse
+        self.reverse, self.columns = reverse, columns
         self.stride = rows.stride(1) * (-4 if reverse else 4)
+
+    def place(self, batch: int, column: int = 0) -> tuple[int, int, int]:
+        """Address of a column of the first row; bytes from one row, and from one column, to the next."""
+        return self.at(batch, 0, column), self.stride, self.tensor.stride(2) * 4 if self.columns > 1 else 4
 
     def at(self, batch: int, token: int = 0, column: int = 0) -> int:
         """Address of a column of the `token`-th row of a batch entry in reading order."""

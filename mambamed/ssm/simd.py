@@ -23,8 +23,9 @@ from numba import types
 from numba.extending import intrinsic, models, register_model
 
 # numba's disk cache checks only the file of a kernel; kernels contain this number so that they are recompiled
-# when the instructions emitted here change
-STAMP = int.from_bytes(hashlib.sha256(Path(__file__).read_bytes()).digest()[:6], "little")
+# when the instructions emitted by these files change
+_FILES = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in ("simd", "lanes", "turned")]
+STAMP = int.from_bytes(hashlib.sha256(b"".join(_FILES)).digest()[:6], "little")
 
 
 def host_width() -> int:

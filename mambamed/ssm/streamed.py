@@ -165,7 +165,7 @@ class _Side:
         self.conv = conv_kernel(make_conv, self.width, True)
         self.scan = forward_kernel(self.width, group, True, True)
         self.pieces = shares(self.D // self.width, -(-workers() // self.E))
-        self.scratch = kept_memory.empty(self.E * len(self.pieces), scratch_floats(self.width))
+        self.scratch = kept_memory.empty(self.E * len(self.pieces), scratch_floats(self.width, self.N))
         self.tables: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def advance(self, xz: Tensor, first: int, n: int, history: int) -> Tensor:
@@ -180,7 +180,7 @@ class _Side:
         conv_tasks, scan_tasks = task_arguments(conv), task_arguments(scan)
         conv_tasks[:, 0] = row + conv_tasks[:, -1]  # u
         conv_tasks[:, 9] = history
-        scan_tasks[:, 4] = row + scan_tasks[:, -1]  # z
+        scan_tasks[:, 6] = row + scan_tasks[:, -1]  # z
         run_table(self.conv, conv)
         multiply(self.u[:n].flatten(0, 1), self.x_proj, self.projected[:n].flatten(0, 1))
         steps = self.projected[:n].flatten(0, 1)[:, : self.rank]
@@ -204,9 +204,9 @@ class _Side:
                     self.most + 1, 0, n, end - first, (2 * e * self.D + c) * FLOAT,
                 ))  # fmt: skip
                 scan.append((
-                    address(self.u, row, e, c), rows, address(self.delta, row, e, c), rows, 0, wide,
-                    address(self.projected, row, e, self.rank), narrow,
-                    address(self.projected, row, e, self.rank + self.N), narrow,
+                    address(self.u, row, e, c), rows, FLOAT, address(self.delta, row, e, c), rows, FLOAT,
+                    0, wide, FLOAT, address(self.projected, row, e, self.rank), narrow, FLOAT,
+                    address(self.projected, row, e, self.rank + self.N), narrow, FLOAT,
                     address(self.rates, 0, c), address(self.skip, c), address(self.dt_bias, c), D,
                     address(self.y, row, e, c), rows, address(self.state, e, 0, c), 0, 0,
                     address(self.scratch, e * len(self.pieces) + i), n, self.groups, end - first,

@@ -12,6 +12,7 @@ import torch
 
 from mambamed.ssm import cpu, reference, scan, selective_scan
 from mambamed.ssm.rows import Rows
+from mambamed.ssm.simd import host_width
 from tests.ssm.exact_scan import exact_scan
 from tests.ssm.scan_inputs import NAMES, relative_error, scan_inputs
 
@@ -189,3 +190,41 @@ def test_sums_over_many_tokens_keep_their_digits() -> None:
     wanted = exact_scan([*inputs], grad)
     for name, ours in zip(NAMES, torch.autograd.grad(out, leaves, grad), strict=True):
         assert relative_error(ours, torch.from_numpy(wanted[name].copy())) < 1e-6, name
+
+
+@pytest.mark.parametrize("width", sorted({8, host_width()}))
+@pytest.mark.parametrize(
+    ("length", "reverse"), [(15, False), (16, True), (17, False), (50, True), (64, False)]
+)
+def test_channel_major_sequences_give_the_same_bits(length, reverse, width, monkeypatch) -> None:
+    """Also a part of them, as slices of larger tensors."""
+    monkeypatch.setattr(cpu, "vector_width", lambda: width)
+    inputs = scan_inputs(2, 32, length, 16)
+    grad = torch.randn(2, length, 32).transpose(1, 2)
+    out, kept = cpu.scan_forward(*inputs, True, reverse, True)
+    grads = cpu.scan_backward(grad, kept, *inputs, True, reverse)
+    for turned in (NAMES, ("u", "B"), ("delta", "z", "C")):
+        major = [
+            _channel_major(t) if name in turned and t.ndim == 3 else t
+            for name, t in zip(NAMES, inputs, strict=True)
+        ]
+        assert torch.equal(cpu.scan_forward(*major, True, reverse, False)[0], out)
+        for ours, wanted in zip(
+            cpu.scan_backward(_channel_major(grad), kept, *major, True, reverse), grads, strict=True
+        ):
+            assert torch.equal(ours, wanted)
+
+
+def _channel_major(tensor: torch.Tensor) -> torch.Tensor:
+    """The same numbers with the tokens adjacent in memory, inside of a larger tensor."""
+    batch, channels, length = tensor.shape
+    whole = torch.full((batch, channels + 3, length + 5), float("nan"))
+    part = whole[:, 2 : channels + 2, 1 : length + 1]
+    part.copy_(tensor)
+    return part
+
+
+def test_channel_major_sequences_are_read_in_place() -> None:
+    major = torch.randn(2, 64, 40)
+    rows = Rows(major, 64, reverse=True, turned=True)
+    assert rows.place(1, 8) == (major[1, 8, 39].data_ptr(), -4, 160)

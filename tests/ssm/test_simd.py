@@ -9,6 +9,7 @@ from numba import njit
 
 from mambamed.ssm.lanes import load_rows, store_rows
 from mambamed.ssm.simd import LaneSums, emitter, exp2, host_width, sigmoid, softplus
+from mambamed.ssm.turned import transposed
 
 WIDTHS = [8, 16] if host_width() == 16 else [8]
 
@@ -35,6 +36,11 @@ def sum_rows(rows):
     for i, row in enumerate(rows):
         sums.add(i // half, row)
     return [sums.total() for _ in rows]
+
+
+@emitter(lambda rows: rows)
+def transpose_rows(rows):
+    return transposed(rows)
 
 
 def applied(function, numbers: np.ndarray, width: int) -> np.ndarray:
@@ -82,3 +88,12 @@ def test_lane_sums_come_in_order(width) -> None:
     numbers = np.random.default_rng(0).integers(-50, 50, (width, width))
     summed = applied(sum_rows, numbers.reshape(-1), width).reshape(width, width)
     assert np.array_equal(summed, np.broadcast_to(numbers.sum(1), (width, width)))
+
+
+@pytest.mark.parametrize("width", [4, 8, 16])
+def test_squares_are_transposed(width) -> None:
+    numbers = np.arange(2 * width * width, dtype=np.float32)
+    squares = numbers.reshape(2, width, width)
+    assert np.array_equal(
+        applied(transpose_rows, numbers, width).reshape(squares.shape), squares.transpose(0, 2, 1)
+    )
