@@ -71,7 +71,7 @@ def peak_mib(function: Callable[[], object]) -> float:
 
     What earlier calls left in the backend's kept memory, and in the C library's, is given back first.
     """
-    kept_memory.release()
+    kept_memory._free.clear()
     gc.collect()
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
