@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from mambamed.documents.evaluation import AnySummary, ComparisonFile
 from mambamed.documents.fault import FaultReport
+from mambamed.documents.jobs import JobRequest, JobState
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan
 from mambamed.documents.prediction import PointFile, PredictionRecord
@@ -45,6 +46,8 @@ KINDS: dict[str, tuple[str, Any]] = {
     "points": ("CASE.json of predicted landmarks", PointFile),
     "evaluation": ("summary.json of an evaluation", AnySummary),
     "comparison": ("comparison.json of a comparison", ComparisonFile),
+    "job": ("NAME.json of a folder of jobs", JobRequest),
+    "job-state": ("NAME.state.json of a folder of jobs", JobState),
     "files": (".mambamed-files of an output folder, one line of it", Line),
     "error": ("output of a command with --json that failed", FaultReport),
     "compile-times": ("compile.json in the cache folder", CompileTimes),

@@ -13,6 +13,7 @@ from mambamed.documents.evaluation import (
     SegmentationSummary,
 )
 from mambamed.documents.fault import FaultReport
+from mambamed.documents.jobs import JobRequest, JobState
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan
 from mambamed.documents.prediction import PointFile, PredictionRecord
@@ -88,6 +89,10 @@ def _comparison() -> Any:
 
 MORE = {"landmarks": ["tip"], "classes": ["left", "right"], "covariate_ranges": {"age": [20.0, 90.5]}}
 LOSS = {"voxels": 30, "in_crop": 29, "kept": 10, "components": 2, "components_lost": 1}
+START = {"host": "node7", "process": 4711, "id": "101", "began": 1.5, "seen": 2.5, "ended": 3.5}
+START |= {"ending": "failed", "exit_code": 2, "fault": "r.yaml: wrong. Correct it."}
+JOB = {"name": "fold_0", "words": ["train"], "again": ["--resume"], "folder": "/data", "on": "slurm"}
+JOB |= {"resources": {"time": "1:00:00"}, "limit_seconds": 3600.0, "submissions": ["101"]}
 EXAMPLES: list[tuple[type[Model], Any]] = [
     (DatasetManifest, _read("segmentation/run/dataset.json", **MORE)),
     (Plan, _plan()),
@@ -107,5 +112,7 @@ EXAMPLES: list[tuple[type[Model], Any]] = [
     (LandmarksSummary, _read("summary_landmarks.json", task="landmarks")),
     (ClassificationSummary, _read("summary_classification.json", task="classification")),
     (ComparisonFile, _comparison()),
+    (JobRequest, {"format": 1, **JOB}),
+    (JobState, {"format": 1, "starts": [START]}),
     (FaultReport, {"error": {"kind": "RunError", "messages": ["disk full"], "exit_code": 1}}),
 ]

@@ -1,0 +1,86 @@
+"""The position of a process among those that were started together: by torchrun, by srun, as a job array."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mambamed.errors import RecipeError
+from mambamed.numerals import is_whole
+
+_RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
+# index of the task, first index, last index, step between indices
+_ARRAYS = (
+    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX", "SLURM_ARRAY_TASK_STEP"),
+    ("SGE_TASK_ID", "SGE_TASK_FIRST", "SGE_TASK_LAST", "SGE_TASK_STEPSIZE"),
+    ("LSB_JOBINDEX", "", "LSB_JOBINDEX_END", "LSB_JOBINDEX_STEP"),
+)
+_WITHOUT_SIZE = ("PBS_ARRAY_INDEX", "PBS_ARRAYID")
+_VARIABLES = {
+    *(name for pair in _RANKS for name in pair),
+    *(name for names in _ARRAYS for name in names if name),
+    *("SLURM_ARRAY_TASK_COUNT", "SLURM_LOCALID", "LOCAL_RANK", "LOCAL_WORLD_SIZE", *_WITHOUT_SIZE),
+}
+
+
+@dataclass(frozen=True)
+class Position:
+    """Process `index` of `count`, counted from 1.
+
+    Attributes:
+        array: the variable of the job array that says so; empty for a rank.
+    """
+
+    index: int
+    count: int
+    array: str = ""
+
+
+def position(environment: Mapping[str, str]) -> Position | None:
+    """The position that torchrun, srun or a job array set; None for a process alone.
+
+    A batch script of SLURM that starts no step with srun is one process, whatever its `--ntasks` is.
+
+    >>> position({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"})
+    >>> position({"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4"})
+    Position(index=4, count=4, array='')
+
+    Raises:
+        RecipeError: a job array whose size is unknown, or whose indices have gaps.
+    """
+    for rank, size in _RANKS:
+        texts = environment.get(rank, ""), environment.get(size, "")
+        if all(map(is_whole, texts)) and int(texts[0]) < int(texts[1]) and int(texts[1]) > 1:
+            return Position(int(texts[0]) + 1, int(texts[1]))
+    for names in _ARRAYS:
+        index, first, last, step = (environment.get(name, "1" if not name else "") for name in names)
+        if not (is_whole(index) and is_whole(first) and is_whole(last)) or index == "0" == first == last:
+            continue
+        if names[0] == "LSB_JOBINDEX" and index == "0":  # a job that is no array
+            continue
+        width = int(step) if is_whole(step) and int(step) else 1
+        place, count = (int(index) - int(first)) // width + 1, (int(last) - int(first)) // width + 1
+        told = (
+            environment.get("SLURM_ARRAY_TASK_COUNT", str(count))
+            if names[0].startswith("SLURM")
+            else str(count)
+        )
+        if told != str(count) or not 1 <= place <= count or (int(index) - int(first)) % width:
+            raise _unclear(names[0], index, f"the array has gaps ({told} tasks between {first} and {last})")
+        return Position(place, count, names[0]) if count > 1 else None
+    for name in _WITHOUT_SIZE:
+        if is_whole(environment.get(name, "")):
+            raise _unclear(name, environment[name], "the batch system does not tell how many tasks there are")
+    return None
+
+
+def without_position(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a command that does the whole of its work."""
+    return {name: value for name, value in environment.items() if name not in _VARIABLES}
+
+
+def _unclear(name: str, index: str, fact: str) -> RecipeError:
+    return RecipeError(
+        f"{name}={index}: a task of a job array, but {fact}. Give --shard, e.g. --shard ${name}/4 if the "
+        "first index is 1, or --shard 1/1 if every task has cases of its own."
+    )

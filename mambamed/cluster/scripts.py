@@ -1,0 +1,116 @@
+"""Job scripts: the directives of the batch system, what the site adds, and the one command that runs."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from mambamed.cluster.batch import SYSTEMS
+from mambamed.cluster.destination import Destination
+from mambamed.documents.foreign.jobqueue import SiteQueue, read_site_queue
+from mambamed.documents.jobs import JobRequest
+from mambamed.errors import RecipeError
+from mambamed.io.atomic import write_text
+from mambamed.io.json_files import write_json
+
+_PREFIXES = {"slurm": "#SBATCH ", "pbs": "#PBS ", "sge": "#$ ", "lsf": "#BSUB ", "htcondor": ""}
+_OWN_KEYS = ("image", "pvc")  # of --job for Kubernetes
+
+
+def with_site(place: Destination) -> tuple[Destination, SiteQueue]:
+    """The destination with the site's resources where `--job` gives none."""
+    if place.on not in _PREFIXES:
+        return place, SiteQueue()
+    site = read_site_queue(place.on)
+    account = site.account or site.project
+    known = {
+        "time": site.walltime,
+        "mem": site.memory,
+        "cpus": site.cores,
+        "queue": site.queue,
+        "account": account,
+    }
+    resources = {key: value for key, value in known.items() if value} | dict(place.resources)
+    return replace(place, resources=resources), site
+
+
+def write_script(folder: Path, request: JobRequest, place: Destination, site: SiteQueue) -> Path:
+    """Write what is submitted for a job.
+
+    Args:
+        folder: of the jobs; the script refers to it by its absolute path.
+        request: the job.
+        place: a batch system, with the site's resources.
+        site: what the site adds.
+
+    Returns:
+        The file to submit.
+
+    Raises:
+        RecipeError: a resource that the batch system does not have.
+    """
+    script, name = folder / f"{request.name}.sh", f"mambamed-{request.name}"
+    if place.on == "kubernetes":
+        write_json(manifest := folder / f"{request.name}.job.json", _manifest(folder, request, place))
+        return manifest
+    lines = SYSTEMS[place.on].directives(name, folder / f"{request.name}.batch.log", place)
+    extra = [f"{_PREFIXES[place.on]}{line}" for line in site.job_extra_directives or ()]
+    lines = [
+        line for line in lines if not any(skip in line for skip in site.job_directives_skip or ())
+    ] + extra
+    command = [site.python or sys.executable, "-m", "mambamed.cluster.step", str(folder), request.name]
+    body = [
+        *(site.job_script_prologue or ()),
+        *(
+            [f"export PYTHONPATH={shlex.quote(os.environ['PYTHONPATH'])}"]
+            if os.environ.get("PYTHONPATH")
+            else []
+        ),
+        f"cd {shlex.quote(request.folder)} || exit 1",
+        f"exec {shlex.join(command)}",  # so that signals of the batch system reach Python
+    ]
+    directives = [] if place.on == "htcondor" else lines
+    write_text(script, "\n".join(["#!/bin/bash", *directives, "", *body, ""]))
+    if place.on != "htcondor":
+        return script
+    head = ["executable = /bin/bash", f'arguments = "{script}"']
+    write_text(submit := folder / f"{request.name}.sub", "\n".join([*head, *lines, "queue", ""]))
+    return submit
+
+
+def _manifest(folder: Path, request: JobRequest, place: Destination) -> dict[str, object]:
+    """A Job of Kubernetes; a volume of the cluster holds the folder, under the path that it has here."""
+    given = place.resources
+    if unknown := [key for key in given if key not in (*_OWN_KEYS, "time", "mem", "cpus", "gpus")]:
+        raise RecipeError(f"--job {unknown[0]}: Kubernetes has image, pvc, cpus, mem, gpus and time.")
+    if not given.get("image"):
+        raise RecipeError(
+            "--job: Kubernetes needs an image with mambamed. Give e.g. image=registry/mambamed:1."
+        )
+    claim, _, mount = given.get("pvc", "").partition(":")
+    if "pvc" in given and not (claim and mount.startswith("/")):
+        raise RecipeError(f"--job pvc={given['pvc']}: expected CLAIM:/PATH, where all machines see the data.")
+    memory = place.memory_bytes
+    asked = {"cpu": given.get("cpus"), "memory": memory and str(memory), "nvidia.com/gpu": given.get("gpus")}
+    container: dict[str, object] = {
+        "name": "mambamed",
+        "image": given["image"],
+        "command": ["python", "-m", "mambamed.cluster.step", str(folder), request.name],
+        "workingDir": request.folder,
+        "resources": {"limits": {key: value for key, value in asked.items() if value}},
+    }
+    pod: dict[str, object] = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 120}
+    if claim:
+        container["volumeMounts"] = [{"name": "data", "mountPath": mount}]
+        pod["volumes"] = [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}]
+    # In lower case, letters, digits and "-" alone.
+    name = "".join(letter if letter.isalnum() else "-" for letter in f"mambamed-{request.name}".lower())
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"generateName": f"{name[:50]}-"},
+        "spec": {"backoffLimit": 100, "template": {"spec": {**pod, "containers": [container]}}},
+    }

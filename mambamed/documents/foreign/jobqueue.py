@@ -1,0 +1,68 @@
+"""`jobqueue.yaml` of dask-jobqueue: how a site's batch system wants its jobs.
+
+Source: dask-jobqueue 0.9, `jobqueue.yaml`; Dask's documentation, "Configuration", for the places.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import BeforeValidator, ConfigDict
+
+from mambamed.documents.base import ForeignDocument
+from mambamed.documents.foreign.values import Text
+from mambamed.errors import MambamedError, RecipeError
+from mambamed.io.text_files import read_text
+from mambamed.recipe.document import parse_document
+
+NumberOrText = Annotated[
+    str | None, BeforeValidator(lambda v: str(v) if isinstance(v, (int, float)) and v is not True else v)
+]
+Lines = tuple[Text, ...] | None
+
+
+class SiteQueue(ForeignDocument):
+    """The section of one batch system; keys that concern Dask's workers are ignored."""
+
+    model_config = ConfigDict(alias_generator=lambda name: name.replace("_", "-"))
+
+    FAULT: ClassVar[type[MambamedError]] = RecipeError
+
+    queue: NumberOrText = None
+    account: NumberOrText = None
+    project: NumberOrText = None
+    walltime: NumberOrText = None
+    memory: NumberOrText = None
+    cores: NumberOrText = None
+    python: NumberOrText = None
+    job_extra_directives: Lines = None
+    job_script_prologue: Lines = None
+    job_directives_skip: Lines = None
+
+
+def read_site_queue(system: str, environment: Mapping[str, str] | None = None) -> SiteQueue:
+    """What the site says of a batch system, e.g. "slurm".
+
+    The file is looked for where Dask does: in `DASK_CONFIG` (a file or folder), `~/.config/dask`,
+    `/etc/dask`; the first one that has the section counts.
+
+    Raises:
+        RecipeError: a file cannot be parsed, or a value has another type.
+    """
+    environment = os.environ if environment is None else environment
+    home = Path(environment.get("HOME") or Path.home())
+    own = [Path(environment["DASK_CONFIG"])] if environment.get("DASK_CONFIG") else []
+    for place in (*own, home / ".config" / "dask", Path(environment.get("DASK_ROOT_CONFIG", "/etc/dask"))):
+        for path in sorted(place.glob("*.y*ml")) if place.is_dir() else [place]:
+            if not path.is_file() or not (text := read_text(path)).strip():
+                continue
+            if "jobqueue" not in text:
+                continue
+            found = parse_document(text, str(path))[0].get("jobqueue")
+            if isinstance(found, dict) and isinstance(section := found.get(system), dict):
+                known = {key.replace("_", "-"): value for key, value in section.items()}
+                return SiteQueue.checked(known, f"{path}: jobqueue.{system}")
+    return SiteQueue()
