@@ -383,6 +383,7 @@ def predict(
     preview: bool = False,
     save_probabilities: bool = False,
     statistics: bool = False,
+    uncertainty: bool = False,
     format: Literal["nifti", "seg-nrrd", "dicom-seg", "rtstruct"] = "nifti",
     part: Part | None = None,
     missing: Missing = "reject",
@@ -409,6 +410,8 @@ def predict(
         preview: Also write a preview picture of every case.
         save_probabilities: Also write the probability maps (float16, .npz).
         statistics: Also write volume and mean intensity of every structure, as JSON.
+        uncertainty: Also write maps of entropy and of the disagreement of folds, mirrored copies and windows,
+            and a table with the expected Dice and the uncertainty of every structure.
         format: File format of the predicted masks; seg-nrrd is for 3D Slicer; dicom-seg and rtstruct
             require DICOM input.
         part: Predict this part of the split of a prepared dataset, which is then INPUT; the images are those
@@ -426,7 +429,7 @@ def predict(
     from mambamed.answers.segmentation import predict
 
     job, serving = _options(locals())
-    options = MaskOptions(preview, save_probabilities, statistics, format)
+    options = MaskOptions(preview, save_probabilities, statistics, uncertainty, format)
     return predict(model, input, output, serving, job, options, progress)
 
 

@@ -25,6 +25,7 @@ TABLES = {
 # Tests that are about no single module, and why.
 CROSS_CUTTING = {
     "answers/test_single_file": "a file that -o names, from the options to the record",
+    "answers/test_uncertain_masks": "predict --uncertainty, from the networks to the table",
     "documents/foreign/test_mutations": "every field of every foreign document, damaged in turn",
     "documents/test_mutations": "every field of every document, damaged in turn",
     "documents/test_samples": "files that earlier versions wrote, read by every document",

@@ -30,6 +30,8 @@ from mambamed.report.planes import color_of
 from mambamed.tasks.segmentation import Segmentation
 
 # The first suffix is that of the files in a folder; `-o` may name a single file with any of them.
+MAPS, UNCERTAINTY = "uncertainty", "uncertainty.csv"
+
 FORMATS = {
     "nifti": (".nii.gz", ".nii"),
     "seg-nrrd": (".seg.nrrd",),
@@ -47,6 +49,8 @@ class MaskOptions:
         probabilities: also write `CASE_probabilities.npz`: `probabilities` `(K, X, Y, Z)` float16 on the grid
             of the file, before postprocessing, their `names`, and the `affine`.
         statistics: also write `CASE_statistics.json`: volume and mean intensity of each label or region.
+        uncertainty: also write `CASE_entropy.nii.gz` and `CASE_disagreement.nii.gz`, in a folder of their own
+            unless the mask is a single file.
         format: of the mask, a key of `FORMATS`; `CASE.dcm` refers to the DICOM series that was read.
         ending: suffix of the mask's file, one of the format's (default: the first).
     """
@@ -54,6 +58,7 @@ class MaskOptions:
     preview: bool = False
     probabilities: bool = False
     statistics: bool = False
+    uncertainty: bool = False
     format: str = "nifti"
     ending: str = ""
 
@@ -80,7 +85,8 @@ class MaskOptions:
         }
         end = next((end for end in ends if output.name.lower().endswith(end)), "")
         if not end or output.is_dir():
-            return OutputFolder(output, "folder of masks", (self.suffix,)), self
+            tables = (UNCERTAINTY,) if self.uncertainty else ()
+            return OutputFolder(output, "folder of masks", (self.suffix,), tables), self
         if end not in FORMATS[self.format] or not output.name.endswith(end):
             expected = " or ".join(FORMATS[self.format])
             others = [kind for kind, suffixes in FORMATS.items() if end in suffixes and kind != self.format]
@@ -94,7 +100,11 @@ class MaskOptions:
         """Kind -> optional file."""
         asked = {"preview": self.preview, "probabilities": self.probabilities, "statistics": self.statistics}
         ends = {"preview": "png", "probabilities": "npz", "statistics": "json"}
-        return {kind: output / f"{case.id}_{kind}.{ends[kind]}" for kind, wanted in asked.items() if wanted}
+        files = {kind: output / f"{case.id}_{kind}.{ends[kind]}" for kind, wanted in asked.items() if wanted}
+        # not among the masks, which they would be read as
+        folder = output if self.ending else output / MAPS
+        maps = ("entropy", "disagreement") if self.uncertainty else ()
+        return files | {kind: folder / f"{case.id}_{kind}.nii.gz" for kind in maps}
 
 
 def write_mask(
@@ -163,12 +173,19 @@ def statistics(
 
 @contextmanager
 def probability_file(path: Path, task: Segmentation, geometry: CaseGeometry) -> Iterator[NDArray[np.float16]]:
-    """An array `(K, X, Y, Z)` on the native grid to fill; it is saved as `.npz` when the block ends.
-
-    It is mapped to a temporary file, so that it needs no memory.
-    """
+    """An array `(K, X, Y, Z)` on the native grid to fill; it is saved as `.npz` when the block ends."""
     names = [*task.names] if task.by_regions else ["background", *task.names]
-    shape = (task.outputs, *geometry.shape_native)
+    with scratch_array(path, (task.outputs, *geometry.shape_native), np.float16) as values:
+        yield values
+        with open_atomic(path) as file:
+            texts = np.array(names, dtype=np.str_)  # readable without pickle
+            affine = np.array(geometry.affine_native)
+            np.savez_compressed(file, probabilities=values, names=texts, affine=affine)
+
+
+@contextmanager
+def scratch_array(path: Path, shape: tuple[int, ...], kind: type[np.floating]) -> Iterator[NDArray]:
+    """An array for the block, mapped to a temporary file next to `path`, so that it needs no memory."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - closed below
@@ -177,13 +194,8 @@ def probability_file(path: Path, task: Segmentation, geometry: CaseGeometry) -> 
     with scratch:
         if hasattr(os, "posix_fallocate"):  # otherwise a full disk would kill the process by SIGBUS
             try:
-                os.posix_fallocate(scratch.fileno(), 0, 2 * math.prod(shape))
+                os.posix_fallocate(scratch.fileno(), 0, np.dtype(kind).itemsize * math.prod(shape))
             except OSError as error:
                 if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # not supported by the file system
                     raise cannot_write(path, error) from error
-        values = np.memmap(scratch, np.float16, "w+", shape=shape)
-        yield values
-        with open_atomic(path) as file:
-            texts = np.array(names, dtype=np.str_)  # readable without pickle
-            affine = np.array(geometry.affine_native)
-            np.savez_compressed(file, probabilities=values, names=texts, affine=affine)
+        yield np.memmap(scratch, kind, "w+", shape=shape)

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from mambamed.answers.base import BaseAnswer, check_task
-from mambamed.answers.mask_files import MaskOptions, probability_file, statistics, write_mask
+from mambamed.answers.mask_calibration import ensemble_temperature
+from mambamed.answers.mask_files import (
+    UNCERTAINTY,
+    MaskOptions,
+    probability_file,
+    scratch_array,
+    statistics,
+    write_mask,
+)
 from mambamed.answers.postprocess import check_names, postprocess
 from mambamed.cases import Case
 from mambamed.documents.account import Account
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.io.dicom_seg import check_dicom_output
+from mambamed.io.images import write_image
 from mambamed.io.json_files import write_json
+from mambamed.io.tables import write_csv
 from mambamed.jobs.job import JobOptions, evaluate_command, run_job
 from mambamed.jobs.read_case import Ready
 from mambamed.progress import Progress
 from mambamed.recipe.schema import Postprocess
 from mambamed.tasks.segmentation import Segmentation
 from mambamed.volumes.ensemble import Ensemble, Serving
-from mambamed.volumes.restore import labels_of_slabs
+from mambamed.volumes.restore import VoxelValues, labels_of_slabs, probability_values
 from mambamed.volumes.sliding_window import Slab
+from mambamed.volumes.uncertainty import LogPartition, UncertaintyArrays, uncertainty_of
 
 # Compressed size as a fraction of the bytes in memory; files are larger than this.
-_LEAST_OF_MASKS, _LEAST_OF_PROBABILITIES = 0.001, 0.02
+_LEAST_OF_MASKS, _LEAST_OF_PROBABILITIES, _LEAST_OF_MAPS = 0.001, 0.02, 0.02
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,8 @@ class SegmentationAnswer(BaseAnswer):
     manifest: DatasetManifest
     postprocessing: Postprocess = field(default_factory=Postprocess)
     options: MaskOptions = field(default_factory=MaskOptions)
+    temperature: tuple[float, str] = (1.0, "")  # of the uncertainty, and where it is from
+    tables: bool = False  # whether the table over all cases is written
 
     @classmethod
     def of(cls, ensemble: Ensemble, options: MaskOptions) -> SegmentationAnswer:
@@ -100,11 +114,15 @@ class SegmentationAnswer(BaseAnswer):
         task, run = ensemble.task, ensemble.run
         assert isinstance(task, Segmentation)
         check_names(run.recipe.inference.postprocess, run.manifest)
-        return cls(task, run.manifest, run.recipe.inference.postprocess, options)
+        temperature = ensemble_temperature(ensemble) if options.uncertainty else (1.0, "")
+        tables = options.uncertainty and not options.ending
+        return cls(task, run.manifest, run.recipe.inference.postprocess, options, temperature, tables)
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"postprocess": self.postprocessing.model_dump(mode="json"), "format": self.options.format}
+        calibrated = {"temperature": self.temperature[0]} if self.options.uncertainty else {}
+        postprocess = self.postprocessing.model_dump(mode="json")
+        return {"postprocess": postprocess, "format": self.options.format, **calibrated}
 
     @property
     def names(self) -> dict[str, Any]:
@@ -118,24 +136,38 @@ class SegmentationAnswer(BaseAnswer):
     @property
     def least_bytes_per_voxel(self) -> float:
         probabilities = 2 * self.task.outputs * _LEAST_OF_PROBABILITIES if self.options.probabilities else 0.0
-        return _LEAST_OF_MASKS + probabilities
+        maps = 2 * 4 * _LEAST_OF_MAPS if self.options.uncertainty else 0.0
+        return _LEAST_OF_MASKS + probabilities + maps
 
     def accept(self, cases: Sequence[Case], progress: Progress) -> list[Case]:
         if self.options.format in {"dicom-seg", "rtstruct"}:
             check_dicom_output(cases, self.options.format)
+        if self.options.uncertainty:
+            progress.say(self.temperature[1])
         return list(cases)
+
+    def work(self, ready: Ready, ensemble: Ensemble, progress: Progress) -> Iterator[Slab]:
+        if self.options.uncertainty:
+            ensemble = replace(ensemble, also=LogPartition(self.temperature[0], bool(self.task.by_regions)))
+        return ensemble.slabs_of_case(ready.case.id, ready.array, progress)
 
     def write(self, ready: Ready, parts: Iterable[Slab], folder: Path) -> dict[str, Any]:
         case = ready.case
         files = self.options.further_files(case, folder)
-        if "probabilities" in files:
-            with probability_file(files["probabilities"], self.task, ready.geometry) as values:
-                labels = labels_of_slabs(parts, ready.geometry, self.task, values)
-        else:
-            labels = labels_of_slabs(parts, ready.geometry, self.task)
-        affine = ready.like.affine
-        voxel_mm3 = abs(float(np.linalg.det(affine[:3, :3])))
-        postprocess(labels, self.postprocessing, self.manifest, voxel_mm3)
+        affine, results = ready.like.affine, {}
+        with ExitStack() as held:
+            values: list[VoxelValues] = []
+            if (path := files.get("probabilities")) is not None:
+                arrays = held.enter_context(probability_file(path, self.task, ready.geometry))
+                values.append(probability_values(self.task, [*arrays]))
+            maps = self._maps(held, files["entropy"], ready) if self.options.uncertainty else None
+            if maps is not None:
+                values.append(maps.values(self.task, self.temperature[0]))
+            labels = labels_of_slabs(parts, ready.geometry, self.task, values)
+            voxel_mm3 = abs(float(np.linalg.det(affine[:3, :3])))
+            postprocess(labels, self.postprocessing, self.manifest, voxel_mm3)
+            if maps is not None:
+                results = self._uncertainty(maps, labels, files, ready)
         if "statistics" in files:
             images = dict(zip(case.named(self.manifest.channels), ready.images, strict=True))
             write_json(files["statistics"], statistics(labels, images, affine, self.manifest))
@@ -148,7 +180,37 @@ class SegmentationAnswer(BaseAnswer):
             draw_cases(files["preview"], [pictured], self.manifest.labels)
         mask = folder / f"{case.id}{self.options.suffix}"
         write_mask(mask, labels, ready.like, case, self.manifest, self.options.format)
-        return {}
+        return results
+
+    def _maps(self, held: ExitStack, path: Path, ready: Ready) -> UncertaintyArrays:
+        """Arrays to be filled, kept on the disk as long as `held`."""
+        shape = ready.geometry.shape_native
+        chances = held.enter_context(scratch_array(path, (self.task.outputs, *shape), np.float16))
+        entropy, disagreement = (held.enter_context(scratch_array(path, shape, np.float32)) for _ in range(2))
+        return UncertaintyArrays(chances, entropy, disagreement)
+
+    def _uncertainty(
+        self, maps: UncertaintyArrays, labels: np.ndarray, files: Mapping[str, Path], ready: Ready
+    ) -> dict[str, Any]:
+        """Write the maps; the numbers of each structure, for the record."""
+        write_image(files["entropy"], np.asarray(maps.entropy), like=ready.like)
+        write_image(files["disagreement"], np.asarray(maps.disagreement), like=ready.like)
+        members = [self.manifest.foreground[name] for name in self.task.names]
+        numbers = uncertainty_of(maps, labels, self.task, members)
+        return {"uncertainty": dict(zip(self.task.names, numbers, strict=True))}
+
+    def gather(self, cases: Sequence[Case], finished: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+        """Write the uncertainty of all cases as a table."""
+        if not self.tables:
+            return
+        columns = ("expected_dice", "entropy", "disagreement")
+        rows = [
+            [case.id, name, *(numbers[column] for column in columns)]
+            for case in cases
+            if case.id in finished
+            for name, numbers in finished[case.id]["uncertainty"].items()
+        ]
+        write_csv(folder / UNCERTAINTY, ["case", "structure", *columns], rows)
 
     def is_complete(self, case: Case, folder: Path) -> bool:
         return all(path.is_file() for path in self.options.further_files(case, folder).values())

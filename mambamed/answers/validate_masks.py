@@ -1,4 +1,4 @@
-"""Validation of segmentation: masks of the validation cases on their native grids, and their scores."""
+"""Validation of segmentation: masks of the validation cases on their native grids, scores, temperature."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import cast
 import numpy as np
 import torch
 
+from mambamed.answers.mask_calibration import VoxelSample, sample_voxels, temperature_of
 from mambamed.answers.validation import Network, Scored
+from mambamed.documents.run import Calibration
 from mambamed.documents.splits import FoldName
 from mambamed.evaluation.masks import evaluate
 from mambamed.io.images import read_header, write_image
 from mambamed.preparation.store import CaseFiles, PreparedCase, PreparedDataset
 from mambamed.progress import Progress
+from mambamed.run.calibration import write_calibration
 from mambamed.run.folder import Run
 from mambamed.tasks.segmentation import Segmentation
 from mambamed.volumes.restore import native_labels
@@ -23,16 +26,21 @@ MASKS = "validation"
 
 
 class MaskValidation:
-    """Writes `validation/CASE.nii.gz`, cases.csv, summary.csv and, last, summary.json."""
+    """Writes `validation/CASE.nii.gz`, calibration.json, cases.csv, summary.csv and, last, summary.json."""
 
     cases_at_once = 1
 
     def __init__(self, run: Run, fold: FoldName, dataset: PreparedDataset) -> None:
-        self._run, self._folder, self._dataset = run, run.fold_folder(fold), dataset
+        self._run, self._fold, self._dataset = run, fold, dataset
+        self._folder = run.fold_folder(fold)
         self._task = cast(Segmentation, run.task)
 
-    def predict(self, cases: Sequence[PreparedCase], network: Network) -> list[None]:
-        """Write the masks of the cases; masks are scored from their files, like those of `predict`."""
+    def predict(self, cases: Sequence[PreparedCase], network: Network) -> list[VoxelSample | None]:
+        """Write the masks of the cases, and keep voxels for the temperature, if it is to be chosen.
+
+        Masks are scored from their files, like those of `predict`.
+        """
+        samples: list[VoxelSample | None] = []
         for case in cases:
             logits = window_logits(
                 [network.module],
@@ -45,11 +53,24 @@ class MaskValidation:
             header = read_header(CaseFiles.of(self._dataset.root, case.id).reference)
             labels = native_labels(logits, case.geometry, self._task)
             write_image(self._folder / MASKS / f"{case.id}.nii.gz", labels, like=header)
-        return [None] * len(cases)
+            samples.append(self._sample(case, logits))
+        return samples
 
-    def score(self, case_ids: Sequence[str], predicted: Sequence[None], progress: Progress) -> Scored:
+    def _sample(self, case: PreparedCase, logits: torch.Tensor) -> VoxelSample | None:
+        if not self._run.recipe.evaluation.calibrate:
+            return None
+        target = self._task.encode(torch.from_numpy(np.array(case.label())))
+        truth = self._task.masks(target[None])[0] if self._task.by_regions else target
+        return sample_voxels(logits.numpy(), truth.numpy(), (target >= 0).numpy())
+
+    def score(
+        self, case_ids: Sequence[str], predicted: Sequence[VoxelSample | None], progress: Progress
+    ) -> Scored:
         """Means of the recipe's first metric."""
         rules, manifest = self._run.recipe.evaluation, self._run.manifest
+        if samples := [sample for sample in predicted if sample is not None]:
+            calibration = Calibration(temperature=temperature_of(samples), cases=len(samples))
+            write_calibration(self._run, self._fold, calibration)
         evaluation = evaluate(
             self._folder / MASKS,
             self._dataset.root / "references",

@@ -27,6 +27,17 @@ Position = tuple[Finite, Finite, Finite]
 FileStamp = tuple[str, Count | None, int | None]
 
 
+class StructureUncertainty(Model):
+    """How uncertain a predicted structure is; None if it is not predicted."""
+
+    expected_dice: Fraction | None
+    """Dice that the calibrated probabilities predict."""
+    entropy: Fraction | None
+    """Mean over the structure, from 0 (certain) to 1."""
+    disagreement: NotNegative | None
+    """Of folds, mirrored copies and windows: mean over the structure, in nats."""
+
+
 class CaseResult(Model):
     """The state of a case."""
 
@@ -44,6 +55,8 @@ class CaseResult(Model):
     fault: str | None = None
     probabilities: tuple[Fraction, ...] | None = None
     """Of each class, in the order of the model."""
+    uncertainty: dict[str, StructureUncertainty] | None = None
+    """Only from `predict --uncertainty`: structure -> its numbers."""
 
     @model_validator(mode="after")
     def _says_why(self) -> CaseResult:

@@ -6,7 +6,16 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from mambamed.documents.base import Count, Document, Fraction, Model, Positive, Size, SparseDocument
+from mambamed.documents.base import (
+    Count,
+    Document,
+    Fraction,
+    Model,
+    NotNegative,
+    Positive,
+    Size,
+    SparseDocument,
+)
 from mambamed.documents.prepared import Sha256
 from mambamed.errors import MambamedError, ModelError
 
@@ -25,6 +34,21 @@ class Provenance(Model):
     torch_threads: Size
 
 
+class CostRecord(Model):
+    """What a session took, training and validation."""
+
+    device: str
+    """Its kind: cpu, cuda or mps."""
+    seconds: NotNegative
+    """Wall time."""
+    cpu_seconds: NotNegative
+    """Of all threads of the process; of several processes, the first one."""
+    processes: Size
+    """One per GPU."""
+    peak_gib: NotNegative | None = None
+    """Largest memory of a GPU, or of the process on a CPU; None if unknown."""
+
+
 class SessionRecord(Provenance):
     """One call of `train`: what was chosen, and why."""
 
@@ -40,6 +64,8 @@ class SessionRecord(Provenance):
     """What of the recipe has changed since the run began."""
     from_step: Count
     deterministic: bool
+    cost: CostRecord | None = None
+    """None for a session that was killed, or of an earlier version."""
 
 
 class ScoreRecord(Model):
@@ -92,7 +118,10 @@ class Thresholds(Document):
 
 
 class Calibration(Document):
-    """calibration.json of a fold, all of it chosen on its validation cases."""
+    """calibration.json of a fold, all of it chosen on its validation cases.
+
+    Of masks it has the temperature alone, which is used for `predict --uncertainty`.
+    """
 
     FAULT: ClassVar[type[MambamedError]] = ModelError
     REMEDY: ClassVar[str] = "Validate the fold again."

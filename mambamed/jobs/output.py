@@ -17,7 +17,10 @@ from mambamed.io.lock import LOCK_NAME, waiting_lock
 from mambamed.io.ownership import Output, own_file
 from mambamed.jobs.shard import Shard
 
-FURTHER = ("_preview.png", "_probabilities.npz", "_statistics.json")
+FURTHER = (
+    *("_preview.png", "_probabilities.npz", "_statistics.json"),
+    *("_entropy.nii.gz", "_disagreement.nii.gz"),
+)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,12 @@ def fit_temperature(logits: ArrayLike, reference: ArrayLike) -> float | None:
     return float(np.exp(best))
 
 
+def fit_binary_temperature(logits: ArrayLike, reference: ArrayLike) -> float | None:
+    """`fit_temperature` for the sigmoid of `(n,)` logits and `(n,)` true or false."""
+    scores = np.asarray(logits, float)
+    return fit_temperature(np.stack([np.zeros_like(scores), scores], axis=-1), reference)
+
+
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """`(..., K)` logits -> probabilities that sum to 1.
 

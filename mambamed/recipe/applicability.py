@@ -33,7 +33,7 @@ APPLIES_TO = {
     "evaluation.hd95": ("task", (_SEGMENTATION,)),
     "evaluation.empty": ("task", (_SEGMENTATION,)),
     "evaluation.threshold": ("task", (_CLASSES,)),
-    "evaluation.calibrate": ("task", (_CLASSES,)),
+    "evaluation.calibrate": ("task", (_SEGMENTATION, _CLASSES)),
     "evaluation.sdr_mm": ("task", (_LANDMARKS,)),
 }
 

@@ -343,7 +343,8 @@ class Evaluation(Section):
     sdr_mm: tuple[Positive, ...] = (2.0, 2.5, 3.0, 4.0)
     """Landmarks: distances in mm for the success detection rate."""
     calibrate: bool = True
-    """Classification: calibrate probabilities by a temperature chosen on the validation cases."""
+    """Choose a temperature on the validation cases that calibrates probabilities: of classes, and of the
+    uncertainty of masks."""
 
     @field_validator("metrics")
     @classmethod

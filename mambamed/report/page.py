@@ -68,30 +68,35 @@ def write_page(path: Path, page: Page) -> None:
 
 def render_page(page: Page) -> str:
     """The report as HTML."""
+    body = [
+        faults_html("Not scored", page.faults),
+        section("Summary", table_html(page.summary)),
+        section("ROC curve", roc_plot(page.roc)) if page.roc else "",
+        *(section(table.title, table_html(table, captioned=False)) for table in page.tables),
+        section("Distributions", "".join(_distribution(d) for d in page.distributions)),
+        section("Worst cases", "".join(_worst(case) for case in page.worst)) if page.worst else "",
+        section("Cases", _case_table(page.case_headers, page.case_rows)),
+        section("Settings", settings_html(page.settings)),
+    ]
+    return document(page.title, page.lead, body)
+
+
+def document(title: str, lead: str, sections: Sequence[str]) -> str:
+    """A whole page of sections that are HTML; the title and the line below it are text."""
     folder = resources.files("mambamed.report")
     style, script = (folder.joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
     policy = (
         "default-src 'none'; img-src data:; "
         f"style-src 'sha256-{_digest(style)}'; script-src 'sha256-{_digest(script)}'"
     )
-    body = [
-        f"<header><h1>{escape(page.title)}</h1><p>{escape(page.lead)}</p></header>",
-        _faults(page.faults),
-        _section("Summary", _plain_table(page.summary)),
-        _section("ROC curve", roc_plot(page.roc)) if page.roc else "",
-        *(_section(table.title, _plain_table(table, captioned=False)) for table in page.tables),
-        _section("Distributions", "".join(_distribution(d) for d in page.distributions)),
-        _section("Worst cases", "".join(_worst(case) for case in page.worst)) if page.worst else "",
-        _section("Cases", _case_table(page.case_headers, page.case_rows)),
-        _section("Settings", _settings(page.settings)),
-    ]
+    header = f"<header><h1>{escape(title)}</h1><p>{escape(lead)}</p></header>"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(page.title)}</title><style>{style}</style></head>\n"
-        f"<body><main>{''.join(body)}</main><script>{script}</script></body></html>\n"
+        f"<title>{escape(title)}</title><style>{style}</style></head>\n"
+        f"<body><main>{header}{''.join(sections)}</main><script>{script}</script></body></html>\n"
     )
 
 
@@ -99,21 +104,31 @@ def _digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _section(title: str, body: str) -> str:
+def section(title: str, body: str) -> str:
+    """A section of `document`; the title is text."""
     return f"<section><h2>{escape(title)}</h2>{body}</section>\n"
 
 
-def _faults(faults: Sequence[str]) -> str:
+def faults_html(title: str, faults: Sequence[str]) -> str:
+    """A section with lines of text, the first ones in view; nothing without any."""
     if not faults:
         return ""
     lines = [f"<li>{escape(fault)}</li>" for fault in faults]
     shown, more = "".join(lines[:_FAULTS_SHOWN]), "".join(lines[_FAULTS_SHOWN:])
     count = len(faults) - _FAULTS_SHOWN
     details = f"<details><summary>{count} more</summary><ul>{more}</ul></details>" if more else ""
-    return f'<section class="faults"><h2>Not scored: {len(faults)}</h2><ul>{shown}</ul>{details}</section>\n'
+    heading = f"<h2>{escape(title)}: {len(faults)}</h2>"
+    return f'<section class="faults">{heading}<ul>{shown}</ul>{details}</section>\n'
 
 
-def _plain_table(table: Table, captioned: bool = True) -> str:
+def picture_html(png: bytes, described: str) -> str:
+    """A picture within the page; the description is text."""
+    data = base64.b64encode(png).decode()
+    return f'<img src="data:image/png;base64,{data}" loading="lazy" alt="{escape(described)}">'
+
+
+def table_html(table: Table, captioned: bool = True) -> str:
+    """A table with its notes below."""
     head = "".join(f'<th scope="col">{escape(h)}</th>' for h in table.headers)
     rows = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>'
@@ -139,11 +154,8 @@ def _worst(worst: WorstCase) -> str:
     if worst.picture is None:
         picture = '<p class="note">no image to show</p>'
     else:
-        data = base64.b64encode(worst.picture).decode()
-        picture = (
-            f'<img src="data:image/png;base64,{data}" loading="lazy" '
-            f'alt="{escape(worst.case)}: three planes, reference and prediction outlined">'
-        )
+        described = f"{worst.case}: three planes, reference and prediction outlined"
+        picture = picture_html(worst.picture, described)
     return (
         f'<figure class="worst"><figcaption><b>{escape(worst.case)}</b> {escape(worst.reason)}</figcaption>'
         f"{picture}</figure>"
@@ -174,7 +186,8 @@ def _cell(cell: str | float | int | None) -> str:
     return f'<td data-value="{escape(cell)}">{escape(cell)}</td>'
 
 
-def _settings(settings: Mapping[str, object]) -> str:
+def settings_html(settings: Mapping[str, object]) -> str:
+    """Names and values."""
     items = []
     for name, value in settings.items():
         text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

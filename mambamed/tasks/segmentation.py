@@ -156,7 +156,7 @@ class Segmentation(Task):
         return total
 
     def _loss_at(self, logits: Tensor, target: Tensor, finest: bool) -> Tensor:
-        wanted, reference = self._loss, self._masks(target)  # (B, names, X, Y, Z) bool
+        wanted, reference = self._loss, self.masks(target)  # (B, names, X, Y, Z) bool
         known = None if self._ignored is None else (target >= 0)[:, None]
         weights = None if self._weights is None else self._weights.to(logits.device)
         log_probabilities = None if self.by_regions else functional.log_softmax(logits, dim=1)
@@ -180,8 +180,8 @@ class Segmentation(Task):
             total = total + wanted.boundary * boundary
         return total
 
-    def _masks(self, target: Tensor) -> Tensor:
-        """`(B, X, Y, Z)` indices -> `(B, names, X, Y, Z)` bool."""
+    def masks(self, target: Tensor) -> Tensor:
+        """`(B, X, Y, Z)` indices from `encode` -> `(B, names, X, Y, Z)` bool."""
         table = self._members.to(target.device)
         if self._ignored is None:
             return torch.stack([table[:, j][target] for j in range(table.shape[1])], dim=1)
@@ -190,8 +190,8 @@ class Segmentation(Task):
 
     def score(self, logits: Tensor, target: Tensor) -> Tensor:
         """`(B, names, 3)` int64 voxel counts: true positives, false positives, false negatives."""
-        predicted = logits > 0 if self.by_regions else self._masks(logits.argmax(1))
-        reference = self._masks(target)
+        predicted = logits > 0 if self.by_regions else self.masks(logits.argmax(1))
+        reference = self.masks(target)
         if self._ignored is not None:
             predicted = predicted & (target >= 0)[:, None]
         both = (predicted & reference).flatten(2).sum(2)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from contextlib import closing
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mambamed.errors import RecipeError
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Progress
 from mambamed.run.checkpoint import read_checkpoint
+from mambamed.run.device import peak_memory
 from mambamed.run.folder import Run
 from mambamed.run.model import input_channels, make_network
 from mambamed.run.provenance import provenance
@@ -180,7 +182,10 @@ class Session:
             self._record({**reasons, "compile": line}, state, options)
             done = len(state.counters.history)
             journal.follow(open_trackers(options.log, self.run, self.fold, done, journal.say))
-        with StopRequests(self.run.root, self._ranks.leads, self._progress.say) as stop:
+        with (
+            self._cost_recorded(),
+            StopRequests(self.run.root, self._ranks.leads, self._progress.say) as stop,
+        ):
             with closing(journal):
                 stopped = self._loop(state, journal).go(stop)
             self._ranks.wait()
@@ -319,6 +324,26 @@ class Session:
             "sessions": [*known.get("sessions", []), session],
         }
         self.run.record(self.fold, facts)
+
+    @contextmanager
+    def _cost_recorded(self) -> Iterator[None]:
+        """Record what the block takes, as the cost of the session that `_record` wrote last."""
+        wall, cpu = time.monotonic(), time.process_time()
+        try:
+            yield
+        finally:
+            if self._ranks.leads:
+                peak = peak_memory(self.place.device) / 2**30
+                cost = {
+                    "device": self.place.device.type,
+                    "seconds": round(time.monotonic() - wall, 2),
+                    "cpu_seconds": round(time.process_time() - cpu, 2),
+                    "processes": self._ranks.world,
+                    **({} if math.isnan(peak) else {"peak_gib": round(peak, 3)}),
+                }
+                known = self.run.recorded(self.fold)
+                *earlier, last = known["sessions"]
+                self.run.record(self.fold, {**known, "sessions": [*earlier, {**last, "cost": cost}]})
 
     def _validate(self, journal: Journal, stop: StopRequests) -> VolumeScores:
         """Score whole volumes, or read what a former session scored."""

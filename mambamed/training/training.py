@@ -119,6 +119,7 @@ def train(
                 progress.say(line)
             cost, _ = measured_step(run, dataset, folds[0], place, progress)
             return TrainSummary(root, (), cost, (), command_line("train", recipe.name, "-o", root))
+        fresh = [each for each in folds if not (resume and run.checkpoint(each, "last").is_file())]
         if init_from is not None:
             open_model(init_from).chosen_folds("all")
         if ranks.leads:
@@ -126,9 +127,9 @@ def train(
             for number in () if resume else folds:
                 if run.checkpoint(number, "last").is_file() and not is_locked(run.fold_folder(number)):
                     raise already_trained(run, number)  # before anything is written
-            if not resume:
-                check_needs(run, folds, place)
-        if max_hours is not None and not (resume or measured) and ranks.world == 1:
+            if fresh:
+                check_needs(run, fresh, place)
+        if max_hours is not None and fresh and not measured and ranks.world == 1:
             _, pace = measured_step(run, dataset, folds[0], place, Silence())
             check_time(pace, max_hours / len(folds), "--max-hours")
         if ranks.leads:

@@ -71,6 +71,12 @@ class Ensemble:
     reasons: tuple[str, ...]  # one line each about device, precision and scan backend, with the reason
     max_ram: int | None = None  # bytes that this process may use; None: no limit
     max_windows: int | None = None  # per image
+    also: Callable[[Tensor], Tensor] | None = None  # makes further channels of the slabs, see `ForwardPass`
+
+    @property
+    def passes(self) -> int:
+        """Forward passes per window, over all networks and mirrored copies."""
+        return sum(len(each.networks) * 2 ** len(each.windows.mirror_axes) for each in self.members)
 
     @property
     def run(self) -> Run:
@@ -123,6 +129,7 @@ class Ensemble:
                 max_windows=self.max_windows,
                 on_progress=on_progress,
                 on_message=on_message,
+                also=self.also,
             )
             for member in self.members
         ]

@@ -29,6 +29,7 @@ class ForwardPass:
         free_memory: frees some memory of the device when not even one patch fits; returns whether it could.
         mirror_order: channel that each one becomes in an image mirrored across x, if left and right have
             separate ones.
+        also: makes further channels from the logits of each pass, which are averaged as well.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class ForwardPass:
         on_message: Callable[[str], None] = lambda line: None,
         free_memory: Callable[[], bool] = lambda: False,
         mirror_order: Sequence[int] | None = None,
+        also: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        self._also = also
         self._mirror_order = None if mirror_order is None else list(mirror_order)
         self.batch_size = batch_size
         self._networks, self._device, self._on_message = networks, device, on_message
@@ -133,6 +136,8 @@ class ForwardPass:
                     logits = torch.flip(logits, flips) if flips else logits
                     if across_x is not None:
                         logits = logits[:, across_x]
+                    if self._also is not None:
+                        logits = torch.cat([logits.float(), self._also(logits)], dim=1)
                     total = logits if total is None else total + logits
         if total is None:
             return torch.stack(pooled).mean(0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,41 @@ from mambamed.volumes.restore_kernels import Neighbors, decide_planes, widen_pla
 from mambamed.volumes.window_sum import SLAB_BYTES, Slab
 
 
+@dataclass(frozen=True)
+class VoxelValues:
+    """Numbers that are computed from the logits of every voxel of the file.
+
+    Attributes:
+        arrays: `(X, Y, Z)` each, on the grid of the file; they are filled.
+        outside: value of each array outside the crop box.
+        of: `(C, A, B)` logits of some voxels -> one `(A, B)` per array.
+    """
+
+    arrays: Sequence[NDArray]
+    outside: Sequence[float]
+    of: Callable[[NDArray[np.float32]], Sequence[NDArray]]
+
+
+def probability_values(task: Segmentation, arrays: Sequence[NDArray]) -> VoxelValues:
+    """Softmax over the labels, or a sigmoid per region; background outside the crop box."""
+    outside = [float(not task.by_regions and value == 0) for value in task.values]
+    count = task.outputs
+    kind = expit if task.by_regions else softmax_of
+    return VoxelValues(arrays, outside, lambda logits: [*kind(logits[:count])])
+
+
+def softmax_of(logits: NDArray) -> NDArray:
+    """Softmax over the first axis."""
+    values = np.exp(logits - logits.max(axis=0))
+    values /= values.sum(axis=0)
+    return values
+
+
 def labels_of_slabs(
     slabs: Iterable[Slab],
     geometry: CaseGeometry,
     task: Segmentation,
-    probabilities: NDArray[np.float16] | None = None,
+    values: Sequence[VoxelValues] = (),
 ) -> NDArray:
     """Undo resampling, crop and orientation, and choose the label of each voxel, while the logits arrive.
 
@@ -30,10 +61,10 @@ def labels_of_slabs(
     labels at once: the logits never exist as a whole, neither on the prepared nor on the native grid.
 
     Args:
-        slabs: the prepared volume's logits, in order, without gaps; else ValueError.
+        slabs: the prepared volume's logits, in order, without gaps; else ValueError. Channels after those of
+            the task do not decide the labels.
         geometry: where the prepared grid lies in the file.
-        probabilities: `(K, *geometry.shape_native)`, filled if given: softmax over the labels, or a sigmoid
-            per region; outside the crop box background with probability 1.
+        values: what else is computed from the logits.
 
     Returns:
         Label map of `geometry.shape_native`, in the smallest integer type; 0 outside the crop box. Labels:
@@ -46,16 +77,17 @@ def labels_of_slabs(
     native = np.zeros(geometry.shape_native, smallest_integer(max(task.values)), order="F")
     box = tuple(slice(a, b) for a, b in zip(geometry.crop_start, geometry.crop_stop, strict=True))
     cropped = to_ras(native, geometry.orientation)[box]
-    values: list[NDArray] = []
-    if probabilities is not None:
-        probabilities[...] = 0
-        if not task.by_regions:
-            probabilities[task.values.index(0)] = 1
-        values = [to_ras(each, geometry.orientation)[box] for each in probabilities]
+    inner = []
+    for each in values:
+        for array, outside in zip(each.arrays, each.outside, strict=True):
+            array[...] = outside
+        inner.append(
+            replace(each, arrays=[to_ras(array, geometry.orientation)[box] for array in each.arrays])
+        )
     filler: _Filler | None = None
     for slab in slabs:
         if filler is None:
-            filler = _Filler(cropped, slab.axis, geometry, task, values)
+            filler = _Filler(cropped, slab.axis, geometry, task, inner)
         filler.take(slab)
     if filler is None or not filler.is_complete:
         raise ValueError(f"the slabs do not fill the prepared volume {geometry.shape_prepared}")
@@ -78,7 +110,7 @@ class _Filler:
         labels: `(X, Y, Z)` view to be filled, axes as in the prepared grid.
         axis: of the slabs.
         geometry: the shape of the prepared volume, and the axis without interpolation.
-        outputs: a view like `labels` for the probabilities of each output; empty: none.
+        values: what else is computed, with views like `labels` as arrays.
     """
 
     def __init__(
@@ -87,11 +119,13 @@ class _Filler:
         axis: int,
         geometry: CaseGeometry,
         task: Segmentation,
-        outputs: Sequence[NDArray],
+        values: Sequence[VoxelValues],
     ) -> None:
         shape = geometry.shape_prepared
         self._planes = np.moveaxis(labels, axis, 0)
-        self._probabilities = [np.moveaxis(each, axis, 0) for each in outputs]
+        self._further = [
+            replace(each, arrays=[np.moveaxis(array, axis, 0) for array in each.arrays]) for each in values
+        ]
         self._size = shape[axis]
         a, b = (k for k in range(3) if k != axis)
         self._plane_shape = (shape[a], shape[b])
@@ -132,12 +166,12 @@ class _Filler:
             self._values,
             self._by_regions,
         )
-        if self._probabilities:
-            self._fill_probabilities(wide, base, stop)
+        if self._further:
+            self._fill_further(wide, base, stop)
         self._done = stop
         self._last = wide[-1].copy()
 
-    def _fill_probabilities(self, wide: NDArray[np.float32], base: int, stop: int) -> None:
+    def _fill_further(self, wide: NDArray[np.float32], base: int, stop: int) -> None:
         low, high, weight = self._along
         row_low, row_high, row_weight = self._across
         for plane in range(self._done, stop):
@@ -145,13 +179,9 @@ class _Filler:
             blend = first + weight[plane] * (second - first)
             upper = blend[:, row_low]
             upper = upper + row_weight[:, None] * (blend[:, row_high] - upper)
-            if self._by_regions:
-                values = expit(upper)
-            else:
-                values = np.exp(upper - upper.max(axis=0))
-                values /= values.sum(axis=0)
-            for target, each in zip(self._probabilities, values, strict=True):
-                target[plane] = each
+            for values in self._further:
+                for target, each in zip(values.arrays, values.of(upper), strict=True):
+                    target[plane] = each
 
     def _wide(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
         """The last plane of the previous slab and these, `(n, K, A, B')`: native along the inner axis."""

@@ -51,6 +51,7 @@ def window_slabs(
     max_windows: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_message: Callable[[str], None] = lambda line: None,
+    also: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[Slab]:
     """Logits of a whole volume, averaged over windows, mirrored copies and networks, plane after plane.
 
@@ -63,6 +64,7 @@ def window_slabs(
         max_windows: the largest number of windows; None: no limit.
         on_progress: callback that receives (windows done, all windows).
         on_message: callback that receives what was changed because memory ran out.
+        also: see `ForwardPass`.
 
     Yields:
         Slabs without gaps, in order; together they are the volume.
@@ -99,7 +101,7 @@ def window_slabs(
 
     forward = ForwardPass(
         networks, windows.mirror_axes, windows.batch_size, device, precision, layout, on_message,
-        free_memory=free_memory, mirror_order=windows.mirror_order,
+        free_memory=free_memory, mirror_order=windows.mirror_order, also=also,
     )  # fmt: skip
     done = 0
     for first_plane in starts[axis]:

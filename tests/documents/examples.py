@@ -57,6 +57,8 @@ def _run() -> Any:
     run = _read("segmentation/run/run.json")
     fold = run["folds"]["0"] | {"score": {"name": "dice", "higher_is_better": True}, "finished": True}
     fold["sessions"][0] |= {"processes": "2 processes", "recipe": "recipe evaluation.metrics: changed"}
+    cost = {"device": "cuda", "seconds": 60.5, "cpu_seconds": 90.0, "processes": 2, "peak_gib": 10.5}
+    fold["sessions"][0]["cost"] = cost
     return run | {"folds": {"0": fold}}
 
 
@@ -66,6 +68,8 @@ def _prediction() -> Any:
     case = record["cases"]["c0"] | {"sha256": "0" * 64, "input": [stamp], "covariates": {"age": "50"}}
     case |= {"missing": ["FLAIR"]}
     failed = record["cases"].pop("bad")
+    numbers = {"expected_dice": 0.9, "entropy": 0.25, "disagreement": 0.5}
+    case["uncertainty"] = {"liver": numbers}
     return (
         record
         | {"account": ACCOUNT}

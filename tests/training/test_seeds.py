@@ -12,6 +12,7 @@ import torch
 from mambamed.cli import show
 from mambamed.errors import RecipeError
 from mambamed.io.ownership import Output
+from mambamed.run.calibration import read_calibration
 from mambamed.run.checkpoint import read_checkpoint
 from mambamed.run.folder import Run
 from mambamed.run.listing import list_runs
@@ -56,6 +57,11 @@ def test_each_seed_has_a_run_of_its_own_and_the_table_says_how_they_differ(prepa
     assert summary.seeds == (0, 3)
     runs = [Run.open(root / f"seed_{seed}") for seed in (0, 3)]
     assert [run.recipe.training.seed for run in runs] == [0, 3]
+    cost = runs[0].recorded(0)["sessions"][-1]["cost"]
+    assert cost["device"] == "cpu" and cost["processes"] == 1
+    assert cost["seconds"] > 0 and cost["cpu_seconds"] > 0 and cost["peak_gib"] > 0.05
+    calibration = read_calibration(runs[0], 0)
+    assert calibration is not None and calibration.temperature and calibration.cases == 2
     one, other = (read_checkpoint(run.checkpoint(0, "last")).tensors for run in runs)
     weights = [name for name, tensor in one.items() if name.startswith("network") and tensor.ndim > 1]
     assert weights and not any(torch.equal(one[name], other[name]) for name in weights)
