@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import statistics
 import tempfile
@@ -72,7 +73,7 @@ def take_steps(here: Here, loop: Any, state: Any, batch: Any, count: int) -> tup
         before = state.counters.loss_sum, state.counters.loss_count
         here.wait()
         began = time.perf_counter()
-        loop._take_step(batch)
+        loop._take_step(itertools.repeat(batch))
         here.wait()
         loop._count()
         seconds.append(time.perf_counter() - began)
@@ -175,13 +176,13 @@ def profile(here: Here, name: str) -> None:
         steps = 2 if here.on_gpu else 1
         began = time.perf_counter()
         for _ in range(steps):
-            loop._take_step(batch)
+            loop._take_step(itertools.repeat(batch))
         here.wait()
         wall = (time.perf_counter() - began) / steps * 1000
         kinds = torch.profiler.ProfilerActivity
         with torch.profiler.profile(activities=[kinds.CUDA if here.on_gpu else kinds.CPU]) as watched:
             for _ in range(steps):
-                loop._take_step(batch)
+                loop._take_step(itertools.repeat(batch))
             here.wait()
     totals: dict[str, float] = {}
     calls = 0
@@ -226,7 +227,7 @@ def loader(here: Here) -> None:
             next(batches)
             began, count = time.perf_counter(), 0
             for fed in batches:
-                loop._take_step(fed)
+                loop._take_step(iter([fed]))
                 count += 1
             here.wait()
         here.row(

@@ -252,7 +252,7 @@ def our_step(prepared: Path, fold: int, folder: Path) -> Work:
     loop = session._loop(state, SilentJournal())
 
     def work() -> None:
-        loop._take_step(batch)
+        loop._take_step(iter([batch]))
         state.counters.step += 1
 
     work.facts = {"parameters": sum(p.numel() for p in state.network.parameters())}  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mambamed.answers.classification import calibrated
-from mambamed.answers.validation import Network, Scored
+from mambamed.answers.validation import Crew, Network, Scored
 from mambamed.documents.splits import FoldName
 from mambamed.evaluation.classification import evaluate_probabilities
 from mambamed.io.probabilities import Probabilities, write_probabilities
@@ -60,9 +60,15 @@ class ClassValidation:
         return list(logits.double().numpy())
 
     def score(
-        self, case_ids: Sequence[str], predicted: Sequence[NDArray[np.float64]], progress: Progress
-    ) -> Scored:
+        self,
+        case_ids: Sequence[str],
+        predicted: Sequence[NDArray[np.float64]],
+        progress: Progress,
+        crew: Crew | None = None,
+    ) -> Scored | None:
         """Choose temperature and threshold; areas under the ROC curve."""
+        if crew is not None and not crew.leads:
+            return None
         run, task, logits = self._run, self._task, np.stack(predicted)
         folder = run.fold_folder(self._fold)
         truth = np.array([task.classes.index(str(self._dataset.case(c).class_name)) for c in case_ids])

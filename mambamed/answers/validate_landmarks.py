@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mambamed.answers.located import Located, learned_thresholds, locate, write_located
-from mambamed.answers.validation import Network, Scored
+from mambamed.answers.validation import Crew, Network, Scored
 from mambamed.documents.splits import FoldName
 from mambamed.evaluation.points import evaluate_points
 from mambamed.preparation.store import PreparedCase, PreparedDataset
@@ -48,8 +48,16 @@ class LandmarkValidation:
             located.append(locate(slabs, case.geometry, self._task))
         return located
 
-    def score(self, case_ids: Sequence[str], predicted: Sequence[Located], progress: Progress) -> Scored:
+    def score(
+        self,
+        case_ids: Sequence[str],
+        predicted: Sequence[Located],
+        progress: Progress,
+        crew: Crew | None = None,
+    ) -> Scored | None:
         """Choose thresholds on the scores of the points; means of the radial error."""
+        if crew is not None and not crew.leads:
+            return None
         run, names = self._run, self._task.names
         folder = run.fold_folder(self._fold)
         references = [self._dataset.case(case_id).points or {} for case_id in case_ids]

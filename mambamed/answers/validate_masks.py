@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from mambamed.answers.mask_calibration import VoxelSample, sample_voxels, temperature_of
-from mambamed.answers.validation import Network, Scored
+from mambamed.answers.validation import Crew, Network, Scored
 from mambamed.documents.run import Calibration
 from mambamed.documents.splits import FoldName
 from mambamed.evaluation.masks import evaluate
 from mambamed.io.images import read_header, write_image
+from mambamed.preparation.pool import cores
 from mambamed.preparation.store import CaseFiles, PreparedCase, PreparedDataset
 from mambamed.progress import Progress
 from mambamed.run.calibration import write_calibration
@@ -64,11 +65,16 @@ class MaskValidation:
         return sample_voxels(logits.numpy(), truth.numpy(), (target >= 0).numpy())
 
     def score(
-        self, case_ids: Sequence[str], predicted: Sequence[VoxelSample | None], progress: Progress
-    ) -> Scored:
-        """Means of the recipe's first metric."""
+        self,
+        case_ids: Sequence[str],
+        predicted: Sequence[VoxelSample | None],
+        progress: Progress,
+        crew: Crew | None = None,
+    ) -> Scored | None:
+        """Means of the recipe's first metric; each process scores its share of the masks."""
         rules, manifest = self._run.recipe.evaluation, self._run.manifest
-        if samples := [sample for sample in predicted if sample is not None]:
+        writes = crew is None or crew.leads
+        if writes and (samples := [sample for sample in predicted if sample is not None]):
             calibration = Calibration(temperature=temperature_of(samples), cases=len(samples))
             write_calibration(self._run, self._fold, calibration)
         evaluation = evaluate(
@@ -80,8 +86,12 @@ class MaskValidation:
             hd95=rules.hd95,
             empty=rules.empty,
             cases=case_ids,
-            output=self._folder,
+            output=self._folder if writes else None,
+            workers=0 if crew is None else max(1, cores() // crew.beside),
+            together=crew,
             progress=progress,
         )
+        if not writes:
+            return None
         main = self._task.main_metric
         return Scored(evaluation, {s.region: s.mean for s in evaluation.summaries if s.metric == main})

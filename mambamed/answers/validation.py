@@ -11,6 +11,7 @@ from torch import nn
 
 from mambamed.documents.splits import FoldName
 from mambamed.evaluation.result import Evaluation
+from mambamed.evaluation.scoring import Together
 from mambamed.preparation.store import PreparedCase, PreparedDataset
 from mambamed.progress import Progress
 from mambamed.run.folder import Run
@@ -43,21 +44,38 @@ class Scored:
     notes: tuple[str, ...] = ()
 
 
+class Crew(Together, Protocol):
+    """Processes that validate together."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes."""
+        ...
+
+    @property
+    def beside(self) -> int:
+        """Number of the processes on this machine."""
+        ...
+
+
 class Validation(Protocol):
     """Predicts and scores the validation cases of one fold; `predict` takes `cases_at_once` cases."""
 
     cases_at_once: int
 
     def predict(self, cases: Sequence[PreparedCase], network: Network) -> list[Any]:
-        """Predict some cases; the result is sent to `score` of the first process, pickled if needed."""
+        """Predict some cases; the result is sent to `score` of every process, pickled if needed."""
         ...
 
-    def score(self, case_ids: Sequence[str], predicted: Sequence[Any], progress: Progress) -> Scored:
+    def score(
+        self, case_ids: Sequence[str], predicted: Sequence[Any], progress: Progress, crew: Crew | None = None
+    ) -> Scored | None:
         """Choose thresholds etc., write the predictions, and evaluate them.
 
         Args:
             case_ids: all validation cases of the fold.
             predicted: the results of `predict`, in the same order.
+            crew: the processes that call this together; None is returned in all but the first one.
         """
         ...
 

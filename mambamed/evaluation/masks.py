@@ -28,7 +28,7 @@ from mambamed.evaluation.pairing import (
 )
 from mambamed.evaluation.read_back import Evaluated, Question, read_case_rows, read_number
 from mambamed.evaluation.scorer import Scorer
-from mambamed.evaluation.scoring import CaseScores, score_files
+from mambamed.evaluation.scoring import CaseScores, Together, score_files
 from mambamed.evaluation.summary import summarize
 from mambamed.evaluation.tables import brats_table, detail_table, summary_table
 from mambamed.metrics import METRICS, Metric, parse_metric, parse_metrics
@@ -62,6 +62,7 @@ def evaluate(
     table: Literal["brats"] | None = None,
     paper: Mapping[str, float | str] | None = None,
     workers: int = 0,
+    together: Together | None = None,
     progress: Progress | None = None,
 ) -> MaskEvaluation:
     """Score predicted label maps against their references.
@@ -89,6 +90,7 @@ def evaluate(
         table: also make a table like those of papers, as CSV, Markdown and LaTeX.
         paper: a recipe's `paper` section, as a row of that table.
         workers: number of threads; 0: one per core.
+        together: the processes that call this at the same time with the same arguments but `output`.
         progress: optional callback that receives progress updates.
 
     Raises:
@@ -111,7 +113,7 @@ def evaluate(
         count = f"{len(without)} of {len(pairing.pairs)}"
         progress.say(f"--images {images}: no image of {count} cases ({some_of(without)})")
     subjects = subjects or _subjects_of(references)
-    scores = _score_all(pairing, asked, rules, resample, subjects, workers, progress)
+    scores = _score_all(pairing, asked, rules, resample, subjects, workers, together, progress)
     wanted = pairing.answers.regions or {
         str(label): (label,) for label in sorted({int(name) for case in scores for name in case.regions})
     }
@@ -165,19 +167,23 @@ def _score_all(
     resample: bool,
     subjects: Mapping[str, str] | None,
     workers: int,
+    together: Together | None,
     progress: Progress,
 ) -> list[CaseScores]:
     """The scores of all cases, sorted by id; reading and the compiled loops release the GIL."""
     answers = pairing.answers
     loops()  # compiled before the threads start
-    progress.start("evaluating", len(pairing.pairs), "cases")
+    items = list(pairing.pairs.items())
+    if together:
+        items = together.share(items)
+    progress.start("evaluating", len(items), "cases")
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         futures = [
             pool.submit(
                 score_files, case, reference, prediction, answers.regions, answers.labels, metrics, rules,
                 resample, subject_of(case, subjects), answers.ignored, answers.source, answers.segments,
             )
-            for case, (reference, prediction) in pairing.pairs.items()
+            for case, (reference, prediction) in items
         ]  # fmt: skip
         try:
             cases = []
@@ -187,7 +193,7 @@ def _score_all(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return cases
+    return together.gather(cases) if together else cases
 
 
 def _subjects_of(references: Path) -> dict[str, str]:

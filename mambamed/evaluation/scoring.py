@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,18 @@ from mambamed.metrics.segmentation import RegionScores, score_case
 
 # Maximum distance of a label stored as float, e.g. 0.99999997, from an integer.
 _ROUNDING = 1e-3
+
+
+class Together(Protocol):
+    """Processes that evaluate together: each scores its share of the cases, and all get all scores."""
+
+    def share(self, items: Sequence[Any]) -> list[Any]:
+        """The items of this process."""
+        ...
+
+    def gather(self, done: Sequence[Any]) -> list[Any]:
+        """The results of all processes for their shares, in the order of the items."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -278,6 +278,9 @@ class Training(Section):
     steps_per_epoch: Annotated[int, Field(ge=1)] = 250
     batch_size: Annotated[int, Field(ge=1)] | None = None
     """Patches per step (default: from the plan)."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Gradient accumulation: number of batches whose gradients are averaged for one optimizer step. A step
+    needs the memory of one batch."""
     patch_size: Triple | None = None
     """Patch size in voxels (x, y, z) (default: from the plan)."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"

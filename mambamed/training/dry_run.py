@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import statistics
 import time
 from collections.abc import Iterator
@@ -52,13 +53,14 @@ def take_one_step(state: TrainingState, task: Task, batch: Batch, place: Workpla
     Steps are repeated, at most three times, until ten seconds have passed.
     """
     patch_size = tuple(batch.image.shape[2:])
-    gflops = step_gflops(without_numbers(run), batch.image.shape[1], patch_size, len(batch.image))
+    patches = len(batch.image) * run.recipe.training.accumulate
+    gflops = step_gflops(without_numbers(run), batch.image.shape[1], patch_size, patches)
     times: list[float] = []
     losses: list[float] = []
-    steps = Steps(state, task, place, run.recipe.training.clip)
+    steps = Steps(state, task, place, run.recipe.training)
     while len(times) <= _REPEATS and sum(times) < _ENOUGH_SECONDS:
         began = time.monotonic()
-        losses.append(steps.take(batch, len(times)).read()[0])
+        losses.append(steps.take(itertools.repeat(batch), len(times)).read()[0])
         times.append(time.monotonic() - began)
     network = state.network
     return DryRun(

@@ -7,6 +7,7 @@ a CUDA device the choice is then tried in real training steps.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -189,9 +190,9 @@ def _takes_steps(
         run = Run(dataset.root, recipe, dataset.plan, manifest)
         session = Session(run, cast(PreparedDataset, dataset), 0, place, Silence())
         state, data = session.fresh_state(), session.first_batch()
-        steps = Steps(state, session.task, place, training.clip)
+        steps = Steps(state, session.task, place, training)
         for number in range(_STEPS):
-            steps.take(data, number).read()
+            steps.take(itertools.repeat(data), number).read()
     except Exception as error:
         if not is_out_of_memory(error):
             raise

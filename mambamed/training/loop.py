@@ -7,9 +7,10 @@ import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -84,11 +85,11 @@ class Loop:
         self.run, self.state, self.patches, self.journal = run, state, patches, journal
         self._fold, self._task, self._settings = fold, run.task, run.recipe.training
         self._place, self._final_passes, self._ranks, self._clock = place, final_passes, ranks, clock
-        forward = torch.compile(state.network, dynamic=False) if place.compiled else state.network
-        self._steps = Steps(state, run.task, place, self._settings.clip, ranks, forward, queued)
-        self._unread: deque[tuple[int, tuple[str, ...], Outcome]] = (
-            deque()
-        )  # steps whose loss is not counted yet
+        network: Any = torch.compile(state.network, dynamic=False) if place.compiled else state.network
+        self._steps = Steps(state, run.task, place, self._settings, ranks, network, queued)
+        self._unread: deque[tuple[int, Outcome]] = deque()  # steps whose loss is not counted yet
+        self._reason: str | None = None  # why this process is to stop
+        self._all_stop = False  # whether a step has told all processes that one of them is to stop
         self._step_seconds: list[float] = []
         self._cost_told = False
         self._last_lap = clock()
@@ -97,7 +98,14 @@ class Loop:
         """Train to the end of the schedule, or until a request to stop.
 
         Saves the state and returns the reason for stopping, or None. RunError if the loss stays non-finite.
+        A loop can go once.
         """
+        try:
+            return self._go(stop)
+        finally:
+            self._steps.release()
+
+    def _go(self, stop: StopRequests) -> str | None:
         if self.state.counters.step == 0:
             self._save()
         self._show_stage()
@@ -108,6 +116,9 @@ class Loop:
             reason = self._end_epoch(stop)
         while reason is None and self.state.counters.step < self.state.counters.steps:
             reason = self._go_on(stop)
+        if reason is None and self._ranks.world > 1:  # a request in the last step is not exchanged yet
+            asked = self._ranks.gather([self._reason or stop.reason()])
+            reason = asked[self._ranks.rank] or ("another process was stopped" if any(asked) else None)
         return reason
 
     def _go_on(self, stop: StopRequests) -> str | None:
@@ -116,26 +127,33 @@ class Loop:
         sampler = self.patches.sampler(counters.rollbacks)
         device, reader = self._place.device, self.patches.reader
         threads, pin = loader_threads(device, self._ranks.beside), device.type == "cuda"
-        with closing(batches_ahead(sampler, reader, counters.step, sys.maxsize, threads, pin)) as batches:
-            for batch in batches:
-                self._take_step(batch)
+        first = counters.step * self._settings.accumulate
+        with closing(batches_ahead(sampler, reader, first, sys.maxsize, threads, pin)) as batches:
+            while True:
+                self._take_step(batches)
                 counters.step += 1
                 self._step_seconds.append(self._lap())
                 if counters.skipped_in_row >= BAD_STEPS_IN_ROW:
                     self._roll_back()
                     return None
+                unplanned = not counters.planned
                 self._plan_once()
-                counters.steps, counters.planned = self._agreed(counters.steps, counters.planned)
+                if unplanned:  # later, all processes agree at the end of each epoch
+                    counters.steps, counters.planned = self._agreed(counters.steps, counters.planned)
                 self.journal.progress.advance(1, **self._facts())
-                reason = stop.reason()
-                if self._ranks.mean(reason is not None, self._place.device):
+                self._reason = self._reason or stop.reason()
+                if self._all_stop or (self._reason and self._ranks.world == 1):
                     self._save()
-                    return reason or "another process was stopped"
+                    return self._reason or "another process was stopped"
                 if self._epoch_is_due() and (reason := self._end_epoch(stop)):
                     return reason
                 if counters.step >= counters.steps:
                     return None
-        return None
+
+    @property
+    def _patches_per_step(self) -> int:
+        """Patches that this process reads for a step."""
+        return self.run.plan.batch_size * self._settings.accumulate
 
     def _epoch_is_due(self) -> bool:
         """Whether all steps of an epoch are taken, and its row of log.csv is not written yet."""
@@ -144,14 +162,15 @@ class Loop:
         known = counters.history[-1]["step"] if counters.history else 0
         return ends and known < counters.step
 
-    def _take_step(self, batch: Batch) -> None:
-        """One optimizer update, skipped if loss or gradient are not finite."""
+    def _take_step(self, batches: Iterable[Batch]) -> None:
+        """One optimizer update on the next batches, skipped if loss or gradient are not finite."""
         counters = self.state.counters
         key = (self._settings.seed, stream_of(self._fold), counters.rollbacks, _MODEL_STREAM, counters.step)
         key += () if self._ranks.leads else (self._ranks.rank,)  # dropout differs between processes
         torch.manual_seed(int(random_stream(*key).integers(2**63)))
         self._set_rate(counters.step)
-        self._unread.append((counters.step, batch.case_ids, self._steps.take(batch, counters.step)))
+        outcome = self._steps.take(batches, counters.step, stops=self._reason is not None)
+        self._unread.append((counters.step, outcome))
         self._count(all_but=1 if self._steps.queued else 0)
         if counters.skipped_in_row:
             self._count()  # so that a roll-back begins after the same step on every device
@@ -160,8 +179,9 @@ class Loop:
         """Count the losses of the steps taken, all but the last ones, which a GPU may still compute."""
         counters = self.state.counters
         while len(self._unread) > all_but:
-            step, case_ids, outcome = self._unread.popleft()
-            loss, norm = outcome.read()
+            step, outcome = self._unread.popleft()
+            loss, norm, stops = outcome.read()
+            self._all_stop |= stops
             if is_finite(loss, norm):
                 counters.loss_sum += loss
                 counters.loss_count += 1
@@ -171,7 +191,7 @@ class Loop:
             counters.skipped_in_row += 1
             self.journal.say(
                 f"step {step}: loss {loss}, gradient {norm}: skipped ({counters.skipped} so far); "
-                f"patches of {', '.join(case_ids)}"
+                f"patches of {', '.join(outcome.case_ids)}"
             )
 
     def _set_rate(self, step: int) -> None:
@@ -215,16 +235,14 @@ class Loop:
         state, counters, place, task = self.state, self.state.counters, self._place, self._task
         validation, epoch = self.patches.validation, math.ceil(counters.step / self._settings.steps_per_epoch)
         began = self._clock()
-        scored = None
         try:
             # Other processes would wait forever.
             with stop.at_once() if self._ranks.world == 1 else nullcontext():
-                if self._ranks.leads:
-                    scored = validation.score(state.validated, place.device, place.precision, place.layout)
+                self._ranks.share_buffers(state.validated)
+                loss, scores = validation.score(state.validated, place, self._ranks)
         except KeyboardInterrupt:
             self._save()
             return "interrupted"
-        loss, scores = self._ranks.agree(scored) or (math.nan, {})
         pass_seconds = (self._clock() - began) / max(len(validation), 1)
         known = [each for each in scores.values() if not math.isnan(each)]
         score = sum(known) / len(known) if known else math.nan
@@ -311,7 +329,7 @@ class Loop:
         self._cost_told = True
         step, settings = statistics.median(measured), self._settings
         patches = len(self.patches.validation)
-        pace = Pace.of_step(step, self.run.plan.batch_size, patches, self._final_passes)
+        pace = Pace.of_step(step, self._patches_per_step, patches, self._final_passes)
         if counters.budget_seconds is None:
             left = max(counters.steps - counters.step, 0)
             gib = peak_memory(self._place.device) / 2**30
@@ -371,7 +389,7 @@ class Loop:
             facts[name] = f"{row[name]:.3f}{parts}"
         facts["lr"] = self.state.optimizer.param_groups[0]["lr"]
         recent = self._step_seconds[-20:]
-        patches = len(recent) * self.run.plan.batch_size * self._ranks.world
+        patches = len(recent) * self._patches_per_step * self._ranks.world
         facts["patches/s"] = patches / max(sum(recent), 1e-9)
         facts["GiB"] = peak_memory(self._place.device) / 2**30
         return facts

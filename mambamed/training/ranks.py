@@ -1,28 +1,42 @@
 """Several processes that train one network: each reads its share of a batch, all take the same step.
 
-Gradients are averaged in one exchange after the backward pass. Only the first process (rank 0) scores the
-epochs, writes checkpoints and reports progress; the final validation of whole volumes is shared. Started by
-`torchrun`, SLURM with torchrun, or `mambamed train --gpus N`.
+torch's DistributedDataParallel averages the gradients while the backward pass computes the next ones. The
+first process (rank 0) writes checkpoints and reports progress; the scoring of patches and of whole volumes is
+shared. Started by `torchrun`, on one or several machines, or by `mambamed train --gpus N`.
+
+There are two process groups. One exchanges gradients, by NCCL between GPUs. The other one exchanges all else
+by gloo, through the CPU: a process that waits there for one that scores or writes needs no GPU, and learns at
+once if the other one has ended.
 """
 
 from __future__ import annotations
 
 import datetime
 import importlib
+import inspect
 import os
-from collections.abc import Iterable, Sequence
+import platform
+import time
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mambamed.batches.sampler import PatchRequest, Sampler
+from mambamed.errors import RecipeError, RunError
+from mambamed.schema_errors import some_of
 
 Answer = TypeVar("Answer")
 Item = TypeVar("Item")
-_PATIENCE = datetime.timedelta(hours=24)  # rank 0 may score large volumes for hours while the others wait
+GRADIENT_WAIT = datetime.timedelta(minutes=30)  # for a process that is slow in a step, or ended unnoticed
+_PATIENCE = datetime.timedelta(hours=24)  # for one that scores or writes, which gloo notices if it ends
 
 
 @dataclass(frozen=True)
@@ -32,20 +46,12 @@ class Ranks:
     rank: int = 0
     world: int = 1  # number of processes
     beside: int = 1  # number of those on this machine
+    control: Any = None  # process group of all exchanges but those of a step; None: the default one
 
     @property
     def leads(self) -> bool:
         """Whether this process writes and reports."""
         return self.rank == 0
-
-    def mean(self, value: float, device: torch.device) -> float:
-        """Mean of a number over all processes; NaN if one is NaN."""
-        if self.world == 1:
-            return value
-        place = device if device.type == "cuda" else "cpu"  # other devices may lack float64
-        tensor = torch.tensor([value], dtype=torch.float64, device=place)
-        dist.all_reduce(tensor)
-        return float(tensor) / self.world
 
     def average(self, numbers: Tensor) -> None:
         """Replace each number by its mean over all processes, NaN if one is NaN; does not wait for a GPU."""
@@ -53,25 +59,33 @@ class Ranks:
             dist.all_reduce(numbers)
             numbers /= self.world
 
-    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replace each gradient by its mean over all processes."""
+    def parallel(self, loss: nn.Module) -> nn.Module:
+        """The module with gradients that are averaged over all processes during the backward pass.
+
+        It must return the loss itself: only so does torch know from the first backward pass which parameters
+        have no gradient, e.g. those of a head whose depth has weight 0. That first pass must be exchanged;
+        later ones need not be, e.g. those whose gradients are accumulated (`no_sync`).
+        """
         if self.world == 1:
-            return
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([g.reshape(-1) for g in gradients])
-        dist.all_reduce(flat)
-        flat /= self.world
-        start = 0
-        for gradient in gradients:
-            gradient.copy_(flat[start : start + gradient.numel()].view(gradient.shape))
-            start += gradient.numel()
+            return loss
+        # Each process keeps the running statistics of its own patches, as without synchronized norms.
+        known = inspect.signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        kept: dict[str, Any] = {name: False}
+        return DistributedDataParallel(loss, static_graph=True, gradient_as_bucket_view=True, **kept)
+
+    def share_buffers(self, network: nn.Module) -> None:
+        """Replace the buffers of a network, e.g. running statistics, by those of rank 0."""
+        if self.world > 1:
+            for buffer in network.buffers():
+                dist.broadcast(buffer, 0)
 
     def agree(self, answer: Answer) -> Answer:
         """Rank 0's answer, in every process."""
         if self.world == 1:
             return answer
         box: list[Any] = [answer]
-        dist.broadcast_object_list(box, src=0)
+        dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
     def share(self, items: Sequence[Item]) -> list[Item]:
@@ -83,13 +97,13 @@ class Ranks:
         if self.world == 1:
             return list(done)
         boxes: list[Any] = [None] * self.world
-        dist.all_gather_object(boxes, list(done))
+        dist.all_gather_object(boxes, list(done), group=self.control)
         return interleaved(boxes)
 
     def wait(self) -> None:
         """Wait for all processes."""
         if self.world > 1:
-            dist.barrier()
+            dist.barrier(group=self.control)
 
 
 @dataclass(frozen=True)
@@ -125,14 +139,47 @@ def join_ranks(device: str) -> tuple[Ranks, str]:
         return Ranks(), device
     on_gpu = device in {"auto", "cuda"} and torch.cuda.is_available()
     if on_gpu:
-        device = f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}"
+        number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if number >= there:
+            raise RecipeError(
+                f"process {number} of this machine: torch sees {there} CUDA devices. "
+                "Start one process per GPU."
+            )
+        device = f"cuda:{number}"
         torch.cuda.set_device(torch.device(device))
     if not dist.is_initialized():
         # If imported later, its functions' default arguments would keep the group alive after `leave_ranks`.
         importlib.import_module("torch.distributed.nn.functional")
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=GRADIENT_WAIT)
+        # Weights of 1x1x1 convolutions have two equivalent strides in memory; nothing is lost.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-    return Ranks(dist.get_rank(), dist.get_world_size(), beside), device
+    return Ranks(dist.get_rank(), dist.get_world_size(), beside, _control_group()), device
+
+
+@cache
+def _control_group() -> Any:
+    """The process group for all that is not part of a step, made once."""
+    return dist.new_group(backend="gloo", timeout=_PATIENCE)
+
+
+def check_shared_folder(ranks: Ranks, folder: Path, seconds: float = 60.0) -> None:
+    """Check that all processes see a folder that rank 0 has made, e.g. on several machines.
+
+    Raises:
+        RunError: names the machines that do not, after some seconds in which a network disk may show it.
+    """
+    if ranks.world == 1:
+        return
+    end = time.monotonic() + seconds
+    while not folder.is_dir() and time.monotonic() < end:
+        time.sleep(0.5)
+    blind = sorted({host for host in ranks.gather(["" if folder.is_dir() else platform.node()]) if host})
+    if blind:
+        raise RunError(
+            f"{folder}: is not there on {some_of(blind)}, where processes of this training run. "
+            "Use a folder that all machines share, with the same path."
+        )
 
 
 def leave_ranks() -> None:
@@ -141,4 +188,5 @@ def leave_ranks() -> None:
     Otherwise gloo's threads may release tensors after the interpreter has ended, which is a SIGABRT.
     """
     if dist.is_available() and dist.is_initialized():
+        _control_group.cache_clear()
         dist.destroy_process_group()

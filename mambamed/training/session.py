@@ -269,7 +269,8 @@ class Session:
 
     def pace(self, step_seconds: float) -> Pace:
         """The pace of this fold if a step takes that long."""
-        return Pace.of_step(step_seconds, self.run.plan.batch_size, self._epoch_passes, self._final_passes)
+        patches = self.run.plan.batch_size * self._settings.accumulate
+        return Pace.of_step(step_seconds, patches, self._epoch_passes, self._final_passes)
 
     @property
     def _epoch_passes(self) -> int:

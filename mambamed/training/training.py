@@ -31,7 +31,7 @@ from mambamed.training.fit import device_memory, fit_recipe
 from mambamed.training.imagined import ImaginedDataset
 from mambamed.training.measured import measured_step
 from mambamed.training.needs import check_needs
-from mambamed.training.ranks import join_ranks
+from mambamed.training.ranks import GRADIENT_WAIT, check_shared_folder, join_ranks
 from mambamed.training.session import FoldSummary, Session, TrainOptions, already_trained
 from mambamed.training.trackers import check_trackers
 
@@ -106,8 +106,11 @@ def train(
         kind = precision or recipe.training.precision
         place, reasons = choose_workplace(device, kind, search=not deterministic)
         if ranks.world > 1:
-            share = f"{ranks.world} processes, {run.plan.batch_size} patches per step each"
-            reasons["processes"] = f"processes {share}"
+            patches = run.plan.batch_size * run.recipe.training.accumulate
+            reasons["processes"] = (
+                f"processes {ranks.world}, {ranks.beside} of them on this machine, {patches} patches per "
+                f"step each; a step waits at most {GRADIENT_WAIT.seconds // 60} minutes for a process"
+            )
             progress = progress if ranks.leads else Silence()
         if fit is not None:
             recipe = _fitted(recipe, dataset, run, fit, place, progress)
@@ -136,6 +139,7 @@ def train(
             held.enter_context(writing(root, folds, [dataset.root]))
             run = create_run(run, lambda line: reasons.update(recipe=line), extend, folds, notes)
         ranks.wait()
+        check_shared_folder(ranks, root)
         progress.say(f"run: {root}")
         options = TrainOptions(resume, init_from, init_strict, deterministic, tuple(log), tuple(notes))
         summaries, faults = [], []

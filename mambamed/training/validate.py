@@ -42,8 +42,8 @@ def validate_volumes(
 ) -> VolumeScores | None:
     """Predict and score the validation cases with the best checkpoint of a fold.
 
-    The processes share the cases; the first one scores them, and the others return None. Predictions,
-    cases.csv, summary.csv and summary.json are written to the fold's folder, summary.json last.
+    The processes share the cases, to predict and to score them; all but the first one return None.
+    Predictions, cases.csv, summary.csv and summary.json are written to the fold's folder, summary.json last.
 
     Raises:
         KeyboardInterrupt: at a request to stop, whose reason it holds; nothing is scored then.
@@ -61,9 +61,9 @@ def validate_volumes(
         predicted += validation.predict(cases, network)
         journal.progress.advance(len(cases), case=cases[-1].id)
     predicted = ranks.gather(predicted)
-    if not ranks.leads:
+    found = validation.score(case_ids, predicted, journal.progress, ranks if ranks.world > 1 else None)
+    if found is None:
         return None
-    found = validation.score(case_ids, predicted, journal.progress)
     for line in (*text_lines(found.evaluation.table), *found.notes):
         journal.say(line)
     return VolumeScores(found.scores, tuple(str(fault) for fault in found.evaluation.faults))

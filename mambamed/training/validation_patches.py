@@ -6,12 +6,14 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mambamed.batches.loader import PatchReader
 from mambamed.batches.sampler import PatchRequest
 from mambamed.run.device import autocast
+from mambamed.run.workplace import Workplace
 from mambamed.tasks.base import Task
+from mambamed.training.ranks import Ranks
 
 
 class ValidationPatches:
@@ -31,23 +33,33 @@ class ValidationPatches:
 
     @torch.no_grad()
     def score(
-        self, network: nn.Module, device: torch.device, precision: str, layout: torch.memory_format
+        self,
+        network: nn.Module,
+        place: Workplace,
+        ranks: Ranks = Ranks(),  # noqa: B008 - frozen
     ) -> tuple[float, dict[str, float]]:
         """Mean loss and name -> score of a network; NaN for what is in no patch.
 
-        The network is evaluated in evaluation mode and left in its previous mode.
+        The processes share the patches, and all return the same. The network is evaluated in evaluation mode
+        and left in its previous mode.
         """
         was_training = network.training
         network.eval()
-        loss, numbers = 0.0, []
-        for first in range(0, len(self._requests), self._batch_size):
-            requests = self._requests[first : first + self._batch_size]
-            image, target = self._reader.batch(requests).on(device, layout)
-            with autocast(device, precision):
-                logits = network(image)
-            loss += float(self._task.loss(logits, target)) * len(requests)
-            numbers.append(self._task.score(logits, target).cpu())
+        size = self._batch_size
+        batches = [self._requests[first : first + size] for first in range(0, len(self._requests), size)]
+        found = ranks.gather([self._scored(network, place, batch) for batch in ranks.share(batches)])
         network.train(was_training)
-        if not numbers:
+        if not found:
             return math.nan, dict.fromkeys(self._task.names, math.nan)
-        return loss / len(self._requests), self._task.summarize(torch.cat(numbers))
+        loss = sum(each for each, _ in found) / len(self._requests)
+        return loss, self._task.summarize(torch.cat([numbers for _, numbers in found]))
+
+    def _scored(
+        self, network: nn.Module, place: Workplace, requests: Sequence[PatchRequest]
+    ) -> tuple[float, Tensor]:
+        """The sum of the losses of a batch, and its numbers, on the CPU."""
+        image, target = self._reader.batch(requests).on(place.device, place.layout)
+        with autocast(place.device, place.precision):
+            logits = network(image)
+        loss = float(self._task.loss(logits, target)) * len(requests)
+        return loss, self._task.score(logits, target).cpu()

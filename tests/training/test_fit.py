@@ -144,9 +144,9 @@ def test_the_probe_of_a_device_takes_the_steps_of_the_training(monkeypatch) -> N
     """Loss, target, clipping, optimizer and moving average: by the step that loop and dry run take."""
     taken, take = [], Steps.take
 
-    def watched(self, batch, step):
-        outcome = take(self, batch, step)
-        state, (loss, norm) = self._state, outcome.read()
+    def watched(self, batches, step):
+        outcome = take(self, batches, step)
+        state, (loss, norm, _) = self._state, outcome.read()
         taken.append((step, loss > 0, norm > 0, len(state.optimizer.state) > 0, state.average is not None))
         return outcome
 

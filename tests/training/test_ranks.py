@@ -13,30 +13,14 @@ import torch
 
 from mambamed import api
 from mambamed.batches.sampler import PatchRequest
-from mambamed.errors import RecipeError
-from mambamed.recipe import Recipe, dump_recipe
+from mambamed.errors import RecipeError, RunError
+from mambamed.recipe import dump_recipe
 from mambamed.run.checkpoint import read_checkpoint
 from mambamed.run.folder import Run
 from mambamed.training import train
 from mambamed.training.launch import launch, launched
-from mambamed.training.ranks import Ranks, ShareOfSampler, leave_ranks
-
-
-def recipe(batch_size: int) -> Recipe:
-    """InstanceNorm, because two halves of a batch have other batch statistics than the whole."""
-    network = {"name": "nnunet", "channels": 4, "stages": 2}
-    settings = {
-        "epochs": 2,
-        "steps_per_epoch": 4,
-        "batch_size": batch_size,
-        "patch_size": [16, 16, 16],
-        "precision": "fp32",
-        "validation_patches": 2,
-        "foreground": 0.5,
-    }
-    return Recipe.model_validate(
-        {"name": "small", "network": network, "training": settings, "inference": {"tta": "none"}}
-    )
+from mambamed.training.ranks import Ranks, ShareOfSampler, check_shared_folder, leave_ranks
+from tests.training.two_ranks import TRAININGS, recipe
 
 
 def losses(run: Path) -> list[float]:
@@ -44,24 +28,64 @@ def losses(run: Path) -> list[float]:
         return [float(row[name]) for row in csv.DictReader(file) for name in ("loss", "validation_loss")]
 
 
-def test_two_processes_train_as_one_with_the_doubled_batch(prepared, tmp_path):
-    (tmp_path / "small.yaml").write_text(dump_recipe(recipe(1)))
-    train(recipe(2), prepared=prepared, output=tmp_path / "one", device="cpu")
+@pytest.fixture(scope="module")
+def trained(prepared, tmp_path_factory) -> Path:
+    """The trainings of `two_ranks`, each also by one process with all patches of a step at once."""
+    root = tmp_path_factory.mktemp("ranks")
+    for name, training in TRAININGS.items():
+        batch = 2 * training.get("accumulate", 1)
+        whole = recipe(batch, **{**training, "accumulate": 1})
+        train(whole, prepared=prepared, output=root / f"{name} alone", device="cpu")
+    for name, epochs in (("resumed", 2), ("stopped", 9)):
+        train(recipe(1, epochs=1), prepared=prepared, output=root / name, device="cpu")
+        (root / name / "recipe.yaml").write_text(dump_recipe(recipe(1, epochs=epochs)))
+    (root / "stopped" / "STOP").touch()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "mambamed", "train", str(tmp_path / "small.yaml"), "-d", str(prepared)]
-    command += ["-o", str(tmp_path / "two"), "--device", "cpu", "-q"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    command += ["-m", "tests.training.two_ranks", str(prepared), str(root)]
+    here = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900, cwd=here)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("next: mambamed predict") == 1  # one of the two speaks
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
-    one, two = (read_checkpoint(Run.open(tmp_path / n).checkpoint(0, "last")) for n in ("one", "two"))
-    for name, tensor in one.part("network").items():
-        if (
-            tensor.ndim > 1
-        ):  # biases before a normalization have no gradient but rounding, which Adam magnifies
-            torch.testing.assert_close(two.part("network")[name], tensor, rtol=1e-3, atol=1e-4)
-    assert "processes 2" in (tmp_path / "two" / "fold_0" / "train.log").read_text()
+    return root
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    content = read_checkpoint(Run.open(run).checkpoint(0, "last"))
+    return {**content.part("network"), **{f"ema.{n}": t for n, t in content.part("ema").items()}}
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_two_processes_train_as_one_with_the_doubled_batch(trained, name):
+    """Also with accumulated gradients, and with a head whose parameters have no gradient."""
+    one, two = weights(trained / f"{name} alone"), weights(trained / name)
+    assert one.keys() == two.keys()
+    for key, tensor in one.items():
+        torch.testing.assert_close(two[key], tensor, rtol=1e-6, atol=1e-6)
+    assert losses(trained / name) == pytest.approx(losses(trained / f"{name} alone"), rel=1e-5)
+
+
+def test_the_processes_share_the_validation(trained):
+    """Masks, and their scores in cases.csv, as of one process."""
+    tables = [
+        (trained / name / "fold_0" / "cases.csv").read_text().splitlines()
+        for name in ("plain", "plain alone")
+    ]
+    assert len(tables[0]) == len(tables[1]) > 2
+    assert [row.split(",")[:3] for row in tables[0]] == [row.split(",")[:3] for row in tables[1]]
+    log = (trained / "plain" / "fold_0" / "train.log").read_text()
+    assert log.count("processes 2, 2 of them on this machine") == 1  # one of the two writes
+
+
+def test_two_processes_continue_what_one_began(trained):
+    log = (trained / "resumed" / "fold_0" / "train.log").read_text()
+    assert "resumed at step 4 of 8" in log
+    assert read_checkpoint(Run.open(trained / "resumed").checkpoint(0, "last")).facts["counters"]["step"] == 8
+
+
+def test_a_request_to_stop_ends_all_processes_in_the_same_step(trained):
+    facts = read_checkpoint(Run.open(trained / "stopped").checkpoint(0, "last")).facts["counters"]
+    # Asked after step 5, which is the first one here; exchanged with step 6.
+    assert facts["step"] == 6 and not (trained / "stopped" / "STOP").exists()
 
 
 def test_the_verb_that_trains_parts_from_the_other_processes(prepared, tmp_path):
@@ -98,11 +122,10 @@ assert during > before == len(os.listdir("/proc/self/task"))
 
 
 def test_a_process_alone_agrees_with_itself():
-    alone, parameter = Ranks(), torch.nn.Parameter(torch.ones(2))
-    parameter.grad = torch.tensor([1.0, 3.0])
-    alone.average_gradients([parameter])
-    assert alone.leads and alone.mean(2.5, torch.device("cpu")) == 2.5 and alone.agree("x") == "x"
-    assert parameter.grad.tolist() == [1.0, 3.0]
+    alone, network, numbers = Ranks(), torch.nn.Linear(1, 1), torch.tensor([1.0, 3.0])
+    alone.average(numbers)
+    assert alone.leads and alone.agree("x") == "x" and alone.gather([1, 2]) == [1, 2]
+    assert alone.parallel(network) is network and numbers.tolist() == [1.0, 3.0]
 
 
 def test_shares_of_a_batch_are_disjoint_and_complete():
@@ -121,3 +144,9 @@ def test_gpus_that_are_not_there_are_refused(monkeypatch):
         launch(99, [])
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert not launched(2)
+
+
+def test_a_folder_that_another_machine_does_not_see_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(Ranks, "gather", lambda self, done: [*done, "node2"])
+    with pytest.raises(RunError, match=f"{tmp_path}: is not there on node2"):
+        check_shared_folder(Ranks(0, 2), tmp_path)

@@ -94,10 +94,10 @@ def test_the_loss_of_a_queued_step_is_read_when_the_next_one_is_queued(tmp_path,
     loop = tiny_loop(tmp_path, tiny_recipe(epochs=1), queued=True)
     taken, counted, take = [], [], Steps.take
 
-    def watched(self, batch, step):
+    def watched(self, batches, step, stops=False):
         counted.append(loop.state.counters.loss_count)
         taken.append(step)
-        return take(self, batch, step)
+        return take(self, batches, step, stops)
 
     monkeypatch.setattr(Steps, "take", watched)
     assert loop.go(Undisturbed()) is None
