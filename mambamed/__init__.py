@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         runs,
         schema,
         train,
+        view,
     )
 
 __version__ = "0.2.0"
@@ -49,6 +50,7 @@ __all__ = [
     "runs",
     "schema",
     "train",
+    "view",
 ]
 
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from mambamed.training import TrainSummary
     from mambamed.training.general import NewRecipe
     from mambamed.training.seeds import SeedsSummary
+    from mambamed.viewer import ViewSummary
     from mambamed.volumes.ensemble import Serving
 
     # What a call from Python may give; `arguments` converts it to what stands below.
@@ -660,6 +661,38 @@ def compare(
 
     check_level(ci)
     return compare(evaluations, common=common, level=ci, seed=seed, output=output)
+
+
+def view(
+    what: AnyPaths,
+    images: AnyPath | None = None,
+    references: AnyPath | None = None,
+    port: int = 0,
+    browser: bool = True,
+    notes: bool = False,
+    progress: Progress | None = None,
+) -> ViewSummary:
+    """Show cases in a web browser: images, masks, landmarks, saliency maps, scores, and training curves.
+
+    The page is served on this machine only (127.0.0.1), under an address with a random part, until Ctrl-C.
+    Nothing is written, except for the notes of --notes.
+
+    Args:
+        what: Evaluation, run, prepared dataset, predictions (several folders are compared), dataset or image.
+        images: Image, folder of the images, or prepared dataset (default: the images next to the references,
+            or those the dataset was prepared from).
+        references: Reference masks, points or classes to show with predictions, as for evaluate.
+        port: Port of the page (default: any free one).
+        browser: Open the page in the default web browser.
+        notes: Let a person mark each case as right, wrong or doubtful and write a note; saved as
+            <WHAT>.notes.csv next to WHAT.
+    """
+    from mambamed.viewer import view
+
+    return view(
+        cast(Any, what), images=images, references=references, port=port, browser=browser, notes=notes,
+        progress=progress,
+    )  # fmt: skip
 
 
 def import_weights(

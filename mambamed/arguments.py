@@ -36,6 +36,7 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "max_hours": ("more than 0", lambda x: x > 0),
     "max_windows": ("at least 1", lambda x: x >= 1),
     "minutes": ("more than 0", lambda x: x > 0),
+    "port": ("from 0 to 65535", lambda x: 0 <= x <= 65535),
     "overlap": ("at least 0 and less than 1", lambda x: 0 <= x < 1),
     "penalty": ("at least 0", lambda x: x >= 0),
     "seed": ("at least 0 and less than 2^32", lambda x: 0 <= x < 2**32),

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mambamed.training import TrainSummary
     from mambamed.training.general import NewRecipe
     from mambamed.training.seeds import SeedsSummary
+    from mambamed.viewer import ViewSummary
 
 
 _NUMBER = re.compile(r"[-+±(]?[\d.]|-?(inf|nan)\b")
@@ -205,6 +206,13 @@ def compare(comparison: Comparison) -> None:
     _with_notes(comparison.ranks)
     if comparison.output is not None:
         print(f"tables: {comparison.output}")
+
+
+def view(summary: ViewSummary) -> None:
+    """Print what was shown, and where the notes are."""
+    print(f"shown: {summary.cases} cases ({summary.kind})")
+    if summary.notes is not None:
+        print(f"notes: {summary.marked} cases in {summary.notes}")
 
 
 def import_weights(summary: ImportSummary) -> None:

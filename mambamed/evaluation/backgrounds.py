@@ -14,6 +14,7 @@ from mambamed.converters import brats, dicom, prepared
 from mambamed.errors import DatasetError, MambamedError
 from mambamed.io.images import SUFFIXES, case_id_of, is_slicer_segmentation
 
+_MOST_CHANNELS = 10  # of names such as CASE_0003
 _MODALITIES = ("t2f", "t1c", "t2w", "t1n")  # the first that a BraTS case has
 _NO_IMAGES = {"seg", "gtv", "dseg", "label", "labels", "mask", "segmentation"}
 _LAYOUTS = (
@@ -59,6 +60,11 @@ class Backgrounds:
         """The image of a case, or None; `reference` is its label map."""
         return next((path for path in self._candidates(case, reference) if path.exists()), None)
 
+    def all(self, case: str, reference: Path) -> list[Path]:
+        """All images of a case, e.g. one per channel; `reference` is its label map."""
+        found = dict.fromkeys(path for path in self._candidates(case, reference) if path.exists())
+        return list(found)
+
     def beside(self, case: str, reference: Path) -> list[Path]:
         """The images of a BraTS case in the folder of its reference."""
         return [] if reference.parent == self.references else _modalities(reference.parent, case)
@@ -67,13 +73,19 @@ class Backgrounds:
         if self.images is None:
             yield from map(_place, self._prepared.get(case, ()))
             yield from self.beside(case, reference)
-            yield from _by_name((reference.parent.parent / name for name in ("imagesTr", "imagesTs")), case)
+            yield from self._by_name((reference.parent.parent / n for n in ("imagesTr", "imagesTs")), case)
             return
-        yield from _by_name((self.images, self.images / "imagesTr", self.images / "imagesTs"), case)
+        yield from self._by_name((self.images, self.images / "imagesTr", self.images / "imagesTs"), case)
         yield from _modalities(self.images, case)
         yield from self._nested.get(case, ())
         if case in self._series:
             yield self._series[case]
+
+    def _by_name(self, folders: Iterable[Path], case: str) -> Iterator[Path]:
+        numbered = [f"_{n:04d}" for n in range(_MOST_CHANNELS) if f"{case}_{n:04d}" not in self.cases]
+        for folder in folders:
+            for middle in ("", *numbered):
+                yield from (folder / f"{case}{middle}{end}" for end in SUFFIXES)
 
     @functools.cached_property
     def _prepared(self) -> dict[str, tuple[ChannelFile, ...]]:
@@ -116,12 +128,6 @@ def _place(series: ChannelFile) -> Path:
     """A path that stands for a series: one of its files, or the folder that holds them all."""
     folders = {file.parent for file in series.files}
     return series.path if len(folders) < 2 else Path(os.path.commonpath(folders))
-
-
-def _by_name(folders: Iterable[Path], case: str) -> Iterator[Path]:
-    for folder in folders:
-        for middle in ("", "_0000"):
-            yield from (folder / f"{case}{middle}{end}" for end in SUFFIXES)
 
 
 def _modalities(folder: Path, case: str) -> list[Path]:

@@ -342,6 +342,21 @@ def _of_brats(references: Path, cases: dict[str, Path]) -> Answers | None:
     return Answers(tuple(sorted(named.values())), scored, "BraTS regions", alone)
 
 
+def names_near(predictions: Path | None, references: Path | None) -> Answers:
+    """The labels that documents next to the masks name, without a check that they agree.
+
+    Args:
+        predictions, references: a mask or a folder of masks; None if there are none.
+    """
+    found = [] if references is None else _of_references(references)
+    found += [] if predictions is None else _of_predictions(predictions)
+    if not found and references is not None and references.is_dir():
+        with suppress(DatasetError):
+            known, is_brats = find_references(references)
+            found += filter(None, [_of_brats(references, known) if is_brats else None])
+    return _with_segments(found[0]) if found else Answers(None, None, "")
+
+
 def _of_references(references: Path) -> list[Answers]:
     folder = references if references.is_dir() else references.parent
     return _named_in(each / _DOCUMENT for each in (folder, folder.parent))[:1]

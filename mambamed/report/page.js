@@ -19,3 +19,11 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+// When `mambamed view` serves the report, each row leads to its case there.
+if (location.protocol === "http:") {
+  for (const cell of document.querySelectorAll("table.sortable tbody td:first-child")) {
+    const link = Object.assign(document.createElement("a"), { textContent: cell.textContent, target: "viewer" });
+    link.href = `./#${new URLSearchParams({ case: cell.textContent })}`;
+    cell.replaceChildren(link);
+  }
+}
