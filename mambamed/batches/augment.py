@@ -139,15 +139,20 @@ def apply_spatial(
             warp_by_field(*arrays, offset - box_start, spatial.displacement.dense(patch_size), patch, target)
         return patch, target
     # Only mirrored: copy, each axis forwards or backwards.
-    into, backwards = [], []
-    for axis, size in enumerate(patch_size):
-        flipped = axis in spatial.mirrored
-        first = offset[axis] - size + 1 if flipped else offset[axis]
-        into.append(slice(begin := round(box_start[axis] - first), begin + label.shape[axis]))
-        backwards.append(slice(None, None, -1 if flipped else 1))
+    into = mirrored_place(spatial.mirrored, box_start, offset, label.shape, patch_size)
+    backwards = tuple(slice(None, None, -1 if axis in spatial.mirrored else 1) for axis in range(3))
     patch[(slice(None), *backwards)][(slice(None), *into)] = image
-    target[tuple(backwards)][tuple(into)] = label
+    target[backwards][into] = label
     return patch, target
+
+
+def mirrored_place(
+    mirrored: tuple[int, ...], box_start: NDArray, offset: NDArray, box: tuple[int, ...], patch_size: Triple
+) -> tuple[slice, ...]:
+    """Where a box of this shape lies in a patch that is mirrored afterwards."""
+    firsts = [offset[a] - size + 1 if a in mirrored else offset[a] for a, size in enumerate(patch_size)]
+    begins = [round(start - first) for start, first in zip(box_start, firsts, strict=True)]
+    return tuple(slice(begin, begin + size) for begin, size in zip(begins, box, strict=True))
 
 
 def as_float32(image: NDArray) -> NDArray[np.float32]:
@@ -159,39 +164,72 @@ def as_float32(image: NDArray) -> NDArray[np.float32]:
     return wide
 
 
+@dataclass(frozen=True)
+class Change:
+    """One change of the intensities of a patch, with its random numbers."""
+
+    kind: str  # noise, blur, brightness, contrast, low_resolution, gamma or drop_channel
+    channel: int = 0  # of all but noise
+    amount: float = 0.0  # standard deviation, sigma, factor, zoom or exponent
+    negative: bool = False  # of gamma
+    drawn: NDArray[np.uint16] | None = None  # of noise: see `add_noise`
+
+
+def draw_changes(shape: tuple[int, ...], augment: Augment, random: np.random.Generator) -> list[Change]:
+    """Draw noise, blur, brightness, contrast, low resolution, gamma, in nnU-Net's order, each by its
+    probability; then channels that are set to zero, except for at least one.
+
+    Factors are drawn per channel; blur and low resolution skip each channel with probability one half.
+    `shape` is that of the `(C, X, Y, Z)` patch.
+    """
+    channels, made = range(shape[0]), []
+    if random.random() < augment.noise:
+        std = random.uniform(0, augment.noise_std)
+        made.append(Change("noise", amount=std, drawn=draw_noise(math.prod(shape), random)))
+    if random.random() < augment.blur:
+        made += [Change("blur", c, random.uniform(*augment.blur_sigma)) for c in _some(channels, random)]
+    if random.random() < augment.brightness:
+        made += [Change("brightness", c, random.uniform(*augment.brightness_range)) for c in channels]
+    if random.random() < augment.contrast:
+        made += [Change("contrast", c, two_sided(augment.contrast_range, random)) for c in channels]
+    if random.random() < augment.low_resolution:
+        zooms = augment.low_resolution_range
+        made += [Change("low_resolution", c, random.uniform(*zooms)) for c in _some(channels, random)]
+    if random.random() < augment.gamma:
+        negative = random.random() < _INVERTED_GAMMA
+        made += [Change("gamma", c, two_sided(augment.gamma_range, random), negative) for c in channels]
+    if augment.drop_channel:
+        stays = random.integers(len(channels))
+        made += [
+            Change("drop_channel", c)
+            for c in channels
+            if random.random() < augment.drop_channel and c != stays
+        ]
+    return made
+
+
 def change_intensities(
     patch: NDArray[np.float32], augment: Augment, random: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Noise, blur, brightness, contrast, low resolution, gamma, in nnU-Net's order, each by its probability;
-    then channels are set to zero, except for at least one.
-
-    Factors are drawn per channel; blur and low resolution skip each channel with probability one half. The
-    `(C, X, Y, Z)` patch, C-contiguous, is changed in place.
-    """
-    channels = range(len(patch))
-    if random.random() < augment.noise:
-        add_noise(patch, random.uniform(0, augment.noise_std), random)
-    if random.random() < augment.blur:
-        for c in _some(channels, random):
-            patch[c] = blur(patch[c], random.uniform(*augment.blur_sigma))
-    if random.random() < augment.brightness:
-        for c in channels:
-            patch[c] *= np.float32(random.uniform(*augment.brightness_range))
-    if random.random() < augment.contrast:
-        for c in channels:
-            change_contrast(patch[c], two_sided(augment.contrast_range, random))
-    if random.random() < augment.low_resolution:
-        for c in _some(channels, random):
-            patch[c] = lower_resolution(patch[c], random.uniform(*augment.low_resolution_range))
-    if random.random() < augment.gamma:
-        negative = random.random() < _INVERTED_GAMMA
-        for c in channels:
-            change_gamma(patch[c], two_sided(augment.gamma_range, random), negative)
-    if augment.drop_channel:
-        stays = random.integers(len(patch))
-        for c in channels:
-            if random.random() < augment.drop_channel and c != stays:
-                patch[c] = 0
+    """Draw changes and apply them, in place, to a `(C, X, Y, Z)` patch, C-contiguous."""
+    for change in draw_changes(patch.shape, augment, random):
+        volume, amount = patch[change.channel], change.amount
+        match change.kind:
+            case "noise":
+                assert change.drawn is not None
+                add_drawn(patch.reshape(-1), change.drawn, normal_quantiles(), amount)
+            case "blur":
+                volume[...] = blur(volume, amount)
+            case "brightness":
+                volume *= np.float32(amount)
+            case "contrast":
+                change_contrast(volume, amount)
+            case "low_resolution":
+                volume[...] = lower_resolution(volume, amount)
+            case "gamma":
+                change_gamma(volume, amount, change.negative)
+            case "drop_channel":
+                volume[...] = 0
     return patch
 
 
@@ -206,12 +244,16 @@ def add_noise(volume: NDArray[np.float32], std: float, random: np.random.Generat
 
     It is one of 2^16 quantiles of the normal distribution, up to 4.4 std: 7 times as fast as exact numbers.
     """
-    drawn = random.integers(2**64, size=-(-volume.size // 4), dtype=np.uint64).view(np.uint16)
-    add_drawn(volume.reshape(-1), drawn, _normal_quantiles(), std)
+    add_drawn(volume.reshape(-1), draw_noise(volume.size, random), normal_quantiles(), std)
+
+
+def draw_noise(count: int, random: np.random.Generator) -> NDArray[np.uint16]:
+    """At least `count` numbers of quantiles."""
+    return random.integers(2**64, size=-(-count // 4), dtype=np.uint64).view(np.uint16)
 
 
 @cache
-def _normal_quantiles() -> NDArray[np.float32]:
+def normal_quantiles() -> NDArray[np.float32]:
     """`(2**16,)`: the middle of each of as many equally likely parts of the standard normal distribution."""
     from scipy.special import ndtri  # slow to import
 
@@ -252,30 +294,39 @@ def change_gamma(volume: NDArray[np.float32], gamma: float, negative: bool) -> N
 
 def blur(volume: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     """Gaussian of `sigma` voxels along every axis, the border reflected."""
+    for axis, size in enumerate(volume.shape):
+        volume = _operate(volume, axis, *blur_operator(size, sigma))
+    return volume
+
+
+def blur_operator(size: int, sigma: float) -> tuple[NDArray, NDArray]:
+    """Index and weight, `(size, taps)`, of the voxels of a line from which each new one is summed."""
     radius = max(1, int(_BLUR_RADIUS * sigma + 0.5))
     shifts = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (shifts / sigma) ** 2)
     weights /= weights.sum()
-    for axis, size in enumerate(volume.shape):
-        index = np.arange(size)[:, None] + shifts
-        index = np.abs(index) if size > 1 else np.zeros_like(index)
-        index = np.where(index >= size, 2 * (size - 1) - index, index).clip(0, size - 1)
-        volume = _operate(volume, axis, index, np.broadcast_to(weights, index.shape))
-    return volume
+    index = np.arange(size)[:, None] + shifts
+    index = np.abs(index) if size > 1 else np.zeros_like(index)
+    index = np.where(index >= size, 2 * (size - 1) - index, index).clip(0, size - 1)
+    return index, np.broadcast_to(weights, index.shape)
 
 
 def lower_resolution(volume: NDArray[np.float32], zoom: float) -> NDArray[np.float32]:
     """Downsample every axis by `zoom` with nearest neighbors, and upsample by linear interpolation."""
     for axis, size in enumerate(volume.shape):
-        coarse = max(1, round(size * zoom))
-        nearest = ((np.arange(coarse) + 0.5) * size / coarse).astype(int).clip(0, size - 1)
-        at = ((np.arange(size) + 0.5) * coarse / size - 0.5).clip(0, coarse - 1)
-        below = at.astype(int)
-        above = np.minimum(below + 1, coarse - 1)
-        index = np.stack([nearest[below], nearest[above]], axis=1)
-        weights = np.stack([1 - (at - below), at - below], axis=1)
-        volume = _operate(volume, axis, index, weights)
+        volume = _operate(volume, axis, *zoom_operator(size, zoom))
     return volume
+
+
+def zoom_operator(size: int, zoom: float) -> tuple[NDArray, NDArray]:
+    """Same as `blur_operator`, for `lower_resolution`."""
+    coarse = max(1, round(size * zoom))
+    nearest = ((np.arange(coarse) + 0.5) * size / coarse).astype(int).clip(0, size - 1)
+    at = ((np.arange(size) + 0.5) * coarse / size - 0.5).clip(0, coarse - 1)
+    below = at.astype(int)
+    above = np.minimum(below + 1, coarse - 1)
+    index = np.stack([nearest[below], nearest[above]], axis=1)
+    return index, np.stack([1 - (at - below), at - below], axis=1)
 
 
 def _operate(volume: NDArray[np.float32], axis: int, index: NDArray, weights: NDArray) -> NDArray[np.float32]:

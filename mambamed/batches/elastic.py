@@ -33,16 +33,16 @@ class Displacement:
         """`(3, *patch_size)`: the displacement of every patch voxel."""
         moved = self.control
         for axis, size in enumerate(patch_size, start=1):
-            weights = self._weights(np.arange(size), axis - 1)
+            weights = self.weights(np.arange(size), axis - 1)
             moved = np.moveaxis(np.tensordot(moved, weights, axes=(axis, 1)), -1, axis)
         return np.ascontiguousarray(moved, np.float32)
 
     def at(self, points: NDArray) -> NDArray[np.float64]:
         """`(n, 3)` patch voxels -> `(n, 3)` displacements; outside the patch those of its border."""
-        x, y, z = (self._weights(points[:, axis], axis) for axis in range(3))
+        x, y, z = (self.weights(points[:, axis], axis) for axis in range(3))
         return np.einsum("dabc,na,nb,nc->nd", self.control, x, y, z)
 
-    def _weights(self, positions: NDArray, axis: int) -> NDArray[np.float64]:
+    def weights(self, positions: NDArray, axis: int) -> NDArray[np.float64]:
         """`(n, points)`: weight of each control point at each position."""
         count = self.control.shape[axis + 1]
         t = np.clip(np.asarray(positions, float) / self.step[axis], 0, count - 3)

@@ -21,9 +21,11 @@ from mambamed.batches.augment import (
     apply_spatial,
     as_float32,
     change_intensities,
+    draw_changes,
     random_spatial,
     source_box,
 )
+from mambamed.batches.device_augment import PatchSources
 from mambamed.batches.sampler import PatchRequest, PatchSource, Triple, random_stream
 from mambamed.preparation.pool import cores
 from mambamed.recipe import Augment
@@ -59,11 +61,55 @@ class Batch:
         return dataclasses.replace(self, image=self.image.pin_memory(), target=self.target.pin_memory())
 
 
+@dataclass(frozen=True)
+class BatchSources:
+    """Input of one training step before a device makes its patches, with the interface of `Batch`."""
+
+    patches: tuple[PatchSources, ...]
+    target: Tensor | None  # if it is not one number per voxel
+    patch_size: Triple
+    case_ids: tuple[str, ...]
+
+    def on(self, device: torch.device, layout: torch.memory_format) -> tuple[Tensor, Tensor]:
+        """Same as `Batch.on`; the patches are augmented on the device."""
+        made = [
+            patch.moved(lambda tensor: tensor.to(device, non_blocking=True)).patch(self.patch_size)
+            for patch in self.patches
+        ]
+        target = self.target
+        if target is None:
+            target = torch.stack([label for _, label in made if label is not None])
+        return Batch(torch.stack([image for image, _ in made]), target, self.case_ids).on(device, layout)
+
+    def pinned(self) -> BatchSources:
+        """Same as `Batch.pinned`."""
+        target = None if self.target is None else self.target.pin_memory()
+        patches = tuple(patch.moved(lambda tensor: tensor.pin_memory()) for patch in self.patches)
+        return dataclasses.replace(self, patches=patches, target=target)
+
+
+AnyBatch = Batch | BatchSources
+
+
+@dataclass(frozen=True)
+class _Box:
+    """The part of a case that a patch touches, from voxel `start` on; the others as in `PatchSources`."""
+
+    case: PatchCase
+    image: np.ndarray
+    label: np.ndarray | None
+    start: np.ndarray
+    spatial: Spatial
+    offset: np.ndarray
+    random: np.random.Generator
+
+
 class PatchReader:
     """Reads one patch, and no more than the box that it needs, and augments it.
 
     `augment` None: no augmentation. `spacing_mm` is that of the prepared grid, for rotations. `encode` makes
-    the targets of a batch, and checks its labels; None: targets are the references of the cases.
+    the targets of a batch, and checks its labels; None: targets are the references of the cases. With
+    `on_device`, patches are augmented by the device to which their batch is moved.
     """
 
     def __init__(
@@ -73,12 +119,43 @@ class PatchReader:
         augment: Augment | None,
         spacing_mm: tuple[float, ...],
         encode: Encode | None = None,
+        on_device: bool = False,
     ) -> None:
-        self._cases, self._patch_size = cases, patch_size
+        self._cases, self._patch_size, self._on_device = cases, patch_size, on_device
         self._augment, self._spacing, self._encode = augment, spacing_mm, encode
 
     def read(self, request: PatchRequest) -> tuple[np.ndarray, np.ndarray]:
         """`(C, *patch_size)` float32, and the reference of one patch."""
+        box = self._box(request)
+        image, label = as_float32(box.image), box.label
+        if label is None:
+            label = np.zeros(image.shape[1:], np.uint8)
+        patch, label = apply_spatial(image, label, box.start, box.spatial, box.offset, self._patch_size)
+        reference = self._reference(box, label)
+        if self._augment is not None:
+            patch = change_intensities(patch, self._augment, box.random)
+        return with_covariates(patch, box.case.covariates), reference
+
+    def sources(self, request: PatchRequest) -> tuple[PatchSources, np.ndarray | None]:
+        """What a device makes one patch from, and its reference if that is not one number per voxel."""
+        box, reference, label = self._box(request), None, None
+        if box.label is None:
+            reference = self._reference(box, np.zeros(self._patch_size, np.uint8))
+        else:  # labels are encoded before they move: a vote among corners is the same for both
+            target = torch.from_numpy(self._reference(box, box.label)[None])
+            if self._encode is not None:
+                target = self._encode(target, self._patch_size)
+            label = torch.from_numpy(target.numpy()[0].astype(np.int16))
+        covariates = box.case.covariates
+        shape = (len(box.image), *self._patch_size)
+        changes = draw_changes(shape, self._augment, box.random) if self._augment else []
+        image = torch.from_numpy(np.require(box.image, None, ["C", "W"]))
+        drawn = [torch.from_numpy(c.drawn.view(np.int16)) for c in changes if c.drawn is not None]
+        kept = (box.start, box.spatial, box.offset, tuple(changes), tuple(drawn), covariates)
+        return PatchSources(image, label, *kept), reference
+
+    def _box(self, request: PatchRequest) -> _Box:
+        """The part of a case that a patch touches, and its mapping."""
         case = self._cases[request.case_id]
         random = random_stream(*request.key)
         spatial = Spatial(np.eye(3), ())
@@ -91,33 +168,36 @@ class PatchReader:
         shape = np.asarray(case.shape)
         low, high = np.clip(low, 0, shape), np.clip(high, 0, shape)
         box = (tuple(int(v) for v in low), tuple(int(v) for v in high))
-        image = as_float32(case.image(box))
         label = case.label(box)
-        if label is None:
-            label = np.zeros(image.shape[1:], np.uint8)
-        else:
+        if label is not None:
             kind = label.dtype if label.dtype in (np.uint8, np.int16) else np.int16
             label = np.require(label, kind, ["C", "W"])  # the kernels accept no read-only arrays
-        patch, label = apply_spatial(image, label, low, spatial, offset, self._patch_size)
-        place = functools.partial(spatial.place_of, offset=offset)
-        reference = case.reference(label, place, spatial.across_x)
-        if self._augment is not None:
-            patch = change_intensities(patch, self._augment, random)
-        return with_covariates(patch, case.covariates), np.asarray(reference)
+        return _Box(case, case.image(box), label, low, spatial, offset, random)
 
-    def batch(self, requests: Sequence[PatchRequest]) -> Batch:
-        """Read and stack several patches."""
+    @staticmethod
+    def _reference(box: _Box, label: np.ndarray) -> np.ndarray:
+        place = functools.partial(box.spatial.place_of, offset=box.offset)
+        return np.asarray(box.case.reference(label, place, box.spatial.across_x))
+
+    def batch(self, requests: Sequence[PatchRequest]) -> AnyBatch:
+        """Read several patches, and stack or, if a device makes them, collect them."""
+        case_ids = tuple(request.case_id for request in requests)
+        if self._on_device:
+            found = [self.sources(request) for request in requests]
+            others = [reference for _, reference in found if reference is not None]
+            target = self._encoded(others) if others else None
+            return BatchSources(tuple(each for each, _ in found), target, self._patch_size, case_ids)
         patches = [self.read(request) for request in requests]
-        target = torch.from_numpy(np.stack([reference for _, reference in patches]))
+        image = torch.from_numpy(np.stack([image for image, _ in patches]))
+        return Batch(image, self._encoded([reference for _, reference in patches]), case_ids)
+
+    def _encoded(self, references: Sequence[np.ndarray]) -> Tensor:
+        target = torch.from_numpy(np.stack(references))
         if self._encode is not None:
             target = self._encode(target, self._patch_size)
             if target.dim() == 4:  # of voxels: a quarter of the memory
                 target = torch.from_numpy(target.numpy().astype(np.int16))
-        return Batch(
-            torch.from_numpy(np.stack([image for image, _ in patches])),
-            target,
-            tuple(request.case_id for request in requests),
-        )
+        return target
 
 
 def loader_threads(device: torch.device, processes: int) -> int:
@@ -141,7 +221,7 @@ def batches_ahead(
     last_step: int,
     threads: int = _CPU_THREADS,
     pin: bool = False,
-) -> Generator[Batch, None, None]:
+) -> Generator[AnyBatch, None, None]:
     """The batches of steps `first_step <= k < last_step` in order, read ahead by threads.
 
     At most `threads + 2` batches are in memory, page-locked if `pin`. An error is raised when its batch is
@@ -149,9 +229,9 @@ def batches_ahead(
     """
     steps = iter(range(first_step, last_step))
     pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
-    waiting: deque[Future[Batch]] = deque()
+    waiting: deque[Future[AnyBatch]] = deque()
 
-    def make(step: int) -> Batch:
+    def make(step: int) -> AnyBatch:
         batch = reader.batch(sampler.requests(step))
         return batch.pinned() if pin else batch
 

@@ -59,6 +59,8 @@ class SessionRecord(Provenance):
     cudnn: str | None = None
     """Of a CUDA device; not recorded by mambamed 0.1.0."""
     compile: str
+    augment: str | None = None
+    """Where patches were augmented; not recorded by mambamed 0.2.0."""
     processes: str | None = None
     recipe: str | None = None
     """What of the recipe has changed since the run began."""
@@ -85,6 +87,8 @@ class FoldRecord(Model):
     """Planned optimizer updates."""
     parameters: Count | None = None
     compiled: bool | None = None
+    augment_on: Literal["cpu", "gpu"] | None = None
+    """Where patches are augmented; not recorded by mambamed 0.2.0."""
     score: ScoreRecord | None = None
     """Not recorded by mambamed 0.1.0."""
     finished: bool | None = None

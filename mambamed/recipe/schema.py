@@ -291,6 +291,9 @@ class Training(Section):
     foreground: Probability = 0.33
     """Fraction of patches that are centered on a foreground voxel or landmark."""
     augment: Augment = Augment()
+    augment_on: Literal["auto", "cpu", "gpu"] = "auto"
+    """Augment patches on the CPU, or on the GPU of the network with the same random numbers; auto: on the GPU
+    if there are fewer than 10 cores per GPU."""
     clip: Annotated[float, Field(ge=0)] = 12.0
     """Maximum gradient norm; 0 disables clipping."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0

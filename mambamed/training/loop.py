@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from mambamed.batches.loader import Batch, PatchReader, batches_ahead, loader_threads
+from mambamed.batches.device_feed import on_device
+from mambamed.batches.loader import AnyBatch, PatchReader, batches_ahead, loader_threads
 from mambamed.batches.sampler import PatchSource, random_stream
 from mambamed.documents.splits import NO_FOLD, FoldName
 from mambamed.errors import RunError
@@ -128,7 +129,8 @@ class Loop:
         device, reader = self._place.device, self.patches.reader
         threads, pin = loader_threads(device, self._ranks.beside), device.type == "cuda"
         first = counters.step * self._settings.accumulate
-        with closing(batches_ahead(sampler, reader, first, sys.maxsize, threads, pin)) as batches:
+        source = batches_ahead(sampler, reader, first, sys.maxsize, threads, pin)
+        with closing(on_device(source, device, self._place.layout) if pin else source) as batches:
             while True:
                 self._take_step(batches)
                 counters.step += 1
@@ -162,7 +164,7 @@ class Loop:
         known = counters.history[-1]["step"] if counters.history else 0
         return ends and known < counters.step
 
-    def _take_step(self, batches: Iterable[Batch]) -> None:
+    def _take_step(self, batches: Iterable[AnyBatch]) -> None:
         """One optimizer update on the next batches, skipped if loss or gradient are not finite."""
         counters = self.state.counters
         key = (self._settings.seed, stream_of(self._fold), counters.rollbacks, _MODEL_STREAM, counters.step)

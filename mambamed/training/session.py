@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from mambamed.batches.loader import PatchReader
+from mambamed.batches.loader import Batch, PatchReader
 from mambamed.batches.sampler import PatchSource, Sampler
 from mambamed.documents.splits import NO_FOLD, FoldName, cases_of
 from mambamed.errors import RecipeError
@@ -29,6 +29,7 @@ from mambamed.run.provenance import provenance
 from mambamed.run.workplace import Workplace
 from mambamed.tasks.cases import PatchCase
 from mambamed.tasks.covariates import WithCovariates
+from mambamed.training.augmenting import choose_augment
 from mambamed.training.compiling import choose_compile
 from mambamed.training.deterministic import keep_threads
 from mambamed.training.journal import Journal, SilentJournal
@@ -143,6 +144,7 @@ class Session:
         self.task = run.task
         self._progress = progress
         self._settings = run.recipe.training
+        self._augments_on_device = False
         split = cases_of(dataset.splits, fold)
         self._training = self._cases(split["train"])
         self._validation = self._cases(split["val"])
@@ -178,8 +180,12 @@ class Session:
             journal.say(load_initial_weights(state, options.init_from, self.fold, options.init_strict))
         self.place, line = self._compiled(state.network, options.deterministic)
         journal.say(line)
+        known = self.run.recorded(self.fold).get("augment_on") if self._ranks.leads else None
+        choice = choose_augment(self._settings.augment_on, self.place.device, self._ranks.beside, known)
+        self._augments_on_device, where = self._ranks.agree(choice)
+        journal.say(where)
         if self._ranks.leads:
-            self._record({**reasons, "compile": line}, state, options)
+            self._record({**reasons, "compile": line, "augment": where}, state, options)
             done = len(state.counters.history)
             journal.follow(open_trackers(options.log, self.run, self.fold, done, journal.say))
         with (
@@ -234,9 +240,9 @@ class Session:
         assert answer is not None
         return dataclasses.replace(self.place, compiled=answer[0]), answer[1]
 
-    def first_batch(self):
-        """What the first step learns from."""
-        return self._reader().batch(self._sampler(0).requests(0))
+    def first_batch(self) -> Batch:
+        """What the first step learns from, augmented by the CPU."""
+        return cast(Batch, self._reader().batch(self._sampler(0).requests(0)))
 
     def _cases(self, ids: Sequence[str]) -> dict[str, PatchCase]:
         """The cases that the task uses."""
@@ -258,7 +264,12 @@ class Session:
     def _reader(self) -> PatchReader:
         plan = self.run.plan
         return PatchReader(
-            self._training, plan.patch_size, self._settings.augment, plan.spacing_mm, self.task.encode
+            self._training,
+            plan.patch_size,
+            self._settings.augment,
+            plan.spacing_mm,
+            self.task.encode,
+            self._augments_on_device,
         )
 
     def _sampler(self, rollbacks: int) -> PatchSource:
@@ -321,6 +332,7 @@ class Session:
             "steps": state.counters.steps,
             "parameters": sum(p.numel() for p in state.network.parameters()),
             "compiled": self.place.compiled,
+            "augment_on": "gpu" if self._augments_on_device else "cpu",
             "score": {"name": self.task.score_name, "higher_is_better": self.task.higher_is_better},
             "sessions": [*known.get("sessions", []), session],
         }

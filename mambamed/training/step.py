@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from mambamed.batches.loader import Batch
+from mambamed.batches.loader import AnyBatch
 from mambamed.recipe import Training
 from mambamed.run.device import autocast
 from mambamed.run.workplace import Workplace
@@ -99,7 +99,7 @@ class Steps:
         able = bool(state.optimizer.defaults.get("fused"))
         self.queued = able and (place.device.type == "cuda" if queued is None else queued)
 
-    def take(self, batches: Iterable[Batch], step: int, stops: bool = False) -> Outcome:
+    def take(self, batches: Iterable[AnyBatch], step: int, stops: bool = False) -> Outcome:
         """Take one step, with the gradients of the next batches accumulated.
 
         Args:
@@ -124,7 +124,7 @@ class Steps:
         state.scaler.update()
         return outcome
 
-    def _accumulate(self, batches: Iterable[Batch]) -> tuple[Tensor, tuple[str, ...]]:
+    def _accumulate(self, batches: Iterable[AnyBatch]) -> tuple[Tensor, tuple[str, ...]]:
         """Forward and backward passes; the mean loss of the batches, and their cases."""
         losses: list[Tensor] = []
         case_ids: tuple[str, ...] = ()
