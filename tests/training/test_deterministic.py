@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mambamed.errors import RecipeError
+from mambamed.networks import NETWORKS
+from mambamed.networks.parts import averaging, doubling
 from mambamed.run.folder import Run
+from mambamed.tasks.segmentation import Segmentation
 from mambamed.training import train
 from mambamed.training.deterministic import deterministic, keep_threads
 from mambamed.training.validation_patches import ValidationPatches
+from tests.networks.small_networks import MONAIS, small
 from tests.training.small_run import CONVOLUTIONS, small_recipe
+from tests.training.tiny import MANIFEST, tiny_recipe
 
 
 def test_torch_is_exact_within_and_as_before_after():
@@ -62,3 +68,64 @@ def test_a_training_is_exact_throughout_and_says_so(prepared, tmp_path, monkeypa
     train(recipe, **options)
     assert seen == [True] and not torch.are_deterministic_algorithms_enabled()
     assert Run.open(tmp_path).recorded(0)["sessions"][0]["deterministic"] is True
+
+
+# Those of the documentation of torch.use_deterministic_algorithms (2.13) that are rejected on CUDA.
+REJECTED = (
+    "avg_pool3d_backward", "adaptive_avg_pool2d_backward", "adaptive_avg_pool3d_backward",
+    "max_pool3d_with_indices_backward", "adaptive_max_pool2d_backward", "fractional_max_pool2d_backward",
+    "fractional_max_pool3d_backward", "max_unpool2d", "max_unpool3d", "upsample_linear1d_backward",
+    "upsample_bilinear2d_backward", "upsample_bicubic2d_backward", "upsample_trilinear3d_backward",
+    "reflection_pad1d_backward", "reflection_pad2d_backward", "reflection_pad3d_backward",
+    "replication_pad1d_backward", "replication_pad2d_backward", "replication_pad3d_backward",
+    "nll_loss2d_forward", "_ctc_loss", "_embedding_bag_dense_backward", "put_", "histc", "bincount",
+    "kthvalue", "median", "grid_sampler_2d_backward", "grid_sampler_3d_backward", "cumsum",
+    "scatter_reduce", "resize_",
+)  # fmt: skip
+# docs/gpus.md: networks that --deterministic rejects on CUDA, by name of the operation.
+NOT_EXACT = {
+    "cotr": {"grid_sampler_3d_backward"},
+    "densenet": {"avg_pool3d_backward", "max_pool3d_with_indices_backward"},
+    "resnet": {"max_pool3d_with_indices_backward"},
+}
+
+
+class Operators(TorchDispatchMode):
+    """Notes the names of all operators."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.name().removeprefix("aten::").partition(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in MONAIS])
+def test_a_network_uses_no_operation_that_torch_rejects_on_cuda(monkeypatch, name):
+    """Forward and backward pass on the meta device, with the forms of CUDA."""
+    monkeypatch.setattr(averaging, "_is_rejected", lambda device: True)
+    monkeypatch.setattr(doubling, "_sums_atomically", lambda device: True)
+    shape = (24, 24, 32) if name in ("vitpose", "crate") else (32, 32, 32)
+    with torch.device("meta"):
+        network = small(name).train()
+        image = torch.zeros(2, 2, *shape)
+    with Operators() as seen:
+        outputs = network(image)
+        outputs = outputs if isinstance(outputs, list) else [outputs]
+        torch.autograd.backward(outputs, [torch.empty_like(each) for each in outputs])
+    assert seen.names & set(REJECTED) == NOT_EXACT.get(name, set())
+    assert "convolution_backward" in seen.names or "addmm" in seen.names  # something was seen
+
+
+@pytest.mark.parametrize("regions", [{}, {"both": (1, 2), "two": (2,)}], ids=["labels", "regions"])
+def test_the_losses_of_masks_use_no_operation_that_torch_rejects_on_cuda(regions):
+    loss = {"focal": 1.0, "boundary": 0.1, "label_smoothing": 0.1, "class_weights": None}
+    manifest = MANIFEST.model_copy(update={"regions": regions})
+    task = Segmentation(tiny_recipe(loss=loss), manifest)
+    logits = torch.randn(2, task.outputs, 8, 8, 8, requires_grad=True)
+    target = task.encode(torch.randint(0, 3, (2, 8, 8, 8)))
+    with Operators() as seen:
+        task.loss([logits, logits[..., ::2, ::2, ::2]], target).backward()
+    assert not seen.names & set(REJECTED) and logits.grad is not None

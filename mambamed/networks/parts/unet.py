@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mambamed.networks.parts.averaging import Averaged
 from mambamed.networks.parts.blocks import (
     Norm,
     crop_to,
@@ -95,7 +96,7 @@ class ResidualUnit(nn.Module):
         self.first = ConvUnit(in_channels, out_channels, kernel, stride, norm)
         self.conv = nn.Conv3d(out_channels, out_channels, kernel, padding=same_padding(kernel))
         self.norm = make_norm(norm, out_channels)
-        shortcut: list[nn.Module] = [nn.AvgPool3d(stride, stride)] if max(stride) > 1 else []
+        shortcut: list[nn.Module] = [Averaged(stride)] if max(stride) > 1 else []
         if in_channels != out_channels:
             shortcut += [nn.Conv3d(in_channels, out_channels, 1, bias=False), make_norm(norm, out_channels)]
         self.shortcut = nn.Sequential(*shortcut)
