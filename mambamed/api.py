@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mambamed.run.export import ExportSummary
     from mambamed.run.import_weights import ImportSummary
     from mambamed.run.listing import RunList
+    from mambamed.study.running import StudySummary
     from mambamed.training import TrainSummary
     from mambamed.training.general import NewRecipe
     from mambamed.training.seeds import SeedsSummary
@@ -693,6 +694,46 @@ def view(
         cast(Any, what), images=images, references=references, port=port, browser=browser, notes=notes,
         progress=progress,
     )  # fmt: skip
+
+
+def study(
+    study: AnyPath,
+    output: AnyPath | None = None,
+    device: Device = "auto",
+    jobs: int | None = None,
+    on: str = "local",
+    job: str | None = None,
+    dry_run: bool = False,
+    report_only: bool = False,
+    progress: Progress | None = None,
+) -> StudySummary:
+    """Train recipes on datasets with several folds and seeds under one budget, and make a paper's tables.
+
+    The report has means and spread over the seeds, confidence intervals, paired tests, ranks, costs and the
+    numbers of the papers. If it is interrupted, run the same command again to continue; the study may also be
+    extended by recipes, datasets, folds and seeds.
+
+    Args (the others are described in `predict`):
+        study: Study file (YAML), or name of a shipped study.
+        output: Output folder (default: studies/<name of the file>).
+        jobs: Number of trainings that run at a time (default: 1 on this machine, all on a batch system).
+        on: Where the trainings run: local, slurm, pbs, sge, lsf, htcondor or kubernetes.
+        job: Resources of each job on a batch system, e.g. gpus=1,time=4:00:00,mem=32G.
+        dry_run: Report the number of trainings and what they cost, and write nothing.
+        report_only: Train nothing; write the report of what is finished.
+    """
+    from mambamed.cluster.destination import Destination
+    from mambamed.study.running import run_study
+
+    return run_study(
+        Path(study),
+        Path(output) if output is not None else Path("studies") / Path(study).stem,
+        device=device,
+        place=Destination.of(on, jobs, job),
+        dry_run=dry_run,
+        report_only=report_only,
+        progress=progress,
+    )
 
 
 def import_weights(

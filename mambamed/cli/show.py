@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mambamed.run.export import ExportSummary
     from mambamed.run.import_weights import ImportSummary
     from mambamed.run.listing import RunList
+    from mambamed.study.running import StudySummary
     from mambamed.training import TrainSummary
     from mambamed.training.general import NewRecipe
     from mambamed.training.seeds import SeedsSummary
@@ -213,6 +214,17 @@ def view(summary: ViewSummary) -> None:
     print(f"shown: {summary.cases} cases ({summary.kind})")
     if summary.notes is not None:
         print(f"notes: {summary.marked} cases in {summary.notes}")
+
+
+def study(summary: StudySummary) -> None:
+    """Print the results and tests, or the cost of a dry run."""
+    for table in summary.tables:
+        _with_notes(table)
+    print(f"{summary.finished} of {summary.runs} runs are finished")
+    if summary.written:
+        print(f"report: {summary.output / 'report.html'}; {len(summary.written)} files in {summary.output}")
+    if summary.next_command:
+        _next(summary.next_command)
 
 
 def import_weights(summary: ImportSummary) -> None:

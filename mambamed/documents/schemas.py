@@ -23,6 +23,7 @@ from mambamed.documents.run import (
     Thresholds,
 )
 from mambamed.documents.splits import SplitsFile
+from mambamed.documents.study import Study, StudyRecord
 from mambamed.errors import RecipeError
 from mambamed.io.ledger import Line
 from mambamed.recipe import Recipe, recipe_schema
@@ -48,6 +49,8 @@ KINDS: dict[str, tuple[str, Any]] = {
     "comparison": ("comparison.json of a comparison", ComparisonFile),
     "job": ("NAME.json of a folder of jobs", JobRequest),
     "job-state": ("NAME.state.json of a folder of jobs", JobState),
+    "study": ("STUDY.yaml, the file of `study`", Study),
+    "study-results": ("study.json of a study", StudyRecord),
     "files": (".mambamed-files of an output folder, one line of it", Line),
     "error": ("output of a command with --json that failed", FaultReport),
     "compile-times": ("compile.json in the cache folder", CompileTimes),

@@ -16,7 +16,9 @@ import yaml
 import mambamed
 from mambamed.cli.command import as_json
 from mambamed.converters import convert
+from mambamed.documents.study import read_study
 from mambamed.recipe import Recipe, load_recipe
+from mambamed.study.plan import trained_rows
 from tests.answers.stubs import stub_run, write_blobs, write_nifti
 from tests.test_docs import PAGES, ROOT
 
@@ -120,8 +122,15 @@ def test_every_block_is_of_a_kind_that_is_tested() -> None:
 
 @pytest.mark.parametrize(("page", "text"), [(p, text) for p, kind, text in BLOCKS if kind == "yaml"])
 def test_a_recipe_of_a_page_is_valid(page, text, tmp_path) -> None:
-    """A block without a network is completed by one; what it gives is in the recipe as it was read."""
+    """A block without a network is completed by one; what it gives is in the recipe as it was read.
+
+    A block with several recipes is a study.
+    """
     given = yaml.safe_load(text)
+    if "recipes" in given:
+        (tmp_path / "study.yaml").write_text(text)
+        assert trained_rows(read_study(tmp_path / "study.yaml")), page
+        return
     complete = given if {"network", "extends"} & given.keys() else {"network": {"name": "nnmamba"}, **given}
     (tmp_path / "page.yaml").write_text(yaml.safe_dump(complete))
     read = load_recipe(tmp_path / "page.yaml").model_dump(mode="json", exclude_unset=True)

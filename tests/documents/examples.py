@@ -27,6 +27,7 @@ from mambamed.documents.run import (
     Thresholds,
 )
 from mambamed.documents.splits import Splits
+from mambamed.documents.study import Study, StudyRecord
 from mambamed.io.json_files import read_json
 
 SAMPLES = Path(__file__).parent / "samples" / "0.1.0"
@@ -91,6 +92,36 @@ def _comparison() -> Any:
     return {"format": 1, "differences": [{**names, "means": [0.25, 0.75], "test": test, **corrected}]}
 
 
+STUDY = {
+    "name": "Hippocampus",
+    "datasets": {"hippo": {"prepared": "prepared/hippo", "set": {"network.channels": 8}, "part": "test"}},
+    "recipes": {
+        "a": {"recipe": "{dataset}_a", "datasets": ["hippo"], "set": {"training.ema": 0.5}, "twin": True},
+        "b": {"recipe": "b.yaml", "init_from": "hippo/a-none"},
+    },
+    "twins": True,
+    "set": {"training.augment.mirror": ["x"]},
+    "folds": [0, 1],
+    "seeds": [0, 3],
+    "budget": {"hours": 0.5},
+    "compare_with": "a",
+    "level": 0.9,
+}
+
+
+def _study() -> Any:
+    names = {"dataset": "hippo", "region": "average", "metric": "dice"}
+    run = {"dataset": "hippo", "recipe": "a", "seed": 0, "command": "mambamed train a", "folds": [0]}
+    run |= {"finished": True, "hours": 0.5, "complete": False, "device": "cpu", "peak_gib": 1.5}
+    run |= {"parameters": 1000, "steps": 100}
+    score = {"recipe": "a", "seeds": {"0": 0.5, "3": float("nan")}, "mean": 0.5, "sd": 0.1}
+    score |= {"interval": [0.4, 0.6], "rank": 1.5, "units": 3, "paper": 0.9}
+    test = {"first": "a", "second": "b", "subjects": 3, "difference": 0.1, "seeds": {"0": 0.1}}
+    test |= {"interval": [0.0, 0.2], "wilcoxon_holm": 0.5, "permutation_holm": 1.0, "delong_holm": 1.0}
+    rows = {"runs": [run], "scores": [names | score], "differences": [names | test]}
+    return {"format": 1, "study": STUDY, **rows}
+
+
 MORE = {"landmarks": ["tip"], "classes": ["left", "right"], "covariate_ranges": {"age": [20.0, 90.5]}}
 LOSS = {"voxels": 30, "in_crop": 29, "kept": 10, "components": 2, "components_lost": 1}
 START = {"host": "node7", "process": 4711, "id": "101", "began": 1.5, "seen": 2.5, "ended": 3.5}
@@ -118,5 +149,7 @@ EXAMPLES: list[tuple[type[Model], Any]] = [
     (ComparisonFile, _comparison()),
     (JobRequest, {"format": 1, **JOB}),
     (JobState, {"format": 1, "starts": [START]}),
+    (Study, STUDY),
+    (StudyRecord, _study()),
     (FaultReport, {"error": {"kind": "RunError", "messages": ["disk full"], "exit_code": 1}}),
 ]

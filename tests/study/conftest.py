@@ -1,0 +1,5 @@
+"""The prepared boxes of the tests of training."""
+
+from tests.training.conftest import prepared
+
+__all__ = ["prepared"]
