@@ -164,7 +164,7 @@ def _with_averages(
             where = [place[unit] for unit in kept]
             sums[:, where] += values
             counts[where] += 1
-        there = np.flatnonzero(counts).tolist()
+        there: list[int] = np.flatnonzero(counts).tolist()
         higher = next(question.higher_is_better for question in questions if question.metric == metric)
         yield Question(AVERAGE, metric, higher), [units[k] for k in there], sums[:, there] / counts[there]
 
