@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mambamed import recipes
     from mambamed.api import (
+        bids,
         classify,
         compare,
         convert_points,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = [
+    "bids",
     "classify",
     "compare",
     "convert_points",

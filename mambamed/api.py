@@ -21,6 +21,7 @@ from mambamed.errors import RecipeError, RunError
 from mambamed.terminal import command_line
 
 if TYPE_CHECKING:
+    from mambamed.answers.bids import BidsSummary
     from mambamed.answers.classification import ClassifySummary
     from mambamed.answers.landmarks import LandmarksSummary
     from mambamed.answers.segmentation import PredictSummary
@@ -519,6 +520,59 @@ def landmarks(
     kinds = [kind.strip().removeprefix(".") for kind in str(export).split(",")] if export else []
     options = PointOptions(tuple(kind for kind in kinds if kind != "json"), threshold, preview)
     return landmarks(model, input, output, serving, job, options, progress)
+
+
+def bids(
+    bids_dir: AnyPath,
+    output_dir: AnyPath,
+    analysis_level: Literal["participant"],
+    model: AnyPaths,
+    participant_label: Texts | None = None,
+    session_label: Texts | None = None,
+    filter: str | None = None,
+    channels: str | None = None,
+    label: str | None = None,
+    skip_bids_validation: bool = False,
+    folds: Items = "all",
+    checkpoint: Checkpoint = "best",
+    overlap: float | None = None,
+    tta: Tta | None = None,
+    device: Device = "auto",
+    precision: Precision | None = None,
+    overwrite: bool = False,
+    missing: Missing = "reject",
+    max_ram: str | None = None,
+    max_windows: int = 100_000,
+    max_vram: str | None = None,
+    progress: Progress | None = None,
+) -> BidsSummary:
+    """Run a model on a BIDS dataset as a BIDS App: masks, landmarks or classes as BIDS derivatives.
+
+    Every session with images is a case. The images are chosen by the names of the model's channels; several
+    that fit are reported. Several processes may do other participants in the same output folder.
+
+    Args (the others are described in `predict`):
+        bids_dir: BIDS dataset.
+        output_dir: Output folder for the derivatives, e.g. BIDS_DIR/derivatives/mambamed.
+        analysis_level: Level of the analysis; there is only participant.
+        model: Run folder or exported model file; several form an ensemble.
+        participant_label: Only these participants, e.g. 01 02, with or without sub- (default: all).
+        session_label: Only these sessions, e.g. baseline, with or without ses- (default: all).
+        filter: Entities of the images to use, e.g. acq=highres,run=1; run=none means images without the
+            entity.
+        channels: Images of the channels, e.g. T1c=ce-*_T1w,FLAIR=FLAIR (default: by the names of the
+            channels).
+        label: Label in the names of the derivatives (default: from the name of the recipe).
+        skip_bids_validation: Do not require a valid dataset_description.json.
+    """
+    _check_models(*cast("list[Path]", model))
+    from mambamed.answers.bids import BidsOptions, run_bids
+
+    job, serving = _options({"shard": "1/1", "resume": False, "part": None, **locals()})
+    options = BidsOptions(
+        participant_label, session_label, filter, channels, label, skip_validation=skip_bids_validation
+    )
+    return run_bids(model, bids_dir, output_dir, serving, job, options, progress)
 
 
 def _check_models(*models: AnyPath) -> None:

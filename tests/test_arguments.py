@@ -49,6 +49,10 @@ def test_an_argument_of_another_kind_is_named(folders) -> None:
         mambamed.predict(folders[0], folders[1], 3)
 
 
+# Of required parameters that do not take any text.
+VALID = {"epochs": 1, "analysis_level": "participant"}
+
+
 @pytest.mark.parametrize(("name", "parameter"), PARAMETERS)
 def test_every_argument_of_every_function_is_checked(name, parameter) -> None:
     function = FUNCTIONS[name]
@@ -58,7 +62,7 @@ def test_every_argument_of_every_function_is_checked(name, parameter) -> None:
         for each in inspect.signature(function).parameters.values()
         if each.default is inspect.Parameter.empty
     }
-    needed |= {"epochs": 1} if "epochs" in needed else {}
+    needed |= {key: value for key, value in VALID.items() if key in needed}
     with pytest.raises(RecipeError, match=rf"^{name}\(\): {parameter}: .+ Correct the argument\.$"):
         function(**needed | {parameter: wrong})
 

@@ -25,7 +25,7 @@ from mambamed.io.ledger import foreign_file
 from mambamed.io.ownership import Output
 from mambamed.io.probabilities import Probabilities, names_probabilities, write_probabilities
 from mambamed.io.tables import read_csv
-from mambamed.jobs.job import JobOptions, evaluate_command, run_job
+from mambamed.jobs.job import JobOptions, Models, evaluate_command, run_job
 from mambamed.jobs.output import OutputFolder
 from mambamed.jobs.read_case import Ready
 from mambamed.memory import check_ram
@@ -89,7 +89,7 @@ class ClassOptions:
 
 
 def classify(
-    models: Sequence[Path],
+    models: Models,
     inputs: Path,
     output: Path,
     serving: Serving,

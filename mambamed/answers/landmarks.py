@@ -18,7 +18,7 @@ from mambamed.errors import ModelError, RecipeError
 from mambamed.io.images import Image
 from mambamed.io.points import point_suffix, write_point_table, write_points
 from mambamed.io.tables import write_csv
-from mambamed.jobs.job import JobOptions, evaluate_command, run_job
+from mambamed.jobs.job import JobOptions, Models, evaluate_command, run_job
 from mambamed.jobs.output import OutputFolder
 from mambamed.jobs.read_case import Ready
 from mambamed.progress import Progress
@@ -73,7 +73,7 @@ class PointOptions:
 
 
 def landmarks(
-    models: Sequence[Path],
+    models: Models,
     inputs: Path,
     output: Path,
     serving: Serving,

@@ -28,7 +28,7 @@ from mambamed.io.dicom_seg import check_dicom_output
 from mambamed.io.images import write_image
 from mambamed.io.json_files import write_json
 from mambamed.io.tables import write_csv
-from mambamed.jobs.job import JobOptions, evaluate_command, run_job
+from mambamed.jobs.job import JobOptions, Models, evaluate_command, run_job
 from mambamed.jobs.read_case import Ready
 from mambamed.progress import Progress
 from mambamed.recipe.schema import Postprocess
@@ -65,7 +65,7 @@ class PredictSummary:
 
 
 def predict(
-    models: Sequence[Path],
+    models: Models,
     inputs: Path,
     output: Path,
     serving: Serving = Serving(),  # noqa: B008 - frozen

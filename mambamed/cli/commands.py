@@ -12,7 +12,7 @@ import typer
 from mambamed import __version__, api
 from mambamed.arguments import described
 from mambamed.cli.command import command, print_fault
-from mambamed.cli.options import typed
+from mambamed.cli.options import one_value_each, typed
 from mambamed.terminal import printable
 
 
@@ -50,7 +50,7 @@ def run_app(arguments: Sequence[str]) -> None:
     is_completion = any(name.startswith("_MAMBAMED_") for name in os.environ)
     app = make_app(None if is_completion else arguments)
     try:
-        code = app(arguments, prog_name="mambamed", standalone_mode=False)
+        code = app(one_value_each(arguments), prog_name="mambamed", standalone_mode=False)
     except Exception as error:
         if (describe := getattr(error, "format_message", None)) is None:
             raise
@@ -112,6 +112,7 @@ _COMMANDS = {
     api.predict: 2,
     api.landmarks: 2,
     api.classify: 2,
+    api.bids: 3,
     api.evaluate: 2,
     api.compare: 1,
     api.view: 1,

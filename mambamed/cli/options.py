@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from typer import Argument, Option
@@ -11,7 +11,36 @@ from typer import Argument, Option
 from mambamed import api
 from mambamed.arguments import check_ranges, described
 
-_SHORT = {"output": ("-o", "--output"), "data": ("-d", "--data"), "fold": ("-f", "--fold")}
+_SHORT = {
+    "output": ("-o", "--output"),
+    "data": ("-d", "--data"),
+    "fold": ("-f", "--fold"),
+    # as other BIDS Apps call them
+    "participant_label": ("--participant-label", "--participant_label"),
+    "session_label": ("--session-label", "--session_label"),
+    "skip_bids_validation": ("--skip-bids-validation", "--skip_bids_validation"),
+}
+
+
+_SEVERAL = (*_SHORT["participant_label"], *_SHORT["session_label"])
+
+
+def one_value_each(words: Sequence[str]) -> list[str]:
+    """Arguments in which options of BIDS Apps that take several values are repeated, as Typer expects.
+
+    >>> one_value_each(["bids", "in", "out", "participant", "--session-label", "a", "b", "--model", "m"])[4:]
+    ['--session-label', 'a', '--session-label', 'b', '--model', 'm']
+    """
+    found: list[str] = []
+    option, values = "", 0
+    for word in words:
+        if word.startswith("-"):
+            option, values = (word if words[0] == "bids" and word in _SEVERAL else ""), 0
+        elif option:
+            found += [option] if values else []
+            values += 1
+        found.append(word)
+    return found
 
 
 def typed(function: Callable[..., Any], arguments: int) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ from mambamed.schema_errors import some_of
 from mambamed.terminal import command_line, printable, unescaped
 
 if TYPE_CHECKING:
+    from mambamed.answers.bids import BidsSummary
     from mambamed.answers.classification import ClassifySummary
     from mambamed.answers.landmarks import LandmarksSummary
     from mambamed.answers.segmentation import PredictSummary
@@ -190,6 +191,12 @@ def classify(summary: ClassifySummary) -> None:
     if summary.saliency is not None:
         print(f"saliency maps: {summary.saliency}")
     _next(summary.next_command)
+
+
+def bids(summary: BidsSummary) -> None:
+    """Print the number of sessions and the folder of the derivatives."""
+    kept = f", {summary.kept} of them kept" if summary.kept else ""
+    print(f"{len(summary.cases)} sessions in {summary.output}{kept}, {summary.seconds:.0f} s")
 
 
 def evaluate(evaluation: Evaluation) -> None:

@@ -12,12 +12,12 @@ Source: the BIDS specification 1.10, bids-specification.readthedocs.io.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mambamed.cases import Case, ChannelFile
-from mambamed.converters.bids_labels import label_tables, labels_of_tables
+from mambamed.converters.bids_labels import is_predicted, label_tables, labels_of_tables
 from mambamed.converters.found_classes import found_classes
 from mambamed.converters.options import ConvertOptions
 from mambamed.converters.segmented import named_labels
@@ -31,7 +31,7 @@ from mambamed.schema_errors import some_of
 
 _PARTICIPANTS = "participants.tsv"
 _CLASS_COLUMNS = ("diagnosis", "group", "dx", "class")
-_NO_CHANNELS = ("dseg", "probseg", "mask", "defacemask")
+NO_CHANNELS = ("dseg", "probseg", "mask", "defacemask")
 _SUBJECT = re.compile(r"sub-[^_]+")
 _SESSION = re.compile(r"ses-[^_]+")
 
@@ -96,7 +96,7 @@ def find_cases(source: Path, channels: Sequence[str]) -> list[Case]:
             images have one suffix.
     """
     folders = _folders(source)
-    suffixes = {_suffix(path) for folder in folders for path in folder.iterdir()} - {"", *_NO_CHANNELS}
+    suffixes = {_suffix(path) for folder in folders for path in folder.iterdir()} - {"", *NO_CHANNELS}
     known = {suffix.lower().removesuffix("w"): suffix for suffix in sorted(suffixes)}
     names = [known.get(name.lower().removesuffix("w"), "") for name in channels]
     if len(channels) == len(suffixes) == 1:
@@ -187,10 +187,7 @@ def _case(
     if len(maps := labels.get(case_id, ())) > 1:
         several = f"{len(maps)} label maps ({', '.join(str(path) for path in maps)})"
         fault = fault or f"{case_id}: {several}. Write a list of cases that names the right one."
-    facts = dict(known.get(case_id) or known.get(subject, {}))
-    if session:
-        sessions, _ = _table(source / subject / f"{subject}_sessions.tsv", "session_id")
-        facts |= sessions.get(session, {})
+    facts = _facts(source, known, subject, session)
     answer = facts.pop(column, "") if column else ""
     return Case(
         case_id,
@@ -206,13 +203,29 @@ def _case(
     )
 
 
+def participant_facts(source: Path) -> Callable[[str, str | None], dict[str, str]]:
+    """A function of subject and session: their row in `participants.tsv` and in the table of sessions."""
+    known, _ = _table(source / _PARTICIPANTS, "participant_id")
+    return lambda subject, session: _facts(source, known, subject, session)
+
+
+def _facts(
+    source: Path, known: Mapping[str, Mapping[str, str]], subject: str, session: str | None
+) -> dict[str, str]:
+    facts = dict(known.get(f"{subject}_{session}") or known.get(subject, {}))
+    if session:
+        sessions, _ = _table(source / subject / f"{subject}_sessions.tsv", "session_id")
+        facts |= sessions.get(session, {})
+    return facts
+
+
 def _label_maps(source: Path) -> dict[str, list[Path]]:
-    """Case id -> its label maps in `derivatives`."""
+    """Case id -> its label maps in `derivatives`, without predictions of mambamed."""
     found: dict[str, list[Path]] = {}
     for path in sorted((source / "derivatives").glob("**/anat/*_dseg.*")):
         name = case_id_of(path) or ""
         subject, session = _SUBJECT.match(name), _SESSION.search(name)
-        if subject:
+        if subject and not is_predicted(path):
             case_id = f"{subject[0]}_{session[0]}" if session else subject[0]
             found.setdefault(case_id, []).append(path)
     return found

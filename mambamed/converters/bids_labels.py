@@ -11,14 +11,20 @@ from pathlib import Path
 from mambamed.cases import BACKGROUND
 from mambamed.documents.agreement import Naming, disagreement, special
 from mambamed.errors import DatasetError
+from mambamed.io.ledger import ledger_above
 from mambamed.io.tables import read_csv
 from mambamed.numerals import is_whole
 from mambamed.schema_errors import named
 
 
 def label_tables(source: Path) -> list[Path]:
-    """The tables of a dataset, sorted."""
-    return sorted((source / "derivatives").glob("**/*dseg.tsv"))
+    """The tables of a dataset, sorted; without those of predictions."""
+    return [path for path in sorted((source / "derivatives").glob("**/*dseg.tsv")) if not is_predicted(path)]
+
+
+def is_predicted(path: Path) -> bool:
+    """Whether a derivative is a prediction of mambamed, which is no reference."""
+    return ledger_above(path) is not None
 
 
 def labels_of_tables(tables: Sequence[Path]) -> dict[str, int]:

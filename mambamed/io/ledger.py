@@ -178,16 +178,24 @@ class Ledger:
     def keep_digests(self, patterns: Iterable[str]) -> None:
         """Record the digests of the listed files with these names, e.g. `*.csv`; drop all others."""
         names = {name for pattern in patterns for name in fnmatch.filter(self.refresh().names, pattern)}
-        digests = {name: digest for name in sorted(names) if (digest := self._digest(name))}
+        self._put_digests({name: digest for name in sorted(names) if (digest := self._digest(name))})
+
+    def add_digests(self, names: Iterable[str]) -> None:
+        """Record the digests of some files, and keep those of the others; call it while holding a lock."""
+        new = {name: digest for name in names if (digest := self._digest(name))}
+        self._put_digests(dict(sorted((self.refresh().digests | new).items())))
+
+    def _put_digests(self, digests: dict[str, str]) -> None:
         if digests != self.digests:
             self._append([{"digests": digests}])
 
     def changed(self) -> Path | None:
         """The first file that differs from its recorded digest."""
-        for name, digest in self.refresh().digests.items():
-            if self._digest(name) not in (None, digest):
-                return self.root / name
-        return None
+        return next((self.root / name for name in self.refresh().digests if self.is_changed(name)), None)
+
+    def is_changed(self, name: str) -> bool:
+        """Whether a file differs from its recorded digest."""
+        return name in self.digests and self._digest(name) not in (None, self.digests[name])
 
     def _digest(self, name: str) -> str | None:
         path = self.root / name

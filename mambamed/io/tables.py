@@ -30,6 +30,12 @@ def write_csv(path: Path, headers: Sequence[str], rows: Iterable[Sequence[Any]])
     write_text(path, text.getvalue())
 
 
+def write_tsv(path: Path, headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a tab-separated table of BIDS atomically: as `write_csv`, with "n/a" for empty cells."""
+    lines = [list(headers), *([cell_text(cell) or "n/a" for cell in row] for row in rows)]
+    write_text(path, "".join("\t".join(line) + "\n" for line in lines))
+
+
 def cell_text(cell: Any) -> str:
     """A cell as text.
 

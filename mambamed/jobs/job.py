@@ -29,6 +29,8 @@ from mambamed.run.device import keep_freed_memory
 from mambamed.terminal import command_line
 from mambamed.volumes.ensemble import Ensemble, Serving, load_ensemble
 
+Models = Sequence[Path] | Ensemble
+
 
 @dataclass(frozen=True)
 class JobOptions:
@@ -83,7 +85,7 @@ def evaluate_command(output: Path, inputs: Path, options: JobOptions, references
 def run_job(
     answer_of: Callable[[Ensemble], Answer],
     place: OutputFolder,
-    models: Sequence[Path],
+    models: Models,
     inputs: Path,
     serving: Serving,
     options: JobOptions,
@@ -94,7 +96,7 @@ def run_job(
     Args:
         answer_of: makes the answer of loaded models, or rejects them.
         place: where results are written; checked before models are loaded.
-        models: run folders or model files; several are averaged.
+        models: run folders or model files, of which several are averaged; or what was loaded of them.
         inputs: an image, a folder of images or of case folders, or a list of cases.
         serving: how models are loaded and run.
         options: which cases are done.
@@ -106,10 +108,9 @@ def run_job(
     """
     began = time.monotonic()
     progress = progress or Silence()
-    place.check([Path(inputs), *models], options.overwrite)
-    keep_freed_memory()
-    with reading(*map(Path, models)):
-        ensemble = load_ensemble(models, serving)
+    places = [member.run.root for member in models.members] if isinstance(models, Ensemble) else models
+    place.check([Path(inputs), *places], options.overwrite)
+    ensemble = models if isinstance(models, Ensemble) else load(models, serving)
     answer = answer_of(ensemble)
     for reason in ensemble.reasons:
         progress.say(reason)
@@ -158,6 +159,13 @@ def run_job(
         gathered=gathered,
         account=account,
     )
+
+
+def load(models: Sequence[Path], serving: Serving) -> Ensemble:
+    """Load models, for one job or for several."""
+    keep_freed_memory()
+    with reading(*map(Path, models)):
+        return load_ensemble(models, serving)
 
 
 def _check_dropped(ensemble: Ensemble) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from mambamed.converters import convert
 from mambamed.errors import DatasetError
+from mambamed.io.ledger import Ledger
 from tests.converters.small_images import write_small
 
 
@@ -65,6 +66,13 @@ def test_label_maps_lie_in_derivatives(adni) -> None:
     assert dataset.manifest.labels == {"background": 0, "label_3": 3}
     assert dataset.manifest.classes == ()
     assert dataset.cases[0].label is not None
+
+
+def test_predictions_of_mambamed_are_no_label_maps(adni) -> None:
+    write_small(adni / "derivatives" / "seg" / "sub-01" / "anat" / "sub-01_dseg.nii.gz", 3)
+    assert convert(adni).manifest.labels
+    Ledger(adni / "derivatives" / "seg").begin("folder of BIDS derivatives", "", ())
+    assert not convert(adni).manifest.labels
 
 
 def test_a_participant_twice_is_told(adni) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 import torch
 
 from mambamed.io.images import read_image, write_image
-from tests.answers.stubs import blob, stub_run, write_nifti
+from tests.answers.stubs import MANIFEST, blob, stub_run, write_nifti
 from tests.faults.in_process import call
 from tests.io.test_dicom import write_series
 from tests.networks.public_layout import read_layout
@@ -246,8 +247,18 @@ def networks_page(here: Path) -> None:
     brats(here / "IMAGES", 1)
 
 
+def bids_page(here: Path) -> None:
+    bids(here / "BIDS")
+    for person in (here / "BIDS").glob("sub-[01][02-9]"):
+        shutil.rmtree(person)
+    image(here / "BIDS" / "sub-01" / "ses-baseline" / "anat" / "sub-01_ses-baseline_T1w.nii.gz")
+    (here / "BIDS" / "dataset_description.json").write_text('{"Name": "b", "BIDSVersion": "1.10.0"}')
+    stub_run(here / "runs" / "brain", manifest=MANIFEST.changed(channels={"T1": "mri"}))
+
+
 PAGES = {
     "README.md": readme,
+    "docs/bids.md": bids_page,
     "docs/landmarks.md": landmarks_page,
     "docs/classification.md": classification_page,
     "docs/datasets.md": datasets_page,

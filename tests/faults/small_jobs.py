@@ -36,7 +36,7 @@ def predict_job(folder: Path, cases: int = 2) -> list[str]:
 def landmarks_job(folder: Path, cases: int = 2) -> list[str]:
     """Points of two images, in every kind of file, with pictures."""
     asked = {"task": "landmarks", "dataset": {"landmarks": ["tip", "tail"]}, "network": {"name": "nnmamba"}}
-    run = _untrained(
+    run = untrained_run(
         folder / "run", asked, DatasetManifest(name="tips", channels={"a": "mri"}, landmarks=("tip", "tail"))
     )
     write_blobs(folder / "images", cases)
@@ -48,14 +48,14 @@ def classify_job(folder: Path, cases: int = 2) -> list[str]:
     """Probabilities of two images, and where the network looked; the output is to be a file."""
     network = {"name": "nnmamba_classifier"}
     asked = {"task": "classification", "dataset": {"classes": ["well", "ill"]}, "network": network}
-    run = _untrained(
+    run = untrained_run(
         folder / "run", asked, DatasetManifest(name="ills", channels={"a": "mri"}, classes=("well", "ill"))
     )
     write_blobs(folder / "images", cases)
     return ["classify", str(run), str(folder / "images"), "--saliency", "--tta", "none", *QUICK]
 
 
-def _untrained(root: Path, settings: dict[str, dict[str, object]], manifest: DatasetManifest) -> Path:
+def untrained_run(root: Path, settings: dict[str, dict[str, object]], manifest: DatasetManifest) -> Path:
     """A run whose network has learned nothing."""
     settings["network"]["channels"] = 4
     recipe = Recipe.model_validate({"name": "untrained", **settings})
