@@ -40,6 +40,7 @@ CROSS_CUTTING = {
     "ssm/test_real_case": "one checkpoint, every backend, the same masks",
     "ssm/test_triton_kernels": "forward and backward kernels, in one process with the interpreter",
     "training/test_switches": "settings of the recipe, each with its effect on the loop",
+    "viewer/test_page": "the page in a real browser, with all its scripts",
     "volumes/test_orientation": "one case stored in every orientation, through the whole prediction",
 }
 

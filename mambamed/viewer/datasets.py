@@ -8,9 +8,12 @@ import numpy as np
 
 from mambamed.cases import Case, SegmentNames
 from mambamed.converters import convert
-from mambamed.converters.point_sets import read_point_set
+from mambamed.converters.point_sets import holds_points, read_point_set
 from mambamed.documents.prepared import CaseEntry
+from mambamed.errors import DatasetError
+from mambamed.evaluation.pairing import names_near
 from mambamed.io.images import Image, case_id_of
+from mambamed.io.segments import is_segmentation
 from mambamed.preparation.store import PreparedDataset
 from mambamed.viewer.content import CaseView, Cell, Column, PointPair, Subject, Volume
 from mambamed.viewer.images import channel_volumes, volumes_of
@@ -66,12 +69,18 @@ def _points_of(entry: CaseEntry) -> list[PointPair]:
 
 
 def dataset_subject(source: Path) -> Subject:
-    """A dataset as downloaded, in any layout that `prepare` reads.
+    """A dataset as downloaded, in any layout that `prepare` reads; else the images in a folder.
 
     Raises:
-        DatasetError: no known layout.
+        DatasetError: no known layout, and no images.
     """
-    dataset = convert(source)
+    try:
+        dataset = convert(source)
+    except DatasetError:
+        shown = folder_subject(source) if source.is_dir() else None
+        if shown is None:
+            raise
+        return shown
     manifest, cases = dataset.manifest, list(dataset.cases)
     columns = [Column("class")] if manifest.classes else []
     columns += [Column("fault")] if any(case.fault for case in cases) else []
@@ -101,15 +110,49 @@ def dataset_subject(source: Path) -> Subject:
     )  # fmt: skip
 
 
+def folder_subject(root: Path) -> Subject | None:
+    """Images in a folder, or in one folder per case, without anything to learn; None if there are none.
+
+    A file whose name ends in seg, label or mask is the mask of its case.
+    """
+    cases = {folder.name: _images_in(folder) for folder in sorted(root.iterdir()) if folder.is_dir()}
+    cases = {name: files for name, files in cases.items() if files}
+    if not cases:
+        cases = {case_id_of(path) or path.name: [path] for path in _images_in(root)}
+    if not cases:
+        return None
+    ids = list(cases)
+
+    def open_case(index: int) -> CaseView:
+        case = ids[index]
+        masks = [path for path in cases[case] if _is_mask(path)]
+        images = [path for path in cases[case] if path not in masks]
+        channels = [volume for path in images for volume in volumes_of(path, case, len(images))]
+        grid = channels[0].read if channels else None
+        labels = [mask_volume(path.name, "reference", path, SegmentNames(), grid) for path in masks]
+        return CaseView((*channels, *labels))
+
+    return Subject(
+        title=str(root), kind="images", ids=ids, open_case=open_case, folder=root, rows=[[] for _ in ids],
+        inputs=[root],
+    )  # fmt: skip
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if case_id_of(path) is not None and path.is_file())
+
+
+def _is_mask(path: Path) -> bool:
+    name = (case_id_of(path) or "").lower()
+    return is_segmentation(path) or name.replace("-", "_").rpartition("_")[2] in {"seg", "label", "mask"}
+
+
 def image_subject(path: Path, references: Path | None) -> Subject:
     """A single image, or a DICOM series, with a mask or landmarks if `references` is such a file.
 
     Raises:
         DatasetError: `references` cannot be read.
     """
-    from mambamed.converters.point_sets import holds_points
-    from mambamed.evaluation.pairing import names_near
-
     case = case_id_of(path) or path.name
     points = []
     if references is not None and holds_points(references):

@@ -61,31 +61,29 @@ def scored_subject(
     return Subject(
         title=str(folder), kind="evaluation of masks", ids=ids, open_case=open_case, folder=folder,
         columns=columns, rows=rows, labels=answers.names or _names_of(summary.regions),
-        sort_by=len(columns) - 3 if scores else None, report=folder / "report.html", inputs=[folder],
+        sort_by=0 if scores else None, report=folder / "report.html", inputs=[folder],
     )  # fmt: skip
 
 
 def _table(
     folder: Path, regions: Sequence[str], scores: Sequence[Metric], cases: Mapping[str, Rows]
 ) -> tuple[list[Column], list[list[Cell]]]:
-    """Means of all metrics, the first metric of few regions, and the worst region in it."""
+    """The worst region in the first metric, the means of all metrics, and the first metric of few regions."""
     first = scores[0] if scores else None
     shown = regions if 1 < len(regions) <= _MOST_REGIONS and first else []
-    columns = [Column(f"mean {m.title}", _better(m)) for m in scores]
-    if first:
-        columns += [Column(f"{region} {first.title}", _better(first)) for region in shown]
-        columns += [Column(f"worst {first.title}", _better(first)), Column("structure")]
+    columns = [Column(f"worst {first.title}", _better(first)), Column("structure")] if first else []
+    columns += [Column(f"mean {m.title}", _better(m)) for m in scores]
+    columns += [Column(f"{region} {first.title}", _better(first)) for region in shown if first]
     columns.append(Column("missed or invented", "lower"))
     rows: list[list[Cell]] = []
     for lines in cases.values():
         cells: list[Cell] = [mean([number(folder, row, m.name) for row in lines]) for m in scores]
         if first:
             own = {row["region"]: number(folder, row, first.name) for row in lines}
-            cells += [own.get(region) for region in shown]
             known = {region: value for region, value in own.items() if not math.isnan(value)}
             choose = min if _better(first) == "higher" else max
             worst = choose(known, key=lambda region: known[region]) if known else None
-            cells += [known[worst], worst] if worst else [None, None]
+            cells = [known[worst] if worst else None, worst, *cells, *(own.get(region) for region in shown)]
         cells.append(sum(row["presence"] in _MISSES for row in lines))
         rows.append(cells)
     return columns, rows

@@ -18,7 +18,7 @@ from mambamed.io.probabilities import read_probabilities
 from mambamed.viewer.case_rows import NO_IMAGE, mean
 from mambamed.viewer.content import CaseView, Cell, Column, PointPair, Subject
 from mambamed.viewer.images import Images
-from mambamed.viewer.saliency import saliency_volumes
+from mambamed.viewer.saliency import saliency_volumes, uncertainty_volumes
 from mambamed.viewer.volumes import mask_volume
 
 
@@ -61,12 +61,14 @@ def _masks(places: Sequence[Path], images: Path | None, references: Path | None)
                 name = "prediction" if len(places) == 1 else place.name
                 masks.append(mask_volume(name, "prediction", of_place[case], answers.segments, grid))
         remarks = [*(record[case].warnings if case in record else ()), *([] if channels else [NO_IMAGE])]
-        return CaseView((*channels, *masks), remarks=remarks)
+        maps = uncertainty_volumes(case, places[0])
+        return CaseView((*channels, *masks, *maps), remarks=remarks)
 
     columns, rows = _of_record(ids, record)
     return Subject(
         title=", ".join(map(str, places)), kind="masks", ids=ids, open_case=open_case, folder=places[0],
-        columns=columns, rows=rows, labels=answers.names, inputs=places,
+        columns=columns, rows=rows, labels=answers.names, sort_by=3 if len(columns) > 3 else None,
+        inputs=places,
     )  # fmt: skip
 
 
@@ -85,13 +87,20 @@ def _record(place: Path) -> dict[str, CaseResult]:
 
 
 def _of_record(ids: Sequence[str], record: Mapping[str, CaseResult]) -> tuple[list[Column], list[list[Cell]]]:
+    """The state of each case, and the least Dice that `predict --uncertainty` expects of its structures."""
     if not record:
         return [], [[] for _ in ids]
+    expects = any(known.uncertainty for known in record.values())
     columns = [Column("state"), Column("seconds"), Column("warnings", "lower")]
+    columns += [Column("least expected Dice", "higher")] if expects else []
     rows: list[list[Cell]] = []
     for case in ids:
         known = record.get(case)
-        rows.append([known.status, known.seconds, len(known.warnings)] if known else [None, None, None])
+        row: list[Cell] = [known.status, known.seconds, len(known.warnings)] if known else [None] * 3
+        if expects:
+            numbers = known.uncertainty.values() if known and known.uncertainty else ()
+            row.append(min((n.expected_dice for n in numbers if n.expected_dice is not None), default=None))
+        rows.append(row)
     return columns, rows
 
 

@@ -1,4 +1,4 @@
-"""The saliency maps that `classify --saliency` wrote next to its table."""
+"""Maps of numbers over an image: saliency of `classify`, uncertainty of `predict`."""
 
 from __future__ import annotations
 
@@ -24,12 +24,19 @@ def saliency_volumes(case: str, places: Iterable[Path], table: str) -> list[Volu
     return []
 
 
-def _volume(path: Path) -> Volume:
+def uncertainty_volumes(case: str, predictions: Path) -> list[Volume]:
+    """The maps that `predict --uncertainty` wrote."""
+    kinds = ("entropy", "disagreement")
+    paths = {kind: predictions / "uncertainty" / f"{case}_{kind}.nii.gz" for kind in kinds}
+    return [_volume(path, kind) for kind, path in paths.items() if path.is_file()]
+
+
+def _volume(path: Path, name: str = "") -> Volume:
     def read() -> Image:
         return read_image(path)
 
     _, _, method = path.parent.name.rpartition("_saliency")
-    return Volume(method.strip("_") or "saliency", "saliency", read, source=str(path))
+    return Volume(name or method.strip("_") or "saliency", "saliency", read, source=str(path))
 
 
 def _literal(text: str) -> str:

@@ -178,7 +178,7 @@ class Viewer {
 
   async refill() {
     const { layers } = this.state;
-    await this.scene.filled(layers.filled(), layers.opacity);
+    await this.scene.filled(layers.filled(), layers.fill === "differences" ? Math.max(layers.opacity, 0.85) : layers.opacity);
     this.panel.draw(this.state, this.notes);
     this.cursor();
   }

@@ -76,7 +76,7 @@ export class Panel {
     if (!maps.length) return null;
     const choice = element("select", {}, ...maps.map((each, k) => element("option", { value: k, textContent: each.name, selected: k === map })), element("option", { value: -1, textContent: "off", selected: map < 0 }));
     choice.addEventListener("change", () => this.actions.saliency(Number(choice.value)));
-    return section("Saliency", choice, element("div", { className: "hot" }), element("p", { className: "quiet", textContent: "20 % to 100 % of the maximum; clear below" }));
+    return section("Maps", choice, element("div", { className: "hot" }), element("p", { className: "quiet", textContent: "20 % to 100 % of the maximum; clear below" }));
   }
 
   points() {

@@ -1,0 +1,218 @@
+"""The page in a real browser: what is drawn, what is under the cross, what leaves the machine."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mambamed.io.points import write_points
+from mambamed.io.probabilities import Probabilities, write_probabilities
+from mambamed.viewer import open_subject
+from tests.real_data import DATA
+from tests.viewer import scenes
+from tests.viewer.browser import Browser, find_browser
+
+pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium (apt-get install chromium)")
+SKULLS, ORGANS, BRATS = (DATA / name for name in ("mouse_skull_landmarks", "ct_organs", "brats_tcia"))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    browser = Browser(width=1200, height=760)
+    yield browser
+    browser.close()
+
+
+def open_page(browser: Browser, server) -> None:
+    """Open a page and wait until its first case is drawn."""
+    browser.open("about:blank")
+    browser.open(server.url)
+    browser.wait("window.mambamed?.shown && !mambamed.scene.waiting", 120)
+
+
+def check_calm(browser: Browser, server) -> None:
+    """Nothing was asked of anybody else, and nothing went wrong."""
+    assert list(browser.complaints) == []
+    assert [a for a in browser.requests if not a.startswith((server.url, "data:", "about:"))] == []
+
+
+def drawn_lines(browser: Browser) -> int:
+    """Number of pixels that the lines on top of the planes cover."""
+    return browser.run(
+        "(() => { const c = document.getElementById('lines'); const d = c.getContext('2d')"
+        ".getImageData(0, 0, c.width, c.height).data; let n = 0; for (let i = 3; i < d.length; i += 4)"
+        " n += d[i] > 0; return n; })()"
+    )
+
+
+def bright_pixels(browser: Browser) -> int:
+    """Number of pixels of the volumes' canvas that are not black."""
+    return browser.run(
+        "new Promise((done) => { const { nv } = mambamed.scene; nv.constructor.prototype.drawScene.call(nv);"
+        " const { gl } = nv; const d = new Uint8Array(gl.canvas.width * gl.canvas.height * 4);"
+        " gl.readPixels(0, 0, gl.canvas.width, gl.canvas.height, gl.RGBA, gl.UNSIGNED_BYTE, d);"
+        " let n = 0; for (let i = 0; i < d.length; i += 4) n += d[i] + d[i + 1] + d[i + 2] > 60; done(n); })"
+    )
+
+
+def test_an_evaluation_shows_its_worst_case_first(browser, tmp_path) -> None:
+    evaluation = scenes.mask_evaluation(tmp_path)
+    rows = [line.split(",") for line in (evaluation / "cases.csv").read_text().splitlines()[1:]]
+    worst = min((row for row in rows if row[2]), key=lambda row: float(row[2]))[0]
+    with scenes.viewed(evaluation) as server:
+        open_page(browser, server)
+        assert browser.run("mambamed.state.id") == worst
+        assert bright_pixels(browser) > 5000 and drawn_lines(browser) > 1000
+        browser.press("ArrowDown")
+        browser.wait(f"mambamed.shown && mambamed.state.id !== {json.dumps(worst)}")
+        browser.press("ArrowUp")
+        browser.wait(f"mambamed.shown && mambamed.state.id === {json.dumps(worst)}")
+        truth = np.asarray(nib.load(tmp_path / "data" / worst / f"{worst}-seg.nii.gz").dataobj)
+        answer = np.asarray(nib.load(tmp_path / "predictions" / f"{worst}.nii.gz").dataobj)
+        counts = browser.run("mambamed.state.layers.differences().counts")
+        differs = truth != answer
+        assert counts == [
+            int((differs & (answer == 0)).sum()),
+            int((differs & (truth == 0)).sum()),
+            int((differs & (truth > 0) & (answer > 0)).sum()),
+        ]
+        check_calm(browser, server)
+
+
+def test_labels_and_layers_can_be_switched(browser, tmp_path) -> None:
+    image, mask = scenes.oblique_case(tmp_path)
+    with scenes.viewed(image, references=mask) as server:
+        open_page(browser, server)
+        before = drawn_lines(browser)
+        browser.press("o")
+        browser.run("mambamed.lines.draw()")
+        assert drawn_lines(browser) < before
+        assert browser.run("new Set(mambamed.state.layers.filled().indices).size") == 3
+        browser.run("document.querySelector('.labels input').click()")
+        browser.wait("new Set(mambamed.state.layers.filled().indices).size === 2")
+        browser.press("f")
+        browser.wait("mambamed.state.layers.filled() === null && mambamed.scene.fill === null")
+        check_calm(browser, server)
+
+
+def test_the_voxel_under_the_cross_is_that_of_nibabel(browser, tmp_path) -> None:
+    image, mask = scenes.oblique_case(tmp_path)
+    with scenes.viewed(image, references=mask) as server:
+        open_page(browser, server)
+        for point in scenes.world_points(20):
+            browser.run(f"mambamed.scene.moveTo({point.tolist()})")
+            under = browser.run("mambamed.under")
+            assert np.allclose(under["mm"], point, atol=0.01)
+            assert under["value"] == scenes.nibabel_value(image, point)
+            assert under["labels"][0]["value"] == scenes.nibabel_value(mask, point)
+        drawn = browser.run("mambamed.scene.nv.volumes[0].getValue(...mambamed.under.voxel)")
+        assert drawn == under["value"]  # NiiVue shows the same voxel
+        check_calm(browser, server)
+
+
+def test_pairs_of_landmarks_have_their_distance(browser, tmp_path) -> None:
+    scenes.tiny_image(tmp_path / "images" / "a.nii.gz")
+    (tmp_path / "found").mkdir()
+    (tmp_path / "truth").mkdir()
+    write_points(tmp_path / "found" / "a.mrk.json", {"apex": (43.0, 64.0, 40.0), "base": (60.0, 60.0, 60.0)})
+    write_points(tmp_path / "truth" / "a.mrk.json", {"apex": (40.0, 60.0, 40.0), "base": None})
+    with scenes.viewed(
+        tmp_path / "found", images=tmp_path / "images", references=tmp_path / "truth"
+    ) as server:
+        open_page(browser, server)
+        rows = browser.run("[...document.querySelectorAll('.points tr')].map((row) => row.innerText)")
+        assert [row.split() for row in rows] == [["apex", "5.00"], ["base", "spurious"]]  # 3-4-5 triangle
+        assert np.allclose(browser.run("mambamed.under.mm"), (40, 60, 40), atol=0.01)
+        browser.press("n")
+        browser.wait("mambamed.state.chosen === 1")
+        assert np.allclose(browser.run("mambamed.under.mm"), (60, 60, 60), atol=0.01)
+        check_calm(browser, server)
+
+
+def test_saliency_is_shown_at_its_maximum(browser, tmp_path) -> None:
+    image = scenes.tiny_image(tmp_path / "images" / "a.nii.gz")
+    table = tmp_path / "preds.csv"
+    write_probabilities(table, Probabilities(("left", "right"), ("a",), np.array([[0.2, 0.8]]), None, False))
+    heat = np.zeros((16, 20, 14), np.float32)
+    heat[5, 11, 6], heat[5, 12, 6] = 1.0, 0.5
+    (tmp_path / "preds_saliency").mkdir()
+    nib.save(nib.Nifti1Image(heat, nib.load(image).affine), tmp_path / "preds_saliency" / "a.nii.gz")
+    with scenes.viewed(table, images=tmp_path / "images") as server:
+        open_page(browser, server)
+        assert np.allclose(browser.run("mambamed.under.mm"), (40, 88, 48), atol=0.01)  # 8 mm voxels
+        assert browser.run("[mambamed.scene.heat.cal_min, mambamed.scene.heat.cal_max]") == [0.2, 1]
+        assert "right" in browser.run("document.querySelector('#table tbody').innerText")
+        check_calm(browser, server)
+
+
+def test_a_note_is_saved_and_shown_in_the_table(browser, tmp_path) -> None:
+    image, notes = scenes.tiny_image(tmp_path / "a.nii.gz"), tmp_path / "a.notes.csv"
+    with scenes.served(open_subject([image], None, None), notes) as server:
+        open_page(browser, server)
+        browser.run("document.querySelector('button.doubtful').click()")
+        browser.wait("document.querySelector('#table td.doubtful') !== null")
+        check_calm(browser, server)
+    assert notes.read_text() == "case,mark,note\na,doubtful,\n"
+
+
+def test_thousands_of_cases_are_listed_and_filtered(browser, tmp_path) -> None:
+    folder = tmp_path / "predictions"
+    folder.mkdir()
+    for number in range(2000):
+        (folder / f"case_{number:04d}.nii.gz").touch()
+    scenes.tiny_image(folder / "case_0000.nii.gz")
+    with scenes.viewed(folder, images=folder) as server:
+        open_page(browser, server)
+        assert browser.run("document.getElementById('count').textContent") == "2000 cases"
+        assert browser.run("document.querySelectorAll('#table tbody tr').length") < 100
+        browser.run(
+            "(() => { const f = document.getElementById('filter'); f.value = '017';"
+            " f.dispatchEvent(new Event('input')); })()"
+        )
+        # 0017, 0170 to 0179, 1017
+        assert browser.run("document.getElementById('count').textContent") == "12 of 2000"
+        browser.run("mambamed.table.step(1)")  # an empty file
+        browser.wait(
+            "document.querySelector('#panel .remarks, #message.fault')?.textContent.includes('is empty')"
+        )
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not ORGANS.is_dir(), reason="no real data, see MAMBAMED_TEST_DATA")
+def test_organs_in_ct_have_a_window_and_their_volumes(browser) -> None:
+    mask = ORGANS / "example_seg.nii.gz"
+    with scenes.viewed(ORGANS / "example_ct_sm.nii.gz", references=mask) as server:
+        open_page(browser, server)
+        labels = np.unique(np.asarray(nib.load(mask).dataobj))
+        assert browser.run("document.querySelectorAll('.labels input').length") == len(labels) - 1 > 15
+        assert browser.run("[mambamed.scene.base.cal_min, mambamed.scene.base.cal_max]") == [-160, 240]
+        assert bright_pixels(browser) > 20000
+        check_calm(browser, server)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not SKULLS.is_dir(), reason="no real data, see MAMBAMED_TEST_DATA")
+def test_a_skull_has_its_45_landmarks(browser) -> None:
+    with scenes.viewed(SKULLS / "landmarks", images=SKULLS / "images") as server:
+        open_page(browser, server)
+        assert browser.run("document.querySelectorAll('.points tr').length") == 45
+        assert bright_pixels(browser) > 5000 and drawn_lines(browser) > 1000
+        check_calm(browser, server)
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.skipif(not BRATS.is_dir(), reason="no real data, see MAMBAMED_TEST_DATA")
+def test_a_brats_case_shows_four_channels_and_two_masks(browser) -> None:
+    predictions = sorted((BRATS / "algorithms").iterdir())[0]
+    with scenes.viewed(predictions, images=BRATS / "training", references=BRATS / "training") as server:
+        open_page(browser, server)
+        assert browser.run("mambamed.channels.map((c) => c.name)") == ["t2f", "t1c", "t2w", "t1n"]
+        assert browser.run("mambamed.scene.volume.dims") == [240, 240, 155]
+        browser.press("2")
+        browser.wait("mambamed.channel === 1 && document.getElementById('message').textContent === ''", 120)
+        assert bright_pixels(browser) > 20000 and drawn_lines(browser) > 2000
+        check_calm(browser, server)

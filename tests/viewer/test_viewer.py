@@ -1,0 +1,103 @@
+"""What a path is shown as, and what is read for it."""
+
+import numpy as np
+import pytest
+
+from mambamed.converters import convert
+from mambamed.errors import DatasetError, RecipeError
+from mambamed.preparation.prepare import prepare
+from mambamed.recipe import load_recipe
+from mambamed.viewer import Answers, open_subject, view
+from tests.real_data import DATA
+from tests.viewer import scenes
+
+
+def roles(answers: Answers, index: int = 0) -> list[tuple[str, str]]:
+    return [(volume["role"], volume["name"]) for volume in answers.case(index)["volumes"]]
+
+
+def test_an_evaluation_lists_scores_and_its_unscored_case(tmp_path) -> None:
+    shown = open_subject([scenes.mask_evaluation(tmp_path)], None, None)
+    assert [column.title for column in shown.columns] == [
+        "worst Dice", "structure", "mean Dice", "WT Dice", "ET Dice", "missed or invented"
+    ]  # fmt: skip
+    assert shown.sort_by == 0 and shown.ids == ["PHANTOM-0000", "PHANTOM-0001", "PHANTOM-0002"]
+    first = dict(zip([column.title for column in shown.columns], shown.rows[0], strict=True))
+    assert first["worst Dice"] == min(first["WT Dice"], first["ET Dice"])
+    answers = Answers(shown)
+    assert answers.case(2)["remarks"][0].endswith("Predict it, or use --only-predicted.")
+    assert answers.case(3) is None and answers.volume(0, 6) is None
+    assert answers.subject()["rows"][2][0] is None  # NaN, which is no JSON
+
+
+def test_a_dataset_and_its_prepared_form_have_channels_and_labels(tmp_path) -> None:
+    scenes.write_phantoms(tmp_path / "data", 5)  # as many as folds
+    raw = convert(tmp_path / "data", format="brats")
+    prepare(raw, tmp_path / "prepared", recipe=load_recipe("phantom_nnmamba"))
+    answers = Answers(open_subject([tmp_path / "prepared"], None, None))
+    channels = [("image", name) for name in ("t1n", "t1c", "t2w", "t2f")]
+    assert roles(answers) == [*channels, ("reference", "label")]
+    assert {label["name"] for label in answers.subject()["labels"]} == {"NCR", "ED", "ET"}
+    assert answers.volume(0, 4) and answers.volume(0, 3)
+    masks = open_subject([tmp_path / "prepared/references"], tmp_path / "prepared", None)
+    assert roles(Answers(masks)) == [*channels, ("prediction", "prediction")]
+
+
+def test_masks_of_several_models_are_layers_of_one_case(tmp_path) -> None:
+    for model in ("a", "b"):
+        scenes.tiny_image(tmp_path / model / "case.nii.gz")
+    scenes.tiny_image(tmp_path / "images" / "case_0000.nii.gz")
+    scenes.tiny_image(tmp_path / "images" / "case_0001.nii.gz")
+    answers = Answers(open_subject([tmp_path / "a", tmp_path / "b"], tmp_path / "images", None))
+    assert roles(answers) == [
+        ("image", "channel 0"), ("image", "channel 1"), ("prediction", "a"), ("prediction", "b")
+    ]  # fmt: skip
+
+
+def test_a_folder_per_case_is_shown_without_anything_to_learn(tmp_path) -> None:
+    for case in ("p1", "p2"):
+        for name in ("t1", "flair", "seg"):
+            scenes.tiny_image(tmp_path / case / f"{case}_{name}.nii.gz")
+    shown = open_subject([tmp_path], None, None)
+    assert shown.ids == ["p1", "p2"]
+    assert roles(Answers(shown), 1) == [
+        ("image", "flair"), ("image", "t1"), ("reference", "p2_seg.nii.gz")
+    ]  # fmt: skip
+
+
+def test_no_image_is_read_before_its_case_is_chosen(tmp_path) -> None:
+    for number in range(500):
+        (tmp_path / f"case_{number}.nii.gz").touch()  # reading one is an error
+    answers = Answers(open_subject([tmp_path], tmp_path, None))
+    assert len(answers.subject()["ids"]) == 500
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not (DATA / "mouse_skull_landmarks").is_dir(), reason="no data, see MAMBAMED_TEST_DATA")
+def test_landmarks_that_are_compared_with_themselves_have_no_error() -> None:
+    skulls = DATA / "mouse_skull_landmarks"
+    shown = open_subject([skulls / "landmarks"], skulls / "images", skulls / "landmarks")
+    assert len(shown.ids) == 23 and shown.rows[0] == [45, 0, 0.0, 0.0]
+    points = Answers(shown).case(0)["points"]
+    assert len(points) == 45 and points[0]["error_mm"] == 0 and np.isfinite(points[0]["reference"]).all()
+
+
+def test_what_cannot_be_shown_is_named(tmp_path) -> None:
+    with pytest.raises(DatasetError, match="nothing: no such file or folder"):
+        open_subject([tmp_path / "nothing"], None, None)
+    with pytest.raises(DatasetError, match="no images"):
+        open_subject([tmp_path], None, None)
+    with pytest.raises(RecipeError, match="--no-browser"):
+        view([tmp_path], browser=False)
+
+
+def test_only_the_notes_are_written(tmp_path) -> None:
+    image = scenes.tiny_image(tmp_path / "scan.nii.gz")
+    asked = []
+    found = view([image], browser=False, notes=True, serve=lambda server: asked.append(server.url))
+    assert asked == [found.url] and found.cases == 1 and found.marked == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.nii.gz"]
+    view(
+        [image], browser=False, notes=True, serve=lambda server: server.answers.notes.put("scan", "right", "")
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scan.nii.gz", "scan.nii.gz.notes.csv"]
