@@ -149,6 +149,8 @@ class SegmentationAnswer(BaseAnswer):
     def work(self, ready: Ready, ensemble: Ensemble, progress: Progress) -> Iterator[Slab]:
         if self.options.uncertainty:
             ensemble = replace(ensemble, also=LogPartition(self.temperature[0], bool(self.task.by_regions)))
+        elif not self.options.probabilities:
+            ensemble = replace(ensemble, resident=True)  # only labels are needed here
         return ensemble.slabs_of_case(ready.case.id, ready.array, progress)
 
     def write(self, ready: Ready, parts: Iterable[Slab], folder: Path) -> dict[str, Any]:

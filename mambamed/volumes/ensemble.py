@@ -71,6 +71,7 @@ class Ensemble:
     reasons: tuple[str, ...]  # one line each about device, precision and scan backend, with the reason
     max_ram: int | None = None  # bytes that this process may use; None: no limit
     max_windows: int | None = None  # per image
+    resident: bool = False  # whether slabs stay on a GPU, see `window_slabs`; of one member only
     also: Callable[[Tensor], Tensor] | None = None  # makes further channels of the slabs, see `ForwardPass`
 
     @property
@@ -130,6 +131,7 @@ class Ensemble:
                 on_progress=on_progress,
                 on_message=on_message,
                 also=self.also,
+                resident=self.resident and len(self.members) == 1,
             )
             for member in self.members
         ]

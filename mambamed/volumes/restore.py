@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 from torch import Tensor
@@ -15,6 +16,7 @@ from mambamed.io.images import smallest_integer
 from mambamed.preparation.grid import CaseGeometry
 from mambamed.preparation.splines import linear_neighbors, nearest_neighbors
 from mambamed.tasks.segmentation import Segmentation
+from mambamed.volumes.device_labels import DeviceLabels, is_resident
 from mambamed.volumes.restore_kernels import Neighbors, decide_planes, widen_planes
 from mambamed.volumes.window_sum import SLAB_BYTES, Slab
 
@@ -62,7 +64,7 @@ def labels_of_slabs(
 
     Args:
         slabs: the prepared volume's logits, in order, without gaps; else ValueError. Channels after those of
-            the task do not decide the labels.
+            the task do not decide the labels. A GPU that holds them chooses the labels.
         geometry: where the prepared grid lies in the file.
         values: what else is computed from the logits.
 
@@ -135,7 +137,7 @@ class _Filler:
         self._order = np.array(task.order, np.int64)
         self._values = np.array(task.values, np.int32)
         self._by_regions = bool(task.by_regions)
-        self._last: NDArray[np.float32] | None = None  # the plane before the next slab
+        self._last: Tensor | None = None  # the plane before the next slab
         self._arrived = 0
         self._done = 0
 
@@ -146,30 +148,43 @@ class _Filler:
 
     def take(self, slab: Slab) -> None:
         """Label the native planes that the next slab determines."""
-        planes = slab.planes.numpy()
-        if slab.start != self._arrived or planes.shape[2:] != self._plane_shape:
+        planes = slab.planes
+        shape = tuple(planes.shape[2:])
+        if slab.start != self._arrived or shape != self._plane_shape:
             raise ValueError(
-                f"slab from {slab.start} of planes {planes.shape[2:]}, expected from {self._arrived} of "
+                f"slab from {slab.start} of planes {shape}, expected from {self._arrived} of "
                 f"planes {self._plane_shape}"
             )
-        wide = self._wide(planes)
         base = slab.start - (self._last is not None)
         self._arrived = slab.stop
         low, high, weight = self._along
         stop = int(np.searchsorted(high, slab.stop))
         these = slice(self._done, stop)
-        self._planes[these] = decide_planes(
-            wide,
-            (low[these] - base, high[these] - base, weight[these]),
-            self._across,
-            self._order,
-            self._values,
-            self._by_regions,
-        )
-        if self._further:
-            self._fill_further(wide, base, stop)
+        along = low[these] - base, high[these] - base, weight[these]
+        if not (is_resident(planes) and not self._further and self._take_on_device(planes, along, these)):
+            wide = self._wide(planes.cpu().numpy())
+            self._planes[these] = decide_planes(
+                wide, along, self._across, self._order, self._values, self._by_regions
+            )
+            if self._further:
+                self._fill_further(wide, base, stop)
+            self._last = torch.from_numpy(wide[-1].copy())
         self._done = stop
-        self._last = wide[-1].copy()
+
+    def _take_on_device(self, planes: Tensor, along: Neighbors, these: slice) -> bool:
+        """Label planes where their logits are; returns whether the device's memory sufficed."""
+        chooser = DeviceLabels(
+            self._across, self._inner, self._order.tolist(), self._values.tolist(), self._by_regions
+        )
+        try:
+            wide = chooser.wide(planes)
+            if self._last is not None:
+                wide = torch.cat([self._last[None].to(wide.device), wide])
+            self._planes[these] = chooser.decide(wide, along)
+            self._last = wide[-1].clone()
+        except torch.OutOfMemoryError:
+            return False
+        return True
 
     def _fill_further(self, wide: NDArray[np.float32], base: int, stop: int) -> None:
         low, high, weight = self._along
@@ -189,7 +204,7 @@ class _Filler:
         count, outputs, rows, _ = planes.shape
         wide = np.empty((kept + count, outputs, rows, len(self._inner[0])), np.float32)
         if self._last is not None:
-            wide[0] = self._last
+            wide[0] = self._last.cpu().numpy()
         widen_planes(planes, self._inner, wide[kept:])
         return wide
 

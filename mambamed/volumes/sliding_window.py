@@ -49,6 +49,7 @@ def window_slabs(
     axis: int | None = None,
     max_ram: int | None = None,
     max_windows: int | None = None,
+    resident: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_message: Callable[[str], None] = lambda line: None,
     also: Callable[[Tensor], Tensor] | None = None,
@@ -62,6 +63,7 @@ def window_slabs(
         axis: the slabs' axis; None: see `slab_axis`.
         max_ram: bytes that this process may use; None: no limit.
         max_windows: the largest number of windows; None: no limit.
+        resident: whether slabs stay on a GPU that holds the sum, so that it chooses the labels.
         on_progress: callback that receives (windows done, all windows).
         on_message: callback that receives what was changed because memory ran out.
         also: see `ForwardPass`.
@@ -91,7 +93,7 @@ def window_slabs(
     starts = [window_positions(size, patch, windows.overlap) for size, patch in sides]
     total = WindowSum(
         windows.patch_size, windows.gaussian, padded.shape[1:], starts, axis, on_message=on_message,
-        max_ram=max_ram, like_nnunet=windows.like_nnunet,
+        max_ram=max_ram, like_nnunet=windows.like_nnunet, resident=resident,
     )  # fmt: skip
     source = _Source(padded, device)
 

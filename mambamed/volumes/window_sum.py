@@ -28,7 +28,7 @@ class Slab:
     axis: int  # the volume's axis along which the planes are counted
     start: int  # number of the first plane
     planes: (
-        Tensor  # `(n, K, A, B)` float32 on the CPU, C-ordered; A and B: the two other axes, in their order
+        Tensor  # `(n, K, A, B)` float32, C-ordered, on the CPU unless `resident`; A and B: the two other axes
     )
 
     @property
@@ -50,6 +50,7 @@ class WindowSum:
         on_message: callback that receives a line if the device has too little memory.
         max_ram: bytes that this process may use, or None.
         like_nnunet: see `gaussian_profile`.
+        resident: whether slabs stay on the device, if the sum is there.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class WindowSum:
         on_message: Callable[[str], None],
         max_ram: int | None = None,
         like_nnunet: bool = False,
+        resident: bool = False,
     ) -> None:
+        self._resident = resident
         self._on_message, self._max_ram = on_message, max_ram
         self._axis, self._depth, self._patch = axis, patch_size[axis], patch_size
         self._others = [a for a in range(3) if a != axis]
@@ -131,7 +134,7 @@ class WindowSum:
             yield slice(0, count - cut), slice(cut, count)
 
     def _taken(self, start: int, stop: int) -> tuple[Tensor, float]:
-        """Planes divided by their weights, on the CPU, and a number that is finite if they are.
+        """Planes divided by their weights, and a number that is finite if they are.
 
         They are set to zero in the sum, for later planes.
         """
@@ -147,7 +150,8 @@ class WindowSum:
         scale = _product((along, across, inner))
         parts = [self._total[kept] for kept, _ in self._where(start, stop)]
         try:
-            planes = (torch.cat(parts) * scale.to(parts[0].device)).cpu()
+            planes = torch.cat(parts) * scale.to(parts[0].device)
+            planes = planes if self._resident else planes.cpu()
         except torch.OutOfMemoryError:
             planes = torch.cat([part.cpu() for part in parts]) * scale
         for part in parts:
