@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -188,6 +188,15 @@ def _training_bytes(
         _backward(outputs)
     network.zero_grad(set_to_none=True)
     return after_forward, live.peak
+
+
+def peak_bytes(work: Callable[[], object], existing: Sequence[Tensor] = ()) -> int:
+    """Largest memory of the tensors that some work creates, without existing ones."""
+    live = _LiveBytes()
+    live.leave_out(existing)
+    with live:
+        work()
+    return live.peak
 
 
 def _training_outputs(

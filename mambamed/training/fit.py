@@ -8,6 +8,8 @@ a CUDA device the choice is then tried in real training steps.
 from __future__ import annotations
 
 import itertools
+import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -19,13 +21,14 @@ from mambamed.documents.plan import Plan, Triple
 from mambamed.errors import RecipeError
 from mambamed.memory import is_out_of_memory, memory_bytes
 from mambamed.networks import network_class, options_of
-from mambamed.networks.cost import network_cost
+from mambamed.networks.cost import network_cost, peak_bytes
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Progress, Silence
 from mambamed.recipe import Recipe
 from mambamed.run.folder import Run
 from mambamed.run.model import input_channels, make_network
 from mambamed.run.workplace import Workplace
+from mambamed.tasks.base import task_for
 from mambamed.training.imagined import ImaginedDataset
 from mambamed.training.session import Session
 from mambamed.training.step import Steps
@@ -37,6 +40,7 @@ _LEAST = 32
 _LEAST_BATCH = 2
 _MOST_BATCH = 16
 _STEPS = 2  # of a probe on the device
+_TARGET_BYTES = 8  # per voxel
 _GIB = 2**30
 
 Probe = Callable[[Recipe, Triple, int], float]
@@ -149,12 +153,34 @@ def probe_step(
     """
     with torch.device("meta"):
         network = make_network(recipe, manifest)
-    cost = network_cost(network, input_channels(recipe, manifest), patch, batch)
-    half = place.precision in {"bf16", "fp16"}
-    estimate = cost.training_gib * (_HALF if half else 1.0)
+    channels = input_channels(recipe, manifest)
+    cost = network_cost(network, channels, patch, batch)
+    half = _HALF if place.precision in {"bf16", "fp16"} else 1.0
+    weights, voxels = 4 * cost.parameters / _GIB, batch * math.prod(patch) / _GIB
+    # The largest memory is needed in the backward pass or, with many outputs, in the loss, which is float32.
+    in_loss = cost.activations_gib * half + 3 * weights + loss_bytes(recipe, manifest, patch, batch) / _GIB
+    estimate = max(cost.training_gib * half, in_loss) + bool(recipe.training.ema) * weights
+    if recipe.task == "segmentation":
+        estimate += _TARGET_BYTES * voxels
     if place.device.type != "cuda":
         return estimate
-    return max(estimate * 0.5, real_step_gib(recipe, manifest, patch, batch, place))
+    ahead = (4 * channels + _TARGET_BYTES) * voxels  # the next batch, which is copied meanwhile
+    shared = weights if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0.0  # buckets of gradients
+    return max(estimate * 0.5, real_step_gib(recipe, manifest, patch, batch, place)) + ahead + shared
+
+
+def loss_bytes(recipe: Recipe, manifest: DatasetManifest, patch: Triple, batch: int) -> int:
+    """Memory of the loss of masks and its gradient, without that of coarser depths; 0 for other tasks."""
+    if recipe.task != "segmentation":
+        return 0
+    # The boundary loss computes distances on the CPU.
+    loss = recipe.training.loss.model_copy(update={"boundary": 0.0})
+    training = recipe.training.model_copy(update={"loss": loss})
+    task = task_for(recipe.model_copy(update={"training": training}), manifest)
+    with torch.device("meta"):
+        logits = torch.zeros(batch, task.outputs, *patch, requires_grad=True)
+        target = torch.zeros(batch, *patch, dtype=torch.int64)
+    return peak_bytes(lambda: task.loss(logits, target).backward(), [logits, target])
 
 
 def real_step_gib(

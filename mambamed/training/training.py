@@ -113,7 +113,10 @@ def train(
             )
             progress = progress if ranks.leads else Silence()
         if fit is not None:
-            recipe = _fitted(recipe, dataset, run, fit, place, progress)
+            # The free memory of the processes may differ.
+            if ranks.leads:
+                recipe = _fitted(recipe, dataset, run, fit, place, progress)
+            recipe = ranks.agree(recipe)
             run = planned_run(recipe, dataset.plan, dataset.manifest, root)
         if not notes or run.recipe != recipe:  # else the notes say it
             notes = (*notes, *mirroring_lines(recipe, run.recipe, run.manifest))

@@ -17,7 +17,7 @@ from mambamed.recipe import Recipe
 from mambamed.run.folder import create_run, planned_run
 from mambamed.run.workplace import Workplace
 from mambamed.training import fit as fit_module
-from mambamed.training.fit import fit_recipe, probe_step, real_step_gib
+from mambamed.training.fit import fit_recipe, loss_bytes, probe_step, real_step_gib
 from mambamed.training.step import Steps
 from mambamed.training.training import _fitted
 from tests.exhausted import every_library, fails
@@ -138,6 +138,23 @@ def test_the_probe_measures_the_scan_that_a_formula_of_convolutions_leaves_out()
     half = probe_step(recipe(channels=8), MANIFEST, patch, 2, dataclasses.replace(PLACE, precision="bf16"))
     assert half < small
     assert probe_step(recipe(channels=8, mixer="none"), MANIFEST, patch, 2, PLACE) < small
+
+
+def test_the_estimate_includes_the_loss_the_target_and_the_average_of_the_weights() -> None:
+    """Of 40 labels the loss holds more than the narrow network; float32 in every precision."""
+    patch, labels = (32, 32, 32), {"background": 0, **{f"organ {n}": n for n in range(1, 40)}}
+    many = MANIFEST.model_copy(update={"labels": labels})
+    asked, voxels = recipe(channels=4), 2 * 32**3
+    held = loss_bytes(asked, many, patch, 2)
+    # At least the softmax, its logarithm, and the gradient of the logits, by hand.
+    assert 3 * 4 * 40 * voxels < held < 12 * 4 * 40 * voxels
+    for place in (PLACE, dataclasses.replace(PLACE, precision="bf16")):
+        assert probe_step(asked, many, patch, 2, place) * GIB > held + 8 * voxels
+    averaged = probe_step(recipe(channels=4, training={"ema": 0.9}), many, patch, 2, PLACE)
+    network = build_network("nnmamba", 1, 40, channels=4)
+    weights = 4 * sum(p.numel() for p in network.parameters())
+    assert (averaged - probe_step(asked, many, patch, 2, PLACE)) * GIB == pytest.approx(weights, rel=1e-6)
+    assert loss_bytes(asked.model_copy(update={"task": "classification"}), many, patch, 2) == 0
 
 
 def test_the_probe_of_a_device_takes_the_steps_of_the_training(monkeypatch) -> None:
