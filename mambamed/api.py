@@ -349,21 +349,32 @@ def runs(folder: AnyPath = Path("runs")) -> RunList:
 def export(
     run: AnyPath,
     output: AnyPath | None = None,
+    format: Literal["mambamed", "onnx", "torch-export"] = "mambamed",
     folds: Items = "all",
     checkpoint: Checkpoint = "best",
     dataset_name: str | None = None,
     overwrite: bool = False,
 ) -> ExportSummary:
-    """Export a run as one file for sharing: weights, recipe, plan and model card with checksums; no code.
+    """Export a run as one file: a model file of mambamed for sharing, or a program that runs without it.
 
     Args (the others are described in `predict`):
         run: Run folder.
-        output: Output file, *.mambamed (default: in the run folder).
+        output: Output file, *.mambamed, *.onnx or *.pt2 (default: in the run folder).
+        format: mambamed: weights, recipe, plan and model card with checksums, no code; onnx or torch-export:
+            the network as a program, and a JSON file that describes its use.
         folds: Folds to include: all trained folds, or a list, e.g. 0,2.
-        dataset_name: Name of the training data in the file (default: only the recipe's name is kept).
+        dataset_name: Name of the training data in a model file (default: only the recipe's name is kept).
         overwrite: Replace an output file that has other content.
     """
     _check_models(run)
+    if format != "mambamed":
+        if dataset_name is not None:
+            raise RecipeError("--dataset-name: applies only to --format mambamed. Remove the option.")
+        from mambamed.programs.exporting import export_program
+
+        return export_program(
+            run, output, kind=format, folds=folds, checkpoint=checkpoint, overwrite=overwrite
+        )
     from mambamed.run.export import export_model
 
     return export_model(

@@ -14,6 +14,7 @@ from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan
 from mambamed.documents.prediction import PointFile, PredictionRecord
 from mambamed.documents.prepared import CaseRecord, FingerprintCase, PreparedIndex
+from mambamed.documents.program import Program
 from mambamed.documents.run import (
     Calibration,
     CheckpointFacts,
@@ -43,6 +44,7 @@ KINDS: dict[str, tuple[str, Any]] = {
     "thresholds": ("thresholds.json of a fold", Thresholds),
     "calibration": ("calibration.json of a fold", Calibration),
     "model": ("model.json of a model file", ModelIndex),
+    "program": ("model.onnx.json or model.pt2.json beside an exported program", Program),
     "prediction": ("run.json of predictions", PredictionRecord),
     "points": ("CASE.json of predicted landmarks", PointFile),
     "evaluation": ("summary.json of an evaluation", AnySummary),

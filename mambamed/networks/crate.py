@@ -118,7 +118,7 @@ class Crate(nn.Module):
         if self.axis_order == "zyx":
             x = x.permute(0, 1, 4, 3, 2)
         tokens = self.embed(_cubes(x))
-        tokens = torch.cat([self.class_token.expand(len(x), -1, -1), tokens], dim=1) + self.positions
+        tokens = torch.cat([self.class_token.expand(x.shape[0], -1, -1), tokens], dim=1) + self.positions
         for layer in self.layers:
             tokens = run_checkpointed(layer, tokens, wanted=self.gradient_checkpointing)
         return self.head(tokens[:, 0])

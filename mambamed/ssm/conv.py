@@ -36,10 +36,10 @@ def causal_conv(
         )
     if x.numel() and resolve_backend("auto", x.device.type, x.dtype == torch.float64) == "cpu":
         return torch.ops.mambamed.causal_conv(x, weight, bias, silu, reverse)
-    return _shifted_sums(x, weight, bias, silu, reverse)
+    return shifted_sums(x, weight, bias, silu, reverse)
 
 
-def _shifted_sums(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, reverse: bool) -> Tensor:
+def shifted_sums(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, reverse: bool) -> Tensor:
     """The convolution in plain torch, as a sum of shifted and scaled copies."""
     work = torch.promote_types(torch.float32, x.dtype)
     tokens = x.transpose(1, 2).to(work)  # (B, L, D)

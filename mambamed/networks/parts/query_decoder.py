@@ -123,7 +123,7 @@ class QueryDecoder(nn.Module):
             return self._answers(levels, finest, every)
 
     def _answers(self, levels: Sequence[Tensor], finest: Tensor, every: bool) -> list[Tensor]:
-        batch = len(finest)
+        batch = finest.shape[0]
         # Not expanded: torch's counter of operations cannot track views of parameters.
         e, state = (each.repeat(batch, 1, 1) for each in (self.positions, self.state))
         tokens = [

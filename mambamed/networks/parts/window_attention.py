@@ -124,6 +124,6 @@ class Attention(nn.Module):
         if parts is not None:
             apart = parts[:, None, :, None] != parts[:, None, None, :]
             bias = bias + _MASKED * apart.to(bias.dtype)
-            bias = bias.expand(len(x) // len(parts), *bias.shape).flatten(0, 1)
+            bias = bias.expand(x.shape[0] // len(parts), *bias.shape).flatten(0, 1)
         y = functional.scaled_dot_product_attention(query, *given[-2:], attn_mask=bias)
         return self.output(y.transpose(1, 2).flatten(2))

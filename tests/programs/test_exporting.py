@@ -1,0 +1,86 @@
+"""`export --format onnx`: the program, its description, and the program of docs/deployment.md."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mambamed.api import export, predict
+from mambamed.documents.program import Program
+from mambamed.errors import ModelError, RecipeError
+from mambamed.run.provenance import sha256_of
+from tests.answers.stubs import blob, stub_run, write_nifti
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "deployment.md"
+SPACING = (1.5, 1.25, 1.0)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return stub_run(tmp_path_factory.mktemp("programs") / "run", folds=(0, 1), spacing=SPACING)
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    """Exported to its default place, from both folds."""
+    return export(run.root, format="onnx").output
+
+
+def test_a_program_is_described(run, model) -> None:
+    assert model == run.root / "model.onnx"
+    found = Program.read(run.root / "model.onnx.json")
+    assert found.folds == (0, 1) and found.largest_difference < 1e-5
+    assert [(each.name, each.sha256) for each in found.files] == [("model.onnx", sha256_of(model))]
+    assert found.preparation.spacing_mm == SPACING and found.windows.patch_size == (16, 16, 16)
+    assert found.windows.mirror_axes == (0, 1, 2) and found.windows.overlap == 0.5
+    assert found.masks is not None and found.masks.labels == {"background": 0, "one": 1, "two": 5}
+    assert found.masks.values == (0, 1, 5) and found.outputs == 3
+    assert found.points is None and found.classes is None
+
+
+def test_the_program_of_the_page_segments_as_predict_does(run, model, tmp_path) -> None:
+    # oblique axes in another order, another spacing
+    turn = np.array([[0, 0.28, -0.96], [-1, 0, 0], [0, 0.96, 0.28]])
+    affine = np.diag([1.0, 1, 1, 1])
+    affine[:3] = np.c_[turn * [1.1, 1.3, 2.0], [9, 5, -3]]
+    write_nifti(tmp_path / "images" / "a.nii.gz", blob((24, 22, 18)), affine)
+    write_nifti(tmp_path / "images" / "b.nii.gz", blob((17, 30, 12), 1), np.diag([*SPACING, 1]))
+    predict([run.root], tmp_path / "images", tmp_path / "masks", device="cpu", precision="fp32")
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (tmp_path / "segment.py").write_text(code)
+    for name in ("a.nii.gz", "b.nii.gz"):
+        call = [sys.executable, "segment.py", str(model), f"own_{name}", str(tmp_path / "images" / name)]
+        subprocess.run(call, check=True, cwd=tmp_path)
+        ours, theirs = nib.load(tmp_path / "masks" / name), nib.load(tmp_path / f"own_{name}")
+        assert np.allclose(ours.affine, theirs.affine, atol=1e-5)
+        one, other = np.asarray(ours.dataobj), np.asarray(theirs.dataobj)
+        assert set(np.unique(one)) == {0, 1, 5}
+        assert (one == other).mean() >= 0.999
+    imported = set(re.findall(r"^(?:import|from) (.*?)(?: import.*| as .*)?$", code, re.MULTILINE))
+    assert imported == {"gzip, itertools, json, sys", "pathlib", "numpy", "onnxruntime"}
+
+
+def test_a_second_export_keeps_what_is_there(run, model) -> None:
+    before = {path: path.read_bytes() for path in run.root.glob("model.onnx*")}
+    assert len(before) == 2
+    export(run.root, format="onnx")
+    assert {path: path.read_bytes() for path in run.root.glob("model.onnx*")} == before
+
+
+def test_a_file_of_somebody_else_is_kept(run, tmp_path) -> None:
+    mine = tmp_path / "model.onnx"
+    mine.write_text("mine")
+    with pytest.raises(RecipeError, match="already exists with other content"):
+        export(run.root, mine, format="onnx", folds="0")
+    assert mine.read_text() == "mine" and list(tmp_path.iterdir()) == [mine]
+
+
+def test_what_does_not_fit_is_reported(run, tmp_path) -> None:
+    with pytest.raises(ModelError, match=r"ends in \.onnx\. Use -o model\.onnx\."):
+        export(run.root, tmp_path / "model.mambamed", format="onnx")
+    with pytest.raises(RecipeError, match="--dataset-name: applies only to --format mambamed"):
+        export(run.root, format="torch-export", dataset_name="x")
