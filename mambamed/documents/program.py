@@ -9,7 +9,7 @@ from mambamed.documents.plan import Normalization, Spacing, Triple
 from mambamed.documents.prepared import Sha256
 from mambamed.documents.splits import FoldName
 from mambamed.errors import MambamedError, ModelError
-from mambamed.recipe.schema import ChannelKind, Crop, Postprocess
+from mambamed.recipe.schema import ChannelKind, Crop, Postprocess, TaskName
 
 
 class ProgramFile(Model):
@@ -104,7 +104,7 @@ class Program(Document):
     version: str
     """Of mambamed."""
     run: str
-    task: Literal["segmentation", "landmarks", "classification"]
+    task: TaskName
     network: str
     program: Literal["onnx", "torch-export"]
     opset: Size | None = None

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 import mambamed
-from mambamed.documents.program import ProgramFile
+from mambamed.documents.program import Program, ProgramFile
 from mambamed.documents.splits import FoldName
-from mambamed.errors import ModelError, RunError
+from mambamed.errors import MambamedError, ModelError, RecipeError, RunError
 from mambamed.io.atomic import open_atomic
 from mambamed.io.ledger import Ledger, foreign_file
 from mambamed.io.lock import reading
@@ -84,6 +84,8 @@ def export_program(
         held.enter_context(reading(run_folder))
         ledger = Ledger(run_folder).refresh()
         if not (by_default and ledger.kind):
+            if not overwrite:
+                _check_replaceable(output)
             for name in names:
                 held.enter_context(own_file(output.with_name(name), replace=overwrite))
         elif foreign := ledger.foreign(names):
@@ -173,6 +175,21 @@ def _check(run: Run, output: Path, kind: Kind) -> None:
         raise ModelError(
             f"{run.root}: --format {kind}: the network reads covariates ({names}), which a program of images "
             "does not. Use --format mambamed."
+        )
+
+
+def _check_replaceable(output: Path) -> None:
+    """Raise RecipeError, before any work, if a file is there that is not described as a program of ours."""
+    if not output.exists():
+        return
+    try:
+        known = Program.read(output.with_name(f"{output.name}.json")).files[0].sha256
+    except MambamedError:
+        known = ""
+    if not output.is_file() or known != sha256_of(output):
+        raise RecipeError(
+            f"{output}: already exists, and is not a program with its description. Give another -o, or "
+            "--overwrite."
         )
 
 

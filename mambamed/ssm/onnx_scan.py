@@ -19,6 +19,7 @@ from onnxscript import opset20, values
 from mambamed.ssm.exported import tokens_per_step
 
 OPSET = 20
+op: Any = opset20  # whose types are those of eager mode
 _DOMAIN, _NAME = "mambamed", "SelectiveScan"
 _REQUIRED, _OPTIONAL = ("u", "delta", "A", "B", "C"), ("D", "z", "bias")
 
@@ -42,18 +43,18 @@ def translations() -> dict[Any, Any]:
 
     def selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, backend):
         y = node(u, delta, A, B, C, D, z, delta_bias, softplus=int(delta_softplus), reverse=int(reverse))
-        saved = opset20.Constant(value=onnx.helper.make_tensor("saved", onnx.TensorProto.FLOAT, [0], []))
+        saved = op.Constant(value=onnx.helper.make_tensor("saved", onnx.TensorProto.FLOAT, [0], []))
         return y, saved  # which is for training only
 
     def causal_conv(x, weight, bias, silu, reverse):
         channels, width = weight.shape
         if reverse:
-            last, before_first = (opset20.Constant(value_ints=[end]) for end in (-1, -(2**31)))
-            weight = opset20.Slice(weight, last, before_first, opset20.Constant(value_ints=[1]), last)
-        taps = opset20.Unsqueeze(weight, opset20.Constant(value_ints=[1]))
+            last, before_first = (op.Constant(value_ints=[end]) for end in (-1, -(2**31)))
+            weight = op.Slice(weight, last, before_first, op.Constant(value_ints=[1]), last)
+        taps = op.Unsqueeze(weight, op.Constant(value_ints=[1]))
         pads = [0, width - 1] if reverse else [width - 1, 0]
-        y = opset20.Conv(x, taps, bias, group=channels, pads=pads)
-        return opset20.Mul(y, opset20.Sigmoid(y)) if silu else y
+        y = op.Conv(x, taps, bias, group=channels, pads=pads)
+        return op.Mul(y, op.Sigmoid(y)) if silu else y
 
     return {
         torch.ops.mambamed.selective_scan.default: selective_scan,
@@ -70,7 +71,8 @@ def expand_scans(model: ir.Model) -> None:
         options = {name: bool(node.attributes[name].as_int()) for name in ("softplus", "reverse")}
         u, A = node.inputs[0], node.inputs[2]
         assert u is not None and A is not None and u.shape is not None and A.shape is not None
-        length, channels, states = int(u.shape[2]), int(u.shape[1]), int(A.shape[1])
+        length, channels, states = u.shape[2], u.shape[1], A.shape[1]
+        assert isinstance(length, int) and isinstance(channels, int) and isinstance(states, int)
         node.name = node.name or f"scan_{length}"
         node.op_type = f"{_NAME}_{length}_{channels}_{states}_{'_'.join(given)}_{options}".translate(_PLAIN)
         key = (_DOMAIN, node.op_type, "")
