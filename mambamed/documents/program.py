@@ -1,4 +1,4 @@
-"""model.onnx.json, beside an exported program: all that another program needs to use the network."""
+"""model.onnx.json, next to an exported program: all that another program needs to use the network."""
 
 from __future__ import annotations
 

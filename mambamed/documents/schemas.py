@@ -44,7 +44,7 @@ KINDS: dict[str, tuple[str, Any]] = {
     "thresholds": ("thresholds.json of a fold", Thresholds),
     "calibration": ("calibration.json of a fold", Calibration),
     "model": ("model.json of a model file", ModelIndex),
-    "program": ("model.onnx.json or model.pt2.json beside an exported program", Program),
+    "program": ("model.onnx.json or model.pt2.json next to an exported program", Program),
     "prediction": ("run.json of predictions", PredictionRecord),
     "points": ("CASE.json of predicted landmarks", PointFile),
     "evaluation": ("summary.json of an evaluation", AnySummary),

@@ -1,4 +1,4 @@
-"""`export --format onnx` and `torch-export`: a run as a program, and its description beside it.
+"""`export --format onnx` and `torch-export`: a run as a program, and its description.
 
 ```
 model.onnx        the network: the mean of the logits of its folds
