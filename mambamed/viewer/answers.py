@@ -36,6 +36,7 @@ class Answers:
             "report": shown.report is not None,
             "training": shown.training is not None,
             "notes": self.notes is not None,
+            "faults": list(shown.faults),
         }
 
     def case(self, index: int) -> dict[str, Any] | None:

@@ -82,6 +82,7 @@ class Subject:
         report: report.html of an evaluation.
         training: the progress of a run, see `viewer.training`; called every few seconds.
         inputs: files and folders that are looked at, which notes must not replace.
+        faults: what could not be read, one line each.
     """
 
     title: str
@@ -96,6 +97,7 @@ class Subject:
     report: Path | None = None
     training: Callable[[], Mapping[str, Any]] | None = None
     inputs: Sequence[Path] = ()
+    faults: Sequence[str] = ()
 
 
 def channel_volume(name: str, file: ChannelFile, kind: str = "") -> Volume:

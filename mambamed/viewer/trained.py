@@ -27,13 +27,17 @@ def run_subject(root: Path, images: Path | None, references: Path | None) -> Sub
     """
     run = Run.open(root)
     parts: dict[str, Subject] = {}
+    faults: list[str] = []
     for folder in sorted(root.glob("fold_*")):
         if is_evaluation(folder):
             known = run.recorded(int(folder.name[5:]) if folder.name[5:].isdigit() else "none").get(
                 "prepared"
             )
             prepared = Path(known) if known and Path(known).is_dir() else None
-            parts[folder.name] = evaluation_subject(folder, images, references or prepared)
+            try:
+                parts[folder.name] = evaluation_subject(folder, images, references or prepared)
+            except DatasetError as error:  # the curves can be shown nevertheless
+                faults.append(str(error))
     first = next(iter(parts.values()), None)
     columns = [Column("fold"), *first.columns] if first else []
     places = [(part, index) for part in parts.values() for index in range(len(part.ids))]
@@ -54,4 +58,5 @@ def run_subject(root: Path, images: Path | None, references: Path | None) -> Sub
         title=str(root), kind=f"run of {run.recipe.task}", ids=[part.ids[k] for part, k in places],
         open_case=open_case, folder=root, columns=columns, rows=rows, labels=run.manifest.labels,
         sort_by=sort_by, training=lambda: training_of(root), inputs=[root],
+        faults=faults,
     )  # fmt: skip

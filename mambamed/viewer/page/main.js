@@ -61,6 +61,7 @@ class Viewer {
     }
     addEventListener("hashchange", () => this.openNamed());
     if (!this.openNamed() && subject.ids.length) this.table.step(1);
+    at("faults").replaceChildren(...subject.faults.map((text) => element("p", { textContent: text })));
     if (!subject.ids.length) this.say(subject.training ? "No validation cases yet." : "No cases.");
   }
 
