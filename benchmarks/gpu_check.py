@@ -11,10 +11,11 @@ Tasks, the most important ones first. Tasks that do not fit into the time are re
     agree       every scan backend and its gradients compared with a float64 scan on the CPU: short and long
                 sequences, bf16 and fp16, the types and views of a Mamba block under autocast, reversed; and
                 whether a second run gives the same bits
+    fused       the fused kernels of a Mamba block, both directions, compared with float64 on the CPU
     peer        some of `agree` for the kernels of mamba_ssm, where they are installed
     speed       forward and backward of the scan at the shapes of the networks, compared with mamba_ssm and
                 mambapy where they are installed, and with two lower limits: bytes and exponentials
-    tune        each Triton kernel, and the scan with other numbers of chunks and another layout of the state
+    tune        each Triton kernel, and the scan with other numbers of chunks
     train       steps of whole recipes by the training loop: seconds, peak memory and the planner's estimates,
                 losses, skipped steps; bf16, fp16, fp32; with gradient checkpointing; other settings of cuDNN
     profile     one training step: time per kernel, fraction of the time in which the device is idle
@@ -53,8 +54,8 @@ FULL_SECONDS, CPU_SECONDS = 470, 3600  # for all tasks
 TASK_SECONDS = {"compile": 100, "predict": 90, "train": 100}  # limit per task; 60 for the others
 CPU_FACTOR = 10  # of these limits on a CPU
 WARM_SECONDS = 130
-# The tasks of processes that compile at the same time: Triton compiles a set of kernels per kind of numbers,
-# state size, direction and alignment, which takes seconds each.
+# The tasks of processes that compile at the same time: Triton compiles a set of kernels per kind of numbers
+# and state size, which takes seconds each.
 WARM = (
     ("agree",),
     ("speed",),
@@ -73,6 +74,7 @@ KINDS = {  # first part of a task's name -> module and function; the other parts
     "machine": "gpu_device:machine",
     "agree": "gpu_scan:agree",
     "peer": "gpu_scan:peer",
+    "fused": "gpu_scan:fused_agrees",
     "speed": "gpu_scan:speed",
     "tune": "gpu_scan:tune",
     "train": "gpu_training:train",
@@ -94,6 +96,7 @@ def tasks_of(small: bool) -> list[str]:
     speed = SPEED_SMALL if small else SPEED
     tasks = ["machine"]
     tasks += [f"agree:{n}" for n in (AGREE_SMALL if small else AGREE)]
+    tasks += [f"fused:{states}" for states in ((8,) if small else (8, 16, 64, 256))]
     tasks += [f"train:{name}:bf16" for name in NETWORKS]
     tasks += ["profile:nnmamba", "profile:segmamba", "profile:mamba_bi", "block:32"]
     tasks += [f"speed:{n}" for n in speed]

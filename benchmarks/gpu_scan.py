@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import copy
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from exact_scan import exact_scan
 from gpu_check import DEVICE_IS_LOST
 from gpu_device import Here, usable_backends
-from scan_inputs import NAMES, scan_inputs
+from scan_inputs import NAMES, relative_error, scan_inputs
 from torch.nn import functional
 
-from mambamed.ssm import Mamba, selective_scan
+from mambamed.ssm import BidirectionalMamba, Mamba, fused, selective_scan
 from mambamed.ssm.conv import causal_conv
 from mambamed.ssm.scan import why_unavailable
 
@@ -93,6 +93,34 @@ def agree(here: Here, number: str, only: str = "") -> None:
             ok=bool(good), **({} if good else {"fault": f"{backend}: error beyond {allowed}"}),
         )  # fmt: skip
         here.free()
+
+
+def fused_agrees(here: Here, states: str) -> None:
+    """Compare both directions of a block by the fused kernels with the separate operations, in float64."""
+    reason = why_unavailable("triton")
+    if reason is not None:
+        here.row(backend="fused block", ok=None, note=reason)
+        return
+    torch.manual_seed(0)
+    length = 70 if here.small else 4096
+    block = BidirectionalMamba(48, d_state=int(states)).to(here.device)
+    exact = copy.deepcopy(block).cpu().double()
+    x = torch.randn(2, length, 48, device=here.device)
+    grad = torch.randn(2, length, 48, device=here.device)
+    answers = []
+    for module, tokens in ((block, x), (block, x), (exact, x.cpu().double())):
+        leaves = [tokens.clone().requires_grad_(), *module.parameters()]
+        y = module(leaves[0])
+        answers.append([y.detach(), *torch.autograd.grad(y, leaves, grad.to(y))])
+    wanted = answers.pop()
+    errors = [relative_error(ours.cpu(), theirs) for ours, theirs in zip(answers[0], wanted, strict=True)]
+    good = errors[0] <= 1e-5 and max(errors) <= 1e-4
+    here.row(
+        shape=f"2x96x{length}x{states}", kind="fp32", reverse="both", backend="fused block", out=errors[0],
+        worst_gradient=f"{max(errors[1:]):.1e}", ok=good,
+        same_bits=all(torch.equal(a, b) for a, b in zip(*answers, strict=True)),
+        **({} if good else {"fault": "fused block: error beyond 1e-5, 1e-4"}),
+    )  # fmt: skip
 
 
 def as_kind(inputs: list[Any], kind: str) -> list[Any]:
@@ -232,11 +260,9 @@ def mambapy_scan() -> Callable[..., Any]:
     return scan
 
 
-# Settings of mambamed.ssm.triton; LANE_STATES is that of its forward kernels, see `triton_forward.tile_of`.
+# Settings of mambamed.ssm.launch.
 VARIANTS: dict[str, dict[str, int]] = {
     "as it is": {},
-    "spread over lanes": {"LANE_STATES": 0},
-    "a channel per lane": {"LANE_STATES": 256},
     "2048 programs": {"PROGRAMS": 2048},
     "4096 programs": {"PROGRAMS": 4096},
     "at most 256 chunks": {"MOST_CHUNKS": 256},
@@ -245,7 +271,7 @@ VARIANTS: dict[str, dict[str, int]] = {
 
 def tune(here: Here, number: str) -> None:
     """Time each Triton kernel with other settings."""
-    from mambamed.ssm import triton
+    from mambamed.ssm import launch
 
     reason = why_unavailable("triton")
     if reason is not None:
@@ -261,7 +287,7 @@ def tune(here: Here, number: str) -> None:
     first = None
     for variant, settings in VARIANTS.items():
         here.free()
-        with changed(here, triton, settings):
+        with changed(launch, settings):
             with torch.no_grad():
                 out = selective_scan(*inputs, True, backend="triton")
                 forward = here.milliseconds(lambda: selective_scan(*inputs, True, backend="triton"))
@@ -280,33 +306,16 @@ def tune(here: Here, number: str) -> None:
 
 
 @contextlib.contextmanager
-def changed(here: Here, module: Any, settings: dict[str, int]) -> Iterator[None]:
-    """The Triton backend with other numbers, and other layouts of the tiles of its forward kernels."""
-    from mambamed.ssm import triton_forward
-
-    before = {name: getattr(module, name) for name in settings if name != "LANE_STATES"}
-    kernels = {name: getattr(triton_forward, name) for name in ("chunk_states", "outputs")}
-    for name in before:
-        setattr(module, name, settings[name])
-    if "LANE_STATES" in settings:
-        plain, wanted = "tl.constexpr(16)", f"tl.constexpr({settings['LANE_STATES']})"
-        source = Path(triton_forward.__file__).read_text()
-        if source.count(plain) != 1:
-            raise RuntimeError("triton_forward.LANE_STATES has changed. Update the variants of it.")
-        path = here.out / f"lanes_{settings['LANE_STATES']}.py"  # Triton reads a kernel's source from a file
-        path.write_text(source.replace(plain, wanted))
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None and spec.loader is not None
-        lanes = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(lanes)
-        for name in kernels:
-            setattr(triton_forward, name, getattr(lanes, name))
+def changed(module: Any, settings: dict[str, int]) -> Iterator[None]:
+    """The launches of the Triton kernels with other numbers."""
+    before = {name: getattr(module, name) for name in settings}
+    for name, value in settings.items():
+        setattr(module, name, value)
     try:
         yield
     finally:
-        for owner, values in ((module, before), (triton_forward, kernels)):
-            for name, value in values.items():
-                setattr(owner, name, value)
+        for name, value in before.items():
+            setattr(module, name, value)
 
 
 def kernel_times(here: Here, *works: Callable[[], Any]) -> dict[str, float]:
@@ -344,6 +353,9 @@ def block(here: Here, width: str) -> None:
 
     D, N = mamba.d_inner, mamba.d_state
     timed(f"readings, {here.batch} x {length} x {channels}", mamba.readings, tokens)
+    if why_unavailable("triton") is None:  # the same without the fused kernels
+        with mock.patch.object(fused, "serves", lambda *_: False):
+            timed("readings, separate operations", mamba.readings, tokens)
     timed("one direction", mamba.forward, tokens)
     xz = torch.randn(here.batch, length, 2 * D, device=here.device, dtype=torch.bfloat16)
     taps, bias = mamba.conv1d.weight[:, 0].detach(), mamba.conv1d.bias.detach()

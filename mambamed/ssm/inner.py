@@ -1,18 +1,71 @@
-"""Convolution, projections, scan and gate of the Mamba block as one training operation on CPUs.
+"""Convolution, projections, scan and gate of the Mamba block: fused kernels where there are some.
 
-As separate operations, each would allocate a gradient of the length of the sequence, and halves and columns
-of them would be copied together. Here the gradients of u and z are written into that of their common
+On GPUs these are `mambamed.ssm.fused`, with both directions at once. `InnerScan` is one training operation
+on CPUs. As separate operations, each would allocate a gradient of the length of the sequence, and halves and
+columns of them would be copied together. Here the gradients of u and z are written into that of their common
 projection, those of the step size, B and C likewise, and what is cheap to compute is not stored: the
 convolution and the step sizes are recomputed in the backward pass.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from mambamed.ssm import kept_memory
-from mambamed.ssm.streamed import multiply
+from mambamed.ssm import fused, kept_memory
+from mambamed.ssm.conv import causal_conv
+from mambamed.ssm.scan import selective_scan
+from mambamed.ssm.streamed import Inner, kernels_serve, multiply, product_type
+
+
+def inner_scan(xz: Tensor, sides: Sequence[tuple[Inner, bool]]) -> Tensor:
+    """`(B, L, 2 D)` -> `(B, L, D)`: convolution, selective scan and gate, summed over `sides`.
+
+    A side is the parameters of a direction, and whether it is reversed.
+    """
+    D, N = sides[0][0].A.shape
+    (_, taps), rank = sides[0][0].taps.shape, sides[0][0].dt_proj.shape[1]
+    if xz.device.type != "meta" and fused.serves(xz, taps, rank):
+        if [reverse for _, reverse in sides] == [False, True]:
+            return fused.fused_inner(xz, _stacked([inner for inner, _ in sides]), False)
+        parts = [fused.fused_inner(xz, _stacked([inner]), reverse) for inner, reverse in sides]
+    elif kernels_serve(xz, D, N):
+        parts = [
+            InnerScan.apply(
+                xz, i.taps, i.tap_bias, i.x_proj, i.dt_proj, i.dt_bias, i.A, i.D, reverse, product_type(xz)
+            )
+            for i, reverse in sides
+        ]
+    else:
+        parts = [_separately(xz, inner, reverse) for inner, reverse in sides]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def _stacked(inners: Sequence[Inner]) -> tuple[Tensor | None, ...]:
+    """The parameters of several directions, along a new first axis."""
+    names = ("taps", "tap_bias", "x_proj", "dt_proj", "dt_bias", "A", "D")
+    columns = [[getattr(inner, name) for inner in inners] for name in names]
+    return tuple(None if column[0] is None else torch.stack(column) for column in columns)
+
+
+def _separately(xz: Tensor, inner: Inner, reverse: bool) -> Tensor:
+    """One direction as operations of torch and one scan."""
+    rank, states = inner.dt_proj.shape[1], inner.A.shape[1]
+    u, z = xz.transpose(1, 2).chunk(2, dim=1)  # (B, D, L) each, channel-last views
+    u = causal_conv(u, inner.taps, inner.tap_bias, silu=True, reverse=reverse)
+    projected = functional.linear(u.transpose(1, 2), inner.x_proj)  # (B, L, r + 2 N)
+    step, B, C = projected.split([rank, states, states], dim=2)
+    delta = functional.linear(step, inner.dt_proj).transpose(1, 2)
+    B, C = B.transpose(1, 2), C.transpose(1, 2)
+    D, dt_bias = inner.D.float(), inner.dt_bias.float()
+    out = selective_scan(u, delta, inner.A, B, C, D, z, dt_bias, delta_softplus=True, reverse=reverse)
+    return out.transpose(1, 2)
 
 
 def _product(a: Tensor, b: Tensor, kind: torch.dtype) -> Tensor:

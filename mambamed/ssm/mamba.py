@@ -15,11 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mambamed.ssm.conv import causal_conv
-from mambamed.ssm.inner import InnerScan
+from mambamed.ssm.inner import inner_scan
 from mambamed.ssm.orders import deinterleave_slices, interleave_slices
-from mambamed.ssm.scan import selective_scan
-from mambamed.ssm.streamed import Faces, Inner, can_stream, kernels_serve, product_type, stream
+from mambamed.ssm.streamed import Faces, Inner, can_stream, product_type, stream
 
 Direction = Literal["forward", "backward", "slice"]
 _SUFFIX: dict[str, str] = {"forward": "", "backward": "_b", "slice": "_s"}
@@ -99,23 +97,9 @@ class _MambaBase(nn.Module):
             D=getattr(self, f"D{suffix}"),
         )
 
-    def _scan_direction(self, xz: Tensor, suffix: str, reverse: bool) -> Tensor:
-        """`(B, L, 2 D)` -> `(B, L, D)`: convolution, selective scan and gate of one direction."""
-        inner = self._inner(suffix)
-        if kernels_serve(xz, self.d_inner, self.d_state):
-            return InnerScan.apply(
-                xz, inner.taps, inner.tap_bias, inner.x_proj, inner.dt_proj, inner.dt_bias, inner.A, inner.D,
-                reverse, product_type(xz),
-            )  # fmt: skip
-        u, z = xz.transpose(1, 2).chunk(2, dim=1)  # (B, D, L) each, channel-last views
-        u = causal_conv(u, inner.taps, inner.tap_bias, silu=True, reverse=reverse)
-        projected = functional.linear(u.transpose(1, 2), inner.x_proj)  # (B, L, r + 2 N)
-        step, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=2)
-        delta = functional.linear(step, inner.dt_proj).transpose(1, 2)
-        B, C = B.transpose(1, 2), C.transpose(1, 2)
-        D, dt_bias = inner.D.float(), inner.dt_bias.float()
-        out = selective_scan(u, delta, inner.A, B, C, D, z, dt_bias, delta_softplus=True, reverse=reverse)
-        return out.transpose(1, 2)
+    def _scan_sides(self, xz: Tensor, *sides: tuple[str, bool]) -> Tensor:
+        """`(B, L, 2 D)` -> `(B, L, D)`: the sum over sides, i.e. suffixes and whether they are reversed."""
+        return inner_scan(xz, [(self._inner(suffix), reverse) for suffix, reverse in sides])
 
 
 class Mamba(_MambaBase):
@@ -138,7 +122,7 @@ class Mamba(_MambaBase):
         """
         if can_stream(x, self.d_inner, self.d_state):
             return self._stream(x, (reverse,), (flip_channels,))
-        y = self._scan_direction(self._project_in(x, flip_channels), "", reverse)
+        y = self._scan_sides(self._project_in(x, flip_channels), ("", reverse))
         if not flip_channels:
             return self.out_proj(y)
         out, bias = self._project_out(y, True), self.out_proj.bias
@@ -158,8 +142,7 @@ class Mamba(_MambaBase):
             return self._stream(x, (False, True), (False, True))
         out = None
         for flip in (False, True):
-            xz = self._project_in(x, flip)
-            y = self._scan_direction(xz, "", False) + self._scan_direction(xz, "", True)
+            y = self._scan_sides(self._project_in(x, flip), ("", False), ("", True))
             part = self._project_out(y, flip, 0.25)
             out = part if out is None else out + part
         if (bias := self.out_proj.bias) is not None:
@@ -231,13 +214,9 @@ class BidirectionalMamba(_MambaBase):
         if can_stream(x, self.d_inner, self.d_state):
             return self._stream(x, nslices or self.nslices)
         xz = self.in_proj(x)
-        y = None
-        for direction in self.directions:
-            if direction == "slice":
-                part = self._scan_slices(xz, nslices or self.nslices)
-            else:
-                part = self._scan_direction(xz, _SUFFIX[direction], direction == "backward")
-            y = part if y is None else y + part
+        y = self._scan_sides(xz, *((_SUFFIX[d], d == "backward") for d in self.directions if d != "slice"))
+        if "slice" in self.directions:
+            y = y + self._scan_slices(xz, nslices or self.nslices)
         return self.out_proj(y)
 
     def _stream(self, x: Tensor, nslices: int | None) -> Tensor:
@@ -262,7 +241,7 @@ class BidirectionalMamba(_MambaBase):
 
     def _scan_slices(self, xz: Tensor, nslices: int | None) -> Tensor:
         n = _given(nslices)
-        return deinterleave_slices(self._scan_direction(interleave_slices(xz, n), "_s", False), n)
+        return deinterleave_slices(self._scan_sides(interleave_slices(xz, n), ("_s", False)), n)
 
 
 def _given(nslices: int | None) -> int:

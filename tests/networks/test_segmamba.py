@@ -27,10 +27,10 @@ def test_the_slice_order_reads_one_voxel_of_each_slice_in_turn() -> None:
         n, length = 3, 30
         order = torch.tensor([(p % n) * (length // n) + p // n for p in range(length)])
         xz = mamba.in_proj(tokens)
-        y = mamba._scan_direction(xz, "", False)
-        y = y + torch.flip(mamba._scan_direction(torch.flip(xz, (1,)), "_b", False), (1,))
+        y = mamba._scan_sides(xz, ("", False))
+        y = y + torch.flip(mamba._scan_sides(torch.flip(xz, (1,)), ("_b", False)), (1,))
         by_slice = torch.zeros_like(y)
-        by_slice[:, order] = mamba._scan_direction(xz[:, order], "_s", False)
+        by_slice[:, order] = mamba._scan_sides(xz[:, order], ("_s", False))
         expected = x + mamba.out_proj(y + by_slice).transpose(1, 2).reshape(x.shape)
         torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
 

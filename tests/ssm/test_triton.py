@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mambamed.ssm import scan, selective_scan, triton
+from mambamed.ssm import fused, launch, scan, selective_scan, triton
+from tests.ssm.compile_kernels import launches
 from tests.ssm.scan_inputs import scan_inputs
 
 needs_triton = pytest.mark.skipif(
@@ -53,20 +53,20 @@ def test_float64_and_tensors_on_the_cpu_are_refused(monkeypatch) -> None:
     with pytest.raises(ValueError, match="float32"):
         selective_scan(*scan_inputs(1, 2, 3, 2, dtype=torch.float64), backend="triton")
     with pytest.raises(ValueError, match="on the CPU"):
-        triton._cut(torch.zeros(1, 2, 3), torch.zeros(2, 2), {}, backward=False)
+        selective_scan(*scan_inputs(1, 2, 3, 2), backend="triton")
 
 
 @pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize("channels", [16, 64, 512])
 @pytest.mark.parametrize("length", [1, 1000, 4097, 262144, 2_000_000])
 def test_what_is_kept_is_small_and_chunks_stay_few(batch, channels, length) -> None:
-    kept = triton.saved_shape(batch, length, channels, 16)
-    tokens = triton.chunk_tokens(batch, length, channels)
+    kept = launch.kept_shape(batch, length, channels, 16)
+    tokens = launch.chunk_tokens(batch, length, channels)
     assert tokens & (tokens - 1) == 0
     chunks = -(-length // tokens)
-    assert chunks <= triton.MOST_CHUNKS
-    assert tokens >= triton.SHORTEST_CHUNK
-    assert kept[1] <= max(length / triton.STRETCH, length / tokens) + 1
+    assert chunks <= launch.MOST_CHUNKS
+    assert tokens >= launch.SHORTEST_CHUNK
+    assert kept[1] <= max(length / launch.STRETCH, length / tokens) + 1
 
 
 class Allocated(TorchDispatchMode):
@@ -86,10 +86,10 @@ class Allocated(TorchDispatchMode):
 @pytest.mark.parametrize("length", [131072, 262144, 2_000_000])
 def test_a_backward_pass_takes_far_less_than_all_states(monkeypatch, length, states, limit) -> None:
     """In tensors of (L, D), counted as if none were given back; all states would be 16 and 64 of them."""
-    monkeypatch.setattr(triton, "_launch", lambda *_, **__: None)
+    monkeypatch.setattr(launch, "launch", lambda *_, **__: None)
     channels = 64
-    u, delta, z = (torch.empty(1, channels, length, device="meta") for _ in range(3))
-    B, C = (torch.empty(1, states, length, device="meta") for _ in range(2))
+    u, delta, z = (torch.empty(1, length, channels, device="meta").transpose(1, 2) for _ in range(3))
+    B, C = (torch.empty(1, length, states, device="meta").transpose(1, 2) for _ in range(2))
     A, D, bias = (torch.empty(channels, *rest, device="meta") for rest in ((states,), (), ()))
     with Allocated() as allocated:
         out, kept = triton.scan_forward(u, delta, A, B, C, D, z, bias, True, False, True)
@@ -110,43 +110,74 @@ def test_the_kernels_are_right_in_the_interpreter() -> None:
     assert "5 passed" in result.stdout
 
 
-def compiled(kernel, target, options: dict[str, int]):
-    """A kernel compiled for `target` without a device: contiguous float32 tensors, sizes divisible by 16."""
-    from triton import compile
-    from triton.compiler import ASTSource
-
-    warps = options.pop("num_warps")
-    signature, constants, attributes = {}, dict(options), {}
-    for i, name in enumerate(kernel.arg_names):
-        aligned = True
-        if name in options:
-            signature[name], aligned = "constexpr", False
-        elif re.search(r"_[dn]$", name):  # strides along channels and states
-            signature[name], constants[name], aligned = "constexpr", 1, False
-        elif re.search(r"_[bl]$", name) or name in ("L", "D", "N", "K", "T", "blocks", "columns"):
-            signature[name], aligned = "i32", name not in ("K", "blocks", "columns")
-        else:
-            signature[name] = "*fp32"
-        if aligned:
-            attributes[(i,)] = [["tt.divisibility", 16]]
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
-    return compile(source, target=target, options={"num_warps": warps})
+def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A tensor without data."""
+    return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def kernels_and_options(states: int):
-    from mambamed.ssm import triton_backward, triton_forward
+def scanned(batch: int, channels: int, length: int, states: int, reverse: bool = False) -> None:
+    """Forward and backward, with the types and views of a Mamba block under autocast."""
+    half, rank = torch.bfloat16, 5  # columns of B and C begin at odd places
+    u, delta = empty(batch, length, channels), empty(batch, length, channels, dtype=half)
+    z = empty(batch, length, 2 * channels, dtype=half)[..., channels:]
+    rows = empty(batch, length, rank + 2 * states, dtype=half)
+    u, delta, z, B, C = (
+        t.transpose(1, 2) for t in (u, delta, z, rows[..., rank : rank + states], rows[..., rank + states :])
+    )
+    A, D, bias = empty(channels, states), empty(channels), empty(channels)
+    out, kept = triton.scan_forward(u, delta, A, B, C, D, z, bias, True, reverse, True)
+    triton.scan_forward(u, delta, A, B, C, D, z, bias, True, reverse, False)
+    triton.scan_backward(out, kept, u, delta, A, B, C, D, z, bias, True, reverse)
 
-    flags = {"SOFTPLUS": True, "REVERSE": False}
-    forwards = {**triton._tiles(states, backward=False), **flags, "UNROLL": triton_forward.UNROLL}
-    backwards = {**triton._tiles(states, backward=True), **flags, "UNROLL": triton_backward.UNROLL}
-    carrying = {"BACKWARD": False, "COLUMNS": 32, "UNROLL": 16, "num_warps": 1}
-    return [
-        (triton_forward.chunk_states, forwards),
-        (triton_forward.carry, carrying),
-        (triton_forward.outputs, {**forwards, "STRETCH": triton.STRETCH}),
-        (triton_backward.chunk_adjoints, backwards),
-        (triton_backward.gradients, {**backwards, "STRETCH": triton.STRETCH}),
-    ]
+
+def block_computed(batch: int, channels: int, length: int, states: int, sides: int, reverse: bool) -> None:
+    """Forward and backward of the inner part of a Mamba block, as `fused` launches it."""
+    rank = -(-channels // 32)
+    parameters = (
+        empty(sides, channels, 4), empty(sides, channels), empty(sides, rank + 2 * states, channels),
+        empty(sides, channels, rank), empty(sides, channels), empty(sides, channels, states),
+        empty(sides, channels), reverse,
+    )  # fmt: skip
+    xz = empty(batch, length, 2 * channels, dtype=torch.bfloat16)
+    out, rows, kept = fused.forward(xz, *parameters, True)
+    fused.forward(xz, *parameters, False)
+    fused.backward(out, rows, kept, xz, *parameters)
+
+
+SHAPES = [  # batch, channels, length; the last ones have odd sizes
+    (2, 128, 32768), (2, 256, 4096), (1, 64, 262144), (2, 64, 2097152), (4, 96, 1000), (1, 40, 77), (3, 24, 1)
+]  # fmt: skip
+
+
+@needs_triton
+@pytest.mark.skipif(triton.interpreted(), reason="interpreted kernels do not compile")
+def test_shapes_strides_and_directions_share_compiled_kernels(monkeypatch) -> None:
+    """One variant per kernel for a kind of numbers and of states: a first step compiles five kernels."""
+    with launches(monkeypatch) as found:
+        for shape in SHAPES:
+            for reverse in (False, True):
+                scanned(*shape, 16, reverse)
+    names = [variant.name for variant in found.values()]
+    assert sorted(names) == ["carry", "chunk_adjoints", "chunk_states", "gradients", "outputs"]
+
+
+@needs_triton
+@pytest.mark.skipif(triton.interpreted(), reason="interpreted kernels do not compile")
+def test_fused_blocks_of_a_network_share_compiled_kernels(monkeypatch) -> None:
+    """The same, for the stages of SegMamba, whose step sizes have ranks 3, 6, 12 and 24, in both directions.
+
+    The rank changes the kernels that compute step sizes; nothing else does.
+    """
+    with launches(monkeypatch) as found:
+        for channels, length in ((96, 262144), (192, 32768), (384, 4096), (768, 512)):
+            block_computed(2, channels, length, 16, sides=2, reverse=False)
+            block_computed(2, channels, length, 16, sides=1, reverse=False)
+            block_computed(2, channels, length, 16, sides=1, reverse=True)
+    names = [variant.name for variant in found.values()]
+    counts = {name: names.count(name) for name in names}
+    by_rank = dict.fromkeys(("chunk_states", "outputs", "chunk_adjoints", "gradients"), 4)
+    once = ("project", "carry", "projection_gradients", "output_gradients", "conv_gradients")
+    assert counts == by_rank | dict.fromkeys(once, 1)
 
 
 @needs_triton
@@ -154,29 +185,21 @@ def kernels_and_options(states: int):
 @pytest.mark.skipif(triton.interpreted(), reason="interpreted kernels do not compile")
 @pytest.mark.parametrize("states", [8, 16, 32, 64, 128, 256])  # of all networks
 @pytest.mark.parametrize("architecture", [75, 80, 90, "gfx942"])
-def test_kernels_compile_for_every_architecture(architecture, states, tmp_path) -> None:
-    from triton.backends.compiler import GPUTarget
-
-    nvidia = isinstance(architecture, int)
-    target = GPUTarget("cuda", architecture, 32) if nvidia else GPUTarget("hip", architecture, 64)
-    for kernel, options in kernels_and_options(states):
-        result = compiled(kernel, target, dict(options))
-        binary = result.asm["cubin" if nvidia else "hsaco"]
+def test_kernels_compile_for_every_architecture(monkeypatch, architecture, states, tmp_path) -> None:
+    with launches(monkeypatch, architecture, build=True) as found:
+        scanned(2, 128, 32768, states)
+        if architecture == 90:
+            block_computed(2, 128, 32768, states, sides=2, reverse=False)
+    for variant in found.values():
+        binary = variant.compiled.asm["hsaco" if architecture == "gfx942" else "cubin"]
         assert binary[:4] == b"\x7fELF"
-        if nvidia:
-            assert spilled_bytes(binary, tmp_path) <= 256, kernel.__name__
-        if architecture == 90 and states <= 16 and kernel.__name__ in ("chunk_states", "outputs"):
-            assert not re.search(
-                r"shfl\.|bar\.sync", result.asm["ptx"]
-            )  # a lane holds all states of a channel
+        if isinstance(architecture, int):
+            assert variant.spilled_bytes(tmp_path) <= MOST_SPILLED, variant.name
+        if architecture == 90 and states <= 16 and variant.name in ("chunk_states", "outputs"):
+            # a lane holds all states of a channel; the barrier is that between two directions
+            code = variant.compiled.asm["ptx"]
+            assert "shfl." not in code, variant.name
+            assert code.count("bar.sync") <= (variant.name == "outputs")
 
 
-def spilled_bytes(cubin: bytes, folder: Path) -> int:
-    """Bytes of stack a thread, as NVIDIA's cuobjdump in Triton's wheel reads them from a cubin."""
-    import triton as package
-
-    tool = Path(package.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    path = folder / "kernel.cubin"
-    path.write_bytes(cubin)
-    usage = subprocess.run([tool, "-res-usage", path], capture_output=True, text=True, check=True).stdout
-    return int(re.search(r"STACK:(\d+)", usage)[1])
+MOST_SPILLED = 512  # bytes per thread; those of `gradients` with 64 states

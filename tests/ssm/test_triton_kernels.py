@@ -15,7 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mambamed.ssm import scan, selective_scan, triton
+from mambamed.ssm import launch, scan, selective_scan, triton
 from mambamed.ssm.reference import selective_scan_loop
 from tests.ssm.scan_inputs import NAMES, relative_error, scan_inputs
 
@@ -31,10 +31,13 @@ def _serves() -> None:
 
 @pytest.fixture
 def small(monkeypatch) -> None:
-    """Four channels a program and chunks of eight tokens: a tiny scan crosses every border."""
+    """Sixteen channels a program, chunks of eight tokens, carried by four: tiny scans cross borders."""
     if triton.interpreted():
-        monkeypatch.setattr(triton, "CHANNELS", 4)
-        monkeypatch.setattr(triton, "SHORTEST_CHUNK", 8)
+        from mambamed.ssm import triton_carry
+
+        monkeypatch.setattr(launch, "CHANNELS", 16)
+        monkeypatch.setattr(launch, "SHORTEST_CHUNK", 8)
+        monkeypatch.setattr(triton_carry, "CHUNKS", 4)
 
 
 def with_gradients(inputs, delta_softplus, reverse, scan_of):
@@ -69,13 +72,13 @@ def assert_agrees(inputs, delta_softplus=True, reverse=False, wanted_from=select
 
 def test_many_states_are_divided_among_fewer_channels() -> None:
     """The backward kernels process 16 channels per program: here two blocks, the second incomplete."""
-    assert triton._tiles(256, backward=True)["BLOCK"] == 16
+    assert launch.tiles(256, backward=True)["BLOCK"] == 16
     assert_agrees(scan_inputs(1, 20, 40, 256))
 
 
 @pytest.mark.parametrize(
     ("batch", "channels", "length", "states", "extras", "reverse"),
-    [(1, 6, 18, 16, True, True), (2, 3, 1, 8, False, False), (1, 3, 10, 5, False, True)],
+    [(1, 18, 45, 4, True, True), (2, 3, 1, 8, False, False), (1, 3, 10, 5, False, True)],
 )
 @pytest.mark.usefixtures("small")
 def test_kernels_agree_with_the_definition(batch, channels, length, states, extras, reverse) -> None:
@@ -97,8 +100,8 @@ def test_kernels_agree_in_every_combination(batch, channels, length, states, ext
 @pytest.mark.usefixtures("small")
 def test_stretches_of_a_chunk_join_without_a_seam(monkeypatch, length, reverse) -> None:
     """Chunks of 16 tokens in stretches of 8, the last of which may be short."""
-    monkeypatch.setattr(triton, "SHORTEST_CHUNK", 16)
-    monkeypatch.setattr(triton, "STRETCH", 8)
+    monkeypatch.setattr(launch, "SHORTEST_CHUNK", 16)
+    monkeypatch.setattr(launch, "STRETCH", 8)
     assert_agrees(scan_inputs(1, 3, length, 4), True, reverse)
 
 
