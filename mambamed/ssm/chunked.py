@@ -9,6 +9,10 @@ loop over the chunks' ends then gives each its initial state, which those produc
 backward pass does the same with the adjoint state, last token first, recomputing the states of one segment at
 a time from the state stored at its start.
 
+On devices other than CPUs every operation is a launch, so that there segments are larger, chunks have `HOP`
+tokens, and the chunks' ends are run in the same way, recursively: the number of operations of a segment is
+proportional to log(tokens), not to tokens.
+
 Nothing is divided by a product of decays, so strong decay underflows to 0 without harm.
 Memory in addition to inputs and outputs: L/segment states, and 2 (backward: 4) tensors of a segment's states.
 A `reverse` scan reads each segment's tokens flipped: small copies, as they have no states.
@@ -27,23 +31,35 @@ from torch.nn import functional
 SEGMENT_NUMBERS = 1 << 19  # states of one segment: 2 MiB in float32
 STEP_NUMBERS = 1 << 12  # states that justify a separate operation; fewer are joined by chunks ...
 JOINED_NUMBERS = 1 << 14  # ... to about this many
+LAUNCHED_NUMBERS = 1 << 24  # states of one segment where operations are launches: 64 MiB in float32
+HOP = 8  # tokens of a chunk there
 LOG2E = 1.4426950408889634
 
 
-def segment_tokens(length: int, d_inner: int, d_state: int) -> int:
-    """Tokens of a segment: as many as `SEGMENT_NUMBERS` allows, at least 16."""
-    return min(length, max(16, SEGMENT_NUMBERS // (d_inner * d_state)))
+def launches(device_type: str) -> bool:
+    """Whether every operation is a launch, whose cost does not depend on its size."""
+    return device_type != "cpu"
 
 
-def saved_shape(batch: int, length: int, d_inner: int, d_state: int) -> tuple[int, ...]:
+def segment_tokens(length: int, d_inner: int, d_state: int, launched: bool) -> int:
+    """Tokens of a segment: as many as `SEGMENT_NUMBERS`, or `LAUNCHED_NUMBERS`, allows, at least 16."""
+    numbers = LAUNCHED_NUMBERS if launched else SEGMENT_NUMBERS
+    return min(length, max(16, numbers // (d_inner * d_state)))
+
+
+def saved_shape(
+    batch: int, length: int, d_inner: int, d_state: int, device_type: str = "cpu"
+) -> tuple[int, ...]:
     """`(S, B, N, D)`: the state at the start of each of the S segments."""
     # ceil by floor division: also correct for the symbolic lengths of torch.compile
-    segments = -(-length // segment_tokens(length, d_inner, d_state))
+    segments = -(-length // segment_tokens(length, d_inner, d_state, launches(device_type)))
     return (segments, batch, d_state, d_inner)
 
 
-def chunk_count(tokens: int, states: int) -> int:
+def chunk_count(tokens: int, states: int, launched: bool) -> int:
     """Number of chunks for this many tokens with this many states each (of all batch entries)."""
+    if launched:
+        return -(-tokens // HOP)
     if states >= STEP_NUMBERS:
         return 1
     return max(1, min(JOINED_NUMBERS // states, math.isqrt(tokens)))
@@ -106,15 +122,16 @@ class _Inputs:
         self.A2 = (A.to(self.work) * LOG2E).T.contiguous()
         self.bias = None if delta_bias is None else delta_bias.to(self.work)
         self.softplus, self.reverse = delta_softplus, reverse
+        self.launched = launches(u.device.type)
         length = u.shape[2]
-        size = segment_tokens(length, *A.shape)
+        size = segment_tokens(length, *A.shape, self.launched)
         starts = range(0, length, size)
         self.bounds = [(a, min(a + size, length)) for a in (reversed(starts) if reverse else starts)]
 
     def cut(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Tokens of `(B, L, X)` as `(T, B, K, X)`, padded with zeros."""
         tokens = stop - start
-        K = chunk_count(tokens, x.shape[0] * self.A2.numel())
+        K = chunk_count(tokens, x.shape[0] * self.A2.numel(), self.launched)
         T = -(-tokens // K)
         x = x[:, start:stop].to(self.work)
         if self.reverse:
@@ -159,12 +176,40 @@ def _run(decays: _Steps, states: _Steps, products: _Steps, h: Tensor) -> tuple[T
     for decay, state, target in zip(decays.tokens[1:], states.tokens[1:], products.tokens[1:], strict=True):
         before = state.addcmul_(decay, before)
         product = torch.mul(product, decay, out=target)
-    initial = torch.empty_like(last)
-    for k in range(chunks):
-        initial[:, k] = h
-        h = torch.addcmul(last[:, k], product[:, k], h)
+    if launches(last.device.type):
+        after = arriving(product, last, h)
+        initial, h = after[:, :-1], after[:, -1]
+    else:
+        initial = torch.empty_like(last)
+        for k in range(chunks):
+            initial[:, k] = h
+            h = torch.addcmul(last[:, k], product[:, k], h)
     states.whole.addcmul_(products.whole, initial)
     return initial, h
+
+
+def arriving(decays: Tensor, pushes: Tensor, h: Tensor) -> Tensor:
+    """The states `(B, K + 1, N, D)` before each of K chunks and after the last, from `h (B, N, D)` on.
+
+    `decays` and `pushes` `(B, K, N, D)` are those of whole chunks. HOP of them are joined, and the joined
+    ones run in the same way: a number of operations proportional to log(K).
+    """
+    chunks = decays.shape[1]
+    groups = -(-chunks // HOP)
+    if missing := groups * HOP - chunks:
+        decays = functional.pad(decays, (0, 0, 0, 0, 0, missing), value=1.0)
+        pushes = functional.pad(pushes, (0, 0, 0, 0, 0, missing))
+    grouped = (t.unflatten(1, (groups, HOP)).unbind(2) for t in (decays, pushes))
+    steps = zip(*grouped, strict=True)
+    product, state = next(steps)
+    products, states = [product], [state]
+    for decay, push in steps:
+        product, state = product * decay, torch.addcmul(push, decay, state)
+        products.append(product)
+        states.append(state)
+    first = h.unsqueeze(1) if groups == 1 else arriving(product, state, h)[:, :-1]
+    after = torch.stack(states, 2).addcmul_(torch.stack(products, 2), first.unsqueeze(2)).flatten(1, 2)
+    return torch.cat([h.unsqueeze(1), after[:, :chunks]], 1)
 
 
 def _run_back(decays: _Steps, adjoint: _Steps, products: _Steps, after: Tensor) -> Tensor:
@@ -185,11 +230,16 @@ def _run_back(decays: _Steps, adjoint: _Steps, products: _Steps, after: Tensor) 
     for state, decay, target in zip(earlier, following, targets, strict=True):
         g = state.addcmul_(decay, g)
         product = torch.mul(product, decay, out=target)
-    arriving, decay = torch.empty_like(g), decays.tokens[0]
-    for k in range(chunks - 1, -1, -1):
-        arriving[:, k] = after
-        after = decay[:, k] * torch.addcmul(g[:, k], product[:, k], after)
-    adjoint.whole.addcmul_(products.whole, arriving)
+    decay = decays.tokens[0]
+    if launches(g.device.type):
+        sent = arriving((decay * product).flip(1), (decay * g).flip(1), after)
+        given, after = sent[:, :-1].flip(1), sent[:, -1]
+    else:
+        given = torch.empty_like(g)
+        for k in range(chunks - 1, -1, -1):
+            given[:, k] = after
+            after = decay[:, k] * torch.addcmul(g[:, k], product[:, k], after)
+    adjoint.whole.addcmul_(products.whole, given)
     return after
 
 

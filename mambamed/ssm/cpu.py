@@ -43,7 +43,9 @@ def unavailable() -> str | None:
     return answer[0]
 
 
-def saved_shape(batch: int, length: int, d_inner: int, d_state: int) -> tuple[int, ...]:
+def saved_shape(
+    batch: int, length: int, d_inner: int, d_state: int, device_type: str = "cpu"
+) -> tuple[int, ...]:
     """`(B, K, N', D')`: the states before each of K tiles, channels and states rounded up for the kernels."""
     width = vector_width()
     states = round_up(d_state, width // 2)

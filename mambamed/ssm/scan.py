@@ -2,7 +2,7 @@
 
 A **backend** is a module with three functions:
 
-    saved_shape(batch, length, d_inner, d_state) -> tuple[int, ...]
+    saved_shape(batch, length, d_inner, d_state, device_type) -> tuple[int, ...]
         shape of the float32 tensor (float64 for float64 inputs) that its forward stores for its backward;
     scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save) -> (out, saved)
         `saved` has `saved_shape(...)` if `save`, else it is ignored (return `u.new_empty(0)`);
@@ -39,8 +39,9 @@ BACKENDS = {
     "cuda": "mambamed.ssm.cuda",
 }
 
-# the first that works is used, by device type; `chunked` works everywhere
-_PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
+# the first that works is used, by device type; `chunked` works everywhere. `cuda` runs only B D programs,
+# reads copies in another layout, and adds up gradients in no fixed order: see docs/scan.md
+_PREFERENCE = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}
 
 _forced: str | None = None
 _decided: set[str] = set()  # device types for which backends were tried
@@ -214,7 +215,8 @@ def empty_channel_last(like: Tensor, dtype: torch.dtype | None = None) -> Tensor
 
 
 def _saved_like(u: Tensor, A: Tensor, save: bool, backend: str) -> Tensor:
-    shape = _backend(backend).saved_shape(u.shape[0], u.shape[2], *A.shape) if save else (0,)
+    sizes = (u.shape[0], u.shape[2], *A.shape, u.device.type)
+    shape = _backend(backend).saved_shape(*sizes) if save else (0,)
     return u.new_empty(shape, dtype=torch.promote_types(torch.float32, u.dtype))
 
 

@@ -50,7 +50,9 @@ def unavailable() -> str | None:
     return None
 
 
-def saved_shape(batch: int, length: int, d_inner: int, d_state: int) -> tuple[int, ...]:
+def saved_shape(
+    batch: int, length: int, d_inner: int, d_state: int, device_type: str = "cpu"
+) -> tuple[int, ...]:
     """`(1, B, S, N, D)`: the state before each of S stretches."""
     return (1, *kept_shape(batch, length, d_inner, d_state))
 
