@@ -124,7 +124,7 @@ class _Inputs:
         self.softplus, self.reverse = delta_softplus, reverse
         self.launched = launches(u.device.type)
         length = u.shape[2]
-        size = segment_tokens(length, *A.shape, self.launched)
+        size = segment_tokens(length, *A.shape, launched=self.launched)
         starts = range(0, length, size)
         self.bounds = [(a, min(a + size, length)) for a in (reversed(starts) if reverse else starts)]
 
