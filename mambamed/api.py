@@ -11,7 +11,8 @@ from __future__ import annotations
 # pyright: reportArgumentType=false
 # The arguments arrive converted, see `arguments`.
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from mambamed.evaluation.compare import Comparison
     from mambamed.evaluation.result import Evaluation
     from mambamed.jobs.job import JobOptions
+    from mambamed.jobs.listing import JobList
+    from mambamed.preparation.pool import Workers
     from mambamed.preparation.prepare import PreparedSummary
     from mambamed.progress import Progress
     from mambamed.recipe import RecipeLine
@@ -102,6 +105,9 @@ def prepare(
     check_only: bool = False,
     skip_faulty: bool = False,
     overwrite: bool = False,
+    on: str | None = None,
+    jobs: int | None = None,
+    job: str | None = None,
     progress: Progress | None = None,
 ) -> PreparedSummary:
     """Prepare a dataset for training: check, crop, resample, normalize, plan and split.
@@ -127,7 +133,7 @@ def prepare(
         fix_geometry: How to handle channels and labels whose grid differs from the first channel: report an
             error (none), reorder axes, or resample.
         qc: Write a quality-control picture of every case to qc/.
-        workers: Number of processes; 0 = one per CPU core, as far as --max-ram allows.
+        workers: Number of processes on this machine; 0 = one per CPU core, as far as --max-ram allows.
         max_ram: Maximum memory of all processes together, e.g. 8G.
         check_only: Only check the dataset and report its faults; write nothing.
         skip_faulty: Skip faulty cases instead of stopping.
@@ -159,23 +165,25 @@ def prepare(
     )
     from mambamed.preparation.prepare import prepare
 
-    summary = prepare(
-        raw,
-        output or Path("prepared") / _name_of(Path(source)),
-        recipe=asked,
-        recipe_named=recipe,
-        spacing=spacing,
-        split=wanted,
-        splits=splits,
-        fix_geometry=fix_geometry,
-        qc=qc,
-        workers=workers,
-        max_ram=max_ram,
-        check_only=check_only,
-        skip_faulty=skip_faulty,
-        overwrite=overwrite,
-        progress=progress,
-    )
+    with _workers(on, jobs, job, progress) as elsewhere:
+        summary = prepare(
+            raw,
+            output or Path("prepared") / _name_of(Path(source)),
+            recipe=asked,
+            recipe_named=recipe,
+            spacing=spacing,
+            split=wanted,
+            splits=splits,
+            fix_geometry=fix_geometry,
+            qc=qc,
+            workers=workers,
+            max_ram=max_ram,
+            check_only=check_only,
+            skip_faulty=skip_faulty,
+            overwrite=overwrite,
+            progress=progress,
+            elsewhere=elsewhere,
+        )
     return summary if summary.plan is None or asked else replace(summary, estimate=estimate(summary.output))
 
 
@@ -201,6 +209,9 @@ def train(
     dry_run: bool = False,
     gpus: int = 1,
     log: Texts | None = None,
+    on: str | None = None,
+    jobs: int | None = None,
+    job: str | None = None,
     progress: Progress | None = None,
 ) -> TrainSummary | SeedsSummary:
     """Train the network of a recipe and validate it on whole volumes.
@@ -247,6 +258,15 @@ def train(
     from mambamed.training.ranks import leave_ranks
     from mambamed.training.seeds import train_seeds
 
+    if on is None and (jobs is not None or job is not None):
+        raise RecipeError("--jobs, --job: need --on. Give e.g. --on slurm.")
+    if on is not None:
+        from mambamed.cluster.destination import Destination
+        from mambamed.training.spread import train_on
+
+        if asked is None:
+            raise RecipeError("train --on: no recipe. Make one: mambamed recipes new -d PREPARED -o x.yaml")
+        return train_on(asked, given, Destination.of(on, jobs, job), progress)
     if launched(gpus):
         if dry_run:
             raise RecipeError("train: dry_run: measures one GPU. Set gpus to 1.")
@@ -346,6 +366,23 @@ def runs(folder: AnyPath = Path("runs")) -> RunList:
     return list_runs(folder)
 
 
+def jobs(folder: AnyPath, cancel: bool = False) -> JobList:
+    """List jobs and cases: what is done, runs, waits or failed, by name, and the time left.
+
+    All of it is read from the records that commands with --on, predict, landmarks and classify write.
+
+    Args:
+        folder: Output folder of such a command, or a folder of several.
+        cancel: Cancel the jobs of the batch system, and start no job again.
+    """
+    _check_input(
+        Path(folder) if Path(folder).exists() else Path(folder).with_name(f"{Path(folder).name}.jobs")
+    )
+    from mambamed.jobs.listing import list_jobs
+
+    return list_jobs(Path(folder), cancel)
+
+
 def export(
     run: AnyPath,
     output: AnyPath | None = None,
@@ -405,6 +442,10 @@ def predict(
     max_ram: str | None = None,
     max_windows: int = 100_000,
     max_vram: str | None = None,
+    gpus: int = 1,
+    on: str | None = None,
+    jobs: int | None = None,
+    job: str | None = None,
     progress: Progress | None = None,
 ) -> PredictSummary:
     """Segment images: write one mask per case, on the grid of the input image.
@@ -432,19 +473,26 @@ def predict(
             that it was prepared from.
         missing: How to handle cases without a file of some channel: report a fault (reject), or use zeros,
             for models that were trained with training.augment.drop_channel.
-        shard: Process only one of N parts of the cases, e.g. 1/4 (default: the torchrun or SLURM rank).
+        shard: Process only one of N parts of the cases, e.g. 1/4 (default: the rank in torchrun, a step of
+            srun, or a job array; 1/1 for all cases).
         max_ram: Maximum memory to use, e.g. 6G.
         max_windows: Reject images that need more sliding windows than this.
         max_vram: Maximum GPU memory to use, e.g. 6G.
+        gpus: Number of GPUs of this machine, each with a process of its own.
+        on: Where the work is done: local, slurm, pbs, sge, lsf, htcondor, kubernetes, or the address of a
+            Dask scheduler, e.g. tcp://node7:8786 (default: in this process); see docs/cluster.md.
+        jobs: Number of workers or jobs at a time.
+        job: Resources of each, e.g. gpus=1,time=4:00:00,mem=32G; other keys are those of the batch system.
     """
     _check_models(*cast("list[Path]", model))
     _check_input(Path(input))
     from mambamed.answers.mask_files import MaskOptions
     from mambamed.answers.segmentation import predict
 
-    job, serving = _options(locals())
+    asked, serving = _options(locals())
     options = MaskOptions(preview, save_probabilities, statistics, uncertainty, format)
-    return predict(model, input, output, serving, job, options, progress)
+    with _workers(on, jobs, job, progress, gpus, threads=None) as workers:
+        return predict(model, input, output, serving, asked, options, progress, workers)
 
 
 def classify(
@@ -467,6 +515,10 @@ def classify(
     shard: str | None = None,
     max_ram: str | None = None,
     max_vram: str | None = None,
+    gpus: int = 1,
+    on: str | None = None,
+    jobs: int | None = None,
+    job: str | None = None,
     progress: Progress | None = None,
 ) -> ClassifySummary:
     """Classify images: write a table with one row per case and the probability of every class.
@@ -484,9 +536,10 @@ def classify(
     _check_input(Path(input))
     from mambamed.answers.classification import ClassOptions, classify
 
-    job, serving = _options(locals())
+    asked, serving = _options(locals())
     options = ClassOptions(threshold, covariates, saliency, saliency_method)
-    return classify(model, input, output, serving, job, options, progress)
+    with _workers(on, jobs, job, progress, gpus, threads=None) as workers:
+        return classify(model, input, output, serving, asked, options, progress, workers)
 
 
 def landmarks(
@@ -510,6 +563,10 @@ def landmarks(
     max_ram: str | None = None,
     max_windows: int = 100_000,
     max_vram: str | None = None,
+    gpus: int = 1,
+    on: str | None = None,
+    jobs: int | None = None,
+    job: str | None = None,
     progress: Progress | None = None,
 ) -> LandmarksSummary:
     """Detect landmarks: write one JSON file per case and tables over all cases.
@@ -527,10 +584,11 @@ def landmarks(
     _check_input(Path(input))
     from mambamed.answers.landmarks import PointOptions, landmarks
 
-    job, serving = _options(locals())
+    asked, serving = _options(locals())
     kinds = [kind.strip().removeprefix(".") for kind in str(export).split(",")] if export else []
     options = PointOptions(tuple(kind for kind in kinds if kind != "json"), threshold, preview)
-    return landmarks(model, input, output, serving, job, options, progress)
+    with _workers(on, jobs, job, progress, gpus, threads=None) as workers:
+        return landmarks(model, input, output, serving, asked, options, progress, workers)
 
 
 def bids(
@@ -610,6 +668,38 @@ def _check_input(path: Path) -> None:
         raise DatasetError(f"{path}: no such file or folder. Check the path.")
 
 
+@contextmanager
+def _workers(
+    on: str | None,
+    jobs: int | None,
+    job: str | None,
+    progress: Progress | None,
+    gpus: int = 1,
+    threads: int | None = 1,
+) -> Iterator[Workers | None]:
+    """The workers that the options ask for, with so many threads each; None for this process."""
+    if on is None and (jobs is not None or job is not None):
+        raise RecipeError(f"{'--jobs' if jobs is not None else '--job'}: needs --on. Give e.g. --on local.")
+    if on is not None and gpus > 1:
+        raise RecipeError("--gpus: of this machine, not of --on. Give --jobs and --job gpus=1.")
+    if on is None and gpus == 1:
+        yield None
+        return
+    from mambamed.preparation.pool import Workers
+
+    if on is None:
+        from mambamed.jobs.gpus import GpuPool
+
+        yield Workers(GpuPool(gpus), gpus)
+        return
+    from mambamed.cluster.destination import Destination
+    from mambamed.cluster.workers import open_workers
+
+    place = Destination.of(on, jobs, job)
+    with open_workers(place, threads, progress) as pool:
+        yield Workers(pool, jobs or pool.number)
+
+
 def _options(given: dict[str, Any]) -> tuple[JobOptions, Serving]:
     """The options that all commands with models share, from the arguments of one."""
     from mambamed.jobs.job import JobOptions
@@ -667,6 +757,9 @@ def evaluate(
     images: AnyPath | None = None,
     table: Literal["brats", "classification", "landmarks"] | None = None,
     workers: int = 0,
+    on: str | None = None,
+    jobs: int | None = None,
+    job: str | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate predictions against references: scores per case and structure, as tables and a report.
@@ -702,8 +795,10 @@ def evaluate(
     from mambamed.recipe import load_recipe
 
     asked = load_recipe(recipe) if recipe else None
-    options = _taken(EvaluateOptions, locals(), recipe=asked, level=ci)
-    return evaluate(predictions, references, options)
+    given = locals()
+    with _workers(on, jobs, job, progress) as elsewhere:
+        options = _taken(EvaluateOptions, given, recipe=asked, level=ci, on=elsewhere)
+        return evaluate(predictions, references, options)
 
 
 def compare(

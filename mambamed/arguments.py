@@ -32,6 +32,7 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "fold": ("at least 0", lambda x: x >= 0),
     "folds": ("at least 2", lambda x: x >= 2),
     "gpus": ("at least 1", lambda x: x >= 1),
+    "jobs": ("at least 1", lambda x: x >= 1),
     "hours": ("more than 0", lambda x: x > 0),
     "max_hours": ("more than 0", lambda x: x > 0),
     "max_windows": ("at least 1", lambda x: x >= 1),

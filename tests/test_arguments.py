@@ -149,6 +149,7 @@ def test_the_package_lists_its_functions_and_nothing_else() -> None:
         for name, each in vars(api).items()
         if inspect.isfunction(each) and each.__module__ == api.__name__
     }
+    verbs -= {"jobs"}  # the name of a package here; from Python it is `mambamed.api.jobs`
     assert {n for n in verbs if not n.startswith(("_", "recipes_"))} == set(mambamed.__all__) - {"recipes"}
     assert pickle.loads(pickle.dumps(mambamed.predict)) is mambamed.predict
 

@@ -31,6 +31,7 @@ from mambamed.jobs.read_case import Ready
 from mambamed.memory import check_ram
 from mambamed.metrics.calibration import fit_temperature, softmax
 from mambamed.metrics.classification import choose_threshold
+from mambamed.preparation.pool import Workers
 from mambamed.progress import Progress
 from mambamed.recipe import Evaluation, Recipe
 from mambamed.run.calibration import read_calibration
@@ -61,6 +62,7 @@ class ClassifySummary:
     seconds: float
     next_command: str
     account: Account | None = None
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def classify(
     job: JobOptions,
     options: ClassOptions,
     progress: Progress | None = None,
+    workers: Workers | None = None,
 ) -> ClassifySummary:
     """Classify every case; see `run_job`.
 
@@ -117,11 +120,11 @@ def classify(
     if options.saliency:
         _maps_folder(options.maps(output)).check()
     place = OutputFolder(output.parent, "", (), (output.name,), f"{output.stem}.run")
-    done = run_job(answer_of, place, models, inputs, serving, job, progress)
+    done = run_job(answer_of, place, models, inputs, serving, job, progress, workers)
     maps = options.maps(output) if options.saliency else None
     following = evaluate_command(output, inputs, job, "CLASSES.csv")
     numbers = (done.kept, done.faults, done.seconds)
-    return ClassifySummary(output, done.gathered, maps, *numbers, following, done.account)
+    return ClassifySummary(output, done.gathered, maps, *numbers, following, done.account, done.part)
 
 
 # The result of a case: `(K,)` probabilities, and per network its map and patch size.

@@ -21,6 +21,7 @@ from mambamed.io.tables import write_csv
 from mambamed.jobs.job import JobOptions, Models, evaluate_command, run_job
 from mambamed.jobs.output import OutputFolder
 from mambamed.jobs.read_case import Ready
+from mambamed.preparation.pool import Workers
 from mambamed.progress import Progress
 from mambamed.recipe import Recipe
 from mambamed.run.thresholds import read_thresholds
@@ -48,6 +49,7 @@ class LandmarksSummary:
     seconds: float
     next_command: str
     account: Account | None = None
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def landmarks(
     job: JobOptions,
     options: PointOptions,
     progress: Progress | None = None,
+    workers: Workers | None = None,
 ) -> LandmarksSummary:
     """Detect the landmarks of every case; see `run_job`.
 
@@ -103,10 +106,18 @@ def landmarks(
                 "written with --export."
             )
         place = OutputFolder.of_file(output, suffixes, ("_preview.png",))
-    done = run_job(answer_of, place, models, inputs, serving, job, progress)
+    done = run_job(answer_of, place, models, inputs, serving, job, progress, workers)
     following = evaluate_command(output, inputs, job)
     return LandmarksSummary(
-        output, done.cases, done.kept, done.gathered, done.faults, done.seconds, following, done.account
+        output,
+        done.cases,
+        done.kept,
+        done.gathered,
+        done.faults,
+        done.seconds,
+        following,
+        done.account,
+        done.part,
     )
 
 

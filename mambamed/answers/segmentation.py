@@ -30,6 +30,7 @@ from mambamed.io.json_files import write_json
 from mambamed.io.tables import write_csv
 from mambamed.jobs.job import JobOptions, Models, evaluate_command, run_job
 from mambamed.jobs.read_case import Ready
+from mambamed.preparation.pool import Workers
 from mambamed.progress import Progress
 from mambamed.recipe.schema import Postprocess
 from mambamed.tasks.segmentation import Segmentation
@@ -53,6 +54,7 @@ class PredictSummary:
         faults: one line per case that failed.
         seconds: wall time.
         account: which files of the input were read.
+        part: which part of the cases this process did, e.g. "part 1 of 4: 37 of 148 cases"; or empty.
     """
 
     output: Path
@@ -62,6 +64,7 @@ class PredictSummary:
     seconds: float
     next_command: str
     account: Account | None = None
+    part: str = ""
 
 
 def predict(
@@ -72,6 +75,7 @@ def predict(
     job: JobOptions = JobOptions(),  # noqa: B008 - frozen
     options: MaskOptions = MaskOptions(),  # noqa: B008 - frozen
     progress: Progress | None = None,
+    workers: Workers | None = None,
 ) -> PredictSummary:
     """Segment every case; see `run_job`.
 
@@ -83,10 +87,10 @@ def predict(
     def answer_of(ensemble: Ensemble) -> SegmentationAnswer:
         return SegmentationAnswer.of(ensemble, options)
 
-    done = run_job(answer_of, place, models, inputs, serving, job, progress)
+    done = run_job(answer_of, place, models, inputs, serving, job, progress, workers)
     following = evaluate_command(output, inputs, job)
     numbers = (done.cases, done.kept, done.faults, done.seconds)
-    return PredictSummary(place.target, *numbers, following, done.account)
+    return PredictSummary(place.target, *numbers, following, done.account, done.part)
 
 
 @dataclass(frozen=True)

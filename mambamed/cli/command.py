@@ -79,7 +79,7 @@ def command(function: Callable[..., Any], show: Callable[[Any], None]) -> Callab
     def run(*, json_output: bool, quiet: bool, verbose: bool, **arguments: Any) -> None:
         _start_logging(quiet, verbose)
         try:
-            if arguments.get("gpus", 1) > 1:
+            if function.__name__ == "train" and arguments["gpus"] > 1 and arguments["on"] is None:
                 from mambamed.training.launch import launch, launched
 
                 if launched(arguments["gpus"]):
@@ -170,6 +170,8 @@ def _fault_of_machine(error: Exception, verb: str) -> str | None:
 
 def after_interruption(name: str, arguments: Mapping[str, Any]) -> str:
     """What to do after Ctrl-C in a command."""
+    if name == "train" and arguments.get("on"):
+        return "Jobs of a batch system go on; run the same command again to follow them."
     if name == "train":
         return "Run the same command with --resume to continue."
     if name not in _CONTINUED:

@@ -108,6 +108,7 @@ _COMMANDS = {
     api.train: 1,
     api.extend: 1,
     api.runs: 1,
+    api.jobs: 1,
     api.export: 1,
     api.predict: 2,
     api.landmarks: 2,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mambamed.documents.schemas import Kind
     from mambamed.evaluation.compare import Comparison
     from mambamed.evaluation.result import Evaluation
+    from mambamed.jobs.listing import JobList
     from mambamed.preparation.prepare import PreparedSummary
     from mambamed.recipe import RecipeLine
     from mambamed.report.tables import Table as ReportTable
@@ -150,6 +151,30 @@ def runs(found: RunList) -> None:
         print("No runs found. Start one with 'mambamed train -d PREPARED'.")
 
 
+def jobs(found: JobList) -> None:
+    """Print one line per job, then what failed."""
+    rows = []
+    for line in found.lines:
+        left = "" if line.seconds_left is None else _duration(line.seconds_left)
+        rows.append([line.name, line.state, line.progress, left, _duration(line.seconds), line.host])
+    _table(None, ["job", "state", "done", "time left", "ran", "host"], rows)
+    for fault in found.failed:
+        print(f"failed: {fault}")
+    if found.cancelled:
+        print(f"cancelled: {', '.join(found.cancelled)}")
+
+
+def _duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> _duration(42), _duration(600), _duration(90000)
+    ('42 s', '10 min', '25.0 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def export(summary: ExportSummary) -> None:
     """Print the file and its checksum."""
     folds = ", ".join(map(str, summary.folds))
@@ -160,7 +185,7 @@ def export(summary: ExportSummary) -> None:
 def predict(summary: PredictSummary) -> None:
     """Print the number of masks and their folder."""
     kept = f", {summary.kept} of them kept" if summary.kept else ""
-    print(f"{len(summary.cases)} masks in {summary.output}{kept}, {summary.seconds:.0f} s")
+    print(f"{len(summary.cases)} masks in {summary.output}{kept}, {summary.seconds:.0f} s{_part(summary)}")
     _next(summary.next_command)
 
 
@@ -168,7 +193,8 @@ def landmarks(summary: LandmarksSummary) -> None:
     """Print the number of cases, the absent landmarks and the folder of the points."""
     kept = f", {summary.kept} of them kept" if summary.kept else ""
     absent = f"; {summary.absent} landmarks absent" if summary.absent else ""
-    print(f"points of {len(summary.cases)} cases in {summary.output}{kept}, {summary.seconds:.0f} s{absent}")
+    took = f"{summary.seconds:.0f} s{absent}{_part(summary)}"
+    print(f"points of {len(summary.cases)} cases in {summary.output}{kept}, {took}")
     _next(summary.next_command)
 
 
@@ -183,7 +209,8 @@ def classify(summary: ClassifySummary) -> None:
     counts = ", ".join(f"{name} {labels.count(name)}" for name in classes)
     calibrated = "calibrated" if summary.probabilities.calibrated else "not calibrated"
     kept = f"{summary.kept} of them kept; " if summary.kept else ""
-    print(f"{len(labels)} cases in {summary.output}: {counts}; {kept}{calibrated}, {summary.seconds:.0f} s")
+    took = f"{summary.seconds:.0f} s{_part(summary)}"
+    print(f"{len(labels)} cases in {summary.output}: {counts}; {kept}{calibrated}, {took}")
     threshold = summary.probabilities.threshold
     if threshold is not None:
         first, second = classes
@@ -420,6 +447,10 @@ def _with_notes(table: ReportTable) -> None:
     _table(table.title, table.headers, table.rows)
     for note in table.notes:
         print(note)
+
+
+def _part(summary: PredictSummary | LandmarksSummary | ClassifySummary) -> str:
+    return f" ({summary.part})" if summary.part else ""
 
 
 def _next(command: str) -> None:

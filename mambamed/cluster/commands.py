@@ -135,7 +135,7 @@ class _Job:
 
     def _follow(self, known: JobRequest, proof: Sequence[Path]) -> None:
         """Take over what an earlier call knows of the job."""
-        same = (known.words, known.folder) == (self.request.words, self.request.folder)
+        same = known.folder == self.request.folder and _first(known) == _first(self.request)
         state = JobState.of(self.folder, self.name)
         if same and state.ending == "done" and all(path.exists() for path in proof):
             self.request, self.ended = known, True
@@ -190,6 +190,11 @@ class _Job:
         seconds = sum((start.ended or start.seen) - start.began for start in starts)
         log = self.folder / f"{self.name}.log"
         return Outcome(self.name, state, fault, log, code, round(seconds, 1), len(starts))
+
+
+def _first(request: JobRequest) -> list[str]:
+    """The arguments without those of a second start, which may be given from the beginning."""
+    return [word for word in request.words if word not in request.again]
 
 
 def _runner(place: Destination, folder: Path, site: SiteQueue) -> Runner:

@@ -70,7 +70,7 @@ def position(environment: Mapping[str, str]) -> Position | None:
         return Position(place, count, names[0]) if count > 1 else None
     for name in _WITHOUT_SIZE:
         if is_whole(environment.get(name, "")):
-            raise _unclear(name, environment[name], "the batch system does not tell how many tasks there are")
+            raise _unclear(name, environment[name], "the batch system gives no number of tasks")
     return None
 
 

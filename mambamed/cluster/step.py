@@ -65,7 +65,7 @@ def _start(folder: Path, request: JobRequest, parent: int | None) -> int:
     job = os.environ.get(system.variable, "") if system else ""
     now = time.time()
     start = Start(host=socket.gethostname(), process=os.getpid(), id=job, began=now, seen=now)
-    words = [*request.words, *(request.again if state.starts else ())]
+    words = [*request.words, *(w for w in request.again if state.starts and w not in request.words)]
     JobState(starts=(*state.starts, start)).write(path)
     with (folder / f"{request.name}.log").open("ab") as log:
         command = subprocess.Popen(

@@ -35,7 +35,7 @@ class JobRequest(Document):
     resources: dict[str, str] = Field(default_factory=dict)
     """What `--job` asked for."""
     limit_seconds: NotNegative | None = None
-    """Time limit of one start; the command is told to save before it."""
+    """Time limit of one start; before it, the command saves and stops."""
     submissions: tuple[str, ...] = ()
     """Ids of the batch system, in order."""
 

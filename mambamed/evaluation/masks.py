@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from mambamed.cases import Case
 from mambamed.converters import prepared
 from mambamed.converters.accounting import other_files
 from mambamed.documents.evaluation import SegmentationSummary
@@ -34,6 +35,7 @@ from mambamed.evaluation.tables import brats_table, detail_table, summary_table
 from mambamed.metrics import METRICS, Metric, parse_metric, parse_metrics
 from mambamed.metrics.kernels import loops
 from mambamed.metrics.rules import Rules, rules_for
+from mambamed.preparation.pool import Workers, over_cases
 from mambamed.progress import Progress, Silence
 from mambamed.schema_errors import some_of
 
@@ -63,6 +65,7 @@ def evaluate(
     paper: Mapping[str, float | str] | None = None,
     workers: int = 0,
     together: Together | None = None,
+    elsewhere: Workers | None = None,
     progress: Progress | None = None,
 ) -> MaskEvaluation:
     """Score predicted label maps against their references.
@@ -91,6 +94,7 @@ def evaluate(
         paper: a recipe's `paper` section, as a row of that table.
         workers: number of threads; 0: one per core.
         together: the processes that call this at the same time with the same arguments but `output`.
+        elsewhere: score the cases there instead.
         progress: optional callback that receives progress updates.
 
     Raises:
@@ -113,7 +117,23 @@ def evaluate(
         count = f"{len(without)} of {len(pairing.pairs)}"
         progress.say(f"--images {images}: no image of {count} cases ({some_of(without)})")
     subjects = subjects or _subjects_of(references)
-    scores = _score_all(pairing, asked, rules, resample, subjects, workers, together, progress)
+    cases_to_score = [
+        (
+            case, reference, prediction, pairing.answers.regions, pairing.answers.labels, asked, rules,
+            resample, subject_of(case, subjects), pairing.answers.ignored, pairing.answers.source,
+            pairing.answers.segments,
+        )
+        for case, (reference, prediction) in pairing.pairs.items()
+    ]  # fmt: skip
+    if together:
+        cases_to_score = together.share(cases_to_score)
+    progress.start("evaluating", len(cases_to_score), "cases")
+    if elsewhere:
+        scores = _scored_elsewhere(cases_to_score, elsewhere, progress)
+    else:
+        scores = _scored_in_threads(cases_to_score, workers, progress)
+    if together:
+        scores = together.gather(scores)
     wanted = pairing.answers.regions or {
         str(label): (label,) for label in sorted({int(name) for case in scores for name in case.regions})
     }
@@ -160,31 +180,13 @@ def evaluate(
     return replace(evaluation, written=tuple(written))
 
 
-def _score_all(
-    pairing: Pairing,
-    metrics: Sequence[Metric],
-    rules: Rules,
-    resample: bool,
-    subjects: Mapping[str, str] | None,
-    workers: int,
-    together: Together | None,
-    progress: Progress,
+def _scored_in_threads(
+    arguments: Sequence[tuple[Any, ...]], workers: int, progress: Progress
 ) -> list[CaseScores]:
-    """The scores of all cases, sorted by id; reading and the compiled loops release the GIL."""
-    answers = pairing.answers
+    """The scores of all cases, in their order; reading and the compiled loops release the GIL."""
     loops()  # compiled before the threads start
-    items = list(pairing.pairs.items())
-    if together:
-        items = together.share(items)
-    progress.start("evaluating", len(items), "cases")
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        futures = [
-            pool.submit(
-                score_files, case, reference, prediction, answers.regions, answers.labels, metrics, rules,
-                resample, subject_of(case, subjects), answers.ignored, answers.source, answers.segments,
-            )
-            for case, (reference, prediction) in items
-        ]  # fmt: skip
+        futures = [pool.submit(score_files, *each) for each in arguments]
         try:
             cases = []
             for future in futures:
@@ -193,7 +195,28 @@ def _score_all(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return together.gather(cases) if together else cases
+    return cases
+
+
+def _scored_elsewhere(
+    arguments: Sequence[tuple[Any, ...]], elsewhere: Workers, progress: Progress
+) -> list[CaseScores]:
+    """The same in the workers of a pool."""
+    work = [(Case(each[0], ()), *each[1:]) for each in arguments]
+    found = {
+        case.id: scores
+        for case, scores in over_cases(_score, work, elsewhere.number, progress, elsewhere.pool)
+    }
+    return [
+        CaseScores(case, {}, reference, prediction, math.nan, case, str(scores))
+        if isinstance(scores := found[case], CaseError)
+        else scores
+        for case, reference, prediction, *_ in arguments
+    ]
+
+
+def _score(case: Case, *arguments: Any) -> CaseScores:
+    return score_files(case.id, *arguments)
 
 
 def _subjects_of(references: Path) -> dict[str, str]:
@@ -266,6 +289,7 @@ def _as_requested(predictions: Path, references: Path, options: EvaluateOptions)
         only_predicted=options.only_predicted,
         table="brats" if options.table else None,
         **options.chosen("protocol", "level", "resample", "output", "report", "worst", "images", "paper"),
+        elsewhere=options.on,
         **options.chosen("workers", "progress"),
     )
 
@@ -306,7 +330,9 @@ def _read_back(folder: Path, name: str, summary: SegmentationSummary) -> Evaluat
 SCORER = Scorer(
     contents="segmentation masks",
     recognizes=lambda predictions: True,
-    options=frozenset({"regions", "metrics", "hd95", "empty", "protocol", "penalty", "resample", "images"}),
+    options=frozenset(
+        {"regions", "metrics", "hd95", "empty", "protocol", "penalty", "resample", "images", "on"}
+    ),
     table="brats",
     evaluate=_as_requested,
     read_back=_read_back,

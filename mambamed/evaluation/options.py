@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mambamed.errors import RecipeError
+from mambamed.preparation.pool import Workers
 from mambamed.progress import Progress
 from mambamed.recipe import Evaluation as EvaluationSection
 from mambamed.recipe import Recipe
@@ -22,6 +23,7 @@ class EvaluateOptions:
         part: of a prepared dataset, whose cases alone are scored.
         cases: ids of these, or of others that alone are scored.
         table: name of a table like those of papers.
+        on: where cases are scored, if not in threads of this process.
     """
 
     recipe: Recipe | None = None
@@ -42,6 +44,7 @@ class EvaluateOptions:
     worst: int = 10
     table: str | None = None
     workers: int = 0
+    on: Workers | None = None
     progress: Progress | None = None
 
     def chosen(self, *names: str) -> dict[str, Any]:

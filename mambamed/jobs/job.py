@@ -21,9 +21,11 @@ from mambamed.io.lock import reading
 from mambamed.io.write_errors import check_space
 from mambamed.jobs.answer import Answer
 from mambamed.jobs.engine import run_cases
+from mambamed.jobs.in_workers import ensemble_in_workers, run_in_workers
 from mambamed.jobs.output import OutputFolder
 from mambamed.jobs.record import Record
 from mambamed.jobs.shard import chosen_shard
+from mambamed.preparation.pool import Workers
 from mambamed.progress import Progress, Silence
 from mambamed.run.device import keep_freed_memory
 from mambamed.terminal import command_line
@@ -40,7 +42,7 @@ class JobOptions:
         resume: has no effect: finished cases of the same input, models and settings are kept in any case.
         overwrite: do every case again, whatever the output folder holds.
         shard: do one part of the cases, e.g. "2/4", while other processes do the others in the same folder.
-            Default: the rank that torchrun or SLURM set.
+            Default: the rank in torchrun, a step of srun, or a job array.
         part: the input is a prepared dataset, and only its cases for "train", "val" or "test" are done; their
             images are those that it was prepared from.
         missing: what to do with cases that lack channels: "reject" them, or put a channel of "zero" in the
@@ -65,6 +67,7 @@ class JobResult:
         seconds: wall time.
         gathered: what `Answer.gather` returned.
         account: which files of the input were read.
+        part: which part of the cases this process did; empty for all of them.
     """
 
     cases: tuple[str, ...]
@@ -73,6 +76,7 @@ class JobResult:
     seconds: float
     gathered: Any
     account: Account
+    part: str = ""
 
 
 def evaluate_command(output: Path, inputs: Path, options: JobOptions, references: str = "REFERENCES") -> str:
@@ -90,6 +94,7 @@ def run_job(
     serving: Serving,
     options: JobOptions,
     progress: Progress | None,
+    workers: Workers | None = None,
 ) -> JobResult:
     """Do every case of `inputs` that is not done yet, then write the tables over all cases.
 
@@ -101,6 +106,7 @@ def run_job(
         serving: how models are loaded and run.
         options: which cases are done.
         progress: optional callback that receives progress updates.
+        workers: where the cases are done (default: in this process).
 
     Raises:
         MambamedError: nothing can be done at all: no images, no usable model, an option that cannot be used,
@@ -110,7 +116,16 @@ def run_job(
     progress = progress or Silence()
     places = [member.run.root for member in models.members] if isinstance(models, Ensemble) else models
     place.check([Path(inputs), *places], options.overwrite)
-    ensemble = models if isinstance(models, Ensemble) else load(models, serving)
+    if workers and place.only:
+        raise RecipeError(
+            f"-o {place.target}: one case is done in one process. Give a folder, or remove --on and --gpus."
+        )
+    if isinstance(models, Ensemble):
+        ensemble, workers = models, None
+    elif workers:
+        ensemble = ensemble_in_workers(models, serving, workers)
+    else:
+        ensemble = load(models, serving)
     answer = answer_of(ensemble)
     for reason in ensemble.reasons:
         progress.say(reason)
@@ -131,7 +146,9 @@ def run_job(
     if zeros:
         found = [replace(case, fault=None) if case.missing else case for case in found]
     whole = place.named(answer.accept(found, progress))
-    cases = shard.cases(whole)
+    cases, part = shard.cases(whole), shard.described(whole)
+    if part:
+        progress.say(part)
     place.check_cases(whole)
     with place.locked(shard, cases):
         settings = {**ensemble.described(), **answer.settings}
@@ -146,7 +163,10 @@ def run_job(
         _check_space(place, answer, missing)
         progress.start(answer.stage, len(missing), "cases")
         try:
-            run_cases(answer, ensemble, missing, record, progress)
+            if workers and not isinstance(models, Ensemble):
+                run_in_workers(answer, ensemble, models, serving, workers, missing, record, progress)
+            else:
+                run_cases(answer, ensemble, missing, record, progress)
         finally:
             record.flush()
         with place.tables_locked(shard), record.writing_tables():
@@ -158,6 +178,7 @@ def run_job(
         seconds=time.monotonic() - began,
         gathered=gathered,
         account=account,
+        part=part,
     )
 
 

@@ -6,20 +6,22 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mambamed.cases import Case
+from mambamed.cluster.position import position
 from mambamed.errors import RecipeError, RunError
 from mambamed.io.lock import LOCK_NAME, folder_lock, is_locked, shared_lock
 from mambamed.numerals import is_whole
-
-_RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
 
 
 @dataclass(frozen=True)
 class Shard:
     """Part `index` of `count`, counted from 1.
+
+    Attributes:
+        array: the variable of a job array that says so, if one does.
 
     >>> Shard(2, 3).suffix, Shard(1, 1).suffix
     ('_2_of_3', '')
@@ -27,6 +29,7 @@ class Shard:
 
     index: int = 1
     count: int = 1
+    array: str = field(default="", compare=False)
 
     @property
     def suffix(self) -> str:
@@ -36,6 +39,22 @@ class Shard:
     def cases(self, cases: Sequence[Case]) -> list[Case]:
         """Every `count`-th case."""
         return list(cases[self.index - 1 :: self.count])
+
+    def described(self, cases: Sequence[Case]) -> str:
+        """Which part of the cases this is; empty for all of them.
+
+        Raises:
+            RecipeError: no case is left for the task of a job array: each may be meant to have its own.
+        """
+        own = len(self.cases(cases))
+        if self.array and not own:
+            raise RecipeError(
+                f"{self.array}: this is task {self.index} of {self.count} of a job array, which share the "
+                f"cases, and the input has {len(cases)}. Start fewer tasks, or give --shard 1/1 if every "
+                "task has cases of its own."
+            )
+        part = f"part {self.index} of {self.count}: {own} of {len(cases)} cases"
+        return part if self.count > 1 else ""
 
     @contextmanager
     def lock(self, folder: Path, name: str = LOCK_NAME) -> Iterator[None]:
@@ -67,7 +86,7 @@ class Shard:
 
 
 def chosen_shard(asked: str | None, environment: Mapping[str, str] | None = None) -> Shard:
-    """The part that is asked for, else the rank that torchrun or SLURM set, else the whole.
+    """The part that is asked for, else the rank in torchrun, a step of srun or a job array, else the whole.
 
     >>> chosen_shard("2/4", {})
     Shard(index=2, count=4)
@@ -75,15 +94,12 @@ def chosen_shard(asked: str | None, environment: Mapping[str, str] | None = None
     Shard(index=1, count=2)
 
     Raises:
-        RecipeError: `asked` is not of the form part/parts.
+        RecipeError: `asked` is not of the form part/parts, or the size of the job array is not known.
     """
     environment = os.environ if environment is None else environment
     if asked is None:
-        for rank, size in _RANKS:
-            texts = environment.get(rank, ""), environment.get(size, "")
-            if all(map(is_whole, texts)) and int(texts[0]) < int(texts[1]):
-                return Shard(int(texts[0]) + 1, int(texts[1]))
-        return Shard()
+        place = position(environment)
+        return Shard() if place is None else Shard(place.index, place.count, place.array)
     found = re.fullmatch(r"(\d+)/(\d+)", asked.strip())
     if not found or not all(map(is_whole, found.groups())) or not 1 <= int(found[1]) <= int(found[2]):
         raise RecipeError(f"--shard {asked}: expected part/parts, e.g. 1/4 for the first of four")

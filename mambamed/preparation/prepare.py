@@ -32,7 +32,7 @@ from mambamed.preparation.examine_answers import faults_of_classes
 from mambamed.preparation.losses import warning_of_losses, write_losses
 from mambamed.preparation.options import parse_bytes, preprocess_settings
 from mambamed.preparation.planning import make_plan, planned_spacing
-from mambamed.preparation.pool import cores, over_cases
+from mambamed.preparation.pool import Pool, Workers, cores, over_cases
 from mambamed.preparation.reading import FixGeometry
 from mambamed.preparation.resample import fitting_shape, resampled_shape
 from mambamed.preparation.splits import (
@@ -131,6 +131,7 @@ def prepare(
     skip_faulty: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    elsewhere: Workers | None = None,
 ) -> PreparedSummary:
     """Verify, crop, normalize, resample, plan, split and store a dataset.
 
@@ -151,6 +152,7 @@ def prepare(
         skip_faulty: leave faulty cases out and go on, instead of stopping before any work.
         overwrite: replace the prepared dataset of another source.
         progress: optional callback that receives progress updates.
+        elsewhere: where the cases are done (default: in processes of this machine).
 
     Raises:
         DatasetError: cases are faulty (a line each), or none is left; a split that cannot be.
@@ -169,7 +171,10 @@ def prepare(
         raise RecipeError(f"--workers {workers}: expected a number of processes, or 0 for one per core.")
     memory = parse_bytes(max_ram) if max_ram else memory_bytes() // 2
     count = workers or (cores() if _bytes_of(raw.cases) > _WORTH_PROCESSES else 1)
-    if max_ram or count > 1:
+    pool = elsewhere.pool if elsewhere else None
+    if elsewhere:
+        count = elsewhere.number
+    elif max_ram or count > 1:
         count = _within(memory, count, raw.cases, progress)
 
     place = Output(
@@ -197,7 +202,7 @@ def prepare(
     if raw.account and raw.account.line:
         progress.say(f"{raw.source}: {raw.account.line}")
     with nullcontext() if check_only else place.locked() as ledger:
-        examined = _examine_all(raw.cases, manifest, fix_geometry, count, progress)
+        examined = _examine_all(raw.cases, manifest, fix_geometry, count, progress, pool)
         if settings.spacing != "keep":
             most = memory if max_ram else memory_bytes()
             examined = _with_sizes_checked(examined, raw.cases, settings, most)
@@ -239,7 +244,7 @@ def prepare(
         progress.start("preparing", len(good), "cases")
         records: dict[str, CaseRecord] = {}
         work = [(case, plan, output, fix_geometry, manifest if qc else None) for case in good]
-        for case, record in over_cases(store_case, work, count, progress):
+        for case, record in over_cases(store_case, work, count, progress, pool):
             if isinstance(record, CaseError):
                 faults.append(str(record))
                 findings.append(Finding(case.id, "fault", str(record)))
@@ -296,12 +301,18 @@ def _within(memory: int, workers: int, cases: Sequence[Case], progress: Progress
 
 
 def _examine_all(
-    cases: Sequence[Case], manifest: DatasetManifest, fix: FixGeometry, workers: int, progress: Progress
+    cases: Sequence[Case],
+    manifest: DatasetManifest,
+    fix: FixGeometry,
+    workers: int,
+    progress: Progress,
+    pool: Pool | None,
 ) -> dict[str, Examined]:
     """Case id -> what a look at it found, sorted by id."""
     progress.start("checking", len(cases), "cases")
     examined: dict[str, Examined] = {}
-    for case, seen in over_cases(examine, [(case, manifest, fix) for case in cases], workers, progress):
+    work = [(case, manifest, fix) for case in cases]
+    for case, seen in over_cases(examine, work, workers, progress, pool):
         examined[case.id] = seen if isinstance(seen, Examined) else Examined(case.id, (str(seen),))
     return dict(sorted(examined.items()))
 

@@ -27,7 +27,7 @@ def words_of(arguments: Mapping[str, Any]) -> list[str]:
     words = ["train", *([str(arguments["recipe"])] if arguments["recipe"] is not None else [])]
     for name, value in arguments.items():
         flag = f"--{name.replace('_', '-')}"
-        if name in ("recipe", "gpus", "progress") or value is None or value is False:
+        if name in ("recipe", "gpus", "on", "jobs", "job", "progress") or value is None or value is False:
             continue
         if value is True:
             words.append(flag)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,11 +70,9 @@ def train_seeds(
         options: those of `train`.
     """
     numbers, root = chosen_seeds(seeds), output or Path("runs") / recipe.name
-    if (root / "recipe.yaml").is_file():
-        raise RecipeError(f"{root}: is a run, but --seeds writes a folder of runs. Use another -o.")
+    place = folder_of_seeds(root)
     leads = join_ranks(options.get("device", "auto"))[0].leads
     if leads:
-        place = Output(root, "folder of runs, one per seed", older=_files_of_version_0_1)
         place.check([TABLE])
         with waiting_lock(root):
             place.begin()
@@ -89,17 +88,31 @@ def train_seeds(
         runs.append(train(own, output=root / f"seed_{seed}", max_hours=left, **options))
         if runs[-1].folds[-1].stopped:
             break
-    scores = score_seeds(runs)
-    if scores and leads:
-        headers = ["name", "mean", "sd", *(f"seed_{seed}" for seed in numbers[: len(runs)])]
-        write_csv(root / TABLE, headers, [[s.name, s.mean, s.sd, *s.each] for s in scores])
     following = predict_command(recipe.task, [run.run for run in runs], root.name)
     if runs[-1].folds[-1].stopped:
         prepared = options.get("prepared") or Path(recipe.dataset.prepared or "PREPARED")
         following = resume_command(runs[-1].run, prepared, options.get("fold", 0), seeds)
+    return seeds_summary(root, numbers[: len(runs)], runs, following, leads)
+
+
+def folder_of_seeds(root: Path) -> Output:
+    """The output folder for the runs of several seeds; RecipeError if it is a run."""
+    if (root / "recipe.yaml").is_file():
+        raise RecipeError(f"{root}: is a run, but --seeds writes a folder of runs. Use another -o.")
+    return Output(root, "folder of runs, one per seed", older=_files_of_version_0_1)
+
+
+def seeds_summary(
+    root: Path, seeds: Sequence[int], runs: list[TrainSummary], following: str, writes: bool = True
+) -> SeedsSummary:
+    """Compare the runs of several seeds, and write their table."""
+    scores = score_seeds(runs)
+    if scores and writes:
+        headers = ["name", "mean", "sd", *(f"seed_{seed}" for seed in seeds)]
+        write_csv(root / TABLE, headers, [[s.name, s.mean, s.sd, *s.each] for s in scores])
     return SeedsSummary(
         root=root,
-        seeds=tuple(numbers[: len(runs)]),
+        seeds=tuple(seeds),
         runs=tuple(runs),
         score_name=runs[0].folds[0].score_name,
         score_title=runs[0].folds[0].score_title,

@@ -136,8 +136,8 @@ def test_two_processes_on_one_folder_write_each_case_once(run, tmp_path) -> None
 
 
 def test_ranks_of_torchrun_and_slurm_choose_the_part() -> None:
-    assert chosen_shard(None, {"SLURM_PROCID": "3", "SLURM_NTASKS": "4"}) == Shard(4, 4)
-    assert chosen_shard(None, {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) == Shard()
+    assert chosen_shard(None, {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4"}) == Shard(4, 4)
+    assert chosen_shard(None, {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) == Shard()
     assert chosen_shard("1/2", {"RANK": "1", "WORLD_SIZE": "2"}) == Shard(1, 2)
     for words in ("0/2", "3/2", "x", "1/0"):
         with pytest.raises(RecipeError, match="--shard"):

@@ -15,7 +15,7 @@ shift 2
 case $1 in
 good) echo "$*"; env | grep -E '^(SLURM_|OMP_)' | sort; exit 0;;
 some) echo "mambamed: c1: is no image. Leave it out." >&2; exit 3;;
-bad) echo "mambamed: r.yaml: wrong. Correct it." >&2; exit 2;;
+train | bad) echo "mambamed: r.yaml: wrong. Correct it." >&2; exit 2;;
 killed) kill -9 $$;;
 count)
   n=$(cat $2 2>/dev/null || echo 0)

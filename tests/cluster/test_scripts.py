@@ -184,6 +184,8 @@ def test_the_file_of_the_site_is_honored(tmp_path) -> None:
     assert lines.index("module load cuda") < lines.index("source env.sh") < len(lines) - 1
     assert lines[-1].startswith("exec /site/python -m mambamed.cluster.step ")
     assert read_site_queue("pbs").queue == "workq" and read_site_queue("lsf").queue is None
+    place.write_text("# jobqueue:\n#   slurm:\n#     queue: normal\n")  # as Dask writes it
+    assert read_site_queue("slurm").queue is None
     place.write_text("jobqueue:\n  slurm:\n    job-extra-directives: 7\n")
     with pytest.raises(RecipeError, match=r"jobqueue\.yaml: jobqueue\.slurm: job-extra-directives"):
         script("slurm", "", tmp_path)

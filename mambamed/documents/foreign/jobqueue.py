@@ -6,6 +6,7 @@ Source: dask-jobqueue 0.9, `jobqueue.yaml`; Dask's documentation, "Configuration
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -18,6 +19,7 @@ from mambamed.errors import MambamedError, RecipeError
 from mambamed.io.text_files import read_text
 from mambamed.recipe.document import parse_document
 
+_SECTION = re.compile(r"^jobqueue\s*:", re.MULTILINE)
 NumberOrText = Annotated[
     str | None, BeforeValidator(lambda v: str(v) if isinstance(v, (int, float)) and v is not True else v)
 ]
@@ -57,9 +59,8 @@ def read_site_queue(system: str, environment: Mapping[str, str] | None = None) -
     own = [Path(environment["DASK_CONFIG"])] if environment.get("DASK_CONFIG") else []
     for place in (*own, home / ".config" / "dask", Path(environment.get("DASK_ROOT_CONFIG", "/etc/dask"))):
         for path in sorted(place.glob("*.y*ml")) if place.is_dir() else [place]:
-            if not path.is_file() or not (text := read_text(path)).strip():
-                continue
-            if "jobqueue" not in text:
+            # Dask itself writes one in which everything is a comment.
+            if not path.is_file() or not _SECTION.search(text := read_text(path)):
                 continue
             found = parse_document(text, str(path))[0].get("jobqueue")
             if isinstance(found, dict) and isinstance(section := found.get(system), dict):

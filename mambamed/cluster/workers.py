@@ -1,0 +1,232 @@
+"""Cases in Dask workers: of this machine, of a batch system, or of a scheduler that somebody started.
+
+Dask is imported here alone, when `--on` asks for it. Only descriptions of cases (ids, paths, settings) and
+small results pass its scheduler; images, models and results lie on a file system that all machines share.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import mambamed
+from mambamed.cluster.batch import SYSTEMS
+from mambamed.cluster.destination import PORTABLE, Destination, clock
+from mambamed.cluster.scripts import with_site
+from mambamed.errors import RecipeError, RunError
+from mambamed.progress import Progress, Silence
+
+_CLUSTERS = {
+    "slurm": "SLURMCluster",
+    "pbs": "PBSCluster",
+    "sge": "SGECluster",
+    "lsf": "LSFCluster",
+    "htcondor": "HTCondorCluster",
+}
+_NUMBERS_OF_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+_FAILURES = 1  # times that a case is tried again in another worker before it is tried alone
+# Dask's web server cannot be left out: on a free port, for this machine alone.
+_WEB = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+_CONNECT_SECONDS = 30
+_CLOSE_SECONDS = 300  # before its time limit a worker takes no more cases
+
+
+class WorkerPool:
+    """The workers of a Dask scheduler; see `preparation.pool.Pool`."""
+
+    queue, breaks, worker = 2, False, "worker"
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    @property
+    def number(self) -> int:
+        """Cases that the workers do at a time; at least 1."""
+        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        return max(1, sum(each["nthreads"] for each in workers))
+
+    @contextmanager
+    def open(self, number: int) -> Iterator[Executor]:
+        yield _ClientExecutor(self._client)
+
+    def remedy(self) -> str:
+        return "possibly for lack of memory. Give more with --job mem=..., or leave the case out."
+
+
+class _ClientExecutor(Executor):
+    """Dask's executor; a case whose workers died raises BrokenExecutor."""
+
+    def __init__(self, client: Any) -> None:
+        self._executor = client.get_executor(pure=False)
+        self._place = os.getcwd(), mambamed.__version__  # noqa: PTH109 - as text
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def finish(done: Future[Any]) -> None:
+            try:
+                future.set_result(done.result())
+            except BaseException as error:
+                died = type(error).__name__ == "KilledWorker"
+                future.set_exception(BrokenExecutor(str(error)) if died else error)
+
+        self._executor.submit(_in_worker, self._place, fn, args, kwargs).add_done_callback(finish)
+        return future
+
+
+def _in_worker(place: tuple[str, str], fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Call a function as it would be called where the command runs."""
+    folder, version = place
+    if version != mambamed.__version__:
+        raise RunError(
+            f"a worker has mambamed {mambamed.__version__}, this command {version}. Install the same."
+        )
+    try:
+        if os.getcwd() != folder:  # noqa: PTH109
+            os.chdir(folder)
+    except OSError as error:
+        raise RunError(f"{folder}: a worker does not see this folder. Use a shared file system.") from error
+    return fn(*args, **kwargs)
+
+
+@contextmanager
+def open_workers(
+    place: Destination, threads: int | None = 1, progress: Progress | None = None
+) -> Iterator[WorkerPool]:
+    """Start workers, or find those of a scheduler.
+
+    Args:
+        place: where.
+        threads: of each worker's numerical libraries, unless `--job cpus` or OMP_NUM_THREADS says it; None: a
+            share of the cores.
+        progress: receives messages.
+
+    Raises:
+        RecipeError: Dask is not installed, or an option is missing.
+        RunError: the scheduler, the batch system or its workers cannot be reached.
+    """
+    progress = progress or Silence()
+    try:
+        from dask import config
+        from distributed import Client
+        from distributed.security import Security
+    except ImportError as error:
+        raise RecipeError(f"--on: needs Dask ({error}). Run: pip install 'mambamed[cluster]'") from error
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # faults are reported by case
+    settings = {"distributed.scheduler.allowed-failures": _FAILURES, "distributed.admin.tick.limit": "1h"}
+    with ExitStack() as opened:
+        opened.enter_context(config.set(settings))
+        if place.is_address:
+            try:
+                client = opened.enter_context(
+                    Client(place.on, timeout=_CONNECT_SECONDS, set_as_default=False)
+                )
+                client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
+            except (OSError, TimeoutError) as error:
+                raise RunError(f"--on {place.on}: no scheduler with workers answers. Start them.") from error
+        else:
+            if place.on != "local" and place.jobs is None:
+                raise RecipeError(f"--on {place.on}: the number of workers is missing. Give --jobs N.")
+            # Without certificates every user of these machines could run code through the scheduler.
+            make = _local_cluster if place.on == "local" else _batch_cluster
+            try:
+                cluster = opened.enter_context(make(place, threads, Security.temporary()))
+                client = opened.enter_context(Client(cluster, set_as_default=False))
+            except ImportError as error:
+                raise RecipeError(f"--on: {error}. Run: pip install 'mambamed[cluster]'") from error
+        pool = WorkerPool(client)
+        progress.say(f"workers: {place.on}, {place.jobs or pool.number}")
+        yield pool
+
+
+def _local_cluster(place: Destination, threads: int | None, security: Any) -> Any:
+    from distributed import LocalCluster
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    number = place.jobs or cores
+    each = place.count("cpus") or threads or max(1, cores // number)
+    options: dict[str, Any] = {
+        "n_workers": number,
+        "threads_per_worker": 1,
+        "processes": True,
+        "dashboard_address": _WEB["dashboard_address"],
+        "scheduler_kwargs": _WEB,
+        "memory_limit": place.memory_bytes or 0,
+        "security": security,
+        "env": _environment(each),
+    }
+    return LocalCluster(**options)
+
+
+def _environment(threads: int) -> dict[str, str]:
+    return {name: os.environ.get(name, str(threads)) for name in _NUMBERS_OF_THREADS}
+
+
+@contextmanager
+def _batch_cluster(place: Destination, threads: int | None, security: Any) -> Iterator[Any]:
+    if place.on not in _CLUSTERS:
+        raise RecipeError(
+            f"--on {place.on}: cases go to Dask workers there. Start a scheduler and workers in the cluster, "
+            "and give --on tcp://HOST:PORT."
+        )
+    for name in (SYSTEMS[place.on].submit[0], SYSTEMS[place.on].cancel[0]):
+        if not any((Path(folder) / name).is_file() for folder in os.get_exec_path()):
+            raise RunError(f"{name}: no such command. Run this on a login node of the cluster.")
+    place, site = with_site(place)
+    named = {key: place.resources.get(key) for key in PORTABLE}
+    others = [(key, value) for key, value in place.resources.items() if key not in PORTABLE]
+    if named["mem"] is None:
+        raise RecipeError(f"--on {place.on}: the memory of a worker is missing. Give e.g. --job mem=16G.")
+    cpus = place.count("cpus") or threads or 1
+    exports = [f"export {name}={value}" for name, value in _environment(cpus).items()]
+    exports += [f"export PYTHONPATH={os.environ['PYTHONPATH']}"] if os.environ.get("PYTHONPATH") else []
+    seconds = place.limit_seconds
+    arguments = ["--nthreads", "1", "--no-dashboard"]  # the last ones count
+    if seconds and seconds > 2 * _CLOSE_SECONDS:
+        arguments += ["--lifetime", f"{seconds - _CLOSE_SECONDS:.0f}s", "--lifetime-stagger", "60s"]
+    options: dict[str, Any] = {
+        "cores": cpus,
+        "processes": 1,
+        "memory": f"{place.memory_bytes}B",
+        "job_name": "mambamed",
+        "job_script_prologue": [*(site.job_script_prologue or ()), *exports],
+        "worker_extra_args": arguments,
+        "security": security,
+        "shared_temp_directory": os.getcwd(),  # noqa: PTH109
+        "scheduler_options": _WEB,
+    }
+    if place.on == "htcondor":
+        options |= {"disk": "1GB", "job_extra_directives": dict(others)}
+        if gpus := named["gpus"]:
+            options["job_extra_directives"]["request_gpus"] = gpus
+    else:
+        asked = SYSTEMS[place.on].directives("x", Path("x"), Destination(place.on, resources=dict(others)))
+        prefix = len(asked[0].split()[0]) + 1
+        plain = SYSTEMS[place.on].directives("x", Path("x"), Destination(place.on))
+        extra = [line[prefix:] for line in asked if line not in plain]
+        account = "project" if place.on in ("sge", "lsf") else "account"
+        options |= {"queue": named["queue"], account: named["account"]}
+        options["walltime"] = clock(seconds) if seconds else None
+        options["job_extra_directives"] = [*(site.job_extra_directives or ()), *extra, *_gpus(place)]
+    kind = getattr(importlib.import_module("dask_jobqueue"), _CLUSTERS[place.on])
+    with kind(**{key: value for key, value in options.items() if value is not None}) as cluster:
+        cluster.adapt(minimum_jobs=place.jobs, maximum_jobs=place.jobs)  # a job that is lost is replaced
+        yield cluster
+
+
+def _gpus(place: Destination) -> list[str]:
+    """The directive that asks for GPUs."""
+    if not (number := place.count("gpus")):
+        return []
+    return {
+        "slurm": [f"--gres=gpu:{number}"],
+        "pbs": [f"-l ngpus={number}"],
+        "sge": [f"-l gpu={number}"],
+        "lsf": [f'-gpu "num={number}"'],
+    }[place.on]

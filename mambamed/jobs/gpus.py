@@ -1,0 +1,54 @@
+"""`--gpus N`: one process per GPU of this machine, each of which keeps the networks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from mambamed.errors import RecipeError
+from mambamed.preparation.pool import begin_worker
+
+
+class GpuPool:
+    """Spawned processes, each of which sees one GPU; see `preparation.pool.Pool`.
+
+    Args:
+        gpus: number of processes.
+
+    Raises:
+        RecipeError: there are fewer GPUs.
+    """
+
+    queue, breaks, worker = 2, True, "process"
+
+    def __init__(self, gpus: int) -> None:
+        import torch
+
+        there = torch.cuda.device_count()
+        if gpus > there:
+            raise RecipeError(f"--gpus {gpus}: torch sees {there} CUDA devices. Ask for fewer.")
+        named = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = [name.strip() for name in named.split(",")] if named else [str(n) for n in range(there)]
+        self._names = names[:gpus]
+
+    @contextmanager
+    def open(self, number: int) -> Iterator[Executor]:
+        context = multiprocessing.get_context("spawn")
+        names = context.SimpleQueue()
+        for name in self._names:
+            names.put(name)
+        with ProcessPoolExecutor(min(number, len(self._names)), context, _begin, (names,)) as executor:
+            yield executor
+
+    def remedy(self) -> str:
+        return "possibly for lack of memory. Use fewer --gpus, or leave the case out."
+
+
+def _begin(names: Any) -> None:
+    """In a process, before CUDA is used: choose its GPU."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = names.get()
+    begin_worker()

@@ -1,0 +1,62 @@
+"""Ranks and job arrays, from the variables that the manual pages name."""
+
+from __future__ import annotations
+
+import pytest
+
+from mambamed.cluster.position import Position, position, without_position
+from mambamed.errors import RecipeError
+
+
+def slurm(index: int, first: int, last: int, count: int, step: int = 1) -> dict[str, str]:
+    numbers = {"ID": index, "MIN": first, "MAX": last, "COUNT": count, "STEP": step}
+    return {f"SLURM_ARRAY_TASK_{name}": str(number) for name, number in numbers.items()}
+
+
+def sge(index: object, first: object, last: object, step: object) -> dict[str, str]:
+    numbers = {"ID": index, "FIRST": first, "LAST": last, "STEPSIZE": step}
+    return {f"SGE_TASK_{name}": str(number) for name, number in numbers.items()}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        # a batch script with --ntasks=4 that starts no step is one process
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}, None),
+        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4"}, (3, 4)),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", **slurm(5, 3, 6, 4)}, (3, 4)),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, (2, 2)),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, None),
+        (slurm(0, 0, 3, 4), (1, 4)),
+        (slurm(4, 1, 4, 4), (4, 4)),
+        (slurm(6, 0, 9, 4, 3), (3, 4)),
+        (slurm(7, 7, 7, 1), None),
+        (sge(2, 1, 4, 1), (2, 4)),
+        (sge("undefined", "undefined", "undefined", "undefined"), None),
+        ({"LSB_JOBINDEX": "3", "LSB_JOBINDEX_END": "8", "LSB_JOBINDEX_STEP": "1"}, (3, 8)),
+        ({"LSB_JOBINDEX": "0", "LSB_JOBINDEX_END": "0"}, None),
+        ({}, None),
+    ],
+)
+def test_a_position_is_that_of_a_step_or_an_array(environment, expected) -> None:
+    found = position(environment)
+    assert found == (expected and Position(*expected, array=found.array if found else ""))
+    assert position(without_position(environment)) is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "fact"),
+    [
+        (slurm(7, 1, 7, 3), "has gaps"),
+        ({"PBS_ARRAY_INDEX": "3"}, r"--shard \$PBS_ARRAY_INDEX/4"),
+        ({"PBS_ARRAYID": "3"}, "gives no number"),
+    ],
+)
+def test_an_array_whose_parts_are_unknown_is_one_line(environment, fact) -> None:
+    with pytest.raises(RecipeError, match=fact):
+        position(environment)
+
+
+def test_a_command_that_does_all_its_work_knows_no_position() -> None:
+    given = {**slurm(1, 1, 4, 4), "RANK": "0", "LOCAL_RANK": "0", "HOME": "/home/me", "SLURM_JOB_ID": "7"}
+    assert without_position(given) == {"HOME": "/home/me", "SLURM_JOB_ID": "7"}

@@ -1,0 +1,183 @@
+"""Cases in Dask workers: the same bytes as in one process, and no loss when workers are killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mambamed
+from mambamed.cases import Case
+from mambamed.cluster.destination import Destination
+from mambamed.cluster.workers import WorkerPool, open_workers
+from mambamed.errors import CaseError, RecipeError, RunError
+from mambamed.preparation.pool import over_cases
+from mambamed.progress import Silence
+from tests.faults.in_process import call
+from tests.faults.small_jobs import JOBS, output_of
+from tests.kills import ROOT, contents
+
+pytest.importorskip("dask_jobqueue")
+# Times; the name of the folder of predictions is that of the evaluation's report.
+DIFFER = {"run.json", "preds.run.json"}
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[tuple[str, WorkerPool]]:
+    """Two workers of this machine, and the address by which commands reach them."""
+    from distributed import Client, LocalCluster
+
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}
+    with (
+        LocalCluster(**options, env={"OMP_NUM_THREADS": "1"}) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield cluster.scheduler_address, WorkerPool(client)
+
+
+@pytest.mark.parametrize("verb", ["prepare", "predict", "landmarks", "classify"])
+def test_two_workers_write_the_same_bytes_as_one_process(verb, workers, tmp_path) -> None:
+    address, _ = workers
+    arguments = JOBS[verb](tmp_path, 3)
+    alone, apart = tmp_path / "alone", tmp_path / "apart"
+    assert call(*arguments, "-o", output_of(verb, alone)).code == 0
+    assert call(*arguments, "-o", output_of(verb, apart), "--on", address).code == 0
+    expected = contents(alone, DIFFER)
+    assert len(expected) > 3 and contents(apart, DIFFER) == expected
+
+
+def test_evaluate_writes_the_same_bytes(workers, tmp_path) -> None:
+    arguments = JOBS["predict"](tmp_path, 3)
+    references, masks = tmp_path / "references", tmp_path / "masks"
+    for place in (references, masks):
+        assert call(*arguments, "-o", str(place)).code == 0
+    (masks / "run.json").unlink()
+    broken = sorted(masks.glob("*.nii.gz"))[0]
+    broken.write_bytes(b"no image")
+    found = {}
+    for name, more in (("alone", ()), ("apart", ("--on", workers[0]))):
+        asked = (str(masks), str(references), "-o", str(tmp_path / name), "--metrics", "dice,hd95")
+        done = call("evaluate", *asked, *more)
+        assert done.code == 3 and done.line_with(broken.name)
+        found[name] = contents(tmp_path / name)
+    assert found["alone"] == found["apart"] and "report.html" in found["alone"]
+
+
+def test_a_faulty_case_is_named_and_the_others_are_done(workers, tmp_path) -> None:
+    arguments = JOBS["predict"](tmp_path, 3)
+    (tmp_path / "images" / "broken.nii.gz").write_bytes(b"no image")
+    done = call(*arguments, "-o", str(tmp_path / "masks"), "--on", workers[0])
+    assert done.code == 3 and done.line_with("broken")
+    assert len(list((tmp_path / "masks").glob("case_*.nii.gz"))) == 3
+
+
+def die(case: Case, folder: Path) -> str:
+    """The worker of c1 dies each time, that of c2 the first two times."""
+    (folder / f"{case.id}-{time.time_ns()}").touch()
+    starts = len(list(folder.glob(f"{case.id}-*")))
+    if case.id == "c1" or (case.id == "c2" and starts < 3):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return case.id
+
+
+class Told(Silence):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_a_case_whose_worker_dies_is_tried_again_then_alone_then_named(tmp_path) -> None:
+    told, cases = Told(), [Case(f"c{n}", ()) for n in range(5)]
+    with open_workers(Destination("local", jobs=2)) as pool:
+        work = [(case, tmp_path) for case in cases]
+        found = {case.id: answer for case, answer in over_cases(die, work, 2, told, pool)}
+    assert isinstance(found.pop("c1"), CaseError) and found == {n: n for n in ("c0", "c2", "c3", "c4")}
+    assert "c2: its worker was killed; the second attempt succeeded" in told.lines
+    # once more in another worker, and alone
+    assert len(list(tmp_path.glob("c1-*"))) == 3
+
+
+def test_what_cannot_be_reached_is_one_line(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("mambamed.cluster.workers._CONNECT_SECONDS", 0.2)
+    with (
+        pytest.raises(RunError, match="no scheduler with workers answers"),
+        open_workers(Destination("tcp://127.0.0.1:9")),
+    ):
+        pass
+    for on, job, line in (
+        ("slurm", None, "the number of workers is missing. Give --jobs N"),
+        ("kubernetes", 2, "Start a scheduler and workers in the cluster"),
+    ):
+        with pytest.raises(RecipeError, match=line), open_workers(Destination(on, jobs=job)):
+            pass
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RunError, match="sbatch: no such command"), open_workers(Destination("slurm", jobs=2)):
+        pass
+    with pytest.raises(RecipeError, match="--jobs: needs --on"):
+        mambamed.evaluate(tmp_path, tmp_path, jobs=2)
+
+
+def test_dask_is_imported_only_when_it_is_asked_for(tmp_path) -> None:
+    arguments = JOBS["predict"](tmp_path, 1)
+    code = (
+        "import sys\n"
+        f"sys.argv = ['mambamed', *{[*arguments, '-o', str(tmp_path / 'masks')]!r}]\n"
+        "from mambamed.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    pass\n"
+        "print('imported:', *sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = set(done.stdout.rpartition("imported:")[2].split())
+    assert "torch" in imported and not imported & {"dask", "distributed", "dask_jobqueue"}
+    assert list((tmp_path / "masks").glob("*.nii.gz"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["prepare", "predict", "landmarks", "classify"])
+def test_workers_killed_at_20_moments_lose_nothing(verb, tmp_path) -> None:
+    """Twenty SIGKILLs to workers of runs over 24 cases, each at a random moment of the work."""
+    arguments, chance = JOBS[verb](tmp_path, 24), random.Random(0)
+    assert call(*arguments, "-o", output_of(verb, tmp_path / "whole")).code == 0
+    expected, kills, number = contents(tmp_path / "whole", DIFFER), 0, 0
+    apart = ("--on", "local", "--jobs", "2")
+    while kills < 20:
+        place = tmp_path / f"killed_{number}"
+        number += 1
+        command = subprocess.Popen(
+            [sys.executable, "-m", "mambamed", *arguments, "-o", output_of(verb, place), *apart],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            start_new_session=True,
+        )
+        while command.poll() is None and kills < 20:
+            time.sleep(chance.uniform(0.5, 3.0))
+            if workers := workers_of(command.pid):
+                os.kill(chance.choice(workers), signal.SIGKILL)
+                kills += 1
+        assert command.wait() == 0, f"{verb} {number}"
+        assert contents(place, DIFFER) == expected
+
+
+def workers_of(leader: int) -> list[int]:
+    """Processes of Dask workers, which the leader has spawned."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (entry / "cmdline").read_text()
+        except OSError:
+            continue
+        if parent == leader and "spawn_main" in words:
+            found.append(int(entry.name))
+    return found
