@@ -80,7 +80,7 @@ def run_commands(
 
     Args:
         commands: with names of their own.
-        place: where; with an address, Dask's workers run them.
+        place: this machine or a batch system.
         folder: for requests, records, scripts and logs; on a file system that all machines share. A file
             named STOP in it ends the starting of jobs.
         progress: is advanced with each command that has ended.
@@ -94,6 +94,10 @@ def run_commands(
     progress, folder = progress or Silence(), folder.absolute()
     if len({command.name for command in commands}) < len(commands):
         raise RecipeError(f"{folder}: several commands have the same name. Rename them.")
+    if place.is_address:
+        raise RecipeError(
+            f"--on {place.on}: whole commands run on this machine (local) or a batch system. Give one of these."
+        )
     place, site = with_site(place)
     with Output(folder, KIND, signals=(STOP,)).locked() as ledger:
         (folder / STOP).unlink(missing_ok=True)

@@ -176,6 +176,8 @@ def test_a_refused_job_is_one_line(slurm, tmp_path) -> None:
         run_commands([Command("a", ("good",))], Destination("slurm"), tmp_path / "jobs")
     with pytest.raises(RunError, match="bsub: no such command"):
         run_commands([Command("a", ("good",))], Destination("lsf"), tmp_path / "others")
+    with pytest.raises(RecipeError, match="whole commands run on this machine"):
+        run_commands([Command("a", ("good",))], Destination("tcp://a:1"), tmp_path / "jobs")
     with pytest.raises(RecipeError, match="same name"):
         run_commands([Command("a", ("good",)), Command("a", ("bad",))], Destination(), tmp_path / "jobs")
 
