@@ -96,7 +96,7 @@ def run_commands(
         raise RecipeError(f"{folder}: several commands have the same name. Rename them.")
     if place.is_address:
         raise RecipeError(
-            f"--on {place.on}: whole commands run on this machine (local) or a batch system. Give one of these."
+            f"--on {place.on}: whole commands run on this machine or a batch system. Give local or its name."
         )
     place, site = with_site(place)
     with Output(folder, KIND, signals=(STOP,)).locked() as ledger:
