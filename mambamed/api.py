@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from mambamed.run.export import ExportSummary
     from mambamed.run.import_weights import ImportSummary
     from mambamed.run.listing import RunList
+    from mambamed.selection.best import BestSummary
     from mambamed.study.running import StudySummary
     from mambamed.training import TrainSummary
     from mambamed.training.general import NewRecipe
@@ -854,6 +855,38 @@ def view(
         cast(Any, what), images=images, references=references, port=port, browser=browser, notes=notes,
         progress=progress,
     )  # fmt: skip
+
+
+def best(
+    runs: AnyPaths,
+    output: AnyPath = Path("best"),
+    data: AnyPath | None = None,
+    metric: str | None = None,
+    alpha: float = 0.05,
+    common: bool = False,
+    device: Device = "auto",
+    progress: Progress | None = None,
+) -> BestSummary:
+    """Choose among runs, averages of runs, weights and postprocessing, and write an ensemble file.
+
+    Every validation case is predicted by the network of its fold. A run, an average, a weight, or a step of
+    postprocessing (largest component, minimum volume, hole filling, threshold of a region) is taken only if a
+    paired test shows that it raises the score beyond chance. predict takes the ensemble file as its model.
+
+    Args (the others are described in `predict`):
+        runs: Run folders of the same dataset and folds, the preferred one first.
+        output: Output folder, for the ensemble file, the predictions and the tests.
+        data: Prepared dataset (default: the one that the runs were trained on).
+        metric: Metric to raise, e.g. dice or hd95 (default: the first one of the recipe).
+        alpha: Largest probability of taking an option that is not better.
+        common: Use only the folds that all runs have.
+    """
+    _check_models(*cast("list[Path]", runs))
+    from mambamed.selection.best import best
+
+    return best(
+        runs, output, data=data, metric=metric, alpha=alpha, common=common, device=device, progress=progress
+    )
 
 
 def study(

@@ -27,6 +27,7 @@ _ACCEPTED = {
 }
 # Numbers of any command: what is expected, and whether a number is that.
 _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "alpha": ("more than 0 and less than 1", lambda x: 0 < x < 1),
     "ci": ("more than 0 and less than 1", lambda x: 0 < x < 1),
     "epochs": ("at least 1", lambda x: x >= 1),
     "fold": ("at least 0", lambda x: x >= 0),

@@ -24,6 +24,7 @@ from mambamed.answers.postprocess import check_names, postprocess
 from mambamed.cases import Case
 from mambamed.documents.account import Account
 from mambamed.documents.manifest import DatasetManifest
+from mambamed.errors import ModelError
 from mambamed.io.dicom_seg import check_dicom_output
 from mambamed.io.images import write_image
 from mambamed.io.json_files import write_json
@@ -105,6 +106,7 @@ class SegmentationAnswer(BaseAnswer):
     options: MaskOptions = field(default_factory=MaskOptions)
     temperature: tuple[float, str] = (1.0, "")  # of the uncertainty, and where it is from
     tables: bool = False  # whether the table over all cases is written
+    thresholds: Mapping[str, float] = field(default_factory=dict)  # region -> probability, if not 0.5
 
     @classmethod
     def of(cls, ensemble: Ensemble, options: MaskOptions) -> SegmentationAnswer:
@@ -117,16 +119,26 @@ class SegmentationAnswer(BaseAnswer):
         check_task(ensemble, "segmentation")
         task, run = ensemble.task, ensemble.run
         assert isinstance(task, Segmentation)
-        check_names(run.recipe.inference.postprocess, run.manifest)
+        file = ensemble.file
+        settings = run.recipe.inference.postprocess
+        if file is not None:
+            settings = Postprocess.model_validate(file.postprocess.to_json())
+            if unknown := [name for name in file.thresholds if name not in run.manifest.regions]:
+                raise ModelError(
+                    f"thresholds: {unknown[0]} is no region of the models. Run 'mambamed best' again."
+                )
+        check_names(settings, run.manifest)
         temperature = ensemble_temperature(ensemble) if options.uncertainty else (1.0, "")
         tables = options.uncertainty and not options.ending
-        return cls(task, run.manifest, run.recipe.inference.postprocess, options, temperature, tables)
+        thresholds = {} if file is None else file.thresholds
+        return cls(task, run.manifest, settings, options, temperature, tables, thresholds)
 
     @property
     def settings(self) -> dict[str, Any]:
         calibrated = {"temperature": self.temperature[0]} if self.options.uncertainty else {}
         postprocess = self.postprocessing.model_dump(mode="json")
-        return {"postprocess": postprocess, "format": self.options.format, **calibrated}
+        decided = {"thresholds": dict(self.thresholds)} if self.thresholds else {}
+        return {"postprocess": postprocess, "format": self.options.format, **calibrated, **decided}
 
     @property
     def names(self) -> dict[str, Any]:
@@ -169,7 +181,7 @@ class SegmentationAnswer(BaseAnswer):
             maps = self._maps(held, files["entropy"], ready) if self.options.uncertainty else None
             if maps is not None:
                 values.append(maps.values(self.task, self.temperature[0]))
-            labels = labels_of_slabs(parts, ready.geometry, self.task, values)
+            labels = labels_of_slabs(parts, ready.geometry, self.task, values, self.thresholds)
             voxel_mm3 = abs(float(np.linalg.det(affine[:3, :3])))
             postprocess(labels, self.postprocessing, self.manifest, voxel_mm3)
             if maps is not None:

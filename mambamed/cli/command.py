@@ -42,7 +42,7 @@ _SYSTEM_ERRORS = {
 }
 
 # Commands that keep what is finished when they are run again.
-_CONTINUED = ("prepare", "extend", "predict", "landmarks", "classify", "bids", "study", "demo")
+_CONTINUED = ("prepare", "extend", "predict", "landmarks", "classify", "bids", "study", "best", "demo")
 
 _COMMON = {
     "json_output": Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")],

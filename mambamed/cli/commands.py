@@ -118,6 +118,7 @@ _COMMANDS = {
     api.compare: 1,
     api.view: 1,
     api.study: 1,
+    api.best: 1,
     api.convert_points: 1,
     api.import_weights: 1,
     api.demo: 0,

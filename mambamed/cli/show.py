@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mambamed.run.export import ExportSummary
     from mambamed.run.import_weights import ImportSummary
     from mambamed.run.listing import RunList
+    from mambamed.selection.best import BestSummary
     from mambamed.study.running import StudySummary
     from mambamed.training import TrainSummary
     from mambamed.training.general import NewRecipe
@@ -248,6 +249,13 @@ def view(summary: ViewSummary) -> None:
     print(f"shown: {summary.cases} cases ({summary.kind})")
     if summary.notes is not None:
         print(f"notes: {summary.marked} cases in {summary.notes}")
+
+
+def best(summary: BestSummary) -> None:
+    """Print every option that was tested, and what was chosen."""
+    _with_notes(summary.table)
+    print(f"{summary.ensemble}: {', '.join(summary.chosen)}")
+    _next(summary.next_command)
 
 
 def study(summary: StudySummary) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from mambamed.documents.ensemble import EnsembleFile
 from mambamed.documents.evaluation import AnySummary, ComparisonFile
 from mambamed.documents.fault import FaultReport
 from mambamed.documents.jobs import JobRequest, JobState
@@ -45,6 +46,7 @@ KINDS: dict[str, tuple[str, Any]] = {
     "calibration": ("calibration.json of a fold", Calibration),
     "model": ("model.json of a model file", ModelIndex),
     "program": ("model.onnx.json or model.pt2.json next to an exported program", Program),
+    "ensemble": ("ensemble.json of `best`, a model for `predict`", EnsembleFile),
     "prediction": ("run.json of predictions", PredictionRecord),
     "points": ("CASE.json of predicted landmarks", PointFile),
     "evaluation": ("summary.json of an evaluation", AnySummary),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mambamed.documents.ensemble import EnsembleFile
 from mambamed.documents.splits import FoldName
 from mambamed.errors import ModelError, RecipeError
 from mambamed.networks import network_class
@@ -58,6 +59,7 @@ class Member:
     layout: torch.memory_format = torch.contiguous_format  # of the networks and their input
     model: str = ""  # name of the run folder or model file
     checkpoint: str = "best"  # or "last"
+    weight: float = 1.0  # of each of its networks, relative to those of other members
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Ensemble:
     max_windows: int | None = None  # per image
     resident: bool = False  # whether slabs stay on a GPU, see `window_slabs`; of one member only
     also: Callable[[Tensor], Tensor] | None = None  # makes further channels of the slabs, see `ForwardPass`
+    file: EnsembleFile | None = None  # from which it was loaded
 
     @property
     def passes(self) -> int:
@@ -98,6 +101,7 @@ class Ensemble:
                 "mirror_axes": list(member.windows.mirror_axes),
                 "patch_size": list(member.windows.patch_size),
                 **({"mirror_order": list(order)} if (order := member.windows.mirror_order) else {}),
+                **({"weight": member.weight} if member.weight != 1 else {}),
             }
             for member in self.members
         ]
@@ -135,7 +139,7 @@ class Ensemble:
             )
             for member in self.members
         ]
-        return mean_of_slabs(streams, [len(member.networks) for member in self.members])
+        return mean_of_slabs(streams, [len(member.networks) * member.weight for member in self.members])
 
     def slabs_of_case(self, case_id: str, image: NDArray[np.floating], progress: Progress) -> Iterator[Slab]:
         """`slabs`, with the windows of the case reported to `progress`, and its time if that is long."""
@@ -182,10 +186,12 @@ def mean_of_slabs(streams: Sequence[Iterator[Slab]], weights: Sequence[float]) -
 
 
 def load_ensemble(models: Sequence[Path], serving: Serving = Serving()) -> Ensemble:
-    """Load all networks of run folders or one-file models.
+    """Load all networks of run folders or one-file models, or those that an ensemble file names.
 
     Raises ModelError if a run, fold or checkpoint is missing or damaged, or if runs cannot be averaged.
     """
+    file, parts = _parts_of(models, serving)
+    models = [part.model for part in parts]
     max_ram = parse_bytes(serving.max_ram, "--max-ram") if serving.max_ram else None
     runs = [open_model(Path(model)) for model in models]
     if not runs:
@@ -195,18 +201,19 @@ def load_ensemble(models: Sequence[Path], serving: Serving = Serving()) -> Ensem
     )
     del reasons["layout"]  # each network has its own
     for run in runs[1:]:
-        _check_same_question(runs[0], run)
+        check_same_question(runs[0], run)
     members = []
-    for model, run in zip(models, runs, strict=True):
+    for part, run in zip(parts, runs, strict=True):
         layout = layout_of(run.recipe.network.name, place.device, place.precision)
-        folds = tuple(run.chosen_folds(serving.folds))
+        folds = tuple(run.chosen_folds(part.folds))
+        _check_digests(run, part)
         networks = tuple(
-            load_network(run, fold, serving.checkpoint, place.device).to(memory_format=layout)  # type: ignore[call-overload]
+            load_network(run, fold, part.checkpoint, place.device).to(memory_format=layout)  # type: ignore[call-overload]
             for fold in folds
         )
         windows = windows_of(run, serving.overlap, serving.tta, place.device)
-        name = Path(model).resolve().name
-        members.append(Member(run, folds, networks, windows, layout, name, serving.checkpoint))
+        name = Path(part.model).resolve().name
+        members.append(Member(run, folds, networks, windows, layout, name, part.checkpoint, part.weight))
     if serving.max_vram:
         _limit_gpu(place.device, parse_bytes(serving.max_vram, "--max-vram"))
     return Ensemble(
@@ -217,7 +224,54 @@ def load_ensemble(models: Sequence[Path], serving: Serving = Serving()) -> Ensem
         tuple(reasons.values()),
         max_ram,
         serving.max_windows,
+        file=file,
     )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A model and how it takes part; `digests`: fold_N -> sha256 of its checkpoint, if known."""
+
+    model: Path
+    folds: str
+    checkpoint: str
+    weight: float = 1.0
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+
+def _parts_of(models: Sequence[Path], serving: Serving) -> tuple[EnsembleFile | None, list[_Part]]:
+    """The models, or those of an ensemble file, which must be the only one."""
+    files = [Path(model) for model in models if is_ensemble(Path(model))]
+    if not files:
+        return None, [_Part(Path(model), serving.folds, serving.checkpoint) for model in models]
+    path = files[0]
+    if len(models) > 1:
+        raise RecipeError(f"{path}: names all runs of an ensemble. Give no other model with it.")
+    if serving.folds != "all":
+        raise RecipeError(f"--folds {serving.folds}: {path} names the folds. Remove the option.")
+    file = EnsembleFile.read(path)
+    parts = []
+    for member in file.members:
+        folds = ",".join(name.removeprefix("fold_") for name in member.checkpoints)
+        model = path.parent / member.model
+        parts.append(_Part(model, folds, file.checkpoint, member.weight, member.checkpoints))
+    return file, parts
+
+
+def is_ensemble(model: Path) -> bool:
+    """Whether a model is an ensemble file."""
+    return model.suffix == ".json" and model.is_file()
+
+
+def _check_digests(run: Run, part: _Part) -> None:
+    for name, digest in part.digests.items():
+        fold = name.removeprefix("fold_")
+        weights = run.weights(int(fold), part.checkpoint)
+        if sha256_of(weights) != digest:
+            raise ModelError(
+                f"{weights}: is not the checkpoint that 'mambamed best' chose; it has changed since. Run "
+                "'mambamed best' again."
+            )
 
 
 def _limit_gpu(device: torch.device, limit: int) -> None:
@@ -267,7 +321,7 @@ def windows_of(run: Run, overlap: float | None, tta: str | None, device: torch.d
     )
 
 
-def _check_same_question(first: Run, other: Run) -> None:
+def check_same_question(first: Run, other: Run) -> None:
     """Raise ModelError for runs that differ in input or output and so cannot be averaged."""
     difference = first.manifest.difference(other.manifest)
     sizes = {"patch_size": (1, 1, 1), "batch_size": 1, "shape_median": (1, 1, 1)}

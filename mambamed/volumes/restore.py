@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,6 +44,17 @@ def probability_values(task: Segmentation, arrays: Sequence[NDArray]) -> VoxelVa
     return VoxelValues(arrays, outside, lambda logits: [*kind(logits[:count])])
 
 
+def offsets_of(thresholds: Mapping[str, float], task: Segmentation) -> NDArray[np.float32]:
+    """`(K,)` numbers to be subtracted from the logits of regions with thresholds other than 0.5.
+
+    Args:
+        thresholds: region -> probability above which a voxel belongs to it.
+    """
+    chances = np.array([thresholds.get(name, 0.5) for name in task.names] if task.by_regions else [0.5])
+    offsets = np.log(chances / (1 - chances)).astype(np.float32)
+    return np.broadcast_to(offsets, (task.outputs,))
+
+
 def softmax_of(logits: NDArray) -> NDArray:
     """Softmax over the first axis."""
     values = np.exp(logits - logits.max(axis=0))
@@ -56,6 +67,7 @@ def labels_of_slabs(
     geometry: CaseGeometry,
     task: Segmentation,
     values: Sequence[VoxelValues] = (),
+    thresholds: Mapping[str, float] | None = None,
 ) -> NDArray:
     """Undo resampling, crop and orientation, and choose the label of each voxel, while the logits arrive.
 
@@ -67,6 +79,7 @@ def labels_of_slabs(
             the task do not decide the labels. A GPU that holds them chooses the labels.
         geometry: where the prepared grid lies in the file.
         values: what else is computed from the logits.
+        thresholds: region -> probability above which a voxel belongs to it (default: 0.5).
 
     Returns:
         Label map of `geometry.shape_native`, in the smallest integer type; 0 outside the crop box. Labels:
@@ -89,7 +102,8 @@ def labels_of_slabs(
     filler: _Filler | None = None
     for slab in slabs:
         if filler is None:
-            filler = _Filler(cropped, slab.axis, geometry, task, inner)
+            offsets = offsets_of(thresholds, task) if thresholds else None
+            filler = _Filler(cropped, slab.axis, geometry, task, inner, offsets)
         filler.take(slab)
     if filler is None or not filler.is_complete:
         raise ValueError(f"the slabs do not fill the prepared volume {geometry.shape_prepared}")
@@ -113,6 +127,7 @@ class _Filler:
         axis: of the slabs.
         geometry: the shape of the prepared volume, and the axis without interpolation.
         values: what else is computed, with views like `labels` as arrays.
+        offsets: `(K,)`, subtracted from the logits before the decision; None: nothing is.
     """
 
     def __init__(
@@ -122,7 +137,9 @@ class _Filler:
         geometry: CaseGeometry,
         task: Segmentation,
         values: Sequence[VoxelValues],
+        offsets: NDArray[np.float32] | None = None,
     ) -> None:
+        self._offsets = offsets
         shape = geometry.shape_prepared
         self._planes = np.moveaxis(labels, axis, 0)
         self._further = [
@@ -161,10 +178,14 @@ class _Filler:
         stop = int(np.searchsorted(high, slab.stop))
         these = slice(self._done, stop)
         along = low[these] - base, high[these] - base, weight[these]
-        if not (is_resident(planes) and not self._further and self._take_on_device(planes, along, these)):
+        plain = not self._further and self._offsets is None
+        if not (is_resident(planes) and plain and self._take_on_device(planes, along, these)):
             wide = self._wide(planes.cpu().numpy())
+            decisive = wide
+            if self._offsets is not None:
+                decisive = wide[:, : len(self._offsets)] - self._offsets[:, None, None]
             self._planes[these] = decide_planes(
-                wide, along, self._across, self._order, self._values, self._by_regions
+                decisive, along, self._across, self._order, self._values, self._by_regions
             )
             if self._further:
                 self._fill_further(wide, base, stop)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mambamed.documents.base import Model
+from mambamed.documents.ensemble import EnsembleFile
 from mambamed.documents.evaluation import (
     ClassificationSummary,
     ComparisonFile,
@@ -92,6 +93,18 @@ def _comparison() -> Any:
     return {"format": 1, "differences": [{**names, "means": [0.25, 0.75], "test": test, **corrected}]}
 
 
+ENSEMBLE = {
+    "format": 1,
+    "members": [{"model": "../runs/a", "weight": 2.0, "checkpoints": {"fold_0": "0" * 64}}],
+    "checkpoint": "best",
+    "postprocess": {"fill_holes": ["WT"], "largest_component": ["TC"], "min_mm3": {"ET": 10.0}},
+    "thresholds": {"ET": 0.4},
+    "metric": "dice",
+    "choices": [
+        {"stage": "runs", "option": "a + b", "subjects": 9, "before": 0.8, "after": 0.9}
+        | {"interval": [0.05, 0.15], "p": 0.01, "taken": True}
+    ],
+}
 STUDY = {
     "name": "Hippocampus",
     "datasets": {"hippo": {"prepared": "prepared/hippo", "set": {"network.channels": 8}, "part": "test"}},
@@ -149,6 +162,7 @@ EXAMPLES: list[tuple[type[Model], Any]] = [
     (ComparisonFile, _comparison()),
     (JobRequest, {"format": 1, **JOB}),
     (JobState, {"format": 1, "starts": [START]}),
+    (EnsembleFile, ENSEMBLE),
     (Study, STUDY),
     (StudyRecord, _study()),
     (FaultReport, {"error": {"kind": "RunError", "messages": ["disk full"], "exit_code": 1}}),
