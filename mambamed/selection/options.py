@@ -59,7 +59,8 @@ def as_recipe(settings: MaskPostprocess) -> Postprocess:
 
 def ensembles(count: int, names: Sequence[str]) -> dict[str, Setting]:
     """Single runs in the given order, then all pairs, then all runs together."""
-    groups = [*itertools.combinations(range(count), 1), *itertools.combinations(range(count), 2)]
+    groups: list[tuple[int, ...]] = [(number,) for number in range(count)]
+    groups += itertools.combinations(range(count), 2)
     groups += [tuple(range(count))] if count > 2 else []
     return {
         " + ".join(names[number] for number in group): Setting(dict.fromkeys(group, 1.0)) for group in groups

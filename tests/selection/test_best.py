@@ -44,7 +44,7 @@ def test_an_ensemble_file_is_a_model(tmp_path) -> None:
     file(
         1e6, 1.0, postprocess={"largest_component": ["one", "two"], "min_mm3": {"one": 1e5, "two": 1e5}}
     ).write(path)
-    assert masks([path], "processed") != first
+    assert masks([path], "processed") != both
     with pytest.raises(MambamedError, match="Give no other model with it"):
         masks([path, runs[0].root], "x")
     with pytest.raises(MambamedError, match="names the folds"):
