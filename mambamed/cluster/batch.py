@@ -17,8 +17,8 @@ from pathlib import Path
 from mambamed.cluster.destination import PORTABLE, Destination, clock
 from mambamed.errors import RecipeError, RunError
 
-AGAIN = 99  # exit code of a job that is to be run again: SGE's own, which LSF and HTCondor are told
-LEAD_SECONDS = 120  # before the time limit a command is told to save; also what SLURM is asked for
+AGAIN = 99  # exit code of a job that is to be run again: that of SGE; given to LSF and HTCondor
+LEAD_SECONDS = 120  # a command gets the signal to save this long before the time limit; also requested of SLURM
 _PATIENCE = 120  # seconds for a command of the batch system
 
 
