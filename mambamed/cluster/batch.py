@@ -18,7 +18,9 @@ from mambamed.cluster.destination import PORTABLE, Destination, clock
 from mambamed.errors import RecipeError, RunError
 
 AGAIN = 99  # exit code of a job that is to be run again: that of SGE; given to LSF and HTCondor
-LEAD_SECONDS = 120  # a command gets the signal to save this long before the time limit; also requested of SLURM
+LEAD_SECONDS = (
+    120  # a command gets the signal to save this long before the time limit; also requested of SLURM
+)
 _PATIENCE = 120  # seconds for a command of the batch system
 
 

@@ -10,6 +10,7 @@ from mambamed.documents.base import Count, Document, Fraction, Model, Positive
 from mambamed.documents.evaluation import Interval, Number
 from mambamed.documents.prepared import Sha256
 from mambamed.errors import MambamedError, ModelError
+from mambamed.recipe.schema import Postprocess
 
 
 class EnsembleMember(Model):
@@ -29,6 +30,11 @@ class MaskPostprocess(Model):
     fill_holes: tuple[str, ...] = ()
     largest_component: tuple[str, ...] = ()
     min_mm3: dict[str, Positive] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: Postprocess) -> MaskPostprocess:
+        """Those of a recipe."""
+        return cls.checked(settings.model_dump(mode="json"), "recipe.yaml")
 
 
 class Choice(Model):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from mambamed.documents.base import Count, Document, Fraction, Model, NotNegative, Positive, Size
+from mambamed.documents.ensemble import MaskPostprocess
 from mambamed.documents.plan import Normalization, Spacing, Triple
 from mambamed.documents.prepared import Sha256
 from mambamed.documents.splits import FoldName
 from mambamed.errors import MambamedError, ModelError
-from mambamed.recipe.schema import ChannelKind, Crop, Postprocess, TaskName
+from mambamed.recipe.schema import ChannelKind, Crop, TaskName
 
 
 class ProgramFile(Model):
@@ -67,7 +68,7 @@ class Masks(Model):
     """Label value that output channel k writes."""
     order: tuple[Count, ...]
     """Order in which the channels of regions are written, later ones over earlier ones."""
-    postprocess: Postprocess
+    postprocess: MaskPostprocess
 
 
 class Points(Model):

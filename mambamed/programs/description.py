@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from mambamed.documents.ensemble import MaskPostprocess
 from mambamed.documents.program import Classes, Masks, Points, Preparation, Program, Windows
 from mambamed.documents.splits import FoldName
 from mambamed.run.calibration import read_calibration
@@ -30,7 +31,7 @@ def described(run: Run, folds: Sequence[FoldName], **facts: Any) -> Program:
             decision="positive" if task.by_regions else "largest",
             values=tuple(task.values),
             order=tuple(task.order),
-            postprocess=recipe.inference.postprocess,
+            postprocess=MaskPostprocess.of(recipe.inference.postprocess),
         )
     elif isinstance(task, Landmarks):
         answers["points"] = Points(

@@ -100,7 +100,7 @@ def best(
             return found
 
         own = held.runs[0].recipe.inference.postprocess
-        start = MaskPostprocess.checked(own.model_dump(mode="json"), "recipe.yaml")
+        start = MaskPostprocess.of(own)
         groups = {
             name: Setting(setting.weights, start) for name, setting in ensembles(len(models), names).items()
         }

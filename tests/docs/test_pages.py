@@ -16,6 +16,7 @@ import yaml
 import mambamed
 from mambamed.cli.command import as_json
 from mambamed.converters import convert
+from mambamed.documents.foreign.jobqueue import read_site_queue
 from mambamed.documents.study import read_study
 from mambamed.recipe import Recipe, load_recipe
 from mambamed.study.plan import trained_rows
@@ -33,6 +34,7 @@ PYTHON_RUN_BY = {
     "extending.md": "tests/test_extending.py",
     "python.md": "tests/test_python_page.py",
     "datasets.md": "tests/docs/test_pages.py",
+    "deployment.md": "tests/programs/test_exporting.py",
 }
 
 
@@ -124,9 +126,18 @@ def test_every_block_is_of_a_kind_that_is_tested() -> None:
 def test_a_recipe_of_a_page_is_valid(page, text, tmp_path) -> None:
     """A block without a network is completed by one; what it gives is in the recipe as it was read.
 
-    A block with several recipes is a study.
+    A block with several recipes is a study, one of a site's batch system a file of dask-jobqueue.
     """
     given = yaml.safe_load(text)
+    if "jobqueue" in given:
+        (tmp_path / "jobqueue.yaml").write_text(text)
+        found = read_site_queue("slurm", {"DASK_CONFIG": str(tmp_path)})
+        assert (found.account, found.queue, found.job_script_prologue) == (
+            "radiology",
+            "gpu",
+            ("module load cuda",),
+        )
+        return
     if "recipes" in given:
         (tmp_path / "study.yaml").write_text(text)
         assert trained_rows(read_study(tmp_path / "study.yaml")), page

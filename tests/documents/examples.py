@@ -19,6 +19,7 @@ from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Plan
 from mambamed.documents.prediction import PointFile, PredictionRecord
 from mambamed.documents.prepared import CaseRecord, Fingerprint, PreparedIndex
+from mambamed.documents.program import Program
 from mambamed.documents.run import (
     Calibration,
     CheckpointFacts,
@@ -135,6 +136,29 @@ def _study() -> Any:
     return {"format": 1, "study": STUDY, **rows}
 
 
+def _program() -> Any:
+    """With the parts of all tasks, although a program has one."""
+    file = {"name": "model.onnx", "bytes": 10, "sha256": "0123456789abcdef" * 4}
+    plan = _plan()
+    preparation = {"axes": "ras", "crop": "nonzero", "keep_spacing": False, "spacing_mm": [1.0, 1.0, 2.0]}
+    preparation |= {"normalization": plan["normalization"]}
+    windows = {"kind": "sliding", "patch_size": [16, 16, 16], "overlap": 0.5, "gaussian": True}
+    windows |= {"mirror_axes": [0, 2], "mirror_order": [0, 2, 1], "like_nnunet": False}
+    masks = {"labels": {"background": 0, "tumor": 1}, "regions": {"whole": [1]}, "decision": "largest"}
+    masks |= {"values": [0, 1], "order": [0]}
+    masks |= {"postprocess": {"fill_holes": ["a"], "largest_component": ["a"], "min_mm3": {"a": 2.0}}}
+    points = {"names": ["tip"], "reading": "softmax", "method": "gaussian", "sigma_voxels": [1.0, 1.0, 2.0]}
+    points |= {"offsets": True, "thresholds": {"tip": 0.5}}
+    classes = {"names": ["left", "right"], "temperature": 1.5, "threshold": 0.5}
+    return {
+        "format": 1, "version": "0.2.0", "run": "brats", "task": "segmentation", "network": "nnmamba",
+        "program": "onnx", "opset": 20, "files": [file], "folds": [0, "all"], "checkpoint": "best",
+        "largest_difference": 1e-6, "input": "image", "output": "logits", "outputs": 2,
+        "channels": {"T1": "mri"}, "preparation": preparation, "windows": windows, "masks": masks,
+        "points": points, "classes": classes,
+    }  # fmt: skip
+
+
 MORE = {"landmarks": ["tip"], "classes": ["left", "right"], "covariate_ranges": {"age": [20.0, 90.5]}}
 LOSS = {"voxels": 30, "in_crop": 29, "kept": 10, "components": 2, "components_lost": 1}
 START = {"host": "node7", "process": 4711, "id": "101", "began": 1.5, "seen": 2.5, "ended": 3.5}
@@ -163,6 +187,7 @@ EXAMPLES: list[tuple[type[Model], Any]] = [
     (JobRequest, {"format": 1, **JOB}),
     (JobState, {"format": 1, "starts": [START]}),
     (EnsembleFile, ENSEMBLE),
+    (Program, _program()),
     (Study, STUDY),
     (StudyRecord, _study()),
     (FaultReport, {"error": {"kind": "RunError", "messages": ["disk full"], "exit_code": 1}}),
