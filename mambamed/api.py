@@ -392,6 +392,9 @@ def export(
     checkpoint: Checkpoint = "best",
     dataset_name: str | None = None,
     overwrite: bool = False,
+    push: str | None = None,
+    license: str | None = None,
+    progress: Progress | None = None,
 ) -> ExportSummary:
     """Export a run as one file: a model file of mambamed for sharing, or a program that runs without it.
 
@@ -403,20 +406,34 @@ def export(
         folds: Folds to include: all trained folds, or a list, e.g. 0,2.
         dataset_name: Name of the training data in a model file (default: only the recipe's name is kept).
         overwrite: Replace an output file that has other content.
+        push: Also upload the model with a model card to the Hugging Face Hub: hf://org/name, or
+            hf://org/name@branch. A new repository is private.
+        license: License of the model for its card, as the hub spells it, e.g. cc-by-4.0.
     """
     _check_models(run)
     if format != "mambamed":
         if dataset_name is not None:
             raise RecipeError("--dataset-name: applies only to --format mambamed. Remove the option.")
+        if push is not None:
+            raise RecipeError("--push: applies only to --format mambamed. Remove the option.")
         from mambamed.programs.exporting import export_program
 
         return export_program(
             run, output, kind=format, folds=folds, checkpoint=checkpoint, overwrite=overwrite
         )
+    from mambamed.progress import Silence
     from mambamed.run.export import export_model
 
     return export_model(
-        run, output, folds=folds, checkpoint=checkpoint, dataset_name=dataset_name, overwrite=overwrite
+        run,
+        output,
+        folds=folds,
+        checkpoint=checkpoint,
+        dataset_name=dataset_name,
+        overwrite=overwrite,
+        push=push,
+        license=license,
+        say=(progress or Silence()).say,
     )
 
 
@@ -452,7 +469,8 @@ def predict(
     """Segment images: write one mask per case, on the grid of the input image.
 
     Args:
-        model: Run folder or exported model file; several form an ensemble.
+        model: Run folder, exported model file, or hf://org/name[@revision] on the Hugging Face Hub; several
+            form an ensemble.
         input: Image, folder of images or DICOM series, list of cases, or, with --part, a prepared dataset.
         output: Output folder for the masks; for a single case also the file of its mask, e.g. mask.nii.gz.
         folds: Folds to average: all trained folds, or a list, e.g. 0,2.
@@ -485,7 +503,7 @@ def predict(
         jobs: Number of workers or jobs at a time.
         job: Resources of each, e.g. gpus=1,time=4:00:00,mem=32G; other keys are those of the batch system.
     """
-    _check_models(*cast("list[Path]", model))
+    model = _local_models(model)
     _check_input(Path(input))
     from mambamed.answers.mask_files import MaskOptions
     from mambamed.answers.segmentation import predict
@@ -533,7 +551,7 @@ def classify(
         saliency: Also write one map per case of what speaks for the predicted class.
         saliency_method: Method of the saliency maps: integrated gradients, or Grad-CAM.
     """
-    _check_models(*cast("list[Path]", model))
+    model = _local_models(model)
     _check_input(Path(input))
     from mambamed.answers.classification import ClassOptions, classify
 
@@ -581,7 +599,7 @@ def landmarks(
         threshold: Report a landmark as absent if its score is below this value (default: chosen on the
             validation cases).
     """
-    _check_models(*cast("list[Path]", model))
+    model = _local_models(model)
     _check_input(Path(input))
     from mambamed.answers.landmarks import PointOptions, landmarks
 
@@ -635,7 +653,7 @@ def bids(
         label: Label in the names of the derivatives (default: from the name of the recipe).
         skip_bids_validation: Do not require a valid dataset_description.json.
     """
-    _check_models(*cast("list[Path]", model))
+    model = _local_models(model)
     from mambamed.answers.bids import BidsOptions, run_bids
 
     job, serving = _options({"shard": "1/1", "resume": False, "part": None, **locals()})
@@ -652,6 +670,17 @@ def _check_models(*models: AnyPath) -> None:
     for model in map(Path, models):
         if not model.is_file():
             Run.open(model)
+
+
+def _local_models(models: AnyPaths) -> list[Path]:
+    """The run folders or files of models, some of which may be on the hub; checked."""
+    given = list(map(Path, cast("list[Path]", models)))
+    if any(str(model).startswith("hf:") for model in given):
+        from mambamed.run.hub import local_model
+
+        given = [local_model(model) for model in given]
+    _check_models(*given)
+    return given
 
 
 def _check_prepared(folder: Path) -> None:

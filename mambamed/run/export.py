@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,8 @@ from mambamed.recipe import Recipe, Split, dump_recipe
 from mambamed.run import calibration, thresholds
 from mambamed.run.checkpoint import Checkpoint, encode_checkpoint, read_checkpoint
 from mambamed.run.folder import Run
+from mambamed.run.hub import Reference, push_model
+from mambamed.run.hub_card import hub_card
 from mambamed.run.provenance import sha256_of
 from mambamed.terminal import command_line
 
@@ -85,6 +87,9 @@ def export_model(
     checkpoint: str = "best",
     dataset_name: str | None = None,
     overwrite: bool = False,
+    push: str | None = None,
+    license: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> ExportSummary:
     """Write a run as one file that predicts as the run does, bit for bit.
 
@@ -99,12 +104,17 @@ def export_model(
             weights, the average is written.
         dataset_name: what the file says of the training data (default: only the recipe's name).
         overwrite: replace an output file with other content.
+        push: also upload the file, with a card, to this repository of the hub; see `hub.push_model`.
+        license: of the model, for that card.
+        say: receives a line about what was decided.
 
     Raises:
         RecipeError: the output is somebody else's.
         ModelError: no such run, fold or checkpoint, or another suffix.
         RunError: the file cannot be written.
     """
+    if push and Reference.of(push) is None:
+        raise ModelError(f"--push {push}: expected hf://org/name or hf://org/name@branch. Correct the name.")
     run = Run.open(run_folder)
     by_default = run_folder / f"model{SUFFIX}"
     output, ledger = output or by_default, Ledger(run_folder).refresh()
@@ -136,15 +146,19 @@ def export_model(
                 for name, kind in _TAUGHT.items():
                     if (found := run.find(f"fold_{fold}/{name}")) is not None:
                         put(f"fold_{fold}/{name}", json_text(kind.read(found).to_json()).encode())
-            put("card.md", _card(run, dataset_name, lines).encode())
+            card = _card(run, dataset_name, lines)
+            put("card.md", card.encode())
             index = ModelIndex(version=mambamed.__version__, run=run.recipe.name, members=members)
             _put(archive, _INDEX, json_text(index.to_json()).encode())
+    pushed = (
+        push_model(push, output, hub_card(run, numbers, card, dataset_name, license), say) if push else None
+    )
     return ExportSummary(
         output=output,
         folds=tuple(numbers),
         bytes=output.stat().st_size,
         sha256=sha256_of(output),
-        next_command=command_line(run.task.verb, output, "IMAGES"),
+        next_command=command_line(run.task.verb, pushed or output, "IMAGES"),
     )
 
 
