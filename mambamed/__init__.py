@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mambamed import recipes
     from mambamed.api import (
+        best,
         bids,
         classify,
         compare,
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
         prepare,
         runs,
         schema,
+        study,
         train,
         view,
     )
 
 __version__ = "0.2.0"
 __all__ = [
+    "best",
     "bids",
     "classify",
     "compare",
@@ -51,6 +54,7 @@ __all__ = [
     "recipes",
     "runs",
     "schema",
+    "study",
     "train",
     "view",
 ]

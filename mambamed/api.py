@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from mambamed.run.import_weights import ImportSummary
     from mambamed.run.listing import RunList
     from mambamed.selection.best import BestSummary
-    from mambamed.study.running import StudySummary
+    from mambamed.studies.running import StudySummary
     from mambamed.training import TrainSummary
     from mambamed.training.general import NewRecipe
     from mambamed.training.seeds import SeedsSummary
@@ -945,7 +945,7 @@ def study(
         report_only: Train nothing; write the report of what is finished.
     """
     from mambamed.cluster.destination import Destination
-    from mambamed.study.running import run_study
+    from mambamed.studies.running import run_study
 
     return run_study(
         Path(study),

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mambamed.run.import_weights import ImportSummary
     from mambamed.run.listing import RunList
     from mambamed.selection.best import BestSummary
-    from mambamed.study.running import StudySummary
+    from mambamed.studies.running import StudySummary
     from mambamed.training import TrainSummary
     from mambamed.training.general import NewRecipe
     from mambamed.training.seeds import SeedsSummary

@@ -6,6 +6,7 @@ Source: the hub's documentation, "Model Cards" (metadata in YAML, of which JSON 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,7 +93,8 @@ def _validation(run: Run, fold: FoldName) -> _Validation | None:
 
 
 def _metric(row: Row) -> str:
-    return str(getattr(row, "metric", "")).partition("@")[0].lower()
+    """Its metric without tolerance and convention."""
+    return re.split("[@:]", str(getattr(row, "metric", "")))[0].lower()
 
 
 def _table(found: Sequence[_Validation]) -> list[str]:
@@ -102,6 +104,8 @@ def _table(found: Sequence[_Validation]) -> list[str]:
             low, high = row.interval
             interval = f"{low:.4g} to {high:.4g}" if math.isfinite(low) else "too few subjects"
             name, metric = getattr(row, "name", ""), _SHOWN[_metric(row)]
+            if convention := str(getattr(row, "metric", "")).partition(":")[2]:
+                metric += f", {convention}"
             lines.append(f"| {each.fold} | {name} | {metric} | {row.mean:.4g} | {interval} |")
     return lines
 

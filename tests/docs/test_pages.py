@@ -19,7 +19,7 @@ from mambamed.converters import convert
 from mambamed.documents.foreign.jobqueue import read_site_queue
 from mambamed.documents.study import read_study
 from mambamed.recipe import Recipe, load_recipe
-from mambamed.study.plan import trained_rows
+from mambamed.studies.plan import trained_rows
 from tests.answers.stubs import stub_run, write_blobs, write_nifti
 from tests.test_docs import PAGES, ROOT
 

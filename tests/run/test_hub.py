@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -169,10 +170,15 @@ def test_the_card_states_scores_and_numbers_of_persons_but_not_their_names(tmp_p
         path = tmp_path / "masks" / f"sub-{'abcdeff'[number]}_ses-{number}.nii.gz"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(packed(LABEL))
-    evaluate(tmp_path / "masks", tmp_path / "masks", run.fold_folder(0), regions="one=1,two=2", report=False)
+    scores = tmp_path / "scores"
+    evaluate(tmp_path / "masks", tmp_path / "masks", scores, regions="one=1,two=2", report=False)
+    run.fold_folder(0).mkdir(exist_ok=True)
+    for name in ("summary.json", "cases.csv"):
+        shutil.copy(scores / name, run.fold_folder(0) / name)
     folds: list[FoldName] = [0]
     card = hub_card(run, folds, "# stub\n", None, None)
     assert card.startswith("---\nlibrary_name: ") and '"pipeline_tag' not in card
     assert "Fold 0: validated on 6 cases of" in card and "| 0 | one | Dice | 1 |" in card
-    assert "HD95 (mm)" in card and "sub-a" not in card and str(tmp_path) not in card
+    assert "| 0 | one | HD95 (mm), max-directed | 0 |" in card
+    assert "sub-a" not in card and str(tmp_path) not in card
     assert "did not name the training data" in card and "not stated by the publisher" in card

@@ -14,9 +14,9 @@ from mambamed.report.curves import Curve, curves_png
 from mambamed.report.page import document, faults_html, picture_html, section, settings_html, table_html
 from mambamed.report.tables import Table, write_table
 from mambamed.run.provenance import provenance
-from mambamed.study.plan import StudyCell
-from mambamed.study.results import DatasetResults, ScoredCell
-from mambamed.study.tables import result_table, structure_tables, test_table
+from mambamed.studies.plan import StudyCell
+from mambamed.studies.results import DatasetResults, ScoredCell
+from mambamed.studies.tables import result_table, structure_tables, test_table
 
 RECORD, REPORT = "study.json", "report.html"
 

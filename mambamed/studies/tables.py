@@ -12,8 +12,8 @@ from mambamed.metrics.classification import BINARY_METRICS, MULTICLASS_METRICS
 from mambamed.recipe import Recipe
 from mambamed.report.tables import Table
 from mambamed.run.training_cost import duration
-from mambamed.study.papers import FRACTIONS
-from mambamed.study.results import AUC, AVERAGE, DatasetResults
+from mambamed.studies.papers import FRACTIONS
+from mambamed.studies.results import AUC, AVERAGE, DatasetResults
 
 _WHOLE = (AVERAGE, ALL)
 _CLASS_METRICS = {**MULTICLASS_METRICS, **BINARY_METRICS}

@@ -13,7 +13,7 @@ from mambamed.progress import Progress
 from mambamed.report.tables import Table
 from mambamed.run.folder import Run
 from mambamed.run.training_cost import duration
-from mambamed.study.plan import StudyCell
+from mambamed.studies.plan import StudyCell
 from mambamed.training.measured import measured_recipe
 
 

@@ -13,8 +13,8 @@ from scipy.stats import wilcoxon
 from mambamed.errors import DatasetError
 from mambamed.evaluation.read_back import Evaluated, Question
 from mambamed.recipe import Recipe
-from mambamed.study.plan import StudyCell, Trained
-from mambamed.study.results import ScoredCell, joined, results_of
+from mambamed.studies.plan import StudyCell, Trained
+from mambamed.studies.results import ScoredCell, joined, results_of
 
 CASES = [f"c{number}" for number in range(8)]
 

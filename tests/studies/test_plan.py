@@ -11,7 +11,7 @@ import pytest
 from mambamed.documents.study import Study, read_study
 from mambamed.errors import RecipeError
 from mambamed.recipe import load_recipe, shipped_recipes
-from mambamed.study.plan import cells_of, has_mixer, steps_settings, trained_rows, training_commands
+from mambamed.studies.plan import cells_of, has_mixer, steps_settings, trained_rows, training_commands
 
 STUDIES = Path(__file__).resolve().parents[2] / "studies"
 

@@ -16,10 +16,10 @@ from mambamed.io.ownership import Output
 from mambamed.progress import Progress, Silence
 from mambamed.report.tables import Table
 from mambamed.run.folder import Run
-from mambamed.study.costs import cost_table, spent
-from mambamed.study.output import RECORD, write_study
-from mambamed.study.plan import StudyCell, Trained, cells_of, shown_command, trained_rows, training_commands
-from mambamed.study.results import DatasetResults, read_cells, results_of
+from mambamed.studies.costs import cost_table, spent
+from mambamed.studies.output import RECORD, write_study
+from mambamed.studies.plan import StudyCell, Trained, cells_of, shown_command, trained_rows, training_commands
+from mambamed.studies.results import DatasetResults, read_cells, results_of
 from mambamed.tasks.base import task_class
 from mambamed.terminal import command_line
 

@@ -14,7 +14,7 @@ from mambamed.documents.study import StudyRecord
 from mambamed.errors import RecipeError
 from mambamed.io.ownership import Output
 from mambamed.recipe import dump_recipe, load_recipe
-from mambamed.study.running import find_study, run_study
+from mambamed.studies.running import find_study, run_study
 from mambamed.training.training import train
 from tests.training.small_run import CONVOLUTIONS, small_recipe
 

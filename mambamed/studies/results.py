@@ -19,8 +19,8 @@ from mambamed.evaluation.paired_cases import check_alike, paired_values, shared_
 from mambamed.evaluation.read_back import ALL, Evaluated, Question
 from mambamed.metrics.auc import auc_difference
 from mambamed.metrics.statistics import bootstrap_interval, holm, mean_ranks, paired_test
-from mambamed.study.papers import paper_value
-from mambamed.study.plan import StudyCell, Trained
+from mambamed.studies.papers import paper_value
+from mambamed.studies.plan import StudyCell, Trained
 
 AVERAGE = "average"
 AUC = "auc"
