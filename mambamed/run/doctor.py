@@ -31,6 +31,9 @@ EXTRAS = {
     "baselines": (("monai", "einops"), "UNETR, SwinUNETR, SegResNet, ViT"),
     "tensorboard": (("tensorboard",), "curves of a training in TensorBoard"),
     "wandb": (("wandb",), "curves of a training in Weights & Biases"),
+    "onnx": (("onnx", "onnxscript", "onnxruntime"), "export to ONNX"),
+    "cluster": (("distributed", "dask_jobqueue"), "cases on several machines, by Dask"),
+    "hub": (("huggingface_hub",), "models on the Hugging Face Hub"),
 }
 _NEEDED = (
     "numpy", "scipy", "SimpleITK", "nibabel", "pydantic", "blosc2", "isal", "safetensors", "matplotlib",
