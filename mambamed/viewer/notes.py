@@ -18,7 +18,7 @@ _LONGEST = 2000  # characters
 
 
 class Notes:
-    """The notes in a file, which is read anew before each change: a person may edit it, too.
+    """The notes in a file, which is read again before each change, as a person may edit it, too.
 
     Raises:
         DatasetError: the file is no table of notes.

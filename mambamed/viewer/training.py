@@ -1,4 +1,4 @@
-"""The progress of a run, read anew from its files; nothing of the training itself is imported."""
+"""The progress of a run, read from its files at each call; nothing of the training itself is imported."""
 
 from __future__ import annotations
 
