@@ -22,6 +22,7 @@ from mambamed.cluster.batch import AGAIN, LEAD_SECONDS, SYSTEMS
 from mambamed.cluster.position import without_position
 from mambamed.documents.jobs import Ending, JobRequest, JobState, Start
 from mambamed.errors import RunError
+from mambamed.io.atomic import open_log
 from mambamed.io.lock import folder_lock, is_locked
 
 STOP = "STOP"  # a file of this name in the folder: no job is started again
@@ -67,7 +68,7 @@ def _start(folder: Path, request: JobRequest, parent: int | None) -> int:
     start = Start(host=socket.gethostname(), process=os.getpid(), id=job, began=now, seen=now)
     words = [*request.words, *(w for w in request.again if state.starts and w not in request.words)]
     JobState(starts=(*state.starts, start)).write(path)
-    with (folder / f"{request.name}.log").open("ab") as log:
+    with open_log(folder / f"{request.name}.log") as log:
         command = subprocess.Popen(
             [sys.executable, "-m", "mambamed", *words],
             cwd=request.folder,

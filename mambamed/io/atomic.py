@@ -128,10 +128,17 @@ def write_text(path: Path, text: str) -> None:
 def append_text(path: Path, text: str) -> None:
     """Append UTF-8 text to a log file; errors are those of `open_atomic`."""
     try:
+        with open_log(path) as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def open_log(path: Path) -> BinaryIO:
+    """Open a log file for appending bytes; errors are those of `open_atomic`."""
+    try:
         enter(path)
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | NO_LINK, 0o666)
-        with os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.write(text)
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | NO_LINK, 0o666), "ab")
     except OSError as error:
         raise cannot_write(path, error) from error
 

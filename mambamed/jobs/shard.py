@@ -29,7 +29,7 @@ class Shard:
 
     index: int = 1
     count: int = 1
-    array: str = field(default="", compare=False)
+    array: str = field(default="", compare=False, repr=False)
 
     @property
     def suffix(self) -> str:

@@ -141,7 +141,7 @@ def steps_settings(recipe: Recipe, steps: int) -> list[str]:
     """The settings with which a recipe takes this number of steps, in epochs of about the recipe's length.
 
     >>> steps_settings(load_recipe("phantom_nnmamba"), 1000)
-    ['training.epochs=25', 'training.steps_per_epoch=40']
+    ['training.epochs=50', 'training.steps_per_epoch=20']
     """
     epochs = max(1, round(steps / recipe.training.steps_per_epoch))
     while steps % epochs:

@@ -235,9 +235,9 @@ def test_both_passes_keep_within_the_memory_allowed(tmp_path, monkeypatch, max_r
     """By hand: the largest case has 19 x 12 x 10 voxels of two channels, 48 bytes each: 107 KiB."""
     used = []
 
-    def noted(work, arguments, workers, progress):
+    def noted(work, arguments, workers, progress, pool=None):
         used.append((work.__name__, workers))
-        return over_cases(work, arguments, 1, progress)
+        return over_cases(work, arguments, 1, progress, pool)
 
     monkeypatch.setattr("mambamed.preparation.prepare.over_cases", noted)
     heard = Heard()
