@@ -1,8 +1,8 @@
 """Makes commands of the functions of `mambamed.api`: the same parameters, plus the common options.
 
-Every command has `--json`, `-q` and `-v`, shows a progress bar, prints the summary, and reports errors in one
-line each with an exit code: 0 done, 1 failed while running, 2 invalid usage, recipe or model, 3 some cases
-failed, 130 interrupted.
+Every command has `--json`, `--json-lines`, `-q` and `-v`, shows a progress bar, prints the summary, and
+reports errors in one line each with an exit code: 0 done, 1 failed while running, 2 invalid usage, recipe or
+model, 3 some cases failed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,16 +11,25 @@ import errno
 import functools
 import inspect
 import logging
-import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
+from mambamed.cli.json_output import (
+    Form,
+    JsonLines,
+    is_first_process,
+    print_fault,
+    print_message,
+    print_result,
+)
 from mambamed.errors import MambamedError
 from mambamed.memory import is_of_device, is_out_of_memory, shortage
+from mambamed.progress import Progress, Silence
 from mambamed.terminal import close_stdout
 
 _LONGEST_LINE = 2000  # characters of a message
@@ -46,6 +55,13 @@ _CONTINUED = ("prepare", "extend", "predict", "landmarks", "classify", "bids", "
 
 _COMMON = {
     "json_output": Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")],
+    "json_lines": Annotated[
+        bool,
+        typer.Option(
+            "--json-lines",
+            help="Print progress, messages and the result on stdout, as one JSON object per line.",
+        ),
+    ],
     "quiet": Annotated[bool, typer.Option("-q", "--quiet", help="Show only the result, no progress.")],
     "verbose": Annotated[bool, typer.Option("-v", "--verbose", help="Show more messages and tracebacks.")],
 }
@@ -76,8 +92,9 @@ def command(function: Callable[..., Any], show: Callable[[Any], None]) -> Callab
     ]
 
     @functools.wraps(function)
-    def run(*, json_output: bool, quiet: bool, verbose: bool, **arguments: Any) -> None:
-        _start_logging(quiet, verbose)
+    def run(*, json_output: bool, json_lines: bool, quiet: bool, verbose: bool, **arguments: Any) -> None:
+        form: Form = "lines" if json_lines else "json" if json_output else "text"
+        _start_logging(quiet, verbose, form)
         try:
             if function.__name__ == "train" and arguments["gpus"] > 1 and arguments["on"] is None:
                 from mambamed.training.launch import launch, launched
@@ -85,37 +102,31 @@ def command(function: Callable[..., Any], show: Callable[[Any], None]) -> Callab
                 if launched(arguments["gpus"]):
                     raise SystemExit(launch(arguments["gpus"], sys.argv[1:]))
             if "progress" in signature.parameters:
-                from mambamed.cli.progress import open_progress
-
-                with open_progress(quiet or json_output) as progress:
+                with _progress(quiet, form) as progress:
                     result = function(**arguments, progress=progress)
             else:
                 result = function(**arguments)
-            if os.environ.get("RANK", "0") != "0":
-                return  # of several training processes, only the first one prints
-            try:
-                if json_output:
-                    from mambamed.io.json_text import json_to_print
-
-                    print(json_to_print(as_json(result)))
-                else:
+            if form != "text":
+                print_result(result, form)
+            elif is_first_process():
+                try:
                     show(result)
-                sys.stdout.flush()
-            except BrokenPipeError:
-                close_stdout()
+                    sys.stdout.flush()
+                except BrokenPipeError:
+                    close_stdout()
         except MambamedError as error:
-            raise _failed(type(error).__name__, str(error), error.exit_code, json_output, verbose) from error
+            raise _failed(type(error).__name__, str(error), error.exit_code, form, verbose) from error
         except Exception as error:
             fault = _fault_of_machine(error, function.__name__)
             if fault is None:
-                if json_output:
-                    print_fault("InternalError", f"{type(error).__name__}: {error}", EXIT_FAILED)
+                if form != "text":
+                    print_fault("InternalError", f"{type(error).__name__}: {error}", EXIT_FAILED, form)
                 raise
-            raise _failed("MachineError", fault, EXIT_FAILED, json_output, verbose) from error
+            raise _failed("MachineError", fault, EXIT_FAILED, form, verbose) from error
         except KeyboardInterrupt as interruption:
             fact = f": {interruption}" if str(interruption) else ""
             line = f"Interrupted{fact}. {after_interruption(function.__name__, arguments)}"
-            raise _failed("Interrupted", line, EXIT_INTERRUPTED, json_output) from None
+            raise _failed("Interrupted", line, EXIT_INTERRUPTED, form) from None
         faults = getattr(result, "faults", None)
         if faults:
             shown = len(faults) if verbose or len(faults) <= _FAULTS_SHOWN + 1 else _FAULTS_SHOWN
@@ -132,26 +143,26 @@ def command(function: Callable[..., Any], show: Callable[[Any], None]) -> Callab
     return run
 
 
-def _failed(kind: str, lines: str, code: int, as_json: bool, verbose: bool = False) -> typer.Exit:
+def _failed(kind: str, lines: str, code: int, form: Form, verbose: bool = False) -> typer.Exit:
     """Report a fault, with the traceback of the current exception if asked; returns the exit to raise."""
     if verbose:
         traceback.print_exc()
     complain(lines)
-    if as_json and os.environ.get("RANK", "0") == "0":
-        print_fault(kind, lines, code)
+    if form != "text":
+        print_fault(kind, lines, code, form)
     return typer.Exit(code)
 
 
-def print_fault(kind: str, lines: str, code: int) -> None:
-    """Print a fault as JSON on stdout, see `mambamed.documents.fault`."""
-    from mambamed.documents.fault import FaultReport
-    from mambamed.io.json_text import json_to_print
+@contextmanager
+def _progress(quiet: bool, form: Form) -> Iterator[Progress]:
+    """The progress output that suits the form of the result."""
+    if form == "text":
+        from mambamed.cli.progress import open_progress
 
-    content = {"error": {"kind": kind, "messages": lines.split("\n"), "exit_code": code}}
-    try:
-        print(json_to_print(FaultReport.model_validate_json(json_to_print(content)).to_json()), flush=True)
-    except BrokenPipeError:
-        close_stdout()
+        with open_progress(quiet) as progress:
+            yield progress
+    else:
+        yield Silence() if quiet or form == "json" else JsonLines()
 
 
 def _fault_of_machine(error: Exception, verb: str) -> str | None:
@@ -188,28 +199,6 @@ def complain(lines: str) -> None:
         print(f"mambamed: {line}", file=sys.stderr)
 
 
-def as_json(value: Any) -> Any:
-    """Convert a summary to JSON values: dataclasses and documents to objects, paths and errors to text."""
-    import dataclasses
-    import math
-    from pathlib import Path
-
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: as_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if callable(document := getattr(value, "to_json", None)):  # a document
-        return as_json(document())
-    if isinstance(value, dict):
-        return {str(key): as_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [as_json(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    if isinstance(value, (Path, BaseException)):
-        return str(value)
-    plain = getattr(value, "tolist", None)  # a NumPy array or scalar
-    return as_json(plain()) if callable(plain) else value
-
-
 class _Lines(logging.Handler):
     """Prints to the stderr of the moment, which a progress bar replaces while it is shown."""
 
@@ -217,10 +206,21 @@ class _Lines(logging.Handler):
         print(self.format(record), file=sys.stderr)
 
 
-def _start_logging(quiet: bool, verbose: bool) -> None:
-    """Show log messages as plain lines on stderr."""
-    handler = _Lines()
-    handler.setFormatter(logging.Formatter("mambamed: %(levelname)s: %(message)s"))
+class _Events(logging.Handler):
+    """Prints message events."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print_message(self.format(record))
+
+
+def _start_logging(quiet: bool, verbose: bool, form: Form = "text") -> None:
+    """Show log messages as plain lines on stderr, or as events."""
+    if form == "lines":
+        handler: logging.Handler = _Events()
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    else:
+        handler = _Lines()
+        handler.setFormatter(logging.Formatter("mambamed: %(levelname)s: %(message)s"))
     logger = logging.getLogger("mambamed")
     # Only the handler has this level: with --quiet, warnings are still recorded with their cases.
     handler.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)

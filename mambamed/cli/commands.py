@@ -11,7 +11,8 @@ import typer
 
 from mambamed import __version__, api
 from mambamed.arguments import described
-from mambamed.cli.command import command, print_fault
+from mambamed.cli.command import command
+from mambamed.cli.json_output import print_fault
 from mambamed.cli.options import one_value_each, typed
 from mambamed.terminal import printable
 
@@ -60,8 +61,10 @@ def run_app(arguments: Sequence[str]) -> None:
         shown.format_message = lambda: printable(describe())
         rich_format_error(shown)
         code = shown.exit_code
-        if "--json" in arguments:
-            print_fault("UsageError", describe(), code)
+        if "--json-lines" in arguments:
+            print_fault("UsageError", describe(), code, "lines")
+        elif "--json" in arguments:
+            print_fault("UsageError", describe(), code, "json")
     sys.exit(code)
 
 

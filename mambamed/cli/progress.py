@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO, cast
 
@@ -20,7 +19,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from mambamed.progress import Progress, Silence
+from mambamed.progress import Progress, Silence, Stage
 from mambamed.terminal import Escaped, printable, unescaped
 
 _SECONDS_BETWEEN_LINES = 20.0
@@ -72,19 +71,18 @@ class Bar:
     def __init__(self, bar: RichProgress) -> None:
         self._bar = bar
         self._task: TaskID | None = None
-        self._done = 0
+        self._stage = Stage("", 0, "")
 
     def start(self, stage: str, total: int, unit: str) -> None:
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._done = 0
+        self._stage = Stage(stage, total, unit)
         self._task = self._bar.add_task(printable(stage), total=total, unit=printable(unit), facts="")
 
     def advance(self, count: int = 1, **facts: str | float) -> None:
         if self._task is not None:
-            self._done += count
-            before = self._bar.tasks[self._bar.task_ids.index(self._task)].completed
-            self._bar.update(self._task, completed=max(before, self._done + part_of(facts)))
+            self._stage.advance(count, facts)
+            self._bar.update(self._task, completed=self._stage.reached)
             if facts:
                 self._bar.update(self._task, facts=show_facts(facts))
 
@@ -96,41 +94,25 @@ class Lines:
     """Plain lines for a log: one every twenty seconds and one at the end of each stage."""
 
     def __init__(self) -> None:
-        self._stage, self._unit = "", ""
-        self._done, self._total = 0, 0
-        self._reached = 0.0  # cases, with the part of the current one
-        self._began = self._said = time.monotonic()
+        self._stage = Stage("", 0, "")
+        self._said = 0.0
 
     def start(self, stage: str, total: int, unit: str) -> None:
-        self._stage, self._unit = stage, unit
-        self._done, self._total, self._reached = 0, total, 0.0
-        self._began = self._said = time.monotonic()
+        self._stage, self._said = Stage(stage, total, unit), 0.0
 
     def advance(self, count: int = 1, **facts: str | float) -> None:
-        self._done += count
-        self._reached = max(self._reached, self._done + part_of(facts))
-        now = time.monotonic()
-        if now - self._said < _SECONDS_BETWEEN_LINES and self._done < self._total:
+        stage = self._stage
+        stage.advance(count, facts)
+        if stage.seconds - self._said < _SECONDS_BETWEEN_LINES and stage.done < stage.total:
             return
-        self._said = now
-        seconds = now - self._began
-        line = f"{self._stage} {self._done}/{self._total} {self._unit}, {seconds:.0f} s"
-        if self._reached:
-            line += f", {seconds / self._reached * (self._total - self._reached):.0f} s left"
+        self._said = stage.seconds
+        line = f"{stage.name} {stage.done}/{stage.total} {stage.unit}, {stage.seconds:.0f} s"
+        if stage.seconds_left is not None:
+            line += f", {stage.seconds_left:.0f} s left"
         self.say(f"{line}  {show_facts(facts)}".rstrip())
 
     def say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
-
-
-def part_of(facts: Mapping[str, str | float]) -> float:
-    """How much of the current case is done, by its windows.
-
-    >>> part_of({"case": "a", "windows": "3/12"}), part_of({"loss": 0.5})
-    (0.25, 0.0)
-    """
-    done, _, total = str(facts.get("windows", "")).partition("/")
-    return int(done) / int(total) if total.isdecimal() and int(total) else 0.0
 
 
 def show_facts(facts: dict[str, str | float]) -> str:

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from mambamed.documents.ensemble import EnsembleFile
 from mambamed.documents.evaluation import AnySummary, ComparisonFile
+from mambamed.documents.event import Event
 from mambamed.documents.fault import FaultReport
 from mambamed.documents.jobs import JobRequest, JobState
 from mambamed.documents.manifest import DatasetManifest
@@ -57,6 +58,7 @@ KINDS: dict[str, tuple[str, Any]] = {
     "study-results": ("study.json of a study", StudyRecord),
     "files": (".mambamed-files of an output folder, one line of it", Line),
     "error": ("output of a command with --json that failed", FaultReport),
+    "event": ("line of the output of a command with --json-lines", Event),
     "compile-times": ("compile.json in the cache folder", CompileTimes),
 }
 

@@ -8,7 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from mambamed.cli.command import after_interruption, as_json, command
+from mambamed.cli.command import after_interruption, command
+from mambamed.cli.json_output import as_json
 from mambamed.documents.fault import FaultReport
 from mambamed.errors import CaseError, DatasetError, RunError
 from mambamed.progress import Progress

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import mambamed
-from mambamed.cli.command import as_json
+from mambamed.cli.json_output import as_json
 from mambamed.converters import convert
 from mambamed.documents.foreign.jobqueue import read_site_queue
 from mambamed.documents.study import read_study
@@ -35,6 +35,7 @@ PYTHON_RUN_BY = {
     "python.md": "tests/test_python_page.py",
     "datasets.md": "tests/docs/test_pages.py",
     "deployment.md": "tests/programs/test_exporting.py",
+    "other-programs.md": "tests/cli/test_json_output.py",
 }
 
 
