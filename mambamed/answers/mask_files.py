@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mambamed.answers.label_tables import ITK_SNAP, SLICER
 from mambamed.cases import Case
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import RecipeError
@@ -86,6 +87,8 @@ class MaskOptions:
         end = next((end for end in ends if output.name.lower().endswith(end)), "")
         if not end or output.is_dir():
             tables = (UNCERTAINTY,) if self.uncertainty else ()
+            if self.format == "nifti":
+                tables = (*tables, ITK_SNAP, SLICER)
             return OutputFolder(output, "folder of masks", (self.suffix,), tables), self
         if end not in FORMATS[self.format] or not output.name.endswith(end):
             expected = " or ".join(FORMATS[self.format])

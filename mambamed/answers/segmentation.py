@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mambamed.answers.base import BaseAnswer, check_task
+from mambamed.answers.label_tables import write_label_tables
 from mambamed.answers.mask_calibration import ensemble_temperature
 from mambamed.answers.mask_files import (
     UNCERTAINTY,
@@ -218,7 +219,9 @@ class SegmentationAnswer(BaseAnswer):
         return {"uncertainty": dict(zip(self.task.names, numbers, strict=True))}
 
     def gather(self, cases: Sequence[Case], finished: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
-        """Write the uncertainty of all cases as a table."""
+        """Write the names and colors of the labels, and the uncertainty of all cases as a table."""
+        if self.options.format == "nifti" and not self.options.ending:
+            write_label_tables(folder, self.manifest.labels)
         if not self.tables:
             return
         columns = ("expected_dice", "entropy", "disagreement")

@@ -86,6 +86,8 @@ def test_a_mask_has_the_grid_codes_and_units_of_its_image(run, images, tmp_path)
         "case_0.nii.gz",
         "case_1.nii.gz",
         "case_2.nii.gz",
+        "labels_itksnap.txt",
+        "labels_slicer.ctbl",
         "run.json",
     ]
 

@@ -179,4 +179,5 @@ def test_no_file_of_a_rejected_case_lies_under_a_final_name(prepared, predicted)
     assert not stored & {row.name for row in [*REJECTED, *REJECTED_LABELS]}
     names = {path.name for path in predicted.output.iterdir() if not path.name.startswith(".")}
     wanted = [*HEALTHY, *ids(WARNED), *ids(ACCEPTED)]
-    assert names == {"run.json", *(f"{name}.nii.gz" for name in wanted)}
+    tables = {"labels_itksnap.txt", "labels_slicer.ctbl"}
+    assert names == {"run.json", *tables, *(f"{name}.nii.gz" for name in wanted)}
