@@ -10,7 +10,6 @@ from __future__ import annotations
 
 # pyright: reportArgumentType=false
 # The arguments arrive converted, see `arguments`.
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -206,6 +205,7 @@ def train(
     precision: Precision | None = None,
     deterministic: bool = False,
     max_hours: float | None = None,
+    max_cpu_minutes: float | None = None,
     fit: str | None = None,
     dry_run: bool = False,
     gpus: int = 1,
@@ -237,6 +237,8 @@ def train(
         deterministic: Use deterministic algorithms: results are reproducible on the same machine.
         max_hours: Limit training, including the final validation, to this many hours; the learning-rate
             schedule is shortened to match.
+        max_cpu_minutes: The same limit in minutes of CPU time of the process, which other programs on the
+            machine do not change; for training in one process on a CPU.
         fit: Choose patch size and batch size to fit into this much memory, e.g. 24GB; auto uses the device's
             free memory.
         dry_run: Measure some training steps, report the cost of the whole training, and write nothing.
@@ -256,6 +258,7 @@ def train(
     from mambamed.training import train
     from mambamed.training.general import recipe_to_train
     from mambamed.training.launch import launch, launched, words_of
+    from mambamed.training.limit import TimeLimit
     from mambamed.training.ranks import leave_ranks
     from mambamed.training.seeds import train_seeds
 
@@ -274,8 +277,12 @@ def train(
         if code := launch(gpus, words_of(given)):
             raise RunError(f"train: {gpus} processes ended with exit code {code}. Read their messages above.")
         gpus, resume = 1, True  # nothing is left to train: the summary is read from the run
-    began, notes, measured = time.monotonic(), (), False
+    limit, notes, measured = TimeLimit.of(max_hours, max_cpu_minutes), (), False
     if asked is None:
+        if max_cpu_minutes is not None:
+            raise RecipeError(
+                "--max-cpu-minutes: needs a recipe. Make one: mambamed recipes new -d PREPARED -o x.yaml"
+            )
         asked, notes, measured = recipe_to_train(
             cast(Path, data),
             output,
@@ -299,8 +306,7 @@ def train(
         "device": device,
         "precision": precision,
         "deterministic": deterministic,
-        "max_hours": max_hours,
-        "began": began,
+        "limit": limit,
         "fit": fit,
         "log": log or (),
         "notes": notes,

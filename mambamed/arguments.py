@@ -35,6 +35,7 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "gpus": ("at least 1", lambda x: x >= 1),
     "jobs": ("at least 1", lambda x: x >= 1),
     "hours": ("more than 0", lambda x: x > 0),
+    "max_cpu_minutes": ("more than 0", lambda x: x > 0),
     "max_hours": ("more than 0", lambda x: x > 0),
     "max_windows": ("at least 1", lambda x: x >= 1),
     "minutes": ("more than 0", lambda x: x > 0),

@@ -18,6 +18,7 @@ from mambamed.recipe import load_recipe
 from mambamed.report.pictures import PicturedCase, draw_cases
 from mambamed.terminal import command_line
 from mambamed.training import train
+from mambamed.training.limit import TimeLimit
 
 TRAINING_CASES = 24
 TEST_CASES = 6
@@ -72,8 +73,8 @@ def _demo(output: Path, minutes: float, progress: Progress) -> DemoSummary:
     prepare(raw, prepared, recipe=recipe, progress=progress)
     limit = ("--max-hours", f"{minutes / 60:.3f}")
     progress.say(f"3/6 {command_line('train', 'phantom_nnmamba', '-d', prepared, '-o', run, *limit)}")
-    hours = minutes / 60
-    train(recipe, prepared=prepared, output=run, fold="0", resume=True, max_hours=hours, progress=progress)
+    limited = TimeLimit.of(minutes / 60)
+    train(recipe, prepared=prepared, output=run, fold="0", resume=True, limit=limited, progress=progress)
     progress.say(f"4/6 {command_line('predict', run, data / 'test', '-o', predictions)}")
     predict([run], data / "test", predictions, progress=progress)
     scored = ("-o", tables, "--recipe", "phantom_nnmamba")

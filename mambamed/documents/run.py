@@ -148,6 +148,7 @@ class CountersRecord(Model):
     asked: Count = 0
     seconds: Annotated[float, Field(ge=0)] = 0.0
     budget_seconds: float | None = None
+    cpu_time: bool = False
     planned: bool = False
     loss_sum: Number = 0.0
     loss_count: Count = 0

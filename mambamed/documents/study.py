@@ -26,18 +26,41 @@ StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_le
 
 
 class Budget(Model):
-    """What every run may take; exactly one of the keys."""
+    """What every training may take; exactly one of the keys."""
 
     hours: Positive | None = None
-    """Wall time of a run, with the validation of whole volumes; the schedule is shortened to it."""
+    """Wall time of each training, with the validation of whole volumes; the schedule is shortened to it."""
+    cpu_minutes: Positive | None = None
+    """The same in minutes of CPU time, which other programs on the machine do not change."""
     steps: Size | None = None
-    """Optimizer steps of a run, in place of `training.epochs` and `training.steps_per_epoch`."""
+    """Optimizer steps of each training, in place of `training.epochs` and `training.steps_per_epoch`."""
 
     @model_validator(mode="after")
     def _is_one(self) -> Budget:
-        if (self.hours is None) == (self.steps is None):
-            raise ValueError("expected either hours or steps. Give one of them.")
+        if [self.hours, self.cpu_minutes, self.steps].count(None) != 2:
+            raise ValueError("expected one of hours, cpu_minutes and steps. Give one of them.")
         return self
+
+    @property
+    def limit_hours(self) -> float | None:
+        """The time of a training, of whichever clock."""
+        return self.hours if self.cpu_minutes is None else self.cpu_minutes / 60
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The option of `train` that limits the time."""
+        if self.hours is not None:
+            return "--max-hours", f"{self.hours:g}"
+        return () if self.cpu_minutes is None else ("--max-cpu-minutes", f"{self.cpu_minutes:g}")
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        if self.steps is not None:
+            return f"{self.steps} steps per training"
+        if self.hours is not None:
+            return f"{self.hours:g} hours per training"
+        return f"{self.cpu_minutes:g} minutes of CPU time per training"
 
 
 class StudyDataset(Model):

@@ -70,7 +70,7 @@ def cost_table(
         device: where steps are measured if the budget is not a time.
         jobs: number of runs at a time.
     """
-    limit = study.budget.hours if study.budget else None
+    limit = study.budget.limit_hours if study.budget else None
     rows, total, trainings = [], 0.0, 0
     kinds = list(dict.fromkeys((cell.trained.dataset, cell.trained.name) for cell in cells))
     progress.start("measuring", len(kinds), "recipes")
@@ -91,8 +91,9 @@ def cost_table(
         f"{duration(total / max(trainings, 1) * math.ceil(left / jobs))}"
     ]
     if limit:
+        kind = "CPU time" if study.budget and study.budget.cpu_minutes else "time"
         notes.append(
-            "each training ends within its budget of time, including the validation of whole volumes"
+            f"each training ends within its budget of {kind}, including the validation of whole volumes"
         )
     else:
         notes.append(

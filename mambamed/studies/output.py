@@ -127,14 +127,10 @@ def _runs_table(runs: Sequence[StudyRun]) -> Table:
 
 
 def _settings(study: Study) -> dict[str, object]:
-    limit = study.budget
-    budget = "as the recipes say"
-    if limit is not None:
-        budget = f"{limit.hours:g} hours per training" if limit.hours else f"{limit.steps} steps"
     facts = provenance()
     datasets = (f"{name}: {d.prepared}, scored on {d.part} cases" for name, d in study.datasets.items())
     return {
-        "budget": budget,
+        "budget": study.budget.title if study.budget else "as the recipes say",
         "datasets": list(datasets),
         "folds": study.folds if isinstance(study.folds, str) else list(study.folds),
         "settings of all": [f"{key}={value}" for key, value in study.set.items()] or "none",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mambamed.documents.study import TWIN, Study
+from mambamed.documents.study import TWIN, Budget, Study
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.networks import default_of, options_of
 from mambamed.preparation.store import PreparedDataset, check_prepared
@@ -72,9 +72,9 @@ class StudyCell:
         ending = ".csv" if self.trained.recipe.task == "classification" else ""
         return self.root.parent / f"seed_{self.seed}_predictions{ending}"
 
-    def settings(self, budget_hours: float | None) -> list[str]:
+    def settings(self, budget: Budget | None) -> list[str]:
         """The arguments of `train` apart from folders, fold and device."""
-        limit = [] if budget_hours is None else ["--max-hours", f"{budget_hours:g}"]
+        limit = budget.words if budget else ()
         return [*self.trained.words, "--set", f"training.seed={self.seed}", *limit]
 
 
@@ -196,16 +196,16 @@ def _folds(study: Study, name: str) -> tuple[int, ...]:
 
 
 def training_commands(
-    cell: StudyCell, hours: float | None, options: Sequence[str]
+    cell: StudyCell, budget: Budget | None, options: Sequence[str]
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Fold and arguments of each training of a run."""
     for fold in cell.folds:
         place = ("-d", str(cell.prepared), "-o", str(cell.root), "-f", str(fold))
         source = cell.trained.init_from
         start = ("--init-from", str(cell.runs.joinpath(*source, f"seed_{cell.seed}"))) if source else ()
-        yield fold, ("train", *cell.settings(hours), *place, *start, "--resume", *options)
+        yield fold, ("train", *cell.settings(budget), *place, *start, "--resume", *options)
 
 
-def shown_command(cell: StudyCell, hours: float | None) -> str:
+def shown_command(cell: StudyCell, budget: Budget | None) -> str:
     """The command of the first fold, without its folders."""
-    return command_line("train", *cell.settings(hours), "-f", cell.folds[0])
+    return command_line("train", *cell.settings(budget), "-f", cell.folds[0])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mambamed.cluster.commands import Command, Outcome, run_commands
 from mambamed.cluster.destination import Destination
-from mambamed.documents.study import Study, StudyRecord, StudyRun, read_study
+from mambamed.documents.study import Budget, Study, StudyRecord, StudyRun, read_study
 from mambamed.errors import MambamedError, RecipeError
 from mambamed.io.lock import reading
 from mambamed.io.ownership import Output
@@ -79,10 +79,9 @@ def run_study(
     study = study if study.name else study.changed(name=file.stem)
     rows = trained_rows(study)
     cells = cells_of(study, rows, output)
-    hours = study.budget.hours if study.budget else None
     folder = Output(output, "study", [file], edited=("*",))
     folder.check()
-    _check_same(output, cells, hours)
+    _check_same(output, cells, study.budget)
     if dry_run:
         done = sum(_is_finished(cell, fold) for cell in cells for fold in cell.folds)
         table = cost_table(study, cells, done, device, place.jobs or 1, progress)
@@ -92,9 +91,9 @@ def run_study(
     with folder.locked(), reading(*{cell.prepared for cell in cells}):
         outcomes: list[Outcome] = []
         if not report_only:
-            _record(output, study, cells, hours)
-            outcomes = _train(output, study, cells, hours, device, place, progress)
-        return _reported(output, study, rows, cells, hours, outcomes, progress)
+            _record(output, study, cells)
+            outcomes = _train(output, study, cells, device, place, progress)
+        return _reported(output, study, rows, cells, outcomes, progress)
 
 
 def find_study(study: Path) -> Path:
@@ -112,7 +111,7 @@ def find_study(study: Path) -> Path:
     raise RecipeError(f"{study}: no such study. Give a STUDY.yaml, or the name of a shipped study.")
 
 
-def _check_same(output: Path, cells: Sequence[StudyCell], hours: float | None) -> None:
+def _check_same(output: Path, cells: Sequence[StudyCell], budget: Budget | None) -> None:
     """Raise RecipeError if a run of the folder was trained by another command."""
     if not (output / RECORD).is_file():
         return
@@ -121,7 +120,7 @@ def _check_same(output: Path, cells: Sequence[StudyCell], hours: float | None) -
     }
     for cell in cells:
         before = known.get((cell.trained.dataset, cell.trained.name, cell.seed))
-        now = shown_command(cell, hours)
+        now = shown_command(cell, budget)
         if before is not None and _without_fold(before) != _without_fold(now):
             raise RecipeError(
                 f"{output}: {cell.name} belongs to another study: '{before}' there, '{now}' here. Give "
@@ -133,10 +132,10 @@ def _without_fold(command: str) -> str:
     return command.rpartition(" -f ")[0]
 
 
-def _record(output: Path, study: Study, cells: Sequence[StudyCell], hours: float | None) -> None:
+def _record(output: Path, study: Study, cells: Sequence[StudyCell]) -> None:
     """Write what the runs are before they begin; runs that only an earlier study had stay listed."""
     path = output / RECORD
-    own = [_run_of(cell, hours) for cell in cells]
+    own = [_run_of(cell, study.budget) for cell in cells]
     names = {(run.dataset, run.recipe, run.seed) for run in own}
     known = StudyRecord.read(path).runs if path.is_file() else ()
     others = [run for run in known if (run.dataset, run.recipe, run.seed) not in names]
@@ -147,7 +146,6 @@ def _train(
     output: Path,
     study: Study,
     cells: Sequence[StudyCell],
-    hours: float | None,
     device: str,
     place: Destination,
     progress: Progress,
@@ -160,7 +158,7 @@ def _train(
             Command(f"{cell.name}.fold_{fold}", words, proof=(cell.root / f"fold_{fold}" / "summary.json",))
             for cell in cells
             if bool(cell.trained.init_from) == later
-            for fold, words in training_commands(cell, hours, options)
+            for fold, words in training_commands(cell, study.budget, options)
             if not _is_finished(cell, fold)
         ]
         outcomes += run_commands(trainings, place, output / _JOBS, progress) if trainings else []
@@ -194,7 +192,6 @@ def _reported(
     study: Study,
     rows: Sequence[Trained],
     cells: Sequence[StudyCell],
-    hours: float | None,
     outcomes: Sequence[Outcome],
     progress: Progress,
 ) -> StudySummary:
@@ -213,7 +210,7 @@ def _reported(
             except MambamedError as error:
                 faults.append(f"{dataset}: {error}")
         progress.advance(1, dataset=dataset)
-    runs = [_run_of(cell, hours) for cell in cells]
+    runs = [_run_of(cell, study.budget) for cell in cells]
     recipes = {
         dataset: {row.name: row.recipe for row in rows if row.dataset == dataset}
         for dataset in study.datasets
@@ -237,9 +234,9 @@ def _is_finished(cell: StudyCell, fold: int) -> bool:
         return False
 
 
-def _run_of(cell: StudyCell, hours: float | None) -> StudyRun:
+def _run_of(cell: StudyCell, budget: Budget | None) -> StudyRun:
     finished = all(_is_finished(cell, fold) for fold in cell.folds)
-    facts = {"command": shown_command(cell, hours), "folds": cell.folds, "finished": finished}
+    facts = {"command": shown_command(cell, budget), "folds": cell.folds, "finished": finished}
     try:
         took = spent(cell.root, cell.folds)
         facts |= {"device": took.device, "complete": took.complete}

@@ -15,22 +15,28 @@ def cost_of(pace: Pace, steps: int, steps_per_epoch: int, device: str, peak_gib:
     return TrainingCost(device, pace.step_seconds, steps, training, pace.validation_seconds / 3600, peak_gib)
 
 
-def check_time(pace: Pace, hours: float, option: str) -> None:
+def check_time(pace: Pace, seconds: float, option: str, unit_seconds: int = 3600) -> None:
     """Reject a time in which not even one step and the validation fit.
 
-    Raises:
-        RecipeError: with the measured figures; `option` is named in it, e.g. "--max-hours".
+    Args:
+        option: named in the error, e.g. "--max-hours".
+        unit_seconds: of the unit of the option.
 
-    >>> check_time(Pace(39.0, 20.0, 505.0), 0.05, "--max-hours")
+    Raises:
+        RecipeError: with the measured figures.
+
+    >>> check_time(Pace(39.0, 20.0, 505.0), 180, "--max-hours")
     Traceback (most recent call last):
     mambamed.errors.RecipeError: --max-hours 0.05: one step takes 39 s here, the end of an epoch about ...
     """
-    needed = (pace.step_seconds + pace.epoch_seconds + pace.validation_seconds) / 3600
-    if needed > hours:
-        least = math.ceil(needed * 100) / 100
+    needed = pace.step_seconds + pace.epoch_seconds + pace.validation_seconds
+    if needed > seconds:
+        least = math.ceil(needed / unit_seconds * 100) / 100
+        step, epoch, volumes = (
+            duration(each / 3600) for each in (pace.step_seconds, pace.epoch_seconds, pace.validation_seconds)
+        )
         raise RecipeError(
-            f"{option} {hours:g}: one step takes {duration(pace.step_seconds / 3600)} here, the end of an "
-            f"epoch about {duration(pace.epoch_seconds / 3600)} and the validation of whole volumes about "
-            f"{duration(pace.validation_seconds / 3600)}. Use at least {option} {least:g} and more for the "
-            "training itself, a smaller recipe, or a GPU."
+            f"{option} {seconds / unit_seconds:g}: one step takes {step} here, the end of an epoch about "
+            f"{epoch} and the validation of whole volumes about {volumes}. Use at least {option} {least:g} "
+            "and more for the training itself, a smaller recipe, or a GPU."
         )

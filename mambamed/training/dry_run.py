@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -47,10 +47,17 @@ class DryRun:
     cost: TrainingCost | None = None  # of the whole training
 
 
-def take_one_step(state: TrainingState, task: Task, batch: Batch, place: Workplace, run: Run) -> DryRun:
+def take_one_step(
+    state: TrainingState,
+    task: Task,
+    batch: Batch,
+    place: Workplace,
+    run: Run,
+    clock: Callable[[], float] = time.monotonic,
+) -> DryRun:
     """Take training steps on one batch of full size, as the loop does, and measure them; changes the state.
 
-    Steps are repeated, at most three times, until ten seconds have passed.
+    Steps are repeated, at most three times, until ten seconds of the clock have passed.
     """
     patch_size = tuple(batch.image.shape[2:])
     patches = len(batch.image) * run.recipe.training.accumulate
@@ -59,9 +66,9 @@ def take_one_step(state: TrainingState, task: Task, batch: Batch, place: Workpla
     losses: list[float] = []
     steps = Steps(state, task, place, run.recipe.training)
     while len(times) <= _REPEATS and sum(times) < _ENOUGH_SECONDS:
-        began = time.monotonic()
+        began = clock()
         losses.append(steps.take(itertools.repeat(batch), len(times)).read()[0])
-        times.append(time.monotonic() - began)
+        times.append(clock() - began)
     network = state.network
     return DryRun(
         network=run.recipe.network.name,

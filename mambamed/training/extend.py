@@ -7,6 +7,7 @@ from pathlib import Path
 from mambamed.errors import RecipeError
 from mambamed.progress import Progress
 from mambamed.run.folder import Run
+from mambamed.training.limit import TimeLimit
 from mambamed.training.training import TrainSummary, train
 
 
@@ -54,6 +55,6 @@ def extend(
         extend=True,
         device=device,
         precision=precision,
-        max_hours=max_hours,
+        limit=TimeLimit.of(max_hours),
         progress=progress,
     )

@@ -195,7 +195,7 @@ def general_recipe(
     progress.say(f"general recipe: measuring steps on {place.device} to choose width and patch")
     size = maker.sized(available_gib(fit, place), fit)
     if hours is not None:
-        check_time(size.pace, hours, option)
+        check_time(size.pace, hours * 3600, option)
     size = maker.widened(size, available_gib(fit, place))
     choices, recipe = maker.finished(size, ends_by_clock)
     steps = min(recipe.training.steps, maker.steps_in(size.pace)) if ends_by_clock else recipe.training.steps

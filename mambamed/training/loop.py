@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import closing, nullcontext
@@ -24,6 +23,7 @@ from mambamed.run.folder import Run
 from mambamed.run.workplace import Workplace
 from mambamed.training.costs import cost_of
 from mambamed.training.journal import Journal
+from mambamed.training.limit import clock_of
 from mambamed.training.ranks import Ranks
 from mambamed.training.schedule import Pace, learning_rate, steps_that_fit
 from mambamed.training.state import TrainingState
@@ -63,9 +63,9 @@ class Loop:
 
     Args:
         journal: receives log lines and the rows of log.csv.
-        final_passes: number of patches in the validation of whole volumes, for `--max-hours`.
+        final_passes: number of patches in the validation of whole volumes, for a limit of time.
         ranks: this process among those that train together.
-        clock: seconds from any starting point.
+        clock: seconds from any starting point (default: wall time, or CPU time if the state counts that).
         queued: see `Steps`; the loss of such a step is read when the next one is queued.
     """
 
@@ -80,12 +80,13 @@ class Loop:
         *,
         final_passes: int = 0,
         ranks: Ranks = Ranks(),  # noqa: B008 - frozen
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
         queued: bool | None = None,
     ) -> None:
         self.run, self.state, self.patches, self.journal = run, state, patches, journal
         self._fold, self._task, self._settings = fold, run.task, run.recipe.training
-        self._place, self._final_passes, self._ranks, self._clock = place, final_passes, ranks, clock
+        self._place, self._final_passes, self._ranks = place, final_passes, ranks
+        self._clock = clock or clock_of(state.counters.cpu_time)
         network: Any = torch.compile(state.network, dynamic=False) if place.compiled else state.network
         self._steps = Steps(state, run.task, place, self._settings, ranks, network, queued)
         self._unread: deque[tuple[int, Outcome]] = deque()  # steps whose loss is not counted yet
@@ -93,7 +94,7 @@ class Loop:
         self._all_stop = False  # whether a step has told all processes that one of them is to stop
         self._step_seconds: list[float] = []
         self._cost_told = False
-        self._last_lap = clock()
+        self._last_lap = self._clock()
 
     def go(self, stop: StopRequests) -> str | None:
         """Train to the end of the schedule, or until a request to stop.
@@ -288,7 +289,7 @@ class Loop:
         return None
 
     def _agreed(self, steps: int, planned: bool) -> tuple[int, bool]:
-        """Rank 0's plan under `--max-hours`, because clocks differ."""
+        """Rank 0's plan under a limit of time, because clocks differ."""
         if self.state.counters.budget_seconds is None:
             return steps, planned
         return self._ranks.agree((steps, planned))
@@ -323,7 +324,7 @@ class Loop:
         return seconds
 
     def _plan_once(self) -> None:
-        """Once some steps are measured: report the cost; with `--max-hours`, adapt the schedule to it."""
+        """Once some steps are measured: report the cost; with a limit of time, adapt the schedule to it."""
         counters, measured = self.state.counters, self._step_seconds[_WARM_STEPS:] or self._step_seconds[1:]
         few = len(self._step_seconds) < _WARM_STEPS + _MEASURED_STEPS
         if self._cost_told or not measured or (few and sum(measured) < _MEASURED_SECONDS):
@@ -343,7 +344,7 @@ class Loop:
             counters.planned = True
 
     def _plan_again(self, epoch_seconds: float, pass_seconds: float) -> None:
-        """With `--max-hours`: change the number of remaining steps if the plan no longer fits."""
+        """With a limit of time: change the number of remaining steps if the plan no longer fits."""
         counters = self.state.counters
         steps, self._step_seconds = self._step_seconds[-self._settings.steps_per_epoch :], []
         if counters.budget_seconds is None or counters.step >= counters.steps or not steps:
@@ -367,8 +368,8 @@ class Loop:
             self.run.record(self._fold, {**recorded, "steps": counters.steps})
         self.journal.say(
             f"schedule: {counters.steps} of {settings.steps} steps fit into "
-            f"{counters.budget_seconds / 3600:.2f} h ({reason}; about {pace.validation_seconds:.0f} s "
-            f"kept for the validation of whole volumes)"
+            f"{counters.budget_seconds / 3600:.2f} h{' of CPU time' * counters.cpu_time} ({reason}; about "
+            f"{pace.validation_seconds:.0f} s kept for the validation of whole volumes)"
         )
         self._show_stage()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,9 +37,17 @@ def measured_recipe(recipe: Recipe, data: Path, device: str, progress: Progress 
 
 
 def measured_step(
-    run: Run, dataset: PreparedDataset, fold: FoldName, place: Workplace, progress: Progress
+    run: Run,
+    dataset: PreparedDataset,
+    fold: FoldName,
+    place: Workplace,
+    progress: Progress,
+    clock: Callable[[], float] = time.monotonic,
 ) -> tuple[DryRun, Pace]:
     """The cost of a step, measured on this device, and of the whole training of a fold.
+
+    Args:
+        clock: with which steps are measured.
 
     Raises:
         RecipeError, RunError: memory is insufficient.
@@ -48,7 +58,7 @@ def measured_step(
     with shortage_named(tried):
         session = Session(tried, dataset, fold, place, progress)
         state, batch = session.fresh_state(), session.first_batch()
-        step = take_one_step(state, session.task, batch, place, tried)
+        step = take_one_step(state, session.task, batch, place, tried, clock)
     training = run.recipe.training
     whole = step.seconds * run.plan.batch_size / tried.plan.batch_size
     pace = Session(run, dataset, fold, place, progress).pace(whole)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from mambamed.io.tables import write_csv
 from mambamed.numerals import is_whole
 from mambamed.recipe import Recipe
 from mambamed.training.commands import predict_command, resume_command
+from mambamed.training.limit import TimeLimit
 from mambamed.training.ranks import join_ranks
 from mambamed.training.training import TrainSummary, train
 
@@ -52,8 +52,7 @@ def train_seeds(
     seeds: str,
     *,
     output: Path | None = None,
-    max_hours: float | None = None,
-    began: float | None = None,
+    limit: TimeLimit | None = None,
     **options: Any,
 ) -> SeedsSummary:
     """Train a recipe once per seed, each in a separate run folder, and compare.
@@ -65,8 +64,7 @@ def train_seeds(
         seeds: how many, e.g. "3" for 0, 1, 2; or which, e.g. "4,7". Else RecipeError, also if the output
             folder is a run.
         output: folder of the run folders (default: `runs/<recipe>`).
-        max_hours: for all of them.
-        began: monotonic time from which they count (default: now).
+        limit: for all of them.
         options: those of `train`.
     """
     numbers, root = chosen_seeds(seeds), output or Path("runs") / recipe.name
@@ -76,16 +74,12 @@ def train_seeds(
         place.check([TABLE])
         with waiting_lock(root):
             place.begin()
-    began = time.monotonic() if began is None else began
-    deadline = None if max_hours is None else began + max_hours * 3600
     runs: list[TrainSummary] = []
     for seed in numbers:
-        left = None
-        if deadline is not None:
-            left = max(deadline - time.monotonic(), 0) / 3600 / (len(numbers) - len(runs))
+        share = None if limit is None else limit.part(len(numbers) - len(runs))
         training = recipe.training.model_copy(update={"seed": seed})
         own = recipe.model_copy(update={"training": training})
-        runs.append(train(own, output=root / f"seed_{seed}", max_hours=left, **options))
+        runs.append(train(own, output=root / f"seed_{seed}", limit=share, **options))
         if runs[-1].folds[-1].stopped:
             break
     following = predict_command(recipe.task, [run.run for run in runs], root.name)

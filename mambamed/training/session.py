@@ -33,6 +33,7 @@ from mambamed.training.augmenting import choose_augment
 from mambamed.training.compiling import choose_compile
 from mambamed.training.deterministic import keep_threads
 from mambamed.training.journal import Journal, SilentJournal
+from mambamed.training.limit import TimeLimit
 from mambamed.training.loop import Loop, Patches, stream_of
 from mambamed.training.optimize import WeightAverage, make_optimizer
 from mambamed.training.ranks import Ranks, ShareOfSampler
@@ -56,7 +57,7 @@ class FoldSummary:
         fold: its index.
         folder: its results.
         steps: taken; `planned_steps` of these.
-        seconds: of training, in all sessions.
+        seconds: of training, in all sessions; of CPU time under --max-cpu-minutes.
         patch_score: mean on validation patches of the checkpoint `best`; NaN without validation cases.
         score_name: metric of `scores`, e.g. "dice".
         score_title: the same for people, e.g. "Dice".
@@ -153,13 +154,13 @@ class Session:
         self.task.begin([*self._training.values()], [*self._validation.values()])
 
     def train(
-        self, options: TrainOptions, budget: float | None, reasons: dict[str, str]
+        self, options: TrainOptions, limit: TimeLimit | None, reasons: dict[str, str]
     ) -> tuple[FoldSummary, list[str]]:
         """Train to the end of the schedule and validate, or stop where asked.
 
         Args:
             options: what is asked of every fold.
-            budget: seconds for this one, its validation included.
+            limit: of this one, its validation included; a resumed one has that of its first session.
             reasons: what was chosen, and why, a line each.
         """
         folder, last = self.run.fold_folder(self.fold), self.run.checkpoint(self.fold, "last")
@@ -171,7 +172,8 @@ class Session:
         for line in (*options.notes, *reasons.values(), *([threads] if threads else []), *self._counts()):
             journal.say(line)
         state = self.fresh_state()
-        state.counters.budget_seconds = budget
+        if limit is not None:
+            state.counters.budget_seconds, state.counters.cpu_time = limit.seconds, limit.cpu
         if begun:
             state.restore(last)
             self._ranks.wait()

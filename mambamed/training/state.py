@@ -20,10 +20,11 @@ class Counters:
     """Counters of a training; JSON-ready. Random states are absent because each step derives its own."""
 
     step: int = 0  # optimizer updates done (or skipped) so far
-    steps: int = 0  # length of the run; `--max-hours` or the recipe's patience may have shortened it
+    steps: int = 0  # length of the run; a limit of time or the recipe's patience may have shortened it
     asked: int = 0  # steps requested by the recipe; differs when the run is extended
     seconds: float = 0.0  # spent so far, in all sessions
-    budget_seconds: float | None = None  # time of the fold under `--max-hours`
+    budget_seconds: float | None = None  # time of the fold under `--max-hours` or `--max-cpu-minutes`
+    cpu_time: bool = False  # whether `seconds` and `budget_seconds` are CPU time
     planned: bool = False  # whether `steps` was adapted to it
     loss_sum: float = 0.0  # of the unfinished epoch
     loss_count: int = 0
@@ -87,6 +88,7 @@ class TrainingState:
         if fresh.asked != self.counters.asked:  # the run was extended
             self.counters.steps = self.counters.asked = fresh.asked
             self.counters.planned, budget = False, fresh.budget_seconds
+            self.counters.cpu_time = fresh.cpu_time
             self.counters.budget_seconds = None if budget is None else budget + self.counters.seconds
 
     def is_finite(self) -> bool:

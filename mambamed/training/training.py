@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from mambamed.training.deterministic import deterministic as made_deterministic
 from mambamed.training.dry_run import DryRun, shortage_named
 from mambamed.training.fit import device_memory, fit_recipe
 from mambamed.training.imagined import ImaginedDataset
+from mambamed.training.limit import TimeLimit, clock_of
 from mambamed.training.measured import measured_step
 from mambamed.training.needs import check_needs
 from mambamed.training.ranks import GRADIENT_WAIT, check_shared_folder, join_ranks
@@ -60,8 +60,7 @@ def train(
     device: str = "auto",
     precision: str | None = None,
     deterministic: bool = False,
-    max_hours: float | None = None,
-    began: float | None = None,
+    limit: TimeLimit | None = None,
     fit: str | None = None,
     dry_run: bool = False,
     log: Sequence[str] = (),
@@ -71,10 +70,9 @@ def train(
 ) -> TrainSummary:
     """Train the network of a recipe, and validate it on whole volumes; the arguments are as in `api.train`.
 
-    `began` is the monotonic time from which `max_hours` counts (default: now).
     `fold` may also be several folds; with `extend`, the epochs of the recipe and the run may differ. `notes`
     are the reasons for the values of the recipe, which are logged and written into the run's recipe.yaml;
-    with `measured`, `max_hours` is known to suffice for a step and the validation.
+    with `measured`, `limit` is known to suffice for a step and the validation.
     On another machine, or with another number of threads, results differ by rounding; with `deterministic`, a
     resumed run equals an uninterrupted one on the same machine bit by bit.
 
@@ -85,10 +83,10 @@ def train(
         KeyboardInterrupt: after Ctrl-C or SIGTERM, with the state saved.
     """
     progress = progress or Silence()
-    if deterministic and max_hours is not None:
-        raise RecipeError("--deterministic: a schedule fitted to the clock differs each time; no --max-hours")
-    began = time.monotonic() if began is None else began
-    deadline = None if max_hours is None else began + max_hours * 3600
+    if deterministic and limit is not None:
+        raise RecipeError(
+            f"--deterministic: a schedule fitted to the clock differs each time. Remove {limit.option}."
+        )
     check_trackers(log)
     keep_freed_memory()
     named = prepared or (Path(recipe.dataset.prepared) if recipe.dataset.prepared else None)
@@ -112,6 +110,12 @@ def train(
                 f"step each; a step waits at most {GRADIENT_WAIT.seconds // 60} minutes for a process"
             )
             progress = progress if ranks.leads else Silence()
+        if limit is not None and limit.cpu and (place.device.type != "cpu" or ranks.world > 1):
+            where = f"{ranks.world} processes" if place.device.type == "cpu" else place.device.type
+            raise RecipeError(
+                f"--max-cpu-minutes: measures one process on a CPU, and this training runs on {where}. Use "
+                "--max-hours, or --device cpu."
+            )
         if fit is not None:
             # The free memory of the processes may differ.
             if ranks.leads:
@@ -135,9 +139,9 @@ def train(
                     raise already_trained(run, number)  # before anything is written
             if fresh:
                 check_needs(run, fresh, place)
-        if max_hours is not None and fresh and not measured and ranks.world == 1:
-            _, pace = measured_step(run, dataset, folds[0], place, Silence())
-            check_time(pace, max_hours / len(folds), "--max-hours")
+        if limit is not None and fresh and not measured and ranks.world == 1:
+            _, pace = measured_step(run, dataset, folds[0], place, Silence(), clock_of(limit.cpu))
+            check_time(pace, limit.seconds / len(folds), limit.option, limit.unit_seconds)
         if ranks.leads:
             held.enter_context(writing(root, folds, [dataset.root]))
             run = create_run(run, lambda line: reasons.update(recipe=line), extend, folds, notes)
@@ -147,12 +151,10 @@ def train(
         options = TrainOptions(resume, init_from, init_strict, deterministic, tuple(log), tuple(notes))
         summaries, faults = [], []
         for place_in_line, index in enumerate(folds):
-            budget = None
-            if deadline is not None:
-                budget = (deadline - time.monotonic()) / (len(folds) - place_in_line)
+            own = None if limit is None else limit.part(len(folds) - place_in_line)
             with made_deterministic(deterministic), shortage_named(run):
                 session = Session(run, dataset, index, place, progress, ranks)
-                summary, fold_faults = session.train(options, budget, reasons)
+                summary, fold_faults = session.train(options, own, reasons)
             summaries.append(summary)
             faults += fold_faults
             options = replace(options, notes=())

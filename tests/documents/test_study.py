@@ -27,7 +27,7 @@ def test_defaults_are_one_fold_and_one_seed_as_the_recipes_say(tmp_path) -> None
     [
         ("folds: every\n", 6, "folds: expected"),
         ("seeds: 0\n", 6, "seeds: expected"),
-        ("budget: {hours: 1, steps: 3}\n", 6, "budget: expected either hours or steps. Give one of them."),
+        ("budget: {hours: 1, steps: 3}\n", 6, "budget: expected one of hours, cpu_minutes and steps. Give"),
         ("bugdet: {hours: 1}\n", 6, "bugdet: unknown key - did you mean 'budget'?"),
         ("compare_with: unnet\n", 1, "unnet is not among the recipes - did you mean 'unet'?"),
         ("  c: {recipe: x, datasets: [hipo]}\n", 1, "hipo is not among the datasets - did you mean 'hippo'?"),

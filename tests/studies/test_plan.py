@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mambamed.documents.study import Study, read_study
+from mambamed.documents.study import Budget, Study, read_study
 from mambamed.errors import RecipeError
 from mambamed.recipe import load_recipe, shipped_recipes
 from mambamed.studies.plan import cells_of, has_mixer, steps_settings, trained_rows, training_commands
@@ -74,7 +74,7 @@ def test_runs_and_commands(prepared, tmp_path) -> None:
     assert [cell.name for cell in cells] == [
         f"hippocampus.{name}.seed_{seed}" for seed in (0, 4) for name in ("a", "b")
     ]
-    commands = list(training_commands(cells[3], 0.5, ("-q",)))
+    commands = list(training_commands(cells[3], Budget(hours=0.5), ("-q",)))
     root = tmp_path / "runs" / "hippocampus"
     assert commands[0] == (1, (
         "train", "hippocampus_nnunet", "--set", "training.seed=4", "--max-hours", "0.5",
@@ -82,6 +82,8 @@ def test_runs_and_commands(prepared, tmp_path) -> None:
         "--init-from", str(root / "a" / "seed_4"), "--resume", "-q",
     ))  # fmt: skip
     assert commands[1][0] == 0
+    (cpu, _) = training_commands(cells[3], Budget(cpu_minutes=15), ())
+    assert cpu[1][4:6] == ("--max-cpu-minutes", "15")
     with pytest.raises(RecipeError, match=r"folds: 7: .* has 5 folds, counted from 0"):
         cells_of(study.changed(folds=(7,)), trained_rows(study), tmp_path)
 

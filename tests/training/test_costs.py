@@ -30,7 +30,7 @@ def test_more_than_a_day_comes_with_the_way_out() -> None:
 def test_a_time_for_not_even_one_step_and_the_validation_is_refused_with_the_figures() -> None:
     """39 s and 505 s are 0.151 h."""
     with pytest.raises(RecipeError) as raised:
-        check_time(Pace(39.0, 0.0, 505.0), 0.05, "--max-hours")
+        check_time(Pace(39.0, 0.0, 505.0), 180, "--max-hours")
     assert "one step takes 39 s" in str(raised.value) and "about 8 min" in str(raised.value)
     assert "at least --max-hours 0.16" in str(raised.value)
-    check_time(Pace(39.0, 0.0, 505.0), 0.16, "--max-hours")
+    check_time(Pace(39.0, 0.0, 505.0), 576, "--max-hours")

@@ -13,6 +13,7 @@ from mambamed.run.folder import Run
 from mambamed.tasks.segmentation import Segmentation
 from mambamed.training import train
 from mambamed.training.deterministic import deterministic, keep_threads
+from mambamed.training.limit import TimeLimit
 from mambamed.training.validation_patches import ValidationPatches
 from tests.networks.small_networks import MONAIS, small
 from tests.training.small_run import CONVOLUTIONS, small_recipe
@@ -63,8 +64,8 @@ def test_a_training_is_exact_throughout_and_says_so(prepared, tmp_path, monkeypa
     monkeypatch.setattr(ValidationPatches, "score", looked_at)
     recipe = small_recipe(CONVOLUTIONS, epochs=1)
     options = {"prepared": prepared, "output": tmp_path, "device": "cpu", "deterministic": True}
-    with pytest.raises(RecipeError, match=r"--deterministic: .*no --max-hours"):
-        train(recipe, max_hours=1.0, **options)
+    with pytest.raises(RecipeError, match=r"--deterministic: .*Remove --max-hours"):
+        train(recipe, limit=TimeLimit.of(1.0), **options)
     train(recipe, **options)
     assert seen == [True] and not torch.are_deterministic_algorithms_enabled()
     assert Run.open(tmp_path).recorded(0)["sessions"][0]["deterministic"] is True
