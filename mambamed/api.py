@@ -516,7 +516,7 @@ def predict(
 
     asked, serving = _options(locals())
     options = MaskOptions(preview, save_probabilities, statistics, uncertainty, format)
-    with _workers(on, jobs, job, progress, gpus, threads=None) as workers:
+    with _workers(on, jobs, job, progress, gpus, device, threads=None) as workers:
         return predict(model, input, output, serving, asked, options, progress, workers)
 
 
@@ -563,7 +563,7 @@ def classify(
 
     asked, serving = _options(locals())
     options = ClassOptions(threshold, covariates, saliency, saliency_method)
-    with _workers(on, jobs, job, progress, gpus, threads=None) as workers:
+    with _workers(on, jobs, job, progress, gpus, device, threads=None) as workers:
         return classify(model, input, output, serving, asked, options, progress, workers)
 
 
@@ -612,7 +612,7 @@ def landmarks(
     asked, serving = _options(locals())
     kinds = [kind.strip().removeprefix(".") for kind in str(export).split(",")] if export else []
     options = PointOptions(tuple(kind for kind in kinds if kind != "json"), threshold, preview)
-    with _workers(on, jobs, job, progress, gpus, threads=None) as workers:
+    with _workers(on, jobs, job, progress, gpus, device, threads=None) as workers:
         return landmarks(model, input, output, serving, asked, options, progress, workers)
 
 
@@ -711,6 +711,7 @@ def _workers(
     job: str | None,
     progress: Progress | None,
     gpus: int = 1,
+    device: str = "auto",
     threads: int | None = 1,
 ) -> Iterator[Workers | None]:
     """The workers that the options ask for, with so many threads each; None for this process."""
@@ -726,7 +727,7 @@ def _workers(
     if on is None:
         from mambamed.jobs.gpus import GpuPool
 
-        yield Workers(GpuPool(gpus), gpus)
+        yield Workers(GpuPool(gpus, device), gpus)
         return
     from mambamed.cluster.destination import Destination
     from mambamed.cluster.workers import open_workers

@@ -128,6 +128,20 @@ def appears(output: Path, process: subprocess.Popen[bytes]) -> float:
     return time.monotonic()
 
 
+def spawned_by(leader: int) -> list[int]:
+    """Processes of Python that a process has spawned as its workers, on Linux."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (entry / "cmdline").read_text()
+        except OSError:
+            continue
+        if parent == leader and "spawn_main" in words:
+            found.append(int(entry.name))
+    return found
+
+
 def _group_ends(group: int) -> bool:
     """Whether every process of the group is gone within a while."""
     limit = time.monotonic() + _PATIENCE

@@ -18,16 +18,19 @@ class GpuPool:
 
     Args:
         gpus: number of processes.
+        device: that each of them asks for.
 
     Raises:
-        RecipeError: there are fewer GPUs.
+        RecipeError: there are fewer GPUs, or the device is none of several.
     """
 
     queue, breaks, worker = 2, True, "process"
 
-    def __init__(self, gpus: int) -> None:
+    def __init__(self, gpus: int, device: str = "auto") -> None:
         import torch
 
+        if device not in ("auto", "cuda"):
+            raise RecipeError(f"--gpus {gpus}: --device {device} is one device. Remove one of the options.")
         there = torch.cuda.device_count()
         if gpus > there:
             raise RecipeError(f"--gpus {gpus}: torch sees {there} CUDA devices. Ask for fewer.")

@@ -22,7 +22,8 @@ class StopRequests:
     once, although Python handles it only when the present operation ends.
 
     A second Ctrl-C does not wait for the step: it raises KeyboardInterrupt, and `--resume` goes on from the
-    last checkpoint.
+    last checkpoint. Of the other signals, several count as one: a batch system may send SIGTERM to every
+    process of a job, and the process that started this one passes its own on.
 
     Args:
         run_folder: where a file STOP is looked for; it is removed when found, so that `--resume` works.
@@ -36,7 +37,8 @@ class StopRequests:
         self._reads_file, self._say = reads_file, say
         self._file = run_folder / "STOP"
         self._signal: int | None = None
-        self._arrived = 0  # signals; several that come during one operation reach the handler as one
+        # Signals, and those of Ctrl-C; several that come during one operation reach the handler as one.
+        self._arrived, self._interrupts = 0, 0
         self._waits = True
         self._former: dict[int, Any] = {}
 
@@ -70,6 +72,7 @@ class StopRequests:
             if received[0] not in numbers:
                 continue
             self._arrived += 1
+            self._interrupts += received[0] == signal.SIGINT
             if self._arrived > 1 or not self._waits:
                 self._say("stopping; waiting for the present operation to end")
             else:
@@ -77,7 +80,7 @@ class StopRequests:
                 self._say(f"stopping after this step{again}")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        repeated = self._signal is not None or self._arrived > 1
+        repeated = number == signal.SIGINT and (self._signal is not None or self._interrupts > 1)
         self._signal = number
         if repeated or not self._waits:
             raise KeyboardInterrupt

@@ -22,7 +22,7 @@ from mambamed.preparation.pool import over_cases
 from mambamed.progress import Silence
 from tests.faults.in_process import call
 from tests.faults.small_jobs import JOBS, output_of
-from tests.kills import ROOT, contents
+from tests.kills import ROOT, contents, spawned_by
 
 pytest.importorskip("dask_jobqueue")
 # Times; the name of the folder of predictions is that of the evaluation's report.
@@ -162,22 +162,8 @@ def test_workers_killed_at_20_moments_lose_nothing(verb, tmp_path) -> None:
         )
         while command.poll() is None and kills < 20:
             time.sleep(chance.uniform(0.5, 3.0))
-            if workers := workers_of(command.pid):
+            if workers := spawned_by(command.pid):
                 os.kill(chance.choice(workers), signal.SIGKILL)
                 kills += 1
         assert command.wait() == 0, f"{verb} {number}"
         assert contents(place, DIFFER) == expected
-
-
-def workers_of(leader: int) -> list[int]:
-    """Processes of Dask workers, which the leader has spawned."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            words = (entry / "cmdline").read_text()
-        except OSError:
-            continue
-        if parent == leader and "spawn_main" in words:
-            found.append(int(entry.name))
-    return found

@@ -21,12 +21,16 @@ def test_a_stop_file_is_found_once_and_removed(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_waits_for_the_step_and_a_second_one_does_not(tmp_path, number):
+def test_signals_wait_for_the_step_and_a_further_ctrl_c_does_not(tmp_path, number):
+    """Batch systems send SIGTERM to every process of a job, which then gets it twice."""
     with StopRequests(tmp_path) as stop:
         os.kill(os.getpid(), number)
         assert stop.reason() == "interrupted" and stop.interrupted
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.reason() == "interrupted"
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_signal_is_answered_at_once_and_a_second_one_too(tmp_path):
