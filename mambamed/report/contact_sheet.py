@@ -1,6 +1,6 @@
-"""A picture of every prepared case: three planes per channel, labels outlined, landmarks as crosses.
+"""Three planes per channel of a case, or of a patch, with labels outlined and landmarks as crosses.
 
-Drawn with NumPy and Pillow, in milliseconds, by the processes of `prepare`.
+Drawn with NumPy and Pillow, in milliseconds: of every case by `prepare`, of a few patches after each epoch.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import functools
 import html
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -19,6 +20,9 @@ from numpy.typing import NDArray
 
 from mambamed.io.atomic import write_text
 from mambamed.report.planes import SIDES, across_and_up, color_of, gray_window, names_by_value
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 _SIDE = 192  # pixels of the longest edge (in mm) of a case
 _CHANNELS = 4
@@ -57,14 +61,84 @@ def sheet_of(
         labels: name -> value, for the legend.
         landmarks: names of all landmarks, in the order of their colors (default: those of `points`).
     """
+    named = [(channels[k] if channels else f"channel {k}") for k in range(len(image[:_CHANNELS]))]
+    marks = Marks(label, points or {})
+    rows = [(name, channel, marks) for name, channel in zip(named, image, strict=False)]
+    return _png(_drawn(rows, spacing_mm, labels, landmarks))
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What is drawn on an image.
+
+    Attributes:
+        label: `(X, Y, Z)`.
+        points: name -> voxel.
+        text: e.g. a class, above the image.
+    """
+
+    label: NDArray | None = None
+    points: Mapping[str, NDArray] = field(default_factory=dict)
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class SeenPatch:
+    """A patch with its reference and what a network made of it.
+
+    Attributes:
+        image: `(X, Y, Z)`, RAS+ axes.
+    """
+
+    case_id: str
+    image: NDArray
+    reference: Marks
+    prediction: Marks
+
+
+def sheet_of_patches(
+    patches: Sequence[SeenPatch],
+    spacing_mm: Sequence[float],
+    labels: Mapping[str, int],
+    landmarks: Sequence[str],
+) -> bytes:
+    """One picture of several patches as PNG, of each the reference and below it the prediction.
+
+    Args:
+        labels, landmarks: as in `sheet_of`.
+    """
     from PIL import Image
 
-    points = points or {}
-    shape, place = np.array(image.shape[1:]), _middle(label, image.shape[1:], points)
+    sheets = []
+    for patch in patches:
+        pairs = {"reference": patch.reference, "prediction": patch.prediction}
+        rows = [(f"{patch.case_id} {name} {m.text}", patch.image, m) for name, m in pairs.items()]
+        sheets.append(_drawn(rows, spacing_mm, labels, landmarks))
+    whole = Image.new("RGB", (max(s.width for s in sheets), sum(s.height for s in sheets)))
+    top = 0
+    for sheet in sheets:
+        whole.paste(sheet, (0, top))
+        top += sheet.height
+    return _png(whole)
+
+
+def _drawn(
+    rows: Sequence[tuple[str, NDArray, Marks]],
+    spacing_mm: Sequence[float],
+    labels: Mapping[str, int] | None,
+    landmarks: Sequence[str],
+) -> Picture:
+    """Rows of a title, an image and its marks; planes and colors are the same in all rows."""
+    from PIL import Image
+
+    shape = np.array(rows[0][1].shape)
+    place = _middle(rows[0][2].label, rows[0][1].shape, rows[0][2].points)
     edges = shape * np.asarray(spacing_mm, float)
     size = np.maximum(1, np.round(edges * (_SIDE / edges.max()))).astype(int)
-    named = {name: color_of(k) for k, name in enumerate(landmarks or points) if name in points}
-    values = [] if label is None else [int(value) for value in np.unique(label) if value > 0]
+    present = dict.fromkeys(name for _, _, marks in rows for name in marks.points)
+    named = {name: color_of(k) for k, name in enumerate(landmarks or present) if name in present}
+    found = {id(marks.label): np.unique(marks.label) for _, _, marks in rows if marks.label is not None}
+    values = sorted({int(value) for unique in found.values() for value in unique if value > 0})
     names = names_by_value(labels)
     legend = [(names.get(value, f"label {value}"), color_of(value - 1)) for value in values]
     legend += named.items()
@@ -75,21 +149,22 @@ def sheet_of(
     width = sum(int(size[across]) + _GAP for _, across, _ in planes)
     tallest = max(int(size[up]) for _, _, up in planes)
     lines = _wrapped(legend, width)
-    shown = image[:_CHANNELS]
-    height = len(shown) * (_LINE + tallest + _GAP) + len(lines) * _LINE
+    height = len(rows) * (_LINE + tallest + _GAP) + len(lines) * _LINE
     sheet = np.full((height, width), palette.black, np.uint8)
-    for row, channel in enumerate(shown):
+    for row, (title, channel, marks) in enumerate(rows):
         top = row * (_LINE + tallest + _GAP)
-        _write(sheet, palette, (2, top + 1), channels[row] if channels else f"channel {row}")
+        _write(sheet, palette, (2, top + 1), title)
         window, left = gray_window(channel), 0
         for axis, across, up in planes:
             grid = int(size[up]), int(size[across])
             picture = sheet[top + _LINE :, left:][: grid[0], : grid[1]]
             picture[:] = _enlarged(palette.grays(_seen(channel, axis, place), window), grid)
-            if label is not None:
-                _outline(picture, _enlarged(_seen(label, axis, place), grid), entry_of)
+            if marks.label is not None:
+                _outline(picture, _enlarged(_seen(marks.label, axis, place), grid), entry_of)
             for name, color in named.items():
-                here = (points[name] + 0.5) / shape
+                if name not in marks.points:
+                    continue
+                here = (marks.points[name] + 0.5) / shape
                 column = here[across] if axis == 0 else 1 - here[across]
                 _cross(picture, 1 - here[up], column, palette.entries[color])
             _letter_sides(sheet, palette, axis, (left, top + _LINE), grid)
@@ -101,6 +176,10 @@ def sheet_of(
             _write(sheet, palette, (x + 13, y + 1), name)
     picture = Image.fromarray(sheet)
     picture.putpalette(palette.colors())
+    return picture
+
+
+def _png(picture: Picture) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="png", compress_level=_COMPRESSION)
     return buffer.getvalue()

@@ -4,7 +4,7 @@
 RUN/ recipe.yaml     the recipe, every default filled in     plan.json   the plan, no "auto" left
      dataset.json    the dataset's manifest                  run.json    versions, seeds, backend, device
      fold_0/ log.csv progress.png train.log checkpoint_last.safetensors checkpoint_best.safetensors
-             validation/CASE.nii.gz cases.csv summary.json
+             validation_patches.png validation/CASE.nii.gz cases.csv summary.json
 ```
 """
 
@@ -39,11 +39,12 @@ if TYPE_CHECKING:
     from mambamed.tasks.base import Task
 
 CHECKPOINTS = ("best", "last")
+PATCHES = "validation_patches.png"
 _CHECKPOINT = re.compile(rf"fold_(0|[1-9][0-9]*|{NO_FOLD})/checkpoint_({'|'.join(CHECKPOINTS)})\.safetensors")
 _DOCUMENTS = ("recipe.yaml", "plan.json", "dataset.json", "run.json")
 _FOLD_FILES = (
     *(f"checkpoint_{name}.safetensors" for name in CHECKPOINTS),
-    *("log.csv", "train.log", "progress.png", "cases.csv", "summary.csv", "summary.json"),
+    *("log.csv", "train.log", "progress.png", PATCHES, "cases.csv", "summary.csv", "summary.json"),
 )
 _AFTER_TRAINING = {"evaluation", "inference", "paper"}  # sections that do not change what is learned
 

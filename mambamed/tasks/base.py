@@ -13,6 +13,7 @@ from mambamed.errors import RecipeError
 from mambamed.preparation.store import PreparedCase
 from mambamed.recipe import Recipe
 from mambamed.recipe.tasks import TASKS
+from mambamed.report.contact_sheet import Marks
 from mambamed.tasks.cases import PatchCase
 
 
@@ -81,6 +82,15 @@ class Task(Protocol):
     def decode(self, logits: Any) -> Any:
         """The result for one case's logits."""
         ...
+
+    def marks(self, target: Tensor, logits: Tensor) -> tuple[Marks, Marks] | None:
+        """Reference and prediction of one patch, for a picture; None if the reference shows nothing.
+
+        Args:
+            target: from `encode`, without its first axis.
+            logits: of the patch.
+        """
+        return None
 
 
 def task_class(task: str) -> Any:

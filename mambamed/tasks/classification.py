@@ -19,6 +19,7 @@ from mambamed.metrics.calibration import softmax
 from mambamed.metrics.classification import auc
 from mambamed.preparation.store import PreparedCase
 from mambamed.recipe import Recipe
+from mambamed.report.contact_sheet import Marks
 from mambamed.tasks.base import Task
 from mambamed.tasks.cases import ClassedCase, PatchCase
 from mambamed.tasks.covariates import Wanted, covariate_count
@@ -144,6 +145,13 @@ class Classification(Task):
         """`(K,)` or `(n, K)` logits -> probabilities."""
         array: Any = logits.detach().double().cpu().numpy() if isinstance(logits, Tensor) else logits
         return softmax(np.asarray(array, float))
+
+    def marks(self, target: Tensor, logits: Tensor) -> tuple[Marks, Marks]:
+        """The class, and the one with the highest probability."""
+        chances = self.decode(logits)
+        likeliest = int(chances.argmax())
+        found = f"{self.classes[likeliest]} ({chances[likeliest]:.2f})"
+        return Marks(text=self.classes[int(target)]), Marks(text=found)
 
 
 def centered(image: NDArray[np.float32], patch_size: Sequence[int]) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ from mambamed.documents.plan import Spacing
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.preparation.store import PreparedCase
 from mambamed.recipe import Recipe
+from mambamed.report.contact_sheet import Marks
 from mambamed.schema_errors import some_of
 from mambamed.tasks.base import Task
 from mambamed.tasks.cases import PatchCase, PointedCase
@@ -188,6 +189,18 @@ class Landmarks(Task):
         finder = PeakFinder(self.form)
         finder.take(array.swapaxes(0, 1))
         return finder.found()
+
+    def marks(self, target: Tensor, logits: Tensor) -> tuple[Marks, Marks] | None:
+        """The landmarks that lie in a patch."""
+        inside = is_inside(target[None], logits.shape[1:])[0].tolist()
+        if not any(inside):
+            return None
+        found, _ = self.decode(logits)
+        reference, prediction = (
+            Marks(points={name: places[k] for k, name in enumerate(self.names) if inside[k]})
+            for places in (target.cpu().numpy(), found)
+        )
+        return reference, prediction
 
 
 def _worst_bce(answer: Tensor, drawn: Tensor, share: float) -> Tensor:

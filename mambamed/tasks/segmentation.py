@@ -15,6 +15,7 @@ from mambamed.errors import DatasetError, RecipeError
 from mambamed.metrics import parse_metric
 from mambamed.preparation.store import PreparedCase
 from mambamed.recipe import Recipe
+from mambamed.report.contact_sheet import Marks
 from mambamed.tasks.base import Task
 from mambamed.tasks.cases import LabeledCase, PatchCase
 from mambamed.tasks.losses import binary_cross_entropy, boundary_loss, cross_entropy, soft_dice
@@ -218,6 +219,20 @@ class Segmentation(Task):
         for k in self.order:
             labels[scores[k] > 0] = self.values[k]
         return labels
+
+    def marks(self, target: Tensor, logits: Tensor) -> tuple[Marks, Marks] | None:
+        """Label maps of a patch; regions are drawn as the labels that stand for them."""
+        if not (target > 0).any():
+            return None
+        values = torch.tensor(self._label_values, dtype=torch.int32, device=target.device)
+        if self.by_regions:
+            found = torch.zeros_like(target, dtype=torch.int32)
+            for k in self.order:
+                found[logits[k] > 0] = self.values[k]
+        else:
+            found = values[logits.argmax(0)]
+        reference = values[target.clamp(min=0)]
+        return Marks(reference.cpu().numpy()), Marks(found.cpu().numpy())
 
 
 def depth_weights(given: Sequence[float] | None, depths: int) -> list[float]:

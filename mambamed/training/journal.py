@@ -1,4 +1,4 @@
-"""Records of a training: the progress callback, train.log, log.csv and progress.png."""
+"""Records of a training: the progress callback, train.log, log.csv and pictures."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mambamed.io.atomic import append_text
+from mambamed.io.atomic import append_text, write_bytes
 from mambamed.io.tables import write_csv
 from mambamed.progress import Progress, Silence
 from mambamed.report.progress import draw_progress
+from mambamed.run.folder import PATCHES
 from mambamed.training.trackers import Tracker, scalars
 
 
@@ -51,6 +52,10 @@ class Journal:
             for tracker in self._trackers:
                 tracker.row(history[-1]["epoch"], scalars(history[-1], score_name))
 
+    def picture(self, patches: bytes) -> None:
+        """Replace the picture of validation patches."""
+        write_bytes(self._folder / PATCHES, patches)
+
 
 class SilentJournal(Journal):
     """Of all processes but the first: it writes nothing."""
@@ -66,3 +71,6 @@ class SilentJournal(Journal):
 
     def tabulate(self, history: Sequence[Mapping[str, Any]], score_name: str, higher_is_better: bool) -> None:
         """Ignore the rows."""
+
+    def picture(self, patches: bytes) -> None:
+        """Ignore the picture."""

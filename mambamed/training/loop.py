@@ -18,6 +18,7 @@ from mambamed.batches.loader import AnyBatch, PatchReader, batches_ahead, loader
 from mambamed.batches.sampler import PatchSource, random_stream
 from mambamed.documents.splits import NO_FOLD, FoldName
 from mambamed.errors import RunError
+from mambamed.report.contact_sheet import sheet_of_patches
 from mambamed.run.device import peak_memory
 from mambamed.run.folder import Run
 from mambamed.run.workplace import Workplace
@@ -272,6 +273,10 @@ class Loop:
         if patience and self._epochs_without_gain() >= patience and counters.step < counters.steps:
             counters.steps = counters.step
             self.journal.say(f"no epoch was better in {patience}: training ends here")
+        if validation.seen:  # before the state, so that a killed training draws the patches when it resumes
+            plan, manifest = self.run.plan, self.run.manifest
+            names = manifest.labels, manifest.landmarks
+            self.journal.picture(sheet_of_patches(validation.seen, plan.spacing_mm, *names))
         self._save()
         self.journal.tabulate(counters.history, task.score_name, task.higher_is_better)
         shown = list(scores.items())[:_NAMES_SHOWN]

@@ -10,16 +10,22 @@ from torch import Tensor, nn
 
 from mambamed.batches.loader import PatchReader
 from mambamed.batches.sampler import PatchRequest
+from mambamed.report.contact_sheet import SeenPatch
 from mambamed.run.device import autocast
 from mambamed.run.workplace import Workplace
 from mambamed.tasks.base import Task
 from mambamed.training.ranks import Ranks
+
+_SEEN = 3  # patches in the picture of an epoch
 
 
 class ValidationPatches:
     """A fixed set of patches, the same after each epoch, so that epochs can be compared.
 
     The reader encodes, and must not augment.
+
+    Attributes:
+        seen: some of the patches and what the network answered last, in the first of several processes.
     """
 
     def __init__(
@@ -27,6 +33,8 @@ class ValidationPatches:
     ) -> None:
         self._requests, self._reader, self._task = list(requests), reader, task
         self._batch_size = batch_size
+        self.seen: list[SeenPatch] = []
+        self._wanted = 0
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -45,6 +53,8 @@ class ValidationPatches:
         """
         was_training = network.training
         network.eval()
+        self.seen = []
+        self._wanted = _SEEN if ranks.leads else 0
         size = self._batch_size
         batches = [self._requests[first : first + size] for first in range(0, len(self._requests), size)]
         found = ranks.gather([self._scored(network, place, batch) for batch in ranks.share(batches)])
@@ -58,8 +68,12 @@ class ValidationPatches:
         self, network: nn.Module, place: Workplace, requests: Sequence[PatchRequest]
     ) -> tuple[float, Tensor]:
         """The sum of the losses of a batch, and its numbers, on the CPU."""
-        image, target = self._reader.batch(requests).on(place.device, place.layout)
+        batch = self._reader.batch(requests)
+        image, target = batch.on(place.device, place.layout)
         with autocast(place.device, place.precision):
             logits = network(image)
         loss = float(self._task.loss(logits, target)) * len(requests)
+        for k, case_id in enumerate(batch.case_ids):
+            if len(self.seen) < self._wanted and (marks := self._task.marks(target[k], logits[k])):
+                self.seen.append(SeenPatch(case_id, image[k, 0].cpu().numpy().copy(), *marks))
         return loss, self._task.score(logits, target).cpu()

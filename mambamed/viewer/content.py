@@ -81,6 +81,7 @@ class Subject:
         folder: next to which notes are saved.
         report: report.html of an evaluation.
         training: the progress of a run, see `viewer.training`; called every few seconds.
+        patches: number of a fold -> a picture of its last validation patches, as PNG.
         inputs: files and folders that are looked at, which notes must not replace.
         faults: what could not be read, one line each.
     """
@@ -96,6 +97,7 @@ class Subject:
     sort_by: int | None = None
     report: Path | None = None
     training: Callable[[], Mapping[str, Any]] | None = None
+    patches: Callable[[int], bytes | None] | None = None
     inputs: Sequence[Path] = ()
     faults: Sequence[str] = ()
 

@@ -152,6 +152,9 @@ class _Handler(BaseHTTPRequestHandler):
             return _json(answers.notes.entries())
         if name == "report.html":
             return self._report()
+        if (match := re.fullmatch(r"patches/([0-9]{1,4})/[0-9]{1,9}\.png", name)) and answers.shown.patches:
+            picture = answers.shown.patches(int(match[1]))
+            return None if picture is None else Reply(picture, "image/png")
         if match := re.fullmatch(r"case/([0-9]{1,7})\.json", name):
             found = answers.case(int(match[1]))
             return None if found is None else _json(found)

@@ -8,7 +8,7 @@ from mambamed.errors import DatasetError
 from mambamed.run.folder import Run
 from mambamed.viewer.content import CaseView, Cell, Column, Subject
 from mambamed.viewer.evaluated import evaluation_subject, is_evaluation
-from mambamed.viewer.training import training_of
+from mambamed.viewer.training import patches_of, training_of
 
 
 def is_run(folder: Path) -> bool:
@@ -57,6 +57,6 @@ def run_subject(root: Path, images: Path | None, references: Path | None) -> Sub
     return Subject(
         title=str(root), kind=f"run of {run.recipe.task}", ids=[part.ids[k] for part, k in places],
         open_case=open_case, folder=root, columns=columns, rows=rows, labels=run.manifest.labels,
-        sort_by=sort_by, training=lambda: training_of(root), inputs=[root],
-        faults=faults,
+        sort_by=sort_by, training=lambda: training_of(root),
+        patches=lambda number: patches_of(root, number), inputs=[root], faults=faults,
     )  # fmt: skip

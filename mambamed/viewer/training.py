@@ -10,7 +10,7 @@ from typing import Any
 from mambamed.errors import MambamedError
 from mambamed.io.lock import is_locked
 from mambamed.io.tables import read_csv
-from mambamed.run.folder import Run
+from mambamed.run.folder import PATCHES, Run
 from mambamed.viewer.answers import plain
 
 _RECENT = 10  # epochs from which the time left is estimated
@@ -24,8 +24,19 @@ def training_of(root: Path) -> Mapping[str, Any]:
     A fold whose log is being replaced, or is damaged, has a `fault` and no curves.
     """
     run = Run.open(root)
-    folders = sorted(path for path in root.glob("fold_*") if path.is_dir())
-    return {"epochs": run.recipe.training.epochs, "folds": [_fold(run, folder) for folder in folders]}
+    return {"epochs": run.recipe.training.epochs, "folds": [_fold(run, folder) for folder in _folds(root)]}
+
+
+def patches_of(root: Path, number: int) -> bytes | None:
+    """The picture of the last validation patches of a fold, counted as in `training_of`; None without one."""
+    for folder in _folds(root)[number : number + 1]:
+        with suppress(OSError):
+            return (folder / PATCHES).read_bytes()
+    return None
+
+
+def _folds(root: Path) -> list[Path]:
+    return sorted(path for path in root.glob("fold_*") if path.is_dir())
 
 
 def _fold(run: Run, folder: Path) -> dict[str, Any]:
@@ -34,6 +45,7 @@ def _fold(run: Run, folder: Path) -> dict[str, Any]:
     log = folder / "log.csv"
     if (folder / "summary.json").is_file() and state != "training":
         entry["state"] = "done"
+    entry["patches"] = (folder / PATCHES).is_file()
     entry["lines"] = _last_lines(folder / "train.log")
     if not log.is_file():
         return {**entry, "epoch": 0, "seconds_left": None}

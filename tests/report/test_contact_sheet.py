@@ -3,7 +3,7 @@ import io
 import matplotlib.image
 import numpy as np
 
-from mambamed.report.contact_sheet import sheet_of, write_index
+from mambamed.report.contact_sheet import Marks, SeenPatch, sheet_of, sheet_of_patches, write_index
 
 RNG = np.random.default_rng(5)
 
@@ -81,3 +81,17 @@ def test_the_page_shows_every_case_and_runs_nothing(tmp_path) -> None:
     assert "a &lt;b&gt;: 2 cases" in page
     assert 'style="color:#123456"' in page
     assert "<script" not in page
+
+
+def test_a_patch_has_its_reference_above_its_prediction() -> None:
+    """Label 1 is drawn in #E69F00 in the first row, label 2 in #56B4E9 in the second; planes are the same."""
+    image = RNG.normal(size=(20, 20, 20)).astype(np.float32)
+    truth, found = np.zeros((2, 20, 20, 20), np.int32)
+    truth[5:12, 6:15, 3:9], found[5:12, 6:15, 3:9] = 1, 2
+    patch = SeenPatch("p1", image, Marks(truth), Marks(found))
+    picture = pixels(sheet_of_patches([patch, patch], (1, 1, 1), {"a": 1, "b": 2}, []))
+    assert len(picture) % 2 == 0 and np.array_equal(*np.split(picture, 2))  # one below the other
+    upper, lower = picture[16:208], picture[212 + 16 : 212 + 208]
+    first, second = ((row == [230, 159, 0]).all(2) for row in (upper, lower))
+    assert first.any() and not second.any()
+    assert np.array_equal(first, (lower == [86, 180, 233]).all(2))

@@ -139,3 +139,8 @@ def test_the_middle_of_a_case_is_what_training_reads_of_it(shape) -> None:
     (request,) = Sampler(cases, patch_size, 1, 0, (0,), centered=True).requests(0)
     read, _ = PatchReader(cases, patch_size, None, (1, 1, 1)).read(request)
     assert np.array_equal(read, centered(case.array, patch_size))
+
+
+def test_a_picture_of_a_case_names_its_class_and_the_likeliest() -> None:
+    reference, prediction = task().marks(torch.tensor(0), torch.tensor([0.0, math.log(3)]))
+    assert (reference.text, prediction.text) == ("NC", "AD (0.75)")  # 3 / (1 + 3)

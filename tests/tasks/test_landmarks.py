@@ -318,3 +318,14 @@ def test_spacing_decides_the_width_where_the_recipe_does_not() -> None:
     spacing = (0.5, 0.5, 2.0)
     assert landmarks_task(spacing).form.sigma_voxels == pytest.approx((4.0, 4.0, 1.0))
     assert float(spacing_of(np.diag([*spacing, 1.0]))[2]) == 2.0
+
+
+def test_a_picture_of_a_patch_has_the_landmarks_inside() -> None:
+    task = landmarks_task()
+    points = np.array([[3.0, 4, 5], [np.inf] * 3, [20, 4, 5]])
+    logits = ideal_logits(task, np.array([[6.0, 4, 5]] * 3), (12, 10, 11))
+    reference, prediction = task.marks(torch.tensor(points, dtype=torch.float32), logits)
+    assert list(reference.points) == list(prediction.points) == ["nose"]
+    assert reference.points["nose"].tolist() == [3, 4, 5]
+    np.testing.assert_allclose(prediction.points["nose"], [6, 4, 5], atol=0.5)
+    assert task.marks(torch.full((3, 3), torch.inf), logits) is None

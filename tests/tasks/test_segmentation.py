@@ -261,3 +261,12 @@ def test_labels_outside_the_dataset_are_still_reported_in_mirrored_patches() -> 
             sided({"background": 0, "l": 1, "r": 2}, [["l", "r"]]),
             torch.full((1, 4, 4, 4), 9, dtype=torch.uint8),
         )
+
+
+@pytest.mark.parametrize("task", [by_labels({"background": 0, "NCR": 1, "ED": 2, "ET": 7}), by_regions()])
+def test_a_picture_of_a_patch_has_the_labels_that_decode_gives(task) -> None:
+    logits, labels = random_batch(task.outputs)
+    reference, prediction = task.marks(task.encode(labels.clamp(max=2))[0], logits[0].detach())
+    assert np.array_equal(reference.label, labels[0].clamp(max=2).numpy())
+    assert np.array_equal(prediction.label, task.decode(logits[0]))
+    assert task.marks(torch.zeros(6, 5, 4, dtype=torch.int64), logits[0]) is None  # nothing to compare with

@@ -11,6 +11,7 @@ export class Training {
   constructor(dialog) {
     this.dialog = dialog;
     this.place = dialog.querySelector("#curves");
+    this.pictures = new Map(); // fold and epoch -> element, so that a picture is read once
   }
 
   async open() {
@@ -30,7 +31,7 @@ export class Training {
   }
 
   draw({ epochs, folds }) {
-    const parts = folds.map((fold) => {
+    const parts = folds.map((fold, number) => {
       const left = fold.seconds_left === null ? "" : `, about ${duration(fold.seconds_left)} left`;
       const state = `${fold.state}: epoch ${fold.epoch} of ${epochs}${left}`;
       const { curves, score } = fold;
@@ -47,10 +48,20 @@ export class Training {
           element("p", { className: "quiet", textContent: `last validation: ${latest}` }),
         );
       }
+      if (fold.patches) made.append(this.patches(number, fold.epoch));
       if (fold.lines.length) made.append(element("pre", { textContent: fold.lines.join("\n") }));
       return made;
     });
     this.place.replaceChildren(...(parts.length ? parts : [element("p", { textContent: "no fold has begun" })]));
+  }
+
+  patches(number, epoch) {
+    const known = this.pictures.get(number);
+    if (known?.epoch === epoch) return known.made;
+    const picture = element("img", { src: `patches/${number}/${epoch}.png`, alt: "validation patches: reference and prediction" });
+    const made = element("figure", {}, element("figcaption", {}, element("b", { textContent: "validation patches of the last epoch" })), picture);
+    this.pictures.set(number, { epoch, made });
+    return made;
   }
 }
 
