@@ -43,9 +43,25 @@ def answers_of(
     return answers
 
 
+_COLUMNS = ("case", "run", "reference", "label", "right")
+_LAST_COLUMN = "subject"
+
+
+def class_columns(classes: Sequence[str]) -> dict[str, str]:
+    """Class -> the column of `cases.csv` with its probabilities.
+
+    A column is named like its class, unless a class is named like another column; then all have a prefix.
+
+    >>> class_columns(["left", "none"]), class_columns(["left", "right"])
+    ({'left': 'left', 'none': 'none'}, {'left': 'p_left', 'right': 'p_right'})
+    """
+    prefix = "p_" if {*_COLUMNS, _LAST_COLUMN} & set(classes) else ""
+    return {name: prefix + name for name in classes}
+
+
 def case_rows(answers: Sequence[Answer], classes: Sequence[str]) -> tuple[list[str], list[list[Any]]]:
     """`cases.csv`: one row per table and case; cells without a value are None."""
-    headers = ["case", "run", "reference", "label", "right", *classes, "subject"]
+    headers = [*_COLUMNS, *class_columns(classes).values(), _LAST_COLUMN]
     rows = [
         [
             a.case,

@@ -17,7 +17,7 @@ from mambamed.converters.accounting import other_files
 from mambamed.documents.agreement import spelling
 from mambamed.documents.evaluation import ClassificationSettings, ClassificationSummary, ClassRow
 from mambamed.errors import CaseError, DatasetError
-from mambamed.evaluation.class_report import Answer, answers_of, case_rows, write_report
+from mambamed.evaluation.class_report import Answer, answers_of, case_rows, class_columns, write_report
 from mambamed.evaluation.options import EvaluateOptions
 from mambamed.evaluation.pairing import repeated_people
 from mambamed.evaluation.read_back import ALL, Evaluated, Question, read_case_rows, read_number
@@ -371,12 +371,13 @@ def _as_requested(predictions: Path, references: Path, options: EvaluateOptions)
 def _read_back(folder: Path, name: str, summary: ClassificationSummary) -> Evaluated:
     """Every metric that single cases have; means over the tables."""
     classes = summary.settings.classes
-    rows = read_case_rows(folder, ["case", "run", "reference", "right", "subject", *classes])
+    columns = class_columns(classes).values()
+    rows = read_case_rows(folder, ["case", "run", "reference", "right", "subject", *columns])
     metrics = {key: line for key, line in _metrics_of(classes).items() if line.per_case is not None}
     seen: dict[tuple[str, str], list[float]] = {}
     runs: dict[str, dict[str, float]] = {}
     for line, row in enumerate(rows, start=2):
-        case, chances = row["case"], [read_number(folder, line, row[each]) for each in classes]
+        case, chances = row["case"], [read_number(folder, line, row[each]) for each in columns]
         correct = read_number(folder, line, row["right"])
         if row["reference"] not in classes:
             raise DatasetError(

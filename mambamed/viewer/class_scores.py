@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mambamed.documents.evaluation import ClassificationSummary
+from mambamed.evaluation.class_report import class_columns
 from mambamed.viewer.case_rows import NO_IMAGE, mean, number, rows_by_case
 from mambamed.viewer.content import CaseView, Cell, Column, Subject
 from mambamed.viewer.images import Images
@@ -16,7 +17,8 @@ def scored_subject(
 ) -> Subject:
     """The cases of an evaluation of class probabilities."""
     classes = summary.settings.classes
-    cases = rows_by_case(folder, ["case", "run", "reference", "label", "right", *classes])
+    column_of = class_columns(classes)
+    cases = rows_by_case(folder, ["case", "run", "reference", "label", "right", *column_of.values()])
     finder = Images(images, references, cases)
     columns = [
         Column("reference"), Column("predicted"), Column("right", "higher"),
@@ -26,7 +28,7 @@ def scored_subject(
     for lines in cases.values():
         row = lines[0]
         truth = row["reference"]
-        chances = [number(folder, each, truth) for each in lines]
+        chances = [number(folder, each, column_of[truth]) for each in lines]
         right = sum(each["right"] == "1" for each in lines) / len(lines)
         labels = ", ".join(dict.fromkeys(each["label"] for each in lines))
         rows.append([truth, labels or None, right, mean(chances)])
@@ -39,7 +41,8 @@ def scored_subject(
         maps = saliency_volumes(case, places, cases[case][0]["run"])
         facts: dict[str, Cell] = {}
         for row in cases[case]:
-            facts |= {f"{row['run']}: {name}": float(row[name]) for name in classes if row[name]}
+            chances = {name: row[column] for name, column in column_of.items() if row[column]}
+            facts |= {f"{row['run']}: {name}": float(chance) for name, chance in chances.items()}
         remarks = [] if channels else [NO_IMAGE]
         return CaseView((*channels, *maps), facts=facts, remarks=remarks)
 

@@ -8,7 +8,7 @@ import pytest
 from sklearn import metrics as sklearn
 
 from mambamed.errors import DatasetError
-from mambamed.evaluation import evaluate
+from mambamed.evaluation import evaluate, read_evaluation
 from mambamed.evaluation.classification import evaluate_probabilities, holds_probabilities
 from mambamed.evaluation.compare import compare
 from mambamed.evaluation.options import EvaluateOptions
@@ -17,6 +17,7 @@ from mambamed.io.probabilities import Probabilities, write_probabilities
 from mambamed.metrics.classification import BINARY_METRICS, ClassMetric
 from mambamed.metrics.statistics import bootstrap_interval
 from mambamed.recipe import load_recipe
+from mambamed.viewer import open_subject
 
 CASES = tuple(f"c{i:02}" for i in range(40))
 
@@ -369,3 +370,32 @@ def test_an_unknown_class_is_no_other_class(tmp_path) -> None:
         f"{tmp_path}/p.csv: c00: has no class in column class of c.csv. Add it."
     ]
     assert any(note.startswith("1 cases of another class (sMCI)") for note in found.table.notes)
+
+
+@pytest.mark.parametrize(
+    ("classes", "columns"),
+    [
+        (("left", "right"), ["p_left", "p_right"]),
+        (("subject", "case"), ["p_subject", "p_case"]),
+        (("NC", "AD"), ["NC", "AD"]),  # as in version 0.1.0
+        (("p_right", "right"), ["p_p_right", "p_right"]),
+    ],
+)
+def test_classes_may_be_named_like_columns(tmp_path, classes, columns) -> None:
+    """The AUC is scikit-learn's, and the same when the evaluation is read back."""
+    table, truth = binary(0)
+    write_probabilities(tmp_path / "p.csv", replace(table, classes=classes))
+    reference = write_classes(tmp_path / "classes.csv", list(classes) * 20)
+    out = tmp_path / "out"
+    evaluate_probabilities(tmp_path / "p.csv", reference, classes=classes, output=out, report=True)
+    header = (out / "cases.csv").read_text().splitlines()[0].split(",")
+    assert header == ["case", "run", "reference", "label", "right", *columns, "subject"]
+    known = read_evaluation(out, "first")
+    (chances,) = known.probabilities
+    right = [known.truth[case] == classes[1] for case in chances]
+    expected = sklearn.roc_auc_score(truth, table.values[:, 1])
+    assert sklearn.roc_auc_score(right, [*chances.values()]) == pytest.approx(expected)
+    shown = open_subject([out], None, None)
+    assert shown.rows[0][0] == classes[0] and shown.rows[0][3] == pytest.approx(table.values[0, 0])
+    facts = shown.open_case(0).facts
+    assert facts == pytest.approx({f"p: {name}": table.values[0, k] for k, name in enumerate(classes)})
