@@ -1,8 +1,10 @@
 """Requests as a browser, another page or another program would send them; names of RFC 9110 and Fetch."""
 
 import gzip
+import hashlib
 import http.client
 import json
+from importlib import resources
 
 import nibabel as nib
 import numpy as np
@@ -177,3 +179,14 @@ def test_a_port_in_use_is_named(tmp_path) -> None:
         pytest.raises(RunError, match=f"--port {first.server_port}: .*another"),
     ):
         Server(Answers(shown), first.server_port)
+
+
+def test_niivue_is_the_published_file() -> None:
+    """The number is that of package/dist/niivue.umd.js in the archive that `npm pack @niivue/niivue@0.69.0` gets.
+
+    `npm view @niivue/niivue@0.69.0 dist.integrity` is the SHA-512 of this archive in base64:
+    YMjQvJgD1W2b7DuoxkwlC4VxbrgIePRJ5qyQzXKxi2v2MBVg285P/CIQyg46oDDGDIcaNlbd+MhtO/edMbXJkA==
+    """
+    script = resources.files("mambamed.viewer") / "page" / "niivue.umd.js"
+    published = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
+    assert hashlib.sha256(script.read_bytes()).hexdigest() == published
