@@ -182,7 +182,7 @@ def test_a_port_in_use_is_named(tmp_path) -> None:
 
 
 def test_niivue_is_the_published_file() -> None:
-    """The number is that of package/dist/niivue.umd.js in the archive that `npm pack @niivue/niivue@0.69.0` gets.
+    """The number is of package/dist/niivue.umd.js in the archive that `npm pack @niivue/niivue@0.69.0` gets.
 
     `npm view @niivue/niivue@0.69.0 dist.integrity` is the SHA-512 of this archive in base64:
     YMjQvJgD1W2b7DuoxkwlC4VxbrgIePRJ5qyQzXKxi2v2MBVg285P/CIQyg46oDDGDIcaNlbd+MhtO/edMbXJkA==
