@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from gpu_rows import append_row, cell
 
+from mambamed.run.device import choose_precision
+from mambamed.ssm.launch import launch
 from mambamed.ssm.scan import BACKENDS, chosen_backend, why_unavailable
 
 
@@ -24,13 +26,17 @@ class Here:
 
     def __init__(self, device: str, small: bool, out: Path) -> None:
         self.device, self.small, self.out = torch.device(device), small, out
-        self.edge, self.batch, self.steps = (32, 2, 2) if small else (128, 2, 5)
+        self.edge, self.batch, self.steps = (32, 1, 1) if small else (128, 2, 5)
         self.task = ""
 
     @property
     def on_gpu(self) -> bool:
         """Whether it is a CUDA device."""
         return self.device.type == "cuda"
+
+    def precision(self, wanted: str) -> str:
+        """The precision of a task: on a CPU, where bf16 may take 15 times longer, the one that suits it."""
+        return wanted if self.on_gpu else choose_precision("auto", self.device)[0]
 
     def row(self, **facts: Any) -> None:
         """Write and print one row of the current task."""
@@ -132,5 +138,11 @@ def exp2_rate(here: Here) -> float:
 
     programs, block, turns = 132 * 32, 1024, 256
     x = torch.rand(programs * block, device=here.device)
-    ms = here.milliseconds(lambda: exp2_chains[(programs,)](x, turns, BLOCK=block, num_warps=4))
+    ms = here.milliseconds(lambda: launch(exp2_chains, programs, x, turns, BLOCK=block, num_warps=4))
     return programs * block * turns * 4 / ms * 1000
+
+
+def kernels_of(watched: Any) -> list[tuple[str, float]]:
+    """Name and milliseconds of each kernel that a profile saw on the device."""
+    cuda = torch.profiler.DeviceType.CUDA
+    return [(e.name, e.device_time_total / 1000) for e in watched.events() or () if e.device_type == cuda]

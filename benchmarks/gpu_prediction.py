@@ -13,6 +13,7 @@ from gpu_training import training
 from torch.nn import functional
 
 from mambamed.errors import MambamedError
+from mambamed.run.device import autocast
 from mambamed.volumes.sliding_window import Windows, window_slabs
 
 
@@ -44,7 +45,7 @@ def learned(here: Here) -> tuple[Any, Any, Any]:
         for step in range(steps):
             pairs = [case((here.edge,) * 3, 2 * step + i) for i in range(2)]
             image, label = torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
-            with torch.autocast(here.device.type, torch.bfloat16):
+            with autocast(here.device, session.place.precision):
                 outputs = network(image)
             loss = session.task.loss(outputs, session.task.encode(label, image.shape[2:]))
             optimizer.zero_grad(set_to_none=True)
@@ -67,7 +68,8 @@ def predicted(
     said: list[str] = []
     counts: list[int] = []
 
-    windows = Windows((here.edge,) * 3, batch_size=here.batch if device.type == "cuda" else 1)
+    batch = here.batch if device.type == "cuda" else 1
+    windows = Windows((here.edge, here.edge, here.edge), batch_size=batch)
     slabs = window_slabs(
         [network],
         image.cpu(),
@@ -90,7 +92,7 @@ def predict(here: Here) -> None:
     wanted, _, _ = predicted(here, on_cpu, session, image, torch.device("cpu"), "fp32")
     cpu_seconds = time.perf_counter() - began
     tf32 = torch.backends.cudnn.allow_tf32
-    for precision in ("fp32", "fp32, no TF32", "bf16", "fp16") if here.on_gpu else ("fp32", "bf16"):
+    for precision in ("fp32", "fp32, no TF32", "bf16", "fp16") if here.on_gpu else (here.precision("bf16"),):
         torch.backends.cudnn.allow_tf32 = tf32 and "no TF32" not in precision
         kind = precision.partition(",")[0]
         predicted(here, network, session, image, here.device, kind)

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from exact_scan import exact_scan
 from gpu_check import DEVICE_IS_LOST
-from gpu_device import Here, usable_backends
+from gpu_device import Here, kernels_of, usable_backends
 from scan_inputs import NAMES, relative_error, scan_inputs
 from torch.nn import functional
 
+from mambamed.run.device import autocast
 from mambamed.ssm import BidirectionalMamba, Mamba, fused, selective_scan
 from mambamed.ssm.conv import causal_conv
 from mambamed.ssm.scan import why_unavailable
@@ -64,7 +65,7 @@ def peer(here: Here, number: str) -> None:
 def agree(here: Here, number: str, only: str = "") -> None:
     """Compare all backends at one shape with a float64 scan on the CPU."""
     batch, channels, length, states, kind, reverse = (AGREE_SMALL if here.small else AGREE)[int(number)]
-    inputs = scan_inputs(batch, channels, length, states)
+    inputs: list[Any] = [*scan_inputs(batch, channels, length, states)]
     if length > 100_000:  # small steps, as in an untrained Mamba, so that states reach far
         inputs[1] = inputs[1] - 3
     inputs = as_kind(inputs, kind)
@@ -82,6 +83,7 @@ def agree(here: Here, number: str, only: str = "") -> None:
         errors = {}
         for name in ("out", *NAMES):
             truth = wanted[name]
+            assert truth is not None  # all inputs are given
             off = np.abs(answers[0][name].double().cpu().numpy() - truth).max()
             errors[name] = float(off / max(np.abs(truth).max(), 1e-30))
         worst = max((v, k) for k, v in errors.items() if k != "out")
@@ -153,7 +155,7 @@ def scan_with_gradients(
 ) -> dict[str, Any]:
     """`out` and gradients by name."""
     leaves = [to_device(t.detach(), here.device).requires_grad_() for t in inputs]
-    out = selective_scan(*leaves, True, reverse, backend=backend)
+    out = selective_scan(*leaves, delta_softplus=True, reverse=reverse, backend=backend)
     grads = torch.autograd.grad(out, leaves, grad.to(here.device))
     return {"out": out.detach(), **dict(zip(NAMES, grads, strict=True))}
 
@@ -175,7 +177,7 @@ def speed(here: Here, number: str) -> None:
     for backend in usable_backends(here):
         if backend == "chunked" and batch * channels * length * states > CHUNKED_AT_MOST:
             continue
-        work = lambda *t, b=backend: selective_scan(*t, True, backend=b)  # noqa: E731
+        work = lambda *t, b=backend: selective_scan(*t, delta_softplus=True, backend=b)  # noqa: E731
         time_scan(here, shape, backend, work, inputs, floors)
     with contextlib.suppress(ImportError):
         time_scan(here, shape, "mamba_ssm, its layout, bf16", *raw_mamba_ssm(here, inputs, half), floors)
@@ -234,10 +236,10 @@ def raw_mamba_ssm(here: Here, inputs: list[Any], kind: Any) -> tuple[Callable[..
             return gated
 
         @staticmethod
-        def backward(ctx, grad):
+        def backward(ctx, *grads):
             *t, out, states = ctx.saved_tensors
             du, dd, dA, dB, dC, dD, dbias, dz = kernels.bwd(
-                *t, grad.contiguous(), states, out, None, True, False
+                *t, grads[0].contiguous(), states, out, None, True, False
             )
             return du, dd, dA, dB.to(kind), dC.to(kind), dD, dz, dbias
 
@@ -284,19 +286,20 @@ def tune(here: Here, number: str) -> None:
     inputs.append(-torch.arange(1, states + 1, device=here.device).float().repeat(channels, 1))
     inputs += [draw(states, half), draw(states, half), torch.ones(channels, device=here.device)]
     inputs += [draw(channels, half), torch.zeros(channels, device=here.device)]
+    scan = lambda *t: selective_scan(*t, delta_softplus=True, backend="triton")  # noqa: E731
     first = None
     for variant, settings in VARIANTS.items():
         here.free()
         with changed(launch, settings):
             with torch.no_grad():
-                out = selective_scan(*inputs, True, backend="triton")
-                forward = here.milliseconds(lambda: selective_scan(*inputs, True, backend="triton"))
+                out = scan(*inputs)
+                forward = here.milliseconds(lambda: scan(*inputs))
             leaves = [t.detach().requires_grad_() for t in inputs]
-            result = selective_scan(*leaves, True, backend="triton")
+            result = scan(*leaves)
             grad = torch.randn_like(result)
             work = lambda: torch.autograd.grad(result, leaves, grad, retain_graph=True)  # noqa: E731, B023
             backward = here.milliseconds(work)
-            kernels = kernel_times(here, lambda: selective_scan(*leaves, True, backend="triton"), work)  # noqa: B023
+            kernels = kernel_times(here, lambda: scan(*leaves), work)  # noqa: B023
         first = out if first is None else first
         error = float((out - first).abs().max() / first.abs().max())
         here.row(
@@ -327,10 +330,8 @@ def kernel_times(here: Here, *works: Callable[[], Any]) -> dict[str, float]:
             work()
         here.wait()
     totals: dict[str, float] = {}
-    for event in watched.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA:
-            name = event.name[:40]
-            totals[name] = totals.get(name, 0) + event.device_time_total / 1000
+    for kernel, ms in kernels_of(watched):
+        totals[kernel[:40]] = totals.get(kernel[:40], 0) + ms
     return {k: round(v, 4) for k, v in sorted(totals.items(), key=lambda item: -item[1])[:9]}
 
 
@@ -343,7 +344,7 @@ def block(here: Here, width: str) -> None:
 
     def timed(part: str, work: Callable[..., Any], *given: Any) -> None:
         leaves = [t.detach().requires_grad_() for t in given]
-        with torch.autocast(here.device.type, torch.bfloat16):
+        with autocast(here.device, here.precision("bf16")):
             with torch.no_grad():
                 forward = here.milliseconds(lambda: work(*given))
             out = work(*leaves)
@@ -351,22 +352,21 @@ def block(here: Here, width: str) -> None:
         backward = here.milliseconds(lambda: torch.autograd.grad(out, leaves, grad, retain_graph=True))
         here.row(part=part, forward_ms=forward, backward_ms=backward)
 
-    D, N = mamba.d_inner, mamba.d_state
+    inner = mamba._inner("")
+    D, N = inner.A.shape
     timed(f"readings, {here.batch} x {length} x {channels}", mamba.readings, tokens)
     if why_unavailable("triton") is None:  # the same without the fused kernels
         with mock.patch.object(fused, "serves", lambda *_: False):
             timed("readings, separate operations", mamba.readings, tokens)
     timed("one direction", mamba.forward, tokens)
     xz = torch.randn(here.batch, length, 2 * D, device=here.device, dtype=torch.bfloat16)
-    taps, bias = mamba.conv1d.weight[:, 0].detach(), mamba.conv1d.bias.detach()
+    bias = None if inner.tap_bias is None else inner.tap_bias.detach()
     x = xz.transpose(1, 2).chunk(2, 1)[0]
-    timed("convolution", lambda t: causal_conv(t, taps, bias, silu=True), x)
+    timed("convolution", lambda t: causal_conv(t, inner.taps.detach(), bias, silu=True), x)
     B, C = (torch.randn(here.batch, length, N, device=here.device).transpose(1, 2) for _ in range(2))
-    A = -torch.exp(mamba.A_log.detach().float())
     delta = torch.randn(here.batch, length, D, device=here.device, dtype=torch.bfloat16).transpose(1, 2) - 3
     z = xz.transpose(1, 2).chunk(2, 1)[1]
-    timed(
-        "scan", lambda t, d: selective_scan(t, d, A, B, C, mamba.D.detach(), z, None, True), x.float(), delta
-    )
+    A, skip = inner.A.detach(), inner.D.detach()
+    timed("scan", lambda t, d: selective_scan(t, d, A, B, C, skip, z, None, True), x.float(), delta)
     weight = torch.randn(2 * D, channels, device=here.device)
     timed("input projection", lambda t: functional.linear(t, weight), tokens)

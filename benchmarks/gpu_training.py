@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_device import Here
+from gpu_device import Here, kernels_of
 
 from mambamed.batches.loader import batches_ahead
 from mambamed.errors import MambamedError
@@ -50,6 +50,7 @@ def training(
 ) -> Iterator[tuple[Any, Any, Any, Any]]:
     """Session, state, loop and a batch of a recipe, on random numbers of its shapes."""
     recipe_name, overrides = RECIPES[name]
+    precision = here.precision(precision)
     patch = f"[{here.edge},{here.edge},{here.edge}]"
     given = [f"training.patch_size={patch}", f"training.batch_size={here.batch}"]
     given += [text.format(patch=patch) for text in overrides] + [f"training.precision={precision}", *changes]
@@ -187,10 +188,9 @@ def profile(here: Here, name: str) -> None:
     totals: dict[str, float] = {}
     calls = 0
     if here.on_gpu:
-        for event in watched.events():
-            if event.device_type == torch.autograd.DeviceType.CUDA:
-                totals[event.name] = totals.get(event.name, 0) + event.device_time_total / 1000 / steps
-                calls += 1
+        for name_of_kernel, ms in kernels_of(watched):
+            totals[name_of_kernel] = totals.get(name_of_kernel, 0) + ms / steps
+            calls += 1
     else:
         for event in watched.key_averages():
             totals[event.key] = event.self_cpu_time_total / 1000 / steps
