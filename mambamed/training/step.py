@@ -93,7 +93,8 @@ class Steps:
     ) -> None:
         self._state, self._place, self._ranks = state, place, ranks
         self._clip, self._batches = settings.clip, settings.accumulate
-        self._loss = ranks.parallel(LossOfBatch(network or state.network, task, place))
+        called = state.network if network is None else network  # a compiled network's truth is its length
+        self._loss = ranks.parallel(LossOfBatch(called, task, place))
         self._exchanged = False
         self._statistics = RunningStatistics(state.network)
         able = bool(state.optimizer.defaults.get("fused"))

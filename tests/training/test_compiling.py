@@ -10,6 +10,7 @@ from mambamed.run.folder import Run
 from mambamed.run.workplace import Workplace
 from mambamed.training import compiling, train
 from mambamed.training.compiling import cache_file, choose_compile, step_seconds
+from mambamed.training.step import Steps
 from tests.training.small_run import CONVOLUTIONS, small_recipe
 from tests.training.tiny import TinyNet, Undisturbed, tiny_loop, tiny_recipe
 
@@ -103,6 +104,14 @@ def test_only_training_steps_are_compiled_and_names_and_numbers_stay(tmp_path, m
     assert calls == [True] * 12
     one, other = (read_checkpoint(each.run.checkpoint(0, "last")).tensors for each in (plain, loop))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own sources
+def test_the_step_takes_what_torch_compile_returns(tmp_path):
+    """Its truth value is its length, which a network does not have."""
+    loop = tiny_loop(tmp_path, tiny_recipe())
+    network = torch.compile(loop.state.network, backend="eager")
+    Steps(loop.state, loop.run.task, PLACE, loop.run.recipe.training, network=network)
 
 
 @pytest.mark.slow
