@@ -171,11 +171,14 @@ def _backends() -> list[Check]:
     """Each backend of the scan: used on which device, or why it cannot serve."""
     import torch
 
-    from mambamed.ssm.scan import BACKENDS, chosen_backend, why_unavailable
+    from mambamed.ssm.scan import BACKENDS, VARIABLE, chosen_backend, why_unavailable
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    chosen = {device: chosen_backend(device)[0] for device in devices}
-    checks = []
+    checks, chosen = [], {}
+    try:
+        chosen = {device: chosen_backend(device)[0] for device in devices}
+    except ValueError as error:
+        checks.append(Check(VARIABLE, "bad", str(error), "name another backend there, or unset it"))
     for name in BACKENDS:
         reason = why_unavailable(name)
         used = [device for device, backend in chosen.items() if backend == name]

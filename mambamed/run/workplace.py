@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from mambamed.errors import RecipeError
 from mambamed.run.device import choose_device, choose_precision, memory_format, own_gpu, set_cudnn
-from mambamed.ssm import chosen_backend
+from mambamed.ssm.scan import VARIABLE, chosen_backend
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ def choose_workplace(
         search: see `set_cudnn`; for training.
 
     Returns: The workplace, and one line per choice, including the scan backend, with the reason for it.
+
+    Raises RecipeError: device or precision cannot be used, or the scan backend that the environment names.
     """
     chosen, why_device = choose_device(device)
     if one_per_gpu and chosen.type == "cuda" and ":" not in device:  # no number was asked for
@@ -40,7 +43,10 @@ def choose_workplace(
             torch.cuda.set_device(chosen)
     kind, why_kind = choose_precision(precision, chosen)
     layout = memory_format(chosen, kind)
-    backend, why_backend = chosen_backend(chosen)
+    try:
+        backend, why_backend = chosen_backend(chosen)
+    except ValueError as error:
+        raise RecipeError(f"environment variable {VARIABLE}: {error}. Set another, or none.") from None
     lines = {
         "device": f"device {chosen}: {why_device}",
         "precision": f"precision {kind}: {why_kind}",

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 from functools import cache, partial
 from types import ModuleType
 
@@ -42,6 +43,8 @@ BACKENDS = {
 # the first that works is used, by device type; `chunked` works everywhere. `cuda` runs only B D programs,
 # reads copies in another layout, and adds up gradients in no fixed order: see docs/scan.md
 _PREFERENCE = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}
+_ANYWHERE = ("reference", "chunked")
+VARIABLE = "MAMBAMED_SCAN"  # of the environment: a backend for all processes of a command
 
 _forced: str | None = None
 _decided: set[str] = set()  # device types for which backends were tried
@@ -74,12 +77,20 @@ def set_backend(name: str) -> None:
 def chosen_backend(device: str | torch.device = "cpu") -> tuple[str, str]:
     """The backend of `backend="auto"` on `device`, and the reason.
 
+    Set by `set_backend`, else by the environment variable `MAMBAMED_SCAN` on the devices that its backend
+    serves, else chosen. ValueError if the one named there does not exist or cannot be used.
+
     >>> chosen_backend("meta")
     ('chunked', "plain torch, as there is no kernel for device type 'meta'")
     """
     if _forced is not None:
         return _forced, "set by set_backend"
-    return _choose(torch.device(device).type)
+    named, kind = os.environ.get(VARIABLE) or "auto", torch.device(device).type
+    if named != "auto":
+        _refuse_unavailable(named)
+        if named in (*_ANYWHERE, *_PREFERENCE.get(kind, ())):
+            return named, f"set by {VARIABLE}"
+    return _choose(kind)
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mambamed.errors import RecipeError
 from mambamed.run.workplace import choose_workplace
 
 
@@ -48,3 +49,20 @@ def test_a_number_is_respected(four_gpus) -> None:
     assert choose_workplace("cuda:1", "fp32", one_per_gpu=True)[0].device == torch.device("cuda", 1)
     assert choose_workplace("cuda", "fp32")[0].device == torch.device("cuda", 0)
     assert not four_gpus
+
+
+def test_the_scan_backend_that_the_environment_names_is_used_and_recorded(monkeypatch) -> None:
+    monkeypatch.setenv("MAMBAMED_SCAN", "chunked")
+    assert choose_workplace("cpu", "fp32")[1]["scan_backend"] == "scan backend chunked: set by MAMBAMED_SCAN"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("fast", "'fast': no such scan backend"), ("cuda", "scan backend 'cuda' cannot serve here: ")],
+)
+def test_one_that_cannot_be_used_is_rejected_in_one_line(monkeypatch, name, reason) -> None:
+    if name == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    monkeypatch.setenv("MAMBAMED_SCAN", name)
+    with pytest.raises(RecipeError, match=f"^environment variable MAMBAMED_SCAN: {reason}[^\n]*$"):
+        choose_workplace("cpu", "fp32")

@@ -214,6 +214,18 @@ def test_the_choice_is_made_by_device_logged_and_can_be_set(caplog) -> None:
     assert chosen_backend("cpu") == (name, why)
 
 
+def test_the_environment_names_a_backend_for_the_devices_that_it_serves(monkeypatch) -> None:
+    chosen = chosen_backend("cpu")
+    monkeypatch.setenv("MAMBAMED_SCAN", "reference")
+    assert chosen_backend("cpu") == chosen_backend("cuda") == ("reference", "set by MAMBAMED_SCAN")
+    assert scan.resolve_backend("auto", "cpu") == "reference"
+    monkeypatch.setattr(scan, "why_unavailable", lambda name: None)
+    monkeypatch.setenv("MAMBAMED_SCAN", "cuda")
+    assert chosen_backend("cuda")[0] == "cuda" and chosen_backend("cpu") == chosen
+    monkeypatch.setenv("MAMBAMED_SCAN", "auto")
+    assert chosen_backend("cpu") == chosen
+
+
 def test_a_backend_that_cannot_serve_is_refused_with_its_reason(monkeypatch) -> None:
     monkeypatch.setitem(BACKENDS, "broken", "mambamed.ssm.no_such_file")
     with pytest.raises(ValueError, match="no_such_file"):
