@@ -22,12 +22,12 @@ class ProgressEvent(Model):
     total: Count
     fraction: Fraction
     """Finished part of the stage, including the finished windows of the current case."""
+    facts: dict[str, str | float | None]
+    """Current values, e.g. `case`, `windows` ("3/12") or `loss`; their names depend on the stage."""
     seconds: NotNegative
     """Since the stage started."""
     seconds_left: NotNegative | None
     """Estimated from the finished part; null before anything is finished."""
-    facts: dict[str, str | float | None]
-    """Current values, e.g. `case`, `windows` ("3/12") or `loss`; their names depend on the stage."""
 
 
 class MessageEvent(Model):

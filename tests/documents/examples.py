@@ -13,6 +13,7 @@ from mambamed.documents.evaluation import (
     LandmarksSummary,
     SegmentationSummary,
 )
+from mambamed.documents.event import ErrorEvent, MessageEvent, ProgressEvent, ResultEvent
 from mambamed.documents.fault import FaultReport
 from mambamed.documents.jobs import JobRequest, JobState
 from mambamed.documents.manifest import DatasetManifest
@@ -60,6 +61,7 @@ def _run() -> Any:
     run = _read("segmentation/run/run.json")
     fold = run["folds"]["0"] | {"score": {"name": "dice", "higher_is_better": True}, "finished": True}
     fold["sessions"][0] |= {"processes": "2 processes", "recipe": "recipe evaluation.metrics: changed"}
+    fold |= {"training_cases": 4, "training_subjects": 3}
     cost = {"device": "cuda", "seconds": 60.5, "cpu_seconds": 90.0, "processes": 2, "peak_gib": 10.5}
     fold["sessions"][0]["cost"] = cost
     return run | {"folds": {"0": fold}}
@@ -165,6 +167,9 @@ START = {"host": "node7", "process": 4711, "id": "101", "began": 1.5, "seen": 2.
 START |= {"ending": "failed", "exit_code": 2, "fault": "r.yaml: wrong. Correct it."}
 JOB = {"name": "fold_0", "words": ["train"], "again": ["--resume"], "folder": "/data", "on": "slurm"}
 JOB |= {"resources": {"time": "1:00:00"}, "limit_seconds": 3600.0, "submissions": ["101"]}
+FAULT = {"kind": "RunError", "messages": ["disk full"], "exit_code": 1}
+PROGRESS = {"event": "progress", "stage": "predicting", "unit": "cases", "done": 1, "total": 2}
+PROGRESS |= {"fraction": 0.75, "seconds": 6.0, "seconds_left": 2.0, "facts": {"case": "c1", "loss": 0.5}}
 EXAMPLES: list[tuple[type[Model], Any]] = [
     (DatasetManifest, _read("segmentation/run/dataset.json", **MORE)),
     (Plan, _plan()),
@@ -190,5 +195,9 @@ EXAMPLES: list[tuple[type[Model], Any]] = [
     (Program, _program()),
     (Study, STUDY),
     (StudyRecord, _study()),
-    (FaultReport, {"error": {"kind": "RunError", "messages": ["disk full"], "exit_code": 1}}),
+    (FaultReport, {"error": FAULT}),
+    (ErrorEvent, {"event": "error", "error": FAULT}),
+    (MessageEvent, {"event": "message", "text": "device cpu: asked for"}),
+    (ProgressEvent, PROGRESS),
+    (ResultEvent, {"event": "result", "result": {"faults": []}}),
 ]
