@@ -232,7 +232,8 @@ def train(
         seeds: Train once per seed: a count (3 means seeds 0, 1 and 2) or a list of seeds, e.g. 4,7.
         set: Override a recipe key, e.g. training.epochs=100.
         resume: Continue an interrupted run.
-        init_from: Run folder or model file whose weights initialize the network.
+        init_from: Run folder, model file, or hf://org/name[@revision] on the Hugging Face Hub, whose weights
+            initialize the network.
         init_strict: Fail if any tensor of the --init-from checkpoint does not match the network.
         deterministic: Use deterministic algorithms: results are reproducible on the same machine.
         max_hours: Limit training, including the final validation, to this many hours; the learning-rate
@@ -254,7 +255,8 @@ def train(
     known = asked.dataset.prepared if asked and not dry_run else None
     if data is not None or known:
         _check_prepared(Path(data or known or ""))
-    _check_models(*([init_from] if init_from is not None else ()))
+    if init_from is not None:
+        (init_from,) = _local_models([init_from])
     from mambamed.training import train
     from mambamed.training.general import recipe_to_train
     from mambamed.training.launch import launch, launched, words_of

@@ -83,6 +83,9 @@ class FoldRecord(Model):
     seed: int | None = None
     prepared: str | None = None
     """Folder of the prepared dataset."""
+    training_cases: Count | None = None
+    """Number of cases that it is trained on; not recorded by mambamed 0.2.0, as the next."""
+    training_subjects: Count | None = None
     steps: Count | None = None
     """Planned optimizer updates."""
     parameters: Count | None = None

@@ -58,10 +58,7 @@ def hub_card(
     data = f"Trained on {dataset_name}." if dataset_name else "The publisher did not name the training data."
     lines = [
         *("---", *head, "---", "", details.strip(), "", "## Data", "", data),
-        *(
-            f"Fold {each.fold}: validated on {each.cases} cases of {each.subjects} subjects."
-            for each in found
-        ),
+        *_counts(run, folds, found),
         *([] if found else ["No validation was recorded."]),
         *("", "## Validation", ""),
         *(_table(found) if found else ["No scores were recorded."]),
@@ -74,6 +71,20 @@ def hub_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _counts(run: Run, folds: Sequence[FoldName], found: Sequence[_Validation]) -> list[str]:
+    """How many cases and subjects each fold was trained and validated on, as far as it is recorded."""
+    lines, validated = [], {each.fold: each for each in found}
+    for fold in folds:
+        recorded = run.recorded(fold) if run.members is None else {}
+        parts = []
+        if (cases := recorded.get("training_cases")) is not None:
+            parts.append(f"trained on {cases} cases of {recorded.get('training_subjects')} subjects")
+        if fold in validated:
+            parts.append(f"validated on {validated[fold].cases} cases of {validated[fold].subjects} subjects")
+        lines += [f"Fold {fold}: {', '.join(parts)}."] if parts else []
+    return lines
 
 
 def _validation(run: Run, fold: FoldName) -> _Validation | None:

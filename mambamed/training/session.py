@@ -331,6 +331,8 @@ class Session:
         facts: dict[str, Any] = {
             "seed": self._settings.seed,
             "prepared": str(self.dataset.root),
+            "training_cases": len(self._training),
+            "training_subjects": len({self.dataset.case(case_id).subject for case_id in self._training}),
             "steps": state.counters.steps,
             "parameters": sum(p.numel() for p in state.network.parameters()),
             "compiled": self.place.compiled,

@@ -1,20 +1,9 @@
-"""Models on the hub: upload, download and use without a network, against a server that plays the protocol.
-
-The requests and answers are those of the public API of the Hugging Face Hub, as `huggingface_hub` sends them.
-"""
+"""Models on the hub: upload, download and use without a network, against a server that plays the protocol."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import os
+import shlex
 import shutil
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -24,119 +13,37 @@ from mambamed.errors import ModelError
 from mambamed.run.hub import Reference, local_model
 from mambamed.run.hub_card import hub_card
 from tests.answers.stubs import stub_run, write_blobs
-
-COMMIT = "c" * 40
-
-
-class Hub(BaseHTTPRequestHandler):
-    """A hub that holds the files of one repository in memory."""
-
-    files: dict[str, bytes]
-    private: list[bool]
-    exists: bool
-    url: str
-
-    def do_GET(self) -> None:
-        self._file() if "/resolve/" in self.path else self._api()
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.path == "/api/repos/create":
-            self.private.append(
-                json.loads(body).get("private") or json.loads(body).get("visibility") == "private"
-            )
-            type(self).exists = True
-            self._json({"url": f"{self.url}/org/name", "name": "org/name"})
-        elif "/preupload/" in self.path:
-            asked = json.loads(body)["files"]
-            answers = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in asked]
-            self._json({"files": answers})
-        elif "/commit/" in self.path:
-            for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
-                    self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            self._json({"commitUrl": f"{self.url}/org/name/commit/{COMMIT}", "commitOid": COMMIT})
-        else:  # validation of the card, creation of a branch
-            self._json({"errors": [], "warnings": []})
-
-    def _api(self) -> None:
-        if not self.exists:
-            self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-        else:
-            self._json({"id": "org/name", "sha": COMMIT, "siblings": [], "tags": []})
-
-    def _file(self) -> None:
-        name = self.path.rpartition("/")[2]
-        if name not in self.files:
-            code = "EntryNotFound" if self.exists else "RepoNotFound"
-            return self._answer(404, b"", {"X-Error-Code": code, "X-Repo-Commit": COMMIT})
-        data = self.files[name]
-        digest = hashlib.sha256(data).hexdigest()
-        headers = {"ETag": f'"{digest}"', "X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(data))}
-        return self._answer(200, data, {**headers, "X-Repo-Commit": COMMIT})
-
-    def _json(self, content: object) -> None:
-        self._answer(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
-
-    def _answer(self, code: int, data: bytes, headers: dict[str, str]) -> None:
-        self.send_response(code)
-        for key, value in {**headers, "Content-Length": str(len(data))}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
+from tests.faults.in_process import call
+from tests.run.hub_server import TOKEN, go_offline, local_hub
+from tests.test_docs import ROOT, commands_of
 
 
 @pytest.fixture
-def hub() -> Iterator[type[Hub]]:
-    pytest.importorskip("huggingface_hub")
-
-    class Own(Hub):
-        files, private, exists, url = {}, [], False, ""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Own)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    Own.url = f"http://127.0.0.1:{server.server_address[1]}"
-    yield Own
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def hub(monkeypatch, tmp_path):
+    with local_hub(monkeypatch, tmp_path / "home") as served:
+        yield served
 
 
-def mambamed(hub, home: Path, *words: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own: the library reads its variables when it is imported."""
-    known = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_TOKEN": "hf_of_the_library", "NO_PROXY": "*"}
-    command = [sys.executable, "-m", "mambamed", *map(str, words)]
-    return subprocess.run(command, env={**known, **own, **variables}, capture_output=True, text=True)
-
-
-def test_a_model_goes_to_the_hub_and_predicts_from_there_also_offline(hub, tmp_path) -> None:
+def test_a_model_goes_to_the_hub_and_predicts_from_there_also_offline(hub, tmp_path, monkeypatch) -> None:
     run, home = stub_run(tmp_path / "run").root, tmp_path / "home"
     write_blobs(tmp_path / "images", 1)
-    pushed = mambamed(hub, home, "export", run, "--push", "hf://org/name", "--license", "cc-by-4.0")
-    assert pushed.returncode == 0, pushed.stderr
+    pushed = call("export", run, "--push", "hf://org/name", "--license", "cc-by-4.0")
+    assert pushed.code == 0, pushed.lines
     assert hub.private == [True] and set(hub.files) == {"model.mambamed", "README.md"}
     assert hub.files["model.mambamed"] == (run / "model.mambamed").read_bytes()
     assert str(tmp_path) not in hub.files["README.md"].decode()
     hub.files["README.md"] += b"A person's sentence.\n"
-    again = mambamed(hub, home, "export", run, "--push", "hf://org/name")
-    assert again.returncode == 0 and "README.md was edited on the hub" in again.stderr
+    again = call("export", run, "--push", "hf://org/name")
+    assert again.code == 0 and again.line_with("README.md was edited on the hub")
     assert hub.files["README.md"].endswith(b"A person's sentence.\n")
 
     words = ("hf://org/name", tmp_path / "images", "--device", "cpu", "--precision", "fp32", "-o")
-    done = mambamed(hub, home, "predict", *words, tmp_path / "online")
-    assert done.returncode == 0, done.stderr
+    done = call("predict", *words, tmp_path / "online")
+    assert done.code == 0, done.lines
     hub.files.clear()
-    offline = mambamed(hub, home, "predict", *words, tmp_path / "offline", HF_HUB_OFFLINE="1")
-    assert offline.returncode == 0, offline.stderr
+    go_offline(monkeypatch)
+    offline = call("predict", *words, tmp_path / "offline")
+    assert offline.code == 0, offline.lines
     first, second = (tmp_path / each / "case_0.nii.gz" for each in ("online", "offline"))
     assert first.read_bytes() == second.read_bytes()
 
@@ -145,11 +52,29 @@ def test_a_model_goes_to_the_hub_and_predicts_from_there_also_offline(hub, tmp_p
     data[len(data) // 2] ^= 1
     blob.chmod(0o644)
     blob.write_bytes(data)
-    bad = mambamed(hub, home, "predict", *words, tmp_path / "bad", HF_HUB_OFFLINE="1")
-    assert bad.returncode == 2 and "corrupt" in bad.stderr and not (tmp_path / "bad").exists()
-    absent = mambamed(hub, tmp_path / "other", "predict", *words, tmp_path / "bad", HF_HUB_OFFLINE="1")
-    assert absent.returncode != 0 and "hf://org/name: is not in the cache" in absent.stderr
-    assert "hf_of_the_library" not in "".join(each.stderr + each.stdout for each in (pushed, done, bad))
+    bad = call("predict", *words, tmp_path / "bad")
+    assert bad.code == 2 and bad.line_with("corrupt") and not (tmp_path / "bad").exists()
+    shutil.rmtree(home)
+    absent = call("predict", *words, tmp_path / "bad")
+    assert absent.code == 1 and absent.line_with("hf://org/name: is not in the cache")
+    for each in (pushed, done, bad):
+        assert TOKEN not in each.stdout + "".join(each.lines)
+
+
+def test_the_commands_of_the_page_run(hub, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stub_run(tmp_path / "runs" / "brain")
+    write_blobs(tmp_path / "IMAGES", 1)
+    lines = commands_of(ROOT / "docs" / "sharing.md")
+    hub_lines = [line for line in lines if "hf://" in line and "--init-from" not in line]
+    assert len(hub_lines) == 3
+    for number, line in enumerate(hub_lines):
+        words = shlex.split(line.replace("-o masks", f"-o masks_{number}"))[1:]
+        done = call(*words)
+        assert done.code == 0, done.lines
+    assert b"Trained on My data 2024." in hub.files["README.md"]
+    masks = [tmp_path / f"masks_{number}" / "case_0.nii.gz" for number in (1, 2)]
+    assert masks[0].read_bytes() == masks[1].read_bytes()
 
 
 @pytest.mark.parametrize("text", ["hf://name", "hf://a/b/c", "hf://../b/x@", "hf:"])
@@ -175,10 +100,12 @@ def test_the_card_states_scores_and_numbers_of_persons_but_not_their_names(tmp_p
     run.fold_folder(0).mkdir(exist_ok=True)
     for name in ("summary.json", "cases.csv"):
         shutil.copy(scores / name, run.fold_folder(0) / name)
+    run.record(0, {"training_cases": 14, "training_subjects": 11})
     folds: list[FoldName] = [0]
     card = hub_card(run, folds, "# stub\n", None, None)
     assert card.startswith("---\nlibrary_name: ") and '"pipeline_tag' not in card
-    assert "Fold 0: validated on 6 cases of" in card and "| 0 | one | Dice | 1 |" in card
+    assert "Fold 0: trained on 14 cases of 11 subjects, validated on 6 cases of " in card
+    assert "| 0 | one | Dice | 1 |" in card
     assert "| 0 | one | HD95 (mm), max-directed | 0 |" in card
     assert "sub-a" not in card and str(tmp_path) not in card
     assert "did not name the training data" in card and "not stated by the publisher" in card

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import mambamed
 from mambamed.answers.segmentation import predict
 from mambamed.batches.loader import PatchReader
 from mambamed.documents.splits import cases_of
@@ -25,6 +26,7 @@ from mambamed.io.lock import folder_lock
 from mambamed.jobs.job import JobOptions
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Silence
+from mambamed.recipe import dump_recipe
 from mambamed.run.checkpoint import read_checkpoint, write_checkpoint
 from mambamed.run.export import export_model
 from mambamed.run.folder import Run
@@ -33,6 +35,8 @@ from mambamed.run.model import load_network
 from mambamed.training import train
 from mambamed.training.extend import extend
 from mambamed.training.validation_patches import ValidationPatches
+from tests.answers.stubs import OPTIONS, stub_run
+from tests.run.hub_server import local_hub
 from tests.training.small_run import CONVOLUTIONS, small_recipe
 
 
@@ -47,6 +51,8 @@ def test_a_training_writes_what_the_house_promises_and_its_scores_agree_with_eva
     assert run.folds == [0] and run.plan.patch_size == (16, 16, 16)
     recorded = run.recorded(0)
     assert recorded["steps"] == 6 and "torch" in recorded["sessions"][0]["versions"]
+    trained_on = len(PreparedDataset.open(prepared).splits[0]["train"])
+    assert (recorded["training_cases"], recorded["training_subjects"]) == (trained_on, trained_on)
     assert "scan backend" in recorded["sessions"][0]["scan_backend"]
     cases = [path.name.removesuffix(".nii.gz") for path in (folder / "validation").iterdir()]
     again = evaluate(
@@ -202,6 +208,22 @@ def test_weights_of_another_run_are_a_start_as_far_as_they_fit_or_all_of_them(pr
     taken = read_checkpoint(Run.open(other).checkpoint(1, "last")).tensors
     same = [n for n in weights.tensors if n in taken and torch.equal(weights.tensors[n], taken[n])]
     assert len(same) >= total - len(heads) - 1
+
+
+def test_a_model_on_the_hub_initializes_a_training(prepared, tmp_path, monkeypatch):
+    stub = stub_run(tmp_path / "stub")
+    tensors = len(read_checkpoint(stub.checkpoint(0, "best")).part("network"))
+    recipe = small_recipe({"name": "nnmamba", **OPTIONS}, epochs=1, steps_per_epoch=1, ema=0)
+    (tmp_path / "small.yaml").write_text(dump_recipe(recipe))
+    with local_hub(monkeypatch, tmp_path / "home") as hub:
+        hub.exists, hub.files["model.mambamed"] = True, export_model(stub.root).output.read_bytes()
+        options = {"data": prepared, "device": "cpu", "init_from": "hf://org/name@v1"}
+        mambamed.train(tmp_path / "small.yaml", output=tmp_path / "run", **options)
+        hub.files.clear()
+        with pytest.raises(ModelError, match=r"hf://org/other: has no model\.mambamed"):
+            mambamed.train(tmp_path / "small.yaml", **options | {"init_from": "hf://org/other"})
+    log = (tmp_path / "run" / "fold_0" / "train.log").read_text()
+    assert f": {tensors} of the {tensors} tensors in the file match" in log
 
 
 def test_a_fold_with_bad_patches_is_survived_and_the_other_folds_go_on(prepared, tmp_path, monkeypatch):
