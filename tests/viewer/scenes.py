@@ -10,12 +10,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from mambamed.demonstration.phantom import LABELS, make_phantom, write_phantoms
 from mambamed.evaluation.masks import evaluate
 from mambamed.io.images import Image, write_image
 from mambamed.viewer import Answers, Server, Subject, open_subject
 from mambamed.viewer.notes import Notes
 
+LABELS = {"background": 0, "NCR": 1, "ED": 2, "ET": 3}
 SHAPE = (20, 24, 18)
 # Rotated by 20 degrees about z and sheared by nothing; stored towards the left and anterior.
 _COS, _SIN = np.cos(np.radians(20)), np.sin(np.radians(20))
@@ -24,11 +24,36 @@ OBLIQUE = np.array(
 )
 
 
+def head(seed: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """A bright ellipsoid with noise, and in it the nested labels 2, 1 and 3."""
+    rng = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij"), axis=-1)
+    inside = (grid**2).sum(-1) < 0.8
+    from_tumor = np.sqrt(((grid - rng.uniform(-0.3, 0.3, 3)) ** 2).sum(-1))
+    label = np.select([from_tumor < 0.15, from_tumor < 0.25, from_tumor < 0.4], [3, 1, 2], 0)
+    image = np.where(inside, 400 + 150 * label + rng.normal(0, 20, shape), 0)
+    return np.rint(image).astype(np.int16), label.astype(np.uint8)
+
+
+def write_heads(folder: Path, count: int) -> list[Path]:
+    """Cases with four channels and a label map, in the layout of BraTS 2023."""
+    cases = []
+    for seed in range(count):
+        case = folder / f"HEAD-{seed:04d}"
+        case.mkdir(parents=True)
+        image, label = head(seed, (32, 40, 32))
+        for suffix in ("t1n", "t1c", "t2w", "t2f", "seg"):
+            volume = Image(label if suffix == "seg" else image, np.diag([4.0, 4.0, 4.0, 1.0]))
+            write_image(case / f"{case.name}-{suffix}.nii.gz", volume.array, like=volume)
+        cases.append(case)
+    return cases
+
+
 def mask_evaluation(folder: Path, count: int = 2) -> Path:
-    """An evaluation of shifted masks of phantoms in `folder/data`; the last case has no prediction."""
+    """An evaluation of shifted masks in `folder/data`; the last case has no prediction."""
     data, predictions = folder / "data", folder / "predictions"
     predictions.mkdir(parents=True)
-    for case in write_phantoms(data, count + 1)[:count]:
+    for case in write_heads(data, count + 1)[:count]:
         label = nib.load(case / f"{case.name}-seg.nii.gz")
         shifted = np.roll(np.asarray(label.dataobj), 2, axis=0)
         write_image(predictions / f"{case.name}.nii.gz", shifted, like=Image(shifted, label.affine))
@@ -67,9 +92,9 @@ def nibabel_value(path: Path, point: np.ndarray) -> float:
 
 
 def tiny_image(path: Path, shape: tuple[int, int, int] = (16, 20, 14)) -> Path:
-    """One channel of a small phantom."""
+    """A small image."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    volume = np.rint(make_phantom(1, shape, 8.0).image[3]).astype(np.int16)
+    volume, _ = head(1, shape)
     affine = np.diag([8.0, 8.0, 8.0, 1.0])
     write_image(path, volume, like=Image(volume, affine))
     return path

@@ -21,7 +21,7 @@ SKULLS, ORGANS, BRATS = (DATA / name for name in ("mouse_skull_landmarks", "ct_o
 
 @pytest.fixture(scope="module")
 def browser():
-    browser = Browser(width=1200, height=760)
+    browser = Browser(width=960, height=600)  # without a graphics card, every pixel costs time
     yield browser
     browser.close()
 
@@ -82,35 +82,43 @@ def test_an_evaluation_shows_its_worst_case_first(browser, tmp_path) -> None:
         check_calm(browser, server)
 
 
-def test_labels_and_layers_can_be_switched(browser, tmp_path) -> None:
-    image, mask = scenes.oblique_case(tmp_path)
+@pytest.fixture(scope="module")
+def oblique(tmp_path_factory):
+    """Image, mask and server of an oblique case."""
+    image, mask = scenes.oblique_case(tmp_path_factory.mktemp("oblique"))
     with scenes.viewed(image, references=mask) as server:
-        open_page(browser, server)
-        before = drawn_lines(browser)
-        browser.press("o")
-        browser.run("mambamed.lines.draw()")
-        assert drawn_lines(browser) < before
-        assert browser.run("new Set(mambamed.state.layers.filled().indices).size") == 3
-        browser.run("document.querySelector('.labels input').click()")
-        browser.wait("new Set(mambamed.state.layers.filled().indices).size === 2")
-        browser.press("f")
-        browser.wait("mambamed.state.layers.filled() === null && mambamed.scene.fill === null")
-        check_calm(browser, server)
+        yield image, mask, server
 
 
-def test_the_voxel_under_the_cross_is_that_of_nibabel(browser, tmp_path) -> None:
-    image, mask = scenes.oblique_case(tmp_path)
-    with scenes.viewed(image, references=mask) as server:
+def test_the_voxel_under_the_cross_is_that_of_nibabel(browser, oblique) -> None:
+    image, mask, server = oblique
+    open_page(browser, server)
+    for point in scenes.world_points(20):
+        browser.run(f"mambamed.scene.moveTo({point.tolist()})")
+        under = browser.run("mambamed.under")
+        assert np.allclose(under["mm"], point, atol=0.01)
+        assert under["value"] == scenes.nibabel_value(image, point)
+        assert under["labels"][0]["value"] == scenes.nibabel_value(mask, point)
+    drawn = browser.run("mambamed.scene.nv.volumes[0].getValue(...mambamed.under.voxel)")
+    assert drawn == under["value"]  # NiiVue shows the same voxel
+    check_calm(browser, server)
+
+
+def test_labels_and_layers_can_be_switched(browser, oblique) -> None:
+    """On the page that is open already, unless this test runs alone."""
+    server = oblique[2]
+    if browser.run("location.href") != server.url:
         open_page(browser, server)
-        for point in scenes.world_points(20):
-            browser.run(f"mambamed.scene.moveTo({point.tolist()})")
-            under = browser.run("mambamed.under")
-            assert np.allclose(under["mm"], point, atol=0.01)
-            assert under["value"] == scenes.nibabel_value(image, point)
-            assert under["labels"][0]["value"] == scenes.nibabel_value(mask, point)
-        drawn = browser.run("mambamed.scene.nv.volumes[0].getValue(...mambamed.under.voxel)")
-        assert drawn == under["value"]  # NiiVue shows the same voxel
-        check_calm(browser, server)
+    before = drawn_lines(browser)
+    browser.press("o")
+    browser.run("mambamed.lines.draw()")
+    assert drawn_lines(browser) < before
+    assert browser.run("new Set(mambamed.state.layers.filled().indices).size") == 3
+    browser.run("document.querySelector('.labels input').click()")
+    browser.wait("new Set(mambamed.state.layers.filled().indices).size === 2")
+    browser.press("f")
+    browser.wait("mambamed.state.layers.filled() === null && mambamed.scene.fill === null")
+    check_calm(browser, server)
 
 
 def test_pairs_of_landmarks_have_their_distance(browser, tmp_path) -> None:
@@ -180,6 +188,7 @@ def test_thousands_of_cases_are_listed_and_filtered(browser, tmp_path) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(not ORGANS.is_dir(), reason="no real data, see MAMBAMED_TEST_DATA")
 def test_organs_in_ct_have_a_window_and_their_volumes(browser) -> None:
@@ -193,6 +202,7 @@ def test_organs_in_ct_have_a_window_and_their_volumes(browser) -> None:
         check_calm(browser, server)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(not SKULLS.is_dir(), reason="no real data, see MAMBAMED_TEST_DATA")
 def test_a_skull_has_its_45_landmarks(browser) -> None:

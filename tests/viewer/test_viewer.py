@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mambamed.converters import convert
+from mambamed.demonstration.phantom import write_phantoms
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.preparation.prepare import prepare
 from mambamed.recipe import load_recipe
@@ -21,7 +22,7 @@ def test_an_evaluation_lists_scores_and_its_unscored_case(tmp_path) -> None:
     assert [column.title for column in shown.columns] == [
         "worst Dice", "structure", "mean Dice", "WT Dice", "ET Dice", "missed or invented"
     ]  # fmt: skip
-    assert shown.sort_by == 0 and shown.ids == ["PHANTOM-0000", "PHANTOM-0001", "PHANTOM-0002"]
+    assert shown.sort_by == 0 and shown.ids == ["HEAD-0000", "HEAD-0001", "HEAD-0002"]
     first = dict(zip([column.title for column in shown.columns], shown.rows[0], strict=True))
     assert first["worst Dice"] == min(first["WT Dice"], first["ET Dice"])
     answers = Answers(shown)
@@ -31,7 +32,7 @@ def test_an_evaluation_lists_scores_and_its_unscored_case(tmp_path) -> None:
 
 
 def test_a_dataset_and_its_prepared_form_have_channels_and_labels(tmp_path) -> None:
-    scenes.write_phantoms(tmp_path / "data", 5)  # as many as folds
+    write_phantoms(tmp_path / "data", 5)  # as many as folds
     raw = convert(tmp_path / "data", format="brats")
     prepare(raw, tmp_path / "prepared", recipe=load_recipe("phantom_nnmamba"))
     answers = Answers(open_subject([tmp_path / "prepared"], None, None))
