@@ -19,6 +19,8 @@ from mambamed.viewer.content import CaseView, Cell, Column, PointPair, Subject, 
 from mambamed.viewer.images import channel_volumes, volumes_of
 from mambamed.viewer.volumes import mask_volume
 
+_MOST_CHANNELS = 20  # of a folder that is a case
+
 
 def prepared_subject(root: Path) -> Subject:
     """A prepared dataset, as the network sees it: normalized channels on the prepared grid.
@@ -113,12 +115,14 @@ def dataset_subject(source: Path) -> Subject:
 def folder_subject(root: Path) -> Subject | None:
     """Images in a folder, or in one folder per case, without anything to learn; None if there are none.
 
-    A file whose name ends in seg, label or mask is the mask of its case.
+    A file whose name ends in seg, label or mask is the mask of its case. Folders with more images than a case
+    has, e.g. `images`, hold one case per name of a file.
     """
-    cases = {folder.name: _images_in(folder) for folder in sorted(root.iterdir()) if folder.is_dir()}
-    cases = {name: files for name, files in cases.items() if files}
+    folders = {folder.name: _images_in(folder) for folder in sorted(root.iterdir()) if folder.is_dir()}
+    cases = {name: files for name, files in folders.items() if 0 < len(files) <= _MOST_CHANNELS}
     if not cases:
-        cases = {case_id_of(path) or path.name: [path] for path in _images_in(root)}
+        for path in _images_in(root) or [path for files in folders.values() for path in files]:
+            cases.setdefault(case_id_of(path) or path.name, []).append(path)
     if not cases:
         return None
     ids = list(cases)

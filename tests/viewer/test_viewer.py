@@ -66,6 +66,15 @@ def test_a_folder_per_case_is_shown_without_anything_to_learn(tmp_path) -> None:
     ]  # fmt: skip
 
 
+def test_a_folder_of_many_images_is_no_case(tmp_path) -> None:
+    """As in a dataset whose classes are in a table that has several columns of classes."""
+    (tmp_path / "images").mkdir()
+    for number in range(30):
+        (tmp_path / "images" / f"sub-{number:02d}.nii.gz").touch()
+    shown = open_subject([tmp_path], None, None)
+    assert len(shown.ids) == 30 and shown.ids[3] == "sub-03"
+
+
 def test_no_image_is_read_before_its_case_is_chosen(tmp_path) -> None:
     for number in range(500):
         (tmp_path / f"case_{number}.nii.gz").touch()  # reading one is an error
