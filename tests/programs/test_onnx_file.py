@@ -7,23 +7,29 @@ import torch
 from mambamed.networks import NETWORKS
 from mambamed.programs import onnx_file
 from mambamed.programs.exporting import write_checked
-from tests.networks.small_networks import small
-
-# One per family: convolutions, scans, attention over patches, classification.
-QUICK = {"nnunet", "umamba", "vit_seg", "resnet"}
-ALL = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
+from tests.networks.small_networks import difference_of, randomized, small, varied_images
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_a_network_in_onnx_equals_torch_at_any_batch_size(name, tmp_path) -> None:
-    network = small(name).eval().requires_grad_(False)
-    (file,), difference = write_checked(network, (2, 16, 16, 16), tmp_path / "model.onnx", onnx_file)
-    assert difference < 1e-5
+def check(network, shape, tmp_path) -> None:
+    """The file has the operators of ONNX alone, any batch size, and the network's outputs."""
+    (file,), _ = write_checked(network, (2, *shape), tmp_path / "model.onnx", onnx_file)
     model = onnx.load(file)
     assert [each.domain for each in model.opset_import] == [""] and not model.functions
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
-    image = torch.randn(3, 2, 16, 16, 16, generator=torch.Generator().manual_seed(1))
+    images = varied_images(shape)
     with torch.no_grad():
-        expected = network(image)
-    found = torch.from_numpy(onnx_file.run_onnx(file, image))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+        expected = network(images)
+    found = torch.from_numpy(onnx_file.run_onnx(file, images))
+    assert difference_of(found, expected) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_in_onnx_equals_torch_at_any_batch_size(name, tmp_path) -> None:
+    network = randomized(small(name))
+    check(network, getattr(network, "grid", None) or (16, 16, 16), tmp_path)
+
+
+def test_convolutions_and_a_scan_in_onnx_equal_torch(tmp_path) -> None:
+    """In two stages, so that it takes seconds."""
+    check(randomized(small("umamba", stages=2, channels=4)), (8, 8, 8), tmp_path)
