@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -18,6 +20,7 @@ from mambamed.run.checkpoint import write_checkpoint
 from mambamed.run.folder import Run, create_run, planned_run
 
 OPTIONS = {"channels": 4, "mixer": "none"}
+NETWORK = {"name": "nnmamba", **OPTIONS}
 MANIFEST = DatasetManifest(name="blobs", channels={"a": "mri"}, labels={"background": 0, "one": 1, "two": 5})
 
 
@@ -28,9 +31,10 @@ def stub_run(
     manifest: DatasetManifest = MANIFEST,
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
     patch_size: tuple[int, int, int] = (16, 16, 16),
+    network: Mapping[str, Any] = NETWORK,
 ) -> Run:
-    """A run folder whose folds hold an untrained nnMamba, each of its own seed."""
-    recipe = Recipe.model_validate({"name": "stub", "network": {"name": "nnmamba", **OPTIONS}})
+    """A run folder whose folds hold an untrained network, each of its own seed."""
+    recipe = Recipe.model_validate({"name": "stub", "network": network})
     plan = Plan(
         spacing_mm=spacing,
         shape_median=(20, 22, 18),
@@ -41,19 +45,21 @@ def stub_run(
     )
     run = create_run(planned_run(recipe, plan, manifest, root))
     for fold in folds:
-        network = lively_network(len(manifest.channels), len(manifest.regions) or len(manifest.labels), fold)
-        weights = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+        outputs = len(manifest.regions) or len(manifest.labels)
+        made = lively_network(len(manifest.channels), outputs, fold, network)
+        weights = {f"network.{name}": tensor for name, tensor in made.state_dict().items()}
         run.fold_folder(fold).mkdir(exist_ok=True)
         write_checkpoint(run.checkpoint(fold), weights, {"step": 1})
     return run
 
 
-def lively_network(channels: int, outputs: int, seed: int) -> nn.Module:
+def lively_network(channels: int, outputs: int, seed: int, options: Mapping[str, Any] = NETWORK) -> nn.Module:
     """An untrained network whose logits vary about zero, so that every label is seen."""
     image = torch.from_numpy(blob()[2:18, 3:19, 1:17] / 250.0 - 1.0).float()
     for attempt in itertools.count(1000 * seed):
         torch.manual_seed(attempt)
-        network = build_network("nnmamba", channels, outputs, **OPTIONS).eval().requires_grad_(False)
+        network = build_network(in_channels=channels, out_channels=outputs, **options)
+        network = network.eval().requires_grad_(False)
         logits = network(image.expand(1, channels, *image.shape))
         spread = logits.std((0, 2, 3, 4))
         if spread.min() > 1e-3:  # else the rectifier before the head is dead

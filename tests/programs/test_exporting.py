@@ -21,7 +21,9 @@ SPACING = (1.5, 1.25, 1.0)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return stub_run(tmp_path_factory.mktemp("programs") / "run", spacing=SPACING)
+    """Of two stages with a scan, whose export takes seconds."""
+    network = {"name": "umamba", "channels": 4, "stages": 2}
+    return stub_run(tmp_path_factory.mktemp("programs") / "run", spacing=SPACING, network=network)
 
 
 @pytest.fixture(scope="module")
