@@ -107,7 +107,7 @@ function last(values) {
 
 function format(value) {
   if (typeof value !== "number") return "–";
-  return Math.abs(value) >= 0.01 && Math.abs(value) < 1e4 ? String(Number(value.toPrecision(3))) : value.toExponential(1);
+  return value === 0 || (Math.abs(value) >= 0.01 && Math.abs(value) < 1e4) ? String(Number(value.toPrecision(3))) : value.toExponential(1);
 }
 
 function duration(seconds) {
