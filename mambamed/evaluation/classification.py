@@ -25,7 +25,7 @@ from mambamed.evaluation.reference_classes import ReferenceClasses, read_referen
 from mambamed.evaluation.result import Evaluation
 from mambamed.evaluation.scorer import Scorer
 from mambamed.io.probabilities import Probabilities, names_probabilities, read_probabilities
-from mambamed.io.tables import write_csv
+from mambamed.io.tables import is_notes, write_csv
 from mambamed.metrics.classification import (
     BINARY_METRICS,
     MULTICLASS_METRICS,
@@ -155,7 +155,7 @@ def probability_files(predictions: Path) -> list[Path]:
     """The given .csv file, or those of a folder. Raises DatasetError: there are none."""
     if predictions.is_file():
         return [predictions]
-    found = sorted(path for path in predictions.glob("*.csv") if not path.name.startswith("."))
+    found = _tables(predictions)
     if not found:
         raise DatasetError(f"{predictions}: no tables of probabilities. Choose the output of classify.")
     return found
@@ -165,8 +165,12 @@ def holds_probabilities(predictions: Path) -> bool:
     """Whether a path is a table of class probabilities, or a folder whose first table is one."""
     if predictions.is_file():
         return names_probabilities(predictions)
-    first = next(iter(sorted(predictions.glob("*.csv"))), None)
-    return first is not None and names_probabilities(first)
+    return any(map(names_probabilities, _tables(predictions)[:1]))
+
+
+def _tables(folder: Path) -> list[Path]:
+    """The tables in a folder, without hidden files and notes."""
+    return sorted(p for p in folder.glob("*.csv") if not p.name.startswith(".") and not is_notes(p))
 
 
 def _score(

@@ -38,7 +38,7 @@ from mambamed.geometry import Affine, voxel_to_world
 from mambamed.io.atomic import write_text
 from mambamed.io.case_columns import CaseColumns
 from mambamed.io.json_files import write_json
-from mambamed.io.tables import column_of, read_csv, unescaped, write_csv
+from mambamed.io.tables import column_of, is_notes, read_csv, unescaped, write_csv
 from mambamed.io.text_files import read_text
 from mambamed.schema_errors import named
 
@@ -79,7 +79,7 @@ def point_suffix(path: Path) -> str | None:
     >>> point_suffix(Path("a.mrk.json")), point_suffix(Path("a.b.FCSV")), point_suffix(Path("a.nii.gz"))
     ('.mrk.json', '.fcsv', None)
     """
-    if path.name.startswith("."):
+    if path.name.startswith(".") or is_notes(path):
         return None
     return next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
 

@@ -15,6 +15,7 @@ from mambamed.schema_errors import named
 
 # Spreadsheets run cells that begin with one of these (OWASP, "CSV Injection").
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+NOTES = ".notes.csv"  # end of the name of a table of notes, see `viewer.notes`
 
 
 def write_csv(path: Path, headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -88,6 +89,15 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
             )
         rows.append({header: cell.strip() for header, cell in zip(headers, line, strict=True)})
     return headers, rows
+
+
+def is_notes(path: Path) -> bool:
+    """Whether a table holds a person's notes about what lies there, and no data.
+
+    >>> is_notes(Path("preds.csv.notes.csv")), is_notes(Path("preds.csv"))
+    (True, False)
+    """
+    return path.name.lower().endswith(NOTES)
 
 
 def column_of(headers: Iterable[str], names: Sequence[str]) -> str | None:

@@ -13,6 +13,7 @@ from mambamed.converters import prepared
 from mambamed.converters.point_sets import holds_points
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.evaluation.classification import holds_probabilities
+from mambamed.io.tables import NOTES
 from mambamed.progress import Progress, Silence
 from mambamed.viewer.answers import Answers
 from mambamed.viewer.content import Subject
@@ -101,14 +102,15 @@ def view(
     progress = progress or Silence()
     if serve is None and not browser and isinstance(progress, Silence):
         raise RecipeError(
-            "--no-browser: the address of the page is not shown with --quiet. Remove one of both."
+            "--no-browser: the address of the page is not printed with --quiet or --json. Remove one of the "
+            "options."
         )
     shown = open_subject(places, images, references)
     with ExitStack() as stack:
         book = None
         if notes:
             place = shown.folder.resolve()
-            book = stack.enter_context(Notes.opened(place.with_name(f"{place.name}.notes.csv"), shown.inputs))
+            book = stack.enter_context(Notes.opened(place.with_name(place.name + NOTES), shown.inputs))
         server = stack.enter_context(Server(Answers(shown, book), port))
         for line in how_to_open(server):
             progress.say(line)

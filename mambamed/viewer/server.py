@@ -22,11 +22,12 @@ from urllib.parse import parse_qs
 from mambamed.errors import MambamedError, RunError
 from mambamed.io.json_text import json_line
 from mambamed.memory import is_out_of_memory
+from mambamed.numerals import is_whole
 from mambamed.viewer.answers import Answers
 
 HOST = "127.0.0.1"
 _HOSTS = {"127.0.0.1", "localhost", "[::1]"}  # a tunnel may give the page another port
-_MOST_BYTES = 4096  # of a note
+_MOST_BYTES = 2**16  # of a note of 2000 characters, percent-encoded
 _VOLUMES_AT_ONCE = 2
 _PAGE = {
     "": ("index.html", "text/html; charset=utf-8"),
@@ -71,7 +72,7 @@ class Server(ThreadingHTTPServer):
         try:
             super().__init__((HOST, port), _Handler)
         except (OSError, OverflowError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "is no port"
+            reason = error.strerror if isinstance(error, OSError) else "expected 0 to 65535"
             raise RunError(f"--port {port}: {reason}. Give another port, or 0 for any free one.") from error
 
     @property
@@ -110,14 +111,13 @@ class _Handler(BaseHTTPRequestHandler):
             name = self._name()
             reply = None if name is None else find(name)
         except MambamedError as error:
-            reply = Reply(json_line({"fault": str(error)}).encode(), "application/json")
-            self._send(HTTPStatus.UNPROCESSABLE_ENTITY, reply)
+            self._send(HTTPStatus.UNPROCESSABLE_ENTITY, _json({"fault": str(error)}))
         except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            text = "out of memory. Close other programs."
-            fault = Reply(json_line({"fault": text}).encode(), "application/json")
-            self._send(HTTPStatus.SERVICE_UNAVAILABLE, fault)
+            self.close_connection = True  # a body may follow that was not read
+            full = is_out_of_memory(error)
+            status = HTTPStatus.SERVICE_UNAVAILABLE if full else HTTPStatus.INTERNAL_SERVER_ERROR
+            kind = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}. Please report it."
+            self._send(status, _json({"fault": "out of memory. Close other programs." if full else kind}))
         else:
             if reply is None:
                 self.close_connection = True  # a body may follow that was not read
@@ -176,16 +176,16 @@ class _Handler(BaseHTTPRequestHandler):
         notes = self._ours.answers.notes
         length = self.headers.get("Content-Length", "")
         is_ours = self.headers.get("X-Mambamed") == "note"  # a form of another page cannot set it
-        if name != "notes" or notes is None or not is_ours or not length.isdigit():
+        if name != "notes" or notes is None or not is_ours or not is_whole(length):
             return None
         if int(length) > _MOST_BYTES:
             return None
         fields = parse_qs(self.rfile.read(int(length)).decode("utf-8", "replace"), keep_blank_values=True)
         given = {key: values[0] for key, values in fields.items()}
-        case = given.get("case", "")
-        if case not in self._ours.answers.shown.ids:
+        number, ids = given.get("case", ""), self._ours.answers.shown.ids
+        if not is_whole(number) or int(number) >= len(ids):
             return None
-        notes.put(case, given.get("mark", ""), given.get("note", ""))
+        notes.put(ids[int(number)], given.get("mark", ""), given.get("note", ""))
         return _json(notes.entries())
 
     def _send(self, status: HTTPStatus, reply: Reply) -> None:

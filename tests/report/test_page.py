@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 
@@ -11,13 +10,13 @@ import pytest
 
 from mambamed.report.page import Distribution, Page, WorstCase, render_page, write_page
 from mambamed.report.tables import Table
+from tests.viewer.browser import NAMES, find_browser
 
 EVIL = '<img src=x onerror="alert(1)">'
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
-BROWSERS = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome", "chrome")
-BROWSER = next((path for path in map(shutil.which, BROWSERS) if path), None)
+BROWSER = find_browser()
 
 
 def page() -> Page:
@@ -84,7 +83,7 @@ def test_undefined_values_are_empty_cells_and_infinite_ones_are_told() -> None:
     assert 'class="dot infinite"' in text
 
 
-@pytest.mark.skipif(BROWSER is None, reason=f"no browser: none of {', '.join(BROWSERS)} is installed")
+@pytest.mark.skipif(BROWSER is None, reason=f"no browser: none of {', '.join(NAMES)} is installed")
 def test_in_a_browser_rows_sort_pictures_decode_and_the_policy_lets_our_script_run(tmp_path) -> None:
     text = render_page(page())
     # The probe is a second script: it gets its own entry in the policy, which stays in force.

@@ -17,7 +17,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+NAMES = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome", "chrome")
 _ANSWER_SECONDS = 90
 
 
@@ -127,6 +127,24 @@ class Browser:
         text = key if len(key) == 1 else ""
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, text=text if kind == "keyDown" else "")
+
+    def mouse(self, kind: str, selector: str) -> None:
+        """Press ("mousePressed") or release ("mouseReleased") the left button on an element."""
+        middle = (
+            "(() => { const b = document.querySelector(%s).getBoundingClientRect();"
+            " return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+        )
+        x, y = self.run(middle % json.dumps(selector))
+        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def click(self, selector: str) -> None:
+        """Click on an element with the mouse."""
+        for kind in ("mousePressed", "mouseReleased"):
+            self.mouse(kind, selector)
+
+    def type(self, text: str) -> None:
+        """Type into the element that has the focus."""
+        self.call("Input.insertText", text=text)
 
     def screenshot(self, path: Path | None = None) -> bytes:
         """The page as PNG."""

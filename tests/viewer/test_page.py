@@ -19,6 +19,20 @@ pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium (apt
 SKULLS, ORGANS, BRATS = (DATA / name for name in ("mouse_skull_landmarks", "ct_organs", "brats_tcia"))
 
 
+# Volumes arrive when `holds[name]` is called, if it is true; each knows the name that it was asked by.
+HELD = """
+window.holds = {t1c: true};
+window.settled = () => new Promise((done) => setTimeout(done, 300));
+const load = mambamed.load.bind(mambamed);
+mambamed.load = async (volume, signal) => {
+  const made = await load(volume, signal);
+  if (holds[volume.name]) await new Promise((done) => { holds[volume.name] = done; });
+  made.asked = volume.name;
+  return made;
+};
+"""
+
+
 @pytest.fixture(scope="module")
 def browser():
     browser = Browser(width=960, height=600)  # without a graphics card, every pixel costs time
@@ -79,6 +93,19 @@ def test_an_evaluation_shows_its_worst_case_first(browser, tmp_path) -> None:
             int((differs & (truth == 0)).sum()),
             int((differs & (truth > 0) & (answer > 0)).sum()),
         ]
+        browser.run(HELD)
+        browser.press("2")
+        browser.press("3")
+        browser.wait("mambamed.scene.volume.asked === 't2w'")
+        browser.run("holds['t1c'](), settled()")
+        assert browser.run("mambamed.scene.volume.asked") == "t2w"
+        browser.run("holds.prediction = true; mambamed.table.step(1)")
+        browser.wait("typeof holds.prediction === 'function'")
+        browser.run("holds.old = holds.prediction; delete holds.prediction; mambamed.table.step(1)")
+        browser.wait("mambamed.shown")
+        browser.run("holds.old(), settled()")
+        assert browser.run("mambamed.state.id") == "HEAD-0002"
+        assert browser.run("mambamed.state.layers.masks") == []  # it has none
         check_calm(browser, server)
 
 
@@ -160,10 +187,17 @@ def test_a_note_is_saved_and_shown_in_the_table(browser, tmp_path) -> None:
     image, notes = scenes.tiny_image(tmp_path / "a.nii.gz"), tmp_path / "a.notes.csv"
     with scenes.served(open_subject([image], None, None), notes) as server:
         open_page(browser, server)
-        browser.run("document.querySelector('button.doubtful').click()")
+        browser.click("#panel input[type=text]")
+        browser.type("left lobe")
+        browser.run("mambamed.panel.draw(mambamed.state, mambamed.notes)")  # as when a volume arrives
+        browser.type(" is gone")
+        browser.mouse("mousePressed", "button.doubtful")  # leaves the text, which is saved before the release
+        browser.wait("mambamed.notes.entries.a?.note")
+        browser.run("mambamed.panel.draw(mambamed.state, mambamed.notes)")
+        browser.mouse("mouseReleased", "button.doubtful")
         browser.wait("document.querySelector('#table td.doubtful') !== null")
         check_calm(browser, server)
-    assert notes.read_text() == "case,mark,note\na,doubtful,\n"
+    assert notes.read_text() == "case,mark,note\na,doubtful,left lobe is gone\n"
 
 
 def test_thousands_of_cases_are_listed_and_filtered(browser, tmp_path) -> None:

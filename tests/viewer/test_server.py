@@ -5,6 +5,8 @@ import hashlib
 import http.client
 import json
 from importlib import resources
+from pathlib import Path
+from urllib.parse import urlencode
 
 import nibabel as nib
 import numpy as np
@@ -149,11 +151,22 @@ def test_a_file_that_cannot_be_read_gives_one_line(tmp_path) -> None:
     assert status == 422 and "broken.nii.gz: is neither gzip nor NIfTI" in json.loads(body)["fault"]
 
 
+def test_what_nobody_expected_gives_one_line() -> None:
+    def open_case(index):
+        raise ZeroDivisionError("by\nzero")
+
+    with scenes.served(Subject("x", "image", ["a"], open_case, Path("x"))) as server:
+        status, _, body = ask(server, below(server, "case/0.json"))
+    assert (status, json.loads(body)["fault"]) == (
+        500, "unexpected ZeroDivisionError: by zero. Please report it."
+    )  # fmt: skip
+
+
 def test_notes_are_taken_only_from_the_page(tmp_path) -> None:
     image = scenes.tiny_image(tmp_path / "a.nii.gz")
     notes = tmp_path / "notes.csv"
     note = {"X_Mambamed": "note", "Content_Length": "31"}
-    body = b"case=a&mark=wrong&note=too+big!"
+    body = b"case=0&mark=wrong&note=too+big!"
     from mambamed.viewer import open_subject
 
     with scenes.served(open_subject([image], None, None), notes) as server:
@@ -163,13 +176,18 @@ def test_notes_are_taken_only_from_the_page(tmp_path) -> None:
             ask(server, path, "POST", body, **note, Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="cors")[0]
             == 404
         )
-        assert ask(server, path, "POST", b"x" * 5000, **note | {"Content_Length": "5000"})[0] == 404
-        assert ask(server, path, "POST", b"case=b&mark=right", **note | {"Content_Length": "17"})[0] == 404
+        assert ask(server, path, "POST", b"x" * 70000, **note | {"Content_Length": "70000"})[0] == 404
+        for case in (b"1", b"a", b"\xb2"):
+            content = b"case=%s&mark=right" % case
+            assert ask(server, path, "POST", content, **note | {"Content_Length": "17"})[0] == 404
+        assert ask(server, path, "POST", body, **note | {"Content_Length": "\xb2"})[0] == 404
         assert not notes.exists()
         status, _, answer = ask(server, path, "POST", body, **note)
         assert (status, json.loads(answer)) == (200, {"a": {"mark": "wrong", "note": "too big!"}})
-        assert ask(server, path, "POST", b"case=a&mark=maybe", **note | {"Content_Length": "17"})[0] == 422
-    assert notes.read_text() == "case,mark,note\na,wrong,too big!\n"
+        assert ask(server, path, "POST", b"case=0&mark=maybe", **note | {"Content_Length": "17"})[0] == 422
+        longest = urlencode({"case": 0, "mark": "wrong", "note": "図" * 2000}).encode()
+        assert ask(server, path, "POST", longest, **note | {"Content_Length": str(len(longest))})[0] == 200
+    assert notes.read_text(encoding="utf-8") == f"case,mark,note\na,wrong,{'図' * 2000}\n"
 
 
 def test_a_port_in_use_is_named(tmp_path) -> None:

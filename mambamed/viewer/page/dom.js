@@ -18,6 +18,26 @@ export function section(title, ...children) {
   return element("section", {}, element("h2", { textContent: title }), ...children);
 }
 
+// Redrawing what was pressed, before it is released, would take its click: it is redrawn after that.
+const later = new Map(); // what is redrawn -> how
+let isPressed = false;
+addEventListener("pointerdown", () => (isPressed = true), true);
+for (const name of ["pointerup", "pointermove", "pointercancel"]) {
+  addEventListener(name, (event) => { if (isPressed && !event.buttons) setTimeout(release); }, true);
+}
+
+function release() {
+  isPressed = false;
+  const actions = [...later.values()];
+  later.clear();
+  for (const action of actions) action();
+}
+
+export function whenReleased(what, action) {
+  if (isPressed) later.set(what, action);
+  else action();
+}
+
 export async function loadJson(address, options) {
   const reply = await fetch(address, options);
   const content = await reply.json().catch(() => null);

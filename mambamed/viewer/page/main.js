@@ -22,7 +22,7 @@ class Viewer {
     this.lines = new Lines(at("lines"), this.scene, this.state);
     this.windowing = new Windowing(at("window"), ([low, high]) => this.scene.window(low, high));
     this.windowing.range = () => this.scene.volume.range();
-    this.notes = subject.notes ? new Notes(() => { this.table.update(); this.panel.draw(this.state, this.notes); }) : null;
+    this.notes = subject.notes ? new Notes(subject.ids, () => this.table.update()) : null;
     this.panel = new Panel(at("panel"), {
       fill: (key) => { this.state.layers.choose(key); this.refill(); },
       outline: (key, on) => { on ? this.state.layers.outlined.add(key) : this.state.layers.outlined.delete(key); this.lines.draw(); },
@@ -30,7 +30,7 @@ class Viewer {
       labels: (values, on) => { values.forEach((value) => (on ? this.state.layers.hidden.delete(value) : this.state.layers.hidden.add(value))); this.refill(); },
       goLabel: (value) => this.goLabel(value),
       goPoint: (number) => this.goPoint(number),
-      saliency: (number) => { this.state.map = number; this.reheat(); },
+      saliency: (number) => { this.state.map = number; this.attempt(() => this.reheat()); },
       names: (on) => { this.state.names = on; this.lines.draw(); },
     });
     this.channels = [];
@@ -85,8 +85,9 @@ class Viewer {
     this.shown = false;
     history.replaceState(null, "", `#${new URLSearchParams({ case: id })}`);
     this.say(`loading ${id} …`);
-    try {
+    await this.attempt(async () => {
       const found = await loadJson(`case/${index}.json`, { signal });
+      signal.throwIfAborted();
       Object.assign(this.state, { id, points: found.points, chosen: -1, facts: found.facts, remarks: found.remarks, maps: [], map: -1 });
       this.state.layers.show([]);
       this.scene.clear();
@@ -100,7 +101,9 @@ class Viewer {
       const loads = masks.map((mask) => this.load(mask, signal));
       const background = this.channels.length ? this.load(this.channels[this.channel], signal) : null;
       for (const load of [...loads, background]) load?.catch(() => {});
-      if (background) await this.image(await background, false);
+      const first = this.channel;
+      const image = await background;
+      if (image && this.channel === first) await this.image(image, false);
       const ready = [];
       for (const [k, mask] of masks.entries()) {
         try {
@@ -110,27 +113,35 @@ class Viewer {
           this.state.remarks = [...this.state.remarks, error.message];
         }
       }
+      signal.throwIfAborted();
       if (!background && ready.length) await this.blank(ready[0].volume);
+      signal.throwIfAborted();
       this.state.layers.show(ready);
       if (!this.scene.volume && found.points.length) this.say("No image: landmarks are listed on the right.");
       await this.refill();
+      signal.throwIfAborted();
       if (ready.length) this.goLargest();
       const maps = of("saliency");
       if (maps.length) {
         this.state.maps = maps.map((map) => ({ ...map }));
         this.state.map = 0;
-        await this.reheat(signal);
+        await this.reheat();
+        signal.throwIfAborted();
       }
-      if (signal.aborted) return;
       if (this.scene.volume) this.say("");
       this.panel.draw(this.state, this.notes);
       if (!ready.length && found.points.length) this.goPoint(this.worstPoint());
-      this.shown = true;
+    });
+    if (!signal.aborted) this.shown = true;
+  }
+
+  // Say what fails, unless another case is opened meanwhile.
+  async attempt(action) {
+    const { signal } = this.loading;
+    try {
+      await action();
     } catch (error) {
-      if (!signal.aborted) {
-        this.say(error.message, true);
-        this.shown = true;
-      }
+      if (!signal.aborted) this.say(error.message, true);
     }
   }
 
@@ -155,19 +166,18 @@ class Viewer {
     this.wantedChannel = this.channels[number].name;
     this.tabs();
     this.say("loading …");
-    try {
-      await this.image(await this.load(this.channels[number], this.loading.signal), true);
-      this.say("");
-    } catch (error) {
-      if (!this.loading.signal.aborted) this.say(error.message, true);
-    }
+    await this.attempt(async () => {
+      const volume = await this.load(this.channels[number], this.loading.signal);
+      if (number === this.channel && (await this.image(volume, true))) this.say("");
+    });
   }
 
   async image(volume, keep) {
     const window = this.windowing.of(this.channels[this.channel], volume);
-    await this.scene.image(volume, window, keep);
+    if (!(await this.scene.image(volume, window, keep))) return false;
     this.windowing.show(window);
     this.cursor();
+    return true;
   }
 
   // Masks without an image: on black.
@@ -184,9 +194,10 @@ class Viewer {
     this.cursor();
   }
 
-  async reheat(signal = this.loading.signal) {
+  async reheat() {
     const map = this.state.maps[this.state.map];
-    if (map && !map.volume) map.volume = await this.load(map, signal);
+    if (map && !map.volume) map.volume = await this.load(map, this.loading.signal);
+    if (map !== this.state.maps[this.state.map]) return;
     await this.scene.heated(map?.volume ?? null, 0.75);
     if (map) this.goMaximum(map.volume);
     this.panel.draw(this.state, this.notes);

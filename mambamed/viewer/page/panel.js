@@ -1,19 +1,26 @@
 // The right side: layers, labels, landmarks, notes and facts of a case.
 
-import { element, section, swatch } from "./dom.js";
+import { element, section, swatch, whenReleased } from "./dom.js";
 import { DIFFERENCES } from "./layers.js";
 import { shown } from "./table.js";
 
 export class Panel {
   constructor(place, actions) {
-    this.place = place;
+    this.above = element("div");
+    this.note = element("div"); // stays where it is when the rest is drawn again
+    this.below = element("div");
+    place.replaceChildren(this.above, this.note, this.below);
     this.actions = actions; // fill, outline, opacity, labels, goLabel, goPoint, saliency, names
   }
 
   draw(state, notes) {
     this.state = state;
-    const parts = [this.remarks(), notes ? notes.section(state.id) : null, this.layers(), this.labels(), this.saliency(), this.points(), this.facts()];
-    this.place.replaceChildren(...parts.filter(Boolean));
+    whenReleased(this, () => {
+      const note = notes?.section(state.id);
+      if (note && note !== this.note.firstChild) this.note.replaceChildren(note);
+      this.above.replaceChildren(...[this.remarks()].filter(Boolean));
+      this.below.replaceChildren(...[this.layers(), this.labels(), this.saliency(), this.points(), this.facts()].filter(Boolean));
+    });
   }
 
   remarks() {

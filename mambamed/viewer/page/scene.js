@@ -27,6 +27,14 @@ export class Scene {
     this.saliency = null;
     this.onDraw = () => {};
     this.onMove = () => {};
+    this.turns = { image: 0, fill: 0, heat: 0 };
+  }
+
+  // Decode a volume, if there is one; undefined if another one was asked for meanwhile.
+  async decoded(part, bytes, ...given) {
+    const turn = ++this.turns[part];
+    const made = bytes ? await NVImage.new(bytes, ...given) : null;
+    return turn === this.turns[part] ? made : undefined;
   }
 
   async start() {
@@ -67,12 +75,14 @@ export class Scene {
     this.nv.overlays = [];
     this.base = this.fill = this.heat = null;
     this.volume = null;
+    for (const part in this.turns) this.turns[part]++;
     this.nv.drawScene();
   }
 
-  // The image below everything; `volume` is an instance of nifti.Volume.
+  // The image below everything; `volume` is an instance of nifti.Volume. Returns whether it is shown.
   async image(volume, window, keep) {
-    const base = await NVImage.new(volume.buffer.slice(0), "image.nii", "gray", 1);
+    const base = await this.decoded("image", volume.buffer.slice(0), "image.nii", "gray", 1);
+    if (!base) return false;
     [base.cal_min, base.cal_max] = window;
     const place = keep && this.volume ? this.mm : null;
     this.base = base;
@@ -80,6 +90,7 @@ export class Scene {
     this.arrange(0);
     if (place) this.moveTo(place);
     else this.moveTo(volume.world(volume.dims.map((n) => (n - 1) / 2)));
+    return true;
   }
 
   window(low, high) {
@@ -90,8 +101,10 @@ export class Scene {
   }
 
   async filled(layer, opacity) {
-    this.fill = layer ? await NVImage.new(layer.volume.withIndices(layer.indices), "fill.nii", "gray", opacity) : null;
-    if (this.fill) this.fill.setColormapLabel(palette(layer.colors));
+    const fill = await this.decoded("fill", layer?.volume.withIndices(layer.indices), "fill.nii", "gray", opacity);
+    if (fill === undefined) return;
+    fill?.setColormapLabel(palette(layer.colors));
+    this.fill = fill;
     this.arrange(1);
   }
 
@@ -102,13 +115,14 @@ export class Scene {
   }
 
   async heated(volume, opacity) {
-    this.heat = null;
-    if (volume) {
+    const heat = await this.decoded("heat", volume?.buffer.slice(0), "saliency.nii", "mambamed_hot", opacity);
+    if (heat === undefined) return;
+    if (heat) {
       const [, high] = volume.range();
-      this.heat = await NVImage.new(volume.buffer.slice(0), "saliency.nii", "mambamed_hot", opacity);
-      this.heat.cal_min = 0.2 * high || 0.2;
-      this.heat.cal_max = high || 1;
+      heat.cal_min = 0.2 * high || 0.2;
+      heat.cal_max = high || 1;
     }
+    this.heat = heat;
     this.arrange(1);
   }
 

@@ -1,6 +1,8 @@
 // The table of cases: sorted by its headings, filtered by text or by conditions such as "dice<0.8".
 // Only the rows in sight are in the page, so that thousands of cases scroll smoothly.
 
+import { whenReleased } from "./dom.js";
+
 const ROW = 26; // pixels, as in page.css
 const OPERATORS = { "<": (a, b) => a < b, ">": (a, b) => a > b, "=": (a, b) => a === b };
 
@@ -20,7 +22,7 @@ export class CaseTable {
     this.scroller.addEventListener("scroll", () => this.draw());
     new ResizeObserver(() => this.draw()).observe(this.scroller);
     this.filter.addEventListener("input", () => this.update());
-    this.update();
+    this.arrange();
   }
 
   cell(index, column) {
@@ -31,6 +33,10 @@ export class CaseTable {
   }
 
   update() {
+    whenReleased(this, () => this.arrange());
+  }
+
+  arrange() {
     const tests = this.filter.value.trim().toLowerCase().split(/\s+/).filter(Boolean).map((word) => this.test(word));
     this.visible = this.subject.ids.map((_, index) => index).filter((index) => tests.every((test) => test(index)));
     const { column, down } = this.order;
