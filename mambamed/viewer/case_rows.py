@@ -38,15 +38,22 @@ def mean(values: Sequence[float]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def position(row: Mapping[str, str], prefix: str) -> Point | None:
-    """The point in three columns; None if they are empty."""
-    cells = [row.get(f"{prefix}{axis}", "") for axis in "xyz"]
-    return (float(cells[0]), float(cells[1]), float(cells[2])) if all(cells) else None
+def position(folder: Path, row: Mapping[str, str], prefix: str) -> Point | None:
+    """The point in three columns; None if they are empty. Raises DatasetError: not a number."""
+    columns = [f"{prefix}{axis}" for axis in "xyz"]
+    if not all(row.get(column) for column in columns):
+        return None
+    x, y, z = (number(folder, row, column) for column in columns)
+    return x, y, z
 
 
 def existing(path: Path, folder: Path) -> Path | None:
-    """A path from a document, which may be relative to the folder in which the command was run."""
-    for base in (Path(), folder, *folder.resolve().parents):
+    """A path from a document of an evaluation, which may be relative to where the command was run.
+
+    The folders above the evaluation are tried first: the current folder may be that of another project, with
+    files of the same names of other persons.
+    """
+    for base in (folder, *folder.resolve().parents, Path()):
         if (base / path).exists():
             return base / path
     return None

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from mambamed.documents.evaluation import ClassificationSummary
+from mambamed.errors import DatasetError
 from mambamed.evaluation.class_report import class_columns
+from mambamed.schema_errors import named
 from mambamed.viewer.case_rows import NO_IMAGE, mean, number, rows_by_case
 from mambamed.viewer.content import CaseView, Cell, Column, Subject
 from mambamed.viewer.images import Images
@@ -28,6 +30,11 @@ def scored_subject(
     for lines in cases.values():
         row = lines[0]
         truth = row["reference"]
+        if truth not in column_of:
+            raise DatasetError(
+                f"{folder / 'cases.csv'}: reference: expected one of {', '.join(classes)}, got "
+                f"{named(truth)}. Run evaluate again."
+            )
         chances = [number(folder, each, column_of[truth]) for each in lines]
         right = sum(each["right"] == "1" for each in lines) / len(lines)
         labels = ", ".join(dict.fromkeys(each["label"] for each in lines))
@@ -41,8 +48,8 @@ def scored_subject(
         maps = saliency_volumes(case, places, cases[case][0]["run"])
         facts: dict[str, Cell] = {}
         for row in cases[case]:
-            chances = {name: row[column] for name, column in column_of.items() if row[column]}
-            facts |= {f"{row['run']}: {name}": float(chance) for name, chance in chances.items()}
+            chances = [name for name, column in column_of.items() if row[column]]
+            facts |= {f"{row['run']}: {name}": number(folder, row, column_of[name]) for name in chances}
         remarks = [] if channels else [NO_IMAGE]
         return CaseView((*channels, *maps), facts=facts, remarks=remarks)
 

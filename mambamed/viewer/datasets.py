@@ -12,6 +12,7 @@ from mambamed.converters.point_sets import holds_points, read_point_set
 from mambamed.documents.prepared import CaseEntry
 from mambamed.errors import DatasetError
 from mambamed.evaluation.pairing import names_near
+from mambamed.io.dicom import is_dicom
 from mambamed.io.images import Image, case_id_of
 from mambamed.io.segments import is_segmentation
 from mambamed.preparation.store import PreparedDataset
@@ -20,6 +21,7 @@ from mambamed.viewer.images import channel_volumes, volumes_of
 from mambamed.viewer.volumes import mask_volume
 
 _MOST_CHANNELS = 20  # of a folder that is a case
+_IMAGES = "Give NIfTI, NRRD, MetaImage or DICOM, or a folder of them."
 
 
 def prepared_subject(root: Path) -> Subject:
@@ -120,9 +122,9 @@ def folder_subject(root: Path) -> Subject | None:
     """
     folders = {folder.name: _images_in(folder) for folder in sorted(root.iterdir()) if folder.is_dir()}
     cases = {name: files for name, files in folders.items() if 0 < len(files) <= _MOST_CHANNELS}
-    if not cases:
-        for path in _images_in(root) or [path for files in folders.values() for path in files]:
-            cases.setdefault(case_id_of(path) or path.name, []).append(path)
+    many = [path for name, files in folders.items() if name not in cases for path in files]
+    for path in [*_images_in(root), *many]:
+        cases.setdefault(case_id_of(path) or path.name, []).append(path)
     if not cases:
         return None
     ids = list(cases)
@@ -155,8 +157,10 @@ def image_subject(path: Path, references: Path | None) -> Subject:
     """A single image, or a DICOM series, with a mask or landmarks if `references` is such a file.
 
     Raises:
-        DatasetError: `references` cannot be read.
+        DatasetError: it is not an image, or `references` cannot be read.
     """
+    if case_id_of(path) is None and not is_segmentation(path) and not is_dicom(path):
+        raise DatasetError(f"{path}: is not an image. {_IMAGES}")
     case = case_id_of(path) or path.name
     points = []
     if references is not None and holds_points(references):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from mambamed.documents.evaluation import SegmentationSummary
-from mambamed.evaluation.pairing import names_near
+from mambamed.errors import DatasetError
+from mambamed.evaluation.pairing import find_references, names_near
 from mambamed.metrics import METRICS, Metric, parse_metric
 from mambamed.viewer.case_rows import NO_IMAGE, Rows, common_folder, existing, mean, number, rows_by_case
 from mambamed.viewer.content import CaseView, Cell, Column, Role, Subject
@@ -28,6 +29,9 @@ def scored_subject(
     scores = [metric for metric in metrics if METRICS[metric.kind].better]
     cases = rows_by_case(folder, ["case", "region", "presence", *(metric.name for metric in metrics)])
     files = _files(folder, summary, cases)
+    given = find_references(references)[0] if references is not None else {}
+    if references is not None and not given.keys() & cases.keys():
+        raise DatasetError(f"--references {references}: none of the cases of {folder}. Check the path.")
     if references is None:
         references = common_folder([reference for reference, _ in files.values() if reference is not None])
     finder = Images(images, references, cases)
@@ -38,6 +42,7 @@ def scored_subject(
     def open_case(index: int) -> CaseView:
         case = ids[index]
         reference, prediction = files.get(case, (None, None))
+        reference = given.get(case, reference)
         channels = finder.find(case, reference)
         grid = channels[0].read if channels else None
         remarks = [row["fault"] for row in cases[case][:1] if row.get("fault")]

@@ -32,7 +32,8 @@ def scored_subject(
     def open_case(index: int) -> CaseView:
         case = ids[index]
         pairs = [
-            PointPair(row["landmark"], position(row, "reference_"), position(row, "")) for row in cases[case]
+            PointPair(row["landmark"], position(folder, row, "reference_"), position(folder, row, ""))
+            for row in cases[case]
         ]
         channels = finder.find(case, None)
         remarks = [] if channels else [NO_IMAGE]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mambamed.errors import DatasetError
+from mambamed.numerals import is_whole
 from mambamed.run.folder import Run
 from mambamed.viewer.content import CaseView, Cell, Column, Subject
 from mambamed.viewer.evaluated import evaluation_subject, is_evaluation
@@ -30,9 +31,8 @@ def run_subject(root: Path, images: Path | None, references: Path | None) -> Sub
     faults: list[str] = []
     for folder in sorted(root.glob("fold_*")):
         if is_evaluation(folder):
-            known = run.recorded(int(folder.name[5:]) if folder.name[5:].isdigit() else "none").get(
-                "prepared"
-            )
+            fold = folder.name.removeprefix("fold_")
+            known = run.recorded(int(fold) if is_whole(fold) else "none").get("prepared")
             prepared = Path(known) if known and Path(known).is_dir() else None
             try:
                 parts[folder.name] = evaluation_subject(folder, images, references or prepared)
@@ -41,6 +41,9 @@ def run_subject(root: Path, images: Path | None, references: Path | None) -> Sub
     first = next(iter(parts.values()), None)
     columns = [Column("fold"), *first.columns] if first else []
     places = [(part, index) for part in parts.values() for index in range(len(part.ids))]
+    ids = [part.ids[index] for part, index in places]
+    if len(set(ids)) < len(ids):  # several folds have validated a case
+        ids = [f"{name}/{case}" for name, part in parts.items() for case in part.ids]
     rows: list[list[Cell]] = [
         [name.removeprefix("fold_"), *row] for name, part in parts.items() for row in part.rows
     ]
@@ -55,8 +58,8 @@ def run_subject(root: Path, images: Path | None, references: Path | None) -> Sub
 
     sort_by = None if first is None or first.sort_by is None else first.sort_by + 1
     return Subject(
-        title=str(root), kind=f"run of {run.recipe.task}", ids=[part.ids[k] for part, k in places],
-        open_case=open_case, folder=root, columns=columns, rows=rows, labels=run.manifest.labels,
+        title=str(root), kind=f"run of {run.recipe.task}", ids=ids, open_case=open_case,
+        folder=root, columns=columns, rows=rows, labels=run.manifest.labels,
         sort_by=sort_by, training=lambda: training_of(root),
         patches=lambda number: patches_of(root, number), inputs=[root], faults=faults,
     )  # fmt: skip

@@ -1,5 +1,7 @@
 """What a path is shown as, and what is read for it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,24 @@ def test_an_evaluation_lists_scores_and_its_unscored_case(tmp_path) -> None:
     assert answers.case(2)["remarks"][0].endswith("Predict it, or use --only-predicted.")
     assert answers.case(3) is None and answers.volume(0, 6) is None
     assert answers.subject()["rows"][2][0] is None  # NaN, which is no JSON
+
+
+def test_masks_of_another_project_and_of_other_references_are_told_apart(tmp_path, monkeypatch) -> None:
+    """Two projects with the same relative paths; the viewer is started in the wrong one."""
+    for project in ("ours", "other"):
+        (tmp_path / project).mkdir()
+        monkeypatch.chdir(tmp_path / project)
+        scenes.mask_evaluation(Path())
+    masks = Answers(open_subject([tmp_path / "ours" / "evaluation"], None, None)).case(0)["volumes"][-2:]
+    assert [Path(mask["source"]).resolve().relative_to(tmp_path).parts[0] for mask in masks] == ["ours"] * 2
+    (tmp_path / "more").mkdir()
+    scenes.tiny_image(tmp_path / "more" / "HEAD-0000.nii.gz")
+    shown = open_subject([tmp_path / "ours" / "evaluation"], None, tmp_path / "more")
+    sources = {volume["role"]: volume["source"] for volume in Answers(shown).case(0)["volumes"]}
+    assert sources["reference"] == str(tmp_path / "more" / "HEAD-0000.nii.gz")
+    scenes.tiny_image(tmp_path / "nobody" / "x.nii.gz")
+    with pytest.raises(DatasetError, match=r"--references .*nobody: none of the cases"):
+        open_subject([tmp_path / "ours" / "evaluation"], None, tmp_path / "nobody")
 
 
 def test_a_dataset_and_its_prepared_form_have_channels_and_labels(tmp_path) -> None:
@@ -73,6 +93,10 @@ def test_a_folder_of_many_images_is_no_case(tmp_path) -> None:
         (tmp_path / "images" / f"sub-{number:02d}.nii.gz").touch()
     shown = open_subject([tmp_path], None, None)
     assert len(shown.ids) == 30 and shown.ids[3] == "sub-03"
+    scenes.tiny_image(tmp_path / "few" / "t1.nii.gz")
+    scenes.tiny_image(tmp_path / "alone.nii.gz")
+    shown = open_subject([tmp_path], None, None)
+    assert sorted(shown.ids) == ["alone", "few", *(f"sub-{number:02d}" for number in range(30))]
 
 
 def test_no_image_is_read_before_its_case_is_chosen(tmp_path) -> None:
@@ -97,6 +121,10 @@ def test_what_cannot_be_shown_is_named(tmp_path) -> None:
         open_subject([tmp_path / "nothing"], None, None)
     with pytest.raises(DatasetError, match="no images"):
         open_subject([tmp_path], None, None)
+    model = tmp_path / "model.mambamed"
+    model.write_bytes(b"PK")
+    with pytest.raises(DatasetError, match=r"model\.mambamed: is not an image"):
+        open_subject([model], None, None)
     with pytest.raises(RecipeError, match="--no-browser"):
         view([tmp_path], browser=False)
 
