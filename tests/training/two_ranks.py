@@ -8,6 +8,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from mambamed.recipe import Recipe
@@ -51,6 +52,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
 
 def main(prepared: Path, root: Path) -> None:
     """Train all, then continue a training of one process, and stop another one."""
+    torch.backends.mkldnn.enabled = False
     alive: list[weakref.ref] = []
     init = DistributedDataParallel.__init__
 
