@@ -1,7 +1,7 @@
 """The shell blocks of the pages, executed on small data in the layouts that they name.
 
 Trainings are cut to one step of small patches, and imported weights get a small patch. Not executed: `pip
-install`, `sh run ...` and `python -m pytest ...` (continuous integration runs them).
+install`, `sh run ...` and `python -m pytest ...` (continuous integration runs them), and what needs CUDA.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SMALL = [
     for key in ("epochs=1", "steps_per_epoch=1", "batch_size=1", "patch_size=[16,16,16]")
     for part in ("--set", f"training.{key}")
 ]
-NOT_EXECUTED = ("pip install", "sh run", "python -m pytest", "TRITON_INTERPRET=1")
+NOT_EXECUTED = ("pip install", "sh run", "python -m pytest", "TRITON_INTERPRET=1", "MAMBAMED_SCAN=cuda")
 RAS = np.eye(4)
 LAYOUTS = ROOT / "tests" / "networks" / "public_layouts"
 

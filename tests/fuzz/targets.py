@@ -446,6 +446,10 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "ledger": _ledger,
     "acdc": _acdc,
     "participants": _participants,
-    **{f"own {kind}": functools.partial(_own, kind) for kind in KINDS if kind not in {"recipe", "files"}},
+    **{
+        f"own {kind}": functools.partial(_own, kind)
+        for kind in KINDS
+        if kind not in {"recipe", "files", "event"}  # no command reads events
+    },
     **{f"foreign {name}": functools.partial(_foreign, name) for name in SAMPLES},
 }
