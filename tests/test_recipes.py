@@ -10,6 +10,7 @@ import importlib.util
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -188,14 +189,20 @@ def dry_run(name: str, *overrides: str):
     return recipe, train(recipe, dry_run=True, device="cpu", precision="fp32").dry_run
 
 
-def one_of_each_kind() -> list[str]:
+LARGE = ("transunet", "unimiss", "swin_unetr")  # a step takes 15 s however narrow they are
+
+
+def one_of_each_kind() -> list[Any]:
     """The first recipe of every task, network and form of it."""
     kinds = {}
     for name in NAMES:
         recipe = load_recipe(name)
         form = [recipe.network.options.get(key) for key in ("directions", "variant", "version", "v2")]
         kinds.setdefault((recipe.task, recipe.network.name, *form), name)
-    return list(kinds.values())
+    return [
+        pytest.param(name, marks=pytest.mark.slow if load(name).network.name in LARGE else ())
+        for name in kinds.values()
+    ]
 
 
 @pytest.mark.parametrize("name", one_of_each_kind())
