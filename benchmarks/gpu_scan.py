@@ -262,19 +262,17 @@ def mambapy_scan() -> Callable[..., Any]:
     return scan
 
 
-# Settings of mambamed.ssm.launch.
-VARIANTS: dict[str, dict[str, int]] = {
+VARIANTS: dict[str, dict[str, int]] = {  # module and name of a setting -> its value
     "as it is": {},
-    "2048 programs": {"PROGRAMS": 2048},
-    "4096 programs": {"PROGRAMS": 4096},
-    "at most 256 chunks": {"MOST_CHUNKS": 256},
+    "2048 programs": {"launch.PROGRAMS": 2048},
+    "4096 programs": {"launch.PROGRAMS": 4096},
+    "at most 256 chunks": {"launch.MOST_CHUNKS": 256},
+    "forwards 4 tokens at once": {"triton_forward.UNROLL": 4},  # fewer registers
 }
 
 
 def tune(here: Here, number: str) -> None:
     """Time each Triton kernel with other settings."""
-    from mambamed.ssm import launch
-
     reason = why_unavailable("triton")
     if reason is not None:
         here.row(variant="none", kernels_ms={}, note=reason)
@@ -290,7 +288,7 @@ def tune(here: Here, number: str) -> None:
     first = None
     for variant, settings in VARIANTS.items():
         here.free()
-        with changed(launch, settings):
+        with changed(settings):
             with torch.no_grad():
                 out = scan(*inputs)
                 forward = here.milliseconds(lambda: scan(*inputs))
@@ -309,16 +307,12 @@ def tune(here: Here, number: str) -> None:
 
 
 @contextlib.contextmanager
-def changed(module: Any, settings: dict[str, int]) -> Iterator[None]:
-    """The launches of the Triton kernels with other numbers."""
-    before = {name: getattr(module, name) for name in settings}
-    for name, value in settings.items():
-        setattr(module, name, value)
-    try:
+def changed(settings: dict[str, int]) -> Iterator[None]:
+    """The Triton kernels and their launches with other numbers."""
+    with contextlib.ExitStack() as stack:
+        for name, value in settings.items():
+            stack.enter_context(mock.patch(f"mambamed.ssm.{name}", value))
         yield
-    finally:
-        for name, value in before.items():
-            setattr(module, name, value)
 
 
 def kernel_times(here: Here, *works: Callable[[], Any]) -> dict[str, float]:

@@ -4,7 +4,7 @@ From the input projection `xz (B, L, 2 D)` to `(B, L, D)`, for one direction or 
 computes the convolution and the step sizes from `xz` again, forwards and backwards, so that no other tensor
 of the size of the sequence is written in the forward pass or kept for the backward pass; what lies between
 convolution and scan, the rows of step size, B and C, has r + 2 N columns. The backward pass holds, beside its
-result, the gradient of u in float32. docs/scan.md counts the bytes.
+result, the gradients of u and of the step sizes in float32. docs/scan.md counts the bytes.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ class Gradients:
     """Results of the backward kernels, by the operand they belong to; sums over programs are done."""
 
     du: Tensor  # (S, B, L, D)
-    ddelta: Tensor | None  # (S, B, L, D); None with RANK
+    ddelta: Tensor | None  # (S, B, L, D); None with RANK, where `rows` and `dweight` are computed from it
     rows: Tensor  # (S, B, L, .): of B and of C, with RANK before them those of delta
     dA: Tensor  # noqa: N815  (S, N, D)
     dD: Tensor  # noqa: N815  (S, D)
@@ -194,6 +194,7 @@ class Gradients:
 def run_backward(o: Operands, grad: Tensor, kept: Tensor, dz: Tensor | None) -> Gradients:
     """Gradients of all operands, given that of the outputs; the gate's is written into `dz (B, L, D)`."""
     from mambamed.ssm import triton_backward as kernels
+    from mambamed.ssm import triton_inner as inner
 
     cut, programs, options = o.cut(backward=True)
     options["UNROLL"] = kernels.UNROLL
@@ -207,13 +208,13 @@ def run_backward(o: Operands, grad: Tensor, kept: Tensor, dz: Tensor | None) -> 
     arriving, dA = (empty(sides, batch, cut.K, cut.N, cut.D) for _ in range(2))
     sums, dD = (empty(sides, batch, cut.K, cut.D) for _ in range(2))
     dbias, du = sums, empty(sides, batch, cut.L, cut.D)
-    ddelta = None if rank else torch.empty_like(du)
-    dweight = empty(sides, batch, cut.K, rank, cut.D) if rank else None
+    ddelta = empty(1 if rank else sides, batch, cut.L, cut.D)
+    dweight = empty(sides, -(-cut.L // inner.RUN), batch, rank, cut.D) if rank else None
     partial = empty(cut.blocks, sides, batch, cut.L, lead + 2 * states)
     if states > cut.N:
         partial.zero_()
     noted = empty(batch, cut.K, stretch // kernels.UNROLL, cut.N, cut.D)
-    noted_rows = empty(3, batch, cut.K, stretch, cut.D)
+    noted_rows = empty(2, batch, cut.K, stretch, cut.D)
     with torch.cuda.device_of(o.u):
         launch(
             kernels.chunk_adjoints, sides * programs,
@@ -226,9 +227,23 @@ def run_backward(o: Operands, grad: Tensor, kept: Tensor, dz: Tensor | None) -> 
                 kernels.gradients, programs,
                 *strided(grad), *strided(o.u), *strided(o.delta, 3), *strided(o.B, 3), *strided(o.C, 3),
                 *strided(o.z), *strided(dz), o.A2, o.skip, o.bias, o.taps, o.tap_bias, o.dt_weight, kept,
-                arriving, noted, noted_rows, du, partial if rank else ddelta, dA, dD, dbias, dweight,
+                arriving, noted, noted_rows, du, ddelta[0 if rank else side], dA, dD, dbias,
                 partial[..., lead:], partial[..., lead + states :], partial.shape[-1], *cut, side,
                 STRETCH=stretch, WIDTH=o.width, **options,
             )  # fmt: skip
-    of_weight = None if dweight is None else dweight.sum((1, 2))
-    return Gradients(du, ddelta, partial.sum(0), dA.sum((1, 2)), dD.sum((1, 2)), dbias.sum((1, 2)), of_weight)
+            if dweight is not None:
+                launch(
+                    inner.step_gradients, dweight[side, :, :, 0, 0].numel() * cut.blocks,
+                    ddelta, *strided(o.delta[side]), o.dt_weight[side], partial[:, side], partial.stride(0),
+                    partial.shape[-1], dweight[side], cut.L, cut.D, dweight.shape[1], batch,
+                    TOKENS=inner.TOKENS, BLOCK=options["BLOCK"], RUN=inner.RUN, RANK=rank, WIDE=lead,
+                )  # fmt: skip
+    return Gradients(
+        du=du,
+        ddelta=None if rank else ddelta,
+        rows=partial.sum(0),
+        dA=dA.sum((1, 2)),
+        dD=dD.sum((1, 2)),
+        dbias=dbias.sum((1, 2)),
+        dweight=None if dweight is None else dweight.sum((1, 2)),
+    )

@@ -118,36 +118,11 @@ def note_states(
     tl.store(noted + (turns - 1) * states_size + tile, h, mask=tile_there)
 
 
-@triton.jit
-def note_projection(
-    ddt, step, step_l, weight, dstep, dstep_l, dweight, d, d_there, D, left, again,
-    STRETCH: tl.constexpr, RANK: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
-    """Gradients of dt's projection for one stretch, given `ddt (STRETCH, D)`: of its rows and its weight.
-
-    `dweight (RANK, D)` is a sum, stored over the stretches of a chunk; `again` is 0 for the first of them.
-    Rows have WIDE numbers, the least that a product of matrices needs.
-    """
-    token, r = tl.arange(0, STRETCH), tl.arange(0, WIDE)
-    there = token < left
-    of_dt = tl.load(ddt + token[:, None] * D + d[None, :], mask=there[:, None] & d_there[None, :], other=0.0)
-    row_there = there[:, None] & (r[None, :] < WIDE)
-    rows_in = tl.load(step + token[:, None] * step_l + r[None, :], mask=row_there, other=0.0).to(tl.float32)
-    tile = r[:, None] * D + d[None, :]
-    tile_there = (r[:, None] < RANK) & d_there[None, :]
-    weights = tl.load(weight + tile, mask=tile_there, other=0.0)
-    of_rows = tl.dot(of_dt, tl.trans(weights), input_precision="ieee")
-    tl.store(dstep + token[:, None] * dstep_l + r[None, :], of_rows, mask=row_there)
-    earlier = tl.load(dweight + tile, mask=(r[:, None] < RANK * again) & d_there[None, :], other=0.0)
-    of_weights = tl.dot(tl.trans(rows_in), of_dt, earlier, input_precision="ieee")
-    tl.store(dweight + tile, of_weights, mask=tile_there)
-
-
 @triton.jit(do_not_specialize=COUNTS)
 def gradients(
     grad, grad_b, grad_l, u, u_b, u_l, delta, delta_s, delta_b, delta_l, B, B_s, B_b, B_l, C, C_s, C_b, C_l,
     z, z_b, z_l, dz, dz_b, dz_l, A2, skip, bias, taps, tap_bias, dt_weight, states, arriving, noted,
-    noted_rows, du, ddelta, dA, dD, dbias, dweight, dB, dC, partial_l,
+    noted_rows, du, ddelta, dA, dD, dbias, dB, dC, partial_l,
     L, D, N: tl.constexpr, K, T, blocks, batch, sides, reverse, side,
     SOFTPLUS: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr,
     WIDTH: tl.constexpr, RANK: tl.constexpr, STRETCH: tl.constexpr,
@@ -155,11 +130,10 @@ def gradients(
     """All gradients of a chunk of one side, given the states before its stretches and `arriving` after it.
 
     `states (S, B, L / STRETCH, N, D)`, where STRETCH divides T; `arriving (S, B, K, N, D)`. Results: `du
-    (S, B, L, D)`; `dz (B, L, D)`, to which side 1 adds. Partial sums: `dA (S, B, K, N, D)`, `dD, dbias
-    (S, B, K, D)`; in rows of `partial_l` numbers, `dB, dC (blocks, S, B, L, N)`. Without
-    RANK `ddelta (S, B, L, D)`; with it instead partial sums `ddelta (blocks, S, B, L, RANK)` in such rows and
-    `dweight (S, B, K, RANK, D)`. Scratch: `noted (B, K, STRETCH / UNROLL, N, D)`, `noted_rows
-    (3, B, K, STRETCH, D)`.
+    (S, B, L, D)`; `ddelta (B, L, D)` of this side, i.e. of the step sizes before softplus; `dz (B, L, D)`, to
+    which side 1 adds. Partial sums: `dA (S, B, K, N, D)`, `dD, dbias (S, B, K, D)`; in rows of `partial_l`
+    numbers, `dB, dC (blocks, S, B, L, N)`. Scratch: `noted (B, K, STRETCH / UNROLL, N, D)`, `noted_rows
+    (2, B, K, STRETCH, D)`.
     """
     block, chunk, entry, _ = program(blocks, K, batch)
     begin = chunk * T
@@ -171,7 +145,6 @@ def gradients(
     noted += (entry * K + chunk) * (STRETCH // UNROLL) * states_size
     noted_u = noted_rows + (entry * K + chunk) * stretch_size
     noted_dt = noted_u + tl.cast(batch * K, tl.int64) * stretch_size
-    noted_ddt = noted_dt + tl.cast(batch * K, tl.int64) * stretch_size
     stretches = tl.cdiv(count, STRETCH)
     turned = reverse + side
     row = side * batch + entry
@@ -193,8 +166,7 @@ def gradients(
     partial = (block * sides * batch + row) * length * partial_l
     dB_base, partial_step = sequence(dB + partial, 0, partial_l, 0, n, begin, count, turned)
     dC_base, partial_step = sequence(dC + partial, 0, partial_l, 0, n, begin, count, turned)
-    if RANK == 0:
-        ddelta_base, ddelta_step = sequence(ddelta, length * D, D, row, d, begin, count, turned)
+    ddelta_base, ddelta_step = sequence(ddelta, length * D, D, entry, d, begin, count, turned)
     states_at = states + (row * tl.cdiv(L, STRETCH) + begin // STRETCH) * states_size
     g = tl.load(arriving + cell * states_size + tile, mask=tile_there, other=0.0)
     dA_sum = tl.zeros([STATES, BLOCK], tl.float32)
@@ -277,19 +249,7 @@ def gradients(
                 dbias_sum += ddt
                 du_row = dt_row * g_B + through * dy_row
                 tl.store(du_base + there * du_step, du_row, mask=here)
-                if RANK == 0:
-                    tl.store(ddelta_base + there * ddelta_step, ddt, mask=here)
-                else:
-                    tl.store(noted_ddt + at * D + d, ddt, mask=here)
-        if RANK > 0:
-            tl.debug_barrier()
-            delta_at, _ = sequence(delta + side * delta_s, delta_b, delta_l, entry, 0, begin, count, turned)
-            rows_at, _ = sequence(ddelta + partial, 0, partial_l, 0, 0, begin, count, turned)
-            note_projection(
-                noted_ddt, delta_at + lead * delta_step, delta_step, dt_weight + side * RANK * D,
-                rows_at + lead * partial_step, partial_step, dweight + cell * RANK * D, d, d_there, D, left,
-                tl.minimum(done, 1), STRETCH, RANK, max(RANK, 16),
-            )  # fmt: skip
+                tl.store(ddelta_base + there * ddelta_step, ddt, mask=here)
     tl.store(dA + cell * N * D + tile, dA_sum, mask=tile_there)
     tl.store(dD + cell * D + d, dD_sum, mask=d_there)
     tl.store(dbias + cell * D + d, dbias_sum, mask=d_there)

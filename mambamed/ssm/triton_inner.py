@@ -1,6 +1,7 @@
 """Triton kernels around the scan of a Mamba block: the causal convolution with silu, and its projection.
 
     project               rows of `x_proj` (step sizes, B and C) from the input of the convolution
+    step_gradients        from the gradient of the step sizes to those of their rows and of dt_proj's weight
     output_gradients      from the gradient of u to that of the convolution's output, in place
     projection_gradients  the gradient of x_proj's weight
     conv_gradients        the gradients of the convolution's input, of its weights and bias
@@ -62,6 +63,38 @@ def project(
             sums = tl.dot(u.to(by.dtype), by, sums, input_precision=PRECISION)
         row = (side * batch + entry) * L + token
         tl.store(out + row[:, None] * P + p[None, :], sums, mask=(token[:, None] < L) & (p[None, :] < P))
+
+
+@triton.jit(do_not_specialize=COUNTS)
+def step_gradients(
+    ddelta, step, step_b, step_l, weight, dstep, dstep_b, dstep_l, dweight, L, D, runs, batch,
+    TOKENS: tl.constexpr, BLOCK: tl.constexpr, RUN: tl.constexpr, RANK: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Of one side's `ddelta (B, L, D)`: partial sums of the gradients of `step (B, L, RANK)` and of `weight`.
+
+    `dstep (blocks, S, B, L, .)` is that of the step sizes' rows, one sum per BLOCK channels, in rows of
+    `dstep_l` numbers, `dstep_b` apart. `dweight (runs, B, RANK, D)`. Rows have WIDE numbers, the
+    least that a product of matrices needs.
+    """
+    index = tl.program_id(0)
+    run, entry = index % runs, ((index // runs) % batch).to(tl.int64)
+    block = (index // (runs * batch)).to(tl.int64)
+    d, r = block * BLOCK + tl.arange(0, BLOCK), tl.arange(0, WIDE)
+    tile, tile_there = r[:, None] * D + d[None, :], (r[:, None] < RANK) & (d[None, :] < D)
+    weights = tl.load(weight + tile, mask=tile_there, other=0.0)
+    sums = tl.zeros([WIDE, BLOCK], tl.float32)
+    for first in range(run * RUN, tl.minimum(run * RUN + RUN, L), TOKENS):
+        token = (first + tl.arange(0, TOKENS)).to(tl.int64)[:, None]
+        of_delta = tl.load(
+            ddelta + (entry * L + token) * D + d[None, :], mask=(token < L) & (d[None, :] < D), other=0.0
+        )
+        row_there = (token < L) & (r[None, :] < RANK)
+        row = tl.load(step + entry * step_b + token * step_l + r[None, :], mask=row_there, other=0.0)
+        of_row = tl.dot(of_delta, tl.trans(weights), input_precision="ieee")
+        at = dstep + block * dstep_b + (entry * L + token) * dstep_l + r[None, :]
+        tl.store(at, of_row, mask=token < L)
+        sums = tl.dot(tl.trans(row.to(tl.float32)), of_delta, sums, input_precision="ieee")
+    tl.store(dweight + (run * batch + entry) * RANK * D + tile, sums, mask=tile_there)
 
 
 @triton.jit(do_not_specialize=COUNTS)

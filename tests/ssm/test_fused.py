@@ -3,6 +3,8 @@
 TRITON_INTERPRET=1 python -m pytest -m "slow or not slow" tests/ssm/test_fused.py
 """
 
+import copy
+
 import pytest
 import torch
 
@@ -61,6 +63,20 @@ def test_all_gradients_are_those_of_the_separate_operations(make, batch, length,
     errors = [relative_error(ours, theirs) for ours, theirs in zip(found, wanted, strict=True)]
     assert errors[0] < 1e-5
     assert max(errors) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_errors_are_those_of_the_separate_operations(dtype) -> None:
+    """Both compared with float64; half as many digits leave room for another order of roundings."""
+    torch.manual_seed(0)
+    block, x = BidirectionalMamba(16, d_state=8).to(DEVICE), torch.randn(1, 35, 16).to(DEVICE)
+    exact = answers(copy.deepcopy(block).double(), x.double(), "reference")
+    with torch.autocast(DEVICE, dtype):
+        both = [answers(block, x, backend) for backend in ("reference", "triton")]
+    separate, fused_ones = ([relative_error(a, b) for a, b in zip(ours, exact, strict=True)] for ours in both)
+    assert all(ours < 1.5 * theirs + torch.finfo(dtype).eps for ours, theirs in zip(fused_ones, separate, strict=True))
 
 
 @pytest.mark.slow
