@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 MOST_TAPS = 8
 MOST_RANK = 128
+MOST_STATES = 256  # with more, `launch.tiles` leaves fewer channels than tl.dot multiplies, 16
 
 
 @functools.cache
@@ -31,12 +32,15 @@ def _say(reason: str) -> None:
     log.warning("Mamba block on the GPU in separate operations instead of fused kernels: %s", reason)
 
 
-def serves(xz: Tensor, taps: int, rank: int) -> bool:
+def serves(xz: Tensor, taps: int, rank: int, states: int) -> bool:
     """Whether the fused kernels can be used; logs the reason once if only the sizes do not permit it."""
     if not xz.numel() or resolve_backend("auto", xz.device.type, xz.dtype == torch.float64) != "triton":
         return False
-    if taps > MOST_TAPS or rank > MOST_RANK:
-        _say(f"{taps} taps and a step size of rank {rank}; at most {MOST_TAPS} and {MOST_RANK} are supported")
+    if taps > MOST_TAPS or rank > MOST_RANK or states > MOST_STATES:
+        _say(
+            f"{taps} taps, a step size of rank {rank} and {states} states; "
+            f"at most {MOST_TAPS}, {MOST_RANK} and {MOST_STATES} are supported"
+        )
         return False
     return True
 

@@ -28,7 +28,7 @@ def inner_scan(xz: Tensor, sides: Sequence[tuple[Inner, bool]]) -> Tensor:
     """
     D, N = sides[0][0].A.shape
     (_, taps), rank = sides[0][0].taps.shape, sides[0][0].dt_proj.shape[1]
-    if xz.device.type != "meta" and fused.serves(xz, taps, rank):
+    if xz.device.type != "meta" and fused.serves(xz, taps, rank, N):
         if [reverse for _, reverse in sides] == [False, True]:
             return fused.fused_inner(xz, _stacked([inner for inner, _ in sides]), False)
         parts = [fused.fused_inner(xz, _stacked([inner]), reverse) for inner, reverse in sides]

@@ -29,13 +29,28 @@ def small(monkeypatch) -> None:
         ):
             for name, size in sizes.items():
                 monkeypatch.setattr(module, name, size)
+        _multiply_bfloat16_as_numbers(monkeypatch)
+
+
+def _multiply_bfloat16_as_numbers(monkeypatch) -> None:
+    """Triton 3.7's interpreter holds bfloat16 in 16-bit integers, and its tl.dot multiplies these."""
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    dot = InterpreterBuilder.create_dot
+
+    def dot_of_numbers(self, a, b, *others):
+        a, b = (self.cast_impl(t, tl.float32) if t.dtype.scalar == tl.bfloat16 else t for t in (a, b))
+        return dot(self, a, b, *others)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", dot_of_numbers)
 
 
 def answers(block: torch.nn.Module, x: torch.Tensor, backend: str, **options) -> list[torch.Tensor]:
     """Output and gradients of the input and of all parameters."""
     set_backend(backend)
     try:
-        assert fused.serves(torch.zeros(1, 1, 2, device=x.device), 4, 2) == (backend == "triton")
+        assert fused.serves(torch.zeros(1, 1, 2, device=x.device), 4, 2, 16) == (backend == "triton")
         leaves = [x.detach().requires_grad_(), *block.parameters()]
         y = block(leaves[0], **options)
         grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
@@ -76,7 +91,8 @@ def test_under_autocast_errors_are_those_of_the_separate_operations(dtype) -> No
     with torch.autocast(DEVICE, dtype):
         both = [answers(block, x, backend) for backend in ("reference", "triton")]
     separate, fused_ones = ([relative_error(a, b) for a, b in zip(ours, exact, strict=True)] for ours in both)
-    assert all(ours < 1.5 * theirs + torch.finfo(dtype).eps for ours, theirs in zip(fused_ones, separate, strict=True))
+    digit = torch.finfo(dtype).eps
+    assert all(ours < 1.5 * theirs + digit for ours, theirs in zip(fused_ones, separate, strict=True))
 
 
 @pytest.mark.slow
@@ -98,10 +114,17 @@ def test_sizes_that_are_not_supported_are_named(monkeypatch, caplog) -> None:
     monkeypatch.setattr(fused, "resolve_backend", lambda *_: "triton")
     fused._say.cache_clear()
     xz = torch.zeros(1, 3, 4)
-    assert fused.serves(xz, 4, 2)
-    assert not fused.serves(xz, 4, 200)
-    assert "a step size of rank 200" in caplog.text
+    assert fused.serves(xz, 8, 128, 256)
+    for sizes in ((9, 128, 256), (8, 129, 256), (8, 128, 257)):
+        caplog.clear()
+        assert not fused.serves(xz, *sizes)
+        assert "{} taps, a step size of rank {} and {} states".format(*sizes) in caplog.text
+
+
+def test_matrix_products_have_as_many_channels_as_they_need() -> None:
+    """`step_gradients` multiplies by the backward pass's channels; tl.dot needs 16 along every axis."""
+    assert min(launch.tiles(states, True)["BLOCK"] for states in range(1, fused.MOST_STATES + 1)) == 16
 
 
 def test_the_cpu_is_not_served_by_fused_kernels() -> None:
-    assert not fused.serves(torch.zeros(1, 3, 4), 4, 2)
+    assert not fused.serves(torch.zeros(1, 3, 4), 4, 2, 16)

@@ -6,6 +6,7 @@ What the kernels compute is tested in `test_triton_kernels.py`.
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import subprocess
 import sys
@@ -71,14 +72,20 @@ def test_what_is_kept_is_small_and_chunks_stay_few(batch, channels, length) -> N
 
 
 class Allocated(TorchDispatchMode):
-    """Counts the numbers of all tensors that come into being."""
+    """Notes all tensors that come into being."""
 
-    numbers = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[tuple[tuple[int, ...], torch.dtype]] = []
+
+    @property
+    def numbers(self) -> int:
+        return sum(math.prod(shape) for shape, _ in self.tensors)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         if isinstance(result, torch.Tensor) and not function.is_view:
-            self.numbers += result.numel()
+            self.tensors.append((tuple(result.shape), result.dtype))
         return result
 
 
@@ -145,6 +152,41 @@ def block_computed(batch: int, channels: int, length: int, states: int, sides: i
     fused.backward(out, rows, kept, xz, *parameters)
 
 
+@needs_triton
+@pytest.mark.parametrize("sides", [1, 2])
+def test_a_fused_block_writes_only_these_sequences_of_all_channels(monkeypatch, sides) -> None:
+    """docs/scan.md: the output forwards; backwards dx and dz, du per direction, one gradient of step sizes.
+
+    What else has a row per token has fewer columns than channels: the rows of the projection have 4 + 2 x 16,
+    padded to 48. The states before every 32 tokens are half a number per token, channel and direction.
+    """
+    monkeypatch.setattr(launch, "launch", lambda *_, **__: None)
+    length, channels, half = 2**21, 128, torch.bfloat16
+
+    def large(allocated: Allocated) -> list[tuple[tuple[int, ...], torch.dtype]]:
+        return [
+            (shape, dtype)
+            for shape, dtype in allocated.tensors
+            if length in shape and math.prod(shape) >= length * channels
+        ]
+
+    parameters = (
+        empty(sides, channels, 4), empty(sides, channels), empty(sides, 4 + 2 * 16, channels),
+        empty(sides, channels, 4), empty(sides, channels), empty(sides, channels, 16),
+        empty(sides, channels), False,
+    )  # fmt: skip
+    xz = empty(1, length, 2 * channels, dtype=half)
+    with Allocated() as forwards:
+        out, rows, kept = fused.forward(xz, *parameters, True)
+    assert large(forwards) == [((1, length, channels), half)]
+    assert rows.numel() + kept.numel() <= sides * length * (48 + channels // 2)
+    with Allocated() as backwards:
+        fused.backward(out, rows, kept, xz, *parameters)
+    gradients = [((sides, 1, length, channels), torch.float32), ((1, 1, length, channels), torch.float32)]
+    partial = [((4, sides, 1, length, 48), torch.float32)]  # of 48 columns, one per 32 channels
+    assert large(backwards) == [((1, length, 2 * channels), half), *gradients, *partial]
+
+
 SHAPES = [  # batch, channels, length; the last ones have odd sizes
     (2, 128, 32768), (2, 256, 4096), (1, 64, 262144), (2, 64, 2097152), (4, 96, 1000), (1, 40, 77), (3, 24, 1)
 ]  # fmt: skip
@@ -183,6 +225,7 @@ def test_fused_blocks_of_a_network_share_compiled_kernels(monkeypatch) -> None:
 
 
 MOST_SPILLED = 400  # bytes per thread
+MOST_REGISTERS = {"chunk_states": 152, "outputs": 168}  # on sm_90, of 8 and 16 states: 12 warps per quarter
 BUILDS = [  # all states of our networks; one build takes seconds
     pytest.param(architecture, states, marks=() if (architecture, states) == (90, 16) else pytest.mark.slow)
     for architecture in (75, 80, 90, "gfx942")
@@ -205,6 +248,7 @@ def test_kernels_compile_for_every_architecture(monkeypatch, architecture, state
             assert variant.spilled_bytes(tmp_path) <= MOST_SPILLED, variant.name
         if architecture == 90 and states <= 16 and variant.name in ("chunk_states", "outputs"):
             # a lane holds all states of a channel; the barrier is that between two directions
+            assert variant.registers(tmp_path) <= MOST_REGISTERS[variant.name], variant.name
             code = variant.compiled.asm["ptx"]
             assert "shfl." not in code, variant.name
             assert code.count("bar.sync") <= (variant.name == "outputs")
