@@ -9,17 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 import mambamed
 from mambamed.cases import Case
 from mambamed.cluster.destination import Destination
-from mambamed.cluster.workers import WorkerPool, open_workers
+from mambamed.cluster.workers import open_workers
 from mambamed.errors import CaseError, RecipeError, RunError
 from mambamed.preparation.pool import over_cases
 from mambamed.progress import Silence
+from tests.cluster.dying import die
 from tests.faults.in_process import call
 from tests.faults.small_jobs import JOBS, output_of
 from tests.kills import ROOT, contents, spawned_by
@@ -27,28 +27,31 @@ from tests.kills import ROOT, contents, spawned_by
 pytest.importorskip("dask_jobqueue")
 # Times; the name of the folder of predictions is that of the evaluation's report.
 DIFFER = {"run.json", "preds.run.json"}
+# Each takes ten seconds of a core.
+FURTHER = [pytest.param(verb, marks=pytest.mark.slow) for verb in ("prepare", "landmarks", "classify")]
 
 
 @pytest.fixture(scope="module")
-def workers() -> Iterator[tuple[str, WorkerPool]]:
-    """Two workers of this machine, and the address by which commands reach them."""
-    from distributed import Client, LocalCluster
+def workers() -> Iterator[str]:
+    """The address by which commands reach two workers of this machine."""
+    from distributed import LocalCluster
 
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}
-    with (
-        LocalCluster(**options, env={"OMP_NUM_THREADS": "1"}) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield cluster.scheduler_address, WorkerPool(client)
+    with LocalCluster(**options, env={"OMP_NUM_THREADS": "1"}) as cluster:
+        yield cluster.scheduler_address
 
 
-@pytest.mark.parametrize("verb", ["prepare", "predict", "landmarks", "classify"])
+@pytest.mark.parametrize("verb", ["predict", *FURTHER])
 def test_two_workers_write_the_same_bytes_as_one_process(verb, workers, tmp_path) -> None:
-    address, _ = workers
-    arguments = JOBS[verb](tmp_path, 3)
+    """Also if one of the images is damaged: it is named, and the others are done."""
+    arguments, damaged = JOBS[verb](tmp_path, 3), verb != "prepare"
+    if damaged:
+        (tmp_path / "images" / "broken.nii.gz").write_bytes(b"no image")
     alone, apart = tmp_path / "alone", tmp_path / "apart"
-    assert call(*arguments, "-o", output_of(verb, alone)).code == 0
-    assert call(*arguments, "-o", output_of(verb, apart), "--on", address).code == 0
+    for place, more in ((alone, ()), (apart, ("--on", workers))):
+        done = call(*arguments, "-o", output_of(verb, place), *more)
+        assert done.code == (3 if damaged else 0)
+        assert not damaged or done.line_with("broken")
     expected = contents(alone, DIFFER)
     assert len(expected) > 3 and contents(apart, DIFFER) == expected
 
@@ -62,29 +65,12 @@ def test_evaluate_writes_the_same_bytes(workers, tmp_path) -> None:
     broken = sorted(masks.glob("*.nii.gz"))[0]
     broken.write_bytes(b"no image")
     found = {}
-    for name, more in (("alone", ()), ("apart", ("--on", workers[0]))):
+    for name, more in (("alone", ()), ("apart", ("--on", workers))):
         asked = (str(masks), str(references), "-o", str(tmp_path / name), "--metrics", "dice,hd95")
         done = call("evaluate", *asked, *more)
         assert done.code == 3 and done.line_with(broken.name)
         found[name] = contents(tmp_path / name)
     assert found["alone"] == found["apart"] and "report.html" in found["alone"]
-
-
-def test_a_faulty_case_is_named_and_the_others_are_done(workers, tmp_path) -> None:
-    arguments = JOBS["predict"](tmp_path, 3)
-    (tmp_path / "images" / "broken.nii.gz").write_bytes(b"no image")
-    done = call(*arguments, "-o", str(tmp_path / "masks"), "--on", workers[0])
-    assert done.code == 3 and done.line_with("broken")
-    assert len(list((tmp_path / "masks").glob("case_*.nii.gz"))) == 3
-
-
-def die(case: Case, folder: Path) -> str:
-    """The worker of c1 dies each time, that of c2 the first two times."""
-    (folder / f"{case.id}-{time.time_ns()}").touch()
-    starts = len(list(folder.glob(f"{case.id}-*")))
-    if case.id == "c1" or (case.id == "c2" and starts < 3):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return case.id
 
 
 class Told(Silence):
@@ -127,11 +113,12 @@ def test_what_cannot_be_reached_is_one_line(tmp_path, monkeypatch) -> None:
         mambamed.evaluate(tmp_path, tmp_path, jobs=2)
 
 
-def test_dask_is_imported_only_when_it_is_asked_for(tmp_path) -> None:
-    arguments = JOBS["predict"](tmp_path, 1)
+@pytest.mark.parametrize("verb", ["prepare", pytest.param("predict", marks=pytest.mark.slow)])
+def test_dask_is_imported_only_when_it_is_asked_for(verb, tmp_path) -> None:
+    arguments = JOBS[verb](tmp_path, 4)
     code = (
         "import sys\n"
-        f"sys.argv = ['mambamed', *{[*arguments, '-o', str(tmp_path / 'masks')]!r}]\n"
+        f"sys.argv = ['mambamed', *{[*arguments, '-o', str(tmp_path / 'out')]!r}]\n"
         "from mambamed.cli import main\n"
         "try:\n    main()\n"
         "except SystemExit:\n    pass\n"
@@ -139,8 +126,9 @@ def test_dask_is_imported_only_when_it_is_asked_for(tmp_path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     imported = set(done.stdout.rpartition("imported:")[2].split())
-    assert "torch" in imported and not imported & {"dask", "distributed", "dask_jobqueue"}
-    assert list((tmp_path / "masks").glob("*.nii.gz"))
+    assert "mambamed.preparation.pool" in imported
+    assert not imported & {"dask", "distributed", "dask_jobqueue"}
+    assert len(contents(tmp_path / "out")) > 3
 
 
 @pytest.mark.slow

@@ -37,11 +37,11 @@ def test_the_first_better_option_is_taken_and_the_next_round_starts_from_it() ->
 
 
 def test_options_that_differ_by_chance_are_rarely_taken() -> None:
-    """Of 100 choices among 12 options without any gain, at most 5 per cent are expected to be wrong."""
+    """Of 40 choices among 12 options without any gain, at most 5 per cent are expected to be wrong."""
     wrong = sum(
-        climbed({f"o{k}": 0.0 for k in range(12)}, 0.05, 100 + seed)[0] != "now" for seed in range(100)
+        climbed({f"o{k}": 0.0 for k in range(12)}, 0.05, 100 + seed)[0] != "now" for seed in range(40)
     )
-    assert wrong <= 10  # the probability of more is 1 % (binomial, 0.05)
+    assert wrong <= 5  # the probability of more is 1.4 % (binomial, 0.05)
 
 
 def test_few_subjects_change_nothing_and_cases_of_a_subject_count_once() -> None:
