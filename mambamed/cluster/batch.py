@@ -145,7 +145,7 @@ def _sge(name: str, log: Path, place: Destination) -> list[str]:
     lines += [f"-P {named['account']}"] if named["account"] else []
     lines += [f"-pe smp {cpus}"] if cpus else []
     lines += [f"-l h_rt={named['time']}"] if named["time"] else []
-    lines += [f"-l h_vmem={memory}M"] if memory else []
+    lines += [f"-l h_vmem={math.ceil(int(memory) / (cpus or 1))}M"] if memory else []  # of each core
     lines += [f"-l gpu={gpus}"] if gpus else []
     return [f"#$ {line}" for line in [*lines, *(f"-l {_pair(*each)}" for each in others.items())]]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
@@ -34,6 +35,7 @@ _FAILURES = 1  # times that a case is tried again in another worker before it is
 # Dask's web server cannot be left out: on a free port, for this machine alone.
 _WEB = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 _CONNECT_SECONDS = 30
+_STARTS = 3  # attempts to start the workers of this machine
 _CLOSE_SECONDS = 300  # before its time limit a worker takes no more cases
 
 
@@ -118,7 +120,8 @@ def open_workers(
         from distributed.security import Security
     except ImportError as error:
         raise RecipeError(f"--on: needs Dask ({error}). Run: pip install 'mambamed[cluster]'") from error
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # faults are reported by case
+    for name in ("distributed", "distributed.client"):  # faults are reported by case
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     settings = {"distributed.scheduler.allowed-failures": _FAILURES, "distributed.admin.tick.limit": "1h"}
     with ExitStack() as opened:
         opened.enter_context(config.set(settings))
@@ -150,7 +153,7 @@ def _local_cluster(place: Destination, threads: int | None, security: Any) -> An
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     number = place.jobs or cores
-    each = place.count("cpus") or threads or max(1, cores // number)
+    each = threads or max(1, cores // number)
     options: dict[str, Any] = {
         "n_workers": number,
         "threads_per_worker": 1,
@@ -159,13 +162,26 @@ def _local_cluster(place: Destination, threads: int | None, security: Any) -> An
         "scheduler_kwargs": _WEB,
         "memory_limit": place.memory_bytes or 0,
         "security": security,
-        "env": _environment(each),
+        "env": _environment(place, each),
     }
-    return LocalCluster(**options)
+    return _started(lambda: LocalCluster(**options), _STARTS)
 
 
-def _environment(threads: int) -> dict[str, str]:
-    return {name: os.environ.get(name, str(threads)) for name in _NUMBERS_OF_THREADS}
+def _started(make: Callable[[], Any], attempts: int) -> Any:
+    """A cluster; Dask replaces a worker that is killed, but not while the cluster starts."""
+    try:
+        return make()
+    except RuntimeError as error:
+        if attempts == 1:
+            fact = "a worker was killed while it started, possibly for lack of memory"
+            raise RunError(f"--on local: {fact}. Use fewer --jobs.") from error
+        return _started(make, attempts - 1)
+
+
+def _environment(place: Destination, threads: int) -> dict[str, str]:
+    """The numbers of threads: those of `--job cpus`, else of the environment, else `threads`."""
+    cpus = place.count("cpus")
+    return {name: str(cpus or os.environ.get(name, threads)) for name in _NUMBERS_OF_THREADS}
 
 
 @contextmanager
@@ -183,8 +199,8 @@ def _batch_cluster(place: Destination, threads: int | None, security: Any) -> It
     others = [(key, value) for key, value in place.resources.items() if key not in PORTABLE]
     if named["mem"] is None:
         raise RecipeError(f"--on {place.on}: the memory of a worker is missing. Give e.g. --job mem=16G.")
-    cpus = place.count("cpus") or threads or 1
-    exports = [f"export {name}={value}" for name, value in _environment(cpus).items()]
+    cpus, gpus = place.count("cpus") or threads or 1, place.count("gpus")
+    exports = [f"export {name}={value}" for name, value in _environment(place, cpus).items()]
     exports += [f"export PYTHONPATH={os.environ['PYTHONPATH']}"] if os.environ.get("PYTHONPATH") else []
     seconds = place.limit_seconds
     arguments = ["--nthreads", "1", "--no-dashboard"]  # the last ones count
@@ -202,31 +218,41 @@ def _batch_cluster(place: Destination, threads: int | None, security: Any) -> It
         "scheduler_options": _WEB,
     }
     if place.on == "htcondor":
-        options |= {"disk": "1GB", "job_extra_directives": dict(others)}
-        if gpus := named["gpus"]:
-            options["job_extra_directives"]["request_gpus"] = gpus
+        wanted = {
+            "request_gpus": gpus,
+            "allowed_job_duration": int(seconds or 0),
+            "accounting_group": named["account"],
+        }
+        own = {key: value for key, value in wanted.items() if value}
+        options |= {"disk": "1GB", "job_extra_directives": dict(others) | own}
     else:
         asked = SYSTEMS[place.on].directives("x", Path("x"), Destination(place.on, resources=dict(others)))
         prefix = len(asked[0].split()[0]) + 1
         plain = SYSTEMS[place.on].directives("x", Path("x"), Destination(place.on))
         extra = [line[prefix:] for line in asked if line not in plain]
         account = "project" if place.on in ("sge", "lsf") else "account"
-        options |= {"queue": named["queue"], account: named["account"]}
+        options |= {"queue": named["queue"], account: named["account"], **_resources(place, cpus, gpus)}
         options["walltime"] = clock(seconds) if seconds else None
-        options["job_extra_directives"] = [*(site.job_extra_directives or ()), *extra, *_gpus(place)]
+        if seconds and place.on == "lsf":
+            options["walltime"] = f"{math.ceil(seconds / 60)}"
+        own = _directives(place.on, cpus, gpus)
+        options["job_extra_directives"] = [*(site.job_extra_directives or ()), *extra, *own]
     kind = getattr(importlib.import_module("dask_jobqueue"), _CLUSTERS[place.on])
     with kind(**{key: value for key, value in options.items() if value is not None}) as cluster:
         cluster.adapt(minimum_jobs=place.jobs, maximum_jobs=place.jobs)  # a job that is lost is replaced
         yield cluster
 
 
-def _gpus(place: Destination) -> list[str]:
-    """The directive that asks for GPUs."""
-    if not (number := place.count("gpus")):
-        return []
-    return {
-        "slurm": [f"--gres=gpu:{number}"],
-        "pbs": [f"-l ngpus={number}"],
-        "sge": [f"-l gpu={number}"],
-        "lsf": [f'-gpu "num={number}"'],
-    }[place.on]
+def _resources(place: Destination, cpus: int, gpus: int | None) -> dict[str, str]:
+    """What Dask does not ask for by itself: GPUs within PBS's select, and SGE's memory, which is per core."""
+    mib = math.ceil((place.memory_bytes or 0) / 2**20)
+    if place.on == "pbs":
+        return {"resource_spec": f"select=1:ncpus={cpus}:mem={mib}mb" + f":ngpus={gpus}" * bool(gpus)}
+    return {"resource_spec": f"h_vmem={math.ceil(mib / cpus)}M"} if place.on == "sge" else {}
+
+
+def _directives(on: str, cpus: int, gpus: int | None) -> list[str]:
+    """The same as directives of their own."""
+    cores = [f"-pe smp {cpus}"] if on == "sge" and cpus > 1 else []
+    devices = {"slurm": f"--gres=gpu:{gpus}", "sge": f"-l gpu={gpus}", "lsf": f'-gpu "num={gpus}"'}
+    return [*cores, *([devices[on]] if gpus and on in devices else [])]

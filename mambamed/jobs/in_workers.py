@@ -33,6 +33,7 @@ class _Task:
 
     models: tuple[Path, ...]
     serving: Serving
+    command: str
     expected: str  # the ensemble, as the first worker described it
     answer: Answer
     folder: Path
@@ -48,18 +49,23 @@ class _Done:
     lines: tuple[str, ...]
 
 
-def ensemble_in_workers(models: Sequence[Path], serving: Serving, workers: Workers) -> Ensemble:
+def ensemble_in_workers(
+    models: Sequence[Path], serving: Serving, workers: Workers, attempts: int = 2
+) -> Ensemble:
     """The ensemble as a worker loads it, without its networks: device and precision are those of the worker.
 
     Raises:
-        RunError: the worker died.
+        RunError: the worker died in each attempt.
     """
     with workers.pool.open(1) as executor:
-        try:
-            return executor.submit(_described, tuple(models), serving).result()
-        except BrokenExecutor as error:
-            fact = f"was killed while it loaded the models, {workers.pool.remedy()}"
-            raise RunError(f"the first {workers.pool.worker} {fact}") from error
+        future = executor.submit(_described, tuple(models), serving, workers.command)
+        error = future.exception()
+    if not isinstance(error, BrokenExecutor):
+        return future.result()
+    if attempts == 1:
+        fact = f"was killed while it loaded the models, {workers.pool.remedy()}"
+        raise RunError(f"the first {workers.pool.worker} {fact}") from error
+    return ensemble_in_workers(models, serving, workers, attempts - 1)
 
 
 def run_in_workers(
@@ -79,7 +85,8 @@ def run_in_workers(
     """
     if not cases:
         return
-    task = _Task(tuple(models), serving, json_line(ensemble.described()), answer, record.place.path)
+    expected = json_line(ensemble.described())
+    task = _Task(tuple(models), serving, workers.command, expected, answer, record.place.path)
     work = [(case, task) for case in cases]
     for case, done in over_cases(_do_case, work, workers.number, progress, workers.pool):
         if isinstance(done, CaseError):
@@ -101,28 +108,22 @@ class _Lines(Silence):
 
 
 @lru_cache(maxsize=1)
-def _loaded(models: tuple[Path, ...], serving: Serving, expected: str) -> Ensemble:
-    """The networks, which this worker keeps between cases.
-
-    Args:
-        expected: the description of the ensemble; empty for any.
-    """
+def _loaded(models: tuple[Path, ...], serving: Serving, command: str) -> Ensemble:
+    """The networks, which this worker keeps between the cases of a command."""
     keep_freed_memory()
     with reading(*models):
         return load_ensemble(models, serving)
 
 
-def _described(models: tuple[Path, ...], serving: Serving) -> Ensemble:
-    keep_freed_memory()
-    with reading(*models):
-        ensemble = load_ensemble(models, serving)
+def _described(models: tuple[Path, ...], serving: Serving, command: str) -> Ensemble:
+    ensemble = _loaded(models, serving, command)
     members = tuple(replace(member, networks=()) for member in ensemble.members)
     return replace(ensemble, members=members)
 
 
 def _do_case(case: Case, task: _Task) -> _Done:
     """In a worker: one case from its files to its results."""
-    ensemble = _loaded(task.models, task.serving, task.expected)
+    ensemble = _loaded(task.models, task.serving, task.command)
     found = ensemble.described()
     if json_line(found) != task.expected:
         raise RunError(

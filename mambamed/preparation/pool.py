@@ -5,11 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import wait as wait_for
 from typing import Any, Protocol, TypeVar
 
@@ -51,10 +52,15 @@ class Pool(Protocol):
 
 @dataclass(frozen=True)
 class Workers:
-    """A pool, and how many workers it has."""
+    """A pool, and how many workers it has.
+
+    Attributes:
+        command: unique, so that workers that outlive a command do not use what they kept of it.
+    """
 
     pool: Pool
     number: int
+    command: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 class ProcessPool:

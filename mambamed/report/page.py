@@ -21,6 +21,7 @@ from mambamed.report.tables import Table, shown
 
 _FAULTS_SHOWN = 5  # the others are folded
 _TALL = 20  # rows; a longer table scrolls
+_LONG = 40  # characters; the cells of a column with longer ones are broken into lines
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,14 @@ def picture_html(png: bytes, described: str) -> str:
 
 def table_html(table: Table, captioned: bool = True) -> str:
     """A table with its notes below."""
-    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in table.headers)
+    longest = [max((len(cell) for cell in column), default=0) for column in zip(*table.rows, strict=True)]
+    kinds = [' class="long"' * (length > _LONG) for length in longest or [0] * len(table.headers)]
+    head = "".join(
+        f'<th scope="col"{kind}>{escape(h)}</th>' for h, kind in zip(table.headers, kinds, strict=True)
+    )
     rows = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row[1:], kinds[1:], strict=True))
         + "</tr>"
         for row in table.rows
     )

@@ -59,7 +59,7 @@ EXPECTED = {
         #$ -P lab
         #$ -pe smp 8
         #$ -l h_rt=04:00:00
-        #$ -l h_vmem=32768M
+        #$ -l h_vmem=4096M
         #$ -l gpu=1
         #$ -l gpu_type=a100""",
     ),

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from mambamed import api
 from mambamed.cli import show
+from mambamed.cluster.destination import Destination
 from mambamed.documents.study import StudyRecord
 from mambamed.errors import RecipeError
 from mambamed.io.ownership import Output
 from mambamed.recipe import dump_recipe, load_recipe
 from mambamed.studies.running import find_study, run_study
 from mambamed.training.training import train
+from tests.cluster.fake_slurm import FakeSlurm
+from tests.kills import ROOT, contents
 from tests.training.small_run import CONVOLUTIONS, small_recipe
 
 STUDY = """name: "<b>small</b>"
@@ -149,3 +154,35 @@ def test_a_study_trains_predicts_the_test_part_and_goes_on_where_it_was_killed(p
     shutil.rmtree(tmp_path / "out" / "runs" / "boxes" / "wide" / "seed_3")
     again = run_study(file, tmp_path / "out", device="cpu")
     assert again.finished == 4 and again.faults == ()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no bash")
+def test_a_study_has_the_same_results_one_by_one_in_two_processes_and_on_a_batch_system(
+    prepared, tmp_path, monkeypatch
+) -> None:
+    fake = FakeSlurm(tmp_path / "slurm")
+    monkeypatch.setenv("PATH", f"{fake.bin}:{os.environ['PATH']}")
+    monkeypatch.setenv("DASK_CONFIG", str(tmp_path / "no site"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("mambamed.cluster.runners.BatchRunner.poll_seconds", 0.5)
+    file, found = written(tmp_path, prepared), []
+    for name, place in {
+        "alone": Destination(),
+        "local": Destination.of("local", jobs=2),
+        "slurm": Destination.of("slurm", jobs=2),
+    }.items():
+        summary = run_study(file, tmp_path / name, device="cpu", place=place)
+        assert (summary.finished, summary.runs, summary.faults) == (4, 4, ())
+        found.append({path: digest for path, digest in contents(tmp_path / name).items() if is_result(path)})
+    assert found[0] == found[1] == found[2]
+    # of each run: weights, two masks, two tables and a curve; of the study: scores, cases, four tables
+    assert len(found[0]) > 4 * 5 + 6
+    assert len(fake.lines("submitted")) == 4
+
+
+def is_result(path: str) -> bool:
+    """Whether a file of a study has no times, costs or paths in it."""
+    names = ("checkpoint_best", "cases.csv", "scores.csv", "summary.csv", "tests_", "structures_", "curves_")
+    return Path(path).name.startswith(names) or path.endswith(".nii.gz")
