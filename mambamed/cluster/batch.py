@@ -26,7 +26,7 @@ _PATIENCE = 120  # seconds for a command of the batch system
 
 @dataclass(frozen=True)
 class BatchSystem:
-    """How one batch system is spoken to.
+    """The directives, commands and outputs of one batch system.
 
     Attributes:
         directives: job name, file for the system's own messages, destination -> lines of the script.
@@ -145,7 +145,8 @@ def _sge(name: str, log: Path, place: Destination) -> list[str]:
     lines += [f"-P {named['account']}"] if named["account"] else []
     lines += [f"-pe smp {cpus}"] if cpus else []
     lines += [f"-l h_rt={named['time']}"] if named["time"] else []
-    lines += [f"-l h_vmem={math.ceil(int(memory) / (cpus or 1))}M"] if memory else []  # of each core
+    if memory and "h_vmem" not in others:
+        lines += [f"-l h_vmem={math.ceil(int(memory) / (cpus or 1))}M"]  # of each core
     lines += [f"-l gpu={gpus}"] if gpus else []
     return [f"#$ {line}" for line in [*lines, *(f"-l {_pair(*each)}" for each in others.items())]]
 

@@ -17,6 +17,7 @@ from mambamed.io.atomic import write_text
 from mambamed.io.json_files import write_json
 
 _PREFIXES = {"slurm": "#SBATCH ", "pbs": "#PBS ", "sge": "#$ ", "lsf": "#BSUB ", "htcondor": ""}
+_WITHIN_SPEC = {"pbs": ("select", "cpus", "gpus"), "sge": ("h_vmem",)}  # keys that `resource-spec` has, too
 _OWN_KEYS = ("image", "pvc")  # of --job for Kubernetes
 
 
@@ -33,6 +34,8 @@ def with_site(place: Destination) -> tuple[Destination, SiteQueue]:
         "queue": site.queue,
         "account": account,
     }
+    if {"mem", *_WITHIN_SPEC.get(place.on, ())} & set(place.resources):
+        site = site.model_copy(update={"resource_spec": None})  # `--job` overrides it
     resources = {key: value for key, value in known.items() if value} | dict(place.resources)
     return replace(place, resources=resources), site
 
@@ -58,6 +61,10 @@ def write_script(folder: Path, request: JobRequest, place: Destination, site: Si
         return manifest
     lines = SYSTEMS[place.on].directives(name, folder / f"{request.name}.batch.log", place)
     extra = [f"{_PREFIXES[place.on]}{line}" for line in site.job_extra_directives or ()]
+    if site.resource_spec and place.on in _WITHIN_SPEC:
+        prefix = _PREFIXES[place.on]
+        own = tuple(f"{prefix}-l {key}=" for key in _WITHIN_SPEC[place.on])
+        lines = [line for line in lines if not line.startswith(own)] + [f"{prefix}-l {site.resource_spec}"]
     lines = [
         line for line in lines if not any(skip in line for skip in site.job_directives_skip or ())
     ] + extra

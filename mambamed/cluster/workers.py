@@ -36,6 +36,7 @@ _FAILURES = 1  # times that a case is tried again in another worker before it is
 _WEB = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 _CONNECT_SECONDS = 30
 _STARTS = 3  # attempts to start the workers of this machine
+_ENDED = "Nanny failed to start worker process"  # Dask's error if the process of a worker ends at its start
 _CLOSE_SECONDS = 300  # before its time limit a worker takes no more cases
 
 
@@ -105,8 +106,8 @@ def open_workers(
 
     Args:
         place: where.
-        threads: of each worker's numerical libraries, unless `--job cpus` or OMP_NUM_THREADS says it; None: a
-            share of the cores.
+        threads: of each worker's numerical libraries, if neither `--job cpus` nor OMP_NUM_THREADS gives it;
+            None: a share of the cores.
         progress: receives messages.
 
     Raises:
@@ -172,9 +173,15 @@ def _started(make: Callable[[], Any], attempts: int) -> Any:
     try:
         return make()
     except RuntimeError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if str(cause) != _ENDED:
+            text = " ".join(str(cause).split())
+            raise RunError(f"--on local: the workers cannot be started: {text}. Correct this.") from error
         if attempts == 1:
-            fact = "a worker was killed while it started, possibly for lack of memory"
-            raise RunError(f"--on local: {fact}. Use fewer --jobs.") from error
+            remedy = "If memory is short, use fewer --jobs. A script needs: if __name__ == '__main__'."
+            raise RunError(f"--on local: a worker ended while it started. {remedy}") from error
         return _started(make, attempts - 1)
 
 
@@ -186,6 +193,19 @@ def _environment(place: Destination, threads: int) -> dict[str, str]:
 
 @contextmanager
 def _batch_cluster(place: Destination, threads: int | None, security: Any) -> Iterator[Any]:
+    kind, options = batch_cluster(place, threads)
+    with kind(**options, security=security) as cluster:
+        cluster.adapt(minimum_jobs=place.jobs, maximum_jobs=place.jobs)  # a job that is lost is replaced
+        yield cluster
+
+
+def batch_cluster(place: Destination, threads: int | None) -> tuple[type[Any], dict[str, Any]]:
+    """The class of dask-jobqueue, and its arguments, for workers in jobs of a batch system.
+
+    Raises:
+        RecipeError: an option is missing.
+        RunError: the commands of the batch system are not found.
+    """
     if place.on not in _CLUSTERS:
         raise RecipeError(
             f"--on {place.on}: cases go to Dask workers there. Start a scheduler and workers in the cluster, "
@@ -213,7 +233,6 @@ def _batch_cluster(place: Destination, threads: int | None, security: Any) -> It
         "job_name": "mambamed",
         "job_script_prologue": [*(site.job_script_prologue or ()), *exports],
         "worker_extra_args": arguments,
-        "security": security,
         "shared_temp_directory": os.getcwd(),  # noqa: PTH109
         "scheduler_options": _WEB,
     }
@@ -224,31 +243,41 @@ def _batch_cluster(place: Destination, threads: int | None, security: Any) -> It
             "accounting_group": named["account"],
         }
         own = {key: value for key, value in wanted.items() if value}
-        options |= {"disk": "1GB", "job_extra_directives": dict(others) | own}
+        lines = (line.partition("=") for line in site.job_extra_directives or ())
+        directives = {key.strip(): value.strip() for key, _, value in lines}
+        options |= {"disk": site.disk or "1GB", "job_extra_directives": directives | dict(others) | own}
     else:
+        spec = _resources(place, cpus, gpus, site.resource_spec)
+        others = [(key, value) for key, value in others if f"{key}={value}" != spec]
         asked = SYSTEMS[place.on].directives("x", Path("x"), Destination(place.on, resources=dict(others)))
         prefix = len(asked[0].split()[0]) + 1
         plain = SYSTEMS[place.on].directives("x", Path("x"), Destination(place.on))
         extra = [line[prefix:] for line in asked if line not in plain]
         account = "project" if place.on in ("sge", "lsf") else "account"
-        options |= {"queue": named["queue"], account: named["account"], **_resources(place, cpus, gpus)}
+        options |= {"queue": named["queue"], account: named["account"]}
+        options |= {"resource_spec": spec} if spec else {}
         options["walltime"] = clock(seconds) if seconds else None
         if seconds and place.on == "lsf":
             options["walltime"] = f"{math.ceil(seconds / 60)}"
         own = _directives(place.on, cpus, gpus)
         options["job_extra_directives"] = [*(site.job_extra_directives or ()), *extra, *own]
     kind = getattr(importlib.import_module("dask_jobqueue"), _CLUSTERS[place.on])
-    with kind(**{key: value for key, value in options.items() if value is not None}) as cluster:
-        cluster.adapt(minimum_jobs=place.jobs, maximum_jobs=place.jobs)  # a job that is lost is replaced
-        yield cluster
+    return kind, {key: value for key, value in options.items() if value is not None}
 
 
-def _resources(place: Destination, cpus: int, gpus: int | None) -> dict[str, str]:
-    """What Dask does not ask for by itself: GPUs within PBS's select, and SGE's memory, which is per core."""
+def _resources(place: Destination, cpus: int, gpus: int | None, site: str | None) -> str | None:
+    """The `resource_spec` of PBS and SGE: of `--job`, else of the site, else made of cores, memory and GPUs.
+
+    Dask itself asks for no GPUs within PBS's select, and for no memory of SGE, which is per core.
+    """
     mib = math.ceil((place.memory_bytes or 0) / 2**20)
-    if place.on == "pbs":
-        return {"resource_spec": f"select=1:ncpus={cpus}:mem={mib}mb" + f":ngpus={gpus}" * bool(gpus)}
-    return {"resource_spec": f"h_vmem={math.ceil(mib / cpus)}M"} if place.on == "sge" else {}
+    key = {"pbs": "select", "sge": "h_vmem"}.get(place.on)
+    if key is None:
+        return None
+    if key in place.resources:
+        return f"{key}={place.resources[key]}"
+    own = f"select=1:ncpus={cpus}:mem={mib}mb" + f":ngpus={gpus}" * bool(gpus)
+    return site or (own if place.on == "pbs" else f"h_vmem={math.ceil(mib / cpus)}M")
 
 
 def _directives(on: str, cpus: int, gpus: int | None) -> list[str]:

@@ -138,14 +138,13 @@ def picture_html(png: bytes, described: str) -> str:
 
 def table_html(table: Table, captioned: bool = True) -> str:
     """A table with its notes below."""
-    longest = [max((len(cell) for cell in column), default=0) for column in zip(*table.rows, strict=True)]
-    kinds = [' class="long"' * (length > _LONG) for length in longest or [0] * len(table.headers)]
-    head = "".join(
-        f'<th scope="col"{kind}>{escape(h)}</th>' for h, kind in zip(table.headers, kinds, strict=True)
-    )
+    width = max(map(len, (table.headers, *table.rows)))
+    longest = [max((len(row[at]) for row in table.rows if at < len(row)), default=0) for at in range(width)]
+    kinds = [' class="long"' * (length > _LONG) for length in longest]
+    head = "".join(f'<th scope="col"{kinds[at]}>{escape(cell)}</th>' for at, cell in enumerate(table.headers))
     rows = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row[1:], kinds[1:], strict=True))
+        f'<tr><th scope="row"{kinds[0]}>{escape(row[0])}</th>'
+        + "".join(f"<td{kinds[at]}>{escape(cell)}</td>" for at, cell in enumerate(row[1:], 1))
         + "</tr>"
         for row in table.rows
     )

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from mambamed.report.page import Distribution, Page, WorstCase, render_page, write_page
+from mambamed.report.page import Distribution, Page, WorstCase, render_page, table_html, write_page
 from mambamed.report.tables import Table
 from tests.viewer.browser import NAMES, find_browser
 
@@ -59,6 +59,16 @@ def test_everything_that_comes_from_outside_is_escaped() -> None:
     assert EVIL not in text
     assert [a["src"][:22] for tag, a in parsed.tags if tag == "img"] == ["data:image/png;base64,"]
     assert not any(name.startswith("on") for _, attributes in parsed.tags for name in attributes)
+
+
+def test_long_cells_are_broken_in_every_row_of_their_column_and_rows_may_differ_in_length() -> None:
+    long = "x" * 41
+    text = table_html(Table("t", ["a", "b"], [[long, "1"], ["y"], ["z", "2", long]]))
+    assert '<tr><th scope="col" class="long">a</th><th scope="col">b</th></tr>' in text
+    assert f'<tr><th scope="row" class="long">{long}</th><td>1</td></tr>' in text
+    assert '<tr><th scope="row" class="long">y</th></tr>' in text
+    assert f'<td>2</td><td class="long">{long}</td></tr>' in text
+    assert '<th scope="col">b</th></tr></thead><tbody></tbody>' in table_html(Table("t", ["b"], []))
 
 
 def test_the_page_needs_no_network_and_forbids_any() -> None:

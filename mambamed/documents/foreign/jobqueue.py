@@ -26,6 +26,13 @@ NumberOrText = Annotated[
 Lines = tuple[Text, ...] | None
 
 
+def _lines(value: object) -> object:
+    """Lines of directives; HTCondor has keys with values."""
+    if isinstance(value, dict):
+        return tuple(f"{key} = {each}" for key, each in value.items())
+    return tuple(value) if isinstance(value, list) else value
+
+
 class SiteQueue(ForeignDocument):
     """The section of one batch system; keys that concern Dask's workers are ignored."""
 
@@ -40,7 +47,9 @@ class SiteQueue(ForeignDocument):
     memory: NumberOrText = None
     cores: NumberOrText = None
     python: NumberOrText = None
-    job_extra_directives: Lines = None
+    disk: NumberOrText = None
+    resource_spec: NumberOrText = None
+    job_extra_directives: Annotated[Lines, BeforeValidator(_lines)] = None
     job_script_prologue: Lines = None
     job_directives_skip: Lines = None
 
