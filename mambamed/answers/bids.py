@@ -142,6 +142,8 @@ def run_bids(
             fact = "was changed after mambamed wrote it"
             faults.append(f"{session.name}: {output / name}: {fact}. Move it, or give --overwrite.")
             continue
+        if _columns_of(ensemble):
+            to.check_tables(session)
         chosen.append(_Chosen(session, images, name))
     common = to.files_of_dataset(recipe.task)
     if not job.overwrite and (changed := next(filter(ledger.is_changed, common), None)):

@@ -33,10 +33,11 @@ from mambamed.documents.foreign.bids import (
     SourceDescription,
 )
 from mambamed.documents.prediction import PointFile
+from mambamed.errors import DatasetError
 from mambamed.io.atomic import write_bytes, write_text
 from mambamed.io.images import read_header, write_image
 from mambamed.io.json_files import write_json
-from mambamed.io.tables import cell_text, read_csv, write_tsv
+from mambamed.io.tables import cell_text, write_tsv
 from mambamed.io.text_files import read_text
 from mambamed.report.planes import color_of
 
@@ -183,18 +184,32 @@ class Derivatives:
             values: column -> value.
             columns: column -> its description; the names get the label of the model as their first word.
         """
-        people = self.root / "participants.tsv"
+        people, visits = self._tables(session)
         _put_row(people, "participant_id", session.subject, {})
         table, described, key, name = people, "participants.json", "participant_id", session.subject
-        if session.session:
-            table = self.root / session.subject / f"{session.subject}_sessions.tsv"
-            described, key, name = "sessions.json", "session_id", session.session
+        if visits is not None and session.session:
+            table, described, key, name = visits, "sessions.json", "session_id", session.session
         _put_row(table, key, name, {f"{self.label}_{column}": values.get(column) for column in columns})
         path = self.root / described
         known = Columns.read(path).root if path.is_file() else {}
         new = {f"{self.label}_{column}": each for column, each in columns.items()}
         if {**known, **new} != known:
             write_json(path, {column: each.to_json() for column, each in {**known, **new}.items()})
+
+    def check_tables(self, session: BidsSession) -> None:
+        """Read the tables of a session, before any work.
+
+        Raises DatasetError: somebody changed one so that no column can be added.
+        """
+        people, visits = self._tables(session)
+        for path, key in ((people, "participant_id"), (visits, "session_id")):
+            if path is not None and path.is_file():
+                read_table(path, key)
+
+    def _tables(self, session: BidsSession) -> tuple[Path, Path | None]:
+        """The table of participants, and that of the sessions of this one."""
+        visits = self.root / session.subject / f"{session.subject}_sessions.tsv"
+        return self.root / "participants.tsv", visits if session.session else None
 
     def _sidecar(self, text: str, images: Iterable[BidsImage]) -> Sidecar:
         paths = (image.path.relative_to(self.source).as_posix() for image in images)
@@ -203,18 +218,36 @@ class Derivatives:
 
 
 def _put_row(path: Path, key: str, name: str, values: Mapping[str, float | str | None]) -> None:
-    """Set cells of one row of a table of BIDS; other rows and columns stay as they are."""
-    headers, rows = read_csv(path) if path.is_file() else ([key], [])
-    table = {row[key]: row for row in rows}
-    cells = {header: cell_text(value) for header, value in values.items()}
-    if (
-        all(table.get(name, {}).get(header) == (cell or "n/a") for header, cell in cells.items())
-        and name in table
-    ):
-        return
-    table[name] = {**table.get(name, {key: name}), **cells}
-    headers = list(dict.fromkeys([*headers, *cells]))
-    write_tsv(path, headers, [[table[row].get(h, "") for h in headers] for row in sorted(table)])
+    """Set cells of one row of a table of BIDS; all others stay as they are, in their order."""
+    known = path.is_file()
+    headers, rows = read_table(path, key) if known else ([key], [])
+    new = [header for header in values if header not in headers]
+    rows = [[*row, *("n/a" for _ in new)] for row in rows]
+    before, headers = [list(row) for row in rows], [*headers, *new]
+    if not (own := [row for row in rows if row[headers.index(key)] == name]):
+        own = [[name if header == key else "n/a" for header in headers]]
+        rows += own
+    for row in own:
+        for header, value in values.items():
+            row[headers.index(header)] = cell_text(value) or "n/a"
+    if not known or new or rows != before:
+        write_text(path, "".join("\t".join(line) + "\n" for line in (headers, *rows)))
+
+
+def read_table(path: Path, key: str) -> tuple[list[str], list[list[str]]]:
+    """The headers and rows of a table of BIDS, whose cells are kept as they are, also with quotes.
+
+    Raises DatasetError: it has no column `key`, or a row of another length.
+    """
+    headers, *rows = [line.split("\t") for line in read_text(path).split("\n") if line.strip()] or [[]]
+    if key not in headers:
+        raise DatasetError(f"{path}: has no column {key}. Add it, or move the file.")
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(headers):
+            raise DatasetError(
+                f"{path}: row {number}: expected {len(headers)} cells, got {len(row)}. Correct the row."
+            )
+    return headers, rows
 
 
 _README = """Derivatives made by mambamed (research software, not a medical device).

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 
 from mambamed import bids, predict
+from mambamed.answers.bids_derivatives import Derivatives
+from mambamed.converters.bids_inputs import find_sessions
+from mambamed.documents.foreign.bids import Column
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.io.tables import read_csv
@@ -193,3 +196,22 @@ def test_classes_are_columns_of_the_participants_and_cells_of_a_person_are_kept(
     record = json.loads((out / ".mambamed/illness/sub-02/classes.run.json").read_text())
     assert record["cases"]["sub-02"]["covariates"] == {"age": "60"}
     assert errors_of(out) == []
+
+
+def test_cells_of_a_person_stay_as_they_are_in_their_order(tmp_path) -> None:
+    """Also those that a spreadsheet would take for a formula, quotes, and rows of one name."""
+    (session,) = find_sessions(write_dataset(tmp_path / "raw", ["sub-02_T1w"]))
+    to = Derivatives(tmp_path / "raw", tmp_path / "out", "m", "m")
+    table = tmp_path / "out" / "participants.tsv"
+    table.parent.mkdir()
+    table.write_text('score\tparticipant_id\n-0.5\tsub-09\n "a"\tsub-02\n=1\tsub-01\n')
+    for value in (-1.5, -2.5):
+        to.add_columns(session, {"x": value}, {"x": Column(Description="A number.")})
+    rows = ["score\tparticipant_id\tm_x", "-0.5\tsub-09\tn/a", ' "a"\tsub-02\t-2.5', "=1\tsub-01\tn/a"]
+    assert table.read_text().splitlines() == rows
+    table.write_text("score\n-0.5\n")
+    with pytest.raises(DatasetError, match=r"participants\.tsv: has no column participant_id\. Add it"):
+        to.check_tables(session)
+    table.write_text("participant_id\tscore\nsub-01\n")
+    with pytest.raises(DatasetError, match=r"participants\.tsv: row 2: expected 2 cells, got 1"):
+        to.check_tables(session)
