@@ -424,6 +424,9 @@ def export(
             raise RecipeError("--dataset-name: applies only to --format mambamed. Remove the option.")
         if push is not None:
             raise RecipeError("--push: applies only to --format mambamed. Remove the option.")
+    if license is not None and push is None:
+        raise RecipeError("--license: applies only to the card of --push. Remove the option.")
+    if format != "mambamed":
         from mambamed.programs.exporting import export_program
 
         return export_program(

@@ -9,9 +9,10 @@ model.onnx.json   how images become its input, and its outputs answers; `documen
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -23,14 +24,13 @@ from torch import Tensor, nn
 import mambamed
 from mambamed.documents.program import Program, ProgramFile
 from mambamed.documents.splits import FoldName
-from mambamed.errors import MambamedError, ModelError, RecipeError, RunError
+from mambamed.errors import MambamedError, ModelError, RecipeError
 from mambamed.io.atomic import open_atomic
-from mambamed.io.ledger import Ledger, foreign_file
-from mambamed.io.lock import reading
-from mambamed.io.ownership import own_file
+from mambamed.io.lock import LOCK_NAME, waiting_lock
 from mambamed.programs.description import described
 from mambamed.programs.tracing import MeanOf, traced
 from mambamed.run.export import ExportSummary
+from mambamed.run.export_outputs import export_outputs
 from mambamed.run.folder import Run
 from mambamed.run.model import load_network
 from mambamed.run.provenance import sha256_of
@@ -69,8 +69,8 @@ def export_program(
         RunError: a file cannot be written.
     """
     run = Run.open(run_folder)
-    by_default = output is None
-    output = output or run_folder / f"model{SUFFIXES[kind]}"
+    default = f"model{SUFFIXES[kind]}"
+    output = output or run_folder / default
     _check(run, output, kind)
     chosen = run.chosen_folds(folds)
     if run.recipe.task == "classification" and len(chosen) > 1:
@@ -80,37 +80,31 @@ def export_program(
         )
     format_module = _format(kind)
     names = [output.name, f"{output.name}.data", f"{output.name}.json"]
-    with ExitStack() as held:
-        held.enter_context(reading(run_folder))
-        ledger = Ledger(run_folder).refresh()
-        if not (by_default and ledger.kind):
-            if not overwrite:
-                _check_replaceable(output)
-            for name in names:
-                held.enter_context(own_file(output.with_name(name), replace=overwrite))
-        elif foreign := ledger.foreign(names):
-            raise foreign_file(foreign)
+    with export_outputs(run_folder, output, default, names, overwrite) as replaceable:
+        if not replaceable:
+            _check_replaceable(output)
         network = _network(run, chosen, checkpoint)
-        place = Path(held.enter_context(tempfile.TemporaryDirectory()))
-        files, difference = write_checked(
-            network, (len(run.manifest.channels), *run.plan.patch_size), place / output.name, format_module
-        )
-        description = described(
-            run,
-            chosen,
-            version=mambamed.__version__,
-            program=kind,
-            opset=format_module.OPSET if kind == "onnx" else None,
-            files=tuple(
-                ProgramFile(name=each.name, bytes=each.stat().st_size, sha256=sha256_of(each))
-                for each in files
-            ),
-            checkpoint=checkpoint,
-            largest_difference=difference,
-        )
-        for each in reversed(files):  # the weights first: a program without them cannot be used
-            _copy(each, output.with_name(each.name))
-        description.write(output.with_name(names[2]))
+        with tempfile.TemporaryDirectory() as place:
+            files, difference = write_checked(
+                network,
+                (len(run.manifest.channels), *run.plan.patch_size),
+                Path(place) / output.name,
+                format_module,
+            )
+            description = described(
+                run,
+                chosen,
+                version=mambamed.__version__,
+                program=kind,
+                opset=format_module.OPSET if kind == "onnx" else None,
+                files=tuple(
+                    ProgramFile(name=each.name, bytes=each.stat().st_size, sha256=sha256_of(each))
+                    for each in files
+                ),
+                checkpoint=checkpoint,
+                largest_difference=difference,
+            )
+            _put(files, description, output)
     return ExportSummary(
         output=output,
         folds=tuple(chosen),
@@ -212,10 +206,21 @@ def _network(run: Run, folds: Sequence[FoldName], checkpoint: str) -> nn.Module:
     return networks[0] if len(networks) == 1 else MeanOf(networks).eval()
 
 
-def _copy(source: Path, target: Path) -> None:
-    try:
-        with source.open("rb") as read, open_atomic(target) as write:
-            while block := read.read(_BLOCK):
-                write.write(block)
-    except OSError as error:
-        raise RunError(f"{target}: {error.strerror}. Free disk space and run again.") from error
+def _put(files: Sequence[Path], description: Program, output: Path) -> None:
+    """Write all files: the description first, the program last, and no other export in between.
+
+    A first export that is killed here leaves a description without a program, and the same command completes
+    it. One that replaces another program may leave that program, which is then not the one described.
+    """
+    lock = f"{LOCK_NAME}-{output.name}"
+    with waiting_lock(output.parent, lock):
+        try:
+            with ExitStack() as complete:  # whose files get their names at its end, the first one last
+                for each in files:
+                    target = complete.enter_context(open_atomic(output.with_name(each.name)))
+                    with each.open("rb") as source:
+                        shutil.copyfileobj(source, target, _BLOCK)
+                description.write(output.with_name(f"{output.name}.json"))
+        finally:
+            with suppress(OSError):  # Windows removes no open file
+                (output.parent / lock).unlink()

@@ -18,7 +18,6 @@ import hashlib
 import re
 import zipfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +28,11 @@ from mambamed.documents.splits import FoldName
 from mambamed.errors import ModelError
 from mambamed.io.atomic import open_atomic
 from mambamed.io.json_text import json_text
-from mambamed.io.ledger import Ledger, foreign_file
-from mambamed.io.lock import reading
 from mambamed.io.members import Member, members_of
-from mambamed.io.ownership import own_file
 from mambamed.recipe import Recipe, Split, dump_recipe
 from mambamed.run import calibration, thresholds
 from mambamed.run.checkpoint import Checkpoint, encode_checkpoint, read_checkpoint
+from mambamed.run.export_outputs import export_outputs
 from mambamed.run.folder import Run
 from mambamed.run.hub import Reference, push_model
 from mambamed.run.hub_card import hub_card
@@ -116,16 +113,11 @@ def export_model(
     if push and Reference.of(push) is None:
         raise ModelError(f"--push {push}: expected hf://org/name or hf://org/name@branch. Correct the name.")
     run = Run.open(run_folder)
-    by_default = run_folder / f"model{SUFFIX}"
-    output, ledger = output or by_default, Ledger(run_folder).refresh()
+    default = f"model{SUFFIX}"
+    output = output or run_folder / default
     if output.suffix != SUFFIX:
         raise ModelError(f"{output}: the name of a model file ends in {SUFFIX}. Use -o model{SUFFIX}.")
-    with ExitStack() as held:
-        held.enter_context(reading(run_folder))
-        if output.absolute() != by_default.absolute() or not ledger.kind:
-            held.enter_context(own_file(output, replace=overwrite))
-        elif foreign := ledger.foreign([by_default.name]):
-            raise foreign_file(foreign)
+    with export_outputs(run_folder, output, default, [output.name], overwrite):
         numbers = run.chosen_folds(folds)
         members: dict[str, ModelMember] = {}
         with open_atomic(output) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:

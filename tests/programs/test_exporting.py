@@ -12,6 +12,9 @@ import pytest
 from mambamed.api import export, predict
 from mambamed.documents.program import Program
 from mambamed.errors import ModelError, RecipeError
+from mambamed.io import atomic
+from mambamed.io.lock import is_locked
+from mambamed.programs import exporting
 from mambamed.run.provenance import sha256_of
 from tests.answers.stubs import blob, stub_run, write_nifti
 
@@ -82,8 +85,58 @@ def test_a_file_of_somebody_else_is_kept(run, tmp_path) -> None:
     assert mine.read_text() == "mine" and list(tmp_path.iterdir()) == [mine]
 
 
+@pytest.fixture
+def quickly(monkeypatch):
+    """Exports whose program is a text that names the folds."""
+
+    def write(network, shape, path, format_module):
+        path.write_text(f"a program of {type(network).__name__}")
+        return [path], 0.0
+
+    monkeypatch.setattr(exporting, "write_checked", write)
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_an_export_that_is_killed_is_completed_by_the_same_command(
+    run, quickly, tmp_path, monkeypatch, renames
+) -> None:
+    output, left = tmp_path / "model.onnx", iter([True] * renames)
+
+    def killed(path, new):
+        if not next(left, False):
+            raise KeyboardInterrupt
+        return True
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(atomic, "may_replace", killed)
+        export(run.root, output, format="onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx.json"] * renames
+    export(run.root, output, format="onnx")
+    found = Program.read(tmp_path / "model.onnx.json")
+    assert found.files[0].sha256 == sha256_of(output)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.onnx.json"}
+
+
+def test_no_other_export_writes_between_a_program_and_its_description(
+    run, quickly, tmp_path, monkeypatch
+) -> None:
+    output, locked = tmp_path / "model.onnx", []
+    opened = exporting.open_atomic
+
+    def observed(path):
+        locked.append(is_locked(tmp_path, ".lock-model.onnx"))
+        return opened(path)
+
+    monkeypatch.setattr(exporting, "open_atomic", observed)
+    export(run.root, output, format="onnx")
+    assert locked == [True] and not is_locked(tmp_path, ".lock-model.onnx")
+
+
 def test_what_does_not_fit_is_reported(run, tmp_path) -> None:
     with pytest.raises(ModelError, match=r"ends in \.onnx\. Use -o model\.onnx\."):
         export(run.root, tmp_path / "model.mambamed", format="onnx")
     with pytest.raises(RecipeError, match="--dataset-name: applies only to --format mambamed"):
         export(run.root, format="torch-export", dataset_name="x")
+    for kind in ("mambamed", "onnx"):
+        with pytest.raises(RecipeError, match="--license: applies only to the card of --push"):
+            export(run.root, format=kind, license="mit")
