@@ -92,7 +92,7 @@ class MambamedWidget(ScriptedLoadableModuleWidget):
     def cleanup(self):
         self._timer.stop()
         if self._process is not None:
-            self._process.cancel()
+            self._process.end()
         self._remove_work()
 
     def _show_model(self):

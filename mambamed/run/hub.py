@@ -19,11 +19,12 @@ from typing import Any
 
 import mambamed
 from mambamed.errors import ModelError, RunError
+from mambamed.run.provenance import sha256_of
 
 FILE = "model.mambamed"
 _CARD = "README.md"
 # A path has one slash where the reference had two.
-_REFERENCE = re.compile(r"hf:[/\\]{1,2}([\w.-]+)[/\\]([\w.-]+?)(?:@([\w./-]+))?")
+_REFERENCE = re.compile(r"hf:[/\\]{1,2}(\w[\w.-]*)[/\\](\w[\w.-]*?)(?:@(\w[\w./-]*))?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MARK = re.compile(r"<!-- mambamed card ([0-9a-f]{64}) -->\n?\Z")
 
@@ -53,7 +54,7 @@ class Reference:
         if not str(text).startswith("hf:"):
             return None
         found = _REFERENCE.fullmatch(str(text))
-        if found is None:
+        if found is None or ".." in str(text):
             raise ModelError(f"{text}: expected hf://org/name or hf://org/name@revision. Correct the name.")
         return cls(f"{found[1]}/{found[2]}", found[3])
 
@@ -82,7 +83,7 @@ def local_model(model: Path) -> Path:
     except Exception as error:  # the library raises errors of several kinds and of its HTTP client
         raise _fault(reference, error) from error
     stated = path.resolve().name  # the cache names a large file by the SHA-256 that the hub states
-    if _SHA256.fullmatch(stated) and hashlib.sha256(path.read_bytes()).hexdigest() != stated:
+    if _SHA256.fullmatch(stated) and sha256_of(path) != stated:
         raise ModelError(
             f"{reference}: {path.resolve()}: corrupt: its sha256 is not its name. Delete the file."
         )
@@ -109,7 +110,7 @@ def push_model(target: str, file: Path, card: str, say: Callable[[str], None]) -
     try:
         if not api.repo_exists(repository):
             api.create_repo(repository, private=True, exist_ok=True)
-            say(f"{reference}: made as a private repository; its settings on the hub change that")
+            say(f"{reference}: created as a private repository; its settings on the hub can make it public")
         if branch:
             api.create_branch(repository, branch=branch, exist_ok=True)
         operations = [hub.CommitOperationAdd(FILE, str(file))]
@@ -167,4 +168,6 @@ def _fault(reference: Reference, error: Exception) -> ModelError | RunError:
             "Connect once, then it works offline."
         )
     line = " ".join(str(error).split())[:300]
+    if "HFValidationError" in kinds:
+        return ModelError(f"{reference}: is no name of a repository: {line.rstrip('.')}. Correct the name.")
     return RunError(f"{reference}: {type(error).__name__}: {line}. Check the connection and permissions.")

@@ -121,9 +121,11 @@ def test_cancelling_interrupts_the_process() -> None:
     assert (process.cancelled, process.succeeded, state.faults) == (True, False, [])
 
 
+STUBBORN = "import signal, time; signal.signal(2, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+
+
 def test_a_process_that_ignores_the_interruption_is_ended_by_the_second() -> None:
-    code = "import signal, time; signal.signal(2, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
-    process = python(code)
+    process = python(STUBBORN)
     while not process.state.messages:
         process.update()
     process.cancel()
@@ -131,3 +133,12 @@ def test_a_process_that_ignores_the_interruption_is_ended_by_the_second() -> Non
     process.cancel()
     finished(process)
     assert not process.succeeded
+
+
+def test_a_panel_that_closes_waits_for_the_end_of_its_process() -> None:
+    process = python(STUBBORN)
+    while not process.state.messages:
+        process.update()
+    process.end(patience=0.2)
+    assert process._process.returncode is not None and not process.succeeded
+    finished(process)

@@ -77,10 +77,24 @@ def test_the_commands_of_the_page_run(hub, tmp_path, monkeypatch) -> None:
     assert masks[0].read_bytes() == masks[1].read_bytes()
 
 
-@pytest.mark.parametrize("text", ["hf://name", "hf://a/b/c", "hf://../b/x@", "hf:"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hf://name",
+        "hf://a/b/c",
+        "hf://a/b@",
+        "hf:",
+        "hf://../b",
+        "hf://a/..",
+        "hf://a/b@../x",
+        "hf://a/b@v/../x",
+    ],
+)
 def test_what_is_no_reference_is_refused(text) -> None:
     with pytest.raises(ModelError, match="expected hf://org/name"):
         Reference.of(text)
+    with pytest.raises(ModelError, match=r"hf://a/b--c: is no name of a repository: .* Correct the name\."):
+        local_model(Path("hf://a/b--c"))
     assert local_model(Path("runs/brats")) == Path("runs/brats")
     assert str(Reference.of(Path("hf://org/name@v1.0"))) == "hf://org/name@v1.0"
 

@@ -191,3 +191,16 @@ class Process:
             else:
                 self._process.send_signal(signal.SIGINT)
         self.cancelled = True
+
+    def end(self, patience: float = 5.0) -> None:
+        """Cancel the command and wait until it has ended, so that its folder can be removed.
+
+        Args:
+            patience: seconds that it has to end by itself.
+        """
+        self.cancel()
+        try:
+            self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
