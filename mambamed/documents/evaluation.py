@@ -161,6 +161,8 @@ class ClassificationSettings(Model):
     thresholds: dict[str, Fraction | None]
     calibrated: dict[str, bool]
     reference: str
+    predictions: str = ""
+    references: str = ""
     confidence: Fraction
     mambamed: str
     other_files: tuple[str, ...] = ()

@@ -125,6 +125,8 @@ def evaluate_probabilities(
         "thresholds": {name: each.threshold for name, each in tables.items()},
         "calibrated": {name: each.calibrated for name, each in tables.items()},
         "reference": reference.source,
+        "predictions": str(predictions),
+        "references": str(references),
         "confidence": level,
         "mambamed": __version__,
         "other_files": others,

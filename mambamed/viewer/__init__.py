@@ -120,7 +120,9 @@ def view(
             threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
         (serve or _until_interrupted)(server)
         marked = len(book.entries()) if book is not None else 0
-        return ViewSummary(server.url, shown.kind, len(shown.ids), book.path if book else None, marked)
+        return ViewSummary(
+            server.url, shown.kind, len(server.answers.shown.ids), book.path if book else None, marked
+        )
 
 
 def how_to_open(server: Server) -> list[str]:

@@ -24,6 +24,9 @@ class Answers:
 
     def subject(self) -> dict[str, Any]:
         """Everything that the page needs before a case is chosen."""
+        if self.shown.renew is not None:
+            with self._lock:
+                self.shown = self.shown.renew()
         shown = self.shown
         return {
             "title": shown.title,

@@ -47,14 +47,14 @@ def position(folder: Path, row: Mapping[str, str], prefix: str) -> Point | None:
     return x, y, z
 
 
-def existing(path: Path, folder: Path) -> Path | None:
+def existing(path: str, folder: Path) -> Path | None:
     """A path from a document of an evaluation, which may be relative to where the command was run.
 
     The folders above the evaluation are tried first: the current folder may be that of another project, with
     files of the same names of other persons.
     """
     for base in (folder, *folder.resolve().parents, Path()):
-        if (base / path).exists():
+        if path and (base / path).exists():
             return base / path
     return None
 

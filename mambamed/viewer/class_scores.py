@@ -8,7 +8,7 @@ from mambamed.documents.evaluation import ClassificationSummary
 from mambamed.errors import DatasetError
 from mambamed.evaluation.class_report import class_columns
 from mambamed.schema_errors import named
-from mambamed.viewer.case_rows import NO_IMAGE, mean, number, rows_by_case
+from mambamed.viewer.case_rows import NO_IMAGE, existing, mean, number, rows_by_case
 from mambamed.viewer.content import CaseView, Cell, Column, Subject
 from mambamed.viewer.images import Images
 from mambamed.viewer.saliency import saliency_volumes
@@ -21,7 +21,8 @@ def scored_subject(
     classes = summary.settings.classes
     column_of = class_columns(classes)
     cases = rows_by_case(folder, ["case", "run", "reference", "label", "right", *column_of.values()])
-    finder = Images(images, references, cases)
+    source = references or existing(summary.settings.references, folder)
+    finder = Images(images or _images_near(source), source, cases)
     columns = [
         Column("reference"), Column("predicted"), Column("right", "higher"),
         Column("probability of the reference", "higher"),
@@ -40,7 +41,8 @@ def scored_subject(
         labels = ", ".join(dict.fromkeys(each["label"] for each in lines))
         rows.append([truth, labels or None, right, mean(chances)])
     ids = list(cases)
-    places = [folder, folder.parent, *folder.parent.glob("pred*")]
+    answered = existing(summary.settings.predictions, folder)
+    places = [folder] if answered is None else [folder, answered if answered.is_dir() else answered.parent]
 
     def open_case(index: int) -> CaseView:
         case = ids[index]
@@ -57,3 +59,11 @@ def scored_subject(
         title=str(folder), kind="evaluation of classes", ids=ids, open_case=open_case, folder=folder,
         columns=columns, rows=rows, sort_by=3, report=folder / "report.html", inputs=[folder],
     )  # fmt: skip
+
+
+def _images_near(references: Path | None) -> Path | None:
+    """The folder of images that a table of classes is about: a folder next to it, or the BIDS dataset."""
+    if references is None or not references.is_file():
+        return None
+    folder = references.parent / "images"
+    return folder if folder.is_dir() else references.parent if references.stem == "participants" else None

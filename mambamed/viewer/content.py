@@ -81,6 +81,7 @@ class Subject:
         folder: next to which notes are saved.
         report: report.html of an evaluation.
         training: the progress of a run, see `viewer.training`; called every few seconds.
+        renew: the subject as it is now: the same cases, and then those that have been added.
         patches: number of a fold -> a picture of its last validation patches, as PNG.
         inputs: files and folders that are looked at, which notes must not replace.
         faults: what could not be read, one line each.
@@ -97,6 +98,7 @@ class Subject:
     sort_by: int | None = None
     report: Path | None = None
     training: Callable[[], Mapping[str, Any]] | None = None
+    renew: Callable[[], Subject] | None = None
     patches: Callable[[int], bytes | None] | None = None
     inputs: Sequence[Path] = ()
     faults: Sequence[str] = ()

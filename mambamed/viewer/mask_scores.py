@@ -14,6 +14,8 @@ from mambamed.metrics import METRICS, Metric, parse_metric
 from mambamed.viewer.case_rows import NO_IMAGE, Rows, common_folder, existing, mean, number, rows_by_case
 from mambamed.viewer.content import CaseView, Cell, Column, Role, Subject
 from mambamed.viewer.images import Images
+from mambamed.viewer.records import least_expected_dice, recorded
+from mambamed.viewer.saliency import uncertainty_volumes
 from mambamed.viewer.volumes import mask_volume
 
 _MOST_REGIONS = 4  # with a column of their own
@@ -38,6 +40,12 @@ def scored_subject(
     answers = names_near(next((p for _, p in files.values() if p is not None), None), references)
     columns, rows = _table(folder, list(summary.regions), scores, cases)
     ids = list(cases)
+    answered = {prediction.parent for _, prediction in files.values() if prediction is not None}
+    record = {case: known for folder in answered for case, known in recorded(folder).items()}
+    expected = [least_expected_dice(record.get(case)) for case in ids]
+    if any(value is not None for value in expected):
+        columns.append(Column("least expected Dice", "higher"))
+        rows = [[*row, value] for row, value in zip(rows, expected, strict=True)]
 
     def open_case(index: int) -> CaseView:
         case = ids[index]
@@ -61,7 +69,8 @@ def scored_subject(
             for metric in metrics
             if row[metric.name]
         }
-        return CaseView((*channels, *masks), facts=facts, remarks=remarks)
+        maps = uncertainty_volumes(case, prediction.parent) if prediction is not None else []
+        return CaseView((*channels, *masks, *maps), facts=facts, remarks=remarks)
 
     return Subject(
         title=str(folder), kind="evaluation of masks", ids=ids, open_case=open_case, folder=folder,
@@ -103,9 +112,9 @@ def _files(
 ) -> dict[str, tuple[Path | None, Path | None]]:
     """Case -> reference and prediction, as summary.json names them, in the order of cases.csv."""
     scored = [case for case, rows in cases.items() if not rows[0].get("fault")]
-    pairs = [(Path(e.reference_file), Path(e.prediction_file)) for e in summary.metric_per_case]
+    pairs = [(entry.reference_file, entry.prediction_file) for entry in summary.metric_per_case]
     if len(pairs) != len(scored):  # cases without any structure have no row
-        named = {case: pair for pair in pairs for case in scored if pair[1].name.startswith(f"{case}.")}
+        named = {case: pair for pair in pairs for case in scored if Path(pair[1]).name.startswith(f"{case}.")}
     else:
         named = dict(zip(scored, pairs, strict=True))
     return {case: (existing(a, folder), existing(b, folder)) for case, (a, b) in named.items()}

@@ -15,7 +15,7 @@ def scored_subject(
 ) -> Subject:
     """The cases of an evaluation of landmarks."""
     cases = rows_by_case(folder, ["case", "landmark", "status", "error_mm", "x", "reference_x"])
-    source = existing(Path(summary.settings.references), folder)
+    source = existing(summary.settings.references, folder)
     finder = Images(images, references or source, cases)
     columns = [
         Column("mean error, mm", "lower"), Column("largest error, mm", "lower"), Column("landmark"),

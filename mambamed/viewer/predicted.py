@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from mambamed.converters.point_sets import PointSet, holds_points, read_point_set
-from mambamed.documents.prediction import CaseResult, PredictionRecord, records_of
-from mambamed.errors import DatasetError, MambamedError
+from mambamed.documents.prediction import CaseResult
+from mambamed.errors import DatasetError
 from mambamed.evaluation.classification import holds_probabilities, probability_files
 from mambamed.evaluation.pairing import find_predictions, find_references, names_near
 from mambamed.evaluation.reference_classes import read_reference_classes
@@ -18,6 +17,7 @@ from mambamed.io.probabilities import read_probabilities
 from mambamed.viewer.case_rows import NO_IMAGE, mean
 from mambamed.viewer.content import CaseView, Cell, Column, PointPair, Subject
 from mambamed.viewer.images import Images
+from mambamed.viewer.records import least_expected_dice, recorded
 from mambamed.viewer.saliency import saliency_volumes, uncertainty_volumes
 from mambamed.viewer.volumes import mask_volume
 
@@ -44,7 +44,7 @@ def _masks(places: Sequence[Path], images: Path | None, references: Path | None)
     if references is not None and references.is_file() and all(len(masks) == 1 for masks in found.values()):
         truth = {next(iter(next(iter(found.values())))): references}
     ids = sorted({case for masks in found.values() for case in masks})
-    record = _record(places[0])
+    record = recorded(places[0])
     answers = names_near(places[0], references)
     finder = Images(images, references, ids)
 
@@ -76,16 +76,6 @@ def _masks_in(place: Path, known: Mapping[str, Path]) -> dict[str, Path]:
     return find_predictions(place, known) if place.is_dir() else {case_id_of(place) or place.stem: place}
 
 
-def _record(place: Path) -> dict[str, CaseResult]:
-    """What the record of predictions says about each case; nothing if there is none of mambamed."""
-    found: dict[str, CaseResult] = {}
-    if place.is_dir() or holds_probabilities(place):
-        for path in records_of(place):
-            with suppress(MambamedError):
-                found |= PredictionRecord.read(path).cases
-    return found
-
-
 def _of_record(ids: Sequence[str], record: Mapping[str, CaseResult]) -> tuple[list[Column], list[list[Cell]]]:
     """The state of each case, and the least Dice that `predict --uncertainty` expects of its structures."""
     if not record:
@@ -98,8 +88,7 @@ def _of_record(ids: Sequence[str], record: Mapping[str, CaseResult]) -> tuple[li
         known = record.get(case)
         row: list[Cell] = [known.status, known.seconds, len(known.warnings)] if known else [None] * 3
         if expects:
-            numbers = known.uncertainty.values() if known and known.uncertainty else ()
-            row.append(min((n.expected_dice for n in numbers if n.expected_dice is not None), default=None))
+            row.append(least_expected_dice(known))
         rows.append(row)
     return columns, rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mambamed.errors import DatasetError
@@ -17,11 +18,14 @@ def is_run(folder: Path) -> bool:
     return (folder / "recipe.yaml").is_file() and (folder / "plan.json").is_file()
 
 
-def run_subject(root: Path, images: Path | None, references: Path | None) -> Subject:
+def run_subject(
+    root: Path, images: Path | None, references: Path | None, first: Sequence[str] = ()
+) -> Subject:
     """The training of all folds, and the cases of those that are validated.
 
     Args:
         images, references: as in `Images` (default: those of the prepared dataset it was trained on).
+        first: folders of folds whose cases come first, in this order.
 
     Raises:
         ModelError, DatasetError: its files cannot be read.
@@ -29,7 +33,7 @@ def run_subject(root: Path, images: Path | None, references: Path | None) -> Sub
     run = Run.open(root)
     parts: dict[str, Subject] = {}
     faults: list[str] = []
-    for folder in sorted(root.glob("fold_*")):
+    for folder in dict.fromkeys([*(root / name for name in first), *sorted(root.glob("fold_*"))]):
         if is_evaluation(folder):
             fold = folder.name.removeprefix("fold_")
             known = run.recorded(int(fold) if is_whole(fold) else "none").get("prepared")
@@ -61,5 +65,6 @@ def run_subject(root: Path, images: Path | None, references: Path | None) -> Sub
         title=str(root), kind=f"run of {run.recipe.task}", ids=ids, open_case=open_case,
         folder=root, columns=columns, rows=rows, labels=run.manifest.labels,
         sort_by=sort_by, training=lambda: training_of(root),
+        renew=lambda: run_subject(root, images, references, tuple(parts)),
         patches=lambda number: patches_of(root, number), inputs=[root], faults=faults,
     )  # fmt: skip

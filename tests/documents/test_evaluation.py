@@ -25,6 +25,8 @@ def test_a_summary_of_0_1_0_is_read_and_written_back_whole(task, tmp_path) -> No
     old, new = (json.loads(p.read_text()) for p in (path, tmp_path / "summary.json"))
     assert new.pop("task") == task
     assert new["settings"].pop("other_files") == []  # since 0.2.0
+    if task == "classification":
+        assert [new["settings"].pop(name) for name in ("predictions", "references")] == ["", ""]
     for row in [*new["summaries"], *([new["overall"]] if task == "landmarks" else [])]:
         row.pop("values", None)  # since 0.2.0, as `absent`
         assert row.pop("absent", 0) == 0

@@ -12,8 +12,11 @@ import numpy as np
 
 from mambamed.evaluation.masks import evaluate
 from mambamed.io.images import Image, write_image
+from mambamed.io.lock import folder_lock
+from mambamed.io.tables import write_csv
 from mambamed.viewer import Answers, Server, Subject, open_subject
 from mambamed.viewer.notes import Notes
+from tests.answers.stubs import stub_run
 
 LABELS = {"background": 0, "NCR": 1, "ED": 2, "ET": 3}
 SHAPE = (20, 24, 18)
@@ -62,6 +65,19 @@ def mask_evaluation(folder: Path, count: int = 2) -> Path:
         output=folder / "evaluation", report=True, worst=0,
     )  # fmt: skip
     return folder / "evaluation"
+
+
+@contextmanager
+def run_in_training(folder: Path) -> Iterator[Path]:
+    """A run whose fold 0 has trained 3 of 5 epochs, 10 s each, under a limit of time."""
+    run = stub_run(folder)
+    fold = run.fold_folder(0)
+    epochs = [[epoch, 1 / epoch, 1 / epoch, 0.1 * epoch, 0.2 * epoch, 1e-3, 10.0] for epoch in (1, 2, 3)]
+    headers = ["epoch", "loss", "validation_loss", "dice", "dice_one", "learning_rate", "seconds"]
+    write_csv(fold / "log.csv", headers, epochs)
+    run.record(0, {"steps": 5 * run.recipe.training.steps_per_epoch})
+    with folder_lock(fold):
+        yield folder
 
 
 def oblique_case(folder: Path) -> tuple[Path, Path]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import PIL.Image
 import pytest
 
+from mambamed import classify, evaluate, prepare, train
 from mambamed.io.points import write_points
 from mambamed.io.probabilities import Probabilities, write_probabilities
 from mambamed.viewer import open_subject
@@ -16,7 +20,9 @@ from tests.viewer import scenes
 from tests.viewer.browser import Browser, find_browser
 
 pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium (apt-get install chromium)")
-SKULLS, ORGANS, BRATS = (DATA / name for name in ("mouse_skull_landmarks", "ct_organs", "brats_tcia"))
+SKULLS, ORGANS, BRATS, STROKE = (
+    DATA / name for name in ("mouse_skull_landmarks", "ct_organs", "brats_tcia", "stroke_severity")
+)
 
 
 # Volumes arrive when `holds[name]` is called, if it is true; each knows the name that it was asked by.
@@ -80,6 +86,7 @@ def test_an_evaluation_shows_its_worst_case_first(browser, tmp_path) -> None:
         open_page(browser, server)
         assert browser.run("mambamed.state.id") == worst
         assert bright_pixels(browser) > 5000 and drawn_lines(browser) > 1000
+        assert browser.run("document.getElementById('filter').getBoundingClientRect().top") < 100
         browser.press("ArrowDown")
         browser.wait(f"mambamed.shown && mambamed.state.id !== {json.dumps(worst)}")
         browser.press("ArrowUp")
@@ -107,6 +114,14 @@ def test_an_evaluation_shows_its_worst_case_first(browser, tmp_path) -> None:
         assert browser.run("mambamed.state.id") == "HEAD-0002"
         assert browser.run("mambamed.state.layers.masks") == []  # it has none
         check_calm(browser, server)
+        browser.open(server.url + "report.html")  # each row leads to its case in the window of the viewer
+        browser.wait("document.querySelectorAll('table.sortable tbody a').length > 0")
+        browser.run("window.name = 'viewer'")
+        name = browser.run("document.querySelector('table.sortable tbody tr:last-child a').textContent")
+        browser.run("document.querySelector('table.sortable tbody tr:last-child a').scrollIntoView()")
+        browser.click("table.sortable tbody tr:last-child a")
+        browser.wait("window.mambamed?.shown")
+        assert name.startswith("HEAD-") and browser.run("mambamed.state.id") == name
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +215,23 @@ def test_a_note_is_saved_and_shown_in_the_table(browser, tmp_path) -> None:
     assert notes.read_text() == "case,mark,note\na,doubtful,left lobe is gone\n"
 
 
+def test_a_run_shows_its_training_and_then_its_cases(browser, tmp_path) -> None:
+    evaluation = scenes.mask_evaluation(tmp_path)
+    with scenes.run_in_training(tmp_path / "run") as run, scenes.viewed(run) as server:
+        browser.open("about:blank")
+        browser.open(server.url)
+        browser.wait("document.querySelectorAll('#training[open] svg').length === 4")
+        assert "training: epoch 3 of 5, about 20 s left" in browser.run(
+            "document.getElementById('training').innerText"
+        )
+        shutil.copytree(evaluation, run / "fold_1")
+        browser.run("mambamed.training.refresh()")
+        browser.click("#training button")
+        browser.click("#added button")
+        browser.wait("window.mambamed?.shown && mambamed.state.id?.startsWith('HEAD-')")
+        check_calm(browser, server)
+
+
 def test_thousands_of_cases_are_listed_and_filtered(browser, tmp_path) -> None:
     folder = tmp_path / "predictions"
     folder.mkdir()
@@ -222,35 +254,48 @@ def test_thousands_of_cases_are_listed_and_filtered(browser, tmp_path) -> None:
         )
 
 
+def real(name: str) -> pytest.MarkDecorator:
+    """Skip a test where its dataset is absent."""
+    return pytest.mark.skipif(not (DATA / name).is_dir(), reason="no real data, see MAMBAMED_TEST_DATA")
+
+
+def colors(browser: Browser, picture: Path) -> int:
+    """Number of colors in a screenshot, which is kept as a file for people."""
+    browser.screenshot(picture)
+    with PIL.Image.open(picture) as image:
+        return len(image.convert("RGB").getcolors(2**24))
+
+
 @pytest.mark.slow
 @pytest.mark.data
-@pytest.mark.skipif(not ORGANS.is_dir(), reason="no real data, see MAMBAMED_TEST_DATA")
-def test_organs_in_ct_have_a_window_and_their_volumes(browser) -> None:
+@real("ct_organs")
+def test_organs_in_ct_have_a_window_and_their_volumes(browser, tmp_path) -> None:
     mask = ORGANS / "example_seg.nii.gz"
     with scenes.viewed(ORGANS / "example_ct_sm.nii.gz", references=mask) as server:
         open_page(browser, server)
         labels = np.unique(np.asarray(nib.load(mask).dataobj))
         assert browser.run("document.querySelectorAll('.labels input').length") == len(labels) - 1 > 15
         assert browser.run("[mambamed.scene.base.cal_min, mambamed.scene.base.cal_max]") == [-160, 240]
-        assert bright_pixels(browser) > 20000
+        assert bright_pixels(browser) > 20000 and colors(browser, tmp_path / "organs.png") > 1000
         check_calm(browser, server)
 
 
 @pytest.mark.slow
 @pytest.mark.data
-@pytest.mark.skipif(not SKULLS.is_dir(), reason="no real data, see MAMBAMED_TEST_DATA")
-def test_a_skull_has_its_45_landmarks(browser) -> None:
+@real("mouse_skull_landmarks")
+def test_a_skull_has_its_45_landmarks(browser, tmp_path) -> None:
     with scenes.viewed(SKULLS / "landmarks", images=SKULLS / "images") as server:
         open_page(browser, server)
         assert browser.run("document.querySelectorAll('.points tr').length") == 45
         assert bright_pixels(browser) > 5000 and drawn_lines(browser) > 1000
+        assert colors(browser, tmp_path / "skull.png") > 300
         check_calm(browser, server)
 
 
 @pytest.mark.slow
 @pytest.mark.data
-@pytest.mark.skipif(not BRATS.is_dir(), reason="no real data, see MAMBAMED_TEST_DATA")
-def test_a_brats_case_shows_four_channels_and_two_masks(browser) -> None:
+@real("brats_tcia")
+def test_a_brats_case_shows_four_channels_and_two_masks(browser, tmp_path) -> None:
     predictions = sorted((BRATS / "algorithms").iterdir())[0]
     with scenes.viewed(predictions, images=BRATS / "training", references=BRATS / "training") as server:
         open_page(browser, server)
@@ -259,4 +304,37 @@ def test_a_brats_case_shows_four_channels_and_two_masks(browser) -> None:
         browser.press("2")
         browser.wait("mambamed.channel === 1 && document.getElementById('message').textContent === ''", 120)
         assert bright_pixels(browser) > 20000 and drawn_lines(browser) > 2000
+        assert colors(browser, tmp_path / "brats.png") > 1000
+        check_calm(browser, server)
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@real("stroke_severity")
+def test_a_classifier_shows_where_it_looked(browser, tmp_path, monkeypatch) -> None:
+    """From the evaluation alone, seen from another folder: its image, saliency map and probabilities."""
+    data = tmp_path / "stroke_severity"
+    (data / "images").mkdir(parents=True)
+    lines = (STROKE / "participants.tsv").read_text().splitlines()
+    people = [line.split("\t") for line in lines[1:] if line.split("\t")[2] in {"left", "right"}][:20]
+    for name, *_ in people:
+        (data / "images" / f"{name}.nii.gz").symlink_to(STROKE / "images" / f"{name}.nii.gz")
+    rows = "".join(f"{name}\t{side}\n" for name, _, side, *_ in people)
+    (data / "participants.tsv").write_text(f"participant_id\tside\n{rows}")
+    monkeypatch.chdir(tmp_path)
+    recipe = "stroke_side_nnmamba"
+    prepare(data, Path("prepared"), class_column="side", recipe=recipe, qc=False)
+    train(recipe, "prepared", "run", set=["training.epochs=1", "training.steps_per_epoch=10"])
+    classify("run", "prepared", "classes/preds.csv", saliency=True, part="test")
+    evaluate("classes/preds.csv", "stroke_severity/participants.tsv", "evaluation", only_predicted=True)
+    monkeypatch.chdir("/")
+    with scenes.viewed(tmp_path / "evaluation") as server:
+        open_page(browser, server)
+        case = browser.run("mambamed.state.id")
+        heat = nib.load(tmp_path / "classes" / "preds_saliency" / f"{case}.nii.gz")
+        values = np.asarray(heat.dataobj)
+        highest = nib.affines.apply_affine(heat.affine, np.unravel_index(int(values.argmax()), values.shape))
+        assert np.allclose(browser.run("mambamed.under.mm"), highest, atol=0.01)
+        assert "preds: left" in browser.run("document.getElementById('panel').innerText")
+        assert bright_pixels(browser) > 300 and colors(browser, tmp_path / "stroke.png") > 100
         check_calm(browser, server)

@@ -1,9 +1,11 @@
 """The progress of a run, read from its files while it trains."""
 
 import json
+import shutil
 
 from mambamed.run.folder import PATCHES
-from mambamed.viewer import open_subject
+from mambamed.viewer import Answers, open_subject
+from mambamed.viewer.training import training_of
 from tests.answers.stubs import stub_run
 from tests.training.tiny import Undisturbed, tiny_loop, tiny_recipe
 from tests.viewer import scenes
@@ -25,3 +27,25 @@ def test_curves_and_validation_patches_of_a_run_are_served(tmp_path) -> None:
         assert body == (tmp_path / "run" / "fold_0" / PATCHES).read_bytes()
         for name in ("patches/1/2.png", "patches/0/../2.png", "patches/0/x.png"):
             assert ask(server, below(server, name))[0] == 404
+
+
+def test_the_time_left_is_that_of_the_shortened_schedule(tmp_path) -> None:
+    with scenes.run_in_training(tmp_path / "run") as run:
+        (fold,) = training_of(run)["folds"]
+    assert (fold["state"], fold["epoch"], fold["epochs"], fold["validated"]) == ("training", 3, 5, False)
+    assert fold["seconds_left"] == 20  # two epochs of 10 s
+
+
+def test_cases_of_a_later_fold_follow_those_that_are_shown(tmp_path) -> None:
+    evaluation, run = scenes.mask_evaluation(tmp_path), tmp_path / "run"
+    stub_run(run)
+    shutil.copytree(evaluation, run / "fold_1")
+    answers = Answers(open_subject([run], None, None))
+    cases = ["HEAD-0000", "HEAD-0001", "HEAD-0002"]
+    assert answers.subject()["ids"] == cases
+    for later in ("fold_0", "fold_\xb2"):  # of a copy by hand; no number
+        shutil.copytree(evaluation, run / later, dirs_exist_ok=True)
+    found = answers.subject()
+    folds = ["fold_1", "fold_0", "fold_\xb2"]
+    assert found["ids"] == [f"{fold}/{case}" for fold in folds for case in cases]
+    assert [row[0] for row in found["rows"][::3]] == ["1", "0", "\xb2"]

@@ -9,6 +9,7 @@ from mambamed.converters import convert
 from mambamed.demonstration.phantom import write_phantoms
 from mambamed.errors import DatasetError, RecipeError
 from mambamed.preparation.prepare import prepare
+from mambamed.progress import Silence
 from mambamed.recipe import load_recipe
 from mambamed.viewer import Answers, open_subject, view
 from tests.real_data import DATA
@@ -127,6 +128,22 @@ def test_what_cannot_be_shown_is_named(tmp_path) -> None:
         open_subject([model], None, None)
     with pytest.raises(RecipeError, match="--no-browser"):
         view([tmp_path], browser=False)
+
+
+class Said(Silence):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_the_address_and_the_tunnel_are_printed(tmp_path) -> None:
+    image, said = scenes.tiny_image(tmp_path / "scan.nii.gz"), Said()
+    found = view([image], browser=False, progress=said, serve=lambda server: None)
+    port = found.url.split("/")[2].removeprefix("127.0.0.1:")
+    assert said.lines[0] == f"open {found.url}" and port.isdigit()
+    assert f"ssh -N -L {port}:127.0.0.1:{port} USER@THIS-MACHINE" in said.lines[1]
 
 
 def test_only_the_notes_are_written(tmp_path) -> None:

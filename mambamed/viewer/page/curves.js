@@ -8,8 +8,11 @@ const COLORS = ["#4fc3f7", "#ffb74d", "#81c784", "#ba68c8", "#e57373", "#4db6ac"
 const EVERY = 5000; // ms
 
 export class Training {
-  constructor(dialog) {
+  // onValidated: called with the names of folds that were validated since the page was opened.
+  constructor(dialog, onValidated) {
     this.dialog = dialog;
+    this.onValidated = onValidated;
+    this.validated = null;
     this.place = dialog.querySelector("#curves");
     this.pictures = new Map(); // fold and epoch -> element, so that a picture is read once
   }
@@ -21,19 +24,23 @@ export class Training {
 
   async refresh() {
     clearTimeout(this.timer);
-    if (!this.dialog.open) return;
     try {
-      this.draw(await loadJson("training.json"));
+      const { folds } = await loadJson("training.json");
+      const validated = folds.filter((fold) => fold.validated).map((fold) => fold.name);
+      this.validated ??= validated;
+      const added = validated.filter((name) => !this.validated.includes(name));
+      if (added.length) this.onValidated(added);
+      if (this.dialog.open) this.draw(folds);
     } catch (error) {
       this.place.replaceChildren(element("p", { className: "remarks", textContent: error.message }));
     }
     this.timer = setTimeout(() => this.refresh(), EVERY);
   }
 
-  draw({ epochs, folds }) {
+  draw(folds) {
     const parts = folds.map((fold, number) => {
       const left = fold.seconds_left === null ? "" : `, about ${duration(fold.seconds_left)} left`;
-      const state = `${fold.state}: epoch ${fold.epoch} of ${epochs}${left}`;
+      const state = `${fold.state}: epoch ${fold.epoch} of ${fold.epochs}${left}`;
       const { curves, score } = fold;
       const scores = Object.keys(curves).filter((name) => name === score || name.startsWith(`${score}_`));
       const made = section(fold.name.replace("_", " "), element("p", { textContent: state }));

@@ -158,7 +158,8 @@ export class Lines {
     this.text(pen, above, left + width / 2, top + pad, "#fff", 14, "center", true);
     this.text(pen, below, left + width / 2, top + height - pad, "#fff", 14, "center", true);
     const count = this.scene.volume.dims[plane.axis];
-    this.text(pen, `${NAMES[plane.axis]} ${plane.slice + 1}/${count}`, left + 8 * this.ratio, top + pad + 2 * this.ratio, "#9fb0c3", 11, "left");
+    const under = width < 260 * this.ratio ? 18 : 2; // the letter, where both do not fit side by side
+    this.text(pen, `${NAMES[plane.axis]} ${plane.slice + 1}/${count}`, left + 8 * this.ratio, top + pad + under * this.ratio, "#9fb0c3", 11, "left");
   }
 
   render(pen) {

@@ -54,10 +54,11 @@ class Viewer {
     at("render").addEventListener("change", () => this.scene.render(at("render").checked));
     at("show-help").addEventListener("click", () => at("help").showModal());
     if (subject.training) {
-      this.training = new Training(at("training"));
+      this.training = new Training(at("training"), (folds) => this.offer(folds));
       at("show-training").hidden = false;
       at("show-training").addEventListener("click", () => this.training.open());
-      if (!subject.ids.length) await this.training.open();
+      if (subject.ids.length) this.training.refresh();
+      else await this.training.open();
     }
     addEventListener("hashchange", () => this.openNamed());
     if (!this.openNamed() && subject.ids.length) this.table.step(1);
@@ -71,6 +72,13 @@ class Viewer {
     const index = name === null ? -1 : this.subject.ids.indexOf(name);
     if (index >= 0 && index !== this.table.chosen) this.table.choose(index);
     return index >= 0;
+  }
+
+  // The cases of folds that were validated meanwhile.
+  offer(folds) {
+    const button = element("button", { textContent: `${folds.join(", ").replaceAll("_", " ")} done: show the cases` });
+    button.addEventListener("click", () => location.reload());
+    at("added").replaceChildren(button);
   }
 
   say(text, isFault = false) {
