@@ -19,13 +19,13 @@ def is_run(folder: Path) -> bool:
 
 
 def run_subject(
-    root: Path, images: Path | None, references: Path | None, first: Sequence[str] = ()
+    root: Path, images: Path | None, references: Path | None, earlier: Sequence[str] = ()
 ) -> Subject:
     """The training of all folds, and the cases of those that are validated.
 
     Args:
         images, references: as in `Images` (default: those of the prepared dataset it was trained on).
-        first: folders of folds whose cases come first, in this order.
+        earlier: folders of folds whose cases come first, in this order.
 
     Raises:
         ModelError, DatasetError: its files cannot be read.
@@ -33,7 +33,7 @@ def run_subject(
     run = Run.open(root)
     parts: dict[str, Subject] = {}
     faults: list[str] = []
-    for folder in dict.fromkeys([*(root / name for name in first), *sorted(root.glob("fold_*"))]):
+    for folder in dict.fromkeys([*(root / name for name in earlier), *sorted(root.glob("fold_*"))]):
         if is_evaluation(folder):
             fold = folder.name.removeprefix("fold_")
             known = run.recorded(int(fold) if is_whole(fold) else "none").get("prepared")
