@@ -29,8 +29,8 @@ On a CUDA device, several processes first compile the Triton kernels at the same
 first step (`first_s`) are those with a warm cache; the time of compiling is printed separately.
 Tasks run one after the other in a child process. If a task ends the process (illegal address, no memory) or
 exceeds its time, another child continues with the next task. Rows are appended to OUT/rows.jsonl as they are
-measured, and written to OUT/gpu_check.json at the end, when short tables are printed. The exit code is 1 if a
-task failed.
+measured, and written to OUT/gpu_check.json at the end, when short tables are printed, the last one of the
+goals. The exit code is 1 if a task failed, but not if a goal is missed.
 """
 
 from __future__ import annotations

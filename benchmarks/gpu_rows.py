@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gpu_goals import goals
+
 _AGREE = ("shape", "kind", "reverse", "backend", "out", "worst_gradient", "same_bits", "ok")
 COLUMNS = {  # kind of task -> columns of its table
     "peer": _AGREE,
     "agree": _AGREE,
+    "fused": _AGREE,
     "speed": ("shape", "what", "forward_ms", "backward_ms", "bytes_floor_ms", "exp_floor_ms", "note"),
     "tune": ("shape", "variant", "forward_ms", "backward_ms", "out_error", "kernels_ms"),
     "train": (
@@ -29,7 +32,7 @@ COLUMNS = {  # kind of task -> columns of its table
     "compile": ("network", "step_s", "first_s", "peak_gib", "losses"),
     "profile": ("network", "wall_ms", "busy_ms", "idle_share", "by_kind"),
     "block": ("part", "forward_ms", "backward_ms"),
-    "loader": ("threads", "patches_s", "step_s_fed", "step_s_same_batch"),
+    "loader": ("threads", "augment_on", "patches_s", "step_s_fed", "step_s_same_batch"),
     "predict": ("precision", "seconds", "windows", "same_label", "peak_gib", "cpu_seconds"),
     "predict_bounded": ("limit_gib", "said", "same_label"),
     "exact": ("network", "outcome"),
@@ -61,6 +64,10 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
         print(f"\nprofile {row.get('network')}: the kernels that take most time")
         for name, share, ms in row.get("top", []):
             print(f"  {share:6.1%} {ms:9.2f} ms  {name[:100]}")
+    print("\ngoals on one H200: goal | measured | met")
+    for goal in goals(measured):
+        met = {None: "not measured" if goal.measured is None else "not judged on a CPU", True: "yes"}
+        print(f"  {goal.text} | {cell(goal.measured)} | {met.get(goal.met, 'no')}")
     faults = [row for row in rows if "fault" in row]
     if faults:
         print("\nfaults")

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from gpu_device import Here, kernels_of
 
-from mambamed.batches.loader import batches_ahead
+from mambamed.batches.device_feed import on_device
+from mambamed.batches.loader import batches_ahead, loader_threads
 from mambamed.errors import MambamedError
 from mambamed.progress import Silence
 from mambamed.recipe import load_recipe
@@ -150,7 +151,10 @@ def exact(here: Here, name: str) -> None:
 
 PARTS = (  # the first one with a word in the kernel's name
     ("copy", ("memcpy", "copy_kernel", "copy_device", "tocopy", "CatArray", "ToNhwc", "ToNchw", "transpose")),
-    ("scan", ("chunk_states", "carry", "outputs", "chunk_adjoints", "gradients", "selective_scan")),
+    (
+        "scan",
+        ("project", "chunk_states", "carry", "outputs", "chunk_adjoints", "gradients", "selective_scan"),
+    ),
     ("convolution", ("conv", "cudnn", "xmma", "wgrad", "dgrad", "fprop", "implicit", "mkldnn_convolution")),
     ("product", ("gemm", "cutlass", "nvjet", "addmm", "::mm", "cublas", "matmul")),
     ("norm", ("norm", "batch_norm", "welford")),
@@ -222,14 +226,24 @@ def loader(here: Here) -> None:
             here.row(threads=threads, patches_s=round(rate, 2))
         seconds, _ = take_steps(here, loop, state, batch, 2 + here.steps)
         same = statistics.median(seconds[2:])
-        steps = 4 if here.small else 24
-        with contextlib.closing(batches_ahead(session._sampler(0), session._reader(), 0, steps)) as batches:
-            next(batches)
-            began, count = time.perf_counter(), 0
-            for fed in batches:
-                loop._take_step(iter([fed]))
-                count += 1
-            here.wait()
-        here.row(
-            threads="as trained", step_s_fed=(time.perf_counter() - began) / count, step_s_same_batch=same
-        )
+        for where in ("cpu", "gpu") if here.on_gpu else ("cpu",):
+            session._augments_on_device = where == "gpu"
+            seconds_fed = fed_step(here, session, loop)
+            here.row(threads="as trained", augment_on=where, step_s_fed=seconds_fed, step_s_same_batch=same)
+
+
+def fed_step(here: Here, session: Any, loop: Any) -> float:
+    """Seconds of a step on batches that are read, copied and augmented as `Loop` does it."""
+    steps, place = 4 if here.small else 24, session.place
+    threads, pin = loader_threads(place.device, 1), place.device.type == "cuda"
+    source = batches_ahead(session._sampler(0), session._reader(), 0, steps, threads, pin)
+    feed = on_device(source, place.device, place.layout) if pin else source
+    with contextlib.closing(feed) as batches:
+        loop._take_step(iter([next(batches)]))
+        here.wait()
+        began, count = time.perf_counter(), 0
+        for batch in batches:
+            loop._take_step(iter([batch]))
+            count += 1
+        here.wait()
+    return (time.perf_counter() - began) / count

@@ -16,10 +16,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+import mambamed
 from mambamed.documents.run import CompileTimes
 from mambamed.errors import MambamedError
 from mambamed.run.device import autocast
 from mambamed.run.workplace import Workplace
+from mambamed.ssm import chosen_backend
 
 _STEPS = 5
 _GAIN = 1.05  # a smaller gain does not repay the minutes of compiling
@@ -45,10 +47,12 @@ def choose_compile(
     where = "measured before"
     if key not in kept:
         where = f"measured now, kept in {path}"
-        plain = step_seconds(network, shape, place, compiled=False)
         try:
+            plain = step_seconds(network, shape, place, compiled=False)
             fused = step_seconds(network, shape, place, compiled=True)
-        except Exception as error:  # no compiler on the machine, or an unsupported operation
+        except Exception as error:  # no compiler here, an unsupported operation, or no memory for the copy
+            if place.device.type == "cuda":
+                torch.cuda.empty_cache()
             return False, f"compile off: it fails here ({type(error).__name__}: {str(error).splitlines()[0]})"
         kept[key] = (plain, fused)
         _write(path, kept)
@@ -86,7 +90,8 @@ def _key(network: nn.Module, shape: tuple[int, ...], place: Workplace) -> str:
     on_gpu = place.device.type == "cuda"
     cpu = f"{platform.node()} {torch.get_num_threads()}"
     device = torch.cuda.get_device_name(place.device) if on_gpu else cpu
-    text = f"{network!r} {shape} {place.precision} {place.layout} {device} {torch.__version__}"
+    versions = f"{torch.__version__} {mambamed.__version__} {chosen_backend(place.device)[0]}"
+    text = f"{network!r} {shape} {place.precision} {place.layout} {device} {versions}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

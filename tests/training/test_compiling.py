@@ -25,9 +25,10 @@ def timings(monkeypatch, tmp_path):
 
     def measured(network, shape, place, compiled):
         found["count"] += 1
-        if isinstance(found["compiled"], Exception) and compiled:
-            raise found["compiled"]
-        return found["compiled" if compiled else "plain"]
+        answer = found["compiled" if compiled else "plain"]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(compiling, "step_seconds", measured)
@@ -60,6 +61,27 @@ def test_where_it_does_not_compile_it_stays_off_and_says_why(timings):
     timings["compiled"] = RuntimeError("no C++ compiler\nlong story")
     on, line = choose_compile("auto", TinyNet(), SHAPE, PLACE)
     assert not on and line == "compile off: it fails here (RuntimeError: no C++ compiler)"
+
+
+def test_without_memory_for_the_measurement_it_stays_off(timings):
+    """The copy that is measured needs more memory than the training."""
+    timings["plain"] = torch.OutOfMemoryError("CUDA out of memory")
+    on, line = choose_compile("auto", TinyNet(), SHAPE, PLACE)
+    assert not on and line == "compile off: it fails here (OutOfMemoryError: CUDA out of memory)"
+    timings["plain"] = 1.0
+    assert choose_compile("auto", TinyNet(), SHAPE, PLACE)[0]  # a failure is not remembered
+
+
+def test_another_scan_or_version_is_measured_again(timings, monkeypatch):
+    for change in (
+        lambda: None,
+        lambda: monkeypatch.setattr("mambamed.__version__", "9.9.9"),
+        lambda: monkeypatch.setattr(compiling, "chosen_backend", lambda device: ("reference", "a test")),
+    ):
+        change()
+        before = timings["count"]
+        choose_compile("auto", TinyNet(), SHAPE, PLACE)
+        assert timings["count"] == before + 2
 
 
 def test_a_training_says_and_keeps_its_choice(prepared, tmp_path, timings):
