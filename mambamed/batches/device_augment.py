@@ -24,6 +24,7 @@ from mambamed.batches.augment import (
     normal_quantiles,
     zoom_operator,
 )
+from mambamed.run.streams import copied
 
 _CORNERS = range(8)  # bits: 4 along x, 2 along y, 1 along z
 
@@ -65,7 +66,7 @@ class PatchSources:
         for change in self.changes:
             change_on_device(image, change, next(drawn) if change.kind == "noise" else None)
         if len(self.covariates):
-            values = torch.from_numpy(np.asarray(self.covariates, np.float32)).to(image.device)
+            values = copied(torch.from_numpy(np.asarray(self.covariates, np.float32)), image.device)
             image = torch.cat([image, values[:, None, None, None].expand(-1, *patch_size)])
         return image, label
 
@@ -100,9 +101,9 @@ def coordinates(spatial: Spatial, offset: NDArray, patch_size: Triple, device: t
     places = [x * i + y * j + start + z * k for (x, y, z), start in rows]
     if spatial.displacement is None:
         return places
-    moved = torch.from_numpy(spatial.displacement.control).to(device)
+    moved = copied(torch.from_numpy(spatial.displacement.control), device)
     for axis, size in enumerate(patch_size, start=1):
-        weights = torch.from_numpy(spatial.displacement.weights(np.arange(size), axis - 1)).to(device)
+        weights = copied(torch.from_numpy(spatial.displacement.weights(np.arange(size), axis - 1)), device)
         moved = (moved.movedim(axis, -1) @ weights.T).movedim(-1, axis)
     return [place + each.float() for place, each in zip(places, moved, strict=True)]
 
@@ -156,7 +157,7 @@ def change_on_device(patch: Tensor, change: Change, drawn: Tensor | None = None)
     match change.kind:
         case "noise":
             assert drawn is not None
-            quantiles = torch.from_numpy(normal_quantiles()).to(patch.device)
+            quantiles = copied(torch.from_numpy(normal_quantiles()), patch.device)
             numbers = drawn[: patch.numel()].int() & 0xFFFF
             patch += amount * quantiles[numbers].view(patch.shape)
         case "blur":
@@ -194,6 +195,6 @@ def _operated(
         index, weight = operator(size, amount)
         matrix = np.zeros((len(index), size), np.float32)
         np.add.at(matrix, (np.arange(len(index))[:, None], index), weight)
-        turned = torch.from_numpy(matrix).to(volume.device)
+        turned = copied(torch.from_numpy(matrix), volume.device)
         volume = (volume.movedim(axis, -1) @ turned.T).movedim(-1, axis)
     return volume

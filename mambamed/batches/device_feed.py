@@ -2,49 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
-from contextlib import AbstractContextManager, closing
-from typing import Any, Protocol
+from collections.abc import Generator
+from contextlib import closing
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from mambamed.batches.loader import AnyBatch, Batch
-
-
-class Streams(Protocol):
-    """A side stream of a device, and that of the training steps."""
-
-    def aside(self) -> AbstractContextManager[Any]:
-        """A block whose work is queued on the side stream."""
-        ...
-
-    def mark(self) -> Any:
-        """The end of all that is queued on the side stream now."""
-        ...
-
-    def join(self, mark: Any, tensors: Iterable[Tensor]) -> None:
-        """Let the steps wait for a mark before they use these tensors, without waiting here."""
-        ...
-
-
-class CudaStreams:
-    """`Streams` of a CUDA device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._side = device, torch.cuda.Stream(device)
-
-    def aside(self) -> AbstractContextManager[Any]:
-        return torch.cuda.stream(self._side)
-
-    def mark(self) -> Any:
-        return self._side.record_event()
-
-    def join(self, mark: Any, tensors: Iterable[Tensor]) -> None:
-        steps = torch.cuda.current_stream(self._device)
-        steps.wait_event(mark)
-        for tensor in tensors:
-            tensor.record_stream(steps)  # else its memory might be used again too early
+from mambamed.run.streams import CudaStreams, Streams
 
 
 def on_device(

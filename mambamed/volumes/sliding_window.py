@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +18,10 @@ from torch.nn import functional
 
 from mambamed.errors import CaseError
 from mambamed.volumes.forward import ForwardPass
+from mambamed.volumes.window_source import Box, WindowSource
 from mambamed.volumes.window_sum import Slab, WindowSum
 
 Triple = tuple[int, int, int]
-_IMAGE_SHARE = 1 / 16  # of a GPU's free memory that the image may take
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def window_slabs(
         windows.patch_size, windows.gaussian, padded.shape[1:], starts, axis, on_message=on_message,
         max_ram=max_ram, like_nnunet=windows.like_nnunet, resident=resident,
     )  # fmt: skip
-    source = _Source(padded, device)
+    source = WindowSource(padded, device)
 
     def free_memory() -> bool:
         freed = source.give_back()
@@ -105,52 +104,37 @@ def window_slabs(
         networks, windows.mirror_axes, windows.batch_size, device, precision, layout, on_message,
         free_memory=free_memory, mirror_order=windows.mirror_order, also=also,
     )  # fmt: skip
+
+    def corners_from(plane: int) -> list[Sequence[int]]:
+        return list(itertools.product(*([plane] if a == axis else s for a, s in enumerate(starts))))
+
+    def boxes_of(corners: Sequence[Sequence[int]]) -> list[Box]:
+        sizes = windows.patch_size
+        return [
+            (slice(None), *(slice(c, c + p) for c, p in zip(corner, sizes, strict=True)))
+            for corner in corners
+        ]
+
     done = 0
-    for first_plane in starts[axis]:
+    for first_plane, next_plane in itertools.zip_longest(starts[axis], starts[axis][1:]):
         for slab in total.planes_before(first_plane):
             yield from _without_padding(slab, begin, image.shape[1:])
-        row = list(itertools.product(*([first_plane] if a == axis else s for a, s in enumerate(starts))))
+        row = corners_from(first_plane)
         while row:
             corners, row = row[: forward.batch_size], row[forward.batch_size :]
-            boxes = [
-                (slice(None), *(slice(c, c + p) for c, p in zip(corner, windows.patch_size, strict=True)))
-                for corner in corners
-            ]
+            boxes = boxes_of(corners)
+            if not done:
+                source.prepare(boxes)
             patches = [padded[box] for box in boxes]
-            for corner, logits in zip(corners, forward(patches, source.cut(boxes)), strict=True):
+            results = forward(patches, source.cut(boxes))
+            following = row or ([] if next_plane is None else corners_from(next_plane))
+            source.prepare(boxes_of(following[: forward.batch_size]))
+            for corner, logits in zip(corners, results, strict=True):
                 total.add(corner, logits)
             done += len(corners)
             on_progress(done, count)
     for slab in total.planes_before(padded.shape[1 + axis]):
         yield from _without_padding(slab, begin, image.shape[1:])
-
-
-class _Source:
-    """A copy of an image on a GPU, from which windows are cut without a transfer of each one.
-
-    There is none on a CPU, or if the image takes more than a small part of the GPU's free memory, because
-    the networks and the sum of the windows need the rest.
-    """
-
-    def __init__(self, image: Tensor, device: torch.device) -> None:
-        self._copy: Tensor | None = None
-        if image.nbytes <= _free_bytes(device) * _IMAGE_SHARE:
-            with suppress(torch.OutOfMemoryError):  # because of --max-vram, or of other processes
-                self._copy = torch.empty_like(image, device=device).copy_(image)
-
-    def cut(self, boxes: Sequence[tuple[slice, ...]]) -> list[Tensor] | None:
-        """Windows of the image on the device, if it is there."""
-        return None if self._copy is None else [self._copy[box] for box in boxes]
-
-    def give_back(self) -> bool:
-        """Free the device's memory; returns whether any was used."""
-        used, self._copy = self._copy is not None, None
-        return used
-
-
-def _free_bytes(device: torch.device) -> int:
-    """Free memory of a GPU; 0 for a CPU."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
 def window_logits(networks: Sequence[nn.Module], image: Tensor, windows: Windows, **options: Any) -> Tensor:

@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from mambamed.errors import CaseError, RunError
-from mambamed.volumes import sliding_window, window_sum
+from mambamed.volumes import window_source, window_sum
 from mambamed.volumes.forward import class_logits
 from mambamed.volumes.sliding_window import Windows, window_logits, window_positions, window_slabs
 from mambamed.volumes.window_sum import gaussian_profile
@@ -216,10 +217,10 @@ def test_windows_cut_from_a_copy_on_the_device_give_the_same_bits(shape, batch_s
     windows = Windows((8, 8, 8), batch_size=batch_size, mirror_axes=(1,))
     expected = window_logits([network], image, windows, device=CPU)
     cut = []
-    original = sliding_window._Source.cut
-    monkeypatch.setattr(sliding_window, "_free_bytes", lambda device: 2**30)  # as a GPU would answer
+    original = window_source.WindowSource.cut
+    monkeypatch.setattr(window_source, "free_bytes", lambda device: 2**30)  # as a GPU would answer
     monkeypatch.setattr(
-        sliding_window._Source, "cut", lambda self, boxes: cut.append(got := original(self, boxes)) or got
+        window_source.WindowSource, "cut", lambda self, boxes: cut.append(got := original(self, boxes)) or got
     )
     assert torch.equal(window_logits([network], image, windows, device=CPU), expected)
     assert cut and not any(cut)  # there was a copy, and no list keeps its windows alive
@@ -233,7 +234,7 @@ def test_a_copy_on_the_device_is_given_back_if_memory_runs_out(monkeypatch) -> N
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return super().forward(x)
 
-    monkeypatch.setattr(sliding_window, "_free_bytes", lambda device: 2**30)
+    monkeypatch.setattr(window_source, "free_bytes", lambda device: 2**30)
     image, said = torch.randn(1, 8, 8, 32), []
     network = Short()
     network.tries = 0
@@ -244,6 +245,55 @@ def test_a_copy_on_the_device_is_given_back_if_memory_runs_out(monkeypatch) -> N
     assert said == ["cpu: out of memory; the windows are now summed on the CPU"]
     with pytest.raises(RunError, match="a single window"):  # there is nothing more to give back
         list(window_slabs([Counting(room=0)], image, Windows((8, 8, 8)), device=CPU))
+
+
+class NotedStreams:
+    """Notes the order of what is queued."""
+
+    def __init__(self, events: list[str]) -> None:
+        self.events, self.marks = events, 0
+
+    @contextmanager
+    def aside(self):
+        self.events.append("copy")
+        yield
+
+    def mark(self):
+        self.marks += 1
+        return self.marks
+
+    def join(self, mark, tensors):
+        self.events.append(f"join {mark} of {len(list(tensors))}")
+
+
+def test_windows_that_do_not_fit_on_the_device_are_copied_ahead(monkeypatch) -> None:
+    """The copy for a pass is queued when the pass before is, and joined before its own; as on a GPU."""
+    events: list[str] = []
+
+    class Noted(Counting):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            events.append(f"pass of {len(x)}")
+            return super().forward(x)
+
+    image, windows = torch.randn(1, 8, 24, 16), Windows((8, 8, 8), overlap=0, batch_size=2)
+    expected = window_logits([Counting()], image, windows, device=CPU)
+    monkeypatch.setattr(window_source, "side_streams", lambda device: NotedStreams(events))
+    assert torch.equal(window_logits([Noted()], image, windows, device=CPU), expected)
+    assert events == [
+        "copy", "join 1 of 2", "pass of 2", "copy", "join 2 of 2", "pass of 2", "copy", "join 3 of 2",
+        "pass of 2",
+    ]  # fmt: skip
+
+
+def test_windows_are_not_copied_ahead_after_memory_ran_out(monkeypatch) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(window_source, "side_streams", lambda device: NotedStreams(events))
+    image, network, said = torch.randn(1, 8, 8, 64), Counting(room=2), []
+    windows = Windows((8, 8, 8), overlap=0, batch_size=8)
+    found = window_logits([network], image, windows, device=CPU, on_message=said.append)
+    torch.testing.assert_close(found, image + 1)
+    assert said == [f"cpu: out of memory; now {n} windows per pass" for n in (4, 2)]
+    assert events == ["copy", "join 1 of 8"]  # all windows were in the first batch
 
 
 def test_too_little_memory_makes_the_batch_smaller_and_is_told_once() -> None:
