@@ -26,6 +26,7 @@ TABLES = {
 CROSS_CUTTING = {
     "answers/test_single_file": "a file that -o names, from the options to the record",
     "answers/test_uncertain_masks": "predict --uncertainty, from the networks to the table",
+    "cluster/test_worker_scripts": "job scripts of Dask workers, as dask-jobqueue writes them",
     "documents/foreign/test_mutations": "every field of every foreign document, damaged in turn",
     "documents/test_mutations": "every field of every document, damaged in turn",
     "documents/test_samples": "files that earlier versions wrote, read by every document",
@@ -120,6 +121,20 @@ def test_every_network_file_has_a_line_in_the_table() -> None:
     targets = {target.partition(":")[0].rpartition(".")[2] for target in NETWORKS.values()}
     files = {file.stem for file in (PACKAGE / "networks").glob("*.py")}
     assert files - targets == {"__init__", "cost", "public_names"}, "a network without a line in NETWORKS"
+
+
+def test_few_places_outside_the_tasks_ask_for_a_tasks_name() -> None:
+    """A task says what it needs by attributes; see docs/extending.md."""
+    asked = re.compile(r"task\b[^#\n]*(?:==|!=)[^#\n]*(?:segmentation|landmarks|classification)\b")
+    owners = (PACKAGE / "tasks", PACKAGE / "answers")
+    found = [
+        f"{file.relative_to(PACKAGE)}: {line.strip()}"
+        for file in PACKAGE.rglob("*.py")
+        if not any(owner in file.parents for owner in owners)
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if asked.search(line)
+    ]
+    assert len(found) <= 5, found
 
 
 def test_no_file_is_empty_or_named_for_nothing() -> None:

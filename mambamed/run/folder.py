@@ -370,10 +370,10 @@ def _check_answers(recipe: Recipe, manifest: DatasetManifest, path: Source) -> N
 
 def _check_names(recipe: Recipe, manifest: DatasetManifest, where: str, kind: type[MambamedError]) -> None:
     """Check that what the recipe postprocesses or pairs is predicted; raises `kind` if a name is unknown."""
-    named: dict[str, tuple[Iterable[str], Iterable[str]]] = {}
-    if recipe.task == "segmentation":
-        for key, names in recipe.inference.postprocess:
-            named[f"inference.postprocess.{key}"] = names, manifest.foreground
+    named: dict[str, tuple[Iterable[str], Iterable[str]]] = {
+        f"inference.postprocess.{key}": (names, manifest.foreground)
+        for key, names in recipe.inference.postprocess
+    }
     known = {*answers_of(recipe, manifest), *(manifest.labels if recipe.task == "segmentation" else ())}
     named["dataset.mirror_pairs"] = chain(*recipe.dataset.mirror_pairs), known
     for key, (names, known) in named.items():

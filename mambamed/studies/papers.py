@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from mambamed.evaluation.read_back import ALL
 
-# End of a key of `paper` -> metric; a region alone is its Dice, or its radial error.
+# End of a key of `paper` -> metric.
 _METRICS = {"dice": "dice", "dsc": "dice", "hd95": "hd95", "nsd": "nsd", "iou": "iou", "assd": "assd"}
 _CLASSES = {
     "acc": "accuracy",
@@ -20,12 +20,15 @@ _WHOLE = {"average", "mean", "avg"}
 FRACTIONS = 100.0  # papers report fractions in per cent
 
 
-def paper_value(paper: Mapping[str, float | str], task: str, region: str, metric: str) -> float | None:
+def paper_value(paper: Mapping[str, float | str], alone: str, region: str, metric: str) -> float | None:
     """The reported mean in the unit of our metric; None if the paper has none.
 
-    >>> paper_value({"WT": 93.5, "WT HD95": 4.2}, "segmentation", "WT", "dice")
+    Args:
+        alone: metric of a key that names a region or a landmark alone.
+
+    >>> paper_value({"WT": 93.5, "WT HD95": 4.2}, "dice", "WT", "dice")
     0.935
-    >>> paper_value({"Average HD95": 4.2}, "segmentation", "average", "hd95:pooled")
+    >>> paper_value({"Average HD95": 4.2}, "dice", "average", "hd95:pooled")
     4.2
     """
     kind = metric.partition(":")[0].partition("@")[0]
@@ -33,13 +36,13 @@ def paper_value(paper: Mapping[str, float | str], task: str, region: str, metric
         words = key.replace("_", " ").split()
         if isinstance(value, str) or not words or words[-1].upper() == "SD":
             continue
-        if task == "classification":
+        if kind in _CLASSES.values():
             if region == ALL and len(words) == 1 and _CLASSES.get(words[0].lower()) == kind:
                 return value / FRACTIONS
             continue
         found = _METRICS.get(words[-1].lower()) if len(words) > 1 else None
         named = " ".join(words[:-1] if found else words)
-        reported = found or ("error_mm" if task == "landmarks" else "dice")
+        reported = found or alone
         whole = named.lower() in _WHOLE and region.lower() in (ALL, "average")
         if reported == kind and (whole or _squeezed(named) == _squeezed(region)):
             return value if kind in {"hd95", "assd", "error_mm"} else value / FRACTIONS

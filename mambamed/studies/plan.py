@@ -13,6 +13,7 @@ from mambamed.networks import default_of, options_of
 from mambamed.preparation.store import PreparedDataset, check_prepared
 from mambamed.recipe import Recipe, load_recipe
 from mambamed.recipe.document import value_text
+from mambamed.tasks.base import task_class
 from mambamed.terminal import command_line
 
 _MIXER = "network.mixer"
@@ -69,7 +70,7 @@ class StudyCell:
     @property
     def predictions(self) -> Path:
         """Predictions of the test part."""
-        ending = ".csv" if self.trained.recipe.task == "classification" else ""
+        ending = Path(task_class(self.trained.recipe.task).output).suffix
         return self.root.parent / f"seed_{self.seed}_predictions{ending}"
 
     def settings(self, budget: Budget | None) -> list[str]:

@@ -44,7 +44,7 @@ class DatasetResults:
     """The results on one dataset.
 
     Attributes:
-        task: of the recipes.
+        whole: name of the row over all structures: "average" of masks, otherwise "all".
         units: "cases" or "points".
         rules: how it was scored.
         scores: of every recipe, region and metric.
@@ -53,7 +53,7 @@ class DatasetResults:
     """
 
     dataset: str
-    task: str
+    whole: str
     units: str
     rules: str
     higher: Mapping[str, bool]
@@ -73,7 +73,7 @@ def read_cell(cell: StudyCell) -> ScoredCell:
     read = [read_evaluation(folder, f"{cell.name}, {folder.name}") for folder in folders]
     check_alike(read)
     measured: dict[str, list[float]] = {}
-    if read[0].task == "classification":
+    if read[0].classes:
         for folder in folders:
             rows = read_summary(folder / "summary.json").summaries
             for row in rows:
@@ -132,29 +132,29 @@ def results_of(
     owners = {row.name: [k for k, s in enumerate(scored) if s.cell.trained.name == row.name] for row in rows}
     owners = {name: places for name, places in owners.items() if places}
     questions = [each for each in read[0].questions if all(each in other.questions for other in read)]
-    task = read[0].task
     higher = {question.metric: question.higher_is_better for question in questions}
     known = compare_with in owners
     pairs = [pair for pair in combinations(owners, 2) if not known or compare_with in pair]
     table = _Table(dataset, {row.name: row for row in rows}, scored, owners, level, pairs)
-    for question, kept, values in _with_averages(read, units, questions, task):
+    for question, kept, values in _with_averages(read, units, questions):
         table.add(question, [people[unit] for unit in kept], values)
-    if task == "classification":
+    if read[0].classes:
         table.add_measured()
         if all(each.probabilities for each in read):
             table.add_auc(units, people)
+    whole = AVERAGE if read[0].regions else ALL
     return DatasetResults(
-        dataset, task, read[0].units, read[0].rules, higher, tuple(table.scores), tuple(table.corrected())
+        dataset, whole, read[0].units, read[0].rules, higher, tuple(table.scores), tuple(table.corrected())
     )
 
 
 def _with_averages(
-    read: Sequence[Evaluated], units: Sequence[str], questions: Sequence[Question], task: str
+    read: Sequence[Evaluated], units: Sequence[str], questions: Sequence[Question]
 ) -> Iterable[tuple[Question, list[str], NDArray[np.float64]]]:
     """Question, units and `(runs, units)` values; of masks also the mean over the structures of each case."""
     found = [(question, *paired_values(read, units, question)) for question in questions]
     yield from found
-    if task != "segmentation":
+    if not read[0].regions:
         return
     for metric in dict.fromkeys(question.metric for question in questions):
         parts = [(kept, values) for question, kept, values in found if question.metric == metric]
@@ -268,7 +268,7 @@ class _Table:
 
     def _score(self, name: str, each: Mapping[str, float], region: str, metric: str, **facts: Any) -> None:
         known = [value for value in each.values() if not math.isnan(value)]
-        row = self._rows[name]
+        alone = "error_mm" if self._scored[0].evaluated.units == "points" else "dice"
         self.scores.append(
             StudyScore(
                 dataset=self._dataset,
@@ -278,7 +278,7 @@ class _Table:
                 seeds=dict(each),
                 mean=_mean(known),
                 sd=float(np.std(known, ddof=1)) if len(known) > 1 else math.nan,
-                paper=paper_value(row.recipe.paper, row.recipe.task, region, metric),
+                paper=paper_value(self._rows[name].recipe.paper, alone, region, metric),
                 **facts,
             )
         )

@@ -28,7 +28,7 @@ def result_table(
         recipes: name -> recipe.
         runs: what each run took.
     """
-    metrics = [each for each in _metrics(results) if _found(results, None, _whole(results), each)]
+    metrics = [each for each in _metrics(results) if _found(results, None, results.whole, each)]
     headers = ["recipe"]
     for metric in metrics:
         headers += [title_of(metric), f"{level:.0%} CI", "rank"]
@@ -37,7 +37,7 @@ def result_table(
     for name in _names(results):
         row, paper = [name], [f"  paper: {recipes[name].paper.get('source', 'its own numbers')}"]
         for metric in metrics:
-            score = _found(results, name, _whole(results), metric)
+            score = _found(results, name, results.whole, metric)
             assert score is not None
             row += [
                 _spread(score.mean, score.sd, metric),
@@ -59,7 +59,7 @@ def result_table(
         f"seeds ({devices}); >: a session that was killed is not included; GiB: the largest of all runs",
         results.rules,
     ]
-    if results.task == "segmentation":
+    if results.whole == AVERAGE:
         notes.insert(1, "average over the structures of each case, misses counted with their penalty")
     return Table(f"Results on {results.dataset}", headers, rows, notes)
 
@@ -149,10 +149,6 @@ def _metrics(results: DatasetResults) -> list[str]:
 
 def _names(results: DatasetResults) -> list[str]:
     return list(dict.fromkeys(score.recipe for score in results.scores))
-
-
-def _whole(results: DatasetResults) -> str:
-    return AVERAGE if results.task == "segmentation" else ALL
 
 
 def _found(results: DatasetResults, name: str | None, region: str, metric: str) -> StudyScore | None:

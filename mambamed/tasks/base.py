@@ -29,6 +29,7 @@ class Task(Protocol):
         higher_is_better: whether a larger value of it is better.
         main_metric: metric of whole validation cases that `train` reports, as in summary.json.
         score_title: printed name of the main metric, e.g. "Dice".
+        labels_voxels: whether the references are masks, with a label of each voxel in memory.
         mirror_order: index of the output that each one becomes in an image mirrored across x; None if none
             changes.
         averages_mirror_images: whether prediction may average the outputs for mirrored images.
@@ -44,6 +45,7 @@ class Task(Protocol):
     higher_is_better: bool
     main_metric: str
     score_title: str
+    labels_voxels: bool = False
     mirror_order: tuple[int, ...] | None = None
     averages_mirror_images: bool = True
     centered: bool = False

@@ -39,6 +39,7 @@ class Segmentation(Task):
     output = "predictions/{name}"
     score_name = "dice"
     higher_is_better = True
+    labels_voxels = True
 
     def __init__(
         self, recipe: Recipe, manifest: DatasetManifest, spacing_mm: tuple[float, ...] = (1.0, 1.0, 1.0)

@@ -28,7 +28,7 @@ from mambamed.recipe import Recipe
 from mambamed.run.folder import Run
 from mambamed.run.model import input_channels, make_network
 from mambamed.run.workplace import Workplace
-from mambamed.tasks.base import task_for
+from mambamed.tasks.base import task_class, task_for
 from mambamed.training.imagined import ImaginedDataset
 from mambamed.training.session import Session
 from mambamed.training.step import Steps
@@ -160,7 +160,7 @@ def probe_step(
     # The largest memory is needed in the backward pass or, with many outputs, in the loss, which is float32.
     in_loss = cost.activations_gib * half + 3 * weights + loss_bytes(recipe, manifest, patch, batch) / _GIB
     estimate = max(cost.training_gib * half, in_loss) + bool(recipe.training.ema) * weights
-    if recipe.task == "segmentation":
+    if task_class(recipe.task).labels_voxels:
         estimate += _TARGET_BYTES * voxels
     if place.device.type != "cuda":
         return estimate
@@ -171,7 +171,7 @@ def probe_step(
 
 def loss_bytes(recipe: Recipe, manifest: DatasetManifest, patch: Triple, batch: int) -> int:
     """Memory of the loss of masks and its gradient, without that of coarser depths; 0 for other tasks."""
-    if recipe.task != "segmentation":
+    if not task_class(recipe.task).labels_voxels:
         return 0
     # The boundary loss computes distances on the CPU.
     loss = recipe.training.loss.model_copy(update={"boundary": 0.0})

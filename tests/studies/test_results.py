@@ -26,7 +26,8 @@ def evaluated(values: dict[str, list[float]], cases: list[str] = CASES) -> Evalu
         (case, name, "dice"): v for name, each in values.items() for case, v in zip(cases, each, strict=True)
     }
     people = {case: case for case in cases}
-    return Evaluated("e", "segmentation", questions, table, people, people, "rules")
+    regions = {name: (number + 1,) for number, name in enumerate(values)}
+    return Evaluated("e", "segmentation", questions, table, people, people, "rules", regions=regions)
 
 
 def cell(name: str, seed: int, paper: dict[str, float]) -> StudyCell:
