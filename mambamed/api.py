@@ -278,7 +278,9 @@ def train(
             raise RecipeError("train: dry_run: measures one GPU. Set gpus to 1.")
         if code := launch(gpus, words_of(given)):
             raise RunError(f"train: {gpus} processes ended with exit code {code}. Read their messages above.")
-        gpus, resume = 1, True  # nothing is left to train: the summary is read from the run
+        from mambamed.training.spread import trained_summary
+
+        return trained_summary(asked or recipe_to_train(cast(Path, data), output)[0], given)
     limit, notes, measured = TimeLimit.of(max_hours, max_cpu_minutes), (), False
     if asked is None:
         if max_cpu_minutes is not None:

@@ -48,14 +48,20 @@ def test_a_wrong_path_or_recipe_is_reported_without_torch(tmp_path) -> None:
         "    sys.argv = ['mambamed', *arguments]\n"
         "    try:\n        main()\n"
         "    except SystemExit as end:\n        assert end.code == 2, arguments\n"
-        "    heavy = {'torch', 'numba', 'matplotlib'} & set(sys.modules)\n"
+        "    heavy = {'torch', 'numba', 'matplotlib', 'dask', 'distributed'} & set(sys.modules)\n"
         "    assert not heavy, (arguments, heavy)\n"
+        "sys.argv, sys.stdout = ['mambamed', 'predict', '--help'], open('help.txt', 'w')\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert not end.code\n"
+        "heavy = {'torch', 'numba', 'matplotlib', 'dask', 'distributed'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
     )
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
+    assert "--on" in (tmp_path / "help.txt").read_text()
     lines = done.stderr.splitlines()
     assert len(lines) == len(WRONG)
     assert [line for line in lines if not re.match("mambamed: .*absent", line)] == []

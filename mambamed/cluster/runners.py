@@ -19,6 +19,7 @@ from mambamed.cluster.scripts import write_script
 from mambamed.cluster.step import BEAT_SECONDS
 from mambamed.documents.foreign.jobqueue import SiteQueue
 from mambamed.documents.jobs import JobRequest, JobState
+from mambamed.preparation.pool import cores
 
 
 class Runner(AbstractContextManager, Protocol):
@@ -63,7 +64,7 @@ class LocalRunner:
             own = [self._gpus[(slot * self._each + k) % len(self._gpus)] for k in range(self._each)]
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(dict.fromkeys(own))
         if self._width > 1:
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // self._width)))
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // self._width)))
         words = ["-m", "mambamed.cluster.step", str(self._folder), request.name, str(os.getpid())]
         # of a session of its own: Ctrl-C reaches it once, from here
         process = subprocess.Popen([sys.executable, *words], env=environment, start_new_session=True)
@@ -126,7 +127,3 @@ def visible_gpus() -> list[str]:
     import torch
 
     return [str(number) for number in range(torch.cuda.device_count())]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -20,7 +20,8 @@ import mambamed
 from mambamed.cluster.batch import SYSTEMS
 from mambamed.cluster.destination import PORTABLE, Destination, clock
 from mambamed.cluster.scripts import with_site
-from mambamed.errors import RecipeError, RunError
+from mambamed.errors import MambamedError, RecipeError, RunError
+from mambamed.preparation.pool import THREADS, cores
 from mambamed.progress import Progress, Silence
 
 _CLUSTERS = {
@@ -30,7 +31,6 @@ _CLUSTERS = {
     "lsf": "LSFCluster",
     "htcondor": "HTCondorCluster",
 }
-_NUMBERS_OF_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 _FAILURES = 1  # times that a case is tried again in another worker before it is tried alone
 # Dask's web server cannot be left out: on a free port, for this machine alone.
 _WEB = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
@@ -63,24 +63,38 @@ class WorkerPool:
 
 
 class _ClientExecutor(Executor):
-    """Dask's executor; a case whose workers died raises BrokenExecutor."""
+    """Tasks of a Dask client as futures; a case whose workers died raises BrokenExecutor.
+
+    Dask's own executor never ends a future whose result is lost with its worker and whose repetition fails.
+    """
 
     def __init__(self, client: Any) -> None:
-        self._executor = client.get_executor(pure=False)
+        self._client = client
         self._place = os.getcwd(), mambamed.__version__  # noqa: PTH109 - as text
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
 
-        def finish(done: Future[Any]) -> None:
+        def finish(done: Any) -> None:
             try:
                 future.set_result(done.result())
             except BaseException as error:
-                died = type(error).__name__ == "KilledWorker"
-                future.set_exception(BrokenExecutor(str(error)) if died else error)
+                future.set_exception(self._translated(error))
 
-        self._executor.submit(_in_worker, self._place, fn, args, kwargs).add_done_callback(finish)
+        try:
+            task = self._client.submit(_in_worker, self._place, fn, args, kwargs, pure=False)
+        except Exception as error:
+            raise self._translated(error) from error
+        task.add_done_callback(finish)
         return future
+
+    def _translated(self, error: BaseException) -> BaseException:
+        if type(error).__name__ == "KilledWorker":
+            return BrokenExecutor(str(error))
+        if not isinstance(error, MambamedError) and self._client.status != "running":
+            remedy = "Start it, and run the same command again: finished cases are kept."
+            return RunError(f"--on: the connection to the Dask scheduler was lost. {remedy}")
+        return error
 
 
 def _in_worker(place: tuple[str, str], fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -152,9 +166,8 @@ def open_workers(
 def _local_cluster(place: Destination, threads: int | None, security: Any) -> Any:
     from distributed import LocalCluster
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    number = place.jobs or cores
-    each = threads or max(1, cores // number)
+    number = place.jobs or cores()
+    each = threads or max(1, cores() // number)
     options: dict[str, Any] = {
         "n_workers": number,
         "threads_per_worker": 1,
@@ -188,7 +201,7 @@ def _started(make: Callable[[], Any], attempts: int) -> Any:
 def _environment(place: Destination, threads: int) -> dict[str, str]:
     """The numbers of threads: those of `--job cpus`, else of the environment, else `threads`."""
     cpus = place.count("cpus")
-    return {name: str(cpus or os.environ.get(name, threads)) for name in _NUMBERS_OF_THREADS}
+    return {name: str(cpus or os.environ.get(name, threads)) for name in THREADS}
 
 
 @contextmanager

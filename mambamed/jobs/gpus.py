@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mambamed.errors import RecipeError
-from mambamed.preparation.pool import begin_worker
+from mambamed.preparation.pool import THREADS, begin_worker, cores
 
 
 class GpuPool:
@@ -44,14 +44,17 @@ class GpuPool:
         names = context.SimpleQueue()
         for name in self._names:
             names.put(name)
-        with ProcessPoolExecutor(min(number, len(self._names)), context, _begin, (names,)) as executor:
+        number = min(number, len(self._names))
+        with ProcessPoolExecutor(number, context, _begin, (names, max(1, cores() // number))) as executor:
             yield executor
 
     def remedy(self) -> str:
         return "possibly for lack of memory. Use fewer --gpus, or leave the case out."
 
 
-def _begin(names: Any) -> None:
-    """In a process, before CUDA is used: choose its GPU."""
+def _begin(names: Any, threads: int) -> None:
+    """In a process, before torch is imported: choose its GPU, and its share of the cores."""
     os.environ["CUDA_VISIBLE_DEVICES"] = names.get()
+    for name in THREADS:
+        os.environ.setdefault(name, str(threads))
     begin_worker()

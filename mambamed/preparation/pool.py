@@ -21,6 +21,8 @@ from mambamed.progress import Progress
 from mambamed.terminal import guard_streams
 
 Answer = TypeVar("Answer")
+# Variables with the number of threads of numerical libraries.
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 def cores() -> int:
@@ -119,9 +121,9 @@ def over_cases(
         for each in died:
             (answer,) = (answer for _, answer in _in_pool(work, deque([each]), 1, progress, pool))
             if isinstance(answer, BrokenExecutor):
-                answer = CaseError(f"{each[0].id}: its {pool.worker} was killed twice, {pool.remedy()}")
-            else:
-                progress.say(f"{each[0].id}: its {pool.worker} was killed; the second attempt succeeded")
+                answer = CaseError(f"{each[0].id}: its {pool.worker} was killed each time, {pool.remedy()}")
+            elif not isinstance(answer, CaseError):
+                progress.say(f"{each[0].id}: its {pool.worker} was killed; a further attempt succeeded")
             yield each[0], answer
             progress.advance(1, case=each[0].id)
 
@@ -203,11 +205,9 @@ def begin_worker() -> None:
 class _one_thread_each:  # noqa: N801 - used as a word in a with statement
     """Processes started within inherit an environment that keeps numerical libraries to one thread."""
 
-    _NAMES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-
     def __enter__(self) -> None:
-        self._former = {name: os.environ.get(name) for name in self._NAMES}
-        os.environ.update(dict.fromkeys(self._NAMES, "1"))
+        self._former = {name: os.environ.get(name) for name in THREADS}
+        os.environ.update(dict.fromkeys(THREADS, "1"))
 
     def __exit__(self, *_: object) -> None:
         for name, value in self._former.items():

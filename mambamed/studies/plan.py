@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ def trained_rows(study: Study) -> list[Trained]:
         RecipeError: faults of recipes and settings, a line each.
     """
     rows: list[Trained] = []
+    twins: list[tuple[str, str]] = []
     faults: list[str] = []
     for dataset in study.datasets:
         for name, wanted in study.recipes.items():
@@ -101,6 +102,7 @@ def trained_rows(study: Study) -> list[Trained]:
                     continue
                 if has_mixer(row.recipe):
                     settings |= {_MIXER: "none", **({"paper": {}} if row.recipe.paper else {})}
+                    twins.append((dataset, f"{name}{TWIN}"))
                     rows.append(_row(dataset, f"{name}{TWIN}", file, settings, study, wanted.init_from))
                 elif wanted.twin:
                     faults.append(
@@ -109,6 +111,7 @@ def trained_rows(study: Study) -> list[Trained]:
             except RecipeError as error:
                 faults += [f"recipes.{name}: {line}" for line in str(error).split("\n")]
     names = [(row.dataset, row.name) for row in rows]
+    rows = [_from_twin(row, twins) if (row.dataset, row.name) in twins else row for row in rows]
     faults += [
         f"recipes: two rows are called {name}. Rename one."
         for _, name in set(names)
@@ -117,6 +120,15 @@ def trained_rows(study: Study) -> list[Trained]:
     if faults:
         raise RecipeError("\n".join(dict.fromkeys(faults)))
     return rows
+
+
+def _from_twin(row: Trained, twins: Sequence[tuple[str, str]]) -> Trained:
+    """A twin that starts from the twin of its source, if there is one: from weights without the mixer."""
+    if len(row.init_from) != 2:
+        return row
+    dataset, name = row.init_from
+    twin = (dataset, f"{name}{TWIN}")
+    return replace(row, init_from=twin) if twin in twins else row
 
 
 def has_mixer(recipe: Recipe) -> bool:

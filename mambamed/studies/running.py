@@ -205,6 +205,11 @@ def _reported(
         own = [each for each in scored if each.cell.trained.dataset == dataset]
         names = [row for row in rows if row.dataset == dataset]
         if own:
+            against = study.compare_with
+            if against is not None and all(each.cell.trained.name != against for each in own):
+                faults.append(
+                    f"{dataset}: compare_with: {against} has no finished run there. Every pair is tested."
+                )
             try:
                 results.append(results_of(dataset, names, own, study.level, study.compare_with))
             except MambamedError as error:

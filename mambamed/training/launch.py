@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,8 +15,11 @@ from mambamed.training.stopping import STOP_SIGNALS
 
 
 def launched(gpus: int) -> bool:
-    """Whether this process still has to start the processes that train."""
-    return gpus > 1 and "WORLD_SIZE" not in os.environ
+    """Whether this process still has to start the processes that train.
+
+    A `WORLD_SIZE` of 1, which some clusters set in every process, does not count as a start.
+    """
+    return gpus > 1 and os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def words_of(arguments: Mapping[str, Any]) -> list[str]:
@@ -54,7 +58,13 @@ def launch(gpus: int, arguments: Sequence[str]) -> int:
             if number != signal.SIGINT:  # Ctrl-C reaches the whole group by itself
                 process.send_signal(number)
 
-        for number in STOP_SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, forward)
-        return process.wait()
+        former: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():  # only there can signals be handled
+            for number in STOP_SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    former[number] = signal.signal(number, forward)
+        try:
+            return process.wait()
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)

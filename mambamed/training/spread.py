@@ -7,7 +7,7 @@ days, saves its own state, and must outlive the process that submitted it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,18 +51,11 @@ def train_on(
         RecipeError: an option that cannot be used, or a fold that is trained already.
         RunError: no job has ended well.
     """
-    named = given["data"] or recipe.dataset.prepared
-    if named is None:
-        raise RecipeError(f"recipe {recipe.name}: dataset.prepared is missing. Add it or use -d PREPARED.")
     if given["dry_run"]:
         raise RecipeError("--dry-run: measures this device. Remove --on, or run it in a job.")
-    with reading(Path(named)):
-        dataset = PreparedDataset.open(Path(named))
-    folds = chosen_folds(given["fold"], len(dataset.splits), dataset.root)
-    root = Path(given["output"] or Path("runs") / recipe.name)
-    seeds = None if given["seeds"] is None else chosen_seeds(given["seeds"])
-    runs = {None: root} if seeds is None else {seed: root / f"seed_{seed}" for seed in seeds}
-    if seeds is not None:
+    dataset, folds = _data(recipe, given)
+    root, runs = _runs(recipe, given)
+    if given["seeds"] is not None:
         output = folder_of_seeds(root)
         with waiting_lock(root):
             output.begin()
@@ -71,7 +64,7 @@ def train_on(
     for seed, run in runs.items():
         check_writing(run, folds, [dataset.root])
         for fold in folds:
-            command = _command(given, named, run, fold, seed)
+            command = _command(given, given["data"] or recipe.dataset.prepared or "", run, fold, seed)
             if not given["resume"] and not (jobs / f"{command.name}.json").is_file():
                 _check_new(run, fold)
             commands.append(command)
@@ -81,13 +74,54 @@ def train_on(
     faults = tuple(_fault(outcome) for outcome in outcomes if outcome.state != "done" or outcome.fault)
     if not any(outcome.state == "done" for outcome in outcomes):
         raise RunError("\n".join(faults))
+    return _summary(recipe, given, folds, faults)
+
+
+def trained_summary(recipe: Recipe, given: Mapping[str, Any]) -> TrainSummary | SeedsSummary:
+    """What other processes have trained, from the run folders; nothing is trained or written.
+
+    Args:
+        recipe: of the runs.
+        given: the arguments of `api.train`.
+
+    Raises:
+        RunError: they have left no checkpoint.
+    """
+    return _summary(recipe, given, _data(recipe, given)[1], ())
+
+
+def _data(recipe: Recipe, given: Mapping[str, Any]) -> tuple[PreparedDataset, Sequence[FoldName]]:
+    """The dataset, and the folds to train."""
+    named = given["data"] or recipe.dataset.prepared
+    if named is None:
+        raise RecipeError(f"recipe {recipe.name}: dataset.prepared is missing. Add it or use -d PREPARED.")
+    with reading(Path(named)):
+        dataset = PreparedDataset.open(Path(named))
+    return dataset, chosen_folds(given["fold"], len(dataset.splits), dataset.root)
+
+
+def _runs(recipe: Recipe, given: Mapping[str, Any]) -> tuple[Path, dict[int | None, Path]]:
+    """The output, and the run folder of each seed."""
+    root = Path(given["output"] or Path("runs") / recipe.name)
+    if given["seeds"] is None:
+        return root, {None: root}
+    return root, {seed: root / f"seed_{seed}" for seed in chosen_seeds(given["seeds"])}
+
+
+def _summary(
+    recipe: Recipe, given: Mapping[str, Any], folds: Sequence[FoldName], faults: tuple[str, ...]
+) -> TrainSummary | SeedsSummary:
+    """Of the runs, as far as they have checkpoints."""
+    root, runs = _runs(recipe, given)
     following = predict_command(recipe.task, [*runs.values()], root.name)
     found = []
     for run in runs.values():
         summaries = tuple(summary for fold in folds if (summary := _fold_summary(run, fold)) is not None)
         if summaries:
             found.append(TrainSummary(run, summaries, None, (), following))
-    if seeds is None:
+    if not found:
+        raise RunError(f"{root}: the training has left no checkpoint. Run the same command again.")
+    if given["seeds"] is None:
         return replace(found[0], faults=faults)
     there = [seed for seed, run in runs.items() if any(each.run == run for each in found)]
     return replace(seeds_summary(root, [s for s in there if s is not None], found, following), faults=faults)

@@ -10,6 +10,11 @@ from pathlib import Path
 from mambamed.cases import Case
 
 
+def wait(case: Case) -> str:
+    time.sleep(0.5)
+    return case.id
+
+
 def die(case: Case, folder: Path) -> str:
     """The worker of c1 dies each time, that of c2 the first two times."""
     (folder / f"{case.id}-{time.time_ns()}").touch()

@@ -19,7 +19,7 @@ from mambamed.cluster.workers import open_workers
 from mambamed.errors import CaseError, RecipeError, RunError
 from mambamed.preparation.pool import over_cases
 from mambamed.progress import Silence
-from tests.cluster.dying import die
+from tests.cluster.dying import die, wait
 from tests.faults.in_process import call
 from tests.faults.small_jobs import JOBS, output_of
 from tests.kills import ROOT, contents, spawned_by
@@ -88,9 +88,46 @@ def test_a_case_whose_worker_dies_is_tried_again_then_alone_then_named(tmp_path)
         work = [(case, tmp_path) for case in cases]
         found = {case.id: answer for case, answer in over_cases(die, work, 2, told, pool)}
     assert isinstance(found.pop("c1"), CaseError) and found == {n: n for n in ("c0", "c2", "c3", "c4")}
-    assert "c2: its worker was killed; the second attempt succeeded" in told.lines
+    assert "c2: its worker was killed; a further attempt succeeded" in told.lines
     # once more in another worker, then alone: the scheduler counts that as a failure or as a new task
     assert len(list(tmp_path.glob("c1-*"))) in (3, 4)
+
+
+def test_a_scheduler_that_ends_during_the_work_is_one_line(tmp_path) -> None:
+    from distributed import LocalCluster
+
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": ":0", "processes": False}
+    cluster = LocalCluster(**options)
+    with (
+        pytest.raises(RunError, match="connection to the Dask scheduler was lost"),
+        open_workers(Destination(cluster.scheduler_address)) as pool,
+    ):
+        for number, _ in enumerate(
+            over_cases(wait, [(Case(f"c{n}", ()),) for n in range(9)], 1, Told(), pool)
+        ):
+            assert number < 3
+            if number == 0:
+                cluster.close()
+
+
+@pytest.mark.parametrize(
+    ("cause", "line"),
+    [
+        ("Nanny failed to start worker process", "a worker ended while it started. If memory is short"),
+        ("[Errno 98] Address already in use", r"cannot be started: \[Errno 98\] Address already in use"),
+    ],
+)
+def test_why_the_workers_of_this_machine_do_not_start(cause, line, monkeypatch) -> None:
+    starts = []
+
+    def broken(**_: object) -> None:
+        starts.append(1)
+        raise RuntimeError("Nanny failed to start.") from RuntimeError(cause)
+
+    monkeypatch.setattr("distributed.LocalCluster", broken)
+    with pytest.raises(RunError, match=line), open_workers(Destination("local", jobs=1)):
+        pass
+    assert len(starts) == (3 if "Nanny" in cause else 1)
 
 
 def test_what_cannot_be_reached_is_one_line(tmp_path, monkeypatch) -> None:

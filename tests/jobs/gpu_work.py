@@ -20,6 +20,11 @@ def gpu_of_two(case: Case, folder: Path) -> tuple[int, str | None]:
     return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
+def threads(case: Case) -> str | None:
+    """The number of threads of numerical libraries."""
+    return os.environ.get("MKL_NUM_THREADS")
+
+
 def die(case: Case, folder: Path) -> str | None:
     """The process of c1 dies each time."""
     (folder / f"{case.id}-{time.time_ns()}").touch()

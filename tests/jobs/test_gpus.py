@@ -20,7 +20,7 @@ from mambamed.preparation.pool import over_cases
 from mambamed.progress import Silence
 from tests.faults.in_process import call
 from tests.faults.small_jobs import JOBS
-from tests.jobs.gpu_work import die, gpu_of_two
+from tests.jobs.gpu_work import die, gpu_of_two, threads
 from tests.kills import ROOT, contents, spawned_by
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the devices are made up")
@@ -55,6 +55,18 @@ def test_each_process_sees_one_of_the_visible_gpus(
     assert one != other and {gpu, second} == expected
 
 
+def test_each_process_has_its_share_of_the_cores_unless_the_environment_says_more(
+    three_gpus, monkeypatch
+) -> None:
+    monkeypatch.setattr("mambamed.jobs.gpus.cores", lambda: 6)
+    for given, expected in ((None, "3"), ("5", "5")):
+        monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+        if given:
+            monkeypatch.setenv("MKL_NUM_THREADS", given)
+        work = [(case,) for case in CASES[:2]]
+        assert [each for _, each in over_cases(threads, work, 2, Silence(), GpuPool(2))] == [expected] * 2
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_a_case_whose_process_dies_is_done_alone_and_then_named(three_gpus, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
@@ -62,7 +74,7 @@ def test_a_case_whose_process_dies_is_done_alone_and_then_named(three_gpus, monk
     found = {case.id: answer for case, answer in over_cases(die, work, 2, Silence(), GpuPool(2))}
     fault = found.pop("c1")
     assert isinstance(fault, CaseError)
-    assert "c1: its process was killed twice, possibly for lack of memory. Use fewer --gpus" in str(fault)
+    assert "c1: its process was killed each time, possibly for lack of memory. Use fewer --gpus" in str(fault)
     assert found.keys() == {"c0", "c2", "c3", "c4"} and set(found.values()) <= {"6", "7"}
     assert len(list(tmp_path.glob("c1-*"))) == 2
 

@@ -34,6 +34,23 @@ def test_settings_of_the_recipe_override_those_of_all_and_a_twin_has_no_mixer() 
     assert rows[1].words[-2:] == ("--set", "network.mixer=none")
 
 
+def test_a_twin_starts_from_the_twin_of_its_source_if_there_is_one() -> None:
+    recipes = {
+        "source": {"recipe": "hippocampus_nnmamba", "twin": True},
+        "alone": {"recipe": "hippocampus_nnmamba", "twin": False},
+        "a": {"recipe": "hippocampus_nnmamba", "init_from": "hippocampus/source"},
+        "b": {"recipe": "hippocampus_nnmamba", "init_from": "hippocampus/alone"},
+    }
+    rows = trained_rows(study_of(recipes, twins=True))
+    starts = {row.name: "/".join(row.init_from) for row in rows if row.init_from}
+    assert starts == {
+        "a": "hippocampus/source",
+        "a-none": "hippocampus/source-none",
+        "b": "hippocampus/alone",
+        "b-none": "hippocampus/alone",
+    }
+
+
 def test_a_twin_has_not_the_numbers_of_the_paper() -> None:
     rows = trained_rows(study_of({"mamba": {"recipe": "brats_nnmamba", "twin": True}}))
     assert rows[0].recipe.paper and not rows[1].recipe.paper

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +13,12 @@ import pytest
 
 import mambamed
 from mambamed.errors import RecipeError, RunError
+from mambamed.recipe import dump_recipe
 from mambamed.training.launch import launch, launched
+from mambamed.training.stopping import STOP_SIGNALS
+from mambamed.training.training import TrainSummary
+from tests.kills import contents
+from tests.training.small_run import CONVOLUTIONS, small_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = """
@@ -55,6 +61,8 @@ def test_more_processes_than_gpus_are_rejected(monkeypatch) -> None:
     assert launched(2) and not launched(1)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert not launched(2)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert launched(2)
 
 
 def test_a_call_from_python_starts_the_processes_with_its_own_arguments(monkeypatch, tmp_path) -> None:
@@ -80,3 +88,37 @@ def test_a_call_from_python_starts_the_processes_with_its_own_arguments(monkeypa
     expected = {"--fold": "0,2", "--set": "training.epochs=3", "--output": str(tmp_path / "run")}
     for flag, value in (expected | {"--data": str(prepared)}).items():
         assert words[words.index(flag) + 1] == value
+
+
+def test_processes_that_stopped_are_summarized_and_not_continued_here(
+    prepared, monkeypatch, tmp_path
+) -> None:
+    """The processes end with 0 after a file STOP; before, this process went on alone, on one GPU."""
+    recipe, run = tmp_path / "small.yaml", tmp_path / "run"
+    recipe.write_text(dump_recipe(small_recipe(CONVOLUTIONS)))
+    run.mkdir()
+    (run / "STOP").touch()
+    asked = {"data": prepared, "output": run, "device": "cpu"}
+    stopped = mambamed.train(recipe, **asked)
+    assert isinstance(stopped, TrainSummary) and stopped.folds[0].stopped
+    before = contents(run)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("WORLD_SIZE", "1")  # as some clusters set it: no start of torchrun
+    program = tmp_path / "torchrun"
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/words\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    handlers = [signal.getsignal(number) for number in STOP_SIGNALS]
+    found: list[object] = []
+    thread = threading.Thread(target=lambda: found.append(mambamed.train(recipe, gpus=2, **asked)))
+    thread.start()  # signals cannot be handled there
+    thread.join()
+    found.append(mambamed.train(recipe, gpus=2, **asked))
+    for summary in found:
+        assert isinstance(summary, TrainSummary)
+        assert summary.folds[0].steps == stopped.folds[0].steps < summary.folds[0].planned_steps
+        assert summary.folds[0].stopped == "not finished"
+    assert len(found) == 2 and (tmp_path / "words").exists() and contents(run) == before
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == handlers
+    with pytest.raises(RunError, match="has left no checkpoint"):
+        mambamed.train(recipe, gpus=2, data=prepared, output=tmp_path / "absent")
