@@ -137,7 +137,12 @@ def open_workers(
         raise RecipeError(f"--on: needs Dask ({error}). Run: pip install 'mambamed[cluster]'") from error
     for name in ("distributed", "distributed.client"):  # faults are reported by case
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    settings = {"distributed.scheduler.allowed-failures": _FAILURES, "distributed.admin.tick.limit": "1h"}
+    settings = {
+        "distributed.scheduler.allowed-failures": _FAILURES,
+        "distributed.admin.tick.limit": "1h",
+        # A worker of a busy machine may need longer than Dask's 15 s to start again, and would be given up.
+        "distributed.deploy.lost-worker-timeout": "1d" if place.on == "local" else "2m",
+    }
     with ExitStack() as opened:
         opened.enter_context(config.set(settings))
         if place.is_address:
