@@ -9,19 +9,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import nn
 
 from mambamed.batches.loader import Batch
 from mambamed.errors import RecipeError, RunError
 from mambamed.memory import free_memory_bytes, is_out_of_memory, shortage
-from mambamed.networks.cost import network_cost, step_gflops
+from mambamed.networks.cost import step_gflops
 from mambamed.run.device import peak_memory
 from mambamed.run.folder import Run
-from mambamed.run.model import input_channels, make_network
 from mambamed.run.training_cost import TrainingCost
 from mambamed.run.workplace import Workplace
 from mambamed.tasks.base import Task
+from mambamed.training import estimate
 from mambamed.training.state import TrainingState
 from mambamed.training.step import Steps
 
@@ -133,16 +132,13 @@ def shortage_named(run: Run) -> Iterator[None]:
 
 
 def step_gib(run: Run) -> float:
-    """Estimated memory of a training step, GiB."""
-    channels = input_channels(run.recipe, run.manifest)
-    cost = network_cost(without_numbers(run), channels, run.plan.patch_size, run.plan.batch_size)
-    return cost.training_gib
+    """Estimated memory of a training step in float32, GiB."""
+    return estimate.step_gib(run.recipe, run.manifest, run.plan.patch_size, run.plan.batch_size)
 
 
 def without_numbers(run: Run) -> nn.Module:
     """The network of a run without memory for its weights."""
-    with torch.device("meta"):
-        return make_network(run.recipe, run.manifest)
+    return estimate.without_numbers(run.recipe, run.manifest)
 
 
 def parameters_by_part(network: nn.Module) -> dict[str, int]:

@@ -21,27 +21,23 @@ from mambamed.documents.plan import Plan, Triple
 from mambamed.errors import RecipeError
 from mambamed.memory import is_out_of_memory, memory_bytes
 from mambamed.networks import network_class, options_of
-from mambamed.networks.cost import network_cost, peak_bytes
 from mambamed.preparation.store import PreparedDataset
 from mambamed.progress import Progress, Silence
 from mambamed.recipe import Recipe
 from mambamed.run.folder import Run
-from mambamed.run.model import input_channels, make_network
+from mambamed.run.model import input_channels
 from mambamed.run.workplace import Workplace
-from mambamed.tasks.base import task_class, task_for
+from mambamed.training.estimate import GIB, TARGET_BYTES, step_gib, weights_gib, without_numbers
 from mambamed.training.imagined import ImaginedDataset
 from mambamed.training.session import Session
 from mambamed.training.step import Steps
 
 _USABLE = 0.9  # of the budget; the rest is for workspaces and fragmentation
-_HALF = 0.6  # of float32's memory that bf16 and fp16 need: weights, norms and scans stay in float32
 _STEP = 16  # voxels by which an axis is shortened
 _LEAST = 32
 _LEAST_BATCH = 2
 _MOST_BATCH = 16
 _STEPS = 2  # of a probe on the device
-_TARGET_BYTES = 8  # per voxel
-_GIB = 2**30
 
 Probe = Callable[[Recipe, Triple, int], float]
 
@@ -70,7 +66,7 @@ def fit_recipe(
         probe: `(recipe, patch, batch) -> GiB`; default: a step on the meta device.
     """
     measure = probe or (lambda asked, patch, batch: probe_step(asked, manifest, patch, batch, place))
-    gib = budget / _GIB * _USABLE
+    gib = budget / GIB * _USABLE
     median = plan.shape_median
     fixed = recipe.training.patch_size
     x, y, z = (max(_LEAST, -(-n // _STEP) * _STEP) for n in median)
@@ -96,7 +92,7 @@ def fit_recipe(
             if more > gib:
                 break
             planned, used, batch = larger, more, batch + 1
-    progress.say(f"fit: {batch} patches of {_shown(patch)} take {used:.1f} of {budget / _GIB:.1f} GiB")
+    progress.say(f"fit: {batch} patches of {_shown(patch)} take {used:.1f} of {budget / GIB:.1f} GiB")
     return planned
 
 
@@ -151,36 +147,14 @@ def probe_step(
 
     Infinite if the CUDA device has too little memory.
     """
-    with torch.device("meta"):
-        network = make_network(recipe, manifest)
-    channels = input_channels(recipe, manifest)
-    cost = network_cost(network, channels, patch, batch)
-    half = _HALF if place.precision in {"bf16", "fp16"} else 1.0
-    weights, voxels = 4 * cost.parameters / _GIB, batch * math.prod(patch) / _GIB
-    # The largest memory is needed in the backward pass or, with many outputs, in the loss, which is float32.
-    in_loss = cost.activations_gib * half + 3 * weights + loss_bytes(recipe, manifest, patch, batch) / _GIB
-    estimate = max(cost.training_gib * half, in_loss) + bool(recipe.training.ema) * weights
-    if task_class(recipe.task).labels_voxels:
-        estimate += _TARGET_BYTES * voxels
+    estimate = step_gib(recipe, manifest, patch, batch, place.precision)
     if place.device.type != "cuda":
         return estimate
-    ahead = (4 * channels + _TARGET_BYTES) * voxels  # the next batch, which is copied meanwhile
-    shared = weights if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0.0  # buckets of gradients
+    voxels = batch * math.prod(patch) / GIB
+    ahead = (4 * input_channels(recipe, manifest) + TARGET_BYTES) * voxels  # the next batch, copied meanwhile
+    buckets = int(os.environ.get("WORLD_SIZE", "1")) > 1  # of gradients
+    shared = weights_gib(without_numbers(recipe, manifest)) if buckets else 0.0
     return max(estimate * 0.5, real_step_gib(recipe, manifest, patch, batch, place)) + ahead + shared
-
-
-def loss_bytes(recipe: Recipe, manifest: DatasetManifest, patch: Triple, batch: int) -> int:
-    """Memory of the loss of masks and its gradient, without that of coarser depths; 0 for other tasks."""
-    if not task_class(recipe.task).labels_voxels:
-        return 0
-    # The boundary loss computes distances on the CPU.
-    loss = recipe.training.loss.model_copy(update={"boundary": 0.0})
-    training = recipe.training.model_copy(update={"loss": loss})
-    task = task_for(recipe.model_copy(update={"training": training}), manifest)
-    with torch.device("meta"):
-        logits = torch.zeros(batch, task.outputs, *patch, requires_grad=True)
-        target = torch.zeros(batch, *patch, dtype=torch.int64)
-    return peak_bytes(lambda: task.loss(logits, target).backward(), [logits, target])
 
 
 def real_step_gib(
@@ -202,7 +176,7 @@ def real_step_gib(
         return float("nan" if fits else "inf")
     peak = torch.cuda.max_memory_reserved(place.device)
     torch.cuda.empty_cache()
-    return (peak - before) / _GIB if fits else float("inf")
+    return (peak - before) / GIB if fits else float("inf")
 
 
 def _takes_steps(

@@ -10,7 +10,9 @@ from mambamed.errors import RecipeError, RunError
 from mambamed.progress import Silence
 from mambamed.recipe import load_recipe
 from mambamed.run.folder import planned_run
+from mambamed.run.workplace import Workplace
 from mambamed.training import dry_run, train
+from mambamed.training.fit import probe_step
 from mambamed.training.imagined import ImaginedDataset
 from tests.exhausted import ERRORS, every_library, fails
 from tests.training.small_run import small_recipe
@@ -31,6 +33,22 @@ def recipe(tmp_path, monkeypatch):
     """A step needs 0.3 GiB for its two patches, about half for one."""
     monkeypatch.chdir(tmp_path)
     return load_recipe("hippocampus_nnunet", ["dataset.prepared=nowhere", "training.patch_size=[64,64,64]"])
+
+
+def test_the_estimate_is_that_of_fit_on_a_cpu(tmp_path, recipe) -> None:
+    """With loss, target and the average of the weights: 4 bytes per parameter, by hand."""
+    place = Workplace(torch.device("cpu"), "fp32", torch.contiguous_format)
+    found = []
+    for ema in (0.0, 0.9):
+        training = recipe.training.model_copy(update={"ema": ema})
+        asked = recipe.model_copy(update={"training": training})
+        dataset = ImaginedDataset(asked)
+        run = planned_run(asked, dataset.plan, dataset.manifest, tmp_path / str(ema))
+        found.append(dry_run.step_gib(run))
+        sizes = run.plan.patch_size, run.plan.batch_size
+        assert found[-1] == probe_step(asked, run.manifest, *sizes, place)
+        weights = sum(p.numel() for p in dry_run.without_numbers(run).parameters())
+    assert (found[1] - found[0]) * 2**30 == pytest.approx(4 * weights, rel=1e-6)
 
 
 def test_where_memory_lacks_the_step_is_taken_with_fewer_patches_and_says_so(monkeypatch, recipe) -> None:
@@ -81,7 +99,14 @@ def test_a_training_that_exhausts_the_memory_ends_in_that_line(
     one_step, library, prepared, tmp_path, monkeypatch
 ) -> None:
     error, _ = ERRORS[library]
-    monkeypatch.setattr(torch.Tensor, "backward", fails(error))
+    backward = torch.Tensor.backward
+
+    def exhausted(tensor: torch.Tensor, *arguments, **options) -> None:
+        if tensor.device.type == "meta":  # the estimate, which takes no memory
+            return backward(tensor, *arguments, **options)
+        return fails(error)()
+
+    monkeypatch.setattr(torch.Tensor, "backward", exhausted)
     with pytest.raises(RunError, match=r"recipe small: the training needs.* A step of 2 patches"):
         train(small_recipe(), prepared=prepared, output=tmp_path / "run", device="cpu", dry_run=one_step)
 

@@ -17,7 +17,8 @@ from mambamed.recipe import Recipe
 from mambamed.run.folder import create_run, planned_run
 from mambamed.run.workplace import Workplace
 from mambamed.training import fit as fit_module
-from mambamed.training.fit import fit_recipe, loss_bytes, probe_step, real_step_gib
+from mambamed.training.estimate import loss_bytes
+from mambamed.training.fit import fit_recipe, probe_step, real_step_gib
 from mambamed.training.step import Steps
 from mambamed.training.training import _fitted
 from tests.exhausted import every_library, fails
