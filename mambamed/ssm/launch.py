@@ -231,7 +231,7 @@ def run_backward(o: Operands, grad: Tensor, kept: Tensor, dz: Tensor | None) -> 
                 partial[..., lead:], partial[..., lead + states :], partial.shape[-1], *cut, side,
                 STRETCH=stretch, WIDTH=o.width, **options,
             )  # fmt: skip
-            if dweight is not None:
+            if dweight is not None and o.dt_weight is not None:
                 launch(
                     inner.step_gradients, dweight[side, :, :, 0, 0].numel() * cut.blocks,
                     ddelta, *strided(o.delta[side]), o.dt_weight[side], partial[:, side], partial.stride(0),
