@@ -48,7 +48,11 @@ def disk(monkeypatch):
     return disk
 
 
-@pytest.mark.parametrize("verb", JOBS)
+@pytest.mark.parametrize(
+    "verb",
+    # landmarks and classify write through the engine of predict
+    [pytest.param(v, marks=pytest.mark.slow if v in {"landmarks", "classify"} else ()) for v in JOBS],
+)
 def test_each_write_that_fails_is_one_line_and_the_same_command_completes(verb, disk, tmp_path) -> None:
     job = JOBS[verb](tmp_path)
 
