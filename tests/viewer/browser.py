@@ -95,6 +95,11 @@ class Browser:
             raise RuntimeError(f"{method}: {answer['error']}")
         return answer["result"]
 
+    @property
+    def process(self) -> int:
+        """Id of the browser's first process."""
+        return self._process.pid
+
     def open(self, url: str) -> None:
         """Go to a page; it may still be loading."""
         self.requests.clear()
