@@ -1,4 +1,4 @@
-"""Names and colors of the labels of a folder of masks, in files that other viewers load.
+"""Names and colors of the labels of masks, in files that other viewers load.
 
 NIfTI has no place for them.
 
@@ -17,15 +17,16 @@ from mambamed.report.planes import color_of
 ITK_SNAP, SLICER = "labels_itksnap.txt", "labels_slicer.ctbl"
 
 
-def write_label_tables(folder: Path, labels: Mapping[str, int]) -> None:
+def write_label_tables(folder: Path, labels: Mapping[str, int], stem: str = "") -> None:
     """Write both files, atomically; the colors are those of mambamed's pictures.
 
     Args:
         labels: name -> label; 0 is the background.
+        stem: beginning of the names of the files, e.g. "mask_".
     """
     entries = sorted((value, name) for name, value in labels.items() if value > 0)
-    write_text(folder / ITK_SNAP, _itk_snap(entries))
-    write_text(folder / SLICER, _slicer(entries))
+    write_text(folder / f"{stem}{ITK_SNAP}", _itk_snap(entries))
+    write_text(folder / f"{stem}{SLICER}", _slicer(entries))
 
 
 def _itk_snap(entries: list[tuple[int, str]]) -> str:

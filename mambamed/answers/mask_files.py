@@ -97,7 +97,8 @@ class MaskOptions:
             raise RecipeError(
                 f"-o {output}: --format {self.format} writes {expected}. Give such a name, or {remedy}."
             )
-        return OutputFolder.of_file(output, (end,), FURTHER), replace(self, ending=end)
+        tables = (f"_{ITK_SNAP}", f"_{SLICER}") if self.format == "nifti" else ()
+        return OutputFolder.of_file(output, (end,), (*FURTHER, *tables)), replace(self, ending=end)
 
     def further_files(self, case: Case, output: Path) -> dict[str, Path]:
         """Kind -> optional file."""

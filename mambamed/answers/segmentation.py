@@ -220,8 +220,9 @@ class SegmentationAnswer(BaseAnswer):
 
     def gather(self, cases: Sequence[Case], finished: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
         """Write the names and colors of the labels, and the uncertainty of all cases as a table."""
-        if self.options.format == "nifti" and not self.options.ending:
-            write_label_tables(folder, self.manifest.labels)
+        if self.options.format == "nifti":
+            stem = f"{cases[0].id}_" if self.options.ending else ""
+            write_label_tables(folder, self.manifest.labels, stem)
         if not self.tables:
             return
         columns = ("expected_dice", "entropy", "disagreement")

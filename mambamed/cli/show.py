@@ -81,6 +81,7 @@ def prepare(summary: PreparedSummary) -> None:
         )
     if summary.estimate:
         print(summary.estimate)
+    print(f"to look at the cases: {command_line('view', summary.output)}")
     _next(summary.next_command)
     if summary.recipe_command:
         print(f"or, to change the recipe first: {summary.recipe_command}")

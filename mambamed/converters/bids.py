@@ -96,8 +96,8 @@ def find_cases(source: Path, channels: Sequence[str]) -> list[Case]:
             images have one suffix.
     """
     folders = _folders(source)
-    suffixes = {_suffix(path) for folder in folders for path in folder.iterdir()} - {"", *NO_CHANNELS}
-    known = {suffix.lower().removesuffix("w"): suffix for suffix in sorted(suffixes)}
+    suffixes = channels_in(source)
+    known = {suffix.lower().removesuffix("w"): suffix for suffix in suffixes}
     names = [known.get(name.lower().removesuffix("w"), "") for name in channels]
     if len(channels) == len(suffixes) == 1:
         names = list(suffixes)
@@ -109,6 +109,12 @@ def find_cases(source: Path, channels: Sequence[str]) -> list[Case]:
     cases = [case for case in found if case is not None]
     cases = [replace(case, missing={k: channels[k] for k in case.missing}) for case in cases]
     return sorted(cases, key=lambda case: case.id)
+
+
+def channels_in(source: Path) -> list[str]:
+    """The suffixes of the anatomical images, e.g. T1w, sorted."""
+    found = {_suffix(path) for folder in _folders(source) for path in folder.iterdir()}
+    return sorted(found - {"", *NO_CHANNELS})
 
 
 def _folders(source: Path) -> list[Path]:

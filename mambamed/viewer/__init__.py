@@ -52,7 +52,7 @@ def open_subject(places: Sequence[Path], images: Path | None, references: Path |
     Raises:
         MambamedError: nothing that can be shown.
     """
-    from mambamed.viewer import datasets, evaluated, predicted, trained
+    from mambamed.viewer import datasets, evaluated, predicted, trained, unlabelled
 
     for place in (*places, *([references] if references else [])):
         if not place.exists():
@@ -66,6 +66,8 @@ def open_subject(places: Sequence[Path], images: Path | None, references: Path |
         return evaluated.evaluation_subject(place, images, references)
     if prepared.recognizes(place):
         return datasets.prepared_subject(place)
+    if images is None and references is not None and unlabelled.holds_series(place):
+        return unlabelled.unlabelled_subject(place, references)
     if images is not None or (references is not None and place.is_dir()):
         return predicted.predictions_subject(places, images, references)
     if holds_probabilities(place) or holds_points(place) or (place / "run.json").is_file():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from mambamed.report.planes import color_of
-from mambamed.viewer.content import CaseView, PointPair, Subject, label_entries
+from mambamed.viewer.content import CaseView, Column, PointPair, Subject, label_entries
 from mambamed.viewer.notes import Notes
 from mambamed.viewer.volumes import as_nifti
 
@@ -32,7 +34,7 @@ class Answers:
             "title": shown.title,
             "kind": shown.kind,
             "ids": list(shown.ids),
-            "columns": [{"title": c.title, "better": c.better} for c in shown.columns],
+            "columns": _columns(shown.columns),
             "rows": [[plain(cell) for cell in row] for row in shown.rows],
             "labels": label_entries(shown.labels),
             "sort_by": shown.sort_by,
@@ -77,6 +79,18 @@ class Answers:
                     del self._kept[next(iter(self._kept))]
                 self._kept[index] = self.shown.open_case(index)
             return self._kept[index]
+
+
+def _columns(columns: Sequence[Column]) -> list[dict[str, str]]:
+    """Titles and directions; equal titles, e.g. with a region called "mean", get a number."""
+    seen: Counter[str] = Counter()
+    found = []
+    for column in columns:
+        seen[column.title] += 1
+        count = seen[column.title]
+        title = column.title if count == 1 else f"{column.title} ({count})"
+        found.append({"title": title, "better": column.better})
+    return found
 
 
 def plain(value: Any) -> Any:

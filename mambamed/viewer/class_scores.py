@@ -24,7 +24,7 @@ def scored_subject(
     source = references or existing(summary.settings.references, folder)
     finder = Images(images or _images_near(source), source, cases)
     columns = [
-        Column("reference"), Column("predicted"), Column("right", "higher"),
+        Column("reference"), Column("predicted"), Column("correct", "higher"),
         Column("probability of the reference", "higher"),
     ]  # fmt: skip
     rows: list[list[Cell]] = []

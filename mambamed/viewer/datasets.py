@@ -18,6 +18,7 @@ from mambamed.io.segments import is_segmentation
 from mambamed.preparation.store import PreparedDataset
 from mambamed.viewer.content import CaseView, Cell, Column, PointPair, Subject, Volume
 from mambamed.viewer.images import channel_volumes, volumes_of
+from mambamed.viewer.unlabelled import channels_of, unlabelled_subject
 from mambamed.viewer.volumes import mask_volume
 
 _MOST_CHANNELS = 20  # of a folder that is a case
@@ -81,6 +82,8 @@ def dataset_subject(source: Path) -> Subject:
     try:
         dataset = convert(source)
     except DatasetError:
+        if source.is_dir() and channels_of(source):
+            return unlabelled_subject(source)
         shown = folder_subject(source) if source.is_dir() else None
         if shown is None:
             raise
@@ -104,7 +107,7 @@ def dataset_subject(source: Path) -> Subject:
             grid = channels[0].read if channels else None
             masks.append(mask_volume("label", "reference", case.label, names, grid))
         points = [PointPair(name, point, None) for name, point in (case.points or {}).items()]
-        facts: dict[str, Cell] = {"subject": case.subject, **case.covariates}
+        facts: dict[str, Cell] = {**case.covariates, "subject": case.subject}
         return CaseView((*channels, *masks), points, facts, [case.fault] if case.fault else [])
 
     return Subject(

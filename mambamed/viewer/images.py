@@ -82,7 +82,7 @@ def volumes_of(path: Path, case: str, count: int = 1) -> list[Volume]:
         volumes = read_header(path).volumes
     if volumes == 1:
         return [channel_volume(name, ChannelFile(path), kind)]
-    names = _numbered_names(path.parent)
+    names = numbered_names(path.parent)
     return [
         channel_volume(names[n] if count == 1 and n < len(names) else f"{name} {n}", ChannelFile(path, n))
         for n in range(volumes)
@@ -94,13 +94,13 @@ def _name_of(path: Path, case: str) -> tuple[str, str]:
     stem = case_id_of(path) or path.name
     name = stem.removeprefix(case).strip("-_ ") or "image"
     if is_whole(name) and len(name) == 4:
-        names = _numbered_names(path.parent)
+        names = numbered_names(path.parent)
         name = names[int(name)] if int(name) < len(names) else f"channel {int(name)}"
     return name, "ct" if name.lower() in {"ct", "cta", "ncct"} else "mri" if name in brats.CHANNELS else ""
 
 
 @functools.lru_cache(maxsize=64)
-def _numbered_names(folder: Path) -> tuple[str, ...]:
+def numbered_names(folder: Path) -> tuple[str, ...]:
     """The names of numbered channels, from a dataset.json in the folder or above it."""
     for place in (folder, folder.parent):
         with suppress(MambamedError):

@@ -139,7 +139,7 @@ def _classes(places: Sequence[Path], images: Path | None, references: Path | Non
     truth = read_reference_classes(references, table.classes, set(table.cases)).class_of if references else {}
     ids, finder = list(table.cases), Images(images, None, table.cases)
     columns = [Column("predicted"), Column("its probability", "higher")]
-    columns += [Column("reference"), Column("right", "higher")] if truth else []
+    columns += [Column("reference"), Column("correct", "higher")] if truth else []
     rows: list[list[Cell]] = []
     for case, label, chances in zip(ids, table.labels, table.values.tolist(), strict=True):
         row: list[Cell] = [label, chances[table.classes.index(label)]]

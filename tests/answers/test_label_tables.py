@@ -52,12 +52,11 @@ def test_a_folder_of_nifti_masks_has_the_names_and_colors_of_its_labels(tmp_path
         go(run, tmp_path / "images", out)
 
 
-def test_no_label_files_where_a_mask_names_its_segments_or_is_a_single_file(tmp_path) -> None:
+def test_no_label_files_where_a_mask_names_its_segments(tmp_path) -> None:
     run = stub_run(tmp_path / "run")
     write_nifti(tmp_path / "images" / "case.nii.gz", blob())
     go(run, tmp_path / "images", tmp_path / "segmentations", format="seg-nrrd")
-    go(run, tmp_path / "images" / "case.nii.gz", tmp_path / "single" / "mask.nii.gz")
-    assert not tables_of(tmp_path / "segmentations") and not tables_of(tmp_path / "single")
+    assert not tables_of(tmp_path / "segmentations")
 
 
 def test_names_fit_into_formats_without_an_escape(tmp_path) -> None:

@@ -35,7 +35,11 @@ def test_one_image_and_a_file_name_make_that_file(run, scan, tmp_path, name) -> 
     go(run, scan, tmp_path / "folder")
     summary = go(run, scan, tmp_path / "out" / name)
     assert summary.output == tmp_path / "out" / name and summary.faults == ()
-    assert {path.name for path in (tmp_path / "out").glob("[!.]*")} == {"mask.run.json", name}
+    tables = {"mask_labels_itksnap.txt", "mask_labels_slicer.ctbl"}
+    assert {path.name for path in (tmp_path / "out").glob("[!.]*")} == {"mask.run.json", name, *tables}
+    for table in tables:
+        original = tmp_path / "folder" / table.removeprefix("mask_")
+        assert (tmp_path / "out" / table).read_text() == original.read_text()
     expected = nib.load(tmp_path / "folder" / "case_0.nii.gz")
     found = nib.load(tmp_path / "out" / name)
     np.testing.assert_array_equal(np.asanyarray(found.dataobj), np.asanyarray(expected.dataobj))

@@ -81,6 +81,8 @@ def test_the_temperature_is_that_of_the_folds_and_a_single_mask_has_its_maps_nex
         "mask.run.json",
         "mask_disagreement.nii.gz",
         "mask_entropy.nii.gz",
+        "mask_labels_itksnap.txt",
+        "mask_labels_slicer.ctbl",
     ]
     for fold, temperature in ((0, 2.0), (1, 8.0)):
         write_calibration(run, fold, Calibration(temperature=temperature, cases=10))

@@ -1,5 +1,6 @@
 """What a path is shown as, and what is read for it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,13 @@ import pytest
 from mambamed.converters import convert
 from mambamed.demonstration.phantom import write_phantoms
 from mambamed.errors import DatasetError, RecipeError
+from mambamed.io.images import read_image, write_image
 from mambamed.preparation.prepare import prepare
 from mambamed.progress import Silence
 from mambamed.recipe import load_recipe
 from mambamed.viewer import Answers, open_subject, view
+from mambamed.viewer.content import CaseView, Column, Subject
+from tests.io.test_dicom import write_series
 from tests.real_data import DATA
 from tests.viewer import scenes
 
@@ -98,6 +102,38 @@ def test_a_folder_of_many_images_is_no_case(tmp_path) -> None:
     scenes.tiny_image(tmp_path / "alone.nii.gz")
     shown = open_subject([tmp_path], None, None)
     assert sorted(shown.ids) == ["alone", "few", *(f"sub-{number:02d}" for number in range(30))]
+
+
+def test_unlabelled_images_have_their_channels(tmp_path) -> None:
+    for case in ("a", "b"):
+        for number in range(2):
+            scenes.tiny_image(tmp_path / "nnunet" / "imagesTs" / f"{case}_{number:04d}.nii.gz")
+        for name in ("T1w", "FLAIR"):
+            scenes.tiny_image(tmp_path / "bids" / f"sub-{case}" / "anat" / f"sub-{case}_{name}.nii.gz")
+    names = {"channel_names": {"0": "T1", "1": "FLAIR"}}
+    (tmp_path / "nnunet" / "dataset.json").write_text(json.dumps(names))
+    shown = open_subject([tmp_path / "nnunet" / "imagesTs"], None, None)
+    assert shown.ids == ["a", "b"] and roles(Answers(shown)) == [("image", "T1"), ("image", "FLAIR")]
+    shown = open_subject([tmp_path / "bids"], None, None)
+    assert shown.ids == ["sub-a", "sub-b"] and roles(Answers(shown)) == [("image", "FLAIR"), ("image", "T1w")]
+
+
+def test_a_folder_of_dicom_files_is_an_image_with_its_reference(tmp_path) -> None:
+    write_series(tmp_path / "scan", [3.0 * step for step in range(6)])
+    shown = open_subject([tmp_path / "scan"], None, None)
+    assert shown.ids == ["scan"] and roles(Answers(shown)) == [("image", "image")]
+    image = read_image(tmp_path / "scan")
+    write_image(tmp_path / "mask.nii.gz", (image.array > 0).astype(np.uint8), like=image)
+    answers = Answers(open_subject([tmp_path / "scan"], None, tmp_path / "mask.nii.gz"))
+    assert roles(answers) == [("image", "image"), ("reference", "reference")]
+    assert answers.volume(0, 0) and answers.volume(0, 1)
+
+
+def test_columns_of_one_name_are_told_apart(tmp_path) -> None:
+    columns = [Column("mean Dice", "higher"), Column("case"), Column("mean Dice", "higher")]
+    shown = Subject("x", "evaluation", [], lambda index: CaseView(), tmp_path, columns)
+    titles = [column["title"] for column in Answers(shown).subject()["columns"]]
+    assert titles == ["mean Dice", "case", "mean Dice (2)"]
 
 
 def test_no_image_is_read_before_its_case_is_chosen(tmp_path) -> None:

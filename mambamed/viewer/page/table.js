@@ -58,7 +58,8 @@ export class CaseTable {
   test(word) {
     const match = word.match(/^([^<>=]+)([<>=])(.+)$/);
     if (match) {
-      const column = this.headings.findIndex((heading) => heading.toLowerCase().includes(match[1]));
+      const names = this.headings.map((heading) => heading.toLowerCase());
+      const column = names.includes(match[1]) ? names.indexOf(match[1]) : names.findIndex((name) => name.includes(match[1]));
       const number = Number(match[3]);
       if (column >= 0) {
         return (index) => {
