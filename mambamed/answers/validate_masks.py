@@ -10,11 +10,11 @@ import torch
 
 from mambamed.answers.mask_calibration import VoxelSample, sample_voxels, temperature_of
 from mambamed.answers.validation import Crew, Network, Scored
+from mambamed.cores import cores
 from mambamed.documents.run import Calibration
 from mambamed.documents.splits import FoldName
 from mambamed.evaluation.masks import evaluate
 from mambamed.io.images import read_header, write_image
-from mambamed.preparation.pool import cores
 from mambamed.preparation.store import CaseFiles, PreparedCase, PreparedDataset
 from mambamed.progress import Progress
 from mambamed.run.calibration import write_calibration

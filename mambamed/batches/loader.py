@@ -27,7 +27,7 @@ from mambamed.batches.augment import (
 )
 from mambamed.batches.device_augment import PatchSources
 from mambamed.batches.sampler import PatchRequest, PatchSource, Triple, random_stream
-from mambamed.preparation.pool import cores
+from mambamed.cores import cores
 from mambamed.recipe import Augment
 from mambamed.tasks.cases import PatchCase
 from mambamed.tasks.covariates import with_covariates

@@ -17,9 +17,9 @@ from mambamed.cluster.batch import SYSTEMS
 from mambamed.cluster.destination import Destination
 from mambamed.cluster.scripts import write_script
 from mambamed.cluster.step import BEAT_SECONDS
+from mambamed.cores import cores
 from mambamed.documents.foreign.jobqueue import SiteQueue
 from mambamed.documents.jobs import JobRequest, JobState
-from mambamed.preparation.pool import cores
 
 
 class Runner(AbstractContextManager, Protocol):

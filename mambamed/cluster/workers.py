@@ -20,8 +20,8 @@ import mambamed
 from mambamed.cluster.batch import SYSTEMS
 from mambamed.cluster.destination import PORTABLE, Destination, clock
 from mambamed.cluster.scripts import with_site
+from mambamed.cores import THREADS, cores
 from mambamed.errors import MambamedError, RecipeError, RunError
-from mambamed.preparation.pool import THREADS, cores
 from mambamed.progress import Progress, Silence
 
 _CLUSTERS = {

@@ -9,8 +9,9 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+from mambamed.cores import THREADS, cores
 from mambamed.errors import RecipeError
-from mambamed.preparation.pool import THREADS, begin_worker, cores
+from mambamed.preparation.pool import begin_worker
 
 
 class GpuPool:

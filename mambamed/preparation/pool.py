@@ -15,19 +15,13 @@ from multiprocessing.connection import wait as wait_for
 from typing import Any, Protocol, TypeVar
 
 from mambamed.cases import Case
+from mambamed.cores import THREADS
 from mambamed.errors import CaseError
 from mambamed.memory import case_too_large, free_memory_bytes
 from mambamed.progress import Progress
 from mambamed.terminal import guard_streams
 
 Answer = TypeVar("Answer")
-# Variables with the number of threads of numerical libraries.
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Pool(Protocol):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mambamed.cases import Case, ChannelFile, differ_in_case_alone
+from mambamed.cores import cores
 from mambamed.documents.account import Account
 from mambamed.documents.manifest import DatasetManifest, RawDataset, agreed_manifest, named_by_recipe_alone
 from mambamed.documents.plan import Plan
@@ -32,7 +33,7 @@ from mambamed.preparation.examine_answers import faults_of_classes
 from mambamed.preparation.losses import warning_of_losses, write_losses
 from mambamed.preparation.options import parse_bytes, preprocess_settings
 from mambamed.preparation.planning import make_plan, planned_spacing
-from mambamed.preparation.pool import Pool, Workers, cores, over_cases
+from mambamed.preparation.pool import Pool, Workers, over_cases
 from mambamed.preparation.reading import FixGeometry
 from mambamed.preparation.resample import fitting_shape, resampled_shape
 from mambamed.preparation.splits import (

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mambamed.cores import cores
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Triple
 from mambamed.errors import RecipeError
-from mambamed.preparation.pool import cores
 from mambamed.preparation.store import PreparedDataset
 from mambamed.recipe import Choice, Recipe
 from mambamed.tasks.covariates_found import covariates_found

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from mambamed.cores import cores
 from mambamed.errors import RecipeError
-from mambamed.preparation.pool import cores
 
 # docs/benchmarks.md: a core augments 4 x 128^3 voxels in 0.13 s, and a GPU takes two such patches in 0.03 s.
 _ENOUGH_CORES = 10
