@@ -167,7 +167,7 @@ def _fault(reference: Reference, error: Exception) -> ModelError | RunError:
             f"{reference}: is not in the cache, and the hub cannot be reached (or HF_HUB_OFFLINE is set). "
             "Connect once, then it works offline."
         )
-    line = " ".join(str(error).split())[:300]
+    line = " ".join(str(error).split())[:300].rstrip(".")
     if "HFValidationError" in kinds:
-        return ModelError(f"{reference}: is no name of a repository: {line.rstrip('.')}. Correct the name.")
+        return ModelError(f"{reference}: is no name of a repository: {line}. Correct the name.")
     return RunError(f"{reference}: {type(error).__name__}: {line}. Check the connection and permissions.")

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 from mambamed.documents.splits import FoldName
 from mambamed.errors import ModelError
@@ -30,7 +31,12 @@ def test_a_model_goes_to_the_hub_and_predicts_from_there_also_offline(hub, tmp_p
     pushed = call("export", run, "--push", "hf://org/name", "--license", "cc-by-4.0")
     assert pushed.code == 0, pushed.lines
     assert hub.private == [True] and set(hub.files) == {"model.mambamed", "README.md"}
-    assert hub.files["model.mambamed"] == (run / "model.mambamed").read_bytes()
+    model = (run / "model.mambamed").read_bytes()
+    assert hub.files["model.mambamed"] == model and [*hub.large.values()] == [model]
+    card = ModelCard(hub.files["README.md"].decode()).data
+    assert (card.library_name, card.license, card.pipeline_tag) == (
+        "mambamed", "cc-by-4.0", "image-segmentation",
+    )  # fmt: skip
     assert str(tmp_path) not in hub.files["README.md"].decode()
     hub.files["README.md"] += b"A person's sentence.\n"
     again = call("export", run, "--push", "hf://org/name")
@@ -59,6 +65,21 @@ def test_a_model_goes_to_the_hub_and_predicts_from_there_also_offline(hub, tmp_p
     assert absent.code == 1 and absent.line_with("hf://org/name: is not in the cache")
     for each in (pushed, done, bad):
         assert TOKEN not in each.stdout + "".join(each.lines)
+
+
+def test_a_revision_is_the_file_of_that_commit(hub, tmp_path) -> None:
+    run = stub_run(tmp_path / "run").root
+    models = []
+    for name in ("first", "second"):
+        done = call("export", run, "--push", "hf://org/name", "--dataset-name", name, "--overwrite")
+        assert done.code == 0, done.lines
+        models.append((run / "model.mambamed").read_bytes())
+    assert models[0] != models[1] and [len(hub.commits), len(hub.large)] == [2, 2]
+    first, second = hub.commits
+    for place, model in ((f"@{first}", models[0]), (f"@{second}", models[1]), ("", models[1])):
+        assert local_model(Path(f"hf://org/name{place}")).read_bytes() == model
+    with pytest.raises(ModelError, match="no such revision"):
+        local_model(Path(f"hf://org/name@{'f' * 40}"))
 
 
 def test_the_commands_of_the_page_run(hub, tmp_path, monkeypatch) -> None:
@@ -120,6 +141,8 @@ def test_the_card_states_scores_and_numbers_of_persons_but_not_their_names(tmp_p
     assert card.startswith("---\nlibrary_name: ") and '"pipeline_tag' not in card
     assert "Fold 0: trained on 14 cases of 11 subjects, validated on 6 cases of " in card
     assert "| 0 | one | Dice | 1 |" in card
+    results = {(each.metric_type, each.metric_value) for each in ModelCard(card).data.eval_results}
+    assert {("dice", 1.0), ("hd95", 0.0)} <= results
     assert "| 0 | one | HD95 (mm), max-directed | 0 |" in card
     assert "sub-a" not in card and str(tmp_path) not in card
     assert "did not name the training data" in card and "not stated by the publisher" in card
