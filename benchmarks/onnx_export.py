@@ -4,8 +4,9 @@
 
 Prints a row of the table in docs/deployment.md per network, small as in the tests, with noise in all its
 parameters: the largest difference of the outputs of three images, as a fraction of what varies over images
-and voxels, and the ratio of the CPU times of a forward pass of one image on one thread, measured alternately;
-the smallest of several repetitions counts on each side.
+and voxels; the share of voxels (of a classifier: images) with the same largest output; and the ratio of the
+CPU times of a forward pass of one image on one thread, measured alternately; the smallest of several
+repetitions counts on each side.
 """
 
 from __future__ import annotations
@@ -50,14 +51,16 @@ def row(name: str, shape: tuple[int, ...], folder: Path) -> str:
     feed = {"image": image.numpy()}
     with torch.inference_mode():
         (found,) = session.run(["logits"], {"image": images.numpy()})
-        difference = difference_of(torch.from_numpy(found), network(images))
+        expected = network(images)
+        difference = difference_of(torch.from_numpy(found), expected)
+        same = float((torch.from_numpy(found).argmax(1) == expected.argmax(1)).float().mean())
         times = [
             (seconds_of(lambda: network(image)), seconds_of(lambda: session.run(["logits"], feed)))
             for _ in range(_REPETITIONS + 1)
         ][1:]
     ours, theirs = (min(each) for each in zip(*times, strict=True))
     times = f"{ours * 1e3:.1f} | {theirs * 1e3:.1f} | {theirs / ours:.1f}"
-    return f"| {name} | {difference:.0e} | {times} | {files[0].stat().st_size / 1e6:.1f} |"
+    return f"| {name} | {difference:.0e} | {same:.4%} | {times} | {files[0].stat().st_size / 1e6:.1f} |"
 
 
 def main() -> None:
@@ -67,8 +70,8 @@ def main() -> None:
     parser.add_argument("--shape", nargs=3, type=int, default=[32, 32, 32])
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    print("| network | difference | mambamed, ms | ONNX Runtime, ms | ratio | file, MB |")
-    print("|---|---|---|---|---|---|")
+    print("| network | difference | same label | mambamed, ms | ONNX Runtime, ms | ratio | file, MB |")
+    print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for name in asked.networks:
             print(row(name, tuple(asked.shape), Path(folder)), flush=True)

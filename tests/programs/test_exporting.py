@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from mambamed.api import export, predict
+from mambamed.documents.plan import Ct, ZScore
 from mambamed.documents.program import Program
 from mambamed.errors import ModelError, RecipeError
 from mambamed.io import atomic
 from mambamed.io.lock import is_locked
 from mambamed.programs import exporting
 from mambamed.run.provenance import sha256_of
-from tests.answers.stubs import blob, stub_run, write_nifti
+from tests.answers.stubs import MANIFEST, blob, stub_run, write_nifti
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "deployment.md"
 SPACING = (1.5, 1.25, 1.0)
@@ -47,26 +48,59 @@ def test_a_program_is_described(run, model) -> None:
     assert found.points is None and found.classes is None
 
 
-def test_the_program_of_the_page_segments_as_predict_does(run, model, tmp_path) -> None:
+@pytest.fixture(scope="module")
+def program(tmp_path_factory) -> Path:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    imported = set(re.findall(r"^(?:import|from) (.*?)(?: import.*| as .*)?$", code, re.MULTILINE))
+    assert imported == {"gzip, itertools, json, sys", "pathlib", "numpy", "onnxruntime"}
+    path = tmp_path_factory.mktemp("page") / "segment.py"
+    path.write_text(code)
+    return path
+
+
+def check_masks(program, model, run, cases: dict[str, list[Path]], folder, values: set[int]) -> None:
+    """The masks of the page's program are those of `predict`."""
+    predict([run.root], folder / "images", folder / "masks", device="cpu", precision="fp32")
+    for name, channels in cases.items():
+        call = [sys.executable, str(program), str(model), f"own_{name}", *map(str, channels)]
+        subprocess.run(call, check=True, cwd=folder)
+        ours, theirs = nib.load(folder / "masks" / name), nib.load(folder / f"own_{name}")
+        assert np.allclose(ours.affine, theirs.affine, atol=1e-5)
+        one, other = np.asarray(ours.dataobj), np.asarray(theirs.dataobj)
+        assert set(np.unique(one)) == values
+        assert (one == other).mean() >= 0.999
+
+
+def test_the_program_of_the_page_segments_as_predict_does(run, model, program, tmp_path) -> None:
     # oblique axes in another order, another spacing
     turn = np.array([[0, 0.28, -0.96], [-1, 0, 0], [0, 0.96, 0.28]])
     affine = np.diag([1.0, 1, 1, 1])
     affine[:3] = np.c_[turn * [1.1, 1.3, 2.0], [9, 5, -3]]
-    write_nifti(tmp_path / "images" / "a.nii.gz", blob((24, 22, 18)), affine)
-    write_nifti(tmp_path / "images" / "b.nii.gz", blob((17, 30, 12), 1), np.diag([*SPACING, 1]))
-    predict([run.root], tmp_path / "images", tmp_path / "masks", device="cpu", precision="fp32")
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    (tmp_path / "segment.py").write_text(code)
-    for name in ("a.nii.gz", "b.nii.gz"):
-        call = [sys.executable, "segment.py", str(model), f"own_{name}", str(tmp_path / "images" / name)]
-        subprocess.run(call, check=True, cwd=tmp_path)
-        ours, theirs = nib.load(tmp_path / "masks" / name), nib.load(tmp_path / f"own_{name}")
-        assert np.allclose(ours.affine, theirs.affine, atol=1e-5)
-        one, other = np.asarray(ours.dataobj), np.asarray(theirs.dataobj)
-        assert set(np.unique(one)) == {0, 1, 5}
-        assert (one == other).mean() >= 0.999
-    imported = set(re.findall(r"^(?:import|from) (.*?)(?: import.*| as .*)?$", code, re.MULTILINE))
-    assert imported == {"gzip, itertools, json, sys", "pathlib", "numpy", "onnxruntime"}
+    images = {
+        "a.nii.gz": (blob((24, 22, 18)), affine),
+        "b.nii.gz": (blob((17, 30, 12), 1), np.diag([*SPACING, 1])),
+    }
+    cases = {name: [tmp_path / "images" / name] for name in images}
+    for name, image in images.items():
+        write_nifti(tmp_path / "images" / name, *image)
+    check_masks(program, model, run, cases, tmp_path, {0, 1, 5})
+
+
+@pytest.mark.slow
+def test_the_program_of_the_page_knows_regions_channels_ct_and_coarse_axes(program, tmp_path) -> None:
+    """The images of one case have a coarse axis, and those of the other one get it."""
+    manifest = MANIFEST.changed(channels={"a": "ct", "b": "mri"}, regions={"both": (1, 5), "two": (5,)})
+    run = stub_run(tmp_path / "run", manifest=manifest, spacing=(1.0, 1.2, 4.5), patch_size=(16, 16, 8))
+    ct = Ct(low=100.0, high=650.0, mean=380.0, std=170.0)
+    run.plan.changed(normalization=(ct, ZScore()), crop="none").write(run.root / "plan.json")
+    model = export(run.root, format="onnx").output
+    cases = {}
+    for name, axes, shape in (("c", (1.1, 1.3, 1.0), (20, 18, 24)), ("d", (5.0, 1.0, 1.0), (8, 22, 20))):
+        channels = [tmp_path / "images" / f"{name}_000{number}.nii.gz" for number in (0, 1)]
+        for seed, path in enumerate(channels):
+            write_nifti(path, blob(shape, seed), np.diag([*axes, 1]))
+        cases[f"{name}.nii.gz"] = channels
+    check_masks(program, model, run, cases, tmp_path, {0, 1, 5})
 
 
 @pytest.mark.slow

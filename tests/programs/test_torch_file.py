@@ -3,12 +3,15 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from mambamed.networks import NETWORKS
 from mambamed.programs import torch_file
 from mambamed.programs.exporting import write_checked
 from mambamed.ssm import Mamba
+from tests.networks.small_networks import difference_of, randomized, small, varied_images
 
 WITHOUT_MAMBAMED = """
 import sys
@@ -47,3 +50,15 @@ def test_a_network_with_scans_runs_without_mambamed(tmp_path) -> None:
         expected = network(image)
     found = torch.load(tmp_path / "out.pt", weights_only=True)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_as_a_torch_program_computes_the_same_at_any_batch_size(name, tmp_path) -> None:
+    network = randomized(small(name))
+    shape = getattr(network, "grid", None) or (16, 16, 16)  # of learned positions
+    write_checked(network, (2, *shape), tmp_path / "model.pt2", torch_file)
+    images = varied_images(shape)
+    found = torch.from_numpy(torch_file.run_torch_export(tmp_path / "model.pt2", images))
+    with torch.no_grad():
+        assert difference_of(found, network(images)) < 1e-4
