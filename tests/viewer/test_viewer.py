@@ -14,6 +14,7 @@ from mambamed.preparation.prepare import prepare
 from mambamed.progress import Silence
 from mambamed.recipe import load_recipe
 from mambamed.viewer import Answers, open_subject, view
+from mambamed.viewer.case_rows import position
 from mambamed.viewer.content import CaseView, Column, Subject
 from tests.io.test_dicom import write_series
 from tests.real_data import DATA
@@ -54,6 +55,29 @@ def test_masks_of_another_project_and_of_other_references_are_told_apart(tmp_pat
     scenes.tiny_image(tmp_path / "nobody" / "x.nii.gz")
     with pytest.raises(DatasetError, match=r"--references .*nobody: none of the cases"):
         open_subject([tmp_path / "ours" / "evaluation"], None, tmp_path / "nobody")
+
+
+def test_an_evaluation_has_the_uncertainty_of_its_predictions(tmp_path) -> None:
+    evaluation = scenes.mask_evaluation(tmp_path)
+    numbers = {"entropy": 0.1, "disagreement": 0.0}
+    least = {"WT": numbers | {"expected_dice": 0.9}, "ET": numbers | {"expected_dice": 0.25}}
+    facts = {"command": "x", "versions": {}, "git_commit": None, "platform": "x", "cpu_cores": 1}
+    cases = {"HEAD-0001": {"status": "done", "uncertainty": least}, "HEAD-0000": {"status": "done"}}
+    document = {"format": 1, **facts, "torch_threads": 1, "version": "0.2.0", "cases": cases}
+    (tmp_path / "predictions" / "run.json").write_text(json.dumps(document))
+    scenes.tiny_image(tmp_path / "predictions" / "uncertainty" / "HEAD-0001_entropy.nii.gz")
+    answers = Answers(open_subject([evaluation], None, None))
+    assert answers.subject()["columns"][-1] == {"title": "least expected Dice", "better": "higher"}
+    assert [row[-1] for row in answers.subject()["rows"]] == [None, 0.25, None]
+    assert roles(answers, 1)[-1] == ("saliency", "entropy") and answers.volume(1, 6)
+    assert ("saliency", "entropy") not in roles(answers, 0)
+
+
+def test_a_position_that_is_no_number_is_named(tmp_path) -> None:
+    row = {"x": "1", "y": "2.5", "z": "3"}
+    assert position(tmp_path, row, "") == (1.0, 2.5, 3.0) and position(tmp_path, row, "reference_") is None
+    with pytest.raises(DatasetError, match=r"cases\.csv:.*Run evaluate again"):
+        position(tmp_path, row | {"y": "2,5"}, "")
 
 
 def test_a_dataset_and_its_prepared_form_have_channels_and_labels(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 const TYPES = { 2: Uint8Array, 4: Int16Array, 8: Int32Array, 16: Float32Array, 512: Uint16Array };
 const HEADER = 352;
+const FEW = 100; // values, too few for percentiles, e.g. of a small lesion
 
 export class Volume {
   constructor(buffer) {
@@ -81,7 +82,10 @@ export class Volume {
       lowest = Math.min(lowest, value);
       if (value !== corner) values.push(value);
     }
-    if (!values.length) return [lowest, lowest + 1];
+    if (values.length < FEW) {
+      const [low, high] = this.range();
+      return [low, high > low ? high : low + 1];
+    }
     values.sort((a, b) => a - b);
     const at = (share) => values[Math.round(share * (values.length - 1))];
     const [low, high] = [at(0.005), at(0.995)];
