@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,16 +11,19 @@ from mambamed.errors import RecipeError
 from mambamed.numerals import is_whole
 
 _RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
+_PBS = ("first of PBS", "last of PBS", "step of PBS")  # no variables: PBS tells them by qstat
+_PATIENCE = 60  # seconds
 # index of the task, first index, last index, step between indices
 _ARRAYS = (
     ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX", "SLURM_ARRAY_TASK_STEP"),
     ("SGE_TASK_ID", "SGE_TASK_FIRST", "SGE_TASK_LAST", "SGE_TASK_STEPSIZE"),
     ("LSB_JOBINDEX", "", "LSB_JOBINDEX_END", "LSB_JOBINDEX_STEP"),
+    ("PBS_ARRAY_INDEX", *_PBS),
 )
 _WITHOUT_SIZE = ("PBS_ARRAY_INDEX", "PBS_ARRAYID")
 _VARIABLES = {
     *(name for pair in _RANKS for name in pair),
-    *(name for names in _ARRAYS for name in names if name),
+    *(name for names in _ARRAYS for name in names if name and name not in _PBS),
     *("SLURM_ARRAY_TASK_COUNT", "SLURM_LOCALID", "LOCAL_RANK", "LOCAL_WORLD_SIZE", *_WITHOUT_SIZE),
 }
 
@@ -45,13 +50,27 @@ def position(environment: Mapping[str, str]) -> Position | None:
     >>> position({"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4"})
     Position(index=4, count=4, array='')
 
+    A step or torchrun within a task of an array divides the part of this task.
+
     Raises:
         RecipeError: a job array whose size is unknown, or whose indices have gaps.
     """
+    rank, task = _rank(environment), _array_task(environment)
+    if rank is None or task is None:
+        return rank or task
+    return Position((task.index - 1) * rank.count + rank.index, task.count * rank.count, task.array)
+
+
+def _rank(environment: Mapping[str, str]) -> Position | None:
     for rank, size in _RANKS:
         texts = environment.get(rank, ""), environment.get(size, "")
         if all(map(is_whole, texts)) and int(texts[0]) < int(texts[1]) and int(texts[1]) > 1:
             return Position(int(texts[0]) + 1, int(texts[1]))
+    return None
+
+
+def _array_task(environment: Mapping[str, str]) -> Position | None:
+    environment = {**environment, **_pbs_range(environment)}
     for names in _ARRAYS:
         index, first, last, step = (environment.get(name, "1" if not name else "") for name in names)
         if not (is_whole(index) and is_whole(first) and is_whole(last)) or index == "0" == first == last:
@@ -72,6 +91,24 @@ def position(environment: Mapping[str, str]) -> Position | None:
         if is_whole(environment.get(name, "")):
             raise _unclear(name, environment[name], "the batch system gives no number of tasks")
     return None
+
+
+def _pbs_range(environment: Mapping[str, str]) -> dict[str, str]:
+    """The indices of the job array of PBS, from qstat; empty if it does not give them.
+
+    Source: PBS Professional Reference Guide, job attribute `array_indices_submitted`, e.g. 1-9:2.
+    """
+    job = re.sub(r"\[\d+\]", "[]", environment.get("PBS_JOBID", ""))
+    if "PBS_ARRAY_INDEX" not in environment or "[]" not in job:
+        return {}
+    try:
+        done = subprocess.run(
+            ["qstat", "-f", job], capture_output=True, text=True, timeout=_PATIENCE, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    found = re.search(r"array_indices_submitted = (\d+)-(\d+)(?::(\d+))?\s*$", done.stdout, re.MULTILINE)
+    return dict(zip(_PBS, found.groups("1"), strict=True)) if found else {}
 
 
 def without_position(environment: Mapping[str, str]) -> dict[str, str]:

@@ -133,6 +133,9 @@ def open_workers(
         from dask import config
         from distributed import Client
         from distributed.security import Security
+
+        if place.on in _CLUSTERS:
+            importlib.import_module("dask_jobqueue")  # its settings
     except ImportError as error:
         raise RecipeError(f"--on: needs Dask ({error}). Run: pip install 'mambamed[cluster]'") from error
     for name in ("distributed", "distributed.client"):  # faults are reported by case
@@ -143,6 +146,8 @@ def open_workers(
         # A worker of a busy machine may need longer than Dask's 15 s to start again, and would be given up.
         "distributed.deploy.lost-worker-timeout": "1d" if place.on == "local" else "2m",
     }
+    if place.on in _CLUSTERS and with_site(place)[0].limit_seconds is None:
+        settings[f"jobqueue.{place.on}.walltime"] = None  # that of the queue, not dask-jobqueue's 30 minutes
     with ExitStack() as opened:
         opened.enter_context(config.set(settings))
         if place.is_address:

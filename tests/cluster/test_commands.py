@@ -17,10 +17,10 @@ from mambamed.cluster.commands import Command, Outcome, run_commands
 from mambamed.cluster.destination import Destination
 from mambamed.documents.jobs import JobRequest, JobState
 from mambamed.errors import RecipeError, RunError
-from mambamed.progress import Silence
 from mambamed.recipe import dump_recipe
 from tests.cluster.fake_program import fake_python
 from tests.cluster.fake_slurm import FakeSlurm, until
+from tests.told import Told
 from tests.training.small_run import CONVOLUTIONS, small_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,14 +39,6 @@ def slurm(tmp_path, monkeypatch) -> FakeSlurm:
 @pytest.fixture
 def quick(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(sys, "executable", fake_python(tmp_path / "fake"))
-
-
-class Told(Silence):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 def states(outcomes: list[Outcome]) -> dict[str, str]:

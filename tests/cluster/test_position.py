@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from mambamed.cluster.position import Position, position, without_position
@@ -27,6 +29,9 @@ def sge(index: object, first: object, last: object, step: object) -> dict[str, s
         ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", **slurm(5, 3, 6, 4)}, (3, 4)),
         ({"RANK": "1", "WORLD_SIZE": "2"}, (2, 2)),
         ({"RANK": "0", "WORLD_SIZE": "1"}, None),
+        # two processes in each of three tasks: the second one of the third task
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", **slurm(3, 1, 3, 3)}, (6, 6)),
+        ({"RANK": "0", "WORLD_SIZE": "2", **slurm(2, 1, 3, 3)}, (3, 6)),
         (slurm(0, 0, 3, 4), (1, 4)),
         (slurm(4, 1, 4, 4), (4, 4)),
         (slurm(6, 0, 9, 4, 3), (3, 4)),
@@ -55,6 +60,27 @@ def test_a_position_is_that_of_a_step_or_an_array(environment, expected) -> None
 def test_an_array_whose_parts_are_unknown_is_one_line(environment, fact) -> None:
     with pytest.raises(RecipeError, match=fact):
         position(environment)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no sh")
+def test_the_size_of_an_array_of_pbs_is_read_from_qstat(tmp_path, monkeypatch) -> None:
+    """The output has the form of the PBS Professional Reference Guide."""
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    program = tmp_path / "qstat"
+    array = {"PBS_ARRAY_INDEX": "5", "PBS_JOBID": "1234[5].server"}
+    for indices, expected in (("1-6", (5, 6)), ("1-9:2", (3, 5))):
+        program.write_text(
+            '#!/bin/sh\ntest "$*" = "-f 1234[].server" || exit 1\n'
+            "echo 'Job Id: 1234[].server'\necho '    Job_Name = x'\n"
+            f"echo '    array_indices_submitted = {indices}'\n"
+        )
+        program.chmod(0o755)
+        assert position(array) == Position(*expected, array="PBS_ARRAY_INDEX")
+        both = position({**array, "RANK": "1", "WORLD_SIZE": "2"})
+        assert both == Position(2 * expected[0], 2 * expected[1], array="PBS_ARRAY_INDEX")
+    program.write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(RecipeError, match=r"--shard \$PBS_ARRAY_INDEX/4"):
+        position(array)
 
 
 def test_a_command_that_does_all_its_work_knows_no_position() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from mambamed.cluster.batch import SYSTEMS
 from mambamed.cluster.destination import Destination
-from mambamed.cluster.workers import batch_cluster
+from mambamed.cluster.workers import batch_cluster, open_workers
+from mambamed.errors import RunError
 
 pytest.importorskip("dask_jobqueue")
 SITE = """jobqueue:
@@ -104,6 +105,24 @@ def test_a_chunk_of_pbs_that_is_given_is_asked_for_once(script) -> None:
     assert [line for line in lines if "select" in line] == ["-l select=2:ncpus=1:mem=4gb"]
     lines = asked(script("sge", "mem=4G,h_vmem=5G"))
     assert [line for line in lines if "h_vmem" in line] == ["-l h_vmem=5G"]
+
+
+def test_without_a_time_the_queue_decides_and_not_dask(monkeypatch, tmp_path) -> None:
+    """dask-jobqueue's own default is 30 minutes."""
+    from dask import config
+
+    monkeypatch.setenv("DASK_CONFIG", str(tmp_path))
+    found = []
+
+    def cluster(*_: object) -> None:
+        found.append(config.get("jobqueue.slurm.walltime"))
+        raise RunError("not started")
+
+    monkeypatch.setattr("mambamed.cluster.workers._batch_cluster", cluster)
+    for job in ("mem=1G", "mem=1G,time=60"):
+        with pytest.raises(RunError), open_workers(Destination.of("slurm", 1, job)):
+            pass
+    assert found == [None, "00:30:00"] and config.get("jobqueue.slurm.walltime") == "00:30:00"
 
 
 def test_the_file_of_the_site_counts_unless_the_command_overrides_it(script) -> None:

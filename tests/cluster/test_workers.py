@@ -18,11 +18,11 @@ from mambamed.cluster.destination import Destination
 from mambamed.cluster.workers import open_workers
 from mambamed.errors import CaseError, RecipeError, RunError
 from mambamed.preparation.pool import over_cases
-from mambamed.progress import Silence
 from tests.cluster.dying import die, wait
 from tests.faults.in_process import call
 from tests.faults.small_jobs import JOBS, output_of
 from tests.kills import ROOT, contents, spawned_by
+from tests.told import Told
 
 pytest.importorskip("dask_jobqueue")
 # Times; the name of the folder of predictions is that of the evaluation's report.
@@ -71,14 +71,6 @@ def test_evaluate_writes_the_same_bytes(workers, tmp_path) -> None:
         assert done.code == 3 and done.line_with(broken.name)
         found[name] = contents(tmp_path / name)
     assert found["alone"] == found["apart"] and "report.html" in found["alone"]
-
-
-class Told(Silence):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")

@@ -15,6 +15,7 @@ from mambamed.cases import Case
 from mambamed.errors import CaseError
 from mambamed.preparation.pool import over_cases
 from mambamed.progress import Silence
+from tests.told import Told
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = [Case(f"c{n}", ()) for n in range(9)]
@@ -39,14 +40,6 @@ def refuse(case, folder):
     if case.id == "c3":
         raise CaseError("c3: is no image; leave it out")
     return os.environ["OMP_NUM_THREADS"]
-
-
-class Told(Silence):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 def answers(work, folder: Path, progress=None):
