@@ -37,10 +37,12 @@ CROSS_CUTTING = {
     "networks/test_published_plans": "several networks at the plans of their papers",
     "preparation/test_round_trip": "real label maps to the prepared grid and back",
     "run/test_public_layouts": "every public layout through import-weights",
+    "selection/test_choice": "best from trained runs to the masks that predict makes by its file",
     "ssm/test_agreement": "all backends against one float64 reference",
     "ssm/test_real_case": "one checkpoint, every backend, the same masks",
     "ssm/test_triton_kernels": "forward and backward kernels, in one process with the interpreter",
     "training/test_switches": "settings of the recipe, each with its effect on the loop",
+    "training/test_waiting": "no operation of a queued step waits for the device",
     "viewer/test_page": "the page in a real browser, with all its scripts",
     "volumes/test_orientation": "one case stored in every orientation, through the whole prediction",
 }
