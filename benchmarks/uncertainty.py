@@ -1,0 +1,190 @@
+"""Whether `predict --uncertainty` ranks real cases by their true Dice better than chance.
+
+    OMP_NUM_THREADS=1 python benchmarks/uncertainty.py [--model RUN] [--data PREPARED] [--write]
+
+Predicts and evaluates the validation cases of fold 0 of Task04_Hippocampus. For each structure it reports
+Spearman's correlation of each number with the true Dice over the cases, and a one-sided permutation test.
+Data are those of the tests (MAMBAMED_TEST_DATA).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from sections import replace_section
+
+import mambamed
+from mambamed.documents.run import RunRecord
+from mambamed.io.tables import read_csv
+from mambamed.report.canvas import new_figure, plain_style, png_of
+
+DATA = Path(os.environ.get("MAMBAMED_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PICTURE = "uncertainty.png"
+RECIPE, FOLD, SEED, CPU_MINUTES = "hippocampus_nnmamba", 0, 0, 11
+# name -> what it is called, and the sign of the correlation if it works
+NUMBERS = {
+    "expected_dice": ("expected Dice", 1),
+    "entropy": ("entropy", -1),
+    "disagreement": ("disagreement", -1),
+    "voxels": ("for comparison: voxels of the mask", 1),
+}
+RESAMPLES = 99_999
+
+Values = Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Rank:
+    """How a number ranks cases by their true Dice.
+
+    Attributes:
+        rho: Spearman's.
+        interval: 95 %, of `rho`.
+        p: that chance reaches a correlation of the wanted sign as strong.
+    """
+
+    rho: float
+    interval: tuple[float, float]
+    p: float
+
+
+def ranked(number: NDArray[np.float64], dice: NDArray[np.float64], sign: int) -> Rank:
+    """Spearman's rho, its interval by Fisher's z (Bonett and Wright 2000), and a permutation test."""
+    ranks = np.array([stats.rankdata(number), stats.rankdata(dice)])
+    first, second = (ranks - ranks.mean(1, keepdims=True)) / ranks.std(1, keepdims=True)
+    rho = float((first * second).mean())
+    width = stats.norm.ppf(0.975) * np.sqrt((1 + rho**2 / 2) / (len(dice) - 3))
+    low, high = np.tanh(np.arctanh(rho) + np.array([-width, width]))
+
+    def statistic(permuted: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+        return (permuted * second).mean(axis)
+
+    tested = stats.permutation_test(
+        (sign * first,), statistic, permutation_type="pairings", vectorized=True, n_resamples=RESAMPLES,
+        alternative="greater", rng=np.random.default_rng(0),
+    )  # fmt: skip
+    return Rank(rho, (float(low), float(high)), float(tested.pvalue))
+
+
+def measured(model: Path, prepared: Path, folder: Path) -> dict[str, Values]:
+    """Structure -> its true Dice ("dice") and each of `NUMBERS` of the cases where the mask has it."""
+    masks = folder / "masks"
+    mambamed.predict(
+        model, prepared, masks, part="val", folds=str(FOLD), tta="mirror", uncertainty=True, device="cpu"
+    )
+    mambamed.evaluate(
+        masks, prepared, folder / "scores", part="val", only_predicted=True, metrics=["dice"], report=False
+    )
+    true = {(row["case"], row["region"]): row for row in read_csv(folder / "scores" / "cases.csv")[1]}
+    found: dict[str, list[dict[str, float]]] = {}
+    for row in read_csv(masks / "uncertainty.csv")[1]:
+        scores = true[row["case"], row["structure"]]
+        if row["expected_dice"]:
+            numbers = {name: float(row[name]) for name in NUMBERS if name in row}
+            voxels = float(scores["tp"]) + float(scores["fp"])
+            both = {**numbers, "voxels": voxels, "dice": float(scores["dice"])}
+            found.setdefault(row["structure"], []).append(both)
+    return {
+        structure: {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        for structure, rows in found.items()
+    }
+
+
+def section(model: Path, found: Mapping[str, Values], ranks: Mapping[str, Mapping[str, Rank]]) -> list[str]:
+    """The text and the table."""
+    document = RunRecord.read(model / "run.json")
+    told = document.folds[str(FOLD)]
+    minutes = sum(each.cost.cpu_seconds for each in told.sessions if each.cost) / 60
+    lines = [
+        "## Uncertainty of masks",
+        "",
+        f"`python benchmarks/uncertainty.py`: Task04_Hippocampus, validation cases of fold {FOLD}, predicted "
+        f"by `{document.recipe}`, seed {told.seed}, trained for {told.steps} steps in {minutes:.1f} "
+        "CPU-minutes, with `predict --uncertainty --tta mirror`. Unless `--model` gives a run, it is trained "
+        f"by `mambamed train {RECIPE} --set training.seed={SEED} --max-cpu-minutes {CPU_MINUTES}`. Rho is "
+        "Spearman's correlation with the true Dice over the cases. p is from a one-sided permutation test "
+        f"({RESAMPLES + 1:,} permutations): the expected Dice should rise with the true one, entropy and "
+        "disagreement should fall. The p-values are not corrected for the number of tests. Training chose "
+        "its checkpoint and its temperature on the same cases.",
+        "",
+        "| structure | cases | mean true Dice | mean expected Dice | number | rho (95 % interval) | p |",
+        "|---|--:|--:|--:|---|--:|--:|",
+    ]
+    for structure, values in found.items():
+        means = f"{values['dice'].mean():.3f} | {values['expected_dice'].mean():.3f}"
+        for name, rank in ranks[structure].items():
+            low, high = rank.interval
+            lines.append(
+                f"| {structure} | {len(values['dice'])} | {means} | {NUMBERS[name][0]} | "
+                f"{rank.rho:.2f} ({low:.2f} to {high:.2f}) | {rank.p:.5f} |"
+            )
+    return [*lines, "", f"![True Dice over expected Dice, one point per case]({PICTURE})"]
+
+
+@plain_style()
+def picture(found: Mapping[str, Values], ranks: Mapping[str, Mapping[str, Rank]]) -> bytes:
+    """True over expected Dice, one panel per structure; points on the line are right."""
+    figure = new_figure(figsize=(4 * len(found), 4), dpi=100)
+    panels = figure.subplots(1, len(found), sharex=True, sharey=True, squeeze=False)[0]
+    every = [values[name] for values in found.values() for name in ("dice", "expected_dice")]
+    low, high = min(map(np.min, every)) - 0.01, max(map(np.max, every)) + 0.01
+    for axes, (structure, values) in zip(panels, found.items(), strict=True):
+        axes.plot([low, high], [low, high], "--", color="gray", lw=1)
+        axes.plot(values["expected_dice"], values["dice"], "o", ms=4, alpha=0.7)
+        rank = ranks[structure]["expected_dice"]
+        axes.set_title(f"{structure}: rho {rank.rho:.2f}, {len(values['dice'])} cases")
+        axes.set_xlabel("expected Dice")
+        axes.set_xlim(low, high)
+        axes.set_ylim(low, high)
+        axes.set_aspect("equal")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("true Dice")
+    return png_of(figure)
+
+
+def main() -> None:
+    """Train if needed, measure, print, and write where asked."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", type=Path, help="a run trained on fold 0 (default: train one)")
+    parser.add_argument("--data", type=Path, help="the prepared dataset (default: prepare it)")
+    parser.add_argument("--write", action="store_true", help="write the section of docs/benchmarks.md")
+    asked = parser.parse_args()
+    source = DATA / "Task04_Hippocampus"
+    if not asked.data and not source.is_dir():
+        sys.exit(f"{source}: not found. Set MAMBAMED_TEST_DATA, or give --data.")
+    with tempfile.TemporaryDirectory(prefix="mambamed-benchmark-") as name:
+        folder = Path(name)
+        prepared, model = asked.data or folder / "prepared", asked.model or folder / "run"
+        if not asked.data:
+            mambamed.prepare(source, prepared, qc=False)
+        if not asked.model:
+            mambamed.train(
+                RECIPE, prepared, model, fold=str(FOLD), set=[f"training.seed={SEED}"], device="cpu",
+                max_cpu_minutes=CPU_MINUTES,
+            )  # fmt: skip
+        found = measured(model, prepared, folder)
+        ranks = {
+            structure: {
+                name: ranked(values[name], values["dice"], sign) for name, (_, sign) in NUMBERS.items()
+            }
+            for structure, values in found.items()
+        }
+        lines = section(model, found, ranks)
+    print("\n".join(lines))
+    if asked.write:
+        (DOCS / PICTURE).write_bytes(picture(found, ranks))
+        replace_section(DOCS / "benchmarks.md", "uncertainty", "uncertainty.py", lines)
+
+
+if __name__ == "__main__":
+    main()
