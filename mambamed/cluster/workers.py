@@ -209,9 +209,13 @@ def _started(make: Callable[[], Any], attempts: int) -> Any:
 
 
 def _environment(place: Destination, threads: int) -> dict[str, str]:
-    """The numbers of threads: those of `--job cpus`, else of the environment, else `threads`."""
-    cpus = place.count("cpus")
-    return {name: str(cpus or os.environ.get(name, threads)) for name in THREADS}
+    """The numbers of threads: those of `--job cpus`, else of the environment, else `threads`.
+
+    OMP_NUM_THREADS counts for every library that the environment does not name: torch takes MKL_NUM_THREADS
+    first, and two threads that wait for each other on one core are many times slower than one.
+    """
+    cpus, own = place.count("cpus"), os.environ.get("OMP_NUM_THREADS", threads)
+    return {name: str(cpus or os.environ.get(name, own)) for name in THREADS}
 
 
 @contextmanager

@@ -15,7 +15,8 @@ import pytest
 import mambamed
 from mambamed.cases import Case
 from mambamed.cluster.destination import Destination
-from mambamed.cluster.workers import open_workers
+from mambamed.cluster.workers import _environment, open_workers
+from mambamed.cores import THREADS
 from mambamed.errors import CaseError, RecipeError, RunError
 from mambamed.preparation.pool import over_cases
 from tests.cluster.dying import die, wait
@@ -39,6 +40,23 @@ def workers() -> Iterator[str]:
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}
     with LocalCluster(**options, env={"OMP_NUM_THREADS": "1"}) as cluster:
         yield cluster.scheduler_address
+
+
+@pytest.mark.parametrize(
+    ("asked", "more", "expected"),
+    [
+        ({}, None, "2"),
+        ({"OMP_NUM_THREADS": "1"}, None, "1"),  # else torch takes MKL's two threads
+        ({"OMP_NUM_THREADS": "1"}, "cpus=4", "4"),
+    ],
+)
+def test_all_libraries_of_a_worker_have_as_many_threads_as_openmp(asked, more, expected, monkeypatch) -> None:
+    for name in THREADS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in asked.items():
+        monkeypatch.setenv(name, value)
+    place = Destination.of("local", 1, more)
+    assert set(_environment(place, 2).values()) == {expected}
 
 
 @pytest.mark.parametrize("verb", ["predict", *FURTHER])
