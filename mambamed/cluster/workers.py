@@ -143,6 +143,7 @@ def open_workers(
     settings = {
         "distributed.scheduler.allowed-failures": _FAILURES,
         "distributed.admin.tick.limit": "1h",
+        "distributed.worker.profile.enabled": False,  # it looks at every worker 100 times a second
         # A worker of a busy machine may need longer than Dask's 15 s to start again, and would be given up.
         "distributed.deploy.lost-worker-timeout": "1d" if place.on == "local" else "2m",
     }
