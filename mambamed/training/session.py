@@ -26,6 +26,7 @@ from mambamed.run.device import peak_memory
 from mambamed.run.folder import Run
 from mambamed.run.model import input_channels, make_network
 from mambamed.run.provenance import provenance
+from mambamed.run.shallow import make_shallow_safe
 from mambamed.run.workplace import Workplace
 from mambamed.tasks.cases import PatchCase
 from mambamed.tasks.covariates import WithCovariates
@@ -38,7 +39,6 @@ from mambamed.training.loop import Loop, Patches, stream_of
 from mambamed.training.optimize import WeightAverage, make_optimizer
 from mambamed.training.ranks import Ranks, ShareOfSampler
 from mambamed.training.schedule import Pace, window_count
-from mambamed.training.shallow import make_shallow_safe
 from mambamed.training.state import Counters, TrainingState
 from mambamed.training.stopping import StopRequests
 from mambamed.training.trackers import open_trackers

@@ -25,6 +25,7 @@ from mambamed.run.export import open_model
 from mambamed.run.folder import Run
 from mambamed.run.model import load_network
 from mambamed.run.provenance import sha256_of
+from mambamed.run.shallow import make_shallow_safe
 from mambamed.run.workplace import choose_workplace
 from mambamed.tasks.base import Task
 from mambamed.volumes.sliding_window import Slab, Windows, slab_axis, window_slabs
@@ -211,6 +212,9 @@ def load_ensemble(models: Sequence[Path], serving: Serving = Serving()) -> Ensem
             load_network(run, fold, part.checkpoint, place.device).to(memory_format=layout)  # type: ignore[call-overload]
             for fold in folds
         )
+        if place.device.type == "cpu" and place.precision == "bf16":
+            for network in networks:
+                make_shallow_safe(network)
         windows = windows_of(run, serving.overlap, serving.tta, place.device)
         name = Path(part.model).resolve().name
         members.append(Member(run, folds, networks, windows, layout, name, part.checkpoint, part.weight))
