@@ -200,7 +200,9 @@ def one_of_each_kind() -> list[Any]:
         form = [recipe.network.options.get(key) for key in ("directions", "variant", "version", "v2")]
         kinds.setdefault((recipe.task, recipe.network.name, *form), name)
     return [
-        pytest.param(name, marks=pytest.mark.slow if load(name).network.name in LARGE else ())
+        pytest.param(
+            name, marks=pytest.mark.slow if load(name).network.name in LARGE or "multi" in name else ()
+        )
         for name in kinds.values()
     ]
 

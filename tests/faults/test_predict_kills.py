@@ -19,10 +19,6 @@ def trials(folder, cases: int, kills: int):
     )
 
 
-def test_predict_killed_at_some_moments_is_completed_by_resume(tmp_path) -> None:
-    assert any(trial.hit for trial in trials(tmp_path, 6, 2))
-
-
 @pytest.mark.slow
 def test_predict_killed_at_20_moments_is_completed_by_resume(tmp_path) -> None:
     found = trials(tmp_path, 12, 20)

@@ -6,12 +6,6 @@ from tests.kills import outlive_kills
 from tests.preparation.test_prepare import make_dataset
 
 
-def test_prepare_killed_at_some_moments_ends_with_the_same_bytes(tmp_path) -> None:
-    raw = make_dataset(tmp_path / "raw", cases=8)
-    trials = outlive_kills(lambda out: ["prepare", str(raw), "-o", str(out), "--workers", "1"], tmp_path, 3)
-    assert any(trial.hit for trial in trials)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_prepare_killed_at_20_moments_ends_with_the_same_bytes(tmp_path, workers) -> None:
