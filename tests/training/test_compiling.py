@@ -10,7 +10,6 @@ from mambamed.run.folder import Run
 from mambamed.run.workplace import Workplace
 from mambamed.training import compiling, train
 from mambamed.training.compiling import cache_file, choose_compile, step_seconds
-from mambamed.training.step import Steps
 from tests.training.small_run import CONVOLUTIONS, small_recipe
 from tests.training.tiny import TinyNet, Undisturbed, tiny_loop, tiny_recipe
 
@@ -129,11 +128,18 @@ def test_only_training_steps_are_compiled_and_names_and_numbers_stay(tmp_path, m
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own sources
-def test_the_step_takes_what_torch_compile_returns(tmp_path):
+def test_the_step_takes_what_torch_compile_returns(monkeypatch, tmp_path):
     """Its truth value is its length, which a network does not have."""
-    loop = tiny_loop(tmp_path, tiny_recipe())
-    network = torch.compile(loop.state.network, backend="eager")
-    Steps(loop.state, loop.run.task, PLACE, loop.run.recipe.training, network=network)
+    graphs, compile_by = [], torch.compile
+
+    def noted(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda network, **options: compile_by(network, backend=noted))
+    loop = tiny_loop(tmp_path, tiny_recipe(), compiled=True)
+    loop.go(Undisturbed())
+    assert graphs and len(loop.state.counters.history) == loop.run.recipe.training.epochs
 
 
 @pytest.mark.slow
