@@ -81,6 +81,7 @@ Tta = Literal["mirror", "none"]
 Missing = Literal["reject", "zero"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
+Scan = Literal["auto", "reference", "chunked", "cpu", "triton", "cuda"]
 _Kind = TypeVar("_Kind")
 
 
@@ -203,6 +204,7 @@ def train(
     init_strict: bool = False,
     device: Device = "auto",
     precision: Precision | None = None,
+    scan: Scan = "auto",
     deterministic: bool = False,
     max_hours: float | None = None,
     max_cpu_minutes: float | None = None,
@@ -257,6 +259,7 @@ def train(
         _check_prepared(Path(data or known or ""))
     if init_from is not None:
         (init_from,) = _local_models([init_from])
+    from mambamed.run.workplace import scan_option
     from mambamed.training import train
     from mambamed.training.general import recipe_to_train
     from mambamed.training.launch import launch, launched, words_of
@@ -273,54 +276,57 @@ def train(
         if asked is None:
             raise RecipeError("train --on: no recipe. Make one: mambamed recipes new -d PREPARED -o x.yaml")
         return train_on(asked, given, Destination.of(on, jobs, job), progress)
-    if launched(gpus):
-        if dry_run:
-            raise RecipeError("train: dry_run: measures one GPU. Set gpus to 1.")
-        if code := launch(gpus, words_of(given)):
-            raise RunError(f"train: {gpus} processes ended with exit code {code}. Read their messages above.")
-        from mambamed.training.spread import trained_summary
+    with scan_option(scan):
+        if launched(gpus):
+            if dry_run:
+                raise RecipeError("train: dry_run: measures one GPU. Set gpus to 1.")
+            if code := launch(gpus, words_of(given)):
+                raise RunError(
+                    f"train: {gpus} processes ended with exit code {code}. Read their messages above."
+                )
+            from mambamed.training.spread import trained_summary
 
-        return trained_summary(asked or recipe_to_train(cast(Path, data), output)[0], given)
-    limit, notes, measured = TimeLimit.of(max_hours, max_cpu_minutes), (), False
-    if asked is None:
-        if max_cpu_minutes is not None:
-            raise RecipeError(
-                "--max-cpu-minutes: needs a recipe. Make one: mambamed recipes new -d PREPARED -o x.yaml"
+            return trained_summary(asked or recipe_to_train(cast(Path, data), output)[0], given)
+        limit, notes, measured = TimeLimit.of(max_hours, max_cpu_minutes), (), False
+        if asked is None:
+            if max_cpu_minutes is not None:
+                raise RecipeError(
+                    "--max-cpu-minutes: needs a recipe. Make one: mambamed recipes new -d PREPARED -o x.yaml"
+                )
+            asked, notes, measured = recipe_to_train(
+                cast(Path, data),
+                output,
+                fold=fold,
+                seeds=seeds,
+                overrides=set or (),
+                device=device,
+                precision=precision,
+                max_hours=max_hours,
+                fit=fit,
+                progress=progress,
             )
-        asked, notes, measured = recipe_to_train(
-            cast(Path, data),
-            output,
-            fold=fold,
-            seeds=seeds,
-            overrides=set or (),
-            device=device,
-            precision=precision,
-            max_hours=max_hours,
-            fit=fit,
-            progress=progress,
-        )
-        fit = None  # respected by that recipe
-    options: dict[str, Any] = {
-        "prepared": data,
-        "output": output,
-        "fold": fold,
-        "resume": resume,
-        "init_from": init_from,
-        "init_strict": init_strict,
-        "device": device,
-        "precision": precision,
-        "deterministic": deterministic,
-        "limit": limit,
-        "fit": fit,
-        "log": log or (),
-        "notes": notes,
-        "measured": measured,
-        "progress": progress,
-    }
-    if seeds is not None and not dry_run:
-        summary = train_seeds(asked, seeds, **options)
-    else:
-        summary = train(asked, dry_run=dry_run, **options)
+            fit = None  # respected by that recipe
+        options: dict[str, Any] = {
+            "prepared": data,
+            "output": output,
+            "fold": fold,
+            "resume": resume,
+            "init_from": init_from,
+            "init_strict": init_strict,
+            "device": device,
+            "precision": precision,
+            "deterministic": deterministic,
+            "limit": limit,
+            "fit": fit,
+            "log": log or (),
+            "notes": notes,
+            "measured": measured,
+            "progress": progress,
+        }
+        if seeds is not None and not dry_run:
+            summary = train_seeds(asked, seeds, **options)
+        else:
+            summary = train(asked, dry_run=dry_run, **options)
     leave_ranks()
     return summary
 
@@ -332,6 +338,7 @@ def extend(
     data: AnyPath | None = None,
     device: Device = "auto",
     precision: Precision | None = None,
+    scan: Scan = "auto",
     max_hours: float | None = None,
     progress: Progress | None = None,
 ) -> TrainSummary:
@@ -347,19 +354,21 @@ def extend(
     _check_models(run)
     if data is not None:
         _check_prepared(Path(data))
+    from mambamed.run.workplace import scan_option
     from mambamed.training.extend import extend
     from mambamed.training.ranks import leave_ranks
 
-    summary = extend(
-        run,
-        epochs,
-        fold=fold,
-        prepared=data,
-        device=device,
-        precision=precision,
-        max_hours=max_hours,
-        progress=progress,
-    )
+    with scan_option(scan):
+        summary = extend(
+            run,
+            epochs,
+            fold=fold,
+            prepared=data,
+            device=device,
+            precision=precision,
+            max_hours=max_hours,
+            progress=progress,
+        )
     leave_ranks()
     return summary
 
@@ -460,6 +469,7 @@ def predict(
     tta: Tta | None = None,
     device: Device = "auto",
     precision: Precision | None = None,
+    scan: Scan = "auto",
     resume: bool = False,
     overwrite: bool = False,
     preview: bool = False,
@@ -492,6 +502,8 @@ def predict(
         tta: Test-time augmentation: average over mirrored copies of the image (default: from the recipe).
         device: Device to compute on; auto prefers a GPU.
         precision: Numeric precision; overrides the recipe.
+        scan: Backend of the selective scan, see docs/scan.md; auto is MAMBAMED_SCAN if that is set, else the
+            fastest one for the device.
         resume: Skip cases that are already done.
         overwrite: Process every case again and replace existing results.
         preview: Also write a preview picture of every case.
@@ -520,10 +532,12 @@ def predict(
     _check_input(Path(input))
     from mambamed.answers.mask_files import MaskOptions
     from mambamed.answers.segmentation import predict
+    from mambamed.run.workplace import scan_option
 
     asked, serving = _options(locals())
     options = MaskOptions(preview, save_probabilities, statistics, uncertainty, format)
-    with _workers(on, jobs, job, progress, gpus, device, threads=None) as workers:
+    pool = _workers(on, jobs, job, progress, gpus, device, threads=None)
+    with scan_option(scan, here=on is None), pool as workers:
         return predict(model, input, output, serving, asked, options, progress, workers)
 
 
@@ -540,6 +554,7 @@ def classify(
     tta: Tta | None = None,
     device: Device = "auto",
     precision: Precision | None = None,
+    scan: Scan = "auto",
     resume: bool = False,
     overwrite: bool = False,
     part: Part | None = None,
@@ -567,10 +582,12 @@ def classify(
     model = _local_models(model)
     _check_input(Path(input))
     from mambamed.answers.classification import ClassOptions, classify
+    from mambamed.run.workplace import scan_option
 
     asked, serving = _options(locals())
     options = ClassOptions(threshold, covariates, saliency, saliency_method)
-    with _workers(on, jobs, job, progress, gpus, device, threads=None) as workers:
+    pool = _workers(on, jobs, job, progress, gpus, device, threads=None)
+    with scan_option(scan, here=on is None), pool as workers:
         return classify(model, input, output, serving, asked, options, progress, workers)
 
 
@@ -586,6 +603,7 @@ def landmarks(
     tta: Tta | None = None,
     device: Device = "auto",
     precision: Precision | None = None,
+    scan: Scan = "auto",
     resume: bool = False,
     overwrite: bool = False,
     preview: bool = False,
@@ -615,11 +633,13 @@ def landmarks(
     model = _local_models(model)
     _check_input(Path(input))
     from mambamed.answers.landmarks import PointOptions, landmarks
+    from mambamed.run.workplace import scan_option
 
     asked, serving = _options(locals())
     kinds = [kind.strip().removeprefix(".") for kind in str(export).split(",")] if export else []
     options = PointOptions(tuple(kind for kind in kinds if kind != "json"), threshold, preview)
-    with _workers(on, jobs, job, progress, gpus, device, threads=None) as workers:
+    pool = _workers(on, jobs, job, progress, gpus, device, threads=None)
+    with scan_option(scan, here=on is None), pool as workers:
         return landmarks(model, input, output, serving, asked, options, progress, workers)
 
 
@@ -640,6 +660,7 @@ def bids(
     tta: Tta | None = None,
     device: Device = "auto",
     precision: Precision | None = None,
+    scan: Scan = "auto",
     overwrite: bool = False,
     missing: Missing = "reject",
     max_ram: str | None = None,
@@ -668,12 +689,14 @@ def bids(
     """
     model = _local_models(model)
     from mambamed.answers.bids import BidsOptions, run_bids
+    from mambamed.run.workplace import scan_option
 
     job, serving = _options({"shard": "1/1", "resume": False, "part": None, **locals()})
     options = BidsOptions(
         participant_label, session_label, filter, channels, label, skip_validation=skip_bids_validation
     )
-    return run_bids(model, bids_dir, output_dir, serving, job, options, progress)
+    with scan_option(scan):
+        return run_bids(model, bids_dir, output_dir, serving, job, options, progress)
 
 
 def _check_models(*models: AnyPath) -> None:
@@ -908,6 +931,7 @@ def best(
     alpha: float = 0.05,
     common: bool = False,
     device: Device = "auto",
+    scan: Scan = "auto",
     progress: Progress | None = None,
 ) -> BestSummary:
     """Choose among runs, averages of runs, weights and postprocessing, and write an ensemble file.
@@ -925,11 +949,20 @@ def best(
         common: Use only the folds that all runs have.
     """
     _check_models(*cast("list[Path]", runs))
+    from mambamed.run.workplace import scan_option
     from mambamed.selection.best import best
 
-    return best(
-        runs, output, data=data, metric=metric, alpha=alpha, common=common, device=device, progress=progress
-    )
+    with scan_option(scan):
+        return best(
+            runs,
+            output,
+            data=data,
+            metric=metric,
+            alpha=alpha,
+            common=common,
+            device=device,
+            progress=progress,
+        )
 
 
 def study(

@@ -24,6 +24,7 @@ from mambamed.memory import case_too_large
 from mambamed.preparation.pool import Workers, over_cases
 from mambamed.progress import Progress, Silence
 from mambamed.run.device import keep_freed_memory
+from mambamed.ssm.scan import asked_backend, asking_for
 from mambamed.volumes.ensemble import Ensemble, Serving, load_ensemble
 
 
@@ -37,6 +38,7 @@ class _Task:
     expected: str  # the ensemble, as the first worker described it
     answer: Answer
     folder: Path
+    scan: str  # backend that --scan names
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def ensemble_in_workers(
         RunError: the worker died in each attempt.
     """
     with workers.pool.open(1) as executor:
-        future = executor.submit(_described, tuple(models), serving, workers.command)
+        future = executor.submit(_described, tuple(models), serving, workers.command, asked_backend())
         error = future.exception()
     if not isinstance(error, BrokenExecutor):
         return future.result()
@@ -86,7 +88,9 @@ def run_in_workers(
     if not cases:
         return
     expected = json_line(ensemble.described())
-    task = _Task(tuple(models), serving, workers.command, expected, answer, record.place.path)
+    task = _Task(
+        tuple(models), serving, workers.command, expected, answer, record.place.path, asked_backend()
+    )
     work = [(case, task) for case in cases]
     for case, done in over_cases(_do_case, work, workers.number, progress, workers.pool):
         if isinstance(done, CaseError):
@@ -115,14 +119,20 @@ def _loaded(models: tuple[Path, ...], serving: Serving, command: str) -> Ensembl
         return load_ensemble(models, serving)
 
 
-def _described(models: tuple[Path, ...], serving: Serving, command: str) -> Ensemble:
-    ensemble = _loaded(models, serving, command)
+def _described(models: tuple[Path, ...], serving: Serving, command: str, scan: str) -> Ensemble:
+    with asking_for(scan):
+        ensemble = _loaded(models, serving, command)
     members = tuple(replace(member, networks=()) for member in ensemble.members)
     return replace(ensemble, members=members)
 
 
 def _do_case(case: Case, task: _Task) -> _Done:
     """In a worker: one case from its files to its results."""
+    with asking_for(task.scan):
+        return _done(case, task)
+
+
+def _done(case: Case, task: _Task) -> _Done:
     ensemble = _loaded(task.models, task.serving, task.command)
     found = ensemble.described()
     if json_line(found) != task.expected:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from mambamed.errors import RecipeError
 from mambamed.run.device import choose_device, choose_precision, memory_format, own_gpu, set_cudnn
-from mambamed.ssm.scan import VARIABLE, chosen_backend
+from mambamed.ssm.scan import VARIABLE, asked_backend, asking_for, chosen_backend, serves, why_unavailable
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,31 @@ class Workplace:
     precision: str
     layout: torch.memory_format  # of 5-D tensors
     compiled: bool = False  # whether training steps run through torch.compile
+
+
+@contextmanager
+def scan_option(name: str, here: bool = True) -> Iterator[None]:
+    """The commands within compute selective scans by this backend, the value of --scan.
+
+    Args:
+        here: whether this machine computes; else its workers check whether they have the backend.
+
+    Raises RecipeError: the backend cannot be used here.
+    """
+    if here and name != "auto":
+        _check_usable(name)
+    with asking_for(name):
+        yield
+
+
+def _check_usable(name: str, kind: str | None = None) -> None:
+    """Raise RecipeError if the backend that --scan names cannot be used, or not on this type of device."""
+    if reason := why_unavailable(name):
+        raise RecipeError(f"--scan {name}: cannot be used here: {reason}. Choose another backend, or auto.")
+    if kind is not None and not serves(name, kind):
+        raise RecipeError(
+            f"--scan {name}: does not run on the device {kind}. Choose another backend, or another --device."
+        )
 
 
 def choose_workplace(
@@ -33,7 +60,8 @@ def choose_workplace(
 
     Returns: The workplace, and one line per choice, including the scan backend, with the reason for it.
 
-    Raises RecipeError: device or precision cannot be used, or the scan backend that the environment names.
+    Raises RecipeError: device or precision cannot be used, or the scan backend that --scan or the environment
+    names.
     """
     chosen, why_device = choose_device(device)
     if one_per_gpu and chosen.type == "cuda" and ":" not in device:  # no number was asked for
@@ -43,6 +71,8 @@ def choose_workplace(
             torch.cuda.set_device(chosen)
     kind, why_kind = choose_precision(precision, chosen)
     layout = memory_format(chosen, kind)
+    if (asked := asked_backend()) != "auto":
+        _check_usable(asked, chosen.type)
     try:
         backend, why_backend = chosen_backend(chosen)
     except ValueError as error:

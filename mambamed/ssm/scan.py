@@ -24,6 +24,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from types import ModuleType
 
@@ -46,6 +49,7 @@ _PREFERENCE = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}
 _ANYWHERE = ("reference", "chunked")
 VARIABLE = "MAMBAMED_SCAN"  # of the environment: a backend for all processes of a command
 
+_asked = "auto"  # by the option --scan, see `asking_for`
 _forced: str | None = None
 _decided: set[str] = set()  # device types for which backends were tried
 
@@ -74,21 +78,60 @@ def set_backend(name: str) -> None:
     _forced = None if name == "auto" else name
 
 
+@contextmanager
+def asking_for(name: str) -> Iterator[None]:
+    """Make every `backend="auto"` scan of this process use `name` within, on the devices that it serves.
+
+    It overrides `set_backend` and the environment; "auto" changes nothing. Whether it can be used is checked
+    by the first scan, or by `chosen_backend`.
+    """
+    global _asked
+    before = _asked
+    _ask(before if name == "auto" else name)
+    try:
+        yield
+    finally:
+        _ask(before)
+
+
+def _ask(name: str) -> None:
+    global _asked
+    if name != _asked and "torch._dynamo" in sys.modules:
+        # compiled code holds the name, see `resolve_backend`
+        getattr(torch._dynamo, "reset_code_caches", torch.compiler.reset)()
+    _asked = name
+
+
+def asked_backend() -> str:
+    """The backend of the present `asking_for`, else "auto"."""
+    return _asked
+
+
+def serves(name: str, device_type: str) -> bool:
+    """Whether backend `name` computes on devices of this type."""
+    return name in (*_ANYWHERE, *_PREFERENCE.get(device_type, ()))
+
+
 def chosen_backend(device: str | torch.device = "cpu") -> tuple[str, str]:
     """The backend of `backend="auto"` on `device`, and the reason.
 
-    Set by `set_backend`, else by the environment variable `MAMBAMED_SCAN` on the devices that its backend
-    serves, else chosen. ValueError if the one named there does not exist or cannot be used.
+    Set by `asking_for` on the devices that its backend serves, else by `set_backend`, else by the environment
+    variable `MAMBAMED_SCAN` on the devices that its backend serves, else chosen. ValueError if the one named
+    there does not exist or cannot be used.
 
     >>> chosen_backend("meta")
     ('chunked', "plain torch, as there is no kernel for device type 'meta'")
     """
+    named, kind = os.environ.get(VARIABLE) or "auto", torch.device(device).type
+    if _asked != "auto" and serves(_asked, kind):
+        _refuse_unavailable(_asked)
+        other = f", which overrides {VARIABLE}={named}" if named not in ("auto", _asked) else ""
+        return _asked, f"set by --scan{other}"
     if _forced is not None:
         return _forced, "set by set_backend"
-    named, kind = os.environ.get(VARIABLE) or "auto", torch.device(device).type
     if named != "auto":
         _refuse_unavailable(named)
-        if named in (*_ANYWHERE, *_PREFERENCE.get(kind, ())):
+        if serves(named, kind):
             return named, f"set by {VARIABLE}"
     return _choose(kind)
 
@@ -162,7 +205,8 @@ def selective_scan(
 
 def resolve_backend(backend: str, device_type: str, float64: bool = False) -> str:
     """The backend's name, with "auto" resolved; ValueError if it cannot be used."""
-    if backend == "auto" and _forced is None and device_type not in _decided and _exporting():
+    chooses = backend == "auto" and _forced is None and not serves(_asked, device_type)
+    if chooses and device_type not in _decided and _exporting():
         # torch.export replaces functions that numba's compiler needs, so kernels cannot be tested now
         log.warning("exported with plain torch: run a scan before the export to have its kernels chosen")
         return "chunked"

@@ -30,7 +30,7 @@ SMALL = [
     for key in ("epochs=1", "steps_per_epoch=1", "batch_size=1", "patch_size=[16,16,16]")
     for part in ("--set", f"training.{key}")
 ]
-NOT_EXECUTED = ("pip install", "sh run", "python -m pytest", "TRITON_INTERPRET=1", "MAMBAMED_SCAN=cuda")
+NOT_EXECUTED = ("pip install", "sh run", "python -m pytest", "TRITON_INTERPRET=1", "--scan cuda")
 RAS = np.eye(4)
 LAYOUTS = ROOT / "tests" / "networks" / "public_layouts"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mambamed.errors import RecipeError
-from mambamed.run.workplace import choose_workplace
+from mambamed.run.workplace import choose_workplace, scan_option
 
 
 @pytest.fixture
@@ -66,3 +66,33 @@ def test_one_that_cannot_be_used_is_rejected_in_one_line(monkeypatch, name, reas
     monkeypatch.setenv("MAMBAMED_SCAN", name)
     with pytest.raises(RecipeError, match=f"^environment variable MAMBAMED_SCAN: {reason}[^\n]*$"):
         choose_workplace("cpu", "fp32")
+
+
+def test_the_option_overrides_the_environment_and_says_so(monkeypatch) -> None:
+    monkeypatch.setenv("MAMBAMED_SCAN", "reference")
+    with scan_option("chunked"):
+        line = choose_workplace("cpu", "fp32")[1]["scan_backend"]
+    assert line == "scan backend chunked: set by --scan, which overrides MAMBAMED_SCAN=reference"
+    assert choose_workplace("cpu", "fp32")[1]["scan_backend"].startswith("scan backend reference")
+    monkeypatch.setenv("MAMBAMED_SCAN", "fast")
+    with scan_option("reference"):
+        assert choose_workplace("cpu", "fp32")[1]["scan_backend"].startswith("scan backend reference")
+
+
+@pytest.mark.parametrize(("name", "device"), [("cpu", "cuda"), ("triton", "cpu")])
+def test_a_backend_of_another_device_is_rejected(four_gpus, monkeypatch, name, device) -> None:
+    monkeypatch.setattr("mambamed.run.workplace.why_unavailable", lambda name: None)
+    with (
+        scan_option(name),
+        pytest.raises(RecipeError, match=f"^--scan {name}: does not run on the device {device}\\. "),
+    ):
+        choose_workplace(device, "fp32")
+
+
+def test_a_machine_that_only_hands_on_needs_no_backend(monkeypatch) -> None:
+    monkeypatch.setattr("mambamed.run.workplace.why_unavailable", lambda name: f"no {name}")
+    line = r"^--scan triton: cannot be used here: no triton\. "
+    with scan_option("triton", here=False), pytest.raises(RecipeError, match=line):
+        choose_workplace("cpu", "fp32")
+    with pytest.raises(RecipeError, match=line), scan_option("triton"):
+        pass

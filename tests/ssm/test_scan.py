@@ -226,6 +226,36 @@ def test_the_environment_names_a_backend_for_the_devices_that_it_serves(monkeypa
     assert chosen_backend("cpu") == chosen
 
 
+def test_what_is_asked_for_goes_before_all_on_the_devices_that_it_serves(monkeypatch) -> None:
+    monkeypatch.setattr(scan, "why_unavailable", lambda name: None)
+    monkeypatch.setenv("MAMBAMED_SCAN", "reference")
+    with scan.asking_for("cuda"):
+        assert chosen_backend("cuda") == ("cuda", "set by --scan, which overrides MAMBAMED_SCAN=reference")
+        assert chosen_backend("cpu") == ("reference", "set by MAMBAMED_SCAN")
+        set_backend("chunked")
+        try:
+            assert chosen_backend("cuda")[0] == "cuda" and chosen_backend("cpu")[0] == "chunked"
+            with scan.asking_for("auto"):
+                assert scan.asked_backend() == "cuda"
+        finally:
+            set_backend("auto")
+    assert scan.asked_backend() == "auto" and chosen_backend("cuda")[0] == "reference"
+
+
+def test_compiled_code_does_not_keep_a_backend_that_is_no_longer_asked_for(monkeypatch) -> None:
+    """Its name is a constant there."""
+    used = []
+    for name in ("reference", "chunked"):
+        module = scan._backend(name)
+        forward = module.scan_forward
+        monkeypatch.setattr(module, "scan_forward", lambda *a, n=name, f=forward: (used.append(n), f(*a))[1])
+    compiled, inputs = torch.compile(selective_scan, backend="eager"), scan_inputs(1, 2, 5, 2)
+    for name in ("reference", "chunked", "reference"):
+        with scan.asking_for(name):
+            compiled(*inputs)
+    assert used == ["reference", "chunked", "reference"]
+
+
 def test_a_backend_that_cannot_serve_is_refused_with_its_reason(monkeypatch) -> None:
     monkeypatch.setitem(BACKENDS, "broken", "mambamed.ssm.no_such_file")
     with pytest.raises(ValueError, match="no_such_file"):

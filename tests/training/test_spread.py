@@ -59,7 +59,7 @@ def test_every_fold_is_a_job_and_one_that_fails_is_named(recipe, prepared, tmp_p
     lines = str(caught.value).splitlines()
     assert [line.partition(": failed: ")[0] for line in lines] == [f"fold_{n}" for n in range(5)]
     request = JobRequest.read(tmp_path / "run.jobs" / "fold_3.json")
-    expected = ["train", str(recipe), "--device", "auto", "--data", str(prepared)]
+    expected = ["train", str(recipe), "--device", "auto", "--scan", "auto", "--data", str(prepared)]
     expected += ["--output", str(tmp_path / "run"), "--fold", "3", "--gpus", "2"]
     assert request.words == tuple(expected) and request.again == ("--resume",)
 

@@ -32,12 +32,26 @@ from mambamed.run.export import export_model
 from mambamed.run.folder import Run
 from mambamed.run.listing import list_runs
 from mambamed.run.model import load_network
+from mambamed.ssm import chunked
 from mambamed.training import train
 from mambamed.training.extend import extend
 from mambamed.training.validation_patches import ValidationPatches
 from tests.answers.stubs import OPTIONS, stub_run
 from tests.run.hub_server import local_hub
 from tests.training.small_run import CONVOLUTIONS, small_recipe
+
+
+def test_the_backend_of_the_option_computes_the_scans_and_is_recorded(prepared, monkeypatch, tmp_path):
+    scans, forward = [], chunked.scan_forward
+    monkeypatch.setattr(chunked, "scan_forward", lambda *given: (scans.append(1), forward(*given))[1])
+    recipe, run = tmp_path / "r.yaml", tmp_path / "run"
+    recipe.write_text(dump_recipe(small_recipe(epochs=1, steps_per_epoch=1)))
+    mambamed.train(recipe, prepared, run, device="cpu", scan="chunked")
+    first = len(scans)
+    mambamed.extend(run, 2, device="cpu", scan="chunked")
+    assert 0 < first < len(scans)
+    lines = [each["scan_backend"] for each in Run.open(run).recorded(0)["sessions"]]
+    assert lines == ["scan backend chunked: set by --scan"] * 2
 
 
 def test_a_training_writes_what_the_house_promises_and_its_scores_agree_with_evaluate(prepared, tmp_path):
