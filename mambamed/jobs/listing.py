@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from mambamed.cluster.batch import SYSTEMS
+from mambamed.cluster.commands import KIND
 from mambamed.cluster.runners import ids_of, runs_now
 from mambamed.cluster.step import STOP
 from mambamed.documents.jobs import JobRequest, JobState
@@ -20,7 +21,6 @@ from mambamed.io.ledger import Ledger
 from mambamed.io.lock import LOCK_NAME, is_locked
 from mambamed.io.tables import read_csv
 
-KIND = "folder of jobs"
 _RECENT = 10  # results from which the time per case or epoch is taken
 
 

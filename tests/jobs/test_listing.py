@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from mambamed.cluster.commands import KIND
 from mambamed.documents.jobs import JobRequest, JobState, Start
 from mambamed.errors import DatasetError
 from mambamed.io.ownership import Output
-from mambamed.jobs.listing import KIND, list_jobs
+from mambamed.jobs.listing import list_jobs
 from tests.cluster.fake_slurm import FakeSlurm
 from tests.faults.in_process import call
 from tests.faults.small_jobs import JOBS
