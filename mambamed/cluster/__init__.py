@@ -3,7 +3,8 @@
 =============  ========================================================================
 `destination`  where: `--on`, `--jobs`, `--job`
 `batch`        batch systems: how jobs are submitted, listed, cancelled, put back
-`scripts`      job scripts, with what the site says in jobqueue.yaml
+`site`         what the site says in jobqueue.yaml, which `--job` overrides
+`scripts`      job scripts
 `step`         what a job runs: one command, and the record of its starts
 `commands`     many commands: submitted, followed, started again, reported by name
 =============  ========================================================================

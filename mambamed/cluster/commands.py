@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mambamed.cluster.destination import Destination
 from mambamed.cluster.runners import BatchRunner, LocalRunner, Runner
-from mambamed.cluster.scripts import with_site
+from mambamed.cluster.site import with_site
 from mambamed.cluster.step import STOP, may_start_again
 from mambamed.documents.foreign.jobqueue import SiteQueue
 from mambamed.documents.jobs import JobRequest, JobState, Start

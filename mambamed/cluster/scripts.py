@@ -5,39 +5,19 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from mambamed.cluster.batch import SYSTEMS
 from mambamed.cluster.destination import Destination
-from mambamed.documents.foreign.jobqueue import SiteQueue, read_site_queue
+from mambamed.documents.foreign.jobqueue import SiteQueue
 from mambamed.documents.jobs import JobRequest
 from mambamed.errors import RecipeError
 from mambamed.io.atomic import write_text
 from mambamed.io.json_files import write_json
 
 _PREFIXES = {"slurm": "#SBATCH ", "pbs": "#PBS ", "sge": "#$ ", "lsf": "#BSUB ", "htcondor": ""}
-_WITHIN_SPEC = {"pbs": ("select", "cpus", "gpus"), "sge": ("h_vmem",)}  # keys that `resource-spec` has, too
+_WITHIN_SPEC = {"pbs": "select", "sge": "h_vmem"}  # what `resource-spec` replaces
 _OWN_KEYS = ("image", "pvc")  # of --job for Kubernetes
-
-
-def with_site(place: Destination) -> tuple[Destination, SiteQueue]:
-    """The destination with the site's resources where `--job` gives none."""
-    if place.on not in _PREFIXES:
-        return place, SiteQueue()
-    site = read_site_queue(place.on)
-    account = site.account or site.project
-    known = {
-        "time": site.walltime,
-        "mem": site.memory,
-        "cpus": site.cores,
-        "queue": site.queue,
-        "account": account,
-    }
-    if {"mem", *_WITHIN_SPEC.get(place.on, ())} & set(place.resources):
-        site = site.model_copy(update={"resource_spec": None})  # `--job` overrides it
-    resources = {key: value for key, value in known.items() if value} | dict(place.resources)
-    return replace(place, resources=resources), site
 
 
 def write_script(folder: Path, request: JobRequest, place: Destination, site: SiteQueue) -> Path:
@@ -63,7 +43,7 @@ def write_script(folder: Path, request: JobRequest, place: Destination, site: Si
     extra = [f"{_PREFIXES[place.on]}{line}" for line in site.job_extra_directives or ()]
     if site.resource_spec and place.on in _WITHIN_SPEC:
         prefix = _PREFIXES[place.on]
-        own = tuple(f"{prefix}-l {key}=" for key in _WITHIN_SPEC[place.on])
+        own = f"{prefix}-l {_WITHIN_SPEC[place.on]}="
         lines = [line for line in lines if not line.startswith(own)] + [f"{prefix}-l {site.resource_spec}"]
     lines = [
         line for line in lines if not any(skip in line for skip in site.job_directives_skip or ())

@@ -19,7 +19,7 @@ from typing import Any
 import mambamed
 from mambamed.cluster.batch import SYSTEMS
 from mambamed.cluster.destination import PORTABLE, Destination, clock
-from mambamed.cluster.scripts import with_site
+from mambamed.cluster.site import with_site
 from mambamed.cores import THREADS, cores
 from mambamed.errors import MambamedError, RecipeError, RunError
 from mambamed.progress import Progress, Silence
@@ -147,8 +147,11 @@ def open_workers(
         # A worker of a busy machine may need longer than Dask's 15 s to start again, and would be given up.
         "distributed.deploy.lost-worker-timeout": "1d" if place.on == "local" else "2m",
     }
-    if place.on in _CLUSTERS and with_site(place)[0].limit_seconds is None:
-        settings[f"jobqueue.{place.on}.walltime"] = None  # that of the queue, not dask-jobqueue's 30 minutes
+    if place.on in _CLUSTERS:
+        # `with_site` has read them, and dask-jobqueue would let them override `--job`.
+        settings |= {f"jobqueue.{place.on}.{key}": None for key in ("job-extra", "header-skip", "env-extra")}
+        if with_site(place)[0].limit_seconds is None:
+            settings[f"jobqueue.{place.on}.walltime"] = None  # of the queue, not dask-jobqueue's 30 minutes
     with ExitStack() as opened:
         opened.enter_context(config.set(settings))
         if place.is_address:
@@ -263,7 +266,13 @@ def batch_cluster(place: Destination, threads: int | None) -> tuple[type[Any], d
         "worker_extra_args": arguments,
         "shared_temp_directory": os.getcwd(),  # noqa: PTH109
         "scheduler_options": _WEB,
+        # Also if it is empty: dask-jobqueue would read that of the site's file again.
+        "job_directives_skip": [*(site.job_directives_skip or ())],
     }
+    if place.on == "slurm":
+        options |= {"job_cpu": cpus, "job_mem": f"{math.ceil((place.memory_bytes or 0) / 2**20)}M"}
+    if place.on == "lsf":
+        options |= {"ncpus": cpus, "mem": place.memory_bytes}
     if place.on == "htcondor":
         wanted = {
             "request_gpus": gpus,

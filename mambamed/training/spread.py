@@ -14,6 +14,7 @@ from typing import Any
 
 from mambamed.cluster.commands import Command, Outcome, run_commands
 from mambamed.cluster.destination import Destination
+from mambamed.cluster.site import asked_by
 from mambamed.documents.splits import FoldName
 from mambamed.errors import MambamedError, RecipeError, RunError
 from mambamed.io.lock import reading, waiting_lock
@@ -68,7 +69,7 @@ def train_on(
             if not given["resume"] and not (jobs / f"{command.name}.json").is_file():
                 _check_new(run, fold)
             commands.append(command)
-    if place.is_batch and given["gpus"] > 1 and "gpus" not in place.resources:
+    if place.is_batch and given["gpus"] > 1 and "gpus" not in asked_by(place):
         place = replace(place, resources={**place.resources, "gpus": str(given["gpus"])})
     outcomes = run_commands(commands, place, jobs, progress)
     faults = tuple(_fault(outcome) for outcome in outcomes if outcome.state != "done" or outcome.fault)

@@ -12,7 +12,8 @@ import pytest
 
 from mambamed.cluster.batch import SYSTEMS
 from mambamed.cluster.destination import Destination
-from mambamed.cluster.scripts import with_site, write_script
+from mambamed.cluster.scripts import write_script
+from mambamed.cluster.site import with_site
 from mambamed.documents.foreign.jobqueue import read_site_queue
 from mambamed.documents.jobs import JobRequest
 from mambamed.errors import RecipeError

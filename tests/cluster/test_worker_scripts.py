@@ -64,7 +64,7 @@ def asked(lines: list[str]) -> list[str]:
         (
             "slurm",
             "queue=gpu,constraint=a100",
-            "-p gpu|-A lab|-n 1|--cpus-per-task=8|--mem=32G|-t 04:00:00|--constraint=a100|--gres=gpu:2",
+            "-p gpu|-A lab|-n 1|--cpus-per-task=8|--mem=32768M|-t 04:00:00|--constraint=a100|--gres=gpu:2",
         ),
         (
             "pbs",
@@ -100,6 +100,48 @@ def test_a_job_of_condor_asks_for_its_resources(script) -> None:
     } < {*lines}
 
 
+@pytest.mark.parametrize(
+    ("on", "site", "job", "present", "absent"),
+    [
+        (
+            "slurm",
+            'job-mem: 4GB, job-cpu: 2, job-directives-skip: ["--mem"]',
+            "mem=32G,cpus=8,gpus=2",
+            "--mem=32768M|--cpus-per-task=8|--gres=gpu:2",
+            "--mem=4|task=2",
+        ),
+        (
+            "slurm",
+            "job-mem: 4096, job-cpu: 2, memory: 1GB, cores: 1",
+            "",
+            "--mem=4096M|--cpus-per-task=2",
+            "",
+        ),
+        ("lsf", "ncpus: 2, mem: 4000000000", "mem=32G,cpus=8", "-n 8|-M 34359739", "-n 2|-M 4000000"),
+        ("lsf", "ncpus: 2, mem: 4000000000", "", "-n 2|-M 4000000", ""),
+        (
+            "lsf",
+            """job-extra-directives: ['-R "rusage[mem=1000]"', '-gpu "num=1"', "-x"]""",
+            "mem=1G,gpus=2",
+            '-gpu "num=2"|-x',
+            "rusage|num=1",
+        ),
+        (
+            "sge",
+            'job-extra-directives: ["-pe mpi 4", "-l gpu=1,m_mem_free=1G,os=linux", "-q all.q"]',
+            "mem=8G,cpus=2,gpus=2,queue=gpu.q",
+            "-pe smp 2|-l gpu=2|-l os=linux|-q gpu.q|-l h_vmem=4096M",
+            "mpi|m_mem_free|gpu=1|all.q",
+        ),
+    ],
+)
+def test_no_key_of_the_site_contradicts_the_command(on, site, job, present, absent, script) -> None:
+    """Also not the keys that dask-jobqueue itself reads."""
+    lines = asked(script(on, job, f"jobqueue:\n  {on}: {{{site}}}\n"))
+    assert {*present.split("|")} <= {*lines}
+    assert not [line for line in lines for part in absent.split("|") if part and part in line]
+
+
 def test_a_chunk_of_pbs_that_is_given_is_asked_for_once(script) -> None:
     lines = asked(script("pbs", "mem=4G,select=2:ncpus=1:mem=4gb"))
     assert [line for line in lines if "select" in line] == ["-l select=2:ncpus=1:mem=4gb"]
@@ -108,7 +150,7 @@ def test_a_chunk_of_pbs_that_is_given_is_asked_for_once(script) -> None:
 
 
 def test_without_a_time_the_queue_decides_and_not_dask(monkeypatch, tmp_path) -> None:
-    """dask-jobqueue's own default is 30 minutes."""
+    """dask-jobqueue's own default is 30 minutes. Former names of keys are hidden from it."""
     from dask import config
 
     monkeypatch.setenv("DASK_CONFIG", str(tmp_path))
@@ -116,11 +158,16 @@ def test_without_a_time_the_queue_decides_and_not_dask(monkeypatch, tmp_path) ->
 
     def cluster(*_: object) -> None:
         found.append(config.get("jobqueue.slurm.walltime"))
+        assert config.get("jobqueue.slurm.job-extra") is None
         raise RunError("not started")
 
     monkeypatch.setattr("mambamed.cluster.workers._batch_cluster", cluster)
     for job in ("mem=1G", "mem=1G,time=60"):
-        with pytest.raises(RunError), open_workers(Destination.of("slurm", 1, job)):
+        with (
+            config.set({"jobqueue.slurm.job-extra": ["--mem=4G"]}),
+            pytest.raises(RunError),
+            open_workers(Destination.of("slurm", 1, job)),
+        ):
             pass
     assert found == [None, "00:30:00"] and config.get("jobqueue.slurm.walltime") == "00:30:00"
 
@@ -137,4 +184,4 @@ def test_the_file_of_the_site_counts_unless_the_command_overrides_it(script) -> 
     lines = script("htcondor", "rank=0", SITE)
     assert {"requirements = HasGPU", "rank = 0", f"MY.DaskWorkerDisk = {7 * 10**9}"} < {*lines}
     lines = asked(script("slurm", "mem=1G", SITE))
-    assert {"--constraint=avx512", "-t 02:00:00", "--mem=1G"} < {*lines} and "-n 1" not in lines
+    assert {"--constraint=avx512", "-t 02:00:00", "--mem=1024M"} < {*lines} and "-n 1" not in lines

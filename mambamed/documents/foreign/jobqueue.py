@@ -52,6 +52,16 @@ class SiteQueue(ForeignDocument):
     job_extra_directives: Annotated[Lines, BeforeValidator(_lines)] = None
     job_script_prologue: Lines = None
     job_directives_skip: Lines = None
+    job_cpu: NumberOrText = None
+    """Of SLURM; `cores` are those of the worker."""
+    job_mem: NumberOrText = None
+    ncpus: NumberOrText = None
+    """Of LSF."""
+    mem: NumberOrText = None
+    job_extra: Annotated[Lines, BeforeValidator(_lines)] = None
+    """Former names of `job-extra-directives`, `job-directives-skip` and `job-script-prologue`."""
+    header_skip: Lines = None
+    env_extra: Lines = None
 
 
 def read_site_queue(system: str, environment: Mapping[str, str] | None = None) -> SiteQueue:
