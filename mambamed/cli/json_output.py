@@ -80,7 +80,7 @@ def print_fault(kind: Any, lines: str, code: int, form: Form) -> None:
 
 def is_first_process() -> bool:
     """Of several training processes, only the first one prints."""
-    return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 def _print(content: Any, form: Form) -> None:

@@ -53,7 +53,7 @@ def position(environment: Mapping[str, str]) -> Position | None:
     A step or torchrun within a task of an array divides the part of this task.
 
     Raises:
-        RecipeError: a job array whose size is unknown, or whose indices have gaps.
+        RecipeError: a rank that is too large, or a job array of unknown size or whose indices have gaps.
     """
     rank, task = _rank(environment), _array_task(environment)
     if rank is None or task is None:
@@ -64,8 +64,13 @@ def position(environment: Mapping[str, str]) -> Position | None:
 def _rank(environment: Mapping[str, str]) -> Position | None:
     for rank, size in _RANKS:
         texts = environment.get(rank, ""), environment.get(size, "")
-        if all(map(is_whole, texts)) and int(texts[0]) < int(texts[1]) and int(texts[1]) > 1:
-            return Position(int(texts[0]) + 1, int(texts[1]))
+        if not all(map(is_whole, texts)) or int(texts[1]) <= 1:
+            continue
+        if int(texts[0]) >= int(texts[1]):
+            raise RecipeError(
+                f"{rank}={texts[0]}: expected less than {size}={texts[1]}. Correct them, or give --shard."
+            )
+        return Position(int(texts[0]) + 1, int(texts[1]))
     return None
 
 

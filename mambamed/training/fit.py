@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -29,6 +28,7 @@ from mambamed.run.model import input_channels
 from mambamed.run.workplace import Workplace
 from mambamed.training.estimate import GIB, TARGET_BYTES, step_gib, weights_gib, without_numbers
 from mambamed.training.imagined import ImaginedDataset
+from mambamed.training.launch import started
 from mambamed.training.session import Session
 from mambamed.training.step import Steps
 
@@ -152,7 +152,7 @@ def probe_step(
         return estimate
     voxels = batch * math.prod(patch) / GIB
     ahead = (4 * input_channels(recipe, manifest) + TARGET_BYTES) * voxels  # the next batch, copied meanwhile
-    buckets = int(os.environ.get("WORLD_SIZE", "1")) > 1  # of gradients
+    buckets = started().world > 1  # of gradients
     shared = weights_gib(without_numbers(recipe, manifest)) if buckets else 0.0
     return max(estimate * 0.5, real_step_gib(recipe, manifest, patch, batch, place)) + ahead + shared
 

@@ -1,4 +1,4 @@
-"""`--gpus N`: runs the same command once per GPU under torchrun."""
+"""`--gpus N`: runs the same command once per GPU under torchrun, and what torchrun says to each process."""
 
 from __future__ import annotations
 
@@ -8,18 +8,78 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mambamed.errors import RecipeError
+from mambamed.numerals import is_whole
 from mambamed.training.stopping import STOP_SIGNALS
+
+_REMEDY = "Start the processes with torchrun, or unset WORLD_SIZE."
+
+
+@dataclass(frozen=True)
+class Started:
+    """The position of this process among those that torchrun has started.
+
+    Attributes:
+        rank: from 0.
+        world: number of processes.
+        local_rank: the same on this machine; None if it is not known.
+        beside: number of those on this machine.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int | None = None
+    beside: int = 1
+
+
+def started(environment: Mapping[str, str] | None = None) -> Started:
+    """What torchrun's variables say; a `WORLD_SIZE` of 1, which some clusters set, is no start.
+
+    >>> started({"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"})
+    Started(rank=3, world=4, local_rank=1, beside=2)
+
+    Raises:
+        RecipeError: a variable is missing, is no number, or contradicts another one.
+    """
+    environment = os.environ if environment is None else environment
+    found: dict[str, int] = {}
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK"):
+        if (text := environment.get(name, "")) and not is_whole(text):
+            raise RecipeError(f"{name}={text}: expected a number. {_REMEDY}")
+        if text:
+            found[name] = int(text)
+        if found.get("WORLD_SIZE", 1) == 1:
+            return Started()
+    if "RANK" not in found:
+        raise RecipeError(f"WORLD_SIZE={found['WORLD_SIZE']}: RANK is not set. {_REMEDY}")
+    for name, size in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE")):
+        most = found.get(size, found["WORLD_SIZE"])
+        if found.get(name, -1) >= most:
+            raise RecipeError(f"{name}={found[name]}: expected less than {most}. {_REMEDY}")
+    beside = found.get("LOCAL_WORLD_SIZE", found["WORLD_SIZE"])
+    if not 1 <= beside <= found["WORLD_SIZE"]:
+        raise RecipeError(
+            f"LOCAL_WORLD_SIZE={beside}: expected 1 to WORLD_SIZE={found['WORLD_SIZE']}. {_REMEDY}"
+        )
+    return Started(found["RANK"], found["WORLD_SIZE"], found.get("LOCAL_RANK"), beside)
 
 
 def launched(gpus: int) -> bool:
     """Whether this process still has to start the processes that train.
 
-    A `WORLD_SIZE` of 1, which some clusters set in every process, does not count as a start.
+    Raises:
+        RecipeError: another number of processes was started.
     """
-    return gpus > 1 and os.environ.get("WORLD_SIZE", "1") == "1"
+    there = started()
+    if gpus > 1 and there.world > 1 and gpus not in (there.world, there.beside):
+        raise RecipeError(
+            f"--gpus {gpus}: this is one of {there.world} processes that were started together (WORLD_SIZE). "
+            "Remove --gpus to train with them, or unset WORLD_SIZE."
+        )
+    return gpus > 1 and there.world == 1
 
 
 def words_of(arguments: Mapping[str, Any]) -> list[str]:

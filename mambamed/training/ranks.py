@@ -14,7 +14,6 @@ from __future__ import annotations
 import datetime
 import importlib
 import inspect
-import os
 import platform
 import time
 import warnings
@@ -32,6 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mambamed.batches.sampler import PatchRequest, Sampler
 from mambamed.errors import RecipeError, RunError
 from mambamed.schema_errors import some_of
+from mambamed.training.launch import started
 
 Answer = TypeVar("Answer")
 Item = TypeVar("Item")
@@ -133,13 +133,21 @@ def join_ranks(device: str) -> tuple[Ranks, str]:
     """Join the process group, if this process is one of several.
 
     Returns its rank and its device, a GPU of its own if there are GPUs and `device` is not "cpu".
+
+    Raises:
+        RecipeError: the variables of torchrun are incomplete or contradict each other, or a GPU is missing.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    here = started()
+    if here.world == 1:
         return Ranks(), device
     on_gpu = device in {"auto", "cuda"} and torch.cuda.is_available()
     if on_gpu:
-        number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        number, there = here.local_rank or 0, torch.cuda.device_count()
+        if here.local_rank is None and there > 1:
+            raise RecipeError(
+                f"WORLD_SIZE={here.world}: LOCAL_RANK is not set, and this machine has {there} CUDA devices. "
+                "Start the processes with torchrun."
+            )
         if number >= there:
             raise RecipeError(
                 f"process {number} of this machine: torch sees {there} CUDA devices. "
@@ -150,11 +158,13 @@ def join_ranks(device: str) -> tuple[Ranks, str]:
     if not dist.is_initialized():
         # If imported later, its functions' default arguments would keep the group alive after `leave_ranks`.
         importlib.import_module("torch.distributed.nn.functional")
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=GRADIENT_WAIT)
+        try:
+            dist.init_process_group("nccl" if on_gpu else "gloo", timeout=GRADIENT_WAIT)
+        except ValueError as error:  # e.g. MASTER_ADDR is missing
+            raise RecipeError(f"WORLD_SIZE={here.world}: {error}. Start them with torchrun.") from error
         # Weights of 1x1x1 convolutions have two equivalent strides in memory; nothing is lost.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-    return Ranks(dist.get_rank(), dist.get_world_size(), beside, _control_group()), device
+    return Ranks(dist.get_rank(), dist.get_world_size(), here.beside, _control_group()), device
 
 
 @cache

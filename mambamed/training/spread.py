@@ -69,6 +69,8 @@ def train_on(
             if not given["resume"] and not (jobs / f"{command.name}.json").is_file():
                 _check_new(run, fold)
             commands.append(command)
+    if (asked := place.count("gpus")) and 1 < given["gpus"] != asked:
+        raise RecipeError(f"--gpus {given['gpus']}: each job has {asked} (--job gpus={asked}). Keep one.")
     if place.is_batch and given["gpus"] > 1 and "gpus" not in asked_by(place):
         place = replace(place, resources={**place.resources, "gpus": str(given["gpus"])})
     outcomes = run_commands(commands, place, jobs, progress)

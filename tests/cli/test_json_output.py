@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
 from mambamed.cli.command import command
-from mambamed.cli.json_output import JsonLines
+from mambamed.cli.json_output import JsonLines, is_first_process
 from mambamed.documents.event import Event
 from mambamed.errors import CaseError, DatasetError
 from mambamed.progress import Progress
@@ -122,3 +122,20 @@ def test_the_program_of_the_page_shows_progress_and_result(tmp_path, monkeypatch
     assert "predicting: 0%, seconds left: None\n" in shown
     assert "predicting: 100%, seconds left: 0.0\n" in shown
     assert shown.endswith("masks of ['case_0', 'case_1'] in masks\n")
+
+
+@pytest.mark.parametrize(
+    ("variables", "first"),
+    [
+        ({"RANK": "1", "WORLD_SIZE": "2"}, False),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, True),
+        ({"RANK": "1"}, True),
+    ],
+)
+def test_of_several_processes_the_first_one_prints(variables, first, monkeypatch) -> None:
+    """A rank that no size goes with, e.g. one that another program left, silences nothing."""
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_first_process() == first

@@ -55,9 +55,10 @@ def test_a_position_is_that_of_a_step_or_an_array(environment, expected) -> None
         (slurm(7, 1, 7, 3), "has gaps"),
         ({"PBS_ARRAY_INDEX": "3"}, r"--shard \$PBS_ARRAY_INDEX/4"),
         ({"PBS_ARRAYID": "3"}, "gives no number"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2: expected less than WORLD_SIZE=2"),
     ],
 )
-def test_an_array_whose_parts_are_unknown_is_one_line(environment, fact) -> None:
+def test_a_position_that_is_unknown_is_one_line(environment, fact) -> None:
     with pytest.raises(RecipeError, match=fact):
         position(environment)
 

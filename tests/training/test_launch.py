@@ -14,9 +14,10 @@ import pytest
 import mambamed
 from mambamed.errors import RecipeError, RunError
 from mambamed.recipe import dump_recipe
-from mambamed.training.launch import launch, launched
+from mambamed.training.launch import Started, launch, launched, started
 from mambamed.training.stopping import STOP_SIGNALS
 from mambamed.training.training import TrainSummary
+from tests.faults.in_process import call
 from tests.kills import contents
 from tests.training.small_run import CONVOLUTIONS, small_recipe
 
@@ -60,9 +61,45 @@ def test_more_processes_than_gpus_are_rejected(monkeypatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert launched(2) and not launched(1)
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     assert not launched(2)
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert launched(2)
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        ("WORLD_SIZE=2 RANK=0", "--gpus 4: this is one of 2 processes that were started together"),
+        ("WORLD_SIZE=2", "WORLD_SIZE=2: RANK is not set. Start the processes with torchrun, or unset"),
+        ("WORLD_SIZE=two", "WORLD_SIZE=two: expected a number"),
+        ("WORLD_SIZE=4 RANK=-1", "RANK=-1: expected a number"),
+        ("WORLD_SIZE=4 RANK=4", "RANK=4: expected less than 4"),
+        ("WORLD_SIZE=4 RANK=0 LOCAL_RANK=2 LOCAL_WORLD_SIZE=2", "LOCAL_RANK=2: expected less than 2"),
+        ("WORLD_SIZE=4 RANK=0 LOCAL_WORLD_SIZE=8", "LOCAL_WORLD_SIZE=8: expected 1 to WORLD_SIZE=4"),
+        ("WORLD_SIZE=0 RANK=0", "RANK=0: expected less than 0"),
+    ],
+)
+def test_variables_that_contradict_each_other_are_one_line(variables, line, monkeypatch, tmp_path) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for each in variables.split():
+        monkeypatch.setenv(*each.split("=", 1))
+    done = call("train", "hippocampus_nnmamba", "--gpus", "4", "-o", str(tmp_path / "run"))
+    assert done.code == 2 and done.line_with(line)
+    (tmp_path / "prepared").mkdir()
+    (tmp_path / "prepared" / "dataset.json").write_text("{}")
+    with pytest.raises(RecipeError, match=line):
+        mambamed.train("hippocampus_nnmamba", tmp_path / "prepared", tmp_path / "run", gpus=4)
+    assert not (tmp_path / "run").exists()
+
+
+def test_as_many_processes_as_gpus_are_no_contradiction(monkeypatch) -> None:
+    """Also two of each of two machines; variables that clusters set in every process are no start."""
+    for name, value in {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert not launched(4) and not launched(2) and not launched(1)
+    assert started({"WORLD_SIZE": "", "RANK": "x"}) == started({"RANK": "3"}) == Started()
 
 
 def test_a_call_from_python_starts_the_processes_with_its_own_arguments(monkeypatch, tmp_path) -> None:

@@ -114,7 +114,7 @@ from mambamed.training.ranks import join_ranks, leave_ranks
 init, alone = dist.init_process_group, {"init_method": sys.argv[1], "rank": 0, "world_size": 1}
 dist.init_process_group = lambda backend, timeout: init(backend, timeout=timeout, **alone)
 before = len(os.listdir("/proc/self/task"))
-os.environ["WORLD_SIZE"] = "2"
+os.environ |= {"WORLD_SIZE": "2", "RANK": "0"}
 join_ranks("cpu")
 during = len(os.listdir("/proc/self/task"))
 import torch.distributed.nn.functional
@@ -148,6 +148,7 @@ def test_gpus_that_are_not_there_are_refused(monkeypatch):
     with pytest.raises(RecipeError, match="--gpus 99: torch sees"):
         launch(99, [])
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     assert not launched(2)
 
 

@@ -71,5 +71,7 @@ def test_what_cannot_be_asked_of_jobs_is_one_line(recipe, prepared, tmp_path) ->
         mambamed.train(recipe, prepared, dry_run=True, on="local")
     with pytest.raises(RecipeError, match="need --on"):
         mambamed.train(recipe, prepared, jobs=2)
+    with pytest.raises(RecipeError, match="--gpus 4: each job has 2"):
+        mambamed.train(recipe, prepared, on="slurm", job="gpus=2", gpus=4)
     with pytest.raises(RecipeError, match="no such place"):
         mambamed.train(recipe, prepared, on="slrum")
