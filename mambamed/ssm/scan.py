@@ -26,7 +26,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from types import ModuleType
 
@@ -275,19 +275,27 @@ def _saved_like(u: Tensor, A: Tensor, save: bool, backend: str) -> Tensor:
     return u.new_empty(shape, dtype=torch.promote_types(torch.float32, u.dtype))
 
 
+def _without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """The context in which a backend computes: its products are not those of autocast."""
+    available = torch.amp.is_autocast_available(device_type)
+    return torch.autocast(device_type, enabled=False) if available else nullcontext()
+
+
 def _forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, backend):
-    out, saved = _backend(backend).scan_forward(
-        u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save
-    )
+    with _without_autocast(u.device.type):
+        out, saved = _backend(backend).scan_forward(
+            u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save
+        )
     if not save:
         saved = u.new_empty(0, dtype=torch.promote_types(torch.float32, u.dtype))
     return channel_last(out, u.dtype), saved
 
 
 def _backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, backend):
-    grads = _backend(backend).scan_backward(
-        grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse
-    )
+    with _without_autocast(u.device.type):
+        grads = _backend(backend).scan_backward(
+            grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse
+        )
     inputs = (u, delta, A, B, C, D, z, delta_bias)
     shaped = []
     for grad, of in zip(grads, inputs, strict=True):

@@ -191,6 +191,19 @@ def test_where_numba_is_installed_the_compiled_kernels_serve() -> None:
     assert chosen_backend("cpu")[0] == "cpu"
 
 
+@pytest.mark.parametrize("backend", ["reference", "chunked", "cpu"])
+def test_autocast_does_not_change_a_scan(backend) -> None:
+    """`chunked` computed its products in bfloat16 there."""
+    leaves = [t.requires_grad_() for t in scan_inputs(1, 8, 40, 16)]
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out = selective_scan(*leaves, True, backend=usable(backend))
+            found.append([out, *torch.autograd.grad(out.sum(), leaves)])
+    for plain, cast in zip(*found, strict=True):
+        assert torch.equal(plain, cast)
+
+
 def test_float64_is_never_computed_in_float32() -> None:
     inputs = scan_inputs(1, 4, 20, 8, dtype=torch.float64)
     wanted = selective_scan_loop(*inputs, True)
