@@ -11,7 +11,8 @@ a time from the state stored at its start.
 
 On devices other than CPUs every operation is a launch, so that there segments are larger, chunks have `HOP`
 tokens, and the chunks' ends are run in the same way, recursively: the number of operations of a segment is
-proportional to log(tokens), not to tokens.
+proportional to log(tokens), not to tokens. On CUDA devices, the operations of a segment are one graph, see
+`captured`; all segments but the last of a sequence are of one size, and so are those of other lengths.
 
 Nothing is divided by a product of decays, so strong decay underflows to 0 without harm.
 Memory in addition to inputs and outputs: L/segment states, and 2 (backward: 4) tensors of a segment's states.
@@ -21,12 +22,15 @@ A `reverse` scan reads each segment's tokens flipped: small copies, as they have
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from mambamed.ssm.captured import CudaGraphs, Graphs
 
 SEGMENT_NUMBERS = 1 << 19  # states of one segment: 2 MiB in float32
 STEP_NUMBERS = 1 << 12  # states that justify a separate operation; fewer are joined by chunks ...
@@ -88,16 +92,57 @@ class _Space:
         return self.known[name, shape]
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Options:
+    """What the functions of a segment do in addition to their arguments."""
+
+    work: torch.dtype  # of their arguments and results
+    softplus: bool
+    reverse: bool
+    launched: bool
+
+
+class _Cut:
+    """The division of a segment's tokens into K chunks of T, padded at the end."""
+
+    def __init__(self, options: _Options, tokens: int, states: int) -> None:
+        """`states`: of a token, of all batch entries."""
+        self.options, self.tokens = options, tokens
+        self.K = chunk_count(tokens, states, options.launched)
+        self.T = -(-tokens // self.K)
+
+    def take(self, x: Tensor) -> Tensor:
+        """Tokens `(B, tokens, X)` in reading order as `(T, B, K, X)`, padded with zeros."""
+        x = x.to(self.options.work)
+        if self.options.reverse:
+            x = x.flip(1)
+        if missing := self.K * self.T - self.tokens:
+            x = functional.pad(x, (0, 0, 0, missing))
+        return x.reshape(x.shape[0], self.K, self.T, x.shape[2]).permute(2, 0, 1, 3).contiguous()
+
+    def put(self, part: Tensor) -> Tensor:
+        """The inverse of `take`."""
+        rows = part.permute(1, 2, 0, 3).flatten(1, 2)[:, : self.tokens]
+        return rows.flip(1) if self.options.reverse else rows
+
+
 class _Segment:
     """One segment of the inputs in reading order, padded to K T tokens with dt = 0: `(T, B, K, .)`."""
 
-    u: Tensor
-    raw: Tensor  # delta + bias
-    dt: Tensor
-    B: Tensor
-    C: Tensor
-    A2: Tensor  # (N, D), A log2(e): exp(dt A) = exp2(dt A2)
+    def __init__(
+        self, options: _Options, u: Tensor, delta: Tensor, B: Tensor, C: Tensor, A2: Tensor,
+        bias: Tensor | None,
+    ) -> None:  # fmt: skip
+        """u, delta, B, C: `(B, tokens, .)`; A2 `(N, D)`: A log2(e), so that exp(dt A) = exp2(dt A2)."""
+        self.cut = cut = _Cut(options, u.shape[1], u.shape[0] * A2.numel())
+        raw = cut.take(delta)
+        self.raw = raw if bias is None else raw + bias  # delta + bias
+        dt = functional.softplus(self.raw) if options.softplus else self.raw
+        if cut.tokens < cut.K * cut.T:
+            there = (torch.arange(cut.K * cut.T, device=dt.device) < cut.tokens).view(cut.K, cut.T).T
+            dt = dt * there[:, None, :, None]
+        self.dt, self.A2 = dt, A2
+        self.u, self.B, self.C = (cut.take(x) for x in (u, B, C))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -114,48 +159,56 @@ class _Segment:
 
 
 class _Inputs:
-    """The arguments of a scan as `(B, L, .)` working-precision tensors, and their division into segments."""
+    """The arguments of a scan as `(B, L, .)` tensors, and their division into segments."""
 
     def __init__(self, u, delta, A, B, C, delta_bias, delta_softplus, reverse):
-        self.work = torch.promote_types(torch.float32, u.dtype)
-        self.u, self.delta, self.B, self.C = (t.transpose(1, 2) for t in (u, delta, B, C))
-        self.A2 = (A.to(self.work) * LOG2E).T.contiguous()
-        self.bias = None if delta_bias is None else delta_bias.to(self.work)
-        self.softplus, self.reverse = delta_softplus, reverse
-        self.launched = launches(u.device.type)
+        work = torch.promote_types(torch.float32, u.dtype)
+        self.options = _Options(work, delta_softplus, reverse, launches(u.device.type))
+        self.sequences = [t.transpose(1, 2) for t in (u, delta, B, C)]
+        self.A2 = (A.to(work) * LOG2E).T.contiguous()
+        self.bias = None if delta_bias is None else delta_bias.to(work)
         length = u.shape[2]
-        size = segment_tokens(length, *A.shape, launched=self.launched)
+        size = segment_tokens(length, *A.shape, launched=self.options.launched)
         starts = range(0, length, size)
         self.bounds = [(a, min(a + size, length)) for a in (reversed(starts) if reverse else starts)]
 
-    def cut(self, x: Tensor, start: int, stop: int) -> Tensor:
-        """Tokens of `(B, L, X)` as `(T, B, K, X)`, padded with zeros."""
-        tokens = stop - start
-        K = chunk_count(tokens, x.shape[0] * self.A2.numel(), self.launched)
-        T = -(-tokens // K)
-        x = x[:, start:stop].to(self.work)
-        if self.reverse:
-            x = x.flip(1)
-        if tokens < K * T:
-            x = functional.pad(x, (0, 0, 0, K * T - tokens))
-        return x.reshape(x.shape[0], K, T, x.shape[2]).permute(2, 0, 1, 3).contiguous()
+    def segment(self, start: int, stop: int) -> list[Tensor]:
+        """u, delta, B and C of the tokens of a segment."""
+        return [x[:, start:stop] for x in self.sequences]
 
-    def put(self, whole: Tensor, start: int, stop: int, part: Tensor) -> None:
-        """The inverse of `cut`: write `(T, B, K, X)` to tokens of `(B, L, X)`."""
-        rows = part.permute(1, 2, 0, 3).flatten(1, 2)[:, : stop - start]
-        whole[:, start:stop] = rows.flip(1) if self.reverse else rows
 
-    def segment(self, start: int, stop: int) -> _Segment:
-        raw = self.cut(self.delta, start, stop)
-        if self.bias is not None:
-            raw = raw + self.bias
-        dt = functional.softplus(raw) if self.softplus else raw
-        T, _, K, _ = dt.shape
-        if stop - start < K * T:
-            there = (torch.arange(K * T, device=dt.device) < stop - start).view(K, T).T
-            dt = dt * there[:, None, :, None]
-        u, B, C = (self.cut(x, start, stop) for x in (self.u, self.B, self.C))
-        return _Segment(u, raw, dt, B, C, self.A2)
+@cache
+def graphs_of(device_type: str) -> Graphs | None:
+    """The recorded graphs of a type of device, where it has them."""
+    return CudaGraphs() if device_type == "cuda" else None
+
+
+class _Calls:
+    """Calls the functions of segments, by graphs where there are some."""
+
+    def __init__(self, options: _Options, like: Tensor) -> None:
+        self.options, self.like, self.space = options, like, _Space(like)
+        self.graphs = graphs_of(like.device.type)
+
+    def __call__(
+        self,
+        function: Callable[..., Sequence[Tensor | None]],
+        arguments: Sequence[Tensor | None],
+        targets: Sequence[Tensor | None],
+    ) -> None:
+        """Write the results of `function(space, options, *arguments)` to the targets that are not None."""
+
+        def apart(*given: Tensor | None) -> Sequence[Tensor | None]:
+            return function(_Space(self.like), self.options, *given)
+
+        if self.graphs is not None:
+            key = (function.__name__, self.options)
+            if self.graphs.run(key, apart, arguments, targets, self.options.work):
+                return
+        results = function(self.space, self.options, *arguments)
+        for target, result in zip(targets, results, strict=True):
+            if target is not None and result is not None:
+                target.copy_(result)
 
 
 def _run(decays: _Steps, states: _Steps, products: _Steps, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,7 +223,7 @@ def _run(decays: _Steps, states: _Steps, products: _Steps, h: Tensor) -> tuple[T
         initial = before
         for decay, state in zip(decays.tokens, states.tokens, strict=True):
             before = state.addcmul_(decay, before)
-        return initial, last[:, 0].clone()
+        return initial, last[:, 0]
     product = products.tokens[0].copy_(decays.tokens[0])
     before = states.tokens[0]
     for decay, state, target in zip(decays.tokens[1:], states.tokens[1:], products.tokens[1:], strict=True):
@@ -194,21 +247,21 @@ def arriving(decays: Tensor, pushes: Tensor, h: Tensor) -> Tensor:
     `decays` and `pushes` `(B, K, N, D)` are those of whole chunks. HOP of them are joined, and the joined
     ones run in the same way: a number of operations proportional to log(K).
     """
-    chunks = decays.shape[1]
+    batch, chunks, *rest = decays.shape
     groups = -(-chunks // HOP)
     if missing := groups * HOP - chunks:
         decays = functional.pad(decays, (0, 0, 0, 0, 0, missing), value=1.0)
-        pushes = functional.pad(pushes, (0, 0, 0, 0, 0, missing))
-    grouped = (t.unflatten(1, (groups, HOP)).unbind(2) for t in (decays, pushes))
-    steps = zip(*grouped, strict=True)
-    product, state = next(steps)
-    products, states = [product], [state]
-    for decay, push in steps:
-        product, state = product * decay, torch.addcmul(push, decay, state)
-        products.append(product)
-        states.append(state)
-    first = h.unsqueeze(1) if groups == 1 else arriving(product, state, h)[:, :-1]
-    after = torch.stack(states, 2).addcmul_(torch.stack(products, 2), first.unsqueeze(2)).flatten(1, 2)
+    # Products of decays and states advance together: one operation for both.
+    both = pushes.new_zeros(2, batch, groups, HOP, *rest)
+    both[0, :, :, 0] = decays[:, ::HOP]
+    both[1].flatten(1, 2)[:, :chunks] = pushes
+    steps = both.unbind(3)
+    joined = steps[0]
+    for step, decay in zip(steps[1:], decays.unflatten(1, (groups, HOP)).unbind(2)[1:], strict=True):
+        joined = step.addcmul_(decay, joined)
+    first = h.unsqueeze(1) if groups == 1 else arriving(joined[0], joined[1], h)[:, :-1]
+    products, states = both
+    after = states.addcmul_(products, first.unsqueeze(2)).flatten(1, 2)
     return torch.cat([h.unsqueeze(1), after[:, :chunks]], 1)
 
 
@@ -251,63 +304,92 @@ def _read(states: Tensor, C: Tensor) -> Tensor:
 def scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save):
     """See `mambamed.ssm.scan` for the interface."""
     inputs = _Inputs(u, delta, A, B, C, delta_bias, delta_softplus, reverse)
+    work = inputs.options.work
     batch, channels, length = u.shape
-    y = torch.empty(batch, length, channels, dtype=inputs.work, device=u.device)
-    h = y.new_zeros(batch, A.shape[1], channels)
-    space, kept = _Space(y), []
-    for start, stop in inputs.bounds:
-        segment = inputs.segment(start, stop)
-        kept.append(h)
-        decays, states = space.take("decays", segment.shape), space.take("states", segment.shape)
-        segment.decays(decays.whole)
-        segment.pushes(states.whole)
-        _, h = _run(decays, states, decays, h)
-        inputs.put(y, start, stop, _read(states.whole, segment.C))
+    y = torch.empty(batch, length, channels, dtype=work, device=u.device)
+    # before each segment, and after the last
+    states = y.new_zeros(len(inputs.bounds) + 1, batch, A.shape[1], channels)
+    call = _Calls(inputs.options, y)
+    for i, (start, stop) in enumerate(inputs.bounds):
+        given = (*inputs.segment(start, stop), inputs.A2, inputs.bias, states[i])
+        call(_forward_segment, given, (y[:, start:stop], states[i + 1]))
     if D is not None:
-        y.addcmul_(u.transpose(1, 2).to(inputs.work), D.to(inputs.work))
+        y.addcmul_(u.transpose(1, 2).to(work), D.to(work))
     if z is not None:
-        y.mul_(functional.silu(z.transpose(1, 2).to(inputs.work)))
-    return y.transpose(1, 2), torch.stack(kept) if save else y.new_empty(0)
+        y.mul_(functional.silu(z.transpose(1, 2).to(work)))
+    return y.transpose(1, 2), states[:-1] if save else y.new_empty(0)
+
+
+def _forward_segment(
+    space: _Space, options: _Options, u: Tensor, delta: Tensor, B: Tensor, C: Tensor, A2: Tensor,
+    bias: Tensor | None, h: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """<C, h> of the tokens of a segment, `(B, tokens, D)`, and the state `(B, N, D)` after it."""
+    segment = _Segment(options, u, delta, B, C, A2, bias)
+    decays, states = space.take("decays", segment.shape), space.take("states", segment.shape)
+    segment.decays(decays.whole)
+    segment.pushes(states.whole)
+    _, h = _run(decays, states, decays, h)
+    return segment.cut.put(_read(states.whole, segment.C)), h
 
 
 def scan_backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse):
     """See `mambamed.ssm.scan` for the interface, and `mambamed.ssm.reference` for the chain rule."""
     inputs = _Inputs(u, delta, A, B, C, delta_bias, delta_softplus, reverse)
-    work = inputs.work
+    work = inputs.options.work
     batch, channels, length = u.shape
     states = A.shape[1]
     du, ddelta = (torch.empty(batch, length, channels, dtype=work, device=u.device) for _ in range(2))
     dB, dC = (du.new_empty(batch, length, states) for _ in range(2))
     dz = None if z is None else torch.empty_like(du)
-    dA = du.new_zeros(states, channels)
-    dD = None if D is None else du.new_zeros(channels)
-    after = du.new_zeros(batch, states, channels)
-    space = _Space(du)
+    dA, dA_part = du.new_zeros(states, channels), du.new_empty(states, channels)
+    dD, dD_part = (None, None) if D is None else (du.new_zeros(channels), du.new_empty(channels))
+    after, before = (du.new_zeros(batch, states, channels) for _ in range(2))
+    skip, wholes = None if D is None else D.to(work), (du, ddelta, dB, dC, dz)
+    call = _Calls(inputs.options, du)
     for i in range(len(inputs.bounds) - 1, -1, -1):
         start, stop = inputs.bounds[i]
-        segment = inputs.segment(start, stop)
-        dy = inputs.cut(grad_out.transpose(1, 2), start, stop)
-        decays, trajectory = _trajectory(segment, saved[i], space)
-        if z is not None and dz is not None:
-            zf = inputs.cut(z.transpose(1, 2), start, stop)
-            y = _read(trajectory[1:], segment.C)
-            if D is not None:
-                y.addcmul_(segment.u, D.to(work))
-            gate = torch.sigmoid(zf)
-            inputs.put(dz, start, stop, dy * y * gate * (1 + zf * (1 - gate)))
-            dy = dy * zf * gate
-        grads, after = _adjoint(segment, decays, trajectory, dy, after, dA, space)
-        du_s, ddt, dB_s, dC_s = grads
-        if D is not None and dD is not None:
-            du_s = du_s.addcmul_(dy, D.to(work))
-            dD += (dy * segment.u).sum((0, 1, 2))
-        if delta_softplus:
-            ddt = ddt * torch.sigmoid(segment.raw)
-        for whole, part in ((du, du_s), (ddelta, ddt), (dB, dB_s), (dC, dC_s)):
-            inputs.put(whole, start, stop, part)
+        gates = [None if t is None else t.transpose(1, 2)[:, start:stop] for t in (grad_out, z)]
+        given = (*inputs.segment(start, stop), inputs.A2, inputs.bias, *gates, skip, saved[i], after)
+        parts = [None if whole is None else whole[:, start:stop] for whole in wholes]
+        call(_backward_segment, given, (*parts, dA_part, dD_part, before))
+        after, before = before, after
+        dA += dA_part
+        if dD is not None and dD_part is not None:
+            dD += dD_part
     ddelta_bias = None if delta_bias is None else ddelta.sum((0, 1))
     turned = [None if g is None else g.transpose(1, 2) for g in (du, ddelta, dB, dC, dz)]
     return turned[0], turned[1], dA.T, turned[2], turned[3], dD, turned[4], ddelta_bias
+
+
+def _backward_segment(
+    space: _Space, options: _Options, u: Tensor, delta: Tensor, B: Tensor, C: Tensor, A2: Tensor,
+    bias: Tensor | None, grad: Tensor, z: Tensor | None, D: Tensor | None, h: Tensor, after: Tensor,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """Gradients of one segment, given the state `h` before it and the adjoint state from the next segment.
+
+    Returns those of u, delta, B, C and z, the parts of those of A `(N, D)` and D, and the adjoint state
+    `(B, N, D)` for the previous segment.
+    """
+    segment = _Segment(options, u, delta, B, C, A2, bias)
+    cut, dz, dD = segment.cut, None, None
+    dy = cut.take(grad)
+    decays, trajectory = _trajectory(segment, h, space)
+    if z is not None:
+        zf = cut.take(z)
+        y = _read(trajectory[1:], segment.C)
+        if D is not None:
+            y.addcmul_(segment.u, D)
+        gate = torch.sigmoid(zf)
+        dz = cut.put(dy * y * gate * (1 + zf * (1 - gate)))
+        dy = dy * zf * gate
+    (du, ddt, dB, dC), dA, after = _adjoint(segment, decays, trajectory, dy, after, space)
+    if D is not None:
+        du = du.addcmul_(dy, D)
+        dD = (dy * segment.u).sum((0, 1, 2))
+    if options.softplus:
+        ddt = ddt * torch.sigmoid(segment.raw)
+    return (*(cut.put(part) for part in (du, ddt, dB, dC)), dz, dA, dD, after)
 
 
 def _trajectory(segment: _Segment, h: Tensor, space: _Space) -> tuple[_Steps, Tensor]:
@@ -323,12 +405,11 @@ def _trajectory(segment: _Segment, h: Tensor, space: _Space) -> tuple[_Steps, Te
 
 
 def _adjoint(
-    segment: _Segment, decays: _Steps, trajectory: Tensor, dy: Tensor, after: Tensor, dA: Tensor,
-    space: _Space,
-) -> tuple[tuple[Tensor, ...], Tensor]:  # fmt: skip
+    segment: _Segment, decays: _Steps, trajectory: Tensor, dy: Tensor, after: Tensor, space: _Space
+) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
     """Gradients of one segment, given the adjoint state `after` from the next segment.
 
-    Returns `(du, ddt, dB, dC)`, each `(T, B, K, .)`, and the state for the previous segment; adds to dA.
+    Returns `(du, ddt, dB, dC)`, each `(T, B, K, .)`, dA `(N, D)`, and the state for the previous segment.
     """
     products, adjoint = space.take("products", segment.shape), space.take("adjoint", segment.shape)
     g = torch.mul(dy.unsqueeze(3), segment.C.unsqueeze(4), out=adjoint.whole)
@@ -337,6 +418,6 @@ def _adjoint(
     dB = torch.matmul(g, (segment.dt * segment.u).unsqueeze(4)).squeeze(4)
     gB = _read(g, segment.B)
     reached = g.mul_(decays.whole).mul_(trajectory[:-1])  # the gradient of dt A
-    dA += torch.mul(reached, segment.dt.unsqueeze(3), out=products.whole).sum((0, 1, 2))
+    dA = torch.mul(reached, segment.dt.unsqueeze(3), out=products.whole).sum((0, 1, 2))
     scaled = torch.mul(reached, segment.A2 / LOG2E, out=products.whole)
-    return (segment.dt * gB, scaled.sum(3).addcmul_(segment.u, gB), dB, dC), after
+    return (segment.dt * gB, scaled.sum(3).addcmul_(segment.u, gB), dB, dC), dA, after
