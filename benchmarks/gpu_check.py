@@ -15,6 +15,7 @@ Tasks, the most important ones first. Tasks that do not fit into the time are re
     peer        some of `agree` for the kernels of mamba_ssm, where they are installed
     speed       forward and backward of the scan at the shapes of the networks, compared with mamba_ssm and
                 mambapy where they are installed, and with two lower limits: bytes and exponentials
+    captured    the scan without Triton, with one launch per operation and by recorded CUDA graphs
     tune        each Triton kernel, and the scan with other numbers of chunks
     train       steps of whole recipes by the training loop: seconds, peak memory and the planner's estimates,
                 losses, skipped steps; bf16, fp16, fp32; with gradient checkpointing; other settings of cuDNN
@@ -76,6 +77,7 @@ KINDS = {  # first part of a task's name -> module and function; the other parts
     "peer": "gpu_scan:peer",
     "fused": "gpu_scan:fused_agrees",
     "speed": "gpu_scan:speed",
+    "captured": "gpu_scan:captured",
     "tune": "gpu_scan:tune",
     "train": "gpu_training:train",
     "compile": "gpu_training:compiled",
@@ -101,6 +103,7 @@ def tasks_of(small: bool) -> list[str]:
     tasks += ["profile:nnmamba", "profile:segmamba", "profile:mamba_bi", "block:32"]
     tasks += [f"speed:{n}" for n in speed]
     tasks += [f"peer:{n}" for n in (SPEED_SMALL if small else (0, 1, 3))]
+    tasks += [f"captured:{n}" for n in (SPEED_SMALL if small else (0, 1, 2))]
     tasks += [f"tune:{n}" for n in (SPEED_SMALL if small else (0, 1, 2, 4))]
     tasks += ["predict", "loader"]
     tasks += [f"train:{name}:{kind}" for name in NETWORKS for kind in ("fp16", "fp32")]

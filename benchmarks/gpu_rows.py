@@ -15,6 +15,7 @@ COLUMNS = {  # kind of task -> columns of its table
     "agree": _AGREE,
     "fused": _AGREE,
     "speed": ("shape", "what", "forward_ms", "backward_ms", "bytes_floor_ms", "exp_floor_ms", "note"),
+    "captured": ("shape", "what", "forward_ms", "backward_ms", "launches", "graphs", "same_bits", "note"),
     "tune": ("shape", "variant", "forward_ms", "backward_ms", "out_error", "kernels_ms"),
     "train": (
         "network",

@@ -1,4 +1,4 @@
-"""The tasks `agree`, `peer`, `speed`, `tune` and `block` of `gpu_check.py`: the scan on a device."""
+"""The tasks `agree`, `peer`, `speed`, `captured`, `tune` and `block` of `gpu_check.py`: scans on a device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scan_inputs import NAMES, relative_error, scan_inputs
 from torch.nn import functional
 
 from mambamed.run.device import autocast
-from mambamed.ssm import BidirectionalMamba, Mamba, fused, selective_scan
+from mambamed.ssm import BidirectionalMamba, Mamba, chunked, fused, selective_scan
 from mambamed.ssm.conv import causal_conv
 from mambamed.ssm.scan import why_unavailable
 
@@ -50,6 +50,9 @@ SPEED = [
     (8, 2048, 2048, 16),
 ]
 SPEED_SMALL = [(1, 16, 512, 16)]
+# nnMamba's finest scan, and shorter ones, which take the time of their launches.
+CAPTURED = [(2, 128, 32768, 16), (2, 256, 4096, 16), (2, 512, 512, 16)]
+CAPTURED_SMALL = [(1, 16, 300, 16)]
 CHUNKED_AT_MOST = 2**27  # numbers of the state; with more, `chunked` and mambapy take too long
 
 
@@ -163,15 +166,8 @@ def scan_with_gradients(
 def speed(here: Here, number: str) -> None:
     """Time forward and backward at one shape: backends, peers, lower limits."""
     batch, channels, length, states = (SPEED_SMALL if here.small else SPEED)[int(number)]
-    shape = f"{batch}x{channels}x{length}x{states}"
-    draw = lambda n, kind: torch.randn(batch, length, n, device=here.device).to(kind).transpose(1, 2)  # noqa: E731
-    half = torch.bfloat16
-    # as a block under autocast: u float32 from the convolution, the rest bf16
-    u, delta, z = draw(channels, torch.float32), draw(channels, half) - 3, draw(channels, half)
-    B, C = draw(states, half), draw(states, half)
-    A = -torch.arange(1, states + 1, device=here.device).float().repeat(channels, 1)
-    D, bias = torch.ones(channels, device=here.device), torch.zeros(channels, device=here.device)
-    inputs = [u, delta, A, B, C, D, z, bias]
+    shape, half = f"{batch}x{channels}x{length}x{states}", torch.bfloat16
+    inputs = inputs_of_block(here, batch, channels, length, states)
     floors = speed_floors(here, batch, channels, length, states)
 
     for backend in usable_backends(here):
@@ -187,6 +183,52 @@ def speed(here: Here, number: str) -> None:
     if batch * channels * length * states <= CHUNKED_AT_MOST:
         with contextlib.suppress(ImportError):
             time_scan(here, shape, "mambapy", mambapy_scan(), inputs, floors)
+
+
+def inputs_of_block(here: Here, batch: int, channels: int, length: int, states: int) -> list[Any]:
+    """As in a block under autocast: u float32 from the convolution, the other sequences bf16."""
+    draw = lambda n, kind: torch.randn(batch, length, n, device=here.device).to(kind).transpose(1, 2)  # noqa: E731
+    half = torch.bfloat16
+    u, delta, z = draw(channels, torch.float32), draw(channels, half) - 3, draw(channels, half)
+    B, C = draw(states, half), draw(states, half)
+    A = -torch.arange(1, states + 1, device=here.device).float().repeat(channels, 1)
+    D, bias = torch.ones(channels, device=here.device), torch.zeros(channels, device=here.device)
+    return [u, delta, A, B, C, D, z, bias]
+
+
+def captured(here: Here, number: str) -> None:
+    """Time `chunked`, the backend without Triton, with one launch per operation and by recorded graphs."""
+    sizes = (CAPTURED_SMALL if here.small else CAPTURED)[int(number)]
+    shape, inputs = "x".join(map(str, sizes)), inputs_of_block(here, *sizes)
+    work = lambda *t: selective_scan(*t, delta_softplus=True, backend="chunked")  # noqa: E731
+    leaves = [t.detach().requires_grad_() for t in inputs]
+    answers = []
+    for what, graphs in (("per operation", None), ("by graphs", chunked.graphs_of(here.device.type))):
+        if what == "by graphs" and graphs is None:
+            here.row(shape=shape, what=what, note=f"no graphs on {here.device.type}")
+            continue
+        with mock.patch("mambamed.ssm.chunked.graphs_of", lambda kind: graphs):  # noqa: B023
+            time_scan(here, shape, what, work, inputs, {})
+            out = work(*leaves)
+            answers.append([out.detach(), *torch.autograd.grad(out, leaves, torch.ones_like(out))])
+            count = launches(here, lambda: torch.autograd.grad(work(*leaves), leaves, torch.ones_like(out)))  # noqa: B023
+        pairs = list(zip(answers[-1], answers[0], strict=True))
+        same, error = all(torch.equal(*each) for each in pairs), max(relative_error(*each) for each in pairs)
+        kept = 0 if graphs is None else len(graphs)
+        good = error <= 1e-5 and (graphs is None or kept > 0)
+        fault = {} if good else {"fault": f"error {error:.1e}, graphs: {kept}"}
+        here.row(shape=shape, what=what, launches=count, graphs=kept, same_bits=same, **fault)
+
+
+def launches(here: Here, work: Callable[[], Any]) -> int | None:
+    """Launches of kernels and graphs by forward and backward pass."""
+    if not here.on_gpu:
+        return None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as watched:
+        work()
+        here.wait()
+    names = [each.name for each in watched.events() or ()]
+    return sum(name.startswith(("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")) for name in names)
 
 
 def speed_floors(here: Here, batch: int, channels: int, length: int, states: int) -> dict[str, float]:

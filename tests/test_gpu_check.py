@@ -21,8 +21,10 @@ def checked(out: Path, *only: str) -> list[dict]:
 
 
 def test_the_backends_agree_with_float64(tmp_path: Path) -> None:
-    rows = checked(tmp_path, "agree:0", "exact:nnmamba")
+    rows = checked(tmp_path, "agree:0", "exact:nnmamba", "captured")
     assert all(row["ok"] for row in rows if "ok" in row)
+    notes = [row["note"] for row in rows if row.get("what") == "by graphs"]
+    assert notes == ["no graphs on cpu"] and sum("forward_ms" in row for row in rows) == 1
     assert [row["outcome"] for row in rows if "outcome" in row] == ["the same bits twice"]
 
 
