@@ -161,7 +161,7 @@ def test_a_study_trains_predicts_the_test_part_and_goes_on_where_it_was_killed(p
 def test_a_study_has_the_same_results_one_by_one_in_two_processes_and_on_a_batch_system(
     prepared, tmp_path, monkeypatch
 ) -> None:
-    fake = FakeSlurm(tmp_path / "slurm")
+    fake = FakeSlurm(tmp_path / "fake")
     monkeypatch.setenv("PATH", f"{fake.bin}:{os.environ['PATH']}")
     monkeypatch.setenv("DASK_CONFIG", str(tmp_path / "no site"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
