@@ -68,7 +68,10 @@ def test_cases_are_scanned_by_the_backend_of_the_option_which_is_recorded(verb, 
     assert chosen_backend("cpu") == before
 
 
-@pytest.mark.parametrize(("name", "required"), [("best", ([],)), ("bids", ("in", "out", "participant", []))])
+@pytest.mark.parametrize(
+    ("name", "required"),
+    [("best", ([],)), ("bids", ("in", "out", "participant", [])), ("extend", ("run", 2))],
+)
 def test_other_commands_with_networks_hand_it_on(name, required, monkeypatch, tmp_path) -> None:
     asked: list[str] = []
 
@@ -78,6 +81,8 @@ def test_other_commands_with_networks_hand_it_on(name, required, monkeypatch, tm
         raise RecipeError("noted")
         yield
 
+    stub_run(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mambamed.run.workplace.scan_option", noted)
     with pytest.raises(RecipeError, match="noted"):
         getattr(api, name)(*required, scan="chunked")

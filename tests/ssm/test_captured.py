@@ -225,7 +225,7 @@ def one_process(tmp_path) -> Iterator[None]:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("how", ["plain", "ddp", "compiled"])
+@pytest.mark.parametrize("how", ["plain", "ddp", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_trainings_learn_the_same_weights(graphs, monkeypatch, one_process, how) -> None:
     """Two blocks of one size, whose graphs are shared; under DDP and as compiled code."""
 
