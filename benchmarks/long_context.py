@@ -1,11 +1,11 @@
 """When a Mamba pays: a made dataset whose labels depend on a marker far from the labelled voxels.
 
-    OMP_NUM_THREADS=1 python benchmarks/long_context.py [--distances 32,128] [--seeds 3] [--steps 800]
+    OMP_NUM_THREADS=1 python benchmarks/long_context.py [--distances 32,128] [--seeds 3] [--steps 400]
 
 A volume holds four rods along z. Each rod has a marker at one end, bright or dark, and a blob farther along
 it. All blobs look the same; the class of a blob is the kind of the marker of its rod. Half of the markers of
 a volume are bright, so that their number says nothing, and chance is 50 %. Each distance is a dataset of its
-own. nnMamba, its twin without the scan and nnU-Net are trained by `mambamed study`.
+own. U-Mamba, its twin without the scan and nnU-Net are trained by `mambamed study`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 import mambamed
 from mambamed.io.images import Image, read_image, write_image
 from mambamed.networks import build_network
+from mambamed.networks.parts.instance_norm import InstanceNorm
 from mambamed.report.canvas import new_figure, plain_style, png_of
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -39,17 +40,18 @@ RODS, CELL = (2, 2), 8  # rods along x and y; voxels between them
 RADIUS = 2  # of markers and blobs
 MARGIN = 8  # from the ends of the volume to the centers of markers and blobs, before they are shifted
 ROD, BLOB, DARK, BRIGHT, NOISE = 1.0, 2.0, -2.0, 4.0, 0.3  # intensities, and a standard deviation
-TRAINING, VALIDATION = 64, 32  # cases
-CHANNELS, LR, BATCH = 8, 4e-3, 2
+TRAINING, VALIDATION = 128, 32  # cases
+CHANNELS, LR, BATCH = 8, 3e-3, 2
+PLAN = {"norm": "instance", "strides": [1, 2, 2, 2]}
 NETWORKS: dict[str, dict[str, Any]] = {
-    "nnmamba": {"name": "nnmamba", "norm": "batch", "head": "wide", "skip_scaling": False},
-    "nnunet": {"name": "nnunet", "norm": "instance", "strides": [1, 2, 2, 2]},
+    "umamba": {"name": "umamba", "variant": "bot", **PLAN},
+    "nnunet": {"name": "nnunet", **PLAN},
 }
-TWIN = "nnmamba-none"
+TWIN = "umamba-none"
 ROWS = {
-    "nnmamba": "nnMamba",
+    "umamba": "U-Mamba, one scan at the bottom",
     TWIN: "its twin without the scan (`mixer: none`)",
-    "nnunet": "nnU-Net, four stages",
+    "nnunet": "nnU-Net with the same stages",
 }
 OFF = ("rotate", "scale", "noise", "blur", "brightness", "contrast", "low_resolution", "gamma")
 
@@ -152,7 +154,7 @@ def recipe_of(row: str, steps: int) -> dict[str, Any]:
             "batch_size": BATCH,
             "optimizer": {"name": "adamw", "lr": LR, "weight_decay": 1e-2},
             "schedule": {"name": "cosine", "warmup_steps": min(40, steps // 4)},
-            "augment": {"mirror": [], **dict.fromkeys(OFF, 0)},
+            "augment": {"mirror": ["x", "y"], **dict.fromkeys(OFF, 0)},
             "ema": 0.98,
             "validation_patches": 4,
         },
@@ -173,7 +175,9 @@ def run_study(folder: Path, distances: Sequence[int], seeds: int, steps: int, jo
         }
         for distance in distances
     }
-    recipes = {row: {"recipe": str(folder / f"{row}.yaml"), "twin": row == "nnmamba"} for row in NETWORKS}
+    recipes = {
+        row: {"recipe": str(folder / f"{row}.yaml"), "twin": f"{row}-none" == TWIN} for row in NETWORKS
+    }
     study = {
         "name": "Labels that depend on something far away",
         "datasets": datasets,
@@ -216,14 +220,18 @@ def reach(network: nn.Module, start: int = 64) -> int:
     """The largest distance along z from an output voxel to an input voxel that can influence it.
 
     The weights are overwritten by positive numbers, so that no gradients cancel and no ReLU is closed: a
-    voxel can influence the output exactly if the gradient is not zero. The network must not have norms,
-    through whose statistics all voxels have a small influence on each other.
+    voxel can influence the output exactly if the gradient is not zero. Norms are left out, because through
+    their statistics all voxels have a small influence on each other.
 
     Args:
         network: a network with one input channel, whose `divisor` is its largest stride.
         start: length of the first input; it is doubled until the reach ends within it.
     """
     network = network.double().eval()
+    for part in list(network.modules()):
+        for name, child in list(part.named_children()):
+            if isinstance(child, (InstanceNorm, nn.BatchNorm3d)):
+                setattr(part, name, nn.Identity())
     with torch.no_grad():
         for weight in network.parameters():
             weight.fill_(1 / weight[0].numel() if weight.ndim > 1 else 0)
@@ -250,7 +258,7 @@ def reaches() -> dict[str, int]:
     """Reach of the networks without a scan; its number does not depend on the width."""
     found = {}
     for row in (TWIN, "nnunet"):
-        options = {**NETWORKS[row.removesuffix("-none")], "norm": "none", "deep_supervision": False}
+        options = {**NETWORKS[row.removesuffix("-none")], "deep_supervision": False}
         options |= {"mixer": "none"} if row == TWIN else {}
         found[row] = reach(build_network(options.pop("name"), 1, len(LABELS), channels=1, **options))
     return found
@@ -327,7 +335,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--distances", default="16,32,64,128,256", help="voxels between marker and blob")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds of each training")
-    parser.add_argument("--steps", type=int, default=800, help="optimizer steps of each training")
+    parser.add_argument("--steps", type=int, default=400, help="optimizer steps of each training")
     parser.add_argument("--jobs", type=int, default=1, help="number of trainings that run at a time")
     parser.add_argument("--folder", type=Path, help="keep the runs here, and continue those that are there")
     parser.add_argument("--write", action="store_true", help="write the section of docs/benchmarks.md")

@@ -73,5 +73,5 @@ def test_the_reach_of_a_unet_is_that_by_hand(benchmark) -> None:
     adds 1, its first one, with stride 2, sees 2(j-2)-1 to 2(j+2)+1, and the first stage adds 2: from 2j-7 to
     2j+7. The farthest is 8 from 2j+1.
     """
-    network = build_network("nnunet", 1, 2, channels=1, strides=[1, 2], norm="none", deep_supervision=False)
+    network = build_network("nnunet", 1, 2, channels=1, strides=[1, 2], deep_supervision=False)
     assert benchmark.reach(network) == 8
