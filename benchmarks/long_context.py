@@ -208,9 +208,10 @@ def blobs_right(mask: NDArray[Any], reference: NDArray[Any]) -> list[bool]:
 
     A blob without labelled voxels is wrong, and so is a tie.
     """
-    blobs, count = ndimage.label(reference)
+    blobs = np.empty(reference.shape, np.int32)
+    ndimage.label(reference, output=blobs)
     found = []
-    for number in range(1, count + 1):
+    for number in range(1, int(blobs.max()) + 1):
         own = blobs == number
         wanted = int(reference[own][0])
         inside = mask[own]
@@ -278,15 +279,15 @@ def section(results: Results, far: Mapping[str, int], steps: int, command: str) 
         f"`{command}`: made volumes of {RODS[0] * CELL}x{RODS[1] * CELL} voxels across, with four rods along "
         "z. Each rod has a marker at one end, bright or dark, and a blob at the given distance from it "
         "(voxels between both). All blobs look the same, and the class of a blob is the kind of the marker "
-        "of its own rod. Half of the markers of each volume are bright, so that global statistics, e.g. "
-        f"those of a norm, do not show the class. {TRAINING} training and {VALIDATION} validation volumes "
+        "of its own rod. Half of the markers of each volume are bright, so that their number does not show "
+        f"the class. {TRAINING} training and {VALIDATION} validation volumes "
         f"per distance; {CHANNELS} channels, patches of a whole volume, {steps} steps of batches of {BATCH}, "
         "the same optimizer for all, no choice of a checkpoint. The scan meets a marker before its blob. A "
         "blob is right if most of its labelled voxels have the right class. Chance is 50 %: of the "
         f"{blobs} blobs of a training, 95 % of all guesses are within {100 * spread:.0f} points of it. "
         + (f"Mean over {seeds} seeds (lowest to highest). " if seeds > 1 else "One seed. ")
         + "–: not measured. The reach is the theoretical receptive field to one side, from the gradient of "
-        "an output voxel.",
+        "an output voxel without norms.",
         "",
         f"| blobs with the right class, % | reach, voxels | {' | '.join(f'{d} away' for d in distances)} |",
         f"|---|--:|{'--:|' * len(distances)}",
