@@ -1062,7 +1062,7 @@ def demo(
 
     Args:
         output: Output folder.
-        minutes: Training time in minutes, including validation.
+        minutes: Training time in minutes, including validation. Extended on a machine that is too slow.
     """
     from mambamed.demonstration import demo
 

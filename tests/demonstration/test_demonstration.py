@@ -1,4 +1,4 @@
-"""The main job, end to end, in less than a minute: what the demo command does, with seconds for training."""
+"""The main job, end to end, in less than a minute: what the demo command does where its time is too short."""
 
 import json
 
@@ -7,13 +7,21 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
+from mambamed import demonstration
 from mambamed.demonstration import TEST_CASES, TRAINING_CASES, demo
 from mambamed.demonstration.phantom import LABELS, make_phantom, write_phantoms
+from mambamed.progress import Silence
+from mambamed.recipe import load_recipe
+from mambamed.training.costs import check_time
+from mambamed.training.schedule import Pace
+
+MINUTES = 1e-4
 
 
 @pytest.fixture(scope="module")
 def summary(tmp_path_factory):
-    return demo(tmp_path_factory.mktemp("demo"), minutes=0.25)
+    """A machine of any speed is too slow for so little time, and takes a few steps."""
+    return demo(tmp_path_factory.mktemp("demo"), minutes=MINUTES)
 
 
 def test_every_test_case_has_a_mask_on_its_own_grid(summary) -> None:
@@ -44,8 +52,29 @@ def test_the_run_and_the_evaluation_hold_what_they_promise(summary) -> None:
 
 def test_the_same_command_again_changes_no_mask(summary) -> None:
     masks = {path.name: path.stat().st_mtime_ns for path in summary.predictions.glob("*.nii.gz")}
-    demo(summary.data.parent, minutes=0.25)
+    demo(summary.data.parent, minutes=MINUTES)
     assert masks == {path.name: path.stat().st_mtime_ns for path in summary.predictions.glob("*.nii.gz")}
+
+
+def test_a_machine_that_is_too_slow_for_the_time_trains_longer(tmp_path, monkeypatch) -> None:
+    """By hand: five steps of 30 s, an epoch's end of 10 s and a validation of 140 s take 300 s."""
+    calls, said = [], []
+
+    def slow(recipe, *, limit, measured, **options):
+        calls.append((limit.seconds, limit.option, measured))
+        if not measured:
+            check_time(Pace(30.0, 10.0, 140.0), limit.seconds, limit.option)
+
+    monkeypatch.setattr(demonstration, "train", slow)
+    progress = Silence()
+    monkeypatch.setattr(progress, "say", said.append)
+    demonstration._train(load_recipe("phantom_nnmamba"), tmp_path, tmp_path, 1.0, progress)
+    assert calls == [(60.0, "--max-hours", False), (pytest.approx(300.0), "--max-hours", True)]
+    assert "one step takes 30.0 s. Training is extended to 5.0 minutes" in said[1]
+    assert said[2].endswith("--max-hours 0.083")
+    calls.clear()
+    demonstration._train(load_recipe("phantom_nnmamba"), tmp_path, tmp_path, 3.5, progress)
+    assert calls == [(210.0, "--max-hours", False)]  # one step fits
 
 
 def test_a_phantom_is_a_function_of_its_seed_and_its_regions_nest(tmp_path) -> None:
