@@ -49,6 +49,13 @@ class TestEveryNetwork:
         has_mixer = "mixer" in inspect.signature(type(small(name))).parameters
         assert has_mixer == any("A_log" in key for key in small(name).state_dict())
 
+    def test_it_can_be_built_without_norms(self, name) -> None:
+        network = small(name)
+        if "norm" not in inspect.signature(type(network)).parameters:
+            pytest.skip(f"{name} has no choice of norms")
+        kinds = {type(module).__name__ for module in small(name, norm="none").modules()}
+        assert not [kind for kind in kinds if kind.startswith(("BatchNorm", "InstanceNorm"))]
+
     def test_an_option_it_does_not_have_is_refused(self, name) -> None:
         with pytest.raises(RecipeError, match=rf"network\.chanels: unknown option of {name}\b"):
             small(name, chanels=3)

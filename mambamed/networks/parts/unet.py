@@ -219,7 +219,6 @@ def he_initialize(network: nn.Module) -> None:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     for module in network.modules():
-        if isinstance(module, ResidualUnit) and isinstance(module.norm.weight, Tensor):
-            nn.init.zeros_(module.norm.weight)
-            assert isinstance(module.norm.bias, Tensor)
-            nn.init.zeros_(module.norm.bias)
+        if isinstance(module, ResidualUnit):
+            for parameter in module.norm.parameters():  # a norm may have none
+                nn.init.zeros_(parameter)
