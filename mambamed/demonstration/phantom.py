@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.ndimage
@@ -86,14 +87,16 @@ def make_phantom(seed: int, shape: tuple[int, int, int] = (64, 80, 64), spacing_
     return Phantom(image, label, spacing_mm)
 
 
-def write_phantoms(folder: Path, count: int, first_seed: int = 0, labels: bool = True) -> list[Path]:
+def write_phantoms(
+    folder: Path, count: int, first_seed: int = 0, labels: bool = True, **options: Any
+) -> list[Path]:
     """Write phantoms as BraTS 2023 case folders: `PHANTOM-0000/PHANTOM-0000-t1n.nii.gz`, ..., `-seg.nii.gz`.
 
-    Returns the case folders; the seeds are consecutive.
+    Returns the case folders; the seeds are consecutive, the options are those of `make_phantom`.
     """
     cases = []
     for seed in range(first_seed, first_seed + count):
-        phantom = make_phantom(seed)
+        phantom = make_phantom(seed, **options)
         affine = np.diag([phantom.spacing_mm] * 3 + [1.0])
         affine[:3, 3] = -0.5 * phantom.spacing_mm * np.array(phantom.label.shape)
         case = folder / f"PHANTOM-{seed:04d}"

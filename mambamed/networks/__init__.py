@@ -48,6 +48,7 @@ NETWORKS = {
     "uxnet": "mambamed.networks.uxnet:UXNet",
     "mamba_unet": "mambamed.networks.mamba_unet:MambaUNet",
     "umamba": "mambamed.networks.umamba:UMamba",
+    "hybrid_unet": "mambamed.networks.hybrid_unet:HybridUNet",
     "nnunet": "mambamed.networks.nnunet:NnUNet",
     "nnunet_resenc": "mambamed.networks.nnunet_resenc:NnUNetResEnc",
     "transunet": "mambamed.networks.transunet:TransUNet",

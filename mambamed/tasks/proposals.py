@@ -49,6 +49,7 @@ FORMS = {
     # 15 CPU-minutes for 4801 steps of 2 x 40x56x40 voxels (docs/benchmarks.md)
     "nnunet": Form((8, 16, 32), cpu_us=1.05),
     "nnunet_resenc": Form((8, 16, 32)),
+    "hybrid_unet": Form((8, 16, 32)),
     "umamba": Form((8, 16, 32)),
     "resunet": Form((8, 16, 32)),
     "nnmamba": Form(
