@@ -21,13 +21,12 @@ from tests.answers.stubs import MANIFEST, blob, stub_run, write_nifti
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "deployment.md"
 SPACING = (1.5, 1.25, 1.0)
+NETWORK = {"name": "nnunet", "channels": 4, "stages": 2, "blocks": 1}  # whose export takes seconds
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Of two stages with a scan, whose export takes seconds."""
-    network = {"name": "umamba", "channels": 4, "stages": 2}
-    return stub_run(tmp_path_factory.mktemp("programs") / "run", spacing=SPACING, network=network)
+    return stub_run(tmp_path_factory.mktemp("programs") / "run", spacing=SPACING, network=NETWORK)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +49,10 @@ def test_a_program_is_described(run, model) -> None:
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory) -> Path:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    page = PAGE.read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    lines = [line for line in code.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    assert f"It has {len(lines)} lines" in page
     imported = set(re.findall(r"^(?:import|from) (.*?)(?: import.*| as .*)?$", code, re.MULTILINE))
     assert imported == {"gzip, itertools, json, sys", "pathlib", "numpy", "onnxruntime"}
     path = tmp_path_factory.mktemp("page") / "segment.py"
@@ -86,11 +88,22 @@ def test_the_program_of_the_page_segments_as_predict_does(run, model, program, t
     check_masks(program, model, run, cases, tmp_path, {0, 1, 5})
 
 
+def test_the_program_of_the_page_rejects_an_image_without_an_sform(model, program, tmp_path) -> None:
+    image = nib.Nifti1Image(blob(), None)
+    image.set_qform(np.diag([*SPACING, 1]), code=1)
+    nib.save(image, tmp_path / "a.nii.gz")
+    call = [sys.executable, str(program), str(model), "mask.nii.gz", "a.nii.gz"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode and done.stderr == "a.nii.gz: expected little-endian NIfTI-1 with an sform\n"
+    assert not (tmp_path / "mask.nii.gz").exists()
+
+
 @pytest.mark.slow
 def test_the_program_of_the_page_knows_regions_channels_ct_and_coarse_axes(program, tmp_path) -> None:
     """The images of one case have a coarse axis, and those of the other one get it."""
     manifest = MANIFEST.changed(channels={"a": "ct", "b": "mri"}, regions={"both": (1, 5), "two": (5,)})
-    run = stub_run(tmp_path / "run", manifest=manifest, spacing=(1.0, 1.2, 4.5), patch_size=(16, 16, 8))
+    options = {"spacing": (1.0, 1.2, 4.5), "patch_size": (16, 16, 8), "network": NETWORK}
+    run = stub_run(tmp_path / "run", manifest=manifest, **options)
     ct = Ct(low=100.0, high=650.0, mean=380.0, std=170.0)
     run.plan.changed(normalization=(ct, ZScore()), crop="none").write(run.root / "plan.json")
     model = export(run.root, format="onnx").output
