@@ -246,6 +246,7 @@ def _write_list(path: Path, chosen: _Chosen, run: Run) -> None:
     session, channels = chosen.session, run.manifest.channels
     known = {name.lower(): cell for name, cell in session.covariates.items()}
     covariates = [*run.recipe.dataset.covariates]
-    files = [chosen.images[name].path.resolve() if name in chosen.images else "" for name in channels]
+    # not resolved: the target of a link, e.g. of DataLad, may have a name without .nii.gz
+    files = [chosen.images[name].path.absolute() if name in chosen.images else "" for name in channels]
     row = [session.name, session.subject, *files, *(known.get(name.lower(), "") for name in covariates)]
     write_csv(path, ["case", "subject", *channels, *covariates], [row])

@@ -152,7 +152,7 @@ def find_sessions(
         sessions: labels of sessions, with or without `ses-` (default: all, and subjects without sessions).
 
     Raises:
-        DatasetError: no images at all, or an unknown label; known ones are listed.
+        DatasetError: no images at all, or an unknown label, or that of a subject without images.
     """
     people = sorted(path.name for path in source.glob("sub-*") if path.is_dir())
     asked = _labels(participants, "sub-")
@@ -186,10 +186,13 @@ def find_sessions(
             f"{source}: --session-label: no session {some_of(unknown)}; there are "
             f"{some_of(sorted(names), most=8) or 'no sessions'}. Correct the labels."
         )
+    searched = f"looked for sub-*/[ses-*/]{{{','.join(DATATYPES)}}}/*.nii*"
+    empty = {*(asked or ())} - {session.subject for session in found}
+    if empty and visits is None:
+        fact = f"no images of {some_of(sorted(empty))}: {searched}"
+        raise DatasetError(f"{source}: --participant-label: {fact}. Correct the labels.")
     if not found:
-        raise DatasetError(
-            f"{source}: no images: looked for sub-*/[ses-*/]{{{','.join(DATATYPES)}}}/*.nii*. Check the path."
-        )
+        raise DatasetError(f"{source}: no images: {searched}. Check the path.")
     return found
 
 

@@ -127,10 +127,27 @@ def test_images_that_cannot_be_told_apart_are_faults_that_name_them(model, tmp_p
     assert by_hand.cases == ("sub-03",)
 
 
+def test_links_of_datalad_are_read_by_the_names_of_the_dataset(model, tmp_path) -> None:
+    """Git-annex may store a file under its key alone, and the link of a file not fetched has no target."""
+    raw = write_dataset(tmp_path / "raw", ["sub-01_T1w", "sub-02_T1w"])
+    here, gone = (raw / f"sub-0{k}" / "anat" / f"sub-0{k}_T1w.nii.gz" for k in (1, 2))
+    here.rename(raw / "MD5-s20240--0a1b")
+    here.symlink_to("../../MD5-s20240--0a1b")
+    gone.unlink()
+    gone.symlink_to("../../MD5-s20240--9c9d")
+    summary = bids(raw, tmp_path / "out", "participant", model, **QUICK)
+    assert summary.cases == ("sub-01",)
+    (fault,) = summary.faults
+    assert fault.startswith(f"sub-02: {gone}: is a broken link")
+
+
 def test_what_is_no_bids_dataset_is_refused(model, tmp_path) -> None:
     raw = write_dataset(tmp_path / "raw", ["sub-01_T1w"])
     with pytest.raises(DatasetError, match=r"--participant-label: no folder sub-9; there are sub-01"):
         bids(raw, tmp_path / "out", "participant", model, participant_label=["9"])
+    write_nifti(raw / "sub-2" / "func" / "sub-2_task-rest_bold.nii.gz", blob())
+    with pytest.raises(DatasetError, match=r"--participant-label: no images of sub-2: looked for "):
+        bids(raw, tmp_path / "out", "participant", model, participant_label=["01", "2"])
     (raw / "dataset_description.json").unlink()
     with pytest.raises(DatasetError, match=r"no dataset_description\.json"):
         bids(raw, tmp_path / "out", "participant", model)
