@@ -1,7 +1,8 @@
 """The shell blocks of the pages, executed on small data in the layouts that they name.
 
-Trainings are cut to one step of small patches, and imported weights get a small patch. Not executed: `pip
-install`, `sh run ...` and `python -m pytest ...` (continuous integration runs them), and what needs CUDA.
+Trainings are cut to one step of small patches, and imported weights get a small patch. The hub is a server of
+this process. Of a container, the command of its entry point is executed. Not executed: `pip install`, `sh run
+...` and `python -m pytest ...` (continuous integration runs them), builds of containers, and what needs CUDA.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,13 @@ import pytest
 import torch
 
 from mambamed.io.images import read_image, write_image
+from mambamed.preparation.store import PreparedDataset
+from mambamed.recipe import load_recipe
 from tests.answers.stubs import MANIFEST, blob, stub_run, write_nifti
 from tests.faults.in_process import call
 from tests.io.test_dicom import write_series
 from tests.networks.public_layout import read_layout
+from tests.run.hub_server import Hub, local_hub
 from tests.test_docs import ROOT
 
 SHAPE = (20, 22, 18)
@@ -30,13 +35,23 @@ SMALL = [
     for key in ("epochs=1", "steps_per_epoch=1", "batch_size=1", "patch_size=[16,16,16]")
     for part in ("--set", f"training.{key}")
 ]
-NOT_EXECUTED = ("pip install", "sh run", "python -m pytest", "TRITON_INTERPRET=1", "--scan cuda")
+NARROW = ["--set", "network.channels=4"]
+NOT_EXECUTED = (
+    "pip install",
+    "sh run",
+    "python -m pytest",
+    "TRITON_INTERPRET=1",
+    "--scan cuda",
+    "docker build",
+    "apptainer build",
+)
+IN_A_CONTAINER = re.compile(r"(?:docker|apptainer) run .*?mambamed(?::\w+|\.sif) ")
 RAS = np.eye(4)
 LAYOUTS = ROOT / "tests" / "networks" / "public_layouts"
 
 
-def image(path: Path, seed: int = 0) -> None:
-    write_nifti(path, blob(SHAPE, seed), RAS)
+def image(path: Path, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> None:
+    write_nifti(path, blob(shape, seed), RAS)
 
 
 def labels(path: Path, *values: int) -> None:
@@ -247,18 +262,33 @@ def networks_page(here: Path) -> None:
     brats(here / "IMAGES", 1)
 
 
-def bids_page(here: Path) -> None:
+def bids_page(here: Path, run: str = "runs/brain") -> None:
     bids(here / "BIDS")
     for person in (here / "BIDS").glob("sub-[01][02-9]"):
         shutil.rmtree(person)
     image(here / "BIDS" / "sub-01" / "ses-baseline" / "anat" / "sub-01_ses-baseline_T1w.nii.gz")
     (here / "BIDS" / "dataset_description.json").write_text('{"Name": "b", "BIDSVersion": "1.10.0"}')
-    stub_run(here / "runs" / "brain", manifest=MANIFEST.changed(channels={"T1": "mri"}))
+    stub_run(here / run, manifest=MANIFEST.changed(channels={"T1": "mri"}))
+
+
+def sharing_page(here: Path) -> None:
+    """The model for the hub has the network of the training that is initialized from it."""
+    brats(here / "raw", 4)
+    for name in ("t1n", "t1c", "t2w", "t2f"):
+        image(here / "IMAGES" / "BraTS-GLI-00009-000" / f"BraTS-GLI-00009-000-{name}.nii.gz", 9, (16, 16, 16))
+    call("prepare", "raw", "-o", "prepared/mine", "--recipe", "brats_nnmamba", "--split", "2:1:1")
+    manifest = PreparedDataset.open(here / "prepared" / "mine").manifest
+    network = load_recipe("brats_nnmamba", NARROW[1:]).network.model_dump()
+    stub_run(here / "runs" / "brain", manifest=manifest, network=network)
+    image(here / "images" / "new.nii.gz")
+    bids_page(here, "runs/t1")
+    call("export", "runs/t1", "-o", "model.mambamed")
 
 
 PAGES = {
     "README.md": readme,
     "docs/bids.md": bids_page,
+    "docs/sharing.md": sharing_page,
     "docs/landmarks.md": landmarks_page,
     "docs/classification.md": classification_page,
     "docs/datasets.md": datasets_page,
@@ -277,19 +307,26 @@ def lines_of(page: str) -> list[str]:
     return [line for block in blocks for line in re.findall(r"^(?:\(.*?\) > \S+|\S.*?)$", block, re.M | re.S)]
 
 
+@pytest.fixture
+def hub(monkeypatch, tmp_path) -> Iterator[type[Hub]]:
+    with local_hub(monkeypatch, tmp_path / "home") as served:
+        yield served
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_the_shell_blocks_of_a_page_run(page, tmp_path, monkeypatch) -> None:
+def test_the_shell_blocks_of_a_page_run(page, tmp_path, monkeypatch, hub) -> None:
     monkeypatch.chdir(tmp_path)
     PAGES[page](tmp_path)
     for line in lines_of(page):
         if line.startswith(NOT_EXECUTED):
             continue
+        line = IN_A_CONTAINER.sub("mambamed ", line)
         if not line.startswith("mambamed "):
             subprocess.run(line, shell=True, check=True, cwd=tmp_path)
             continue
-        words = shlex.split(line)[1:]
+        words = shlex.split(line, comments=True)[1:]
         if words[0] == "train":
-            words += SMALL
+            words += SMALL + (NARROW if "--init-from" in words else [])
         if words[0] == "import-weights":
             words += ["--set", "training.patch_size=[32,32,32]"]
         done = call(*words)

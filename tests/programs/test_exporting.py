@@ -1,6 +1,7 @@
 """`export --format onnx`: the program, its description, and the program of docs/deployment.md."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from mambamed.api import export, predict
 from mambamed.documents.plan import Ct, ZScore
@@ -18,6 +20,8 @@ from mambamed.io.lock import is_locked
 from mambamed.programs import exporting
 from mambamed.run.provenance import sha256_of
 from tests.answers.stubs import MANIFEST, blob, stub_run, write_nifti
+from tests.faults.in_process import call
+from tests.test_docs import commands_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "deployment.md"
 SPACING = (1.5, 1.25, 1.0)
@@ -26,17 +30,27 @@ NETWORK = {"name": "nnunet", "channels": 4, "stages": 2, "blocks": 1}  # whose e
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return stub_run(tmp_path_factory.mktemp("programs") / "run", spacing=SPACING, network=NETWORK)
+    place = tmp_path_factory.mktemp("programs") / "runs" / "hippocampus_nnmamba"
+    return stub_run(place, spacing=SPACING, network=NETWORK)
+
+
+def execute(run, kind: str) -> None:
+    """The command of the page that exports this format."""
+    (line,) = (line for line in commands_of(PAGE) if f"--format {kind}" in line)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(run.root.parents[1])
+        done = call(*shlex.split(line, comments=True)[1:])
+    assert done.code == 0, done.lines
 
 
 @pytest.fixture(scope="module")
 def model(run):
     """Exported to its default place."""
-    return export(run.root, format="onnx").output
+    execute(run, "onnx")
+    return run.root / "model.onnx"
 
 
 def test_a_program_is_described(run, model) -> None:
-    assert model == run.root / "model.onnx"
     found = Program.read(run.root / "model.onnx.json")
     assert found.folds == (0,) and found.largest_difference < 1e-5
     assert [(each.name, each.sha256) for each in found.files] == [("model.onnx", sha256_of(model))]
@@ -45,6 +59,13 @@ def test_a_program_is_described(run, model) -> None:
     assert found.masks is not None and found.masks.labels == {"background": 0, "one": 1, "two": 5}
     assert found.masks.values == (0, 1, 5) and found.outputs == 3
     assert found.points is None and found.classes is None
+
+
+def test_the_command_of_the_page_writes_a_program_that_torch_loads(run) -> None:
+    execute(run, "torch-export")
+    found = Program.read(run.root / "model.pt2.json")
+    program = torch.export.load(run.root / "model.pt2").module()
+    assert program(torch.zeros(2, 1, *found.windows.patch_size)).shape == (2, 3, 16, 16, 16)
 
 
 @pytest.fixture(scope="module")

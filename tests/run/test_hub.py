@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from mambamed.run.hub_card import hub_card
 from tests.answers.stubs import stub_run, write_blobs
 from tests.faults.in_process import call
 from tests.run.hub_server import TOKEN, go_offline, local_hub
-from tests.test_docs import ROOT, commands_of
 
 
 @pytest.fixture
@@ -28,7 +26,8 @@ def hub(monkeypatch, tmp_path):
 def test_a_model_goes_to_the_hub_and_predicts_from_there_also_offline(hub, tmp_path, monkeypatch) -> None:
     run, home = stub_run(tmp_path / "run").root, tmp_path / "home"
     write_blobs(tmp_path / "images", 1)
-    pushed = call("export", run, "--push", "hf://org/name", "--license", "cc-by-4.0")
+    named = ("--dataset-name", "My data 2024")
+    pushed = call("export", run, "--push", "hf://org/name", "--license", "cc-by-4.0", *named)
     assert pushed.code == 0, pushed.lines
     assert hub.private == [True] and set(hub.files) == {"model.mambamed", "README.md"}
     model = (run / "model.mambamed").read_bytes()
@@ -38,8 +37,9 @@ def test_a_model_goes_to_the_hub_and_predicts_from_there_also_offline(hub, tmp_p
         "mambamed", "cc-by-4.0", "image-segmentation",
     )  # fmt: skip
     assert str(tmp_path) not in hub.files["README.md"].decode()
+    assert b"Trained on My data 2024." in hub.files["README.md"]
     hub.files["README.md"] += b"A person's sentence.\n"
-    again = call("export", run, "--push", "hf://org/name")
+    again = call("export", run, "--push", "hf://org/name", *named)
     assert again.code == 0 and again.line_with("README.md was edited on the hub")
     assert hub.files["README.md"].endswith(b"A person's sentence.\n")
 
@@ -80,22 +80,6 @@ def test_a_revision_is_the_file_of_that_commit(hub, tmp_path) -> None:
         assert local_model(Path(f"hf://org/name{place}")).read_bytes() == model
     with pytest.raises(ModelError, match="no such revision"):
         local_model(Path(f"hf://org/name@{'f' * 40}"))
-
-
-def test_the_commands_of_the_page_run(hub, tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    stub_run(tmp_path / "runs" / "brain")
-    write_blobs(tmp_path / "IMAGES", 1)
-    lines = commands_of(ROOT / "docs" / "sharing.md")
-    hub_lines = [line for line in lines if "hf://" in line and "--init-from" not in line]
-    assert len(hub_lines) == 3
-    for number, line in enumerate(hub_lines):
-        words = shlex.split(line.replace("-o masks", f"-o masks_{number}"))[1:]
-        done = call(*words)
-        assert done.code == 0, done.lines
-    assert b"Trained on My data 2024." in hub.files["README.md"]
-    masks = [tmp_path / f"masks_{number}" / "case_0.nii.gz" for number in (1, 2)]
-    assert masks[0].read_bytes() == masks[1].read_bytes()
 
 
 @pytest.mark.parametrize(
