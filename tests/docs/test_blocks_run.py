@@ -42,6 +42,7 @@ NOT_EXECUTED = (
     "python -m pytest",
     "TRITON_INTERPRET=1",
     "--scan cuda",
+    "python benchmarks/gpu_check.py",
     "docker build",
     "apptainer build",
 )

@@ -46,7 +46,7 @@ def recipe(batch_size: int, **training: Any) -> Recipe:
 TRAININGS: dict[str, dict[str, Any]] = {
     "plain": {},
     # Half of the patches at once, twice; a head of weight 0 has parameters without gradient; EMA.
-    "accumulated": {"accumulate": 2, "loss": {"depth_weights": [1.0, 0.0]}, "ema": 0.9},
+    "accumulated": {"accumulate": 2, "steps_per_epoch": 2, "loss": {"depth_weights": [1.0, 0.0]}, "ema": 0.9},
 }
 
 
