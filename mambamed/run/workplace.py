@@ -19,7 +19,7 @@ class Workplace:
 
     device: torch.device
     precision: str
-    layout: torch.memory_format  # of 5-D tensors
+    layout: torch.memory_format  # of 5-D tensors in training and its validation
     compiled: bool = False  # whether training steps run through torch.compile
 
 
@@ -70,7 +70,7 @@ def choose_workplace(
             chosen, why_device = torch.device("cuda", number), f"{why_device}; one of several processes"
             torch.cuda.set_device(chosen)
     kind, why_kind = choose_precision(precision, chosen)
-    layout = memory_format(chosen, kind)
+    layout = memory_format(chosen, kind, training=True)
     if (asked := asked_backend()) != "auto":
         _check_usable(asked, chosen.type)
     try:

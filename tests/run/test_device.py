@@ -84,11 +84,23 @@ def test_autocast_computes_in_the_chosen_type():
         assert layer(x).dtype == torch.float32
 
 
-def test_channels_last_only_for_bf16_on_the_cpu():
+def test_channels_last_for_bf16_on_the_cpu_and_not_on_cuda():
     assert memory_format(CPU, "bf16") == torch.channels_last_3d
-    assert (
-        memory_format(CPU, "fp32") == memory_format(torch.device("cuda"), "bf16") == torch.contiguous_format
-    )
+    assert memory_format(torch.device("cuda"), "bf16", training=True) == torch.contiguous_format
+
+
+@pytest.mark.parametrize(
+    ("flags", "training", "expected"),
+    [
+        ({"avx2"}, True, torch.channels_last_3d),
+        ({"avx2"}, False, torch.contiguous_format),
+        ({"avx2", "avx512f"}, True, torch.contiguous_format),
+        (set(), True, torch.contiguous_format),  # not measured: processors of other kinds
+    ],
+)
+def test_float32_trains_channels_last_without_avx512(monkeypatch, flags, training, expected):
+    monkeypatch.setattr(devices, "_cpu_flags", lambda: flags)
+    assert memory_format(CPU, "fp32", training) == expected
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted on Linux")
