@@ -42,7 +42,8 @@ def started(environment: Mapping[str, str] | None = None) -> Started:
     Started(rank=3, world=4, local_rank=1, beside=2)
 
     Raises:
-        RecipeError: a variable is missing, is no number, or contradicts another one.
+        RecipeError: a variable is missing, is no number, or contradicts another one; or srun started several
+            processes without torchrun, which would all train the same run.
     """
     environment = os.environ if environment is None else environment
     found: dict[str, int] = {}
@@ -52,6 +53,7 @@ def started(environment: Mapping[str, str] | None = None) -> Started:
         if text:
             found[name] = int(text)
         if found.get("WORLD_SIZE", 1) == 1:
+            _check_step(environment)
             return Started()
     if "RANK" not in found:
         raise RecipeError(f"WORLD_SIZE={found['WORLD_SIZE']}: RANK is not set. {_REMEDY}")
@@ -65,6 +67,17 @@ def started(environment: Mapping[str, str] | None = None) -> Started:
             f"LOCAL_WORLD_SIZE={beside}: expected 1 to WORLD_SIZE={found['WORLD_SIZE']}. {_REMEDY}"
         )
     return Started(found["RANK"], found["WORLD_SIZE"], found.get("LOCAL_RANK"), beside)
+
+
+def _check_step(environment: Mapping[str, str]) -> None:
+    """Raise RecipeError if this process is one of several tasks of a SLURM step."""
+    rank, count = (environment.get(name, "") for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
+    if is_whole(rank) and is_whole(count) and int(count) > 1:
+        raise RecipeError(
+            f"SLURM_STEP_NUM_TASKS={count}: srun has started this command {count} times, without torchrun. "
+            "To train one network on several GPUs, start one task per machine, with --gpus N or torchrun. If "
+            "every task has a run of its own, unset SLURM_PROCID."
+        )
 
 
 def launched(gpus: int) -> bool:

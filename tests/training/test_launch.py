@@ -78,6 +78,7 @@ def test_more_processes_than_gpus_are_rejected(monkeypatch) -> None:
         ("WORLD_SIZE=4 RANK=0 LOCAL_RANK=2 LOCAL_WORLD_SIZE=2", "LOCAL_RANK=2: expected less than 2"),
         ("WORLD_SIZE=4 RANK=0 LOCAL_WORLD_SIZE=8", "LOCAL_WORLD_SIZE=8: expected 1 to WORLD_SIZE=4"),
         ("WORLD_SIZE=0 RANK=0", "RANK=0: expected less than 0"),
+        ("SLURM_PROCID=1 SLURM_STEP_NUM_TASKS=2", "SLURM_STEP_NUM_TASKS=2: srun has started this command 2"),
     ],
 )
 def test_variables_that_contradict_each_other_are_one_line(variables, line, monkeypatch, tmp_path) -> None:
@@ -92,6 +93,27 @@ def test_variables_that_contradict_each_other_are_one_line(variables, line, monk
     with pytest.raises(RecipeError, match=line):
         mambamed.train("hippocampus_nnmamba", tmp_path / "prepared", tmp_path / "run", gpus=4)
     assert not (tmp_path / "run").exists()
+
+
+def test_tasks_of_srun_without_torchrun_train_nothing(prepared, monkeypatch, tmp_path) -> None:
+    """Before, one task trained alone while the others ended with exit code 1 at the lock of its folder.
+
+    The variables are those of `srun -n 2`, of `srun -n 1`, and of a batch script without srun.
+    """
+    recipe, run = tmp_path / "small.yaml", tmp_path / "run"
+    recipe.write_text(dump_recipe(small_recipe(CONVOLUTIONS, epochs=1)))
+    words = ("train", str(recipe), "-d", str(prepared), "-o", str(run), "--device", "cpu")
+    for rank in ("1", "0"):
+        monkeypatch.setenv("SLURM_PROCID", rank)
+        monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+        done = call(*words)
+        assert done.code == 2 and done.line_with("If every task has a run of its own, unset SLURM_PROCID.")
+        assert not run.exists()
+    assert started({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}) == Started()
+    assert started({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}) == Started()
+    torchrun = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    step = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}
+    assert started({**torchrun, **step}) == Started(3, 4, 1, 2)
 
 
 def test_as_many_processes_as_gpus_are_no_contradiction(monkeypatch) -> None:
