@@ -54,6 +54,13 @@ class Budget(Model):
         return () if self.cpu_minutes is None else ("--max-cpu-minutes", f"{self.cpu_minutes:g}")
 
     @property
+    def clock(self) -> tuple[str, float]:
+        """The unit of the time that it limits, and its seconds; ("", 0) if it limits none."""
+        if self.steps is not None:
+            return "", 0.0
+        return ("hours", 3600.0) if self.hours is not None else ("minutes of CPU time", 60.0)
+
+    @property
     def title(self) -> str:
         """For people."""
         if self.steps is not None:

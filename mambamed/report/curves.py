@@ -10,16 +10,19 @@ from mambamed.report.planes import color_of
 from mambamed.report.progress import moving_mean
 
 Curve = Sequence[tuple[float, float]]
-"""Pairs of step and score, by step."""
+"""Pairs of step (or time) and score, in their order."""
 
 
 @plain_style()
-def curves_png(curves: Mapping[str, Sequence[Curve]], axis: str, title: str = "") -> bytes:
+def curves_png(
+    curves: Mapping[str, Sequence[Curve]], axis: str, title: str = "", along: str = "step"
+) -> bytes:
     """Draw one line per name: the mean over its curves, moving along the steps, in the band of their range.
 
     Args:
         curves: name -> the curves of its runs, which may have different steps.
         axis: what the scores are.
+        along: what the steps are.
     """
     import numpy as np
 
@@ -40,7 +43,7 @@ def curves_png(curves: Mapping[str, Sequence[Curve]], axis: str, title: str = ""
             axes.fill_between(
                 steps, np.min(smooth, axis=0), np.max(smooth, axis=0), color=color, alpha=0.18, lw=0
             )
-    axes.set_xlabel("step")
+    axes.set_xlabel(along)
     axes.set_ylabel(axis)
     axes.set_title(title)
     axes.grid(alpha=0.25)

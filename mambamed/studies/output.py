@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 
-from mambamed.documents.study import Study, StudyRecord, StudyRun
+from mambamed.documents.study import Budget, Study, StudyRecord, StudyRun
 from mambamed.errors import DatasetError
 from mambamed.io.atomic import write_bytes, write_text
 from mambamed.io.tables import read_csv, write_csv
@@ -61,7 +62,7 @@ def write_study(
             title = f"Tests of single structures on {found.dataset}"
             sections.append(section(title, table_html(further, captioned=False)))
         cells = [each.cell for each in scored if each.cell.trained.dataset == found.dataset]
-        path, png = output / f"curves_{found.dataset}.png", _curves(found.dataset, cells)
+        path, png = output / f"curves_{found.dataset}.png", _curves(found.dataset, cells, study.budget)
         write_bytes(path, png)
         written.append(path)
         picture = picture_html(png, f"learning curves on {found.dataset}")
@@ -139,18 +140,36 @@ def _settings(study: Study) -> dict[str, object]:
     }
 
 
-def _curves(dataset: str, cells: Sequence[StudyCell]) -> bytes:
+def _curves(dataset: str, cells: Sequence[StudyCell], budget: Budget | None) -> bytes:
+    """The curves of all runs, over what their budget limits."""
+    unit, seconds = budget.clock if budget else ("", 0.0)
     curves: dict[str, list[Curve]] = {}
-    axis = "score"
+    name = "score"
     for cell in cells:
         for fold in cell.folds:
-            path = cell.root / f"fold_{fold}" / "log.csv"
             try:
-                headers, rows = read_csv(path)
-                score = headers[headers.index("validation_loss") + 1]
-                points = [(float(row["step"]), float(row[score] or "nan")) for row in rows]
+                name, curve = learning_curve(cell.root / f"fold_{fold}" / "log.csv", seconds)
             except (DatasetError, ValueError, LookupError):
                 continue  # a picture without this run is better than none
-            axis = f"{score} of validation patches"
-            curves.setdefault(cell.trained.name, []).append(points)
-    return curves_png(curves, axis, dataset)
+            curves.setdefault(cell.trained.name, []).append(curve)
+    return curves_png(curves, f"{name} of validation patches", dataset, along=unit or "step")
+
+
+def learning_curve(log: Path, unit_seconds: float = 0.0) -> tuple[str, Curve]:
+    """The name of the score of validation patches, and its curve at the ends of all epochs.
+
+    Args:
+        log: log.csv of a fold.
+        unit_seconds: draw it over the time of the training in this unit, by the clock of its limit (default:
+            over the steps).
+
+    Raises:
+        DatasetError, ValueError, LookupError: the file is missing or has faults.
+    """
+    headers, rows = read_csv(log)
+    score = headers[headers.index("validation_loss") + 1]
+    if unit_seconds:
+        places = [*accumulate(float(row["seconds"]) / unit_seconds for row in rows)]
+    else:
+        places = [float(row["step"]) for row in rows]
+    return score, [(x, float(row[score] or "nan")) for x, row in zip(places, rows, strict=True)]
