@@ -21,7 +21,7 @@ COPY mambamed mambamed
 # PyTorch for CPUs comes from PyTorch's own index: the URL that its installation page states.
 ARG TORCH_INDEX=""
 RUN if [ -n "$TORCH_INDEX" ]; then pip install --index-url "$TORCH_INDEX" torch==2.13.0; fi \
-    && pip install -c constraints.txt ".[dicom,hub]"
+    && pip install -c constraints.txt ".[cluster,dicom,hub]"
 USER 1000:1000
 WORKDIR /tmp/warm
 # Compiles the kernels and tests the image. Any user of a container may write the caches: numba and Triton

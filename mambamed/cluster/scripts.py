@@ -9,15 +9,14 @@ from pathlib import Path
 
 from mambamed.cluster.batch import SYSTEMS
 from mambamed.cluster.destination import Destination
+from mambamed.cluster.kubernetes import job_manifest
 from mambamed.documents.foreign.jobqueue import SiteQueue
 from mambamed.documents.jobs import JobRequest
-from mambamed.errors import RecipeError
 from mambamed.io.atomic import write_text
 from mambamed.io.json_files import write_json
 
 _PREFIXES = {"slurm": "#SBATCH ", "pbs": "#PBS ", "sge": "#$ ", "lsf": "#BSUB ", "htcondor": ""}
 _WITHIN_SPEC = {"pbs": "select", "sge": "h_vmem"}  # what `resource-spec` replaces
-_OWN_KEYS = ("image", "pvc")  # of --job for Kubernetes
 
 
 def write_script(folder: Path, request: JobRequest, place: Destination, site: SiteQueue) -> Path:
@@ -37,7 +36,7 @@ def write_script(folder: Path, request: JobRequest, place: Destination, site: Si
     """
     script, name = folder / f"{request.name}.sh", f"mambamed-{request.name}"
     if place.on == "kubernetes":
-        write_json(manifest := folder / f"{request.name}.job.json", _manifest(folder, request, place))
+        write_json(manifest := folder / f"{request.name}.job.json", job_manifest(folder, request, place))
         return manifest
     lines = SYSTEMS[place.on].directives(name, folder / f"{request.name}.batch.log", place)
     extra = [f"{_PREFIXES[place.on]}{line}" for line in site.job_extra_directives or ()]
@@ -66,38 +65,3 @@ def write_script(folder: Path, request: JobRequest, place: Destination, site: Si
     head = ["executable = /bin/bash", f'arguments = "{script}"']
     write_text(submit := folder / f"{request.name}.sub", "\n".join([*head, *lines, "queue", ""]))
     return submit
-
-
-def _manifest(folder: Path, request: JobRequest, place: Destination) -> dict[str, object]:
-    """A Job of Kubernetes; a volume of the cluster holds the folder, under the path that it has here."""
-    given = place.resources
-    if unknown := [key for key in given if key not in (*_OWN_KEYS, "time", "mem", "cpus", "gpus")]:
-        raise RecipeError(f"--job {unknown[0]}: Kubernetes has image, pvc, cpus, mem, gpus and time.")
-    if not given.get("image"):
-        raise RecipeError(
-            "--job: Kubernetes needs an image with mambamed. Give e.g. image=registry/mambamed:1."
-        )
-    claim, _, mount = given.get("pvc", "").partition(":")
-    if "pvc" in given and not (claim and mount.startswith("/")):
-        raise RecipeError(f"--job pvc={given['pvc']}: expected CLAIM:/PATH, where all machines see the data.")
-    memory = place.memory_bytes
-    asked = {"cpu": given.get("cpus"), "memory": memory and str(memory), "nvidia.com/gpu": given.get("gpus")}
-    container: dict[str, object] = {
-        "name": "mambamed",
-        "image": given["image"],
-        "command": ["python", "-m", "mambamed.cluster.step", str(folder), request.name],
-        "workingDir": request.folder,
-        "resources": {"limits": {key: value for key, value in asked.items() if value}},
-    }
-    pod: dict[str, object] = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 120}
-    if claim:
-        container["volumeMounts"] = [{"name": "data", "mountPath": mount}]
-        pod["volumes"] = [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}]
-    # In lower case, letters, digits and "-" alone.
-    name = "".join(letter if letter.isalnum() else "-" for letter in f"mambamed-{request.name}".lower())
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {"generateName": f"{name[:50]}-"},
-        "spec": {"backoffLimit": 100, "template": {"spec": {**pod, "containers": [container]}}},
-    }

@@ -19,6 +19,7 @@ from typing import Any
 import mambamed
 from mambamed.cluster.batch import SYSTEMS
 from mambamed.cluster.destination import PORTABLE, Destination, clock
+from mambamed.cluster.kubernetes import dask_cluster
 from mambamed.cluster.site import with_site
 from mambamed.cores import THREADS, cores
 from mambamed.errors import MambamedError, RecipeError, RunError
@@ -166,9 +167,13 @@ def open_workers(
             if place.on != "local" and place.jobs is None:
                 raise RecipeError(f"--on {place.on}: the number of workers is missing. Give --jobs N.")
             # Without certificates every user of these machines could run code through the scheduler.
-            make = _local_cluster if place.on == "local" else _batch_cluster
             try:
-                cluster = opened.enter_context(make(place, threads, Security.temporary()))
+                if place.on == "kubernetes":
+                    started = dask_cluster(place, _environment(place, threads or 1))
+                else:
+                    make = _local_cluster if place.on == "local" else _batch_cluster
+                    started = make(place, threads, Security.temporary())
+                cluster = opened.enter_context(started)
                 client = opened.enter_context(Client(cluster, set_as_default=False))
             except ImportError as error:
                 raise RecipeError(f"--on: {error}. Run: pip install 'mambamed[cluster]'") from error
@@ -237,11 +242,6 @@ def batch_cluster(place: Destination, threads: int | None) -> tuple[type[Any], d
         RecipeError: an option is missing.
         RunError: the commands of the batch system are not found.
     """
-    if place.on not in _CLUSTERS:
-        raise RecipeError(
-            f"--on {place.on}: cases go to Dask workers there. Start a scheduler and workers in the cluster, "
-            "and give --on tcp://HOST:PORT."
-        )
     for name in (SYSTEMS[place.on].submit[0], SYSTEMS[place.on].cancel[0]):
         if not any((Path(folder) / name).is_file() for folder in os.get_exec_path()):
             raise RunError(f"{name}: no such command. Run this on a login node of the cluster.")

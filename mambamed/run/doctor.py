@@ -33,6 +33,7 @@ EXTRAS = {
     "wandb": (("wandb",), "curves of a training in Weights & Biases"),
     "onnx": (("onnx", "onnxscript", "onnxruntime"), "export to ONNX"),
     "cluster": (("distributed", "dask_jobqueue"), "cases on several machines, by Dask"),
+    "kubernetes": (("dask_kubernetes",), "cases in pods of Kubernetes"),
     "hub": (("huggingface_hub",), "models on the Hugging Face Hub"),
 }
 _NEEDED = (

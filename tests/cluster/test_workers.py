@@ -147,10 +147,7 @@ def test_what_cannot_be_reached_is_one_line(tmp_path, monkeypatch) -> None:
         open_workers(Destination("tcp://127.0.0.1:9")),
     ):
         pass
-    for on, job, line in (
-        ("slurm", None, "the number of workers is missing. Give --jobs N"),
-        ("kubernetes", 2, "Start a scheduler and workers in the cluster"),
-    ):
+    for on, job, line in (("slurm", None, "the number of workers is missing. Give --jobs N"),):
         with pytest.raises(RecipeError, match=line), open_workers(Destination(on, jobs=job)):
             pass
     monkeypatch.setenv("PATH", str(tmp_path))
