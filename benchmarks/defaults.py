@@ -2,6 +2,7 @@
 
     export OMP_NUM_THREADS=1
     python benchmarks/defaults.py DATASET ... --minutes 5 [--work FOLDER] [--jobs 2] [--write]
+    python benchmarks/defaults.py DATASET ... --logistic
     python benchmarks/defaults.py --write
 
 For each dataset it makes the general recipe of each network (`mambamed recipes new --network`), as `mambamed
@@ -9,7 +10,8 @@ train -d` would, and trains all of them in one study (`mambamed study`): folds 1
 CPU-minutes for every training, validation included. Fold 0 is kept for one look at the winner (`--folds 0
 --networks ...`). An interrupted comparison continues with the same command and the same `--work`. Results are
 kept in benchmarks/defaults/DATASET_MINUTES.json; `--write` makes the section of docs/benchmarks.md from all
-of them.
+of them. Classifications are also compared with a logistic regression (benchmarks/logistic.py); `--logistic`
+prepares the data and scores only that.
 
 Data are those of the tests (MAMBAMED_TEST_DATA), and phantoms, which it makes.
 """
@@ -20,6 +22,7 @@ import argparse
 import csv
 import datetime
 import json
+import math
 import os
 import platform
 import shlex
@@ -33,11 +36,12 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from logistic import LOGISTIC, against_networks, score_logistic
 from sections import replace_section
 
 from mambamed import api
 from mambamed.demonstration.phantom import write_phantoms
-from mambamed.documents.study import TWIN, StudyDifference, StudyRecord, StudyScore
+from mambamed.documents.study import TWIN, StudyDifference, StudyRecord, StudyScore, read_study
 from mambamed.networks import options_of
 from mambamed.run.workplace import choose_workplace
 from mambamed.tasks.proposals import NETWORKS_OF_TASKS
@@ -127,8 +131,13 @@ DATASETS = {
 def compare(name: str, minutes: float, asked: argparse.Namespace) -> None:
     """Train and score all networks on a dataset, and keep the study's record."""
     known = DATASETS[name]
+    if asked.logistic and known.task != "classification":
+        raise SystemExit(f"--logistic: {name} is no classification")
     folder = Path(asked.work).resolve() / name
     api.prepare(known.source(folder / "raw"), folder / "prepared", **known.options)
+    if asked.logistic:
+        print(f"{name}: {score_logistic(folder / 'prepared', asked.folds, folder / LOGISTIC)}")
+        return
     networks = asked.networks or NETWORKS[known.task]
     place = folder / f"{minutes:g}_minutes"
     for network in networks:
@@ -165,9 +174,13 @@ def compare(name: str, minutes: float, asked: argparse.Namespace) -> None:
         "recipes": {network: (place / "recipes" / f"{network}.yaml").read_text() for network in networks},
         "record": json.loads((place / "study" / "study.json").read_text()),
     }
+    if known.task == "classification":
+        tests = against_networks(read_study(place / "study.yaml"), name, place / "study")
+        kept["logistic"] = json.loads(tests.model_dump_json())
     RESULTS.mkdir(exist_ok=True)
     ending = "" if tuple(asked.folds) == CHOOSING else "_folds_" + "_".join(map(str, asked.folds))
-    (RESULTS / f"{name}_{minutes:g}{ending}.json").write_text(json.dumps(kept, indent=1) + "\n")
+    text = json.dumps(kept, indent=1).replace(f"{folder}/", "")
+    (RESULTS / f"{name}_{minutes:g}{ending}.json").write_text(text + "\n")
 
 
 def command(name: str, minutes: float, asked: argparse.Namespace) -> str:
@@ -192,39 +205,56 @@ def machine() -> str:
 
 
 def table(kept: dict[str, Any], file: str) -> list[str]:
-    """Rows of one comparison: every network against the present network of the task, twins against theirs."""
-    record = StudyRecord.model_validate_json(json.dumps(kept["record"]))
+    """Rows of one comparison: every network against the present network of the task, twins against theirs.
+
+    Classifications also have a row of the logistic regression, and every network against it.
+    """
+    records = [
+        StudyRecord.model_validate_json(json.dumps(kept[key]))
+        for key in ("record", "logistic")
+        if key in kept
+    ]
+    record = records[0]
     dataset = next(iter(record.study.datasets))
     region, metric, unit = SCORES[DATASETS[dataset].task]
     present = NETWORKS_OF_TASKS[DATASETS[dataset].task][0]
-    scores = [s for s in record.scores if (s.region, s.metric) == (region, metric)]
+    scores = [s for each in records for s in each.scores if (s.region, s.metric) == (region, metric)]
+    tests = [test for each in records for test in each.differences]
     steps = {run.recipe: run.steps for run in record.runs}
     assert record.study.budget is not None
+    others = {present: present, "its twin": TWIN} | ({_shown(LOGISTIC): LOGISTIC} if records[1:] else {})
+    columns = ["network", "steps", f"{unit} (95 % interval)", "SD of seeds"]
+    columns += [column for other in others for column in (f"minus {other}", "p")]
     lines = [
         f"### {dataset}, {record.study.budget.cpu_minutes:g} CPU-minutes",
         "",
         f"`{kept['command']}`, {kept['date']}, {kept['machine']}; {scores[0].units} cases of folds "
         f"{', '.join(map(str, record.study.folds))}, {len(scores[0].seeds)} seeds; `{file}`.",
         "",
-        f"| network | steps | {unit} (95 % interval) | SD of seeds | minus {present} | p "
-        "| minus its twin | p |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        f"| {' | '.join(columns)} |",
+        f"|---|{'--:|' * (len(columns) - 1)}",
     ]
     for score in sorted(scores, key=lambda s: s.mean, reverse=metric != "error_mm"):
         low, high = score.interval
         against = [
             text
-            for other in (present, f"{score.recipe}{TWIN}")
-            for text in difference_of(record.differences, score, other)
+            for other in others.values()
+            for text in difference_of(tests, score, f"{score.recipe}{TWIN}" if other == TWIN else other)
         ]
         cells = [
-            score.recipe,
-            steps[score.recipe],
-            f"{score.mean:.4f} ({low:.4f} to {high:.4f})",
-            f"{score.sd:.4f}",
+            _shown(score.recipe),
+            steps.get(score.recipe, ""),
+            f"{score.mean:.4f}" + ("" if math.isnan(low) else f" ({low:.4f} to {high:.4f})"),
+            "" if math.isnan(score.sd) else f"{score.sd:.4f}",
         ]
         lines.append(f"| {' | '.join(map(str, [*cells, *against]))} |")
+    if any(math.isnan(score.interval[0]) for score in scores):
+        lines += ["", "There are too few subjects for intervals."]
     return [*lines, ""]
+
+
+def _shown(row: str) -> str:
+    return row.replace("_", " ") if row == LOGISTIC else row
 
 
 def difference_of(tests: Sequence[StudyDifference], score: StudyScore, other: str) -> tuple[str, str]:
@@ -236,7 +266,8 @@ def difference_of(tests: Sequence[StudyDifference], score: StudyScore, other: st
             continue
         sign = 1 if test.first == other else -1
         low, high = sorted(sign * limit for limit in test.interval)
-        return f"{sign * test.difference:+.4f} ({low:+.4f} to {high:+.4f})", f"{test.permutation_holm:.3f}"
+        interval = "" if math.isnan(low) else f" ({low:+.4f} to {high:+.4f})"
+        return f"{sign * test.difference:+.4f}{interval}", f"{test.permutation_holm:.3f}"
     return "", ""
 
 
@@ -251,10 +282,18 @@ def section() -> list[str]:
         "(permutation test, p by Holm's correction over all pairs of networks). `-none` is the same network "
         "without its Mamba layers.",
         "",
+        "Classifications are also compared with a logistic regression (L2 penalty by cross-validation within "
+        "the training cases) on simple features of each prepared image: its extent, the volume of the voxels "
+        "that are not 0, their mean, SD, percentiles and histogram, and volume and mean of the two halves. "
+        "Its p are corrected over the networks. It chooses nothing on the validation cases; networks choose "
+        "their epoch and, for two classes, a threshold on them, so their accuracies are optimistic. "
+        "`--logistic` scores it alone.",
+        "",
     ]
-    for file in sorted(RESULTS.glob("*.json")):
+    files = sorted(RESULTS.glob("*.json"))
+    for file in files:
         lines += table(json.loads(file.read_text()), str(file.relative_to(ROOT)))
-    return lines[:-1]
+    return lines[:-1] if files else [*lines, "No comparison is kept yet."]
 
 
 def main() -> None:
@@ -272,6 +311,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--work", default="defaults", help="folder for data and runs")
+    parser.add_argument(
+        "--logistic", action="store_true", help="score only the logistic regression, of classifications"
+    )
     parser.add_argument("--write", action="store_true")
     asked = parser.parse_args()
     for minutes in asked.minutes or [5]:
@@ -279,7 +321,7 @@ def main() -> None:
             compare(name, minutes, asked)
     if asked.write:
         replace_section(PAGE, "defaults", "defaults.py", section())
-    else:
+    elif not asked.logistic:
         print("\n".join(section()))
 
 
