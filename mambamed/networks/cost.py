@@ -67,19 +67,26 @@ def network_cost(
     products = sum(flops // 2 for operator, flops in counted if "convolution" not in str(operator))
     taps = _taps_by_width(network)
     convolutions += sum(rows * length * taps.get(rows, 0) for rows, length, _ in scans.sizes)
-    count = sum(p.numel() for p in network.parameters())
-    after_forward, peak = _training_bytes(network, in_channels, patch_size, batch_size)
-    weights = sum(p.nbytes for p in network.parameters())
+    activations, training = training_memory(network, in_channels, patch_size, batch_size)
     return Cost(
-        parameters=count,
+        parameters=sum(p.numel() for p in network.parameters()),
         conv_gmacs=convolutions / 1e9,
         product_gmacs=products / 1e9,
         scan_g=sum(rows * length * states for rows, length, states in scans.sizes) / 1e9,
         scans=len(scans.sizes),
         longest_sequence=max((length for _, length, _ in scans.sizes), default=0),
-        activations_gib=after_forward / _GIB,
-        training_gib=(weights + peak + _MOMENTS * count) / _GIB,
+        activations_gib=activations,
+        training_gib=training,
     )
+
+
+def training_memory(
+    network: nn.Module, in_channels: int, patch_size: Sequence[int], batch_size: int
+) -> tuple[float, float]:
+    """`activations_gib` and `training_gib` of the cost alone; see `network_cost`."""
+    after_forward, peak = _training_bytes(network, in_channels, patch_size, batch_size)
+    kept = sum(p.nbytes + _MOMENTS * p.numel() for p in network.parameters())
+    return after_forward / _GIB, (peak + kept) / _GIB
 
 
 def step_gflops(network: nn.Module, in_channels: int, patch_size: Sequence[int], batch_size: int) -> float:

@@ -9,7 +9,7 @@ from torch import nn
 
 from mambamed.documents.manifest import DatasetManifest
 from mambamed.documents.plan import Triple
-from mambamed.networks.cost import network_cost, peak_bytes
+from mambamed.networks.cost import peak_bytes, training_memory
 from mambamed.recipe import Recipe
 from mambamed.run.model import input_channels, make_network
 from mambamed.tasks.base import task_class, task_for
@@ -34,16 +34,32 @@ def step_gib(
     recipe: Recipe, manifest: DatasetManifest, patch: Triple, batch: int, precision: str = "fp32"
 ) -> float:
     """Memory of a training step with loss, targets and the average of the weights, GiB."""
-    network = without_numbers(recipe, manifest)
-    cost = network_cost(network, input_channels(recipe, manifest), patch, batch)
+    weights, activations, training = _network_gib(recipe, manifest, patch, batch)
     half = _HALF if precision in {"bf16", "fp16"} else 1.0
-    weights = weights_gib(network)
     # The largest memory is needed in the backward pass or, with many outputs, in the loss, which is float32.
-    in_loss = cost.activations_gib * half + 3 * weights + loss_bytes(recipe, manifest, patch, batch) / GIB
-    estimate = max(cost.training_gib * half, in_loss) + bool(recipe.training.ema) * weights
+    in_loss = activations * half + 3 * weights + loss_bytes(recipe, manifest, patch, batch) / GIB
+    estimate = max(training * half, in_loss) + bool(recipe.training.ema) * weights
     if task_class(recipe.task).labels_voxels:
         estimate += TARGET_BYTES * batch * math.prod(patch) / GIB
     return estimate
+
+
+_counted: dict[str, tuple[float, float, float]] = {}
+
+
+def _network_gib(
+    recipe: Recipe, manifest: DatasetManifest, patch: Triple, batch: int
+) -> tuple[float, float, float]:
+    """Weights, activations and peak of a training step of the network alone, GiB.
+
+    Kept for further trainings of this process, e.g. those of `--seeds`, because counting takes seconds.
+    """
+    inputs, outputs = input_channels(recipe, manifest), task_for(recipe, manifest).outputs
+    key = repr((recipe.network.model_dump_json(), len(manifest.channels), inputs, outputs, patch, batch))
+    if key not in _counted:
+        network = without_numbers(recipe, manifest)
+        _counted[key] = (weights_gib(network), *training_memory(network, inputs, patch, batch))
+    return _counted[key]
 
 
 def loss_bytes(recipe: Recipe, manifest: DatasetManifest, patch: Triple, batch: int) -> int:
