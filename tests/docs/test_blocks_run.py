@@ -1,8 +1,9 @@
 """The shell blocks of the pages, executed on small data in the layouts that they name.
 
-Trainings are cut to one step of small patches, and imported weights get a small patch. The hub is a server of
-this process. Of a container, the command of its entry point is executed. Not executed: `pip install`, `sh run
-...` and `python -m pytest ...` (continuous integration runs them), builds of containers, and what needs CUDA.
+Trainings are cut to one step of a narrow network on small patches, and imported weights a small patch. The
+hub is a server of this process. Of a container, the command of its entry point is executed. Not executed:
+`pip install`, `sh run ...` and `python -m pytest ...` (continuous integration runs them), builds of
+containers, and what needs CUDA.
 """
 
 from __future__ import annotations
@@ -29,11 +30,17 @@ from tests.networks.public_layout import read_layout
 from tests.run.hub_server import Hub, local_hub
 from tests.test_docs import ROOT
 
-SHAPE = (20, 22, 18)
+SHAPE = (16, 16, 16)  # one window of the networks
 SMALL = [
     part
-    for key in ("epochs=1", "steps_per_epoch=1", "batch_size=1", "patch_size=[16,16,16]")
-    for part in ("--set", f"training.{key}")
+    for key in (
+        "training.epochs=1",
+        "training.steps_per_epoch=1",
+        "training.batch_size=1",
+        "training.patch_size=[16,16,16]",
+        "inference.tta=none",
+    )
+    for part in ("--set", key)
 ]
 NARROW = ["--set", "network.channels=4"]
 NOT_EXECUTED = (
@@ -156,7 +163,7 @@ def classification_page(here: Path) -> None:
         (here / folder).symlink_to(here / "stroke_severity" / "images")
     call("prepare", "stroke_severity", "-o", "first", "--class-column", "side")
     for seed in range(3):
-        call("train", "stroke_side_nnmamba", "-d", "first", "-o", f"runs/seed{seed}", *SMALL)
+        call("train", "stroke_side_nnmamba", "-d", "first", "-o", f"runs/seed{seed}", *SMALL, *NARROW)
     answers = ("NC", "AD")
     table(here / "adni_classes.csv", "case,class", [f"{n},{answers[k % 2]}" for k, n in enumerate(names)])
     for seed in range(2):
@@ -172,7 +179,7 @@ def preparation_page(here: Path) -> None:
         "  labels: {background: 0, label_1: 1}\n  split: {train: 0.6, val: 0.2, test: 0.2}\n"
     )
     call("prepare", "MyData", "-o", "prepared/mine", "--recipe", "mine.yaml")
-    call("train", "mine.yaml", "-d", "prepared/mine", "-o", "runs/mine", *SMALL)
+    call("train", "mine.yaml", "-d", "prepared/mine", "-o", "runs/mine", *SMALL, *NARROW)
 
 
 def dry_run_page(here: Path) -> None:
@@ -327,8 +334,8 @@ def test_the_shell_blocks_of_a_page_run(page, tmp_path, monkeypatch, hub) -> Non
             continue
         words = shlex.split(line, comments=True)[1:]
         if words[0] == "train":
-            words += SMALL + (NARROW if "--init-from" in words else [])
+            words += SMALL + NARROW
         if words[0] == "import-weights":
-            words += ["--set", "training.patch_size=[32,32,32]"]
+            words += SMALL[-4:]
         done = call(*words)
         assert done.code == 0, (line, done)
