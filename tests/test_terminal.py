@@ -8,6 +8,7 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,29 @@ TITLE, CLEAR, C1, TURNED = "\x1b]0;owned\x07", "\x1b[2J", "\x9b2J", "\u202egnp.\
 EVIL = f"{TITLE}{CLEAR}{C1}{TURNED}[bold]:heart:[/bold][link=http://x]"
 SHOWN = r"\x1b]0;owned\x07\x1b[2J\x9b2J\u202egnp.\u2066[bold]:heart:[/bold][link=http://x]"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "400"}
+# Commands, one after the other in a process; its exit code is the last one that is not 0.
+COMMANDS = """
+import os, sys
+from mambamed.cli import main
+ended = 0
+for number, words in enumerate({commands!r}):
+    os.environ.update({environments!r}[number])
+    sys.argv = ["mambamed", *words]
+    try:
+        main()
+    except SystemExit as end:
+        ended = end.code or ended
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # each command guards them itself
+    print("{end}", flush=True)
+sys.exit(ended)
+"""
+END = "end of a command"
+
+
+def code_of(*commands: tuple[str | Path, ...], environments: Sequence[dict[str, str]] = ()) -> str:
+    """The program of these commands, each with its variables."""
+    words = [[str(word) for word in command] for command in commands]
+    return COMMANDS.format(commands=words, environments=list(environments) or [{}] * len(words), end=END)
 
 
 def on_terminal(*arguments: str | Path) -> str:
@@ -61,28 +85,35 @@ def dataset(folder: Path, label: str) -> Path:
 
 def test_what_a_stranger_wrote_is_shown_escaped(tmp_path) -> None:
     raw = dataset(tmp_path / "raw", EVIL)
-    for arguments in (
+    commands = (
         ("prepare", raw, "-o", tmp_path / "out"),
         ("recipes", "check", f"no{EVIL}"),
         ("evaluate", raw, raw, EVIL),
-    ):
-        shown = on_terminal("-m", "mambamed", *arguments)
+    )
+    *each, rest = on_terminal("-c", code_of(*commands)).split(END)
+    assert len(each) == 3 and not rest.strip()
+    for shown in each:
         assert SHOWN in re.sub(r"\x1b\[[\d;]*m", "", shown)  # without colors
         assert not any(sequence in shown for sequence in (TITLE, CLEAR, C1, "\u202e"))
 
 
-@pytest.mark.parametrize("columns", ["0", "1", "x", "99999999"])
-def test_a_width_that_no_terminal_has_is_not_believed(columns, monkeypatch) -> None:
-    monkeypatch.setitem(ENVIRONMENT, "COLUMNS", columns)
-    shown = on_terminal("-m", "mambamed", "recipes", "list")
-    assert "description" in shown and max(map(len, shown.splitlines())) < 1000
+def test_a_width_that_no_terminal_has_is_not_believed() -> None:
+    widths = [{"COLUMNS": columns} for columns in ("0", "1", "x", "99999999")]
+    code = code_of(*[("recipes", "list")] * len(widths), environments=widths)
+    *each, rest = on_terminal("-c", code).split(END)
+    assert len(each) == 4 and not rest.strip()
+    for shown in each:
+        assert "description" in shown and max(map(len, shown.splitlines())) < 1000
 
 
 def test_markup_in_names_is_shown_and_has_no_effect(tmp_path) -> None:
     label = r"[bold]:heart:[/bold][link=http://x]\[red]b\\[/]"
     raw = dataset(tmp_path / "raw", label)
-    prepared = on_terminal("-m", "mambamed", "prepare", raw, "-o", tmp_path / "out", "--folds", "2")
-    evaluated = on_terminal("-m", "mambamed", "evaluate", raw / "labelsTr", raw / "labelsTr")
+    commands = (
+        ("prepare", raw, "-o", tmp_path / "out", "--folds", "2"),
+        ("evaluate", raw / "labelsTr", raw / "labelsTr"),
+    )
+    prepared, evaluated, _ = on_terminal("-c", code_of(*commands)).split(END)
     assert label in prepared and label in evaluated
     assert "\x1b]8" not in prepared + evaluated  # the sequence of a link
 
@@ -149,12 +180,12 @@ def test_no_character_that_moves_the_cursor_or_the_text_is_left(character) -> No
     assert printable(f"é{character}日").startswith("é")
 
 
-def mambamed(*arguments: str, shell: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+def mambamed(*arguments: str, shell: str) -> subprocess.CompletedProcess[str]:
     """A command, with redirections of a shell behind it."""
     command = f'exec "{sys.executable}" -m mambamed "$@" {shell}'
     return subprocess.run(
         ["bash", "-c", command, "bash", *arguments],
-        env={**ENVIRONMENT, **environment},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
     )
@@ -197,19 +228,25 @@ def test_messages_that_cannot_be_written_end_no_work(redirection, tmp_path) -> N
     "environment",
     [
         {"PYTHONWARNINGS": "error"},
-        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
-        {"COLUMNS": "0"},
-        {"COLUMNS": "x"},
+        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "COLUMNS": "0"},
         {"HOME": "/nonexistent", "XDG_CACHE_HOME": "", "MPLCONFIGDIR": ""},
-        {"TMPDIR": "/nonexistent"},
+        {"TMPDIR": "/nonexistent", "COLUMNS": "x"},
     ],
     ids=lambda environment: next(iter(environment)),
 )
 def test_an_odd_environment_ends_in_no_traceback(environment, tmp_path) -> None:
     raw = dataset(tmp_path / "raw", "é")
-    done = mambamed("prepare", str(raw), "-o", f"{tmp_path}/out", "--folds", "2", **environment)
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    masks = f"{raw}/labelsTr"
-    done = mambamed("evaluate", masks, masks, "-o", f"{tmp_path}/scores", "--report", **environment)
+    masks = raw / "labelsTr"
+    commands = (
+        ("prepare", raw, "-o", tmp_path / "out", "--folds", "2"),
+        ("evaluate", masks, masks, "-o", tmp_path / "scores", "--report"),
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code_of(*commands)],
+        env={**ENVIRONMENT, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert (tmp_path / "out" / "dataset.json").is_file()
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert "é" in (tmp_path / "scores" / "cases.csv").read_text(encoding="utf-8")
