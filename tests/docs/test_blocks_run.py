@@ -322,7 +322,9 @@ def hub(monkeypatch, tmp_path) -> Iterator[type[Hub]]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_shell_blocks_of_a_page_run(page, tmp_path, monkeypatch, hub) -> None:
+def test_the_shell_blocks_of_a_page_run(page, tmp_path, monkeypatch, request) -> None:
+    if page == "docs/sharing.md":
+        request.getfixturevalue("hub")
     monkeypatch.chdir(tmp_path)
     PAGES[page](tmp_path)
     for line in lines_of(page):

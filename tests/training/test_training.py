@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -30,6 +31,7 @@ from mambamed.recipe import dump_recipe
 from mambamed.run.checkpoint import read_checkpoint, write_checkpoint
 from mambamed.run.export import export_model
 from mambamed.run.folder import Run
+from mambamed.run.hub import local_model
 from mambamed.run.listing import list_runs
 from mambamed.run.model import load_network
 from mambamed.ssm import chunked
@@ -37,7 +39,7 @@ from mambamed.training import train
 from mambamed.training.extend import extend
 from mambamed.training.validation_patches import ValidationPatches
 from tests.answers.stubs import OPTIONS, stub_run
-from tests.run.hub_server import local_hub
+from tests.run.hub_server import go_offline, local_hub
 from tests.training.small_run import CONVOLUTIONS, small_recipe
 
 
@@ -221,18 +223,23 @@ def test_weights_of_another_run_are_a_start_as_far_as_they_fit_or_all_of_them(pr
     assert len(same) >= total - len(heads) - 1
 
 
-def test_a_model_on_the_hub_initializes_a_training(prepared, tmp_path, monkeypatch):
+def test_a_model_of_the_hub_initializes_a_training_offline(prepared, tmp_path, monkeypatch):
     stub = stub_run(tmp_path / "stub")
     tensors = len(read_checkpoint(stub.checkpoint(0, "best")).part("network"))
     recipe = small_recipe({"name": "nnmamba", **OPTIONS}, epochs=1, steps_per_epoch=1, ema=0)
     (tmp_path / "small.yaml").write_text(dump_recipe(recipe))
     with local_hub(monkeypatch, tmp_path / "home") as hub:
-        hub.exists, hub.files["model.mambamed"] = True, export_model(stub.root).output.read_bytes()
-        options = {"data": prepared, "device": "cpu", "init_from": "hf://org/name@v1"}
-        mambamed.train(tmp_path / "small.yaml", output=tmp_path / "run", **options)
+        hub.exists = True
+        options = {"data": prepared, "device": "cpu"}
+        with pytest.raises(ModelError, match=r"hf://org/name@v1: has no model\.mambamed"):
+            mambamed.train(tmp_path / "small.yaml", **options, init_from="hf://org/name@v1")
+        hub.files["model.mambamed"] = export_model(stub.root).output.read_bytes()
+        local_model(Path("hf://org/name@v1"))
         hub.files.clear()
-        with pytest.raises(ModelError, match=r"hf://org/other: has no model\.mambamed"):
-            mambamed.train(tmp_path / "small.yaml", **options | {"init_from": "hf://org/other"})
+        go_offline(monkeypatch)
+        mambamed.train(
+            tmp_path / "small.yaml", **options, output=tmp_path / "run", init_from="hf://org/name@v1"
+        )
     log = (tmp_path / "run" / "fold_0" / "train.log").read_text()
     assert f": {tensors} of the {tensors} tensors in the file match" in log
 
