@@ -123,7 +123,12 @@ DATASETS = {
         "landmarks", _as_it_is("mouse_skull_landmarks"), {"spacing": "0.6,0.6,0.6"}, _ANY_POSE
     ),
     "hippocampus_size": Compared("classification", _listed("class")),
-    "stroke_side": Compared("classification", _as_it_is("stroke_severity"), {"class_column": "side"}),
+    # The recipe keeps the empty space around a lesion, which shows the side.
+    "stroke_side": Compared(
+        "classification",
+        _as_it_is("stroke_severity"),
+        {"class_column": "side", "recipe": "stroke_side_nnmamba"},
+    ),
     "mr_sequences": Compared("classification", _as_it_is("mr_sequences")),
 }
 

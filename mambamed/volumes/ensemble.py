@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -97,6 +99,7 @@ class Ensemble:
                     f"fold_{fold}": sha256_of(member.run.weights(fold, member.checkpoint))
                     for fold in member.folds
                 },
+                "preparation": _digest_of_preparation(member.run),
                 "overlap": member.windows.overlap,
                 "gaussian": member.windows.gaussian,
                 "mirror_axes": list(member.windows.mirror_axes),
@@ -265,6 +268,12 @@ def _parts_of(models: Sequence[Path], serving: Serving) -> tuple[EnsembleFile | 
 def is_ensemble(model: Path) -> bool:
     """Whether a model is an ensemble file."""
     return model.suffix == ".json" and model.is_file()
+
+
+def _digest_of_preparation(run: Run) -> str:
+    """Of what decides how images are prepared and what outputs mean."""
+    text = json.dumps([run.plan.to_json(), run.manifest.to_json()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _check_digests(run: Run, part: _Part) -> None:

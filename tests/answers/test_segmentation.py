@@ -191,6 +191,19 @@ def test_other_settings_are_refused_in_the_same_folder(run, images, tmp_path) ->
     assert go(run, images, tmp_path / "out", overlap=0.25, overwrite=True).kept == 0
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new"), [("plan.json", "zscore", "minmax"), ("dataset.json", "mri", "ct")]
+)
+def test_a_run_whose_documents_were_edited_is_another_model(file, old, new, run, images, tmp_path) -> None:
+    go(run, images, tmp_path / "out")
+    path = run.root / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(RecipeError, match=r"other models or settings\. Give --overwrite"):
+        go(run, images, tmp_path / "out")
+
+
 def test_files_of_somebody_else_are_never_written_over(run, images, tmp_path) -> None:
     with pytest.raises(RecipeError, match="is the input"):
         go(run, images, images)
