@@ -76,11 +76,21 @@ def test_the_citation_has_the_version_and_the_templates_are_yaml() -> None:
         assert {"name", "description", "body"} <= set(yaml.safe_load(path.read_text("utf-8")))
 
 
-EXTRAS = "huggingface_hub httpx deno slicer onnx onnxscript onnx_ir onnxruntime"
+EXTRAS = (
+    "huggingface_hub httpx deno slicer onnx onnxscript onnx_ir onnxruntime "
+    "dask distributed dask_jobqueue dask_kubernetes kr8s"
+)
 
 
 def test_extras_are_not_imported_by_a_plain_installation() -> None:
-    modules = ["api", "run.export", "answers.bids", "answers.segmentation", "viewer.server"]
+    modules = [
+        "api",
+        "run.export",
+        "answers.bids",
+        "answers.segmentation",
+        "viewer.server",
+        "cluster.workers",
+    ]
     imports = ", ".join(f"mambamed.{name}" for name in [*modules, "programs.exporting"])
     code = f"import sys, {imports}; print(*(set(sys.modules) & set({EXTRAS.split()})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
