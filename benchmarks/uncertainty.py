@@ -1,9 +1,11 @@
 """Whether `predict --uncertainty` ranks real cases by their true Dice better than chance.
 
-    OMP_NUM_THREADS=1 python benchmarks/uncertainty.py [--model RUN] [--data PREPARED] [--write]
+    OMP_NUM_THREADS=1 python benchmarks/uncertainty.py [--model RUN ...] [--folds 0] [--data PREPARED]
+        [--write]
 
-Predicts and evaluates the validation cases of fold 0 of Task04_Hippocampus. For each structure it reports
-Spearman's correlation of each number with the true Dice over the cases, and a one-sided permutation test.
+Predicts and evaluates the validation cases of folds of Task04_Hippocampus; several runs, e.g. of different
+seeds, are averaged. For each structure, and for the mean of the structures, it reports Spearman's correlation
+of each number with the true Dice over the cases, and a one-sided permutation test.
 Data are those of the tests (MAMBAMED_TEST_DATA).
 """
 
@@ -13,7 +15,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +33,7 @@ DATA = Path(os.environ.get("MAMBAMED_TEST_DATA", Path(__file__).resolve().parent
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PICTURE = "uncertainty.png"
 RECIPE, FOLD, SEED, CPU_MINUTES = "hippocampus_nnmamba", 0, 0, 11
+MEAN = "mean of both"
 # name -> what it is called, and the sign of the correlation if it works
 NUMBERS = {
     "expected_dice": ("expected Dice", 1),
@@ -76,42 +79,65 @@ def ranked(number: NDArray[np.float64], dice: NDArray[np.float64], sign: int) ->
     return Rank(rho, (float(low), float(high)), float(tested.pvalue))
 
 
-def measured(model: Path, prepared: Path, folder: Path) -> dict[str, Values]:
-    """Structure -> its true Dice ("dice") and each of `NUMBERS` of the cases where the mask has it."""
-    masks = folder / "masks"
-    mambamed.predict(
-        model, prepared, masks, part="val", folds=str(FOLD), tta="mirror", uncertainty=True, device="cpu"
-    )
-    mambamed.evaluate(
-        masks, prepared, folder / "scores", part="val", only_predicted=True, metrics=["dice"], report=False
-    )
-    true = {(row["case"], row["region"]): row for row in read_csv(folder / "scores" / "cases.csv")[1]}
-    found: dict[str, list[dict[str, float]]] = {}
-    for row in read_csv(masks / "uncertainty.csv")[1]:
-        scores = true[row["case"], row["structure"]]
-        if row["expected_dice"]:
-            numbers = {name: float(row[name]) for name in NUMBERS if name in row}
-            voxels = float(scores["tp"]) + float(scores["fp"])
-            both = {**numbers, "voxels": voxels, "dice": float(scores["dice"])}
-            found.setdefault(row["structure"], []).append(both)
+def measured(models: Sequence[Path], folds: Sequence[int], prepared: Path, folder: Path) -> dict[str, Values]:
+    """Structure -> its true Dice ("dice") and each of `NUMBERS` of the cases where the mask has it.
+
+    `MEAN` -> the means over the structures, of the cases where the mask has all of them.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}  # structure -> case -> number
+    for fold in folds:
+        masks, scores = folder / f"masks_{fold}", folder / f"scores_{fold}"
+        mambamed.predict(
+            models, prepared, masks, part="val", folds=str(fold), tta="mirror", uncertainty=True, device="cpu"
+        )
+        mambamed.evaluate(
+            masks, prepared, scores, part="val", only_predicted=True, metrics=["dice"], report=False
+        )
+        true = {(row["case"], row["region"]): row for row in read_csv(scores / "cases.csv")[1]}
+        for row in read_csv(masks / "uncertainty.csv")[1]:
+            known = true[row["case"], row["structure"]]
+            if row["expected_dice"]:
+                numbers = {name: float(row[name]) for name in NUMBERS if name in row}
+                voxels = float(known["tp"]) + float(known["fp"])
+                both = {**numbers, "voxels": voxels, "dice": float(known["dice"])}
+                found.setdefault(row["structure"], {})[row["case"]] = both
+    structures = list(found.values())
+    whole = [case for case in structures[0] if all(case in each for each in structures)]
+    found[MEAN] = {
+        case: {
+            name: float(np.mean([each[case][name] for each in structures])) for name in structures[0][case]
+        }
+        for case in whole
+    }
     return {
-        structure: {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        structure: {
+            name: np.array([row[name] for row in rows.values()]) for name in next(iter(rows.values()))
+        }
         for structure, rows in found.items()
     }
 
 
-def section(model: Path, found: Mapping[str, Values], ranks: Mapping[str, Mapping[str, Rank]]) -> list[str]:
+def section(
+    models: Sequence[Path],
+    folds: Sequence[int],
+    found: Mapping[str, Values],
+    ranks: Mapping[str, Mapping[str, Rank]],
+) -> list[str]:
     """The text and the table."""
-    document = RunRecord.read(model / "run.json")
-    told = document.folds[str(FOLD)]
-    minutes = sum(each.cost.cpu_seconds for each in told.sessions if each.cost) / 60
+    trained = [RunRecord.read(model / "run.json") for model in models]
+    told = [document.folds[str(fold)] for document in trained for fold in folds]
+    minutes = [sum(one.cost.cpu_seconds for one in each.sessions if one.cost) / 60 for each in told]
+    seeds = sorted({each.seed for each in told})
+    steps = sorted(each.steps for each in told)
     lines = [
         "## Uncertainty of masks",
         "",
-        f"`python benchmarks/uncertainty.py`: Task04_Hippocampus, validation cases of fold {FOLD}, predicted "
-        f"by `{document.recipe}`, seed {told.seed}, trained for {told.steps} steps in {minutes:.1f} "
-        "CPU-minutes, with `predict --uncertainty --tta mirror`. Unless `--model` gives a run, it is trained "
-        f"by `mambamed train {RECIPE} --set training.seed={SEED} --max-cpu-minutes {CPU_MINUTES}`. Rho is "
+        f"`python benchmarks/uncertainty.py`: Task04_Hippocampus, validation cases of fold "
+        f"{' and '.join(map(str, folds))}, predicted by `{trained[0].recipe}`, the average of seed "
+        f"{', '.join(map(str, seeds))}, each trained for {_range(steps, 'd')} steps in "
+        f"{_range(minutes, '.1f')} CPU-minutes, with `predict --uncertainty --tta mirror`. Unless `--model` "
+        f"gives runs, one is trained by `mambamed train {RECIPE} --set training.seed={SEED} "
+        f"--max-cpu-minutes {CPU_MINUTES}`. Rho is "
         "Spearman's correlation with the true Dice over the cases. p is from a one-sided permutation test "
         f"({RESAMPLES + 1:,} permutations): the expected Dice should rise with the true one, entropy and "
         "disagreement should fall. The p-values are not corrected for the number of tests. Training chose "
@@ -129,6 +155,11 @@ def section(model: Path, found: Mapping[str, Values], ranks: Mapping[str, Mappin
                 f"{rank.rho:.2f} ({low:.2f} to {high:.2f}) | {rank.p:.5f} |"
             )
     return [*lines, "", f"![True Dice over expected Dice, one point per case]({PICTURE})"]
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    low, high = (format(each, form) for each in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
 
 
 @plain_style()
@@ -155,7 +186,13 @@ def picture(found: Mapping[str, Values], ranks: Mapping[str, Mapping[str, Rank]]
 def main() -> None:
     """Train if needed, measure, print, and write where asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", type=Path, help="a run trained on fold 0 (default: train one)")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        nargs="+",
+        help="runs trained on the folds, which are averaged (default: train one)",
+    )
+    parser.add_argument("--folds", type=int, nargs="+", default=[FOLD], help="whose validation cases")
     parser.add_argument("--data", type=Path, help="the prepared dataset (default: prepare it)")
     parser.add_argument("--write", action="store_true", help="write the section of docs/benchmarks.md")
     asked = parser.parse_args()
@@ -164,22 +201,22 @@ def main() -> None:
         sys.exit(f"{source}: not found. Set MAMBAMED_TEST_DATA, or give --data.")
     with tempfile.TemporaryDirectory(prefix="mambamed-benchmark-") as name:
         folder = Path(name)
-        prepared, model = asked.data or folder / "prepared", asked.model or folder / "run"
+        prepared, models = asked.data or folder / "prepared", asked.model or [folder / "run"]
         if not asked.data:
             mambamed.prepare(source, prepared, qc=False)
         if not asked.model:
             mambamed.train(
-                RECIPE, prepared, model, fold=str(FOLD), set=[f"training.seed={SEED}"], device="cpu",
-                max_cpu_minutes=CPU_MINUTES,
+                RECIPE, prepared, models[0], fold=",".join(map(str, asked.folds)),
+                set=[f"training.seed={SEED}"], device="cpu", max_cpu_minutes=CPU_MINUTES,
             )  # fmt: skip
-        found = measured(model, prepared, folder)
+        found = measured(models, asked.folds, prepared, folder)
         ranks = {
             structure: {
                 name: ranked(values[name], values["dice"], sign) for name, (_, sign) in NUMBERS.items()
             }
             for structure, values in found.items()
         }
-        lines = section(model, found, ranks)
+        lines = section(models, asked.folds, found, ranks)
     print("\n".join(lines))
     if asked.write:
         (DOCS / PICTURE).write_bytes(picture(found, ranks))
