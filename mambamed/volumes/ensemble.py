@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from mambamed.documents.ensemble import EnsembleFile
 from mambamed.documents.splits import FoldName
 from mambamed.errors import ModelError, RecipeError
+from mambamed.io.json_files import json_text
 from mambamed.networks import network_class
 from mambamed.preparation.options import parse_bytes
 from mambamed.progress import Progress
@@ -272,7 +272,7 @@ def is_ensemble(model: Path) -> bool:
 
 def _digest_of_preparation(run: Run) -> str:
     """Of what decides how images are prepared and what outputs mean."""
-    text = json.dumps([run.plan.to_json(), run.manifest.to_json()], sort_keys=True)
+    text = json_text([run.plan.to_json(), run.manifest.to_json()])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
