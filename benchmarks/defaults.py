@@ -272,7 +272,8 @@ def difference_of(tests: Sequence[StudyDifference], score: StudyScore, other: st
         sign = 1 if test.first == other else -1
         low, high = sorted(sign * limit for limit in test.interval)
         interval = "" if math.isnan(low) else f" ({low:+.4f} to {high:+.4f})"
-        return f"{sign * test.difference:+.4f}{interval}", f"{test.permutation_holm:.3f}"
+        p = f"{test.permutation_holm:.3f}" if test.permutation_holm >= 0.001 else "<0.001"
+        return f"{sign * test.difference:+.4f}{interval}", p
     return "", ""
 
 
