@@ -30,6 +30,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -225,7 +226,8 @@ def table(kept: dict[str, Any], file: str) -> list[str]:
     present = NETWORKS_OF_TASKS[DATASETS[dataset].task][0]
     scores = [s for each in records for s in each.scores if (s.region, s.metric) == (region, metric)]
     tests = [test for each in records for test in each.differences]
-    steps = {run.recipe: run.steps for run in record.runs}
+    names = {run.recipe for run in record.runs}
+    steps = {name: round(fmean(run.steps for run in record.runs if run.recipe == name)) for name in names}
     assert record.study.budget is not None
     others = {present: present, "its twin": TWIN} | ({_shown(LOGISTIC): LOGISTIC} if records[1:] else {})
     columns = ["network", "steps", f"{unit} (95 % interval)", "SD of seeds"]
