@@ -61,22 +61,36 @@ class Rank:
     p: float
 
 
-def ranked(number: NDArray[np.float64], dice: NDArray[np.float64], sign: int) -> Rank:
-    """Spearman's rho, its interval by Fisher's z (Bonett and Wright 2000), and a permutation test."""
-    ranks = np.array([stats.rankdata(number), stats.rankdata(dice)])
-    first, second = (ranks - ranks.mean(1, keepdims=True)) / ranks.std(1, keepdims=True)
+def ranked(
+    number: NDArray[np.float64], dice: NDArray[np.float64], sign: int, folds: NDArray[np.int64] | None = None
+) -> Rank:
+    """Spearman's rho, its interval by Fisher's z (Bonett and Wright 2000), and a permutation test.
+
+    Args:
+        folds: of the cases, whose networks differ: ranks are those within a fold, and only cases of the same
+            fold change places in the test.
+    """
+    strata = np.zeros(len(dice), int) if folds is None else folds
+    first, second = (_within(values, strata) for values in (number, dice))
     rho = float((first * second).mean())
-    width = stats.norm.ppf(0.975) * np.sqrt((1 + rho**2 / 2) / (len(dice) - 3))
+    width = stats.norm.ppf(0.975) * np.sqrt((1 + rho**2 / 2) / (len(dice) - 3 * len(np.unique(strata))))
     low, high = np.tanh(np.arctanh(rho) + np.array([-width, width]))
+    rng, totals = np.random.default_rng(0), np.zeros(RESAMPLES)
+    for fold in np.unique(strata):
+        here = strata == fold
+        permuted = rng.permuted(np.tile(first[here], (RESAMPLES, 1)), axis=1)
+        totals += permuted @ second[here]
+    as_strong = int((sign * totals >= sign * (first * second).sum() - 1e-9).sum())
+    return Rank(rho, (float(low), float(high)), (as_strong + 1) / (RESAMPLES + 1))
 
-    def statistic(permuted: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-        return (permuted * second).mean(axis)
 
-    tested = stats.permutation_test(
-        (sign * first,), statistic, permutation_type="pairings", vectorized=True, n_resamples=RESAMPLES,
-        alternative="greater", rng=np.random.default_rng(0),
-    )  # fmt: skip
-    return Rank(rho, (float(low), float(high)), float(tested.pvalue))
+def _within(values: NDArray[np.float64], strata: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Ranks within each stratum, of mean 0 and standard deviation 1."""
+    ranks = np.empty(len(values))
+    for stratum in np.unique(strata):
+        own = stats.rankdata(values[strata == stratum])
+        ranks[strata == stratum] = (own - own.mean()) / own.std()
+    return ranks
 
 
 def measured(models: Sequence[Path], folds: Sequence[int], prepared: Path, folder: Path) -> dict[str, Values]:
@@ -99,7 +113,7 @@ def measured(models: Sequence[Path], folds: Sequence[int], prepared: Path, folde
             if row["expected_dice"]:
                 numbers = {name: float(row[name]) for name in NUMBERS if name in row}
                 voxels = float(known["tp"]) + float(known["fp"])
-                both = {**numbers, "voxels": voxels, "dice": float(known["dice"])}
+                both = {**numbers, "voxels": voxels, "dice": float(known["dice"]), "fold": fold}
                 found.setdefault(row["structure"], {})[row["case"]] = both
     structures = list(found.values())
     whole = [case for case in structures[0] if all(case in each for each in structures)]
@@ -132,16 +146,16 @@ def section(
     lines = [
         "## Uncertainty of masks",
         "",
-        f"`python benchmarks/uncertainty.py`: Task04_Hippocampus, validation cases of fold "
-        f"{' and '.join(map(str, folds))}, predicted by `{trained[0].recipe}`, the average of seed "
+        f"`python benchmarks/uncertainty.py --folds {' '.join(map(str, folds))}`: Task04_Hippocampus, "
+        f"validation cases of these folds, predicted by `{trained[0].recipe}`, the average of seed "
         f"{', '.join(map(str, seeds))}, each trained for {_range(steps, 'd')} steps in "
         f"{_range(minutes, '.1f')} CPU-minutes, with `predict --uncertainty --tta mirror`. Unless `--model` "
         f"gives runs, one is trained by `mambamed train {RECIPE} --set training.seed={SEED} "
         f"--max-cpu-minutes {CPU_MINUTES}`. Rho is "
-        "Spearman's correlation with the true Dice over the cases. p is from a one-sided permutation test "
-        f"({RESAMPLES + 1:,} permutations): the expected Dice should rise with the true one, entropy and "
-        "disagreement should fall. The p-values are not corrected for the number of tests. Training chose "
-        "its checkpoint and its temperature on the same cases.",
+        "Spearman's correlation with the true Dice over the cases, by their ranks within a fold. p is from a "
+        f"one-sided test by {RESAMPLES + 1:,} permutations within the folds: the expected Dice should rise "
+        "with the true one, entropy and disagreement should fall. The p-values are not corrected for the "
+        "number of tests. Training chose its checkpoint and its temperature on the same cases.",
         "",
         "| structure | cases | mean true Dice | mean expected Dice | number | rho (95 % interval) | p |",
         "|---|--:|--:|--:|---|--:|--:|",
@@ -154,7 +168,7 @@ def section(
                 f"| {structure} | {len(values['dice'])} | {means} | {NUMBERS[name][0]} | "
                 f"{rank.rho:.2f} ({low:.2f} to {high:.2f}) | {rank.p:.5f} |"
             )
-    return [*lines, "", f"![True Dice over expected Dice, one point per case]({PICTURE})"]
+    return [*lines, "", f"![True Dice over disagreement and expected Dice, one point per case]({PICTURE})"]
 
 
 def _range(values: Sequence[float], form: str) -> str:
@@ -164,22 +178,19 @@ def _range(values: Sequence[float], form: str) -> str:
 
 @plain_style()
 def picture(found: Mapping[str, Values], ranks: Mapping[str, Mapping[str, Rank]]) -> bytes:
-    """True over expected Dice, one panel per structure; points on the line are right."""
-    figure = new_figure(figsize=(4 * len(found), 4), dpi=100)
-    panels = figure.subplots(1, len(found), sharex=True, sharey=True, squeeze=False)[0]
-    every = [values[name] for values in found.values() for name in ("dice", "expected_dice")]
-    low, high = min(map(np.min, every)) - 0.01, max(map(np.max, every)) + 0.01
-    for axes, (structure, values) in zip(panels, found.items(), strict=True):
-        axes.plot([low, high], [low, high], "--", color="gray", lw=1)
-        axes.plot(values["expected_dice"], values["dice"], "o", ms=4, alpha=0.7)
-        rank = ranks[structure]["expected_dice"]
-        axes.set_title(f"{structure}: rho {rank.rho:.2f}, {len(values['dice'])} cases")
-        axes.set_xlabel("expected Dice")
-        axes.set_xlim(low, high)
-        axes.set_ylim(low, high)
-        axes.set_aspect("equal")
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel("true Dice")
+    """True Dice over the disagreement and over the expected Dice, one column per structure."""
+    figure = new_figure(figsize=(4 * len(found), 7), dpi=100)
+    panels = figure.subplots(2, len(found), sharex="row", sharey=True, squeeze=False)
+    for column, (structure, values) in enumerate(found.items()):
+        for axes, name in zip(panels[:, column], ("disagreement", "expected_dice"), strict=True):
+            axes.plot(values[name], values["dice"], "o", ms=4, alpha=0.7)
+            axes.set_title(f"{structure}: rho {ranks[structure][name].rho:.2f}, {len(values['dice'])} cases")
+            axes.set_xlabel(NUMBERS[name][0])
+            axes.grid(alpha=0.3)
+        low = min(np.min(values["dice"]), np.min(values["expected_dice"]))
+        panels[1, column].axline((low, low), slope=1, ls="--", color="gray", lw=1)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("true Dice")
     return png_of(figure)
 
 
@@ -212,7 +223,8 @@ def main() -> None:
         found = measured(models, asked.folds, prepared, folder)
         ranks = {
             structure: {
-                name: ranked(values[name], values["dice"], sign) for name, (_, sign) in NUMBERS.items()
+                name: ranked(values[name], values["dice"], sign, values["fold"].astype(int))
+                for name, (_, sign) in NUMBERS.items()
             }
             for structure, values in found.items()
         }
