@@ -66,6 +66,8 @@ def ranked(
 ) -> Rank:
     """Spearman's rho, its interval by Fisher's z (Bonett and Wright 2000), and a permutation test.
 
+    Each fold takes 3 degrees of freedom from the interval.
+
     Args:
         folds: of the cases, whose networks differ: ranks are those within a fold, and only cases of the same
             fold change places in the test.
@@ -74,7 +76,7 @@ def ranked(
     first, second = (_within(values, strata) for values in (number, dice))
     rho = float((first * second).mean())
     width = stats.norm.ppf(0.975) * np.sqrt((1 + rho**2 / 2) / (len(dice) - 3 * len(np.unique(strata))))
-    low, high = np.tanh(np.arctanh(rho) + np.array([-width, width]))
+    low, high = np.tanh(np.arctanh(np.clip(rho, -1 + 1e-9, 1 - 1e-9)) + np.array([-width, width]))
     rng, totals = np.random.default_rng(0), np.zeros(RESAMPLES)
     for fold in np.unique(strata):
         here = strata == fold
