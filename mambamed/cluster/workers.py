@@ -166,14 +166,11 @@ def open_workers(
         else:
             if place.on != "local" and place.jobs is None:
                 raise RecipeError(f"--on {place.on}: the number of workers is missing. Give --jobs N.")
+            makers = {"local": _local_cluster, "kubernetes": _pods}
             # Without certificates every user of these machines could run code through the scheduler.
             try:
-                if place.on == "kubernetes":
-                    started = dask_cluster(place, _environment(place, threads or 1))
-                else:
-                    make = _local_cluster if place.on == "local" else _batch_cluster
-                    started = make(place, threads, Security.temporary())
-                cluster = opened.enter_context(started)
+                made = makers.get(place.on, _batch_cluster)(place, threads, Security.temporary())
+                cluster = opened.enter_context(made)
                 client = opened.enter_context(Client(cluster, set_as_default=False))
             except ImportError as error:
                 raise RecipeError(f"--on: {error}. Run: pip install 'mambamed[cluster]'") from error
@@ -225,6 +222,11 @@ def _environment(place: Destination, threads: int) -> dict[str, str]:
     """
     cpus, own = place.count("cpus"), os.environ.get("OMP_NUM_THREADS", threads)
     return {name: str(cpus or os.environ.get(name, own)) for name in THREADS}
+
+
+def _pods(place: Destination, threads: int | None, _: Any) -> Any:
+    """Pods have no certificates: Dask's operator does not support them."""
+    return dask_cluster(place, _environment(place, threads or 1))
 
 
 @contextmanager
