@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from mambamed.errors import RecipeError
 from mambamed.numerals import is_whole
 
-_RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
+SLURM_STEP = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")  # rank and number of tasks of a step of srun
+_RANKS = (("RANK", "WORLD_SIZE"), SLURM_STEP)
 _PBS = ("first of PBS", "last of PBS", "step of PBS")  # no variables: PBS tells them by qstat
 _PATIENCE = 60  # seconds
 # index of the task, first index, last index, step between indices

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mambamed.cluster.position import SLURM_STEP
 from mambamed.errors import RecipeError
 from mambamed.numerals import is_whole
 from mambamed.training.stopping import STOP_SIGNALS
@@ -71,7 +72,7 @@ def started(environment: Mapping[str, str] | None = None) -> Started:
 
 def _check_step(environment: Mapping[str, str]) -> None:
     """Raise RecipeError if this process is one of several tasks of a SLURM step."""
-    rank, count = (environment.get(name, "") for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
+    rank, count = (environment.get(name, "") for name in SLURM_STEP)
     if is_whole(rank) and is_whole(count) and int(count) > 1:
         raise RecipeError(
             f"SLURM_STEP_NUM_TASKS={count}: srun has started this command {count} times, without torchrun. "
